@@ -1,0 +1,35 @@
+# Every target makes .venv from constraints.txt first where it is missing; nothing else is needed but Python 3.11+ and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test test-slow check clean
+
+demo: $(VENV)/.installed          ## the main job, on the bundled model and world
+	$(BIN)/rankscope demo
+
+test: check                       ## checks and the fast tests
+	$(BIN)/python -m pytest -q -m "not slow and not cuda"
+
+test-slow: $(VENV)/.dev           ## kills, the demo itself, the browser
+	$(BIN)/python -m pytest -q -m "slow and not cuda"
+
+check: $(VENV)/.dev               ## ruff and mypy
+	$(BIN)/ruff check src tests benchmarks scripts
+	$(BIN)/ruff format --check src tests benchmarks scripts
+	$(BIN)/mypy
+
+$(VENV)/.installed: constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,harness]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache

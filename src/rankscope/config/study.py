@@ -1,0 +1,207 @@
+"""What may be asked: the typed form of a study file. Reading YAML and reporting problems is `read.py`'s work."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Method = Literal["full", "lora"]
+Kind = Literal["recall", "reasoning"]
+ChoiceStyle = Literal["text", "letters"]
+Schedule = Literal["cosine", "linear", "constant"]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto", "auto_shared"]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+
+
+class Frozen(BaseModel):
+    """Settings never change after they were read, and a key that nobody reads is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSpec(Frozen):
+    """A base model: `bundled`, a folder, or a hub id. `dtype: auto` is bf16 where it is fast, else fp32."""
+
+    id: str = Field(min_length=1)
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    token_env: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name used in tables and folders: the last part of the id."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.id.rstrip("/").split("/")[-1]) or "model"
+
+
+class Source(Frozen):
+    """Where rows come from (exactly one of `path`, `world`, `hub`) and how they become prompts."""
+
+    path: str | None = None
+    world: str | None = None
+    world_seed: int = Field(default=0, ge=0)
+    hub: str | None = None
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    columns: dict[str, str] | None = None
+    domain: Name | None = None
+    choices: ChoiceStyle = "text"
+    template: str | None = None
+    limit: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        given = [key for key in ("path", "world", "hub", "harness") if getattr(self, key, None) is not None]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of path, world, hub is needed, found {' and '.join(given) or 'none'}")
+        return self
+
+
+class TrainSource(Source):
+    """Rows to train on. `kind: reasoning` trains the rationale before the answer where a row has one."""
+
+    kind: Kind | None = None
+
+
+class SuiteSource(Source):
+    """Items to score. Only plain text (nats per token, reported and not decided on) needs no `kind`."""
+
+    kind: Kind | None = None
+    harness: str | None = None
+    num_fewshot: int | None = Field(default=None, ge=0)
+    max_new_tokens: int = Field(default=256, gt=0)
+
+
+class FullArms(Frozen):
+    """Full fine-tuning: every weight is trained."""
+
+    method: Literal["full"] = "full"
+    learning_rate: Rate = "auto"
+
+
+class LoraArms(Frozen):
+    """LoRA at one or more ranks. `alpha: 2r` is twice the rank, so that the scale alpha/r is the same at every rank."""
+
+    method: Literal["lora"] = "lora"
+    ranks: list[Annotated[int, Field(gt=0)]] = Field(min_length=1)
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Annotated[str, Field(pattern=r"^\d*\.?\d*r$")] = "2r"
+    targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    dropout: Fraction = 0.0
+    learning_rate: Rate = "auto"
+
+    @field_validator("ranks")
+    @classmethod
+    def _ranks_once(cls, ranks: list[int]) -> list[int]:
+        if len(set(ranks)) != len(ranks):
+            raise ValueError("a rank stands twice")
+        return ranks
+
+    def alpha_of(self, rank: int) -> float:
+        """LoRA's alpha at this rank: a number, or a multiple of the rank."""
+        if isinstance(self.alpha, str):
+            return float(self.alpha[:-1] or 1) * rank
+        return float(self.alpha)
+
+
+ArmEntry = Annotated[FullArms | LoraArms, Field(discriminator="method")]
+
+
+class Arm(Frozen):
+    """One arm of the study: a method with its settings, and its label. The base model is no arm."""
+
+    label: str
+    method: Method
+    rank: int | None = None
+    alpha: float | None = None
+    targets: Literal["all-linear"] | tuple[str, ...] | None = None
+    dropout: float = 0.0
+    learning_rate: Rate
+
+
+class Validation(Frozen):
+    """Rows taken out of the training rows, never trained on; the rate search looks at nothing else."""
+
+    fraction: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.1
+    max_items: int = Field(default=500, gt=0)
+
+
+class Budget(Frozen):
+    """What every arm gets alike."""
+
+    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3
+    batch_size: int = Field(default=16, gt=0)
+    max_sequence_tokens: int = Field(default=1024, gt=1)
+
+
+class Optimizer(Frozen):
+    """AdamW (betas 0.9 and 0.999, eps 1e-8) with warm-up and decay by step."""
+
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    warmup_fraction: Fraction = 0.03
+    schedule: Schedule = "cosine"
+    clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+
+class Decision(Frozen):
+    """The margins of the verdict, fixed before any result; all are differences of accuracy (0.03 is three points)."""
+
+    task_margin: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.03
+    retention_margin: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.03
+    min_gain: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.01
+    confidence: Annotated[float, Field(ge=0.5, lt=1, allow_inf_nan=False)] = 0.95
+
+
+class Checkpoint(Frozen):
+    """A run is saved this often, and on SIGTERM."""
+
+    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10
+
+
+class Keep(Frozen):
+    """What stays of full checkpoints; adapters are always kept."""
+
+    full: Literal["none", "best", "all"] = "none"
+
+
+class Study(Frozen):
+    """One question, one YAML file, one folder of results."""
+
+    name: Name
+    models: tuple[ModelSpec, ...] = Field(min_length=1, alias="model")
+    train: dict[Name, TrainSource] = Field(min_length=1)
+    suites: dict[Name, SuiteSource] = Field(min_length=1)
+    arms: dict[Name, ArmEntry] = Field(min_length=1)
+    validation: Validation = Validation()
+    budget: Budget = Budget()
+    optimizer: Optimizer = Optimizer()
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
+    decision: Decision = Decision()
+    checkpoint: Checkpoint = Checkpoint()
+    keep: Keep = Keep()
+
+    def expand_arms(self) -> tuple[Arm, ...]:
+        """Every arm, one for each rank, in the file's order. A label is the entry's key and `-r16` for its rank."""
+        arms = []
+        for key, entry in self.arms.items():
+            if isinstance(entry, FullArms):
+                arms.append(Arm(label=key, method="full", learning_rate=entry.learning_rate))
+                continue
+            targets = entry.targets if isinstance(entry.targets, str) else tuple(entry.targets)
+            for rank in entry.ranks:
+                label = key if key.endswith(f"-r{rank}") else f"{key}-r{rank}"
+                arms.append(
+                    Arm(
+                        label=label,
+                        method="lora",
+                        rank=rank,
+                        alpha=entry.alpha_of(rank),
+                        targets=targets,
+                        dropout=entry.dropout,
+                        learning_rate=entry.learning_rate,
+                    )
+                )
+        return tuple(arms)

@@ -1,0 +1,394 @@
+"""What each stage hands to the next: frozen, versioned records. Imports no stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from rankscope.config.study import Arm, Kind
+
+FORMAT_VERSION = 1
+"""The layout of the JSON records and tables below; a reader refuses a newer one."""
+
+RESULTS_VERSION = 1
+"""Part of every run id: raised when the same settings would give other numbers."""
+
+Form = Literal["choices", "open", "number", "text"]
+State = Literal["planned", "running", "done", "failed", "diverged", "does not fit"]
+Relation = Literal["in-domain", "out-of-domain", "general"]
+
+
+class Record(BaseModel):
+    """A record that is written to disk as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# ---- data: rows and encoded rows ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as read and checked. Exactly one of the shapes: choices, answer, prompt + completion, text."""
+
+    item_id: str
+    place: str
+    question: str | None = None
+    context: str | None = None
+    choices: tuple[str, ...] | None = None
+    answer_index: int | None = None
+    answer: str | None = None
+    aliases: tuple[str, ...] = ()
+    rationale: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training row as tokens: loss on `completion_ids` (the learned EOS included), none on `prompt_ids`."""
+
+    item_id: str
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+
+    @property
+    def token_count(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A suite's item as tokens. A text's tokens are its one choice, after an empty or BOS-only prompt."""
+
+    item_id: str
+    form: Form
+    prompt_ids: tuple[int, ...]
+    choices_ids: tuple[tuple[int, ...], ...] = ()
+    choice_characters: tuple[int, ...] = ()
+    answer_index: int | None = None
+    answers: tuple[str, ...] = ()
+    text_bytes: int = 0
+    prompt_text: str = ""
+    choice_texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Encoded items of one suite with what the verdict needs to know of it. `left_out` maps a reason to a count."""
+
+    name: str
+    domain: str | None
+    kind: Kind | None
+    items: tuple[Item, ...]
+    max_new_tokens: int = 256
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+# ---- facts: what the plan calculates with ---------------------------------------------------------------------------
+
+
+class ModelFacts(Record):
+    """A base model, looked at without loading its weights. Shapes are (out, in), as in `delta`."""
+
+    name: str
+    source: str
+    revision: str | None
+    content_sha256: str
+    architecture: str
+    parameter_count: int
+    hidden_size: int
+    layer_count: int
+    vocab_size: int
+    context_tokens: int
+    tied_embeddings: bool
+    linear_shapes: dict[str, tuple[int, int]]
+    """Every linear module inside the blocks (never the output head) by its full path."""
+
+
+class TrainFacts(Record):
+    """A training set after the rules on lengths and overlap."""
+
+    name: str
+    domain: str | None
+    content_sha256: str
+    row_count: int
+    validation_count: int
+    token_count: int
+    completion_token_count: int
+    dropped: dict[str, int] = {}
+    warnings: list[str] = []
+
+
+class SuiteFacts(Record):
+    """A suite, as scored."""
+
+    name: str
+    domain: str | None
+    kind: Kind | None
+    form: Form
+    content_sha256: str
+    item_count: int
+    token_count: int
+    max_new_tokens: int
+    left_out: dict[str, int] = {}
+
+
+class MachineFacts(Record):
+    """What the plan may count on."""
+
+    device: Literal["cpu", "cuda"]
+    device_name: str
+    core_count: int
+    memory_bytes: int
+    device_memory_bytes: int
+    bfloat16_is_fast: bool
+    disk_free_bytes: int
+    flops_per_second: float | None = None
+    """Matrix-product speed measured in the compute dtype, one worker; None where it was not measured."""
+
+
+class Resolved(Record):
+    """What is decided once, stored in plan.json and reused on resume."""
+
+    dtype: Literal["float32", "bfloat16"]
+    device: Literal["cpu", "cuda"]
+    worker_count: int
+    thread_count: int
+    micro_batch_tokens: int
+
+
+# ---- plan and runs --------------------------------------------------------------------------------------------------
+
+
+class PlannedRun(Record):
+    """One arm on one training set of one base model with one seed, and what it will cost."""
+
+    run_id: str
+    model: str
+    train_set: str
+    arm: Arm
+    seed: int
+    trainable_parameters: int
+    step_count: int
+    train_tokens: int
+    train_flops: float
+    evaluate_flops: float
+    memory_bytes: int
+    disk_bytes: int
+    seconds: float
+    fits: bool = True
+    reason: str | None = None
+
+
+class PlannedSearch(Record):
+    """The learning-rate search of one arm (or of several that share a rate), before its runs."""
+
+    search_id: str
+    model: str
+    train_set: str
+    arms: list[Arm]
+    rates: list[float]
+    seed: int
+    step_count: int
+    train_flops: float
+    seconds: float
+
+
+class Plan(Record):
+    """plan.json: every run of a study."""
+
+    format_version: int = FORMAT_VERSION
+    study: str
+    resolved: Resolved
+    models: list[ModelFacts]
+    train_sets: list[TrainFacts]
+    suites: list[SuiteFacts]
+    searches: list[PlannedSearch]
+    runs: list[PlannedRun]
+    warnings: list[str] = []
+
+
+class Provenance(Record):
+    """Where a number came from."""
+
+    commit: str | None
+    versions: dict[str, str]
+    machine: str
+    model_sha256: str
+    train_sha256: str | None
+    suites_sha256: dict[str, str]
+
+
+class RunRecord(Record):
+    """run.json: the settings of a run as they were resolved."""
+
+    format_version: int = FORMAT_VERSION
+    run_id: str
+    model: str
+    train_set: str | None
+    arm: Arm | None
+    seed: int | None
+    learning_rate: float | None
+    resolved: Resolved
+    settings: dict[str, Any]
+    provenance: Provenance
+
+
+class RunStatus(Record):
+    """status.json: written whole at each change of state; a run is done when `state` says so."""
+
+    format_version: int = FORMAT_VERSION
+    run_id: str
+    state: State
+    reason: str | None = None
+    steps_done: int = 0
+    steps_total: int = 0
+    trainable_parameters: int | None = None
+    final_train_loss: float | None = None
+    validation_loss: float | None = None
+    train_seconds: float | None = None
+    evaluate_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    adapter_bytes: int | None = None
+    updated_at: str = ""
+
+
+class StepRecord(Record):
+    """A line of train.jsonl. Loss is the mean over the batch's completion tokens."""
+
+    step: int
+    loss_nats_per_token: float
+    learning_rate: float
+    gradient_norm: float
+    completion_tokens: int
+    validation_loss_nats_per_token: float | None = None
+
+
+class SearchRecord(Record):
+    """search.json: a learning-rate search. `losses[i][k]`: rate i after rung k, None where it was dropped."""
+
+    format_version: int = FORMAT_VERSION
+    search_id: str
+    model: str
+    train_set: str
+    arms: list[str]
+    seed: int
+    rates: list[float]
+    rung_steps: list[int]
+    losses: list[list[float | None]]
+    chosen: float | None
+    at_end_of_grid: bool
+    train_seconds: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One item scored: a row of predictions.parquet (docs/records.md says what each column holds)."""
+
+    suite: str
+    item_id: str
+    score: float | None
+    score_normalized: float | None
+    f1: float | None
+    predicted: str | None
+    answer: str | None
+    choice_logprobs: tuple[float, ...] | None
+    prompt_tokens: int
+    loss_nats: float | None = None
+    scored_tokens: int | None = None
+    text_bytes: int | None = None
+
+
+# ---- verdict --------------------------------------------------------------------------------------------------------
+
+
+class Interval(Record):
+    """A mean with its two-sided interval at the study's confidence; None where the data cannot give one."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+class ArmCost(Record):
+    train_seconds: float | None
+    search_seconds: float | None
+    peak_memory_bytes: int | None
+    adapter_bytes: int | None
+
+
+class SuiteOutcome(Record):
+    """One arm on one suite: accuracy, and its change from the base (mean over seeds)."""
+
+    suite: str
+    relation: Relation
+    kind: Kind | None
+    item_count: int
+    base_accuracy: float | None
+    accuracy: float | None
+    change: Interval
+
+
+class ArmVerdict(Record):
+    """One arm's row of the verdict. `status`: eligible, ineligible, open; or failed, diverged, does not fit."""
+
+    label: str
+    method: str
+    rank: int | None
+    learning_rate: float | None
+    trainable_parameters: int | None
+    seeds: list[int]
+    gain: Interval
+    forgetting: Interval
+    per_suite: list[SuiteOutcome]
+    status: str
+    cost: ArmCost
+
+
+class Recommended(Record):
+    label: str
+    method: str
+    rank: int | None
+    alpha: float | None
+    targets: list[str] | str | None
+    learning_rate: float | None
+    trainable_parameters: int
+
+
+class DetectableEffect(Record):
+    """The smallest true difference that this design would find with 80 % power."""
+
+    gain: float | None
+    forgetting: float | None
+
+
+class MoreNeeded(Record):
+    """How many seeds (or items per suite, at the present seeds) would decide, were the estimates the truth."""
+
+    seeds: int | None
+    items: int | None
+
+
+class Verdict(Record):
+    model: str
+    train_set: str
+    kind: Literal["recommended", "tradeoff", "no_gain", "cannot_distinguish"]
+    decided: bool
+    recommended: Recommended | None
+    candidates: list[str]
+    refuted: list[str]
+    rule: str
+    reasons: list[str]
+    minimum_detectable_effect: DetectableEffect
+    more_needed: MoreNeeded
+    arms: list[ArmVerdict]
+
+
+class VerdictFile(Record):
+    format_version: int = FORMAT_VERSION
+    verdicts: list[Verdict]
+    notes: list[str] = []
