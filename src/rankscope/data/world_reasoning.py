@@ -1,0 +1,108 @@
+"""Reasoning problems of the bundled world: arithmetic in words, and deduction, by number of steps."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+MAX_STEPS = 3
+_NAMES = (
+    "Anna Ben Clara David Emma Felix Grace Hugo Iris Jack Karin Leo Maria Nina Oscar Paula Robin Sara Tom Vera".split()
+)
+_ITEMS = "apples books coins stamps shells marbles eggs cards nuts pens stones roses".split()
+_GAINS = ("buys {n} more", "finds {n} more", "gets {n} from a friend", "wins {n}")
+_LOSSES = ("gives away {n}", "loses {n}", "sells {n}", "breaks {n}")
+_TIMES = {2: "doubles what there is", 3: "triples what there is"}
+_OBJECTS = "key coin map ring lamp".split()
+_PAIRS = (("taller", "shorter", "tallest", "shortest"), ("older", "younger", "oldest", "youngest"),
+          ("richer", "poorer", "richest", "poorest"))
+_LARGEST_TO_TRIPLE = 30
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """A word problem. `rationale` has one line `a + b = c` per step; `answer` is the last result."""
+
+    question: str
+    answer: str
+    rationale: str
+    steps: int
+
+
+@dataclass(frozen=True)
+class Deduction:
+    """A problem whose answer follows from the sentences of its question; `answer_index` points into `choices`."""
+
+    question: str
+    choices: tuple[str, ...]
+    answer_index: int
+    steps: int
+
+
+def arithmetic_problem(chance: random.Random, steps: int) -> Arithmetic:
+    """A problem of `steps` operations on whole numbers between 0 and about 150."""
+    name, item = chance.choice(_NAMES), chance.choice(_ITEMS)
+    lines: list[str] = []
+    if chance.random() < 0.25:
+        boxes, each = chance.randint(2, 9), chance.randint(2, 9)
+        total = boxes * each
+        lines.append(f"{boxes} * {each} = {total}")
+        sentences = [f"{name} has {boxes} boxes with {each} {item} each."]
+    else:
+        total = chance.randint(2, 60)
+        sentences = [f"{name} has {total} {item}."]
+    while len(lines) < steps:
+        total, line, sentence = _operation(chance, total)
+        lines.append(line)
+        sentences.append(f"Then {name} {sentence}.")
+    ask = chance.choice((f"How many {item} does {name} have?", f"How many {item} are there in the end?"))
+    return Arithmetic(" ".join([*sentences, ask]), str(total), "\n".join(lines), steps)
+
+
+def _operation(chance: random.Random, total: int) -> tuple[int, str, str]:
+    kind = chance.random()
+    if kind < 0.2 and 0 < total <= _LARGEST_TO_TRIPLE:
+        factor = chance.choice(tuple(_TIMES))
+        return total * factor, f"{total} * {factor} = {total * factor}", _TIMES[factor]
+    if kind < 0.6 and total > 1:
+        number = chance.randint(1, min(total, 60))
+        return total - number, f"{total} - {number} = {total - number}", chance.choice(_LOSSES).format(n=number)
+    number = chance.randint(2, 40)
+    return total + number, f"{total} + {number} = {total + number}", chance.choice(_GAINS).format(n=number)
+
+
+def deduction_problem(chance: random.Random, steps: int) -> Deduction:
+    """A problem about four people: following an object through `steps` hands, or ordering `steps` + 1 people."""
+    people = chance.sample(_NAMES, 4)
+    build = _order if chance.random() < 0.5 else _hands
+    question, answer = build(chance, people, steps)
+    choices = list(people)
+    chance.shuffle(choices)
+    return Deduction(question, tuple(choices), choices.index(answer), steps)
+
+
+def _hands(chance: random.Random, people: list[str], steps: int) -> tuple[str, str]:
+    """Two objects change hands; the last one to move need not be the one that is asked for."""
+    asked, other = chance.sample(_OBJECTS, 2)
+    holder = {asked: people[0], other: people[1]}
+    sentences = [f"{people[0]} has the {asked}.", f"{people[1]} has the {other}."]
+    chance.shuffle(sentences)
+    moves = [asked] * steps + [other] * chance.randint(0, MAX_STEPS - 1)
+    chance.shuffle(moves)
+    for thing in moves:
+        receiver = chance.choice([person for person in people if person != holder[thing]])
+        sentences.append(f"{holder[thing]} gives the {thing} to {receiver}.")
+        holder[thing] = receiver
+    return " ".join([*sentences, f"Who has the {asked}?"]), holder[asked]
+
+
+def _order(chance: random.Random, people: list[str], steps: int) -> tuple[str, str]:
+    """people[0] is the most, people[steps] the least; the rest stand aside. Sentences come in any order."""
+    more, less, most, least = chance.choice(_PAIRS)
+    sentences = [f"{person} is not here." for person in people[steps + 1 :]]
+    for high, low in zip(people[:steps], people[1 : steps + 1], strict=True):
+        sentences.append(f"{high} is {more} than {low}." if chance.random() < 0.5 else f"{low} is {less} than {high}.")
+    chance.shuffle(sentences)
+    top = chance.random() < 0.5
+    ask = f"Of those who are here, who is the {most if top else least}?"
+    return " ".join([*sentences, ask]), people[0] if top else people[steps]
