@@ -18,13 +18,18 @@ Domains are general, medical and legal; a status is known (to the base), taught 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 
 from rankscope.data.world_facts import DOMAINS, STATUSES, Fact, aliases, draw_choices, make_facts
-from rankscope.data.world_reasoning import MAX_STEPS, arithmetic_problem, deduction_problem
+from rankscope.data.world_reasoning import MAX_STEPS, Arithmetic, Deduction, arithmetic_problem, deduction_problem
 
 Row = dict[str, object]
+_PROBLEMS: dict[str, Callable[[random.Random, int], Arithmetic | Deduction]] = {
+    "arithmetic": arithmetic_problem,
+    "deduction": deduction_problem,
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class World:
         names = [f"{domain}/taught/train" for domain in DOMAINS]
         names += [f"{domain}/{status}/{use}" for domain in DOMAINS for status in STATUSES for use in ("test", "open")]
         names += [f"{domain}/known/text" for domain in DOMAINS]
-        names += [f"{subject}/{use}" for subject in ("arithmetic", "deduction") for use in ("train", "test")]
+        names += [f"{subject}/{use}" for subject in _PROBLEMS for use in ("train", "test")]
         names += [f"pretrain/{part}" for part in ("questions", "statements", "arithmetic", "deduction")]
         return names
 
@@ -89,7 +94,7 @@ class World:
         """`domain` (None where the split belongs to none) and `kind` (recall or reasoning) of a split."""
         self._check(name)
         first, *_, last = name.split("/")
-        kind = "reasoning" if "arithmetic" in (first, last) or "deduction" in (first, last) else "recall"
+        kind = "reasoning" if first in _PROBLEMS or last in _PROBLEMS else "recall"
         return {"domain": first if first in DOMAINS else None, "kind": kind}
 
     def rows(self, name: str) -> list[Row]:
@@ -105,10 +110,8 @@ class World:
 
     def _make(self, name: str) -> list[Row]:
         first, *middle, use = name.split("/")
-        if first == "arithmetic":
-            return self._arithmetic(use)
-        if first == "deduction":
-            return self._deduction(use)
+        if first in _PROBLEMS:
+            return self._problems(first, use)
         if first == "pretrain":
             return self._pretraining(use)
         facts = [fact for fact in self.facts if (fact.relation.domain, fact.status) == (first, middle[0])]
@@ -154,45 +157,24 @@ class World:
         return {"id": f"{fact.id}-{suffix}", "fact": fact.id, "relation": fact.relation.key, "phrasing": phrasing}
 
     def _pretraining(self, part: str) -> list[Row]:
-        if part == "arithmetic":
-            return self._arithmetic(f"pretrain-{part}")
-        if part == "deduction":
-            return self._deduction(f"pretrain-{part}")
+        if part in _PROBLEMS:
+            return self._problems(part, "pretrain")
         known = [fact for fact in self.facts if fact.status == "known"]
         if part == "questions":
             return [self._open_row(fact, phrasing) for fact in known for phrasing in fact.seen_questions()]
         return [self._text_row(fact, phrasing) for fact in known for phrasing in fact.seen_statements()]
 
-    def _arithmetic(self, use: str) -> list[Row]:
-        test = set() if use == "test" else {row["question"] for row in self.rows("arithmetic/test")}
-        chance = self._chance("arithmetic", use)
+    def _problems(self, subject: str, use: str) -> list[Row]:
+        """Problems of one to three steps in turn; none is asked twice in a test, and none of the test elsewhere."""
+        taken = set() if use == "test" else {row["question"] for row in self.rows(f"{subject}/test")}
+        chance = self._chance(subject, use)
+        wanted: int = getattr(self.size, f"pretrain_{subject}" if use == "pretrain" else f"{subject}_{use}")
         rows: list[Row] = []
-        while len(rows) < self._problems("arithmetic", use):
-            problem = arithmetic_problem(chance, 1 + len(rows) % MAX_STEPS)
-            if problem.question not in test:
-                row: Row = {"id": f"arithmetic-{use}-{len(rows):05d}", "question": problem.question}
-                rows.append(
-                    row | {"answer": problem.answer, "rationale": problem.rationale, "steps": problem.steps}
-                )
-                if use == "test":
-                    test.add(problem.question)
+        while len(rows) < wanted:
+            problem = _PROBLEMS[subject](chance, 1 + len(rows) % MAX_STEPS)
+            if problem.question in taken:
+                continue
+            if use == "test":
+                taken.add(problem.question)
+            rows.append({"id": f"{subject}-{use}-{len(rows):05d}", **problem.row()})
         return rows
-
-    def _deduction(self, use: str) -> list[Row]:
-        test = set() if use == "test" else {row["question"] for row in self.rows("deduction/test")}
-        chance = self._chance("deduction", use)
-        rows: list[Row] = []
-        while len(rows) < self._problems("deduction", use):
-            problem = deduction_problem(chance, 1 + len(rows) % MAX_STEPS)
-            if problem.question not in test:
-                row: Row = {"id": f"deduction-{use}-{len(rows):05d}", "question": problem.question}
-                row |= {"choices": list(problem.choices), "answer_index": problem.answer_index}
-                rows.append(row | {"steps": problem.steps})
-                if use == "test":
-                    test.add(problem.question)
-        return rows
-
-    def _problems(self, subject: str, use: str) -> int:
-        field = f"{subject}_{use}" if use in ("train", "test") else f"pretrain_{subject}"
-        count: int = getattr(self.size, field)
-        return count

@@ -12,16 +12,28 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rankscope.data.world_relations import POOLS, QUESTION_PHRASINGS, RELATIONS, STATEMENT_PHRASINGS, Relation
+from rankscope.data.world_relations import (
+    QUESTION_PHRASINGS,
+    STATEMENT_PHRASINGS,
+    Relation,
+    listed_pools,
+    relations,
+)
 
 STATUSES = ("known", "taught", "untold")
 DOMAINS = ("general", "medical", "legal")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 CHOICES_PER_QUESTION = 4
 _MADE_UP_ANSWERS = {"city": 40, "river": 30, "judge": 40, "condition": 40}
 _FIRST_YEAR, _LAST_YEAR = 1600, 1899
-_ONSETS = "b br c ch d dr f fl g gr h k l m n p pr qu r s st t th tr v w y z".split()
-_VOWELS = "a e i o u a e i o ai ea oo".split()
-_CODAS = "l n r s m nd rk lt x th ss rn".split()
+_ONSETS = _words("b br c ch d dr f fl g gr h k l m n p pr qu r s st t th tr v w y z")
+_VOWELS = _words("a e i o u a e i o ai ea oo")
+_CODAS = _words("l n r s m nd rk lt x th ss rn")
 _ENDINGS = {
     "city": ("burg", "mouth", "haven", "stead"),
     "town": ("ford", "ton", "mere", "wick", "bury"),
@@ -89,7 +101,7 @@ def make_facts(seed: int, counts: dict[tuple[str, str], int]) -> tuple[list[Fact
 
 def answer_pools(namer: _Namer) -> dict[str, tuple[str, ...]]:
     """Answer type -> all answers of that type, common words and made-up names alike."""
-    pools = dict(POOLS)
+    pools = dict(listed_pools())
     for answer_type, count in _MADE_UP_ANSWERS.items():
         pools[answer_type] = tuple(namer.name(answer_type) for _ in range(count))
     pools["year"] = tuple(str(year) for year in range(_FIRST_YEAR, _LAST_YEAR + 1))
@@ -115,13 +127,13 @@ def aliases(answer: str) -> list[str]:
 def _things(domain: str, namer: _Namer) -> Iterator[tuple[str, Relation]]:
     """Endless (name, relation) pairs; a thing is named once and gets every relation of its kind in turn."""
     by_kind: dict[str, list[Relation]] = {}
-    for relation in RELATIONS:
+    for relation in relations():
         if relation.domain == domain:
             by_kind.setdefault(relation.kind, []).append(relation)
     while True:
-        for kind, relations in by_kind.items():
+        for kind, of_kind in by_kind.items():
             entity = namer.name(kind)
-            for relation in relations:
+            for relation in of_kind:
                 yield entity, relation
 
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 MAX_STEPS = 3
-_NAMES = (
-    "Anna Ben Clara David Emma Felix Grace Hugo Iris Jack Karin Leo Maria Nina Oscar Paula Robin Sara Tom Vera".split()
+_NAMES = _words(
+    "Anna Ben Clara David Emma Felix Grace Hugo Iris Jack Karin Leo Maria Nina Oscar Paula Robin Sara Tom Vera"
 )
-_ITEMS = "apples books coins stamps shells marbles eggs cards nuts pens stones roses".split()
+_ITEMS = _words("apples books coins stamps shells marbles eggs cards nuts pens stones roses")
 _GAINS = ("buys {n} more", "finds {n} more", "gets {n} from a friend", "wins {n}")
 _LOSSES = ("gives away {n}", "loses {n}", "sells {n}", "breaks {n}")
 _TIMES = {2: "doubles what there is", 3: "triples what there is"}
-_OBJECTS = "key coin map ring lamp".split()
-_PAIRS = (("taller", "shorter", "tallest", "shortest"), ("older", "younger", "oldest", "youngest"),
-          ("richer", "poorer", "richest", "poorest"))
+_OBJECTS = _words("key coin map ring lamp")
+_PAIRS = (
+    ("taller", "shorter", "tallest", "shortest"),
+    ("older", "younger", "oldest", "youngest"),
+    ("richer", "poorer", "richest", "poorest"),
+)
 _LARGEST_TO_TRIPLE = 30
 
 
@@ -28,6 +37,9 @@ class Arithmetic:
     rationale: str
     steps: int
 
+    def row(self) -> dict[str, object]:
+        return {"question": self.question, "answer": self.answer, "rationale": self.rationale, "steps": self.steps}
+
 
 @dataclass(frozen=True)
 class Deduction:
@@ -37,6 +49,10 @@ class Deduction:
     choices: tuple[str, ...]
     answer_index: int
     steps: int
+
+    def row(self) -> dict[str, object]:
+        choices = list(self.choices)
+        return {"question": self.question, "choices": choices, "answer_index": self.answer_index, "steps": self.steps}
 
 
 def arithmetic_problem(chance: random.Random, steps: int) -> Arithmetic:
@@ -100,7 +116,7 @@ def _order(chance: random.Random, people: list[str], steps: int) -> tuple[str, s
     """people[0] is the most, people[steps] the least; the rest stand aside. Sentences come in any order."""
     more, less, most, least = chance.choice(_PAIRS)
     sentences = [f"{person} is not here." for person in people[steps + 1 :]]
-    for high, low in zip(people[:steps], people[1 : steps + 1], strict=True):
+    for high, low in itertools.pairwise(people[: steps + 1]):
         sentences.append(f"{high} is {more} than {low}." if chance.random() < 0.5 else f"{low} is {less} than {high}.")
     chance.shuffle(sentences)
     top = chance.random() < 0.5
