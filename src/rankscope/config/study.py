@@ -13,6 +13,7 @@ ChoiceStyle = Literal["text", "letters"]
 Schedule = Literal["cosine", "linear", "constant"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto", "auto_shared"]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+_MULTIPLE_OF_RANK = r"^([0-9]{1,6}(\.[0-9]{1,6})?)?r$"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 
 
@@ -88,7 +89,7 @@ class LoraArms(Frozen):
 
     method: Literal["lora"] = "lora"
     ranks: list[Annotated[int, Field(gt=0)]] = Field(min_length=1)
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Annotated[str, Field(pattern=r"^\d*\.?\d*r$")] = "2r"
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Annotated[str, Field(pattern=_MULTIPLE_OF_RANK)] = "2r"
     targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     dropout: Fraction = 0.0
     learning_rate: Rate = "auto"
@@ -99,6 +100,13 @@ class LoraArms(Frozen):
         if len(set(ranks)) != len(ranks):
             raise ValueError("a rank stands twice")
         return ranks
+
+    @field_validator("alpha")
+    @classmethod
+    def _alpha_above_zero(cls, alpha: float | str) -> float | str:
+        if isinstance(alpha, str) and float(alpha[:-1] or 1) == 0:
+            raise ValueError("alpha is zero")
+        return alpha
 
     def alpha_of(self, rank: int) -> float:
         """LoRA's alpha at this rank: a number, or a multiple of the rank."""

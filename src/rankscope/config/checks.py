@@ -1,0 +1,142 @@
+"""What types cannot say of a study: files that exist, domains that meet, names and arms that stand once."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+from rankscope.config.problems import Problem
+from rankscope.config.study import Arm, Study
+from rankscope.config.yamltext import Document
+
+RESERVED_LABEL = "base"
+"""How tables name the base model, which is the reference of every arm and never an arm."""
+
+
+def check_values(document: Document, base: Path) -> list[Problem]:
+    """Checks on the values as written, which hold for the sound parts even where others are not sound."""
+    return [
+        *_check_domains(document),
+        *_check_files(document, base),
+        *_check_models(document, base),
+        *_check_seeds(document),
+        *_check_labels(document),
+    ]
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _check_domains(document: Document) -> list[Problem]:
+    """Every training set has a domain, and a suite of that domain with a kind: what the gain is the mean of."""
+    problems = []
+    suites = [suite for suite in _mapping(document.get("suites")).values() if isinstance(suite, dict)]
+    for name, source in _mapping(document.get("train")).items():
+        if not isinstance(source, dict):
+            continue
+        domain = source.get("domain")
+        if domain is None:
+            expected = "`domain`: the suites with the same one are its in-domain suites"
+            problems.append(document.problem(("train", name), "no domain", expected))
+            continue
+        same = [suite for suite in suites if suite.get("domain") == domain]
+        if suites and not any(suite.get("kind") is not None for suite in same):
+            found = (
+                f"no suite with the domain {domain}" if not same else f"no suite with the domain {domain} and a kind"
+            )
+            expected = f"at least one in-domain suite: `domain: {domain}` and `kind: recall` or `kind: reasoning`"
+            problems.append(document.problem(("train", name), found, expected))
+    return problems
+
+
+def _check_files(document: Document, base: Path) -> list[Problem]:
+    problems = []
+    for section in ("train", "suites"):
+        for name, source in _mapping(document.get(section)).items():
+            given = _mapping(source).get("path")
+            if not isinstance(given, str):
+                continue
+            found = None
+            path = os.path.join(base, os.path.expanduser(given))
+            if given == "" or os.path.isdir(path):
+                found = f'"{given}", which is a folder' if given else "an empty path"
+            elif not os.path.exists(path):
+                found = f'"{given}", which does not exist'
+            elif not os.access(path, os.R_OK):
+                found = f'"{given}", which may not be read'
+            if found is not None:
+                expected = f"a JSONL file; relative paths start at {base}"
+                problems.append(document.problem((section, name, "path"), found, expected))
+    return problems
+
+
+def _check_models(document: Document, base: Path) -> list[Problem]:
+    """Folders that are named as such exist, and no two models have the same name in tables."""
+    problems = []
+    models = document.get("model")
+    names: dict[str, str] = {}
+    for i, model in enumerate(models if isinstance(models, list) else []):
+        id_ = _mapping(model).get("id")
+        if not isinstance(id_, str) or not id_:
+            continue
+        if id_.startswith((".", "/", "~")) and not os.path.isdir(os.path.join(base, os.path.expanduser(id_))):
+            problems.append(
+                document.problem(("model", i), f'"{id_}", where no folder is', "a model folder, or a hub id")
+            )
+        name = id_.rstrip("/").split("/")[-1]
+        if name in names:
+            expected = "models whose last part of the path or id differs: it names them in tables"
+            problems.append(document.problem(("model", i), f'"{id_}" beside "{names[name]}"', expected))
+        names.setdefault(name, id_)
+    return problems
+
+
+def _check_seeds(document: Document) -> list[Problem]:
+    seeds = document.get("seeds")
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+        return []
+    return [
+        document.problem(("seeds", i), f"the seed {seed} again", "each seed once")
+        for i, seed in enumerate(seeds)
+        if seed in seeds[:i]
+    ]
+
+
+def _check_labels(document: Document) -> list[Problem]:
+    """Labels are unique after an entry became one arm for each of its ranks, and none is `base`."""
+    problems = []
+    owners: dict[str, str] = {}
+    for key, entry in _mapping(document.get("arms")).items():
+        ranks = _mapping(entry).get("ranks")
+        own = [key]
+        if _mapping(entry).get("method") == "lora" and isinstance(ranks, list):
+            whole = [rank for rank in ranks if type(rank) is int]
+            own = [key if key.endswith(f"-r{rank}") else f"{key}-r{rank}" for rank in dict.fromkeys(whole)]
+        for label in own:
+            if label == RESERVED_LABEL:
+                problems.append(
+                    document.problem(("arms", key), f"the label `{label}`", "another: it names the base model")
+                )
+            elif label in owners:
+                found = f"the arm `{label}`, which `{owners[label]}` makes too"
+                problems.append(document.problem(("arms", key), found, "labels that stand once"))
+            owners.setdefault(label, key)
+    return problems
+
+
+def check_arms(study: Study, document: Document) -> list[Problem]:
+    """No two arms with the same settings: they would be one run under two labels. Alphas are finite and above 0."""
+    problems = []
+    seen: dict[Arm, str] = {}
+    for key, entry in study.arms.items():
+        alone = copy.copy(study).model_copy(update={"arms": {key: entry}})
+        for arm in alone.expand_arms():
+            settings = arm.model_copy(update={"label": ""})
+            if settings in seen:
+                found = f"`{arm.label}` with the settings of `{seen[settings]}`"
+                problems.append(document.problem(("arms", key), found, "arms that differ"))
+            seen.setdefault(settings, arm.label)
+    return problems

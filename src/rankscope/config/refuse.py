@@ -1,0 +1,129 @@
+"""Before the types are checked: short forms are written out, and what a later version builds is refused by name."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import PurePath
+from typing import Any
+
+from rankscope.config.problems import Problem, show
+from rankscope.config.words import (
+    LATER_METHODS,
+    LATER_OPTIMIZERS,
+    LATER_SOURCE_KEYS,
+    LATER_SUFFIXES,
+    METHODS,
+    SECTIONS,
+    WORDS,
+    known_keys,
+)
+from rankscope.config.yamltext import Document
+
+NOT_BUILT = "which is not built yet"
+
+
+def write_out(document: Document) -> list[Problem]:
+    """Change `document.value` in place to the one form that the types know, and refuse what is not built.
+
+    Refused parts are taken out, so that they are reported once. `document.value` is a mapping.
+    """
+    study: dict[str, Any] = document.value
+    for name in SECTIONS:
+        if name in study and study[name] is None:  # every line of it commented out
+            del study[name]
+    problems = _top_level(document, study)
+    _models(document, study)
+    for section in ("train", "suites"):
+        sources = study.get(section)
+        for name, source in sources.items() if isinstance(sources, dict) else ():
+            if isinstance(source, dict):
+                problems += _source(document, section, name, source)
+    arms = study.get("arms")
+    for label in list(arms) if isinstance(arms, dict) else ():
+        problems += _arm(document, arms, label)
+    return problems
+
+
+def _models(document: Document, study: dict[str, Any]) -> None:
+    models = study.get("model")
+    if models is None:
+        return
+    if isinstance(models, list):
+        study["model"] = [{"id": model} if isinstance(model, str) else model for model in models]
+        return
+    document.one_model = True
+    if isinstance(models, str):
+        study["model"] = [{"id": models}]
+    elif isinstance(models, dict):
+        study["model"] = [models]
+
+
+def _top_level(document: Document, study: dict[str, Any]) -> list[Problem]:
+    problems = []
+    if study.pop("track", None) is not None:
+        problems.append(document.problem(("track",), f"experiment tracking, {NOT_BUILT}", "no such key"))
+    if isinstance(study.get("seeds"), dict):
+        problems.append(document.problem(("seeds",), f"adaptive seeds, {NOT_BUILT}", WORDS["seeds"]))
+        study["seeds"] = [0]
+    optimizer = study.get("optimizer")
+    named = optimizer.get("name") if isinstance(optimizer, dict) else optimizer
+    if isinstance(named, str) and named.lower() in LATER_OPTIMIZERS:
+        found = f"the optimizer {named}, {NOT_BUILT}"
+        problems.append(document.problem(("optimizer",), found, WORDS["optimizer"]))
+        del study["optimizer"]
+    return problems
+
+
+def _source(document: Document, section: str, name: str, source: dict[str, Any]) -> list[Problem]:
+    """Hub data sets, column maps, lm-eval's suites and table formats. A key set to null is as if it were not there."""
+    problems = []
+    given = [key for key in LATER_SOURCE_KEYS if source.pop(key, None) is not None]
+    origin = next((key for key in ("hub", "harness") if key in given), None)
+    if origin is not None:  # its other keys go with it
+        given = [key for key in given if key == origin or (key == "columns" and origin != "hub")]
+        source.setdefault("world", "refused")
+    for key in given:
+        found = f"{LATER_SOURCE_KEYS[key]} (`{key}`), {NOT_BUILT}"
+        problems.append(document.problem((section, name, key), found, "rows from `path` or `world`"))
+    path = source.get("path")
+    suffix = PurePath(path).suffix.lower() if isinstance(path, str) else ""
+    if suffix in LATER_SUFFIXES:
+        found = f"a {LATER_SUFFIXES[suffix]} file, {NOT_BUILT}"
+        problems.append(document.problem((section, name, "path"), found, WORDS["train.*.path"]))
+        source["world"] = source.pop("path")
+    return problems
+
+
+def _arm(document: Document, arms: dict[str, Any], label: str) -> list[Problem]:
+    """The method is the label unless given. An arm without a method that is built is taken out."""
+    entry = arms[label] if arms[label] is not None else {}
+    if not isinstance(entry, dict):
+        problem = document.problem(("arms", label), show(entry), WORDS["arms.*"])
+        del arms[label]
+        return [problem]
+    given = entry.get("method")
+    method = label if given is None else given
+    if isinstance(method, str) and method in METHODS:
+        arms[label] = {**entry, "method": method}
+        return []
+    del arms[label]
+    place = ("arms", label) if given is None else ("arms", label, "method")
+    if isinstance(method, str) and method.lower().replace("_", "-").replace(" ", "-") in LATER_METHODS:
+        return [document.problem(place, f"the method {method}, {NOT_BUILT}", WORDS["arms.*.method"])]
+    near = get_close_matches(str(method), METHODS, n=1)
+    expected = "`method: full` or `method: lora`" if given is None else WORDS["arms.*.method"]
+    if near:
+        expected += f"; did you mean `{near[0]}`?"
+    found = f"no method, and the label `{label}` is not the name of one" if given is None else show(given)
+    return [document.problem(place, found, expected)]
+
+
+def unknown_key(document: Document, path: tuple[str | int, ...]) -> Problem:
+    """A key that nobody reads, with the nearest that somebody does."""
+    parent, key = path[:-1], str(path[-1])
+    known = known_keys(parent)
+    if len(parent) == 2 and parent[0] == "arms" and document.get(*parent, "method") == "full":
+        known = ["method", "learning_rate"]
+    near = get_close_matches(key, known, n=1, cutoff=0.6)
+    hint = f"; did you mean `{near[0]}`?" if near else ""
+    return document.problem(path, f"the unknown key `{key}`", f"one of {', '.join(known)}{hint}")

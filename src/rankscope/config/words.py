@@ -1,0 +1,118 @@
+"""Each setting in plain words: what a message expects, and what an editor shows beside it."""
+
+from __future__ import annotations
+
+from rankscope.config.yamltext import Path
+
+NAME = "a name of letters, digits, `.`, `_` or `-` that begins with a letter or digit (at most 64)"
+_COUNT = "a whole number above 0"
+_SHARE = "a number from 0 to below 1"
+_MARGIN = "a difference of accuracy above 0 and below 1, such as 0.03"
+_RATE = "a number above 0 such as 2e-4, or auto, or auto_shared"
+_SETTINGS = "a mapping of settings"
+
+_SOURCE = {
+    "": "a mapping with one of `path` and `world`",
+    ".path": "the path of a JSONL file",
+    ".world": "the name of a split of the bundled world",
+    ".world_seed": "a whole number of 0 or more",
+    ".domain": NAME,
+    ".choices": "text or letters",
+    ".template": "a jinja2 template",
+    ".limit": f"{_COUNT}: how many rows to draw at random",
+    ".kind": "recall or reasoning",
+}
+
+WORDS: dict[str, str] = {
+    "": "a mapping with name, model, train, suites, arms and seeds",
+    "name": NAME,
+    "model": "`bundled`, a folder, a hub id, a mapping with `id`, or a list of these",
+    "model[]": "`bundled`, a folder, a hub id, or a mapping with `id`",
+    "model[].id": "`bundled`, a folder, or a hub id",
+    "model[].revision": "a branch, tag or commit",
+    "model[].dtype": "auto, float32 or bfloat16",
+    "model[].token_env": "the name of an environment variable",
+    "model[].trust_remote_code": "true or false",
+    "train": "at least one training set, by name",
+    **{f"train.*{key}": words for key, words in _SOURCE.items()},
+    "suites": "at least one suite, by name",
+    **{f"suites.*{key}": words for key, words in _SOURCE.items()},
+    "suites.*.max_new_tokens": _COUNT,
+    "arms": "at least one arm, by label",
+    "arms.*": "a mapping of an arm's settings",
+    "arms.*.method": "full or lora",
+    "arms.*.learning_rate": _RATE,
+    "arms.*.ranks": "a list of different whole numbers above 0, such as [8, 16, 32]",
+    "arms.*.ranks[]": _COUNT,
+    "arms.*.alpha": "a number above 0, or a multiple of the rank such as 2r",
+    "arms.*.targets": "all-linear, or a list of module names such as [q_proj, v_proj]",
+    "arms.*.targets[]": "a module's name",
+    "arms.*.dropout": _SHARE,
+    "validation": _SETTINGS,
+    "validation.fraction": "a share of the training rows above 0 and below 1",
+    "validation.max_items": _COUNT,
+    "budget": _SETTINGS,
+    "budget.epochs": "a number above 0",
+    "budget.batch_size": _COUNT,
+    "budget.max_sequence_tokens": "a whole number above 1",
+    "optimizer": "a mapping of AdamW's settings",
+    "optimizer.weight_decay": "a number of 0 or more",
+    "optimizer.warmup_fraction": _SHARE,
+    "optimizer.schedule": "cosine, linear or constant",
+    "optimizer.clip_norm": "a number above 0",
+    "seeds": "a list of different whole numbers of 0 or more, such as [0, 1, 2]",
+    "seeds[]": "a whole number from 0 to 2147483647",
+    "decision": _SETTINGS,
+    "decision.task_margin": _MARGIN,
+    "decision.retention_margin": _MARGIN,
+    "decision.min_gain": "a difference of accuracy from 0 to below 1, such as 0.01",
+    "decision.confidence": "a number from 0.5 to below 1, such as 0.95",
+    "checkpoint": _SETTINGS,
+    "checkpoint.minutes": "a number above 0",
+    "keep": _SETTINGS,
+    "keep.full": "none, best or all",
+}
+
+SECTIONS = ("validation", "budget", "optimizer", "decision", "checkpoint", "keep")
+"""Settings that all have defaults: a section left empty means these."""
+
+METHODS = ("full", "lora")
+
+LATER_METHODS = frozenset(
+    "dora rslora qlora pissa ia3 adalora prompt-tuning prefix-tuning adapter adapters bottleneck-adapter ln-tuning "
+    "full-frozen-embeddings last-k last-k-layers".split()
+)
+LATER_SOURCE_KEYS = {
+    "hub": "a Hugging Face data set",
+    "columns": "a column map",
+    "harness": "a suite of lm-eval",
+    "config": "a data set's configuration",
+    "split": "a data set's split",
+    "revision": "a data set's revision",
+    "num_fewshot": "few-shot examples",
+}
+LATER_SUFFIXES = {".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet"}
+LATER_OPTIMIZERS = frozenset({"adamw_8bit", "adamw8bit", "paged_adamw_8bit", "adafactor", "muon", "sgd"})
+
+
+def pattern(path: Path) -> str:
+    """The key of `WORDS` for a place: names given by the user are `*`, list positions `[]`."""
+    text = ""
+    for depth, key in enumerate(path):
+        if isinstance(key, int):
+            text += "[]"
+        elif depth == 1 and path[0] in ("train", "suites", "arms"):
+            text += ".*"
+        else:
+            text += f".{key}"
+    return text.removeprefix(".")
+
+
+def known_keys(path: Path) -> list[str]:
+    """The keys that may stand in the mapping at `path`, those of later versions left out."""
+    prefix = pattern(path) + "." if path else ""
+    return [key[len(prefix) :] for key in WORDS if key.startswith(prefix) and _is_key(key[len(prefix) :])]
+
+
+def _is_key(rest: str) -> bool:
+    return rest != "" and not any(mark in rest for mark in ".[*")
