@@ -1,0 +1,175 @@
+"""A suite scored by a model: one prediction for each item, whatever the items' form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rankscope.evaluate.choices import ChoicePlan, choice_logprobs
+from rankscope.evaluate.generate import StopStrings, greedy
+from rankscope.evaluate.grade import exact_match, number_match, token_f1
+from rankscope.records import Form, Item, Prediction, Suite
+
+NEXT_QUESTION = "\nQuestion:"
+"""A model that goes on with the next question has ended its answer."""
+
+
+@dataclass(frozen=True)
+class SuitePlan:
+    """A suite with the batches of its choices and texts, planned once and used for every arm."""
+
+    suite: Suite
+    token_budget: int
+
+    @cached_property
+    def scored(self) -> tuple[Item, ...]:
+        """The items whose log-likelihood is taken."""
+        return tuple(item for item in self.suite.items if item.form in ("choices", "text"))
+
+    @cached_property
+    def choices(self) -> ChoicePlan:
+        return ChoicePlan(self.scored, self.token_budget)
+
+
+def score_suite(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    suite: Suite | SuitePlan,
+    *,
+    token_budget: int,
+) -> list[Prediction]:
+    """Every item's prediction, in the suite's order. A `SuitePlan` saves planning the batches for each arm again.
+
+    choices: score 1 or 0 for the largest summed log-likelihood, `score_normalized` for the largest per character of the
+    choice (lm-eval's acc and acc_norm); among equals the first. open: exact match, and token F1. number: the final number.
+    text: no score; the loss in nats over `scored_tokens` tokens, and the bytes of the text.
+
+    Open answers end at a line break (unless some answer of the suite has one), all generated text at the next
+    `Question:`, EOS, `max_new_tokens` or the end of the context.
+
+    Raises NotFinite where the model gives NaN: a failed run, not a wrong answer.
+    """
+    plan = suite if isinstance(suite, SuitePlan) else SuitePlan(suite, token_budget)
+    suite = plan.suite
+    logprobs = choice_logprobs(model, plan.scored, token_budget=plan.token_budget, plan=plan.choices)
+    found = {id(item): scores for item, scores in zip(plan.scored, logprobs, strict=True)}
+    written: dict[int, str] = {}
+    for form in ("open", "number"):
+        items = [item for item in suite.items if item.form == form]
+        texts = generate_answers(model, tokenizer, items, form, suite.max_new_tokens, token_budget)
+        written.update((id(item), text) for item, text in zip(items, texts, strict=True))
+    return [
+        grade_choices(suite.name, item, found[id(item)])
+        if item.form == "choices"
+        else grade_text(suite.name, item, found[id(item)])
+        if item.form == "text"
+        else grade_written(suite.name, item, written[id(item)])
+        for item in suite.items
+    ]
+
+
+def grade_choices(suite: str, item: Item, logprobs: Sequence[float]) -> Prediction:
+    """A multiple-choice item from the log-likelihoods of its choices."""
+    best = first_largest(logprobs)
+    lengths = item.choice_characters or tuple(map(len, item.choice_texts))
+    normalized = first_largest([value / max(1, length) for value, length in zip(logprobs, lengths, strict=True)])
+    right = item.answer_index
+    return Prediction(
+        suite=suite,
+        item_id=item.item_id,
+        score=None if right is None else float(best == right),
+        score_normalized=None if right is None else float(normalized == right),
+        f1=None,
+        predicted=item.choice_texts[best],
+        answer=None if right is None else item.choice_texts[right],
+        choice_logprobs=tuple(logprobs),
+        prompt_tokens=len(item.prompt_ids),
+    )
+
+
+def grade_text(suite: str, item: Item, logprobs: Sequence[float]) -> Prediction:
+    """Plain text. Without a token before it, the first token is not scored."""
+    tokens = len(item.choices_ids[0]) - (not item.prompt_ids)
+    return Prediction(
+        suite=suite,
+        item_id=item.item_id,
+        score=None,
+        score_normalized=None,
+        f1=None,
+        predicted=None,
+        answer=None,
+        choice_logprobs=None,
+        prompt_tokens=len(item.prompt_ids),
+        loss_nats=-logprobs[0],
+        scored_tokens=tokens,
+        text_bytes=item.text_bytes,
+    )
+
+
+def grade_written(suite: str, item: Item, text: str) -> Prediction:
+    """An open answer or a number, from the generated text."""
+    is_open = item.form == "open"
+    right = exact_match(text, item.answers) if is_open else number_match(text, item.answers)
+    return Prediction(
+        suite=suite,
+        item_id=item.item_id,
+        score=float(right),
+        score_normalized=None,
+        f1=token_f1(text, item.answers) if is_open else None,
+        predicted=text,
+        answer=item.answers[0] if item.answers else None,
+        choice_logprobs=None,
+        prompt_tokens=len(item.prompt_ids),
+    )
+
+
+def generate_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    form: Form,
+    max_new_tokens: int,
+    token_budget: int,
+) -> list[str]:
+    """The text that the model writes after each prompt, without the stop and without white space around it."""
+    if not items:
+        return []
+
+    def decode(tokens: list[int]) -> str:
+        return str(tokenizer.decode(tokens, skip_special_tokens=True))
+
+    one_line = form == "open" and not any("\n" in answer for item in items for answer in item.answers)
+    stop = StopStrings(["\n"] if one_line else [NEXT_QUESTION], decode)
+    written = greedy(
+        model,
+        [item.prompt_ids for item in items],
+        max_new_tokens=max_new_tokens,
+        eos_ids=eos_ids(model, tokenizer),
+        token_budget=token_budget,
+        stop=stop,
+    )
+    texts = [decode(tokens) for tokens in written]
+    return [(text if (cut := stop.cut(text)) is None else cut).strip() for text in texts]
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Every token that ends a text: of the tokenizer, of the model's config, of its generation config."""
+    known: set[int] = set()
+    configs = (model.config.get_text_config(decoder=True), getattr(model, "generation_config", None))
+    for value in (tokenizer.eos_token_id, *(getattr(config, "eos_token_id", None) for config in configs)):
+        known.update(_ids(value))
+    return known
+
+
+def _ids(value: int | Iterable[int] | None) -> Iterable[int]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, int) else value
+
+
+def first_largest(values: Sequence[float]) -> int:
+    """The index of the largest value, the first among equals."""
+    return max(range(len(values)), key=values.__getitem__)

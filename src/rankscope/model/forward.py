@@ -1,0 +1,161 @@
+"""Final hidden states without vocabulary logits, and logits only where they are read.
+
+Shapes: B batch, T tokens, D hidden size, N positions read, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+PROBE_TOKENS = 8
+CHUNK_ELEMENTS = {"cpu": 1 << 20}
+"""Logits held at once, 2**24 on devices not named here; a chunk that stays in a core's cache is faster on CPU."""
+
+
+class NotFinite(ArithmeticError):
+    """The model's numbers are NaN or infinite: a failed run, never an answer."""
+
+
+class HeadMismatch(RuntimeError):
+    """Final hidden states and the output head do not reproduce the model's own logits."""
+
+
+def hidden_states(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    *,
+    attention_mask: Tensor | dict[str, Tensor] | None = None,
+    position_ids: Tensor | None = None,
+    past_key_values: Any = None,
+    use_cache: bool = False,
+    **kwargs: Any,
+) -> Tensor:
+    """Hidden states (B, T, D) after the last norm, for tokens `input_ids` (B, T); no vocabulary logits are made.
+
+    `attention_mask` is (B, T) with 1 for real tokens, or (B, 1, T, T_keys) additive, or a dictionary of those by layer
+    type where the model mixes types. `past_key_values` is a transformers Cache that grows in place.
+
+    Raises HeadMismatch where the model's decoder gives no final hidden states.
+    """
+    given = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
+    kwargs.update({name: value for name, value in given.items() if value is not None})
+    outputs = model.get_decoder()(input_ids=input_ids, use_cache=use_cache, **kwargs)
+    states = getattr(outputs, "last_hidden_state", None)
+    if not isinstance(states, Tensor):
+        raise HeadMismatch(f"{type(model).__name__}: its decoder gives no final hidden states")
+    return states
+
+
+def head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits (..., V) in fp32 of final hidden states (..., D).
+
+    Logit scaling (Granite divides, Cohere and Falcon-H1 multiply) and soft-capping, cap * tanh(logits / cap) (Gemma 2,
+    arXiv 2408.00118, section 2), are taken from the config.
+
+    Raises HeadMismatch where the model has no output head.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        raise HeadMismatch(f"{type(model).__name__}: it has no output head")
+    logits: Tensor = head(hidden.to(head.weight.dtype)).float()
+    config = model.config.get_text_config(decoder=True)
+    for name in ("logit_scale", "lm_head_multiplier"):
+        if isinstance(scale := getattr(config, name, None), int | float):
+            logits = logits * scale
+    if isinstance(scale := getattr(config, "logits_scaling", None), int | float):
+        logits = logits / scale
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """No dropout and no gradients inside; the model's training mode comes back afterwards."""
+    was_training = model.training
+    if was_training:
+        model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if was_training:
+            model.train()
+
+
+def probe_ids(model: PreTrainedModel, count: int) -> Tensor:
+    """`count` token ids (count,), always the same for a vocabulary, spread over it."""
+    size = model.get_input_embeddings().num_embeddings
+    return (torch.arange(count, device=model.device) * 7919 + 17) % size
+
+
+def check_forward(model: PreTrainedModel) -> None:
+    """Compares `head_logits(hidden_states(x))` with the model's own logits on a few tokens.
+
+    Raises HeadMismatch where they differ by more than 1e-4 (fp32; 0.02 in half precision, where the model itself rounds
+    its soft-capping) of the largest logit, and NotFinite where the model's own logits are not finite.
+    """
+    tokens = probe_ids(model, PROBE_TOKENS)[None]
+    with evaluating(model):
+        own = model(input_ids=tokens, use_cache=False).logits.float()
+        if not bool(torch.isfinite(own).all()):
+            raise NotFinite("the model's logits are not finite")
+        ours = head_logits(model, hidden_states(model, tokens))
+    if ours.shape != own.shape:
+        raise HeadMismatch(f"{type(model).__name__}: logits of shape {tuple(ours.shape)}, its own {tuple(own.shape)}")
+    difference = float((ours - own).abs().max())
+    allowed = (1e-4 if model.dtype == torch.float32 else 2e-2) * max(1.0, float(own.abs().max()))
+    if not difference <= allowed:
+        raise HeadMismatch(f"{type(model).__name__}: head and hidden states miss its own logits by {difference:.3g}")
+
+
+class Forward:
+    """How one model gives logits at chosen positions, decided once: through its head (`direct`), or as its own forward does.
+
+    Raises NotFinite where the model's numbers are not finite.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.direct = True
+        try:
+            check_forward(model)
+        except HeadMismatch as mismatch:
+            logger.warning("%s; its own logits are used, which takes more memory", mismatch)
+            self.direct = False
+
+    def logits_at(self, input_ids: Tensor, positions: Tensor, **kwargs: Any) -> Iterator[Tensor]:
+        """Logits (n, V) in fp32 of tokens (B, T) at flat positions (N,) into B*T, in order, a chunk at a time."""
+        if not self.direct:
+            own = self.model(input_ids=input_ids, use_cache=kwargs.pop("use_cache", False), **kwargs).logits
+            yield own.flatten(0, 1)[positions].float()
+            return
+        states = hidden_states(self.model, input_ids, **kwargs).flatten(0, 1)[positions]
+        for part in states.split(self.chunk_rows):
+            yield head_logits(self.model, part)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of logits per chunk."""
+        vocabulary = self.model.get_input_embeddings().num_embeddings
+        return max(1, CHUNK_ELEMENTS.get(self.model.device.type, 1 << 24) // vocabulary)
+
+
+_known: WeakKeyDictionary[PreTrainedModel, Forward] = WeakKeyDictionary()
+
+
+def forward_of(model: PreTrainedModel) -> Forward:
+    """The model's `Forward`, checked at first use. Weights and adapters may change since; the architecture does not."""
+    if model not in _known:
+        _known[model] = Forward(model)
+    return _known[model]

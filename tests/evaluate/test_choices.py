@@ -1,0 +1,213 @@
+"""Log-likelihoods of choices against one plain forward for each choice, and against lm-eval."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import FAMILIES, choice_item, make_model, plain_logprobs, random_items
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import rankscope.evaluate.choices as choices_module
+from rankscope.evaluate.choices import choice_logprobs, plan_batches
+from rankscope.model.forward import NotFinite
+from rankscope.records import Item
+
+TREES = ("Llama", "Qwen2", "Qwen3", "Mistral", "Phi3", "Gemma2", "Gemma3", "GPTNeoX", "GPT2", "Granite", "Cohere")
+ROWS = ("Bloom", "Mamba")
+
+
+def assert_close(found: Sequence[Sequence[float]], wanted: Sequence[Sequence[float]], nats: float = 1e-4) -> None:
+    assert [len(row) for row in found] == [len(row) for row in wanted]
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours == pytest.approx(theirs, abs=nats, rel=0)
+
+
+def force_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices_module, "_trees_hold", lambda model, window: False)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_equal_plain_forwards(
+    family: str, model_of: Callable[[str], PreTrainedModel], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    model = make_model(family)
+    items = random_items(8, seed=3)
+    assert_close(choice_logprobs(model, items, token_budget=200), [plain_logprobs(model, item) for item in items])
+    used = "plain rows" if family in ROWS else "one sequence for each item"
+    assert used in caplog.text
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Gemma2", "GPT2"])
+def test_rows_equal_plain_forwards(
+    family: str, model_of: Callable[[str], PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    force_rows(monkeypatch)
+    model, items = model_of(family), random_items(8, seed=4)
+    assert_close(choice_logprobs(model, items, token_budget=200), [plain_logprobs(model, item) for item in items])
+
+
+@pytest.mark.parametrize("family", TREES)
+def test_bfloat16_keeps_the_tree(family: str) -> None:
+    model = make_model(family).to(torch.bfloat16)
+    window = 9 if "sliding_window" in FAMILIES[family] else None
+    assert choices_module._probe(model, window) == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mistake", ["mask", "positions", "window"])
+def test_a_model_that_gets_trees_wrong_runs_rows(
+    mistake: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model("Mistral" if mistake == "window" else "Llama").to(dtype)
+    window = 9 if mistake == "window" else None
+    assert choices_module._probe(model, window) == ""
+    honest = choices_module._tree_arguments
+
+    def wrong(model: PreTrainedModel, batch: choices_module.Batch, window: int | None) -> dict[str, object]:
+        arguments = honest(model, batch, None if mistake == "window" else window)
+        if arguments and mistake == "mask":
+            size = arguments["attention_mask"].shape[-1]
+            low = torch.finfo(model.dtype).min
+            arguments["attention_mask"] = torch.full((1, 1, size, size), low, dtype=model.dtype).triu(1)
+        if arguments and mistake == "positions":
+            arguments["position_ids"] = torch.arange(arguments["position_ids"].shape[-1])[None]
+        return arguments
+
+    monkeypatch.setattr(choices_module, "_tree_arguments", wrong)
+    assert "differ" in choices_module._probe(model, window)
+
+
+def test_an_attention_that_takes_no_mask_runs_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("Llama")
+    items = random_items(6, seed=5)
+    wanted = [plain_logprobs(model, item) for item in items]
+    monkeypatch.setattr(model.config, "_attn_implementation_internal", "flash_attention_2")
+    assert not choices_module._trees_hold(model, None)
+    monkeypatch.undo()
+    assert_close(choice_logprobs(model, items, token_budget=100), wanted)
+
+
+def test_order_and_budget_do_not_matter(llama: PreTrainedModel) -> None:
+    items = random_items(25, seed=6)
+    wanted = choice_logprobs(llama, items, token_budget=10_000)
+    for budget in (1, 64, 333):
+        assert_close(choice_logprobs(llama, items, token_budget=budget), wanted, nats=2e-5)
+    backwards = choice_logprobs(llama, items[::-1], token_budget=333)
+    assert_close(backwards[::-1], wanted, nats=2e-5)
+
+
+def test_a_plan_is_reused(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = random_items(9, seed=7)
+    plan = plan_batches(items, 100)
+    first = choice_logprobs(llama, items, token_budget=100, plan=plan)
+    assert choice_logprobs(llama, items, token_budget=100, plan=plan) == first
+    assert first == choice_logprobs(llama, items, token_budget=100)
+
+
+def test_text_without_a_prompt_scores_all_but_the_first_token(llama: PreTrainedModel) -> None:
+    tokens = (7, 8, 9, 10, 11)
+    text = Item(item_id="t", form="text", prompt_ids=(), choices_ids=(tokens,))
+    (found,) = choice_logprobs(llama, [text], token_budget=100)
+    assert found == pytest.approx(plain_logprobs(llama, choice_item("t", tokens[:1], [tokens[1:]])), abs=1e-4)
+
+
+def test_logits_are_read_in_chunks(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = random_items(12, seed=8)
+    wanted = choice_logprobs(llama, items, token_budget=300)
+    monkeypatch.setattr("rankscope.model.forward.CHUNK_ELEMENTS", {"cpu": 1000})
+    assert_close(choice_logprobs(llama, items, token_budget=300), wanted, nats=1e-5)
+
+
+def test_nan_is_not_an_answer() -> None:
+    model = make_model("Llama")
+    items = random_items(3, seed=9)
+    choice_logprobs(model, items, token_budget=100)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(NotFinite):
+        choice_logprobs(model, items, token_budget=100)
+    fresh = make_model("Llama")
+    with torch.no_grad():
+        fresh.lm_head.weight[0, 0] = float("inf")
+    with pytest.raises(NotFinite):
+        choice_logprobs(fresh, items, token_budget=100)
+
+
+def test_no_items_and_impossible_items(llama: PreTrainedModel) -> None:
+    assert choice_logprobs(llama, [], token_budget=100) == []
+    for item in (choice_item("a", (), [(3,), (4,)]), choice_item("b", (3,), [(4,), ()]), choice_item("c", (3,), [])):
+        with pytest.raises(ValueError, match="at least one token"):
+            choice_logprobs(llama, [item], token_budget=100)
+
+
+# ---- lm-eval ----------------------------------------------------------------------------------------------------------
+
+
+def encode_pair(tokenizer: PreTrainedTokenizerFast, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Tokens of both, split at the context's length; white space at the context's end goes to the continuation."""
+    stripped = context.rstrip()
+    whole = tokenizer(stripped + context[len(stripped) :] + continuation, add_special_tokens=False).input_ids
+    size = len(tokenizer(stripped, add_special_tokens=False).input_ids)
+    return whole[:size], whole[size:]
+
+
+def lm_eval_logprobs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, questions: Sequence[tuple[str, Sequence[str]]]
+) -> list[tuple[float, ...]]:
+    """What lm-eval's `hf` model gives for the same strings."""
+    huggingface = pytest.importorskip("lm_eval.models.huggingface")
+    instance = pytest.importorskip("lm_eval.api.instance").Instance
+    peer = huggingface.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8, max_length=1024)
+    pairs = [(prompt, choice) for prompt, choices in questions for choice in choices]
+    requests = [instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
+    values = iter(value for value, _ in peer.loglikelihood(requests, disable_tqdm=True))
+    return [tuple(next(values) for _ in choices) for _, choices in questions]
+
+
+def as_items(tokenizer: PreTrainedTokenizerFast, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Item]:
+    items = []
+    for index, (prompt, choices) in enumerate(questions):
+        pairs = [encode_pair(tokenizer, prompt, choice) for choice in choices]
+        assert all(pair[0] == pairs[0][0] for pair in pairs)
+        items.append(choice_item(str(index), pairs[0][0], [pair[1] for pair in pairs]))
+    return items
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rows", [False, True])
+def test_equals_lm_eval(
+    rows: bool, llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if rows:
+        force_rows(monkeypatch)
+    names = ["Ob", "the Ob", "the Obra and the Odra", "the answer is 12, or -3.5"]
+    questions = [
+        (f"Question: Which river flows {'far ' * size}north?\nAnswer:", [f" {name}" for name in names[size % 3 :]])
+        for size in range(8)
+    ]
+    questions += [("Question: Is it?\nA. yes\nB. no\nAnswer:", [" A", " B"])]
+    wanted = lm_eval_logprobs(llama, tokenizer, questions)
+    assert_close(choice_logprobs(llama, as_items(tokenizer, questions), token_budget=500), wanted)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["medmcqa", "mmlu_law"])
+def test_equals_lm_eval_on_real_items(
+    name: str, shared_data: Path, llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    file = shared_data / name / "test.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    questions = [
+        (f"Question: {row['question']}\nAnswer:", [f" {choice}" for choice in row["choices"]])
+        for row in rows
+        if len(row["question"]) + max(map(len, row["choices"])) < 700
+    ][:40]
+    assert len(questions) == 40
+    wanted = lm_eval_logprobs(llama, tokenizer, questions)
+    assert_close(choice_logprobs(llama, as_items(tokenizer, questions), token_budget=2000), wanted, nats=1e-3)
