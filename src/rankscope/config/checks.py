@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rankscope.config.problems import Problem
+from rankscope.config.problems import Problem, show
 from rankscope.config.study import Arm, Study
 from rankscope.config.yamltext import Document
 
@@ -44,9 +44,7 @@ def _check_domains(document: Document) -> list[Problem]:
             continue
         same = [suite for suite in suites if suite.get("domain") == domain]
         if suites and not any(suite.get("kind") is not None for suite in same):
-            found = (
-                f"no suite with the domain {domain}" if not same else f"no suite with the domain {domain} and a kind"
-            )
+            found = f"no suite with the domain {show(domain)}" + (" and a kind" if same else "")
             expected = f"at least one in-domain suite: `domain: {domain}` and `kind: recall` or `kind: reasoning`"
             problems.append(document.problem(("train", name), found, expected))
     return problems
@@ -62,11 +60,11 @@ def _check_files(document: Document, base: Path) -> list[Problem]:
             found = None
             path = os.path.join(base, os.path.expanduser(given))
             if given == "" or os.path.isdir(path):
-                found = f'"{given}", which is a folder' if given else "an empty path"
+                found = f"{show(given)}, which is a folder" if given else "an empty path"
             elif not os.path.exists(path):
-                found = f'"{given}", which does not exist'
+                found = f"{show(given)}, which does not exist"
             elif not os.access(path, os.R_OK):
-                found = f'"{given}", which may not be read'
+                found = f"{show(given)}, which may not be read"
             if found is not None:
                 expected = f"a JSONL file; relative paths start at {base}"
                 problems.append(document.problem((section, name, "path"), found, expected))
@@ -83,13 +81,12 @@ def _check_models(document: Document, base: Path) -> list[Problem]:
         if not isinstance(id_, str) or not id_:
             continue
         if id_.startswith((".", "/", "~")) and not os.path.isdir(os.path.join(base, os.path.expanduser(id_))):
-            problems.append(
-                document.problem(("model", i), f'"{id_}", where no folder is', "a model folder, or a hub id")
-            )
+            found = f"{show(id_)}, where no folder is"
+            problems.append(document.problem(("model", i), found, "a model folder, or a hub id"))
         name = id_.rstrip("/").split("/")[-1]
         if name in names:
             expected = "models whose last part of the path or id differs: it names them in tables"
-            problems.append(document.problem(("model", i), f'"{id_}" beside "{names[name]}"', expected))
+            problems.append(document.problem(("model", i), f"{show(id_)} beside {show(names[name])}", expected))
         names.setdefault(name, id_)
     return problems
 
@@ -117,9 +114,8 @@ def _check_labels(document: Document) -> list[Problem]:
             own = [key if key.endswith(f"-r{rank}") else f"{key}-r{rank}" for rank in dict.fromkeys(whole)]
         for label in own:
             if label == RESERVED_LABEL:
-                problems.append(
-                    document.problem(("arms", key), f"the label `{label}`", "another: it names the base model")
-                )
+                expected = "another label: this one names the base model"
+                problems.append(document.problem(("arms", key), f"the label `{label}`", expected))
             elif label in owners:
                 found = f"the arm `{label}`, which `{owners[label]}` makes too"
                 problems.append(document.problem(("arms", key), found, "labels that stand once"))

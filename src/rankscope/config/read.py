@@ -118,12 +118,7 @@ def _place(document: Document, key: str) -> Place | None:
         value = document.get(*place)
         taken = 1
         for end in range(len(parts), 1, -1):
-            joined = parts[:end]
-            if (
-                isinstance(value, dict)
-                and all(isinstance(p, str) for p in joined)
-                and ".".join(map(str, joined)) in value
-            ):
+            if isinstance(value, dict) and ".".join(map(str, parts[:end])) in value:
                 taken = end
                 break
         place.append(".".join(map(str, parts[:taken])) if taken > 1 else parts[0])
@@ -137,11 +132,10 @@ def _put(document: Document, place: Place, new: Any) -> list[Problem]:
         here, last = place[:depth], depth == len(place) - 1
         if isinstance(key, int):
             if not isinstance(value, list) or key >= len(value):
-                return [
-                    Problem("--set", dotted(place), f"{dotted(here)} is {show(value)}", f"a list with an item [{key}]")
-                ]
+                found = f"{show(value)} for {dotted(here)}"
+                return [Problem("--set", dotted(place), found, f"a list with an item [{key}]")]
         elif not isinstance(value, dict):
-            return [Problem("--set", dotted(place), f"{dotted(here)} is {show(value)}", "a mapping there")]
+            return [Problem("--set", dotted(place), f"{show(value)} for {dotted(here)}", "a mapping")]
         elif not last and value.get(key) is None:
             value[key] = {}
             document.overridden.add(place[: depth + 1])

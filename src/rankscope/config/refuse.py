@@ -39,8 +39,9 @@ def write_out(document: Document) -> list[Problem]:
             if isinstance(source, dict):
                 problems += _source(document, section, name, source)
     arms = study.get("arms")
-    for label in list(arms) if isinstance(arms, dict) else ():
-        problems += _arm(document, arms, label)
+    if isinstance(arms, dict):
+        for label in list(arms):
+            problems += _arm(document, arms, label)
     return problems
 
 

@@ -11,20 +11,19 @@ from rankscope.config.problems import Problem, show
 from rankscope.config.refuse import unknown_key
 from rankscope.config.study import Study
 from rankscope.config.words import NAME, WORDS, pattern
-from rankscope.config.yamltext import Document, Path
+from rankscope.config.yamltext import Document, Path, holds
 
 
 def to_study(document: Document) -> tuple[Study | None, list[Problem]]:
-    """The typed study, or every problem with types, ranges and unknown keys. Types are strict: "8" and true are no numbers."""
+    """The typed study, or every problem with types, ranges and unknown keys. Strict: "8" is no number."""
     try:
         return Study.model_validate_json(json.dumps(document.value), strict=True), []
     except ValidationError as error:
-        found = {}
+        found: dict[Path, Problem] = {}
         for details in error.errors(include_url=False):
             path = _place(document, details)
-            found.setdefault(
-                path, _problem(document, details, path)
-            )  # one for each place: a union fails once per branch
+            if path not in found:  # a union fails once for each of its branches
+                found[path] = _problem(document, details, path)
         deepest = [path for path in found if not any(_is_inside(other, path) for other in found)]
         return None, [found[path] for path in deepest]
 
@@ -41,9 +40,7 @@ def _place(document: Document, details: ErrorDetails) -> Path:
     path: Path = ()
     value = document.value
     for i, key in enumerate(loc):
-        if isinstance(value, dict) and key in value:
-            value = value[key]
-        elif isinstance(value, list) and isinstance(key, int) and key < len(value):
+        if holds(value, key):
             value = value[key]
         elif not (details["type"] == "missing" and i == len(loc) - 1):
             continue

@@ -79,8 +79,8 @@ SECTIONS = ("validation", "budget", "optimizer", "decision", "checkpoint", "keep
 METHODS = ("full", "lora")
 
 LATER_METHODS = frozenset(
-    "dora rslora qlora pissa ia3 adalora prompt-tuning prefix-tuning adapter adapters bottleneck-adapter ln-tuning "
-    "full-frozen-embeddings last-k last-k-layers".split()
+    {"dora", "rslora", "qlora", "pissa", "ia3", "adalora", "prompt-tuning", "prefix-tuning", "adapter", "adapters"}
+    | {"bottleneck-adapter", "ln-tuning", "full-frozen-embeddings", "last-k", "last-k-layers"}
 )
 LATER_SOURCE_KEYS = {
     "hub": "a Hugging Face data set",

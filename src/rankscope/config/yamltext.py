@@ -1,4 +1,4 @@
-"""YAML to plain values that know their lines, by YAML 1.2's core rules: `2e-4` is a number, `no` and `010` mean what they say."""
+"""YAML to plain values that know their lines. Plain scalars follow YAML 1.2: `2e-4` is a number and `no` a text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INT = r"[0-9](?:_?[0-9])*"
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and with its own rules for plain scalars: PyYAML's are YAML 1.1's, where `2e-4` is a string and `no` is false."""
+    """Safe, and with its own rules for plain scalars: PyYAML's are YAML 1.1's (`2e-4` is text, `no` is false)."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own protocol
 
@@ -32,7 +32,7 @@ for _name, _pattern, _first in (
     ("float", rf"[-+]?(?:\.[0-9]+|{_INT}(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
     ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)|[-+]?(?:nan|NaN|inf|infinity)", list("-+.nNi")),
 ):
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"^(?:{_pattern})$"), _first)  # type: ignore[no-untyped-call]
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"^(?:{_pattern})$"), _first)
 
 
 @dataclass
@@ -61,13 +61,17 @@ class Document:
         """The value at `path`, None where there is none."""
         value = self.value
         for key in path:
-            if isinstance(value, dict) and key in value:
-                value = value[key]
-            elif isinstance(value, list) and isinstance(key, int) and key < len(value):
-                value = value[key]
-            else:
+            if not holds(value, key):
                 return None
+            value = value[key]
         return value
+
+
+def holds(value: Any, key: str | int) -> bool:
+    """Whether a parsed value is a mapping with this key or a list with this position."""
+    if isinstance(value, dict):
+        return key in value
+    return isinstance(value, list) and isinstance(key, int) and key < len(value)
 
 
 def dotted(path: Path) -> str:
@@ -143,9 +147,8 @@ class _Walker:
             child = (*path, key)
             if key in values:
                 found = f"the key `{key}` again (first on line {first_lines[key]})"
-                self.problems.append(
-                    Problem(self.document.file, f"line {line}, {dotted(child)}", found, "each key once")
-                )
+                place = f"line {line}, {dotted(child)}"
+                self.problems.append(Problem(self.document.file, place, found, "each key once"))
                 continue
             first_lines[key] = self.document.lines[child] = line
             values[key] = self.value(value_node, child)
