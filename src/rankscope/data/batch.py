@@ -1,0 +1,106 @@
+"""The order in which rows are trained on, and rows -> tensors without padding."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rankscope.records import Example
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows one after another in one flat sequence; T tokens, B rows, P completion tokens. All tensors are int64.
+
+    A row's last token is only ever a target, never an input, so T is the sum of (token count - 1) over the rows.
+    """
+
+    input_ids: torch.Tensor
+    """(T,)"""
+    position_ids: torch.Tensor
+    """(T,), from 0 in each row"""
+    sequence_lengths: torch.Tensor
+    """(B,): inputs of each row; they sum to T"""
+    target_positions: torch.Tensor
+    """(P,): where in T the logits stand that predict a completion token"""
+    target_ids: torch.Tensor
+    """(P,): the completion tokens"""
+
+
+def collate(examples: Sequence[Example], device: torch.device | str | None = None) -> Batch:
+    """The examples as one Batch, in their order. Raises ValueError for no example or one without prompt or completion:
+    a first token has nothing to be predicted from."""
+    if not examples:
+        raise ValueError("no examples to collate")
+    inputs, positions, lengths, target_positions, targets = [], [], [], [], []
+    start = 0
+    for example in examples:
+        prompt_count, count = len(example.prompt_ids), example.token_count
+        if prompt_count == 0 or count == prompt_count:
+            raise ValueError(f"example {example.item_id} has an empty prompt or completion")
+        inputs.append(np.array((example.prompt_ids + example.completion_ids)[:-1], dtype=np.int64))
+        positions.append(np.arange(count - 1, dtype=np.int64))
+        lengths.append(count - 1)
+        target_positions.append(np.arange(start + prompt_count - 1, start + count - 1, dtype=np.int64))
+        targets.append(np.array(example.completion_ids, dtype=np.int64))
+        start += count - 1
+
+    def tensor(parts: list[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(parts)).to(device)
+
+    return Batch(
+        input_ids=tensor(inputs),
+        position_ids=tensor(positions),
+        sequence_lengths=torch.tensor(lengths, dtype=torch.int64, device=device),
+        target_positions=tensor(target_positions),
+        target_ids=tensor(targets),
+    )
+
+
+def order(row_count: int, batch_size: int, epochs: float, seed: int) -> list[list[int]]:
+    """The rows of every step: each epoch a new seeded shuffle of all rows, cut into batches, never sorted by length.
+
+    An epoch's last batch may be smaller. Of a last epoch that is a fraction, that share of the rows is seen, rounded
+    up. The same arguments give the same order in every process; `random.Random` seeded with a text promises that.
+    """
+    if row_count < 1 or batch_size < 1 or not (math.isfinite(epochs) and epochs > 0):
+        raise ValueError(f"no steps in {row_count} rows, batches of {batch_size} and {epochs} epochs")
+    steps: list[list[int]] = []
+    for epoch, seen_count in enumerate(_rows_seen(row_count, epochs)):
+        shuffled = list(range(row_count))
+        random.Random(f"rankscope order {seed} {epoch}").shuffle(shuffled)
+        steps += [shuffled[i : min(i + batch_size, seen_count)] for i in range(0, seen_count, batch_size)]
+    return steps
+
+
+def step_count(row_count: int, batch_size: int, epochs: float) -> int:
+    """How many steps `order` has."""
+    return sum(math.ceil(seen_count / batch_size) for seen_count in _rows_seen(row_count, epochs))
+
+
+def split_micro(batch_indices: Sequence[int], token_counts: Sequence[int], budget_tokens: int) -> list[list[int]]:
+    """A batch in consecutive micro-batches of at most `budget_tokens` tokens each, but at least one row.
+
+    `token_counts` holds the tokens of every row of the set: those of row i are `token_counts[i]`.
+    """
+    parts: list[list[int]] = []
+    filled = 0
+    for index in batch_indices:
+        if not parts or filled + token_counts[index] > budget_tokens:
+            parts.append([])
+            filled = 0
+        parts[-1].append(index)
+        filled += token_counts[index]
+    return parts
+
+
+def _rows_seen(row_count: int, epochs: float) -> list[int]:
+    """Rows seen in each epoch. A fraction that is whole but for floating-point error counts as whole."""
+    whole, fraction = divmod(epochs, 1)
+    rest = math.ceil(round(fraction * row_count, 6)) or (1 if whole == 0 else 0)
+    return [row_count] * int(whole) + ([rest] if rest else [])

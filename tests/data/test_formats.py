@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+
+from rankscope.config.problems import Problem
+from rankscope.data.formats import content_id, parse, unbuilt_format
+from rankscope.records import Row
+
+CHOICES = {"question": "Which?", "choices": ["a", "b"], "answer_index": 1}
+
+
+def row_of(record: object) -> Row:
+    row = parse(record, file="f.jsonl", place="line 3")
+    assert isinstance(row, Row), str(row)
+    return row
+
+
+def test_every_shape() -> None:
+    assert row_of(CHOICES | {"id": 7, "context": " c "}) == Row(
+        item_id="7", place="line 3", question="Which?", context="c", choices=("a", "b"), answer_index=1
+    )
+    answer = row_of({"question": " Who? ", "answer": "Ann ", "aliases": ["Anne", ""], "rationale": "r"})
+    assert (answer.question, answer.answer, answer.aliases, answer.rationale) == ("Who?", "Ann", ("Anne",), "r")
+    completion = row_of({"prompt": "2+2= ", "completion": " 4\n"})
+    assert (completion.prompt, completion.completion) == ("2+2= ", " 4\n")
+    assert row_of({"text": " kept as is\n"}).text == " kept as is\n"
+
+
+def test_absent_fields_and_extra_fields() -> None:
+    empty = {"context": None, "choices": [], "answer_index": None, "rationale": "", "aliases": None, "text": None}
+    assert row_of({"question": "q", "answer": "a", "fact": 3} | empty) == row_of({"question": "q", "answer": "a"})
+
+
+def test_choices_win_over_an_answer_in_other_words() -> None:
+    row = row_of(CHOICES | {"answer": "B"})
+    assert (row.answer, row.answer_index) == (None, 1)
+    assert row_of({"question": "q", "choices": ["x", "y"], "answer": "y"}).answer_index == 1
+
+
+@pytest.mark.parametrize(
+    ("record", "place", "found", "expected"),
+    [
+        ([1], "line 3", "[1]", "a JSON object"),
+        ({}, "line 3", "an empty mapping", "question with choices"),
+        ({"q": "x"}, "line 3", "a mapping with q", "text"),
+        ({"question": "", "answer": "a"}, "line 3: question", '""', "not empty"),
+        ({"question": " ", "answer": "a"}, "line 3: question", '""', "not empty"),
+        ({"question": "q", "answer": "  "}, "line 3: answer", '""', "not empty"),
+        ({"question": "q"}, "line 3: answer", "nothing", "not empty"),
+        ({"question": 3, "answer": "a"}, "line 3: question", "3", "text"),
+        ({"question": "q", "answer": 72}, "line 3: answer", "72", "text"),
+        ({"question": "q", "answer": "a", "aliases": "b"}, "line 3: aliases", '"b"', "a list of texts"),
+        ({"question": "q", "answer": "a", "context": ["c"]}, "line 3: context", "[", "text"),
+        ({"question": "q", "answer": "\ud800"}, "line 3: answer", "surrogate", "UTF-8"),
+        ({"question": "q", "answer": "a", "id": 1.5}, "line 3: id", "1.5", "text"),
+        ({"question": "q", "answer": "a", "id": True}, "line 3: id", "true", "text"),
+        ({"question": "q", "answer_index": 1, "answer": "a"}, "line 3: choices", "nothing", "answer_index is given"),
+        (CHOICES | {"answer_index": 2}, "line 3: answer_index", "2", "0 to 1"),
+        (CHOICES | {"answer_index": -1}, "line 3: answer_index", "-1", "0 to 1"),
+        (CHOICES | {"answer_index": "1"}, "line 3: answer_index", '"1"', "0 to 1"),
+        (CHOICES | {"answer_index": 1.0}, "line 3: answer_index", "1", "a whole number"),
+        (CHOICES | {"answer_index": True}, "line 3: answer_index", "true", "a whole number"),
+        (CHOICES | {"answer_index": None}, "line 3: answer_index", "nothing", "0 to 1"),
+        (CHOICES | {"answer": "a"}, "line 3: answer_index", "1, though answer is choice 0", "counts from 0"),
+        (CHOICES | {"choices": ["a", " a"]}, "line 3: choices", '"a" twice', "differ"),
+        (CHOICES | {"choices": ["a", ""]}, "line 3: choices", "an empty choice", "not empty"),
+        (CHOICES | {"choices": ["a"]}, "line 3: choices", "one choice", "at least two"),
+        (CHOICES | {"choices": ["a", 3]}, "line 3: choices", "3", "text"),
+        (CHOICES | {"choices": "ab"}, "line 3: choices", '"ab"', "a list of texts"),
+        (CHOICES | {"choices": {"a": 1}}, "line 3: choices", "a mapping", "a list of texts"),
+        ({"completion": "c"}, "line 3: prompt", "nothing", "not empty"),
+        ({"prompt": "p"}, "line 3: completion", "nothing", "not empty"),
+        ({"text": " \n"}, "line 3: text", '""', "not empty"),
+        ({"question": "q", "answer": "a", "text": "t"}, "line 3", "question and text", "one of them"),
+    ],
+)
+def test_what_is_wrong_is_named(record: object, place: str, found: str, expected: str) -> None:
+    problem = parse(record, file="f.jsonl", place="line 3")
+    assert isinstance(problem, Problem)
+    assert (problem.file, problem.place) == ("f.jsonl", place)
+    assert found in problem.found
+    assert expected in problem.expected
+    assert str(problem).isprintable()
+
+
+def test_content_id_is_of_the_content_alone() -> None:
+    row = row_of({"question": "Café  au lait?", "answer": "yes"})
+    assert row.item_id == content_id(row) == "1d291c2f090a000a"
+    assert row_of({"question": "Cafe\u0301 au lait? ", "answer": "yes"}).item_id == row.item_id
+    assert row_of({"question": "Café au lait?", "answer": "no"}).item_id != row.item_id
+    assert row_of({"question": "Café au lait?", "answer": "yes", "rationale": "r"}).item_id != row.item_id
+    named = row_of({"question": "Café au lait?", "answer": "yes", "id": "x"})
+    assert (named.item_id, content_id(named)) == ("x", row.item_id)
+
+
+def test_formats_of_later_versions_are_named() -> None:
+    assert unbuilt_format({"messages": [{"role": "user"}]}) == "messages"
+    assert "Alpaca" in (unbuilt_format({"instruction": "i", "output": "o"}) or "")
+    assert unbuilt_format({"messages": [1], "text": "t"}) is None
+    assert unbuilt_format([1]) is None
