@@ -1,0 +1,280 @@
+"""The command line: parse, choose the edges, call the pipeline, print."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+# What takes seconds to import (torch, transformers) is imported inside the commands that need it.
+from rankscope import __version__
+from rankscope.config.problems import InputProblems, Problem
+from rankscope.config.read import read_study
+
+app = typer.Typer(
+    name="rankscope", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Which LoRA rank, or full fine-tuning, for my model and my data, and what will the model forget?",
+)  # fmt: skip
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file; `rankscope init` writes one.")]
+StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A study folder that `rankscope run` made.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one setting of the study.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@contextlib.contextmanager
+def _user_errors() -> Iterator[None]:
+    """Bad input is one line a problem on stderr and exit code 2; nothing else is caught."""
+    from rankscope.edges.store import Busy
+
+    try:
+        yield
+    except InputProblems as error:
+        for problem in error.problems:
+            typer.echo(str(problem), err=True)
+        raise typer.Exit(2) from None
+    except Busy as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+
+
+def _quiet() -> None:
+    """Keep the libraries' own chatter out of the output, and everything on this machine."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", module=r"(?!rankscope).*")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")] = Path("demo"),
+) -> None:
+    """Run the bundled study: a small base model and a world of invented facts. No downloads."""
+    with resources.as_file(resources.files("rankscope") / "studies" / "demo.yaml") as path:
+        _run(path, out, [], [])
+
+
+@app.command()
+def init(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")] = Path("study.yaml"),
+) -> None:
+    """Write a commented study file to start from."""
+    from rankscope.config.template import study_template
+
+    with _user_errors():
+        if out.exists():
+            raise InputProblems([Problem(str(out), "--out", "a file that exists", "a new file")])
+        _check_writable(out.parent)
+        out.write_text(study_template(), encoding="utf-8")
+    typer.echo(f"{out} is written. Change its model and data, then: rankscope plan {out}")
+
+
+@app.command()
+def plan(
+    study: StudyFile,
+    set_: Overrides = None,
+    json_: Json = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR")] = None,
+) -> None:
+    """Print every run with its parameters, FLOPs, memory, disk and time, and what does not fit. Trains nothing."""
+    _quiet()
+    with _user_errors():
+        settings = read_study(study, set_ or [])
+        folder = out or Path(settings.name)
+        from rankscope.edges.machine import look_at_machine
+        from rankscope.edges.store import FolderStore
+        from rankscope.pipeline import plan_study
+
+        planned = plan_study(settings, study.resolve().parent, look_at_machine(folder), folder)
+        states = {run.run_id: FolderStore(folder).read_status(run.run_id) for run in planned.runs}
+    if json_:
+        typer.echo(planned.model_dump_json(indent=1))
+        return
+    from rankscope.report.terminal import console, print_plan
+
+    print_plan(console(), planned, {run_id: s.state for run_id, s in states.items() if s is not None})
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results; the study's name.")
+    ] = None,
+    set_: Overrides = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="RUN_ID", help="Do only this run; may be repeated.")
+    ] = None,
+) -> None:
+    """Do what is missing of a study: train, score, decide, report. Run it again to resume."""
+    _run(study, out, set_ or [], only or [])
+
+
+def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -> None:
+    _quiet()
+    with _user_errors():
+        settings = read_study(study, overrides)
+        folder = out or Path(settings.name)
+        _check_writable(folder)
+        from rankscope.edges.execute import Executor, InProcess, Workers, stop_on_signals
+        from rankscope.edges.machine import look_at_machine
+        from rankscope.edges.store import FolderStore
+        from rankscope.pipeline import run_study
+        from rankscope.records import Plan
+        from rankscope.report.live import Live
+
+        def make_executor(planned: Plan) -> Executor:
+            resolved = planned.resolved
+            if resolved.worker_count == 1:
+                return InProcess(resolved.thread_count)
+            return Workers(resolved.worker_count, resolved.thread_count)
+
+        store = FolderStore(folder)
+        with stop_on_signals(), Live(store.read_status) as live:
+            outcome = run_study(
+                settings, study.resolve().parent, folder, machine=look_at_machine(folder), make_executor=make_executor,
+                only=only, progress=live.update,
+            )  # fmt: skip
+    for run_id, why in outcome.failed.items():
+        typer.echo(f"{run_id} failed: {why}", err=True)
+    if outcome.stopped:
+        typer.echo(f"stopped; what is done is kept. To go on: rankscope run {study} --out {folder}", err=True)
+        raise typer.Exit(1)
+    if not only:
+        _print_verdict(folder)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    folder: StudyFolder,
+    json_: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow until it ends.")] = False,
+) -> None:
+    """What is done, running, failed and left."""
+    with _user_errors():
+        store = _open(folder)
+        planned = store.read_plan()
+        assert planned is not None
+        from rankscope.report.live import Live, as_json
+
+        if json_:
+            typer.echo(json.dumps(as_json(planned, store.read_status), indent=1))
+            return
+        with Live(store.read_status) as live:
+            live.follow(planned) if watch else live.update(planned)
+
+
+@app.command()
+def verdict(folder: StudyFolder, json_: Json = False) -> None:
+    """Print the decision and why. Exits 3 where the evidence cannot distinguish."""
+    with _user_errors():
+        store = _open(folder)
+        verdicts = store.read_verdicts()
+        if verdicts is None:
+            expected = "a study that has ended; `rankscope status` says what is left"
+            raise InputProblems([Problem(str(folder), "verdict.json", "nothing there", expected)])
+    if json_:
+        typer.echo(verdicts.model_dump_json(indent=1))
+    else:
+        _print_verdict(folder)
+    if any(not decision.decided for decision in verdicts.verdicts):
+        raise typer.Exit(3)
+
+
+@app.command()
+def report(folder: StudyFolder) -> None:
+    """Rebuild tables/, verdict.json and report.html from the records, without a model."""
+    with _user_errors():
+        _open(folder)
+        from rankscope.results import write_results
+
+        write_results(folder)
+    _print_verdict(folder)
+
+
+@app.command()
+def export(
+    folder: StudyFolder,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the adapter goes.")],
+    arm: Annotated[str | None, typer.Option("--arm", metavar="LABEL", help="An arm; else the recommended one.")] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Write the whole model with the adapter merged in.")] = False,
+) -> None:
+    """Write the chosen arm's median-validation seed with a model card, ready to load and to push."""
+    _quiet()
+    with _user_errors():
+        _open(folder)
+        from rankscope.export import export_arm
+
+        done = export_arm(folder, out, arm=arm, merged=merged)
+    typer.echo(f"{done} is written to {out}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a study file, for editors."""
+    from rankscope.config.schema import study_schema
+
+    typer.echo(json.dumps(study_schema(), indent=1))
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"rankscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    """Global options."""
+
+
+def _open(folder: Path) -> Any:
+    """The store of a study folder. Raises InputProblems where it is none."""
+    from rankscope.edges.store import FolderStore
+
+    if not (folder / "plan.json").is_file():
+        found = "no such folder" if not folder.exists() else "no plan.json"
+        raise InputProblems([Problem(str(folder), "DIR", found, "a study folder that `rankscope run` made")])
+    return FolderStore(folder)
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises InputProblems where results could not be written, before any work is done."""
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputProblems([Problem(str(existing), "--out", "a file", "a folder, or a new name")])
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputProblems([Problem(str(existing), "--out", "a folder that cannot be written to", "a writable one")])
+
+
+def _print_verdict(folder: Path) -> None:
+    from rankscope.edges.store import FolderStore
+    from rankscope.report.terminal import console, print_results
+
+    verdicts = FolderStore(folder).read_verdicts()
+    if verdicts is not None:
+        print_results(console(), verdicts)
+        typer.echo(f"\nThe report: {folder / 'report.html'}")
+
+
+def main() -> None:
+    """Entry point of the `rankscope` command."""
+    app(prog_name="rankscope")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""The study folder: every file is written beside its place and renamed, so a file exists only when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from rankscope.records import Plan, Record, RunRecord, RunStatus, SearchRecord, VerdictFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_R = TypeVar("_R", bound=Record)
+
+
+class Busy(Exception):
+    """Another process works on this study or run."""
+
+
+class Store(Protocol):
+    """What the pipeline asks of a place for results; a bucket would be another class with these methods."""
+
+    def read_plan(self) -> Plan | None: ...
+
+    def write_plan(self, plan: Plan) -> None: ...
+
+    def read_status(self, run_id: str) -> RunStatus | None: ...
+
+    def write_status(self, status: RunStatus) -> None: ...
+
+
+class FolderStore:
+    """A study folder on a local or shared disk, laid out as docs/records.md says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    # ---- paths ----
+
+    def run_folder(self, run_id: str) -> Path:
+        """A run's folder; the base's own is `base/` (or `base/NAME` where a study has several base models)."""
+        return self.folder / run_id if run_id.split("/")[0] == "base" else self.folder / "runs" / run_id
+
+    def adapter_folder(self, run_id: str) -> Path:
+        return self.run_folder(run_id) / "adapter"
+
+    def model_folder(self, run_id: str) -> Path:
+        return self.run_folder(run_id) / "model"
+
+    # ---- whole files ----
+
+    def write_text(self, relative: str, text: str) -> Path:
+        path = self.folder / relative
+        _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+        return path
+
+    def write_folder(self, target: Path, fill: Callable[[Path], None]) -> None:
+        """Fill a folder beside `target`, then rename it there, replacing what was."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            fill(temporary)
+            if target.exists():
+                shutil.rmtree(target)
+            temporary.chmod(0o755)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    # ---- records ----
+
+    def read_plan(self) -> Plan | None:
+        return _read(self.folder / "plan.json", Plan)
+
+    def write_plan(self, plan: Plan) -> None:
+        self.write_text("plan.json", plan.model_dump_json(indent=1))
+
+    def read_run(self, run_id: str) -> RunRecord | None:
+        return _read(self.run_folder(run_id) / "run.json", RunRecord)
+
+    def write_run(self, record: RunRecord) -> None:
+        _write_record(self.run_folder(record.run_id) / "run.json", record)
+
+    def read_status(self, run_id: str) -> RunStatus | None:
+        return _read(self.run_folder(run_id) / "status.json", RunStatus)
+
+    def write_status(self, status: RunStatus) -> None:
+        _write_record(self.run_folder(status.run_id) / "status.json", status)
+
+    def read_search(self, search_id: str) -> SearchRecord | None:
+        return _read(self.folder / "searches" / search_id / "search.json", SearchRecord)
+
+    def write_search(self, record: SearchRecord) -> None:
+        _write_record(self.folder / "searches" / record.search_id / "search.json", record)
+
+    def read_verdicts(self) -> VerdictFile | None:
+        return _read(self.folder / "verdict.json", VerdictFile)
+
+    def write_verdicts(self, verdicts: VerdictFile) -> None:
+        self.write_text("verdict.json", verdicts.model_dump_json(indent=1))
+
+    def write_lines(self, run_id: str, records: list[Record]) -> None:
+        """train.jsonl: one line a step."""
+        text = "".join(record.model_dump_json() + "\n" for record in records)
+        path = self.run_folder(run_id) / "train.jsonl"
+        _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+    # ---- tables ----
+
+    def write_frame(self, path: Path, frame: pd.DataFrame, metadata: dict[str, str] | None = None) -> None:
+        """A Parquet file; `metadata` goes into its schema."""
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        if metadata is not None:
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), "rankscope": json.dumps(metadata)})
+        _write(path, lambda temporary: pq.write_table(table, temporary))
+
+    def read_frame(self, path: Path) -> pd.DataFrame | None:
+        return pd.read_parquet(path) if path.is_file() else None
+
+    def frame_metadata(self, path: Path) -> dict[str, str]:
+        """What `write_frame` was given; empty where there is no file."""
+        if not path.is_file():
+            return {}
+        return dict(json.loads((pq.read_schema(path).metadata or {}).get(b"rankscope", b"{}")))
+
+    # ---- locks ----
+
+    @contextmanager
+    def lock(self, name: str = "study", *, shared: bool = False) -> Iterator[None]:
+        """Hold the named lock, which the kernel gives back however the process ends. Raises Busy."""
+        path = self.folder / ".locks" / f"{name.replace('/', '-')}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as stream:
+            try:
+                fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                stream.seek(0)
+                holder = stream.read().strip() or "unknown"
+                raise Busy(f"{self.folder}: another rankscope process (pid {holder}) is working on it") from None
+            if not shared:
+                stream.seek(0)
+                stream.truncate()
+                stream.write(str(os.getpid()))
+                stream.flush()
+            yield
+
+
+class RunCheckpoints:
+    """A run's checkpoint: one safetensors file, replaced whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        if not self.path.is_file():
+            return None
+        with safe_open(self.path, framework="pt") as opened:
+            return {key: opened.get_tensor(key) for key in opened.keys()}, dict(opened.metadata())  # noqa: SIM118
+
+    def save(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        held = {key: value.contiguous().cpu() for key, value in tensors.items()}
+        _write(self.path, lambda temporary: save_file(held, temporary, metadata))
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def _write(path: Path, fill: Callable[[Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        fill(temporary)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _write_record(path: Path, record: Record) -> None:
+    _write(path, lambda temporary: temporary.write_text(record.model_dump_json(indent=1), encoding="utf-8"))
+
+
+def _read(path: Path, kind: type[_R]) -> _R | None:
+    return kind.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Delete what a killed process left half-written; the number removed. Call it under the study's lock."""
+    count = 0
+    for path in folder.rglob(".*"):
+        if path.name == ".locks" or ".locks" in path.parts or not path.exists():
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        count += 1
+    return count
+
+
+def describe(value: Any) -> str:
+    """A value as one line of JSON, for messages."""
+    return json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,151 @@
+"""A process's hold on one study: settings and plan read, rows encoded once, base models loaded once."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from rankscope.config.resolved import read_resolved
+from rankscope.config.study import ModelSpec, Study
+from rankscope.data.prepare import Prepared, prepare
+from rankscope.edges.machine import commit, machine_line, versions
+from rankscope.edges.store import FolderStore, RunCheckpoints
+from rankscope.evaluate.suites import SuitePlan
+from rankscope.model.load import LoadedModel, load_model, load_tokenizer
+from rankscope.records import ModelFacts, Plan, PlannedRun, PlannedSearch, Provenance, RunRecord, RunStatus
+from rankscope.train.fit import FitResult, FitSettings
+
+EVALUATE_TOKEN_BUDGET = 8192
+"""Tokens in one scoring batch; fixed, since another batching may round differently."""
+
+_STATUS_SECONDS = 1.0
+
+
+class Bench:
+    """What the jobs of one study share inside a process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = FolderStore(folder)
+        self.folder = folder
+        self.study: Study = read_resolved(folder / "study.yaml")
+        plan = self.store.read_plan()
+        if plan is None:
+            raise FileNotFoundError(f"{folder} holds no plan.json")
+        self.plan: Plan = plan
+        self._prepared: dict[str, Prepared] = {}
+        self._bases: dict[str, LoadedModel] = {}
+        self._suite_plans: dict[tuple[str, str], SuitePlan] = {}
+
+    @cached_property
+    def runs(self) -> dict[str, PlannedRun]:
+        return {run.run_id: run for run in self.plan.runs}
+
+    @cached_property
+    def searches(self) -> dict[str, PlannedSearch]:
+        return {search.search_id: search for search in self.plan.searches}
+
+    def spec(self, model: str) -> ModelSpec:
+        return next(spec for spec in self.study.models if spec.name == model)
+
+    def facts(self, model: str) -> ModelFacts:
+        return next(facts for facts in self.plan.models if facts.name == model)
+
+    def prepared(self, model: str) -> Prepared:
+        if model not in self._prepared:
+            tokenizer = load_tokenizer(self.spec(model), self.folder)
+            context_tokens = self.facts(model).context_tokens
+            self._prepared[model] = prepare(self.study, self.folder, tokenizer, context_tokens)
+        return self._prepared[model]
+
+    def plan_of(self, model: str, suite: str) -> SuitePlan:
+        """The suite with its scoring batches, planned once for all runs of this process."""
+        key = (model, suite)
+        if key not in self._suite_plans:
+            self._suite_plans[key] = SuitePlan(self.prepared(model).suites[suite][0], EVALUATE_TOKEN_BUDGET)
+        return self._suite_plans[key]
+
+    def base(self, model: str, *, own: bool = False) -> LoadedModel:
+        """The frozen base, shared by all LoRA jobs of this process; `own`: a fresh one whose weights may change."""
+        if own:
+            return self.load(self.spec(model))
+        if model not in self._bases:
+            self._bases = {model: self.load(self.spec(model))}  # one base at a time: they may be large
+        return self._bases[model]
+
+    def load(self, spec: ModelSpec) -> LoadedModel:
+        return load_model(spec, self.folder, self.plan.resolved.dtype, self.plan.resolved.device)
+
+    # ---- records ----
+
+    def fit_settings(self, learning_rate: float, seed: int) -> FitSettings:
+        return FitSettings(
+            learning_rate=learning_rate,
+            seed=seed,
+            budget=self.study.budget,
+            optimizer=self.study.optimizer,
+            micro_batch_tokens=self.plan.resolved.micro_batch_tokens,
+            checkpoint_seconds=60.0 * self.study.checkpoint.minutes,
+        )
+
+    def checkpoints(self, run_id: str) -> RunCheckpoints:
+        return RunCheckpoints(self.store.run_folder(run_id) / "checkpoint.safetensors")
+
+    def write_status(self, status: RunStatus) -> None:
+        self.store.write_status(
+            status.model_copy(update={"updated_at": datetime.now(UTC).isoformat(timespec="seconds")})
+        )
+
+    def write_run(self, run_id: str, model: str, run: PlannedRun | None, learning_rate: float | None) -> None:
+        """run.json: settings as resolved, and where the numbers come from."""
+        train = next((t for t in self.plan.train_sets if run is not None and t.name == run.train_set), None)
+        dump = self.study.model_dump(mode="json", by_alias=True)
+        self.store.write_run(
+            RunRecord(
+                run_id=run_id,
+                model=model,
+                train_set=run.train_set if run is not None else None,
+                arm=run.arm if run is not None else None,
+                seed=run.seed if run is not None else None,
+                learning_rate=learning_rate,
+                resolved=self.plan.resolved,
+                settings={key: dump[key] for key in ("budget", "optimizer", "validation")},
+                provenance=Provenance(
+                    commit=commit(),
+                    versions=versions(),
+                    machine=machine_line(),
+                    model_sha256=self.facts(model).content_sha256,
+                    train_sha256=train.content_sha256 if train is not None else None,
+                    suites_sha256={suite.name: suite.content_sha256 for suite in self.plan.suites},
+                ),
+            )
+        )
+
+
+class StatusWriter:
+    """Writes a run's progress into its status.json about once a second."""
+
+    def __init__(self, bench: Bench, status: RunStatus) -> None:
+        self._bench, self._status, self._last = bench, status, 0.0
+
+    def __call__(self, result: FitResult) -> None:
+        if time.monotonic() - self._last < _STATUS_SECONDS:
+            return
+        self._last = time.monotonic()
+        update = {"steps_done": len(result.steps), "train_seconds": result.train_seconds}
+        if result.steps:
+            update["final_train_loss"] = result.steps[-1].loss_nats_per_token
+        self._bench.write_status(self._status.model_copy(update=update))
+
+
+_BENCHES: dict[tuple[str, str], Bench] = {}
+
+
+def bench(folder: str) -> Bench:
+    """This process's bench for the study as it is planned now."""
+    key = (folder, (Path(folder) / "plan.json").read_text(encoding="utf-8"))
+    if key not in _BENCHES:
+        _BENCHES.clear()
+        _BENCHES[key] = Bench(Path(folder))
+    return _BENCHES[key]

@@ -1,0 +1,111 @@
+"""The job that finds a learning rate, on validation loss, with a seed that no run has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rankscope.config.study import Arm
+from rankscope.edges.execute import stop_requested
+from rankscope.edges.store import RunCheckpoints
+from rankscope.jobs.bench import Bench, bench
+from rankscope.model.adapt import adapt
+from rankscope.records import PlannedSearch, SearchRecord
+from rankscope.train.fit import fit, validation_loss
+from rankscope.train.search import successive_halving
+
+
+class Stopped(Exception):
+    """A signal asked for a stop in the middle of a search; its files hold what was done."""
+
+
+def search_rate(folder: str, run_ids: tuple[str, ...]) -> None:
+    """Do the planned searches `run_ids`; one that was killed goes on where it was."""
+    here = bench(folder)
+    for search_id in run_ids:
+        with here.store.lock(search_id):
+            if here.store.read_search(search_id) is None:
+                try:
+                    _search(here, here.searches[search_id])
+                except Stopped:
+                    return
+
+
+def _search(here: Bench, search: PlannedSearch) -> None:
+    candidates = _Candidates(here, search)
+    outcome = successive_halving(search.rates, search.step_count, candidates.advance)
+    here.store.write_search(
+        SearchRecord(
+            search_id=search.search_id,
+            model=search.model,
+            train_set=search.train_set,
+            arms=[arm.label for arm in search.arms],
+            seed=search.seed,
+            rates=list(outcome.rates),
+            rung_steps=list(outcome.rung_steps),
+            losses=[list(curve) for curve in outcome.losses],
+            chosen=outcome.chosen,
+            at_end_of_grid=outcome.at_end_of_grid,
+            train_seconds=candidates.seconds(),
+        )
+    )
+    candidates.remove_checkpoints()
+
+
+class _Candidates:
+    """The rates of one search: each with its checkpoint, and what was measured at each rung."""
+
+    def __init__(self, here: Bench, search: PlannedSearch) -> None:
+        self._here, self._search = here, search
+        self._folder = f"searches/{search.search_id}"
+        self._data = here.prepared(search.model).training[search.train_set]
+        path = here.store.folder / self._folder / "rungs.json"
+        self._measured: dict[str, dict[str, float | None]] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def advance(self, rate: float, until_step: int) -> float | None:
+        """Mean validation loss over the arms that share the rate; None where one diverged."""
+        losses = [self._advance_arm(arm, rate, until_step) for arm in self._search.arms]
+        return None if None in losses else sum(loss for loss in losses if loss is not None) / len(losses)
+
+    def _advance_arm(self, arm: Arm, rate: float, until_step: int) -> float | None:
+        key = f"{arm.label} {rate:g} {until_step}"
+        if key not in self._measured:
+            loss, seconds = self._train(arm, rate, until_step)
+            self._measured[key] = {"loss": loss, "seconds": seconds}
+            self._here.store.write_text(f"{self._folder}/rungs.json", json.dumps(self._measured))
+        return self._measured[key]["loss"]
+
+    def _train(self, arm: Arm, rate: float, until_step: int) -> tuple[float | None, float]:
+        """Validation loss (None: diverged) and the seconds trained since the candidate's start."""
+        here, search = self._here, self._search
+        with adapt(here.base(search.model, own=arm.method == "full"), arm, search.seed) as adapted:
+            result = fit(
+                adapted,
+                self._data.train,
+                here.fit_settings(rate, search.seed),
+                checkpoints=RunCheckpoints(self._checkpoint(arm, rate)),
+                should_stop=stop_requested,
+                until_step=until_step,
+            )
+            if stop_requested():
+                raise Stopped
+            if result.state == "diverged":
+                return None, result.train_seconds
+            loss = validation_loss(adapted, self._data.validation, here.plan.resolved.micro_batch_tokens)
+        return loss, result.train_seconds
+
+    def _checkpoint(self, arm: Arm, rate: float) -> Path:
+        return self._here.store.folder / self._folder / f"{arm.label}-{rate:g}.safetensors"
+
+    def seconds(self) -> float:
+        """Training seconds of all candidates: of each the count at its last rung, which includes the earlier ones."""
+        last: dict[str, float] = {}
+        for key, measured in self._measured.items():
+            candidate = key.rsplit(" ", 1)[0]
+            last[candidate] = max(last.get(candidate, 0.0), measured["seconds"] or 0.0)
+        return sum(last.values())
+
+    def remove_checkpoints(self) -> None:
+        for arm in self._search.arms:
+            for rate in self._search.rates:
+                self._checkpoint(arm, rate).unlink(missing_ok=True)

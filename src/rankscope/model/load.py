@@ -1,0 +1,151 @@
+"""Base models: looked at without weights for the plan, loaded from safetensors for the work; never from a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from rankscope.assets import bundled_base_path
+from rankscope.config.problems import InputProblems, Problem
+from rankscope.config.study import ModelSpec
+from rankscope.records import ModelFacts
+
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A base model in eval mode, frozen, with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    facts: ModelFacts
+
+
+def model_path(spec: ModelSpec, base: Path) -> str:
+    """A folder to load from, or the hub id as it is. `base` is the study file's folder.
+
+    Raises InputProblems where a folder is named that holds no configuration or no safetensors.
+    """
+    if spec.id == "bundled":
+        return str(bundled_base_path())
+    folder = (base / Path(spec.id).expanduser()).resolve()
+    if not folder.exists():
+        if spec.id.startswith((".", "/", "~")) or spec.id.count("/") > 1:
+            raise InputProblems([Problem(str(folder), "model", "nothing there", "a model folder or a hub id")])
+        return spec.id
+    if not folder.is_dir():
+        raise InputProblems([Problem(str(folder), "model", "a file", "a model folder with config.json")])
+    if not (folder / "config.json").is_file():
+        raise InputProblems([Problem(str(folder), "model", "no config.json", "a model folder saved by transformers")])
+    if not list(folder.glob("*.safetensors")):
+        other = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "no weights"
+        raise InputProblems([Problem(str(folder), "model", other, "weights as *.safetensors (pickles are not opened)")])
+    return str(folder)
+
+
+def _options(spec: ModelSpec) -> dict[str, Any]:
+    options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    if spec.revision is not None:
+        options["revision"] = spec.revision
+    if spec.token_env is not None:
+        options["token"] = os.environ.get(spec.token_env)
+    return options
+
+
+def _problem(spec: ModelSpec, error: Exception) -> InputProblems:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return InputProblems([Problem(spec.id, "model", first[:300], "a model folder, or a hub id that can be reached")])
+
+
+def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer. Raises InputProblems where there is none, or none with an end-of-sequence token."""
+    path = model_path(spec, base)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **_options(spec))
+    except (OSError, ValueError, KeyError) as error:
+        raise _problem(spec, error) from error
+    if tokenizer.eos_token_id is None:
+        expected = "a tokenizer with an end-of-sequence token"
+        raise InputProblems([Problem(spec.id, "tokenizer", "no EOS token", expected)])
+    return tokenizer
+
+
+def inspect_model(spec: ModelSpec, base: Path) -> ModelFacts:
+    """Facts for the plan: the architecture is built on the meta device, the weights are hashed and not loaded."""
+    path = model_path(spec, base)
+    try:
+        config = AutoConfig.from_pretrained(path, **_options(spec))
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise _problem(spec, error) from error
+    text = config.get_text_config()
+    return ModelFacts(
+        name=spec.name,
+        source=spec.id,
+        revision=getattr(config, "_commit_hash", None) or spec.revision,
+        content_sha256=_content_sha256(path, getattr(config, "_commit_hash", None)),
+        architecture=type(model).__name__,
+        parameter_count=sum(p.numel() for p in model.parameters()),
+        hidden_size=text.hidden_size,
+        layer_count=text.num_hidden_layers,
+        vocab_size=text.vocab_size,
+        context_tokens=int(getattr(text, "max_position_embeddings", 0) or 2048),
+        tied_embeddings=bool(text.tie_word_embeddings),
+        linear_shapes=linear_shapes(model),
+    )
+
+
+def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """(out, in) of every linear module but the output head, by its path: what PEFT's `all-linear` adapts."""
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    shapes: dict[str, tuple[int, int]] = {}
+    for name, module in model.named_modules():
+        if module is head:
+            continue
+        if isinstance(module, nn.Linear):
+            shapes[name] = (module.out_features, module.in_features)
+        elif isinstance(module, Conv1D):  # GPT-2 keeps its weights as (in, out)
+            shapes[name] = (module.weight.shape[1], module.weight.shape[0])
+    return shapes
+
+
+def _content_sha256(path: str, commit: str | None) -> str:
+    """Hash of what decides a model's outputs; for a hub model its commit, which names the same content."""
+    digest = hashlib.sha256()
+    folder = Path(path)
+    if not folder.is_dir():
+        digest.update(f"{path}@{commit}".encode())
+        return digest.hexdigest()
+    for file in sorted(
+        [*folder.glob("*.safetensors"), folder / "config.json", *map(folder.joinpath, _TOKENIZER_FILES)]
+    ):
+        if file.is_file():
+            digest.update(file.name.encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def load_model(spec: ModelSpec, base: Path, dtype: Literal["float32", "bfloat16"], device: str) -> LoadedModel:
+    """The base model, held once in the compute dtype, frozen. Raises InputProblems where it cannot be loaded."""
+    path = model_path(spec, base)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=DTYPES[dtype], use_safetensors=True, attn_implementation="sdpa", **_options(spec)
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _problem(spec, error) from error
+    model = model.to(device).eval()
+    model.requires_grad_(False)
+    return LoadedModel(model=model, tokenizer=load_tokenizer(spec, base), facts=inspect_model(spec, base))

@@ -1,0 +1,48 @@
+"""Which learning rate: successive halving over a grid, on validation loss only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+RUNG_FRACTIONS = (0.25, 0.5, 1.0)
+"""Shares of the full schedule after which the worse half of the remaining rates is dropped."""
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """`losses[i][k]` is the validation loss of rate i at rung k in nats per token, None where it was not reached."""
+
+    rates: tuple[float, ...]
+    rung_steps: tuple[int, ...]
+    losses: tuple[tuple[float | None, ...], ...]
+    chosen: float | None
+
+    @property
+    def at_end_of_grid(self) -> bool:
+        """The best rate has a neighbour on one side only, so a better one may lie outside the grid."""
+        return self.chosen is not None and self.chosen in (self.rates[0], self.rates[-1])
+
+
+def successive_halving(
+    rates: Sequence[float], step_count: int, advance: Callable[[float, int], float | None]
+) -> SearchOutcome:
+    """Train every rate to the first rung, the better half to the second, and so on (arXiv 1502.07943, algorithm 1).
+
+    `advance(rate, until_step)` continues the rate's run on its own full-length schedule and gives its validation loss,
+    or None where it diverged. No rate is chosen (None) where all diverged.
+    """
+    rungs = sorted({max(1, round(step_count * fraction)) for fraction in RUNG_FRACTIONS})
+    losses: dict[float, list[float | None]] = {rate: [None] * len(rungs) for rate in rates}
+    alive = list(rates)
+    chosen: float | None = None
+    for k, until_step in enumerate(rungs):
+        reached = {rate: advance(rate, until_step) for rate in alive}
+        for rate, loss in reached.items():
+            losses[rate][k] = loss
+        finite = {rate: loss for rate, loss in reached.items() if loss is not None and math.isfinite(loss)}
+        chosen = min(finite, key=lambda rate: (finite[rate], rate), default=None)
+        ranked = sorted(finite, key=lambda rate: (finite[rate], rate))
+        alive = sorted(ranked[: math.ceil(len(ranked) / 2)])
+    return SearchOutcome(tuple(rates), tuple(rungs), tuple(tuple(losses[r]) for r in rates), chosen)
