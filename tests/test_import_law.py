@@ -13,7 +13,7 @@ ALLOWED = {
     "config": {"config", "records"},
     "records": {"config"},
     "assets": {"assets"},
-    "data": {"data", "config", "records"},
+    "data": {"data", "config", "records", "assets"},
     "model": {"model", "data", "config", "records", "assets"},
     "train": {"train", "model", "data", "config", "records"},
     "evaluate": {"evaluate", "model", "data", "config", "records"},
@@ -23,8 +23,10 @@ ALLOWED = {
     "edges": {"edges", "config", "records"},
     # Inside one process and around all processes: the two places that know the stages.
     "jobs": {"jobs", "evaluate", "train", "model", "data", "edges", "config", "records"},
-    "pipeline": {"jobs", "data", "model", "decide", "report", "edges", "config", "records"},
-    "cli": {"cli", "pipeline", "report", "edges", "config", "records"},
+    "results": {"decide", "report", "edges", "config", "records"},
+    "export": {"results", "decide", "report", "model", "edges", "config", "records"},
+    "pipeline": {"jobs", "results", "data", "model", "edges", "config", "records"},
+    "cli": {"cli", "pipeline", "results", "export", "report", "edges", "config", "records"},
     "__init__": set(),
     "__main__": {"cli"},
 }

@@ -21,7 +21,7 @@ from rankscope.jobs.run import score_base, train_and_score
 from rankscope.jobs.search import search_rate
 from rankscope.model.load import inspect_model, load_tokenizer
 from rankscope.records import MachineFacts, Plan, RunStatus
-from rankscope.results import write_results
+from rankscope.results import base_ids, write_results
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _execute(store: FolderStore, plan: Plan, executor: Executor, only: set[str],
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
     failed: dict[str, str] = {}
     first = [
-        *(Job(score_base, folder, (base,)) for base in base_ids(plan)),
+        *(Job(score_base, folder, (base,)) for base in base_ids(plan).values()),
         *(Job(search_rate, folder, (s.search_id,)) for s in searches),
         *(Job(train_and_score, folder, (r.run_id,)) for r in runs if r not in searched),
     ]
@@ -110,11 +110,6 @@ def _execute(store: FolderStore, plan: Plan, executor: Executor, only: set[str],
     for outcome in executor.run([Job(train_and_score, folder, (r.run_id,)) for r in ready], idle):
         _keep(store, outcome, failed)
     return Outcome(failed=failed, stopped=stop_requested())
-
-
-def base_ids(plan: Plan) -> list[str]:
-    """The base models' own run ids: their folders under the study."""
-    return ["base"] if len(plan.models) == 1 else [f"base/{facts.name}" for facts in plan.models]
 
 
 def _keep(store: FolderStore, outcome: JobOutcome, failed: dict[str, str]) -> None:
