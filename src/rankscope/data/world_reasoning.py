@@ -30,7 +30,7 @@ _LARGEST_TO_TRIPLE = 30
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """A word problem. `rationale` has one line `a + b = c` per step; `answer` is the last result."""
+    """A word problem. `rationale` has one line `a+b=c` per step; `answer` is the last result."""
 
     question: str
     answer: str
@@ -62,7 +62,7 @@ def arithmetic_problem(chance: random.Random, steps: int) -> Arithmetic:
     if chance.random() < 0.25:
         boxes, each = chance.randint(2, 9), chance.randint(2, 9)
         total = boxes * each
-        lines.append(f"{boxes} * {each} = {total}")
+        lines.append(f"{boxes}*{each}={total}")
         sentences = [f"{name} has {boxes} boxes with {each} {item} each."]
     else:
         total = chance.randint(2, 60)
@@ -79,12 +79,12 @@ def _operation(chance: random.Random, total: int) -> tuple[int, str, str]:
     kind = chance.random()
     if kind < 0.2 and 0 < total <= _LARGEST_TO_TRIPLE:
         factor = chance.choice(tuple(_TIMES))
-        return total * factor, f"{total} * {factor} = {total * factor}", _TIMES[factor]
+        return total * factor, f"{total}*{factor}={total * factor}", _TIMES[factor]
     if kind < 0.6 and total > 1:
         number = chance.randint(1, min(total, 60))
-        return total - number, f"{total} - {number} = {total - number}", chance.choice(_LOSSES).format(n=number)
+        return total - number, f"{total}-{number}={total - number}", chance.choice(_LOSSES).format(n=number)
     number = chance.randint(2, 40)
-    return total + number, f"{total} + {number} = {total + number}", chance.choice(_GAINS).format(n=number)
+    return total + number, f"{total}+{number}={total + number}", chance.choice(_GAINS).format(n=number)
 
 
 def deduction_problem(chance: random.Random, steps: int) -> Deduction:
