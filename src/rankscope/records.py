@@ -112,6 +112,8 @@ class ModelFacts(Record):
 class TrainFacts(Record):
     """A training set after the rules on lengths and overlap."""
 
+    model: str = ""
+    """The base model whose tokenizer counted; filled in by the plan."""
     name: str
     domain: str | None
     content_sha256: str
@@ -126,6 +128,8 @@ class TrainFacts(Record):
 class SuiteFacts(Record):
     """A suite, as scored."""
 
+    model: str = ""
+    """The base model whose tokenizer counted; filled in by the plan."""
     name: str
     domain: str | None
     kind: Kind | None
@@ -182,6 +186,13 @@ class PlannedRun(Record):
     seconds: float
     fits: bool = True
     reason: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    search_id: str | None = None
+    """The search that finds this run's learning rate; None where the study gives it."""
+    memory_parts_bytes: dict[str, int] = {}
+    """What `memory_bytes` is the sum of: weights, masters, moments, gradients, activations, logits, runtime."""
+    kept_disk_bytes: int = 0
+    """What of `disk_bytes` stays when the run is done."""
 
 
 class PlannedSearch(Record):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -124,12 +123,11 @@ def _check_labels(document: Document) -> list[Problem]:
 
 
 def check_arms(study: Study, document: Document) -> list[Problem]:
-    """No two arms with the same settings: they would be one run under two labels. Alphas are finite and above 0."""
+    """No two arms with the same settings: they would be one run under two labels."""
     problems = []
     seen: dict[Arm, str] = {}
-    for key, entry in study.arms.items():
-        alone = copy.copy(study).model_copy(update={"arms": {key: entry}})
-        for arm in alone.expand_arms():
+    for key in study.arms:
+        for arm in study.arms_of(key):
             settings = arm.model_copy(update={"label": ""})
             if settings in seen:
                 found = f"`{arm.label}` with the settings of `{seen[settings]}`"

@@ -193,23 +193,23 @@ class Study(Frozen):
 
     def expand_arms(self) -> tuple[Arm, ...]:
         """Every arm, one for each rank, in the file's order. A label is the entry's key and `-r16` for its rank."""
-        arms = []
-        for key, entry in self.arms.items():
-            if isinstance(entry, FullArms):
-                arms.append(Arm(label=key, method="full", learning_rate=entry.learning_rate))
-                continue
-            targets = entry.targets if isinstance(entry.targets, str) else tuple(entry.targets)
-            for rank in entry.ranks:
-                label = key if key.endswith(f"-r{rank}") else f"{key}-r{rank}"
-                arms.append(
-                    Arm(
-                        label=label,
-                        method="lora",
-                        rank=rank,
-                        alpha=entry.alpha_of(rank),
-                        targets=targets,
-                        dropout=entry.dropout,
-                        learning_rate=entry.learning_rate,
-                    )
-                )
-        return tuple(arms)
+        return tuple(arm for key in self.arms for arm in self.arms_of(key))
+
+    def arms_of(self, key: str) -> tuple[Arm, ...]:
+        """The arms of one entry: those that `auto_shared` shares a rate over."""
+        entry = self.arms[key]
+        if isinstance(entry, FullArms):
+            return (Arm(label=key, method="full", learning_rate=entry.learning_rate),)
+        targets = entry.targets if isinstance(entry.targets, str) else tuple(entry.targets)
+        return tuple(
+            Arm(
+                label=key if key.endswith(f"-r{rank}") else f"{key}-r{rank}",
+                method="lora",
+                rank=rank,
+                alpha=entry.alpha_of(rank),
+                targets=targets,
+                dropout=entry.dropout,
+                learning_rate=entry.learning_rate,
+            )
+            for rank in entry.ranks
+        )

@@ -1,0 +1,197 @@
+"""What a run costs: trainable parameters, FLOPs, memory, disk, time. Arithmetic on facts; loads nothing.
+
+Letters: P weights in the blocks' matrices, p trainable parameters, D hidden size, L layers, V vocabulary,
+n mean row length. A product of (a, b) by (b, c) is 2abc FLOPs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from rankscope.config.study import Arm, Budget
+from rankscope.records import ModelFacts, SuiteFacts, TrainFacts
+
+BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
+
+RUNG_FRACTIONS = (0.25, 0.5, 1.0)
+"""Where a rate search drops the worse half of its candidates, as shares of a run; `train/search.py` does it."""
+
+RUNTIME_BYTES = 500_000_000
+"""Interpreter, libraries and allocator of one worker (a CUDA context is about as large)."""
+
+EFFICIENCY = 0.5
+"""Share of the measured speed of one large matrix product that a training step reaches: an assumption."""
+
+LAYER_STEP_SECONDS = {"cpu": 0.002, "cuda": 0.0015}
+"""What a training step costs per layer besides arithmetic (calls, small kernels); a forward alone takes a third."""
+
+GENERATED_SHARE = 0.25
+"""Share of `max_new_tokens` that a generated answer is taken to have on average: an assumption."""
+
+_EVALUATION_BATCH_TOKENS = 8192
+_GENERATION_BATCH_ITEMS = 64
+_PREDICTION_BYTES = 300
+
+
+def matches_target(module: str, target: str) -> bool:
+    """PEFT's rule for a list of targets: the module's whole path, or the end of it after a dot."""
+    return module == target or module.endswith(f".{target}")
+
+
+def adapted_shapes(arm: Arm, facts: ModelFacts) -> dict[str, tuple[int, int]]:
+    """(out, in) of the matrices that a LoRA arm adapts, by path; none for full fine-tuning."""
+    if arm.method == "full" or arm.targets is None:
+        return {}
+    if isinstance(arm.targets, str):  # all-linear
+        return dict(facts.linear_shapes)
+    targets = arm.targets
+    return {m: shape for m, shape in facts.linear_shapes.items() if any(matches_target(m, t) for t in targets)}
+
+
+def trainable_parameters(arm: Arm, facts: ModelFacts) -> int:
+    """Exact. LoRA: the sum of R (in + out) over its matrices (arXiv 2106.09685, section 4.1); full: every parameter."""
+    if arm.method == "full":
+        return facts.parameter_count
+    assert arm.rank is not None
+    return arm.rank * sum(sum(shape) for shape in adapted_shapes(arm, facts).values())
+
+
+def step_count(row_count: int, budget: Budget) -> int:
+    """Steps of a run: the batches of each epoch, of which the last may be smaller."""
+    return sum(math.ceil(rows / budget.batch_size) for rows in rows_seen(row_count, budget.epochs))
+
+
+def rows_seen(row_count: int, epochs: float) -> list[int]:
+    """Rows seen in each epoch, as the batches are cut."""
+    whole, fraction = divmod(epochs, 1)
+    rest = math.ceil(round(fraction * row_count, 6))
+    return [row_count] * int(whole) + ([rest] if rest else [])
+
+
+# ---- FLOPs ----------------------------------------------------------------------------------------------------------
+
+
+def _block_flops(facts: ModelFacts, length: float) -> float:
+    """One token forward through the blocks: 2P, and 2 L D n for attention (two products of 2 D n, half masked)."""
+    weights = sum(out * in_ for out, in_ in facts.linear_shapes.values())
+    return 2.0 * weights + 2.0 * facts.layer_count * facts.hidden_size * length
+
+
+def _head_flops(facts: ModelFacts) -> float:
+    """The vocabulary logits of one position: 2 V D."""
+    return 2.0 * facts.vocab_size * facts.hidden_size
+
+
+def train_flops(arm: Arm, facts: ModelFacts, train: TrainFacts, budget: Budget) -> float:
+    """FLOPs of a run's updates.
+
+    Per token, with f the forward of the blocks and h that of one position's logits: full fine-tuning 3f, and 3h at each
+    completion token (the backward is two products for each of the forward); LoRA 2f + 6p and 2h, since frozen weights
+    need the gradient of their input but none of their own. Softmax, norms and AdamW are left out.
+    """
+    share = sum(rows_seen(train.row_count, budget.epochs)) / max(1, train.row_count)
+    tokens, completions = train.token_count * share, train.completion_token_count * share
+    block = _block_flops(facts, train.token_count / max(1, train.row_count))
+    if arm.method == "full":
+        return 3 * block * tokens + 3 * _head_flops(facts) * completions
+    return (2 * block + 6.0 * trainable_parameters(arm, facts)) * tokens + 2 * _head_flops(facts) * completions
+
+
+def evaluate_flops(arm: Arm, facts: ModelFacts, suites: Sequence[SuiteFacts]) -> float:
+    """FLOPs of scoring every suite once: one forward per token, the adapter's 2p on top; logits for generated tokens
+    and, as an upper bound, for every token of a suite that is not generated."""
+    adapter = 2.0 * trainable_parameters(arm, facts) if arm.method == "lora" else 0.0
+    total = 0.0
+    for suite in suites:
+        generated = generated_tokens(suite)
+        length = (suite.token_count + generated) / max(1, suite.item_count)
+        total += (_block_flops(facts, length) + adapter) * (suite.token_count + generated)
+        total += _head_flops(facts) * (generated or suite.token_count)
+    return total
+
+
+def generated_tokens(suite: SuiteFacts) -> int:
+    """Tokens that answers are taken to have; 0 where nothing is generated."""
+    if suite.form not in ("open", "number"):
+        return 0
+    return math.ceil(suite.item_count * suite.max_new_tokens * GENERATED_SHARE)
+
+
+def search_share(rate_count: int) -> float:
+    """A rate search's training as a multiple of one run: the better half of the rates goes on from each rung."""
+    total, before, alive = 0.0, 0.0, rate_count
+    for fraction in RUNG_FRACTIONS:
+        total += alive * (fraction - before)
+        before, alive = fraction, math.ceil(alive / 2)
+    return total
+
+
+# ---- memory and disk ------------------------------------------------------------------------------------------------
+
+
+def memory_parts(
+    arm: Arm,
+    facts: ModelFacts,
+    dtype: Literal["float32", "bfloat16"],
+    micro_batch_tokens: int,
+    completion_share: float,
+) -> dict[str, int]:
+    """Bytes of a training process, by what they are for. Exact but for activations and logits, which are estimates.
+
+    bf16 weights that are trained have fp32 masters and, at the worst moment, both gradients. AdamW has two fp32 moments.
+    Activations: each matrix's input and output once for each token of a micro-batch, and 4 D per layer for norms and
+    residuals. Logits: three fp32 copies (logits, log-softmax, gradient) at the completion positions.
+    """
+    size, trained = BYTES[dtype], trainable_parameters(arm, facts)
+    adapter = 0 if arm.method == "full" else trained
+    has_masters = dtype == "bfloat16"
+    features = sum(sum(shape) for shape in facts.linear_shapes.values()) + 4 * facts.hidden_size * facts.layer_count
+    return {
+        "weights": (facts.parameter_count + adapter) * size,
+        "masters": 4 * trained if has_masters else 0,
+        "moments": 8 * trained,
+        "gradients": (4 + size if has_masters else 4) * trained,
+        "activations": micro_batch_tokens * features * size,
+        "logits": math.ceil(micro_batch_tokens * completion_share) * facts.vocab_size * 3 * 4,
+        "runtime": RUNTIME_BYTES,
+    }
+
+
+def disk_bytes(
+    arm: Arm, facts: ModelFacts, dtype: str, suites: Sequence[SuiteFacts], *, keep_full: bool
+) -> tuple[int, int]:
+    """(at most while it runs, left when done): weights, predictions, and the checkpoint of masters and moments."""
+    trained = trainable_parameters(arm, facts)
+    weights = trained * BYTES[dtype]
+    predictions = _PREDICTION_BYTES * sum(suite.item_count for suite in suites)
+    kept = predictions + (weights if arm.method == "lora" or keep_full else 0)
+    return 12 * trained + weights + predictions, kept
+
+
+# ---- time -----------------------------------------------------------------------------------------------------------
+
+
+def train_seconds(
+    flops: float, steps: int, facts: ModelFacts, flops_per_second: float, device: Literal["cpu", "cuda"]
+) -> float:
+    """Arithmetic at the share of the measured speed that a step reaches, and a fixed cost per step and layer."""
+    return flops / (flops_per_second * EFFICIENCY) + steps * facts.layer_count * LAYER_STEP_SECONDS[device]
+
+
+def evaluate_seconds(
+    flops: float,
+    suites: Sequence[SuiteFacts],
+    facts: ModelFacts,
+    flops_per_second: float,
+    device: Literal["cpu", "cuda"],
+) -> float:
+    """As for training, with a third of its fixed cost per batch of prompts and per token of a batch of answers."""
+    passes = 0.0
+    for suite in suites:
+        passes += math.ceil(suite.token_count / _EVALUATION_BATCH_TOKENS)
+        if generated_tokens(suite):
+            batches = math.ceil(suite.item_count / _GENERATION_BATCH_ITEMS)
+            passes += batches * suite.max_new_tokens * GENERATED_SHARE
+    return flops / (flops_per_second * EFFICIENCY) + passes * facts.layer_count * LAYER_STEP_SECONDS[device] / 3
