@@ -78,11 +78,6 @@ def order(row_count: int, batch_size: int, epochs: float, seed: int) -> list[lis
     return steps
 
 
-def step_count(row_count: int, batch_size: int, epochs: float) -> int:
-    """How many steps `order` has."""
-    return sum(math.ceil(seen_count / batch_size) for seen_count in _rows_seen(row_count, epochs))
-
-
 def split_micro(batch_indices: Sequence[int], token_counts: Sequence[int], budget_tokens: int) -> list[list[int]]:
     """A batch in consecutive micro-batches of at most `budget_tokens` tokens each, but at least one row.
 

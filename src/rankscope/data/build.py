@@ -1,0 +1,214 @@
+"""Rows of a study -> what is trained on and what is scored, by the rules on lengths, duplicates and overlap."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rankscope.config.problems import InputProblems, Problem
+from rankscope.config.study import SuiteSource, TrainSource, Validation
+from rankscope.data.encode import Encoder, form_of
+from rankscope.data.formats import content_id
+from rankscope.data.overlap import GRAM_WORDS, NEAR_SHARE, find_overlap
+from rankscope.data.source import Rows, seeded_sample
+from rankscope.records import Example, Form, Item, Row, Suite, SuiteFacts, TrainFacts
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Examples to train on and, disjoint from them, to validate on: the same for every arm and seed."""
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    facts: TrainFacts
+
+
+def build_training(
+    name: str,
+    source: TrainSource,
+    rows: Rows,
+    encoder: Encoder,
+    *,
+    validation: Validation,
+    max_sequence_tokens: int,
+    suites: Mapping[str, Rows],
+) -> TrainingSet:
+    """Encode a training set. `suites` are all suites of the study: rows that they ask are not trained on.
+
+    Dropped and counted, in this order: rows that repeat another under a different id, rows that a suite asks, rows of
+    more than `max_sequence_tokens` tokens or than the model's context. Of the rest the validation rows are a seeded
+    sample of `fraction` (rounded, at least one, at most `max_items`). `facts` counts the rows that are left to train
+    on; its hash is of the tokens of both parts in order. Raises InputProblems if either part would be empty.
+    """
+    kept, repeated_count = _without_repeats(rows.rows)
+    overlap = find_overlap(kept, {suite: suite_rows.rows for suite, suite_rows in suites.items()})
+    dropped = Counter({f"also in suite {suite}": count for suite, count in Counter(overlap.exact.values()).items()})
+    dropped["repeats another row"] = repeated_count + rows.repeated_count
+    allowed = [row for i, row in enumerate(kept) if i not in overlap.exact]
+    examples = []
+    for example in encoder.training(allowed, source, rows.file):
+        if example.token_count > max_sequence_tokens:
+            dropped["longer than max_sequence_tokens"] += 1
+        elif example.token_count > encoder.context_tokens:
+            dropped["longer than the model's context"] += 1
+        else:
+            examples.append(example)
+    train, held_out = _split(examples, validation)
+    if not train or not held_out:
+        why = ", ".join(f"{count} dropped: {reason}" for reason, count in dropped.items() if count)
+        found = f"{len(examples)} usable rows" + (f" ({why})" if why else "")
+        raise InputProblems([Problem(rows.file, f"train.{name}", found, "at least 2, to train and to validate on")])
+    facts = TrainFacts(
+        name=name,
+        domain=source.domain,
+        content_sha256=_sha256(_example_parts(train), _example_parts(held_out)),
+        row_count=len(train),
+        validation_count=len(held_out),
+        token_count=sum(example.token_count for example in train),
+        completion_token_count=sum(len(example.completion_ids) for example in train),
+        dropped={reason: count for reason, count in dropped.items() if count},
+        warnings=[*_near_warnings(overlap.near, suites), *_joining_warnings(allowed, source, encoder)],
+    )
+    return TrainingSet(tuple(train), tuple(held_out), facts)
+
+
+def build_suite(name: str, source: SuiteSource, rows: Rows, encoder: Encoder) -> tuple[Suite, SuiteFacts]:
+    """Encode a suite; what does not fit into the model's context is left out whole, and counted.
+
+    What must fit: of choices the prompt with the longest choice; of an open answer the prompt with the reference
+    answer as it would be trained, and the end token (the room that is left then limits what may be generated); of a
+    text the prefix token and the text. `facts.token_count` counts prompts and choices once each.
+
+    Raises InputProblems for a suite that nobody can score: rows of several forms, no `kind` though it is no plain
+    text, or no item that fits.
+    """
+    form = _form(name, source, rows)
+    left_out: Counter[str] = Counter()
+    items = []
+    for item, token_count in zip(*_with_lengths(source, rows, form, encoder), strict=True):
+        if form in ("choices", "text") and not (item.choices_ids and all(item.choices_ids)):
+            left_out["has no token to score"] += 1
+        elif token_count > encoder.context_tokens:
+            left_out[f"longer than the context of {encoder.context_tokens} tokens"] += 1
+        else:
+            items.append(item)
+    if not items:
+        why = ", ".join(f"{count} items: {reason}" for reason, count in left_out.items())
+        raise InputProblems(
+            [Problem(rows.file, f"suites.{name}", f"no item that can be scored ({why})", "at least one")]
+        )
+    suite = Suite(name, source.domain, source.kind, tuple(items), source.max_new_tokens, dict(left_out))
+    facts = SuiteFacts(
+        name=name,
+        domain=source.domain,
+        kind=source.kind,
+        form=form,
+        content_sha256=_sha256(_item_parts(items, source.max_new_tokens)),
+        item_count=len(items),
+        token_count=sum(len(item.prompt_ids) + sum(map(len, item.choices_ids)) for item in items),
+        max_new_tokens=source.max_new_tokens,
+        left_out=dict(left_out),
+    )
+    return suite, facts
+
+
+def check_relations(train_sets: Iterable[TrainFacts], suites: Sequence[SuiteFacts], file: str) -> None:
+    """Raise InputProblems for each training set whose gain cannot be measured: no suite of its domain that has right
+    and wrong answers."""
+    problems = []
+    for facts in train_sets:
+        forms = {suite.form for suite in suites if suite.domain is not None and suite.domain == facts.domain}
+        if not forms - {"text"}:
+            found = "only plain text" if forms else "no suite"
+            expected = "at least one suite with answers"
+            problems.append(Problem(file, f"suites of domain {facts.domain}, for train.{facts.name}", found, expected))
+    if problems:
+        raise InputProblems(problems)
+
+
+def _form(name: str, source: SuiteSource, rows: Rows) -> Form:
+    first: dict[Form, Row] = {}
+    counts: Counter[Form] = Counter()
+    for row in rows.rows:
+        form = form_of(row, reasoning=source.kind == "reasoning")
+        first.setdefault(form, row)
+        counts[form] += 1
+    if len(counts) > 1:
+        found = " and ".join(f"{count} of form {form} ({first[form].place})" for form, count in counts.most_common())
+        expected = "one form in all rows"
+        if set(counts) == {"open", "number"}:
+            expected = "only numbers as answers, or `kind: recall` to grade them as words"
+        raise InputProblems([Problem(rows.file, f"suites.{name}", found, expected)])
+    form = next(iter(counts))
+    if source.kind is None and form != "text":
+        raise InputProblems([Problem(rows.file, f"suites.{name}.kind", "nothing", "recall or reasoning")])
+    return form
+
+
+def _with_lengths(source: SuiteSource, rows: Rows, form: Form, encoder: Encoder) -> tuple[list[Item], list[int]]:
+    """The items, and the tokens that each needs in the context."""
+    items = encoder.items(rows.rows, source, rows.file)
+    if form in ("open", "number"):
+        return items, [example.token_count for example in encoder.training(rows.rows, source, rows.file)]
+    longest = [max(map(len, item.choices_ids), default=0) for item in items]
+    return items, [len(item.prompt_ids) + length for item, length in zip(items, longest, strict=True)]
+
+
+def _without_repeats(rows: Sequence[Row]) -> tuple[list[Row], int]:
+    """Rows that say something new: a row that stood in both parts would be validated on after it was trained."""
+    kept = list({content_id(row): row for row in reversed(rows)}.values())[::-1]
+    return kept, len(rows) - len(kept)
+
+
+def _split(examples: Sequence[Example], validation: Validation) -> tuple[list[Example], list[Example]]:
+    count = min(max(1, round(validation.fraction * len(examples))), validation.max_items)
+    held_out = set(seeded_sample([example.item_id for example in examples], count, "validation"))
+    train = [example for i, example in enumerate(examples) if i not in held_out]
+    return train, [example for i, example in enumerate(examples) if i in held_out]
+
+
+def _near_warnings(near: Mapping[str, Sequence[str]], suites: Mapping[str, Rows]) -> list[str]:
+    return [
+        f"{len(ids)} of {len(suites[suite].rows)} items of suite {suite} nearly stand in training"
+        f" ({GRAM_WORDS}-gram overlap of {NEAR_SHARE} or more), the first is {ids[0]}"
+        for suite, ids in near.items()
+        if ids
+    ]
+
+
+def _joining_warnings(rows: Sequence[Row], source: TrainSource, encoder: Encoder) -> list[str]:
+    if encoder.chat or source.template is not None:
+        return []
+    pairs = [(row.prompt, row.completion) for row in rows if row.prompt and row.completion]
+    count = sum(prompt[-1].isalnum() and completion[0].isalnum() for prompt, completion in pairs)
+    if not count:
+        return []
+    return [f"in {count} rows no space stands between prompt and completion; they are joined exactly as given"]
+
+
+def _example_parts(examples: Sequence[Example]) -> Iterable[Sequence[int] | str]:
+    for example in examples:
+        yield from (example.prompt_ids, example.completion_ids)
+
+
+def _item_parts(items: Sequence[Item], max_new_tokens: int) -> Iterable[Sequence[int] | str]:
+    yield str(max_new_tokens)
+    for item in items:
+        yield f"{item.item_id}\0{item.form}\0{item.answer_index}\0{item.text_bytes}"
+        yield from item.answers
+        yield from (item.prompt_ids, *item.choices_ids, item.choice_characters)
+
+
+def _sha256(*groups: Iterable[Sequence[int] | str]) -> str:
+    """Of tokens and texts in order; every part's length goes in, so that nothing can move between parts."""
+    digest = hashlib.sha256()
+    for group in groups:
+        for part in group:
+            data = part.encode() if isinstance(part, str) else np.asarray(part, dtype="<i8").tobytes()
+            digest.update(len(data).to_bytes(8, "little") + data)
+        digest.update(b"end of group")
+    return digest.hexdigest()
