@@ -28,7 +28,7 @@ def _seeds(study: Study) -> list[str]:
 
 def _rates(study: Study) -> list[str]:
     found = [
-        f"{key}: `auto_shared` gives every rank one learning rate, which may favour some ranks; `auto` finds one for each"
+        f"{key}: `auto_shared` gives every rank one learning rate, which may favour some; `auto` finds one for each"
         for key, entry in study.arms.items()
         if entry.learning_rate == "auto_shared" and isinstance(entry, LoraArms) and len(entry.ranks) > 1
     ]
@@ -71,7 +71,7 @@ def _suites(study: Study) -> list[str]:
 def _lengths(study: Study, plan: Plan) -> list[str]:
     wanted = study.budget.max_sequence_tokens
     return [
-        f"{facts.name}: its context of {facts.context_tokens} tokens limits the rows, not `max_sequence_tokens` ({wanted})"
+        f"{facts.name}: its context of {facts.context_tokens} tokens limits rows, not `max_sequence_tokens` ({wanted})"
         for facts in plan.models
         if facts.context_tokens < wanted
     ]

@@ -140,7 +140,7 @@ def memory_parts(
 ) -> dict[str, int]:
     """Bytes of a training process, by what they are for. Exact but for activations and logits, which are estimates.
 
-    bf16 weights that are trained have fp32 masters and, at the worst moment, both gradients. AdamW has two fp32 moments.
+    Trained bf16 weights have fp32 masters and, at the worst moment, both gradients; AdamW has two fp32 moments.
     Activations: each matrix's input and output once for each token of a micro-batch, and 4 D per layer for norms and
     residuals. Logits: three fp32 copies (logits, log-softmax, gradient) at the completion positions.
     """

@@ -1,0 +1,97 @@
+"""The commented study file that `rankscope init` writes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+_TEXT = """\
+# A study for rankscope. See what it would do:  rankscope plan FILE      Do it:  rankscope run FILE
+# Paths are relative to this file. A line that begins with # is a comment; what it shows is the default or another way.
+
+name: {name}
+
+# The base model: `bundled` (small, nothing to download), a folder saved by transformers, or a hub id.
+model: {model}
+# model: {{id: ./my-model, dtype: float32, trust_remote_code: false}}    # dtype auto: bfloat16 where it is fast
+
+# What to learn. Rows in JSONL, one JSON object on each line, with one of these sets of fields:
+#   question, choices, answer_index     question, answer     prompt, completion     text
+# `domain` says which suites are in-domain. Several training sets give the in-domain/out-of-domain matrix.
+train:
+{train}
+
+# What to score. A suite of the training set's domain measures the gain, every other one what is forgotten.
+# `kind` is recall or reasoning; only a suite of plain text has none. `limit` draws that many items at random.
+suites:
+{suites}
+
+# The arms to compare; the base model is the reference of them all. The label is the method unless `method` is given.
+# learning_rate: auto finds a rate for each arm and rank on rows held out of training, never on a suite; this costs
+# about four more runs an arm. A number uses that one: 1e-5 is usual for full, 2e-4 for lora.
+arms:
+  full: {{learning_rate: auto}}
+  lora: {{ranks: [4, 16, 64], alpha: 2r, targets: all-linear, learning_rate: auto}}
+  # lora-attention: {{method: lora, ranks: [16], alpha: 2r, targets: [q_proj, v_proj], learning_rate: 2e-4}}
+
+# One seed describes; three or more can decide.
+seeds: [0, 1, 2]
+
+# The same for every arm.
+budget: {{epochs: 3, batch_size: 16, max_sequence_tokens: 1024}}
+# optimizer: {{weight_decay: 0.0, warmup_fraction: 0.03, schedule: cosine, clip_norm: 1.0}}
+# validation: {{fraction: 0.1, max_items: 500}}    # training rows held out
+
+# The rule of the verdict, fixed before any result; margins are differences of accuracy (0.03 is three points).
+# An arm may forget `retention_margin`, and be worse than the best by `task_margin`, and still be good enough.
+decision: {{task_margin: 0.03, retention_margin: 0.03, min_gain: 0.01, confidence: 0.95}}
+
+# checkpoint: {{minutes: 10}}
+# keep: {{full: none}}    # fully fine-tuned weights are deleted when they were scored; adapters are always kept
+"""
+
+_WORLD_TRAIN = """\
+  medical: {world: medical/taught/train, domain: medical}    # from the bundled world of invented facts
+  # mine: {path: train.jsonl, domain: mine}"""
+
+_WORLD_SUITES = """\
+  medical: {world: medical/taught/test, domain: medical, kind: recall}
+  medical-known: {world: medical/known/test, kind: recall}
+  law: {world: legal/known/test, domain: legal, kind: recall}
+  general: {world: general/known/test, kind: recall}
+  arithmetic: {world: arithmetic/test, kind: reasoning}
+  # mine: {path: test.jsonl, domain: mine, kind: recall, choices: letters, limit: 500}"""
+
+
+def study_template(
+    name: str = "my-study",
+    model: str = "bundled",
+    *,
+    train_path: str | None = None,
+    domain: str = "mine",
+    in_domain_path: str = "test.jsonl",
+    other_paths: Mapping[str, str] | None = None,
+) -> str:
+    """A study file that `read_study` takes. Without `train_path` it runs as it is, on the bundled world.
+
+    With it, `in_domain_path` is the suite that measures the gain and `other_paths` maps the names of further suites to
+    their files. `name`, `domain` and those names are names as studies have them (letters, digits, `.`, `_`, `-`).
+    """
+    if train_path is None:
+        return _TEXT.format(name=_scalar(name), model=_scalar(model), train=_WORLD_TRAIN, suites=_WORLD_SUITES)
+    other = {} if other_paths is None else dict(other_paths)
+    own = f"{domain}-test" if domain in other else domain
+    lines = [f"  {_scalar(own)}: {{path: {_scalar(in_domain_path)}, domain: {_scalar(domain)}, kind: recall}}"]
+    lines += [f"  {_scalar(suite)}: {{path: {_scalar(path)}, kind: recall}}" for suite, path in other.items()]
+    if not other:
+        lines.append("  # general: {path: what-it-must-not-forget.jsonl, kind: recall}")
+    train = f"  {_scalar(domain)}: {{path: {_scalar(train_path)}, domain: {_scalar(domain)}}}"
+    return _TEXT.format(name=_scalar(name), model=_scalar(model), train=train, suites="\n".join(lines))
+
+
+def _scalar(text: str) -> str:
+    """A string as YAML: plain where that is safe, else in double quotes, whose escapes are JSON's."""
+    if re.fullmatch(r"[A-Za-z.][A-Za-z0-9_./-]*[A-Za-z0-9]", text) and re.search(r"[-/_]|[.][a-z]{2}", text[1:]):
+        return text
+    return text if text in ("bundled", "mine") else json.dumps(text, ensure_ascii=False)
