@@ -57,7 +57,9 @@ def owner(plan: ChoicePlan, choice: int) -> int:
 
 
 def test_padding_sees_itself_and_is_never_seen() -> None:
-    plan = ChoicePlan([choice_item("long", range(3, 12), [(3, 4), (5, 6)]), choice_item("short", (3, 4), [(3,), (5,)])], 99)
+    plan = ChoicePlan(
+        [choice_item("long", range(3, 12), [(3, 4), (5, 6)]), choice_item("short", (3, 4), [(3,), (5,)])], 99
+    )
     (batch,) = plan.trees
     seen = ancestors(batch, 1)
     assert seen[:2] == [[0], [0, 1]]

@@ -1,8 +1,8 @@
 """Is the adapter what changes the scores, and nothing else?
 
-    AdapterProblem
-    ├── AdapterChangesBase   switched off, the model is not the base
-    └── AdapterNotApplied    switched on, the model still is the base
+AdapterProblem
+├── AdapterChangesBase   switched off, the model is not the base
+└── AdapterNotApplied    switched on, the model still is the base
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def check_adapter(
     token_budget: int,
     tolerance_nats: float = TOLERANCE_NATS,
 ) -> None:
-    """Scores `probe_items` with the adapter off and on, and compares with the base's `choice_logprobs` of the same items.
+    """Scores `probe_items` with the adapter off and on, and compares with the base's `choice_logprobs` of the same.
 
-    `adapter_off` gives a context in which the model runs without its adapter. Only for an adapter that was trained: a new
-    one changes nothing yet.
+    `adapter_off` gives a context in which the model runs without its adapter. Only for an adapter that was trained: a
+    new one changes nothing yet.
 
     Raises AdapterChangesBase where a score with the adapter off is more than `tolerance_nats` from the base's,
     AdapterNotApplied where no score changes at all with it on, and ValueError without items.

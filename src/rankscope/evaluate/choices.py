@@ -78,18 +78,19 @@ def _target_logprobs(model: PreTrainedModel, batch: Batch, window: Window) -> Te
 
 
 def _tree_arguments(model: PreTrainedModel, batch: Batch, window: Window) -> dict[str, Any]:
-    """Mask and positions for the model. Rows without branches need neither: padding on the right is seen by no token before it."""
+    """Mask and positions for the model. Rows without branches need neither: nothing sees the padding on their right."""
     if batch.ends is None or batch.depths is None:
         return {}
     ends, depths = batch.ends.to(model.device), batch.depths.to(model.device)
     if window is None:
         return {"attention_mask": tree_mask(ends, depths, model.dtype), "position_ids": depths}
-    mask: Tensor | dict[str, Tensor] = tree_mask(ends, depths, model.dtype, window)
+    near = tree_mask(ends, depths, model.dtype, window)
     kinds = set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ())
-    if kinds:
-        whole = tree_mask(ends, depths, model.dtype) if "full_attention" in kinds else mask
-        mask = {kind: mask if kind == "sliding_attention" else whole for kind in kinds}
-    return {"attention_mask": mask, "position_ids": depths}
+    if not kinds:
+        return {"attention_mask": near, "position_ids": depths}
+    whole = tree_mask(ends, depths, model.dtype)
+    masks = {kind: near if kind == "sliding_attention" else whole for kind in kinds}
+    return {"attention_mask": masks, "position_ids": depths}
 
 
 def _window_that_matters(model: PreTrainedModel, longest: int) -> Window:
@@ -102,7 +103,7 @@ def _window_that_matters(model: PreTrainedModel, longest: int) -> Window:
     return window
 
 
-# ---- may this model run trees? ----------------------------------------------------------------------------------------
+# ---- may this model run trees? --------------------------------------------------------------------------------------
 
 
 _decided: WeakKeyDictionary[PreTrainedModel, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
@@ -170,4 +171,3 @@ def _by_choice(batches: Sequence[Batch], values: Sequence[Tensor]) -> dict[tuple
             seen[choice] = place + 1
             table[choice, place] = value
     return table
-

@@ -11,13 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StoppingCriteriaList
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 
+from rankscope.evaluate.cache import plain_cache
 from rankscope.model.forward import Forward, NotFinite, evaluating, forward_of
-
-PLAIN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
-"""Cache layers of keys and values alone: rows can be padded on the left, and leave."""
 
 STOP_WINDOW_TOKENS = 24
 
@@ -69,9 +66,9 @@ def greedy(
     """The most likely token, again and again, after each prompt: new token ids in the order of `prompts`.
 
     A row ends before a token of `eos_ids` (which is not returned), after the token that completes a stop string, after
-    `max_new_tokens`, or at the end of the context (`context_tokens`, by default the config's position limit). Prompts of
-    like length share a batch, padded on the left: at most `token_budget` tokens of prompts, and four times that with what
-    is generated (one row at least). A model that keeps anything but keys and values is run by its own `generate`.
+    `max_new_tokens`, or at the end of the context (`context_tokens`, by default the config's position limit). Prompts
+    of like length share a batch, padded on the left: at most `token_budget` tokens of prompts, and four times that with
+    what is generated (one row at least). A model that keeps anything but keys and values is run by its own `generate`.
 
     Raises NotFinite where logits are not finite, and ValueError for an empty prompt.
     """
@@ -83,7 +80,7 @@ def greedy(
     ending = _Ending(frozenset(eos_ids), stop)
     order = sorted((row for row in rows if row.room > 0), key=lambda row: -len(row.prompt))
     with evaluating(model):
-        if not all(type(layer) in PLAIN_LAYERS for layer in DynamicCache(config=model.config).layers):
+        if plain_cache(model) is None:
             for row in order:
                 _own_generate(model, row, ending)
             return [row.tokens for row in rows]
@@ -121,7 +118,8 @@ class _Ending:
 def _decode(forward: Forward, rows: list[_Row], ending: _Ending) -> None:
     """Decodes one batch. The keys and values of finished rows are dropped once they are an eighth of the batch."""
     device = forward.model.device
-    cache = DynamicCache(config=forward.model.config)
+    cache = plain_cache(forward.model)
+    assert cache is not None
     input_ids, real = _left_padded(rows, device)
     padded = not bool(real.all())
     positions = (real.cumsum(1) - 1).clamp(min=0)

@@ -17,7 +17,7 @@ _MARKER = "####"
 
 
 def normalize(text: str) -> str:
-    """Lower case, without punctuation, the articles a, an, the, and surplus white space (SQuAD, arXiv 1606.05250, section 6.1).
+    """Lower case, without punctuation, articles and surplus white space (SQuAD, arXiv 1606.05250, section 6.1).
 
     Unlike there, numbers keep their decimal point and minus sign and lose only thousands commas, so that 3.5 is not 35,
     and typographic punctuation is dropped like ASCII punctuation. Text that would vanish whole is kept in lower case.
@@ -59,8 +59,8 @@ def token_f1(prediction: str, answers: Iterable[str]) -> float:
 def final_number(text: str) -> Decimal | None:
     """The number after the first `####` that has one on its line, else the text's last number; None without a number.
 
-    `####` marks the answer of GSM8K (arXiv 2110.14168, section 2). Thousands commas, $ and % are ignored; a minus directly
-    before the number (or before its $) counts unless it stands directly behind a word, a number or a bracket.
+    `####` marks the answer in GSM8K (arXiv 2110.14168). Thousands commas, $ and % are ignored; a minus before a number
+    (or its $) counts unless it stands directly behind a word, a number or a closing bracket.
     """
     text = text.replace("\u2212", "-")
     for part in text.split(_MARKER)[1:]:

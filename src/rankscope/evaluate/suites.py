@@ -8,9 +8,11 @@ from functools import cached_property
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rankscope.evaluate.choices import ChoicePlan, choice_logprobs
+from rankscope.data.encode import stop_ids
+from rankscope.evaluate.choices import choice_logprobs
 from rankscope.evaluate.generate import StopStrings, greedy
 from rankscope.evaluate.grade import exact_match, number_match, token_f1
+from rankscope.evaluate.tree import ChoicePlan
 from rankscope.records import Form, Item, Prediction, Suite
 
 NEXT_QUESTION = "\nQuestion:"
@@ -44,8 +46,8 @@ def score_suite(
     """Every item's prediction, in the suite's order. A `SuitePlan` saves planning the batches for each arm again.
 
     choices: score 1 or 0 for the largest summed log-likelihood, `score_normalized` for the largest per character of the
-    choice (lm-eval's acc and acc_norm); among equals the first. open: exact match, and token F1. number: the final number.
-    text: no score; the loss in nats over `scored_tokens` tokens, and the bytes of the text.
+    choice (lm-eval's acc and acc_norm); among equals the first. open: exact match, and token F1. number: the final
+    number. text: no score; the loss in nats over `scored_tokens` tokens, and the bytes of the text.
 
     Open answers end at a line break (unless some answer of the suite has one), all generated text at the next
     `Question:`, EOS, `max_new_tokens` or the end of the context.
@@ -156,11 +158,11 @@ def generate_answers(
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Every token that ends a text: of the tokenizer, of the model's config, of its generation config."""
-    known: set[int] = set()
+    """Every token that ends a text: as the rows are trained, of the model's config, of its generation config."""
+    known = set(stop_ids(tokenizer))
     configs = (model.config.get_text_config(decoder=True), getattr(model, "generation_config", None))
-    for value in (tokenizer.eos_token_id, *(getattr(config, "eos_token_id", None) for config in configs)):
-        known.update(_ids(value))
+    for config in configs:
+        known.update(_ids(getattr(config, "eos_token_id", None)))
     return known
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Batch:
-    """Lines padded on the right. `depths` and `ends` are None where no line branches, so that plain causal attention is right."""
+    """Lines padded on the right. `depths` and `ends` are None where no line branches: causal attention is right."""
 
     input_ids: Tensor  # (B, T)
     depths: Tensor | None  # (B, T): the position in its own sequence
@@ -91,7 +92,7 @@ class ChoicePlan:
     def by_item(self, values: Sequence[float]) -> list[tuple[float, ...]]:
         """A value for each choice, grouped by item, in the order that the items were given."""
         firsts = self.first_choice
-        return [tuple(values[a:b]) for a, b in zip(firsts, firsts[1:], strict=False)]
+        return [tuple(values[a:b]) for a, b in pairwise(firsts)]
 
 
 def split_item(item: Item) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:

@@ -120,7 +120,7 @@ def check_forward(model: PreTrainedModel) -> None:
 
 
 class Forward:
-    """How one model gives logits at chosen positions, decided once: through its head (`direct`), or as its own forward does.
+    """How a model gives logits at chosen positions, decided once: through its head (`direct`), or by its own forward.
 
     Raises NotFinite where the model's numbers are not finite.
     """
