@@ -276,5 +276,3 @@ def main() -> None:
     app(prog_name="rankscope")
 
 
-if __name__ == "__main__":
-    sys.exit(main())

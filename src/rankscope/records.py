@@ -269,14 +269,13 @@ class RunStatus(Record):
 
 
 class StepRecord(Record):
-    """A line of train.jsonl. Loss is the mean over the batch's completion tokens."""
+    """A line of train.jsonl. Loss is the mean over the batch's completion tokens, before the update."""
 
     step: int
     loss_nats_per_token: float
     learning_rate: float
     gradient_norm: float
     completion_tokens: int
-    validation_loss_nats_per_token: float | None = None
 
 
 class SearchRecord(Record):

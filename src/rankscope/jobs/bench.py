@@ -69,13 +69,18 @@ class Bench:
     def base(self, model: str, *, own: bool = False) -> LoadedModel:
         """The frozen base, shared by all LoRA jobs of this process; `own`: a fresh one whose weights may change."""
         if own:
-            return self.load(self.spec(model))
+            return self._load(model)
         if model not in self._bases:
-            self._bases = {model: self.load(self.spec(model))}  # one base at a time: they may be large
+            self._bases = {model: self._load(model)}  # one base at a time: they may be large
         return self._bases[model]
 
-    def load(self, spec: ModelSpec) -> LoadedModel:
-        return load_model(spec, self.folder, self.plan.resolved.dtype, self.plan.resolved.device)
+    def fine_tuned(self, model: str, weights: Path) -> LoadedModel:
+        """A fully fine-tuned copy of the base, from the folder of its weights."""
+        return self._load(model, weights)
+
+    def _load(self, model: str, weights: Path | None = None) -> LoadedModel:
+        resolved = self.plan.resolved
+        return load_model(self.spec(model), self.folder, resolved.dtype, resolved.device, weights=weights)
 
     # ---- records ----
 

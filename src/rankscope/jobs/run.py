@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from rankscope.config.study import ModelSpec
 from rankscope.edges.execute import stop_requested
 from rankscope.evaluate.check import check_adapter
 from rankscope.evaluate.choices import NotFinite, choice_logprobs
@@ -158,8 +157,7 @@ def _probe(examples: Sequence[Example]) -> list[Item]:
 def _trained(here: Bench, run: PlannedRun, weights: Path) -> Iterator[LoadedModel]:
     """The run's trained model as saved, so that a resumed study scores the same bits as one that was never stopped."""
     if run.arm.method == "full":
-        spec = here.spec(run.model)
-        yield here.load(ModelSpec(id=str(weights.resolve()), trust_remote_code=spec.trust_remote_code))
+        yield here.fine_tuned(run.model, weights)
         return
     base = here.base(run.model)
     with load_adapter(base, run.arm, weights):

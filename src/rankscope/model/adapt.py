@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rankscope.config.study import Arm
-from rankscope.model.load import LoadedModel
+from rankscope.model.load import LoadedModel, no_progress_bars
 
 
 @dataclass
@@ -43,7 +43,8 @@ class Adapted:
             self.peft.save_pretrained(str(folder), safe_serialization=True)
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty template; an export writes a real card
         else:
-            self.model.save_pretrained(str(folder), safe_serialization=True)
+            with no_progress_bars():
+                self.model.save_pretrained(str(folder), safe_serialization=True)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
 
 from rankscope.assets import bundled_base_path
 from rankscope.config.problems import InputProblems, Problem
@@ -28,7 +31,18 @@ class LoadedModel:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    facts: ModelFacts
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """transformers shows a bar for every load and save; a study does hundreds."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def model_path(spec: ModelSpec, base: Path) -> str:
@@ -137,15 +151,21 @@ def _content_sha256(path: str, commit: str | None) -> str:
     return digest.hexdigest()
 
 
-def load_model(spec: ModelSpec, base: Path, dtype: Literal["float32", "bfloat16"], device: str) -> LoadedModel:
-    """The base model, held once in the compute dtype, frozen. Raises InputProblems where it cannot be loaded."""
-    path = model_path(spec, base)
+def load_model(
+    spec: ModelSpec, base: Path, dtype: Literal["float32", "bfloat16"], device: str, *, weights: Path | None = None
+) -> LoadedModel:
+    """The base model, held once in the compute dtype, frozen. Raises InputProblems where it cannot be loaded.
+
+    `weights` is a folder with a fully fine-tuned copy of it, which is loaded in its place.
+    """
+    path = str(weights) if weights is not None else model_path(spec, base)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=DTYPES[dtype], use_safetensors=True, attn_implementation="sdpa", **_options(spec)
-        )
+        with no_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=DTYPES[dtype], use_safetensors=True, attn_implementation="sdpa", **_options(spec)
+            )
     except (OSError, ValueError, KeyError) as error:
         raise _problem(spec, error) from error
     model = model.to(device).eval()
     model.requires_grad_(False)
-    return LoadedModel(model=model, tokenizer=load_tokenizer(spec, base), facts=inspect_model(spec, base))
+    return LoadedModel(model=model, tokenizer=load_tokenizer(spec, base))

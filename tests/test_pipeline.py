@@ -1,0 +1,154 @@
+"""A whole study at tiny scale: every file of the contract, and nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tiny_study import choice_rows, tiny_study, write_rows
+
+from rankscope.config.read import read_study
+from rankscope.edges.execute import InProcess
+from rankscope.edges.machine import look_at_machine
+from rankscope.edges.store import FolderStore
+from rankscope.pipeline import Outcome, plan_study, run_study
+from rankscope.records import Plan
+
+
+def run(study: Path, out: Path, overrides: list[str] | None = None, only: list[str] | None = None) -> Outcome:
+    return run_study(
+        read_study(study, overrides or []), study.parent, out, machine=look_at_machine(out, measure=False),
+        make_executor=lambda plan: InProcess(1), only=only or [],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The study file and the folder of the finished tiny study."""
+    folder = tmp_path_factory.mktemp("tiny-study")
+    study = tiny_study(folder / "input")
+    assert run(study, folder / "out") == Outcome()
+    return study, folder / "out"
+
+
+def plan_of(out: Path) -> Plan:
+    plan = FolderStore(out).read_plan()
+    assert plan is not None
+    return plan
+
+
+def test_every_file_of_the_contract_is_there(done: tuple[Path, Path]) -> None:
+    _, out = done
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and ".locks" not in path.parts}
+    expected = {"study.yaml", "plan.json", "verdict.json", "report.html", "base/predictions.parquet", "base/run.json"}
+    expected |= {f"tables/{name}.parquet" for name in ("scores", "forgetting", "flips", "cost", "matrix", "learning")}
+    for planned in plan_of(out).runs:
+        files = {"run.json", "status.json", "train.jsonl", "predictions.parquet"}
+        if planned.arm.method == "lora":
+            files |= {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
+        expected |= {f"runs/{planned.run_id}/{name}" for name in files}
+    assert expected <= names
+    assert not [name for name in names if "checkpoint" in name or "/." in name or name.endswith(".bin")]
+    assert not (out / "runs" / "model").exists(), "keep: full: none"
+
+
+def test_predictions_have_the_columns_that_the_documentation_lists(done: tuple[Path, Path]) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "records.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"[a-z0-9_]+", text))
+    _, out = done
+    for path in [out / "base" / "predictions.parquet", *(out / "tables").glob("*.parquet")]:
+        missing = set(pd.read_parquet(path).columns) - words
+        assert not missing, f"docs/records.md says nothing of {missing} in {path.name}"
+
+
+def test_every_item_is_scored_by_every_run(done: tuple[Path, Path]) -> None:
+    _, out = done
+    base = pd.read_parquet(out / "base" / "predictions.parquet")
+    assert base.groupby("suite").size().to_dict() == {"taught": 40, "other": 30, "sums": 6, "text": 2}
+    for planned in plan_of(out).runs:
+        found = pd.read_parquet(out / "runs" / planned.run_id / "predictions.parquet")
+        assert found[["suite", "item_id"]].equals(base[["suite", "item_id"]])
+    text = base[base["suite"] == "text"]
+    assert text["score"].isna().all()
+    assert (text["loss_nats"] / text["scored_tokens"]).between(2, 9).all(), "a random model: about ln(vocabulary)"
+    assert base[base["suite"] != "text"]["score"].isin([0.0, 1.0]).all()
+
+
+def test_run_records_say_where_numbers_come_from(done: tuple[Path, Path]) -> None:
+    _, out = done
+    record = json.loads((out / "runs" / plan_of(out).runs[0].run_id / "run.json").read_text())
+    assert {"commit", "versions", "machine", "model_sha256", "train_sha256", "suites_sha256"} <= set(record["provenance"])
+    assert record["learning_rate"] == 1e-3
+    assert record["settings"]["budget"]["batch_size"] == 8
+
+
+def test_a_second_call_does_nothing_again(done: tuple[Path, Path]) -> None:
+    study, out = done
+    before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()}
+    assert run(study, out) == Outcome()
+    assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()} == before
+
+
+def test_a_new_suite_is_scored_without_training_and_a_new_rank_is_one_run(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path / "input", seeds=[0], arms={"lora": {"ranks": [2], "learning_rate": 1e-2}})
+    run(study, tmp_path / "out")
+    (first,) = plan_of(tmp_path / "out").runs
+    trained = (tmp_path / "out" / "runs" / first.run_id / "train.jsonl").stat().st_mtime_ns
+    write_rows(tmp_path / "input" / "new.jsonl", choice_rows(5, "q", 9))
+    more = "suites.new={path: new.jsonl, domain: stones, kind: recall}"
+    run(study, tmp_path / "out", [more, "arms.lora.ranks=[2, 4]"])
+    runs = plan_of(tmp_path / "out").runs
+    assert [r.arm.rank for r in runs] == [2, 4]
+    assert runs[0].run_id == first.run_id
+    assert (tmp_path / "out" / "runs" / first.run_id / "train.jsonl").stat().st_mtime_ns == trained
+    found = pd.read_parquet(tmp_path / "out" / "runs" / first.run_id / "predictions.parquet")
+    assert (found["suite"] == "new").sum() == 5
+    assert len(found) == 40 + 30 + 6 + 2 + 5
+
+
+def test_an_automatic_rate_is_searched_once_and_used(tmp_path: Path) -> None:
+    arms = {"lora": {"ranks": [2], "learning_rate": "auto"}}
+    study = tiny_study(tmp_path / "input", seeds=[0], arms=arms)
+    assert run(study, tmp_path / "out") == Outcome()
+    out, plan = tmp_path / "out", plan_of(tmp_path / "out")
+    (search,) = plan.searches
+    record = FolderStore(out).read_search(search.search_id)
+    assert record is not None
+    assert search.seed not in [r.seed for r in plan.runs]
+    finished = [curve[-1] for curve in record.losses]
+    best = min((loss, rate) for loss, rate in zip(finished, record.rates, strict=True) if loss is not None)
+    assert record.chosen == best[1]
+    run_record = FolderStore(out).read_run(plan.runs[0].run_id)
+    assert run_record is not None
+    assert run_record.learning_rate == record.chosen
+    cost = pd.read_parquet(out / "tables" / "cost.parquet")
+    assert cost["search_seconds"].iloc[0] == pytest.approx(record.train_seconds)
+    assert not list(out.rglob("*checkpoint*"))
+    assert [p.name for p in (out / "searches" / search.search_id).glob("*.safetensors")] == []
+
+
+def test_a_diverged_arm_is_labelled_and_the_rest_goes_on(tmp_path: Path) -> None:
+    arms = {"full": {"learning_rate": 50.0}, "lora": {"ranks": [2], "learning_rate": 1e-2}}
+    study = tiny_study(tmp_path / "input", arms=arms, budget={"epochs": 6, "batch_size": 8, "max_sequence_tokens": 128})
+    assert run(study, tmp_path / "out") == Outcome(), "divergence is a result, not a failure"
+    store, plan = FolderStore(tmp_path / "out"), plan_of(tmp_path / "out")
+    states = {r.arm.label: store.read_status(r.run_id).state for r in plan.runs}  # type: ignore[union-attr]
+    assert states == {"full": "diverged", "lora-r2": "done"}
+    verdicts = store.read_verdicts()
+    assert verdicts is not None
+    assert {arm.label: arm.status for arm in verdicts.verdicts[0].arms}["full"] == "diverged"
+
+
+def test_only_does_one_run_and_leaves_the_verdict_to_report(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path / "input", seeds=[0])
+    out = tmp_path / "out"
+    plan = plan_study(read_study(study, []), study.parent, look_at_machine(out, measure=False), out)
+    wanted = plan.runs[1].run_id
+    run(study, out, only=[wanted])
+    store = FolderStore(out)
+    assert store.read_status(wanted).state == "done"  # type: ignore[union-attr]
+    assert store.read_status(plan.runs[0].run_id) is None
+    assert store.read_verdicts() is None

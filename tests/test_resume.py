@@ -1,0 +1,134 @@
+"""A study killed at any moment and run again gives the tables of one that was never killed, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tiny_study import tiny_study
+
+TIMED = ["train_seconds", "evaluate_seconds", "search_seconds", "peak_memory_bytes"]
+"""What a clock or the memory of a process says differs between any two runs."""
+
+ARMS = {
+    "full": {"learning_rate": 1e-3},
+    "lora": {"ranks": [2, 4], "learning_rate": 1e-2},
+    "lora-auto-r3": {"method": "lora", "ranks": [3], "learning_rate": "auto"},
+}
+
+
+def start(study: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "rankscope", "run", str(study), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, output + errors
+
+
+def tables(out: Path) -> dict[str, pd.DataFrame]:
+    frames = {path.stem: pd.read_parquet(path) for path in sorted((out / "tables").glob("*.parquet"))}
+    return {name: frame.drop(columns=TIMED, errors="ignore") for name, frame in frames.items()}
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, float]:
+    folder = tmp_path_factory.mktemp("resume")
+    budget = {"epochs": 20, "batch_size": 8, "max_sequence_tokens": 128}
+    # A checkpoint every 0.06 s: kills then land between, before and inside them.
+    study = tiny_study(folder / "input", arms=ARMS, budget=budget, checkpoint={"minutes": 0.001})
+    began = time.monotonic()
+    finish(start(study, folder / "out"))
+    return study, folder / "out", time.monotonic() - began
+
+
+def assert_same(found: Path, expected: Path) -> None:
+    ours, theirs = tables(found), tables(expected)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        pd.testing.assert_frame_equal(ours[name], theirs[name], check_exact=True, obj=name)
+    for path in expected.glob("runs/*/adapter/adapter_model.safetensors"):
+        assert (found / path.relative_to(expected)).read_bytes() == path.read_bytes()
+    leftovers = [p for p in found.rglob(".*") if p.name != ".locks" and ".locks" not in p.parts]
+    assert not leftovers
+    assert not list(found.rglob("checkpoint.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(4))
+def test_killed_and_run_again(never_killed: tuple[Path, Path, float], tmp_path: Path, moment: int) -> None:
+    study, expected, seconds = never_killed
+    out, dice, kills = tmp_path / "out", random.Random(moment), 0
+    for _ in range(3):
+        process = start(study, out)
+        time.sleep(seconds * (0.25 + 0.5 * dice.random()))
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.communicate()
+    assert kills, "the study ended before the first kill"
+    finish(start(study, out))
+    assert_same(out, expected)
+
+
+@pytest.mark.slow
+def test_a_polite_signal_stops_with_exit_1_and_resumes(never_killed: tuple[Path, Path, float], tmp_path: Path) -> None:
+    study, expected, seconds = never_killed
+    out = tmp_path / "out"
+    process = start(study, out)
+    time.sleep(0.6 * seconds)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert "To go on: rankscope run" in errors
+    finish(start(study, out))
+    assert_same(out, expected)
+
+
+@pytest.mark.slow
+def test_a_worker_killed_alone_costs_one_run(never_killed: tuple[Path, Path, float], tmp_path: Path) -> None:
+    """As the kernel does when memory is out: the study goes on, says which run failed, and a second call mends it."""
+    study, expected, seconds = never_killed
+    import psutil
+
+    out = tmp_path / "out"
+    process = start(study, out)
+    time.sleep(0.5 * seconds)
+    deadline = time.monotonic() + 60
+    victim = None
+    while victim is None and time.monotonic() < deadline and process.poll() is None:
+        children = psutil.Process(process.pid).children(recursive=True)
+        workers = [c for c in children if c.cpu_times().user > 0.2 and not c.children()]
+        victim = workers[0] if workers else None
+    assert victim is not None
+    victim.kill()
+    _, errors = process.communicate(timeout=300)
+    if process.returncode == 1:
+        assert "failed: its worker process ended by signal 9" in errors
+    finish(start(study, out))
+    assert_same(out, expected)
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_study_do_no_harm(never_killed: tuple[Path, Path, float], tmp_path: Path) -> None:
+    study, expected, _ = never_killed
+    out = tmp_path / "out"
+    first = start(study, out)
+    while not (out / "plan.json").exists():
+        time.sleep(0.05)
+    second = start(study, out)
+    _, errors = second.communicate(timeout=120)
+    assert second.returncode == 2
+    assert errors.strip().splitlines() == [f"{out}: another rankscope process (pid {first.pid}) is working on it"]
+    finish(first)
+    assert_same(out, expected)
+    shutil.rmtree(out)
