@@ -1,0 +1,226 @@
+"""Predictions and runs to tidy tables, one row per fact. Pure: frames in, frames out; docs/records.md lists columns.
+
+The predictions frame holds every run's items joined (the base as arm "base"), the suites frame one row per suite, the
+runs frame one row per planned run. Changes come from the same pairing and estimates as the verdict's: an item without
+a score in some compared run is left out of every arm, and nothing is imputed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rankscope.decide.measure import intervals
+from rankscope.decide.pairing import Pairing, SuiteScores, pair, relation, text_or_none
+from rankscope.decide.stats import estimate, gain_contrasts
+
+_CHANGES = ["n", "seeds", "base_accuracy", "accuracy", "change", "low", "high"]
+_ARM = ["model", "train_set", "arm", "method", "rank"]
+_SUITE = ["suite", "domain", "kind", "relation"]
+SCORES = [*_ARM, "seed", *_SUITE, "n", "accuracy", "loss_nats_per_token", "bits_per_byte"]
+FORGETTING = [*_ARM, *_SUITE, *_CHANGES]
+MATRIX = [*_ARM, "domain", "relation", "suites", *_CHANGES]
+KINDS = [*_ARM, "kind", "relation", "suites", *_CHANGES]
+FLIPS = ["model", "train_set", "arm", "suite", "item_id", "relation", "kind"]
+FLIPS += ["base_correct", "seeds_total", "seeds_lost", "seeds_won"]
+COST = ["run_id", *_ARM, "seed", "state", "reason", "trainable_parameters", "steps", "train_seconds"]
+COST += ["evaluate_seconds", "search_seconds", "peak_memory_bytes", "adapter_bytes"]
+
+
+def make_tables(
+    predictions: pd.DataFrame, suites: pd.DataFrame, runs: pd.DataFrame, *, confidence: float = 0.95
+) -> dict[str, pd.DataFrame]:
+    """Every table of the decide stage by name: scores, forgetting, matrix, kinds, flips, cost."""
+    paired = pairings(predictions, suites, runs)
+    return {
+        "scores": scores(predictions, suites, runs),
+        "forgetting": forgetting(paired, confidence),
+        "matrix": matrix(paired, confidence),
+        "kinds": kinds(paired, confidence),
+        "flips": flips(paired),
+        "cost": cost(runs),
+    }
+
+
+def pairings(predictions: pd.DataFrame, suites: pd.DataFrame, runs: pd.DataFrame) -> list[Pairing]:
+    """The compared arms of every base model and training set together, then each arm set aside that has done runs."""
+    made = []
+    for model, train_set in sorted(set(zip(runs["model"], runs["train_set"], strict=True))):
+        together = pair(predictions, suites, runs, model=model, train_set=train_set)
+        if together.labels:
+            made.append(together)
+        alone = [arm.label for arm in together.arms if arm.problem is not None and arm.seeds]
+        made += [pair(predictions, suites, runs, model=model, train_set=train_set, only=[label]) for label in alone]
+    return made
+
+
+def scores(predictions: pd.DataFrame, suites: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per run and suite, over the items scored in that run; the base stands once per training set.
+
+    accuracy is the mean score (NaN for text); loss_nats_per_token and bits_per_byte are summed over the suite before
+    dividing (NaN where nothing was scored so).
+    """
+    means = _run_means(predictions)
+    sets = runs[["model", "train_set", "train_domain"]].drop_duplicates(["model", "train_set"])
+    arms = runs[["model", "train_set", "arm", "method", "rank"]].drop_duplicates(["model", "train_set", "arm"])
+    base = means[means["arm"] == "base"].drop(columns="train_set").merge(sets[["model", "train_set"]], on="model")
+    base = base.assign(method="base", rank=math.nan)
+    trained = means[means["arm"] != "base"].merge(arms, on=["model", "train_set", "arm"])
+    frame = pd.concat([base.astype({"rank": "Int64"}), trained.astype({"rank": "Int64"})], ignore_index=True)
+    frame = frame.merge(suites[["suite", "domain", "kind"]], on="suite").merge(sets, on=["model", "train_set"])
+    domains = zip(frame["domain"], frame["train_domain"], strict=True)
+    frame["relation"] = [relation(text_or_none(suite), text_or_none(train)) for suite, train in domains]
+    frame = frame.astype({"seed": "Int64"})[SCORES]
+    return frame.sort_values(["model", "train_set", "arm", "seed", "suite"]).reset_index(drop=True)
+
+
+def _run_means(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Means by run and suite. Only texts with a loss and a size count towards nats per token and bits per byte."""
+    frame = predictions[["model", "train_set", "arm", "seed", "suite"]].copy()
+    for name in ("score", "loss_nats", "scored_tokens", "text_bytes"):
+        frame[name] = pd.to_numeric(predictions[name]).astype(float)
+    frame["has_loss"] = frame["loss_nats"].notna() & (frame["scored_tokens"] > 0)
+    frame["has_size"] = frame["has_loss"] & (frame["text_bytes"] > 0)
+    frame["text_loss"] = frame["loss_nats"].where(frame["has_loss"])
+    frame["tokens"] = frame["scored_tokens"].where(frame["has_loss"])
+    frame["sized_loss"] = frame["loss_nats"].where(frame["has_size"])
+    frame["bytes"] = frame["text_bytes"].where(frame["has_size"])
+    groups = frame.groupby(["model", "train_set", "arm", "seed", "suite"], dropna=False)
+    sums = groups[["text_loss", "tokens", "sized_loss", "bytes"]].sum(min_count=1)
+    result = pd.DataFrame(
+        {
+            "n": groups["score"].count().where(groups["score"].count() > 0, groups["has_loss"].sum()),
+            "accuracy": groups["score"].mean(),
+            "loss_nats_per_token": sums["text_loss"] / sums["tokens"],
+            "bits_per_byte": sums["sized_loss"] / math.log(2) / sums["bytes"],
+        }
+    )
+    return result.reset_index()
+
+
+# ---- tables of change -----------------------------------------------------------------------------------------------
+
+
+def forgetting(paired: Sequence[Pairing], confidence: float = 0.95) -> pd.DataFrame:
+    """One row per arm and suite (in-domain ones too, text not): accuracy minus the base's, below 0 is forgetting.
+
+    low and high are a two-sided interval at `confidence`, over items only where there is one seed.
+    """
+
+    def by_suite(suite: SuiteScores) -> dict[str, Any]:
+        return {"suite": suite.name, "domain": suite.domain, "kind": suite.kind, "relation": suite.relation}
+
+    return _changes(paired, FORGETTING, by_suite, confidence)
+
+
+def matrix(paired: Sequence[Pairing], confidence: float = 0.95) -> pd.DataFrame:
+    """One row per training set, arm and suite domain: the mean over the domain's suites, each with the same weight."""
+    return _changes(
+        paired, MATRIX, lambda suite: {"domain": suite.domain or "general", "relation": suite.relation}, confidence
+    )
+
+
+def kinds(paired: Sequence[Pairing], confidence: float = 0.95) -> pd.DataFrame:
+    """One row per arm, kind (recall or reasoning) and relation to the training set, suites with the same weight."""
+    return _changes(paired, KINDS, lambda suite: {"kind": suite.kind, "relation": suite.relation}, confidence)
+
+
+def _changes(
+    paired: Sequence[Pairing],
+    columns: list[str],
+    group_of: Callable[[SuiteScores], dict[str, Any]],
+    confidence: float,
+) -> pd.DataFrame:
+    made: list[dict[str, Any]] = []
+    for pairing in paired:
+        groups: dict[tuple[Any, ...], tuple[dict[str, Any], list[SuiteScores]]] = {}
+        for suite in pairing.suites:
+            group = group_of(suite)
+            groups.setdefault(tuple(group.values()), (group, []))[1].append(suite)
+        for group, members in groups.values():
+            made += _change_rows(pairing, group, members, confidence)
+    frame = pd.DataFrame(made, columns=columns).astype({"rank": "Int64"})
+    order = [name for name in columns if name not in ("method", "rank", *_CHANGES)]
+    return frame.sort_values(order).reset_index(drop=True)
+
+
+def _change_rows(
+    pairing: Pairing, group: dict[str, Any], members: list[SuiteScores], confidence: float
+) -> Iterator[dict[str, Any]]:
+    count = len(pairing.labels)
+    found = estimate([(suite.base, suite.scores) for suite in members], gain_contrasts(count))
+    for a, interval in enumerate(intervals(found, confidence, count)):
+        yield {
+            **_arm_columns(pairing, a),
+            **group,
+            "suites": len(members),
+            "n": sum(len(suite.item_ids) for suite in members),
+            "seeds": len(pairing.seeds),
+            "base_accuracy": float(np.mean([suite.base.mean() for suite in members])),
+            "accuracy": float(np.mean([suite.scores[a].mean() for suite in members])),
+            "change": interval.mean,
+            "low": math.nan if interval.low is None else interval.low,
+            "high": math.nan if interval.high is None else interval.high,
+        }
+
+
+def _arm_columns(pairing: Pairing, a: int) -> dict[str, Any]:
+    arm = pairing.facts(pairing.labels[a])
+    return {
+        "model": pairing.model,
+        "train_set": pairing.train_set,
+        "arm": arm.label,
+        "method": arm.method,
+        "rank": pd.NA if arm.rank is None else arm.rank,
+    }
+
+
+# ---- items and runs -------------------------------------------------------------------------------------------------
+
+
+def flips(paired: Sequence[Pairing]) -> pd.DataFrame:
+    """One row per arm and item: whether the base has it right, and how many of the arm's seeds lost it or won it.
+
+    Right is a score above 0.5. Items that never flip stand here too, so that shares can be taken of the table.
+    """
+    made = [
+        _flips_of(pairing, a, suite)
+        for pairing in paired
+        for a in range(len(pairing.labels))
+        for suite in pairing.suites
+    ]
+    if not made:
+        return pd.DataFrame(columns=FLIPS)
+    frame = pd.concat(made, ignore_index=True)[FLIPS]
+    return frame.sort_values(["model", "train_set", "arm", "suite", "item_id"]).reset_index(drop=True)
+
+
+def _flips_of(pairing: Pairing, a: int, suite: SuiteScores) -> pd.DataFrame:
+    right = suite.base > 0.5
+    seeds_right = (suite.scores[a] > 0.5).sum(axis=0)
+    seeds = len(pairing.seeds)
+    return pd.DataFrame(
+        {
+            "model": pairing.model,
+            "train_set": pairing.train_set,
+            "arm": pairing.labels[a],
+            "suite": suite.name,
+            "item_id": list(suite.item_ids),
+            "relation": suite.relation,
+            "kind": suite.kind,
+            "base_correct": right,
+            "seeds_total": seeds,
+            "seeds_lost": np.where(right, seeds - seeds_right, 0),
+            "seeds_won": np.where(right, 0, seeds_right),
+        }
+    )
+
+
+def cost(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per run: what it took, with the share of a learning-rate search that was made for its arm."""
+    frame = runs[COST].astype({"rank": "Int64", "seed": "Int64"})
+    return frame.sort_values(["model", "train_set", "arm", "seed"]).reset_index(drop=True)
