@@ -73,10 +73,14 @@ def rows_seen(row_count: int, epochs: float) -> list[int]:
 # ---- FLOPs ----------------------------------------------------------------------------------------------------------
 
 
-def _block_flops(facts: ModelFacts, length: float) -> float:
-    """One token forward through the blocks: 2P, and 2 L D n for attention (two products of 2 D n, half masked)."""
-    weights = sum(out * in_ for out, in_ in facts.linear_shapes.values())
-    return 2.0 * weights + 2.0 * facts.layer_count * facts.hidden_size * length
+def _weight_flops(facts: ModelFacts) -> float:
+    """One token forward through the blocks' matrices: 2P."""
+    return 2.0 * sum(out * in_ for out, in_ in facts.linear_shapes.values())
+
+
+def _attention_flops(facts: ModelFacts, length: float) -> float:
+    """One token forward through causal attention: 2 L D n, that is two products of 2 D n in each layer, half masked."""
+    return 2.0 * facts.layer_count * facts.hidden_size * length
 
 
 def _head_flops(facts: ModelFacts) -> float:
@@ -87,16 +91,18 @@ def _head_flops(facts: ModelFacts) -> float:
 def train_flops(arm: Arm, facts: ModelFacts, train: TrainFacts, budget: Budget) -> float:
     """FLOPs of a run's updates.
 
-    Per token, with f the forward of the blocks and h that of one position's logits: full fine-tuning 3f, and 3h at each
-    completion token (the backward is two products for each of the forward); LoRA 2f + 6p and 2h, since frozen weights
-    need the gradient of their input but none of their own. Softmax, norms and AdamW are left out.
+    Per token, with w the forward of the matrices, a of attention and h of one position's logits: full fine-tuning
+    3w + 3a, and 3h at each completion token (the backward is two products for each of the forward); LoRA 2w + 3a + 6p
+    and 2h, since frozen weights need the gradient of their input but none of their own. Softmax, norms and AdamW are
+    left out.
     """
     share = sum(rows_seen(train.row_count, budget.epochs)) / max(1, train.row_count)
     tokens, completions = train.token_count * share, train.completion_token_count * share
-    block = _block_flops(facts, train.token_count / max(1, train.row_count))
+    weights, attention = _weight_flops(facts), _attention_flops(facts, train.token_count / max(1, train.row_count))
     if arm.method == "full":
-        return 3 * block * tokens + 3 * _head_flops(facts) * completions
-    return (2 * block + 6.0 * trainable_parameters(arm, facts)) * tokens + 2 * _head_flops(facts) * completions
+        return 3 * (weights + attention) * tokens + 3 * _head_flops(facts) * completions
+    adapter = 6.0 * trainable_parameters(arm, facts)
+    return (2 * weights + 3 * attention + adapter) * tokens + 2 * _head_flops(facts) * completions
 
 
 def evaluate_flops(arm: Arm, facts: ModelFacts, suites: Sequence[SuiteFacts]) -> float:
@@ -107,7 +113,8 @@ def evaluate_flops(arm: Arm, facts: ModelFacts, suites: Sequence[SuiteFacts]) ->
     for suite in suites:
         generated = generated_tokens(suite)
         length = (suite.token_count + generated) / max(1, suite.item_count)
-        total += (_block_flops(facts, length) + adapter) * (suite.token_count + generated)
+        per_token = _weight_flops(facts) + _attention_flops(facts, length) + adapter
+        total += per_token * (suite.token_count + generated)
         total += _head_flops(facts) * (generated or suite.token_count)
     return total
 
