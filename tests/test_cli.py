@@ -140,7 +140,9 @@ def test_a_folder_that_is_no_study(command: str, tmp_path: Path) -> None:
 
 BAD_MODELS = {
     "no weights": lambda folder: (folder / "config.json").write_text('{"model_type": "llama"}'),
-    "pickled weights": lambda folder: [(folder / name).write_text("{}") for name in ("config.json", "pytorch_model.bin")],
+    "pickled weights": lambda folder: [
+        (folder / name).write_text("{}") for name in ("config.json", "pytorch_model.bin")
+    ],
     "no config": lambda folder: (folder / "x.txt").write_text(""),
     "broken config": lambda folder: [(folder / n).write_text("{") for n in ("config.json", "model.safetensors")],
     "unknown architecture": lambda folder: [

@@ -80,7 +80,9 @@ def test_every_item_is_scored_by_every_run(done: tuple[Path, Path]) -> None:
 def test_run_records_say_where_numbers_come_from(done: tuple[Path, Path]) -> None:
     _, out = done
     record = json.loads((out / "runs" / plan_of(out).runs[0].run_id / "run.json").read_text())
-    assert {"commit", "versions", "machine", "model_sha256", "train_sha256", "suites_sha256"} <= set(record["provenance"])
+    assert {"commit", "versions", "machine", "model_sha256", "train_sha256", "suites_sha256"} <= set(
+        record["provenance"]
+    )
     assert record["learning_rate"] == 1e-3
     assert record["settings"]["budget"]["batch_size"] == 8
 

@@ -40,7 +40,9 @@ def tiny_study(folder: Path, **changes: object) -> Path:
     write_rows(folder / "other.jsonl", choice_rows(30, "z", 1))
     sums = [{"id": f"s{i}", "question": f"{i} and 2?", "answer": str(i + 2)} for i in range(6)]
     write_rows(folder / "sums.jsonl", sums)
-    write_rows(folder / "text.jsonl", [{"id": "a", "text": "The oak is a tree."}, {"id": "b", "text": "So is the elm."}])
+    write_rows(
+        folder / "text.jsonl", [{"id": "a", "text": "The oak is a tree."}, {"id": "b", "text": "So is the elm."}]
+    )
     study = {
         "name": "tiny",
         "model": "model",

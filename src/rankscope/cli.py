@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from importlib import resources
@@ -274,5 +273,3 @@ def _print_verdict(folder: Path) -> None:
 def main() -> None:
     """Entry point of the `rankscope` command."""
     app(prog_name="rankscope")
-
-

@@ -173,7 +173,7 @@ def provenance_of(store: FolderStore, plan: Plan) -> dict[str, Any]:
 
 
 def warnings_of(store: FolderStore, plan: Plan) -> list[str]:
-    """What a reader must know: overlap and lengths, runs that ended badly, searches that chose the end of their grid."""
+    """What a reader must know: overlap, lengths, runs that ended badly, searches that chose the end of their grid."""
     found = list(plan.warnings)
     for train in plan.train_sets:
         found += train.warnings
@@ -183,13 +183,14 @@ def warnings_of(store: FolderStore, plan: Plan) -> list[str]:
     for run in plan.runs:
         status = store.read_status(run.run_id)
         if status is not None and status.state in ("failed", "diverged"):
-            found.append(f"{run.arm.label} on {run.train_set}, seed {run.seed}: {status.state}, {status.reason}")
+            name = f"{run.arm.label} on {run.train_set}, seed {run.seed}"
+            found.append(f"{name}: {status.state}, {status.reason}")
         if not run.fits:
             found.append(f"{run.arm.label} on {run.train_set} does not fit: {run.reason}")
     for search in searches_of(store, plan):
         if search.at_end_of_grid:
             arms = ", ".join(search.arms)
-            found.append(f"{arms}: the best rate, {search.chosen:g}, is the last of its grid; a better one may lie beyond")
+            found.append(f"{arms}: the best rate, {search.chosen:g}, ends its grid; a better one may lie beyond")
     return list(dict.fromkeys(found))
 
 

@@ -58,7 +58,7 @@ class Trainee:
             weight.grad = None
 
     def step(self, step: int) -> float:
-        """One update at the schedule's rate; the gradient norm before clipping. One that is not finite changes nothing."""
+        """One update at the schedule's rate; the gradient norm before clipping. If not finite, nothing changes."""
         norm = nn.utils.clip_grad_norm_(self._masters, self._settings.clip_norm, foreach=True).item()
         if math.isfinite(norm):
             self._adamw.param_groups[0]["lr"] = self.rate_at(step)
