@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from rankscope.config.plan import dtype_of
 from rankscope.config.resolved import read_resolved
 from rankscope.config.study import ModelSpec, Study
 from rankscope.data.prepare import Prepared, prepare
@@ -79,8 +80,8 @@ class Bench:
         return self._load(model, weights)
 
     def _load(self, model: str, weights: Path | None = None) -> LoadedModel:
-        resolved = self.plan.resolved
-        return load_model(self.spec(model), self.folder, resolved.dtype, resolved.device, weights=weights)
+        spec, resolved = self.spec(model), self.plan.resolved
+        return load_model(spec, self.folder, dtype_of(spec, resolved), resolved.device, weights=weights)
 
     # ---- records ----
 
@@ -104,7 +105,8 @@ class Bench:
 
     def write_run(self, run_id: str, model: str, run: PlannedRun | None, learning_rate: float | None) -> None:
         """run.json: settings as resolved, and where the numbers come from."""
-        train = next((t for t in self.plan.train_sets if run is not None and t.name == run.train_set), None)
+        wanted = (model, run.train_set) if run is not None else None
+        train = next((t for t in self.plan.train_sets if (t.model, t.name) == wanted), None)
         dump = self.study.model_dump(mode="json", by_alias=True)
         self.store.write_run(
             RunRecord(
@@ -122,7 +124,9 @@ class Bench:
                     machine=machine_line(),
                     model_sha256=self.facts(model).content_sha256,
                     train_sha256=train.content_sha256 if train is not None else None,
-                    suites_sha256={suite.name: suite.content_sha256 for suite in self.plan.suites},
+                    suites_sha256={
+                        suite.name: suite.content_sha256 for suite in self.plan.suites if suite.model == model
+                    },
                 ),
             )
         )
