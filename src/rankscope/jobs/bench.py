@@ -18,8 +18,8 @@ from rankscope.model.load import LoadedModel, load_model, load_tokenizer
 from rankscope.records import ModelFacts, Plan, PlannedRun, PlannedSearch, Provenance, RunRecord, RunStatus
 from rankscope.train.fit import FitResult, FitSettings
 
-EVALUATE_TOKEN_BUDGET = 8192
-"""Tokens in one scoring batch; fixed, since another batching may round differently."""
+EVALUATE_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""Tokens in one scoring batch, by device; fixed, since another batching may round differently."""
 
 _STATUS_SECONDS = 1.0
 
@@ -47,6 +47,10 @@ class Bench:
     def searches(self) -> dict[str, PlannedSearch]:
         return {search.search_id: search for search in self.plan.searches}
 
+    @property
+    def evaluate_tokens(self) -> int:
+        return EVALUATE_TOKENS[self.plan.resolved.device]
+
     def spec(self, model: str) -> ModelSpec:
         return next(spec for spec in self.study.models if spec.name == model)
 
@@ -64,7 +68,7 @@ class Bench:
         """The suite with its scoring batches, planned once for all runs of this process."""
         key = (model, suite)
         if key not in self._suite_plans:
-            self._suite_plans[key] = SuitePlan(self.prepared(model).suites[suite][0], EVALUATE_TOKEN_BUDGET)
+            self._suite_plans[key] = SuitePlan(self.prepared(model).suites[suite][0], self.evaluate_tokens)
         return self._suite_plans[key]
 
     def base(self, model: str, *, own: bool = False) -> LoadedModel:
