@@ -36,8 +36,8 @@ NOTHING = Interval(mean=None, low=None, high=None)
 
 
 def arm_labels(ranks: tuple[int, ...] = RANKS, extra: int = 0) -> list[tuple[str, int | None]]:
-    """(label, rank) by size; `extra` more arms of a second family."""
-    seconds = [(f"lora-attention-r{2 ** (i % 8)}-{i}", 2 ** (i % 8)) for i in range(extra)]
+    """(label, rank); `extra` more arms in further families of eight."""
+    seconds = [(f"lora-{('attention', 'mlp')[i // 8]}-r{2 ** (i % 8)}", 2 ** (i % 8)) for i in range(extra)]
     return [(f"lora-r{rank}", rank) for rank in ranks] + seconds + [("lora-r256", 256), ("full", None)]
 
 
@@ -252,7 +252,7 @@ def make_report(verdicts: list[Verdict] | None = None, **changes: Any) -> Report
         },
         "plan": None,
         "verdicts": VerdictFile(verdicts=verdicts, notes=["12 rows of medical are near items of medqa (13-grams)"]),
-        "tables": make_tables(verdicts),
+        "tables": make_tables(verdicts) if verdicts else {},
         "items": make_items(verdicts),
         "searches": [make_search(label) for label in ("lora-r1", "lora-r4", "lora-r16", "lora-r64", "full")],
         "provenance": {

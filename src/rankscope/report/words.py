@@ -176,7 +176,7 @@ def forgotten_sentence(arm: ArmVerdict) -> str:
     told = [f"{outcome.suite} {interval_points(outcome.change)}" for outcome in (sure or lost)[:5]]
     more = len(sure or lost) - len(told)
     where = "; ".join(told) + (f", and {more} more" if more > 0 else "")
-    overall = f"{arm.label} forgets {interval_points(arm.forgetting, sign=False)} over all"
+    overall = f"{arm.label} forgets {interval_points(arm.forgetting, sign=False)} overall"
     if sure:
         return f"{overall}. It surely lost on {where}."
     return f"{overall}. No single suite's loss is beyond the noise: {where}."
