@@ -27,8 +27,17 @@ class Prepared:
     suites: dict[str, tuple[Suite, SuiteFacts]]
 
 
-def prepare(study: Study, folder: Path, tokenizer: PreTrainedTokenizerBase, context_tokens: int) -> Prepared:
-    """Rows of every training set and suite; relative paths start at `folder`. Raises InputProblems, all at once."""
+def prepare(
+    study: Study,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    context_tokens: int,
+    system_prompt: str | None = None,
+) -> Prepared:
+    """Rows of every training set and suite; relative paths start at `folder`. Raises InputProblems, all at once.
+
+    `system_prompt` is the model's, of the study.
+    """
     problems: list[Problem] = []
 
     def gather(make: Callable[[], _T]) -> _T | None:
@@ -46,7 +55,7 @@ def prepare(study: Study, folder: Path, tokenizer: PreTrainedTokenizerBase, cont
 
     train_rows = load(dict(study.train), "train")
     suite_rows = load(dict(study.suites), "suites")
-    encoder = Encoder(tokenizer, context_tokens=context_tokens)
+    encoder = Encoder(tokenizer, context_tokens=context_tokens, system_prompt=system_prompt)
     suites = {
         name: built
         for name, rows in suite_rows.items()
