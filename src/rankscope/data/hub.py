@@ -15,7 +15,7 @@ import pyarrow
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import Source
 from rankscope.data.files import Record
-from rankscope.data.hub_errors import hub_problem
+from rankscope.data.hub_errors import HUB_ERRORS, hub_problem
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -48,7 +48,7 @@ def read_hub(source: Source, base: Path, name: str) -> HubRecords:
             builder = load_dataset_builder(path, source.config, revision=source.revision)
             builder.download_and_prepare()
             loaded = builder.as_dataset(split=source.split)
-    except (exceptions.DatasetsError, pyarrow.ArrowException, OSError, ValueError, RuntimeError, TypeError) as error:
+    except (*HUB_ERRORS, exceptions.DatasetsError, pyarrow.ArrowException, RuntimeError, TypeError) as error:
         problem = hub_problem(error, what="data set", hub_id=source.hub, place=name, revision=source.revision)
         raise problem from error
     rows = _one_split(loaded, source, name)

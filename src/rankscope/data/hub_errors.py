@@ -13,6 +13,10 @@ from rankscope.config.problems import InputProblems, Problem
 
 What = Literal["model", "data set"]
 
+HUB_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, ImportError, errors.HTTPError)
+"""What loading from the hub or a folder raises for what is not there, may not be read, or cannot be built. (The hub's
+own refusals are HTTPError or OSError; a package that is needed and missing is ImportError.)"""
+
 _NETWORK_MODULES = {"httpx", "httpx2", "httpcore", "requests", "urllib3"}
 _PARQUET = "`revision: refs/convert/parquet`, where the hub keeps such sets as Parquet"
 
