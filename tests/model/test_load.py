@@ -1,4 +1,5 @@
 """Loading a base model: what a study says of its chat, its token and its code, and what the hub refuses."""
+# ruff: noqa: E501 - a table of messages reads better so
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import httpx2
 import pytest
 from conftest import save_tiny_model
 from huggingface_hub import errors
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rankscope.config.problems import InputProblems
 from rankscope.config.study import ModelSpec
@@ -60,8 +61,8 @@ def test_a_refusal_is_one_line(
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", refuse)
+    for kind in (AutoConfig, AutoTokenizer, AutoModelForCausalLM):
+        monkeypatch.setattr(kind, "from_pretrained", refuse)
     monkeypatch.setenv("MY_TOKEN", "secret-of-mine")
     spec = ModelSpec(id="org/m", revision="v9", token_env="MY_TOKEN")
     line = line_of(spec, tmp_path)
