@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from conftest import save_tiny_model
+from tiny_models import save_tiny_model
 from huggingface_hub import errors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
