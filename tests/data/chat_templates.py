@@ -22,7 +22,8 @@ QWEN3 = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.role == 'assistant' %}{% set parts = m.content.split('</think>') %}"
     "{% if loop.last %}<think>\n{% if parts | length > 1 %}{{ parts[0].replace('<think>', '').strip() }}{% endif %}"
-    "{{ '\n</think>\n\n' }}{% endif %}{{ parts[-1].strip() }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{{ '\n</think>\n\n' }}{% endif %}{{ parts[-1].strip() }}"
+    "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )

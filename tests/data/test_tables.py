@@ -60,7 +60,11 @@ def test_cells_are_text_but_for_indices_and_lists(tmp_path: Path) -> None:
         ('question,answer\nq,"a', "rows.csv", "line 2: found no valid CSV"),
         ('question,answer\nq,"a"b\n', "rows.csv", "line 2: found no valid CSV"),
         ("question,answer\nq,\n", "rows.csv", 'line 2: answer: found ""'),
-        ("question,choices,answer_index\nq,x|y,0\n", "rows.csv", 'line 2: choices: found "x|y", expected a list of texts'),
+        (
+            "question,choices,answer_index\nq,x|y,0\n",
+            "rows.csv",
+            'line 2: choices: found "x|y", expected a list of texts',
+        ),
         ("question,choices,answer_index\nq,[x,0\n", "rows.csv", "line 2: choices: found "),
         (b"question,answer\nq,\xff\n", "rows.csv", "line 2: found byte 0xff, which is no UTF-8 text"),
         (b"PAR1 and no more", "rows.parquet", "rows.parquet: file: found no valid Parquet"),

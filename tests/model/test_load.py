@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tiny_models import save_tiny_model
 from huggingface_hub import errors
+from tiny_models import save_tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rankscope.config.problems import InputProblems
