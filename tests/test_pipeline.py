@@ -154,3 +154,15 @@ def test_only_does_one_run_and_leaves_the_verdict_to_report(tmp_path: Path) -> N
     assert store.read_status(wanted).state == "done"  # type: ignore[union-attr]
     assert store.read_status(plan.runs[0].run_id) is None
     assert store.read_verdicts() is None
+
+
+def test_of_full_checkpoints_the_best_or_all_may_stay(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path / "input", arms={"full": {"learning_rate": 1e-3}}, keep={"full": "all"})
+    out = tmp_path / "out"
+    run(study, out)
+    store, ids = FolderStore(out), [r.run_id for r in plan_of(out).runs]
+    assert all(store.model_folder(run_id).is_dir() for run_id in ids)
+    run(study, out, ["keep.full=best"])
+    losses = {run_id: store.read_status(run_id).validation_loss for run_id in ids}  # type: ignore[union-attr]
+    kept = [run_id for run_id in ids if store.model_folder(run_id).is_dir()]
+    assert kept == [min(ids, key=lambda run_id: losses[run_id] or 0.0)]

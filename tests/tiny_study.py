@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import yaml
-from conftest import save_tiny_model
+from tiny_models import save_tiny_model
 
 WORDS = ["oak", "elm", "ash", "fir", "yew", "bay"]
 

@@ -6,6 +6,7 @@ folder before the next begins, so a study that was stopped anywhere goes on from
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,8 @@ def run_study(
             executor.close()
         progress(plan)
         if not only and not outcome.stopped:
+            if study.keep.full == "best":
+                keep_best(store, plan)
             write_results(out)
     return outcome
 
@@ -110,6 +113,19 @@ def _execute(store: FolderStore, plan: Plan, executor: Executor, only: set[str],
     for outcome in executor.run([Job(train_and_score, folder, (r.run_id,)) for r in ready], idle):
         _keep(store, outcome, failed)
     return Outcome(failed=failed, stopped=stop_requested())
+
+
+def keep_best(store: FolderStore, plan: Plan) -> None:
+    """Of each arm's full checkpoints leave the one with the lowest validation loss."""
+    groups: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
+    for run in plan.runs:
+        status = store.read_status(run.run_id)
+        if run.arm.method == "full" and status is not None and status.validation_loss is not None:
+            key = (run.model, run.train_set, run.arm.label)
+            groups.setdefault(key, []).append((status.validation_loss, run.run_id))
+    for group in groups.values():
+        for _, run_id in sorted(group)[1:]:
+            shutil.rmtree(store.model_folder(run_id), ignore_errors=True)
 
 
 def _keep(store: FolderStore, outcome: JobOutcome, failed: dict[str, str]) -> None:

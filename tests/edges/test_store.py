@@ -17,7 +17,7 @@ from rankscope.records import RunStatus
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     store.write_frame(tmp_path / "a.parquet", pd.DataFrame({"x": [1]}))
-    with pytest.raises(Exception, match="unhashable|Could not convert|not recognize|convert"):
+    with pytest.raises(Exception, match="Could not convert"):
         store.write_frame(tmp_path / "a.parquet", pd.DataFrame({"x": [object()]}))
     assert store.read_frame(tmp_path / "a.parquet")["x"].tolist() == [1]  # type: ignore[index]
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]

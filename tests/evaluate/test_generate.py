@@ -48,6 +48,8 @@ def test_caches_grow_and_rows_leave(llama: PreTrainedModel) -> None:
     found = greedy(llama, given, max_new_tokens=90, eos_ids=EOS, token_budget=10_000)
     alone = [greedy(llama, [prompt], max_new_tokens=90, eos_ids=EOS, token_budget=1)[0] for prompt in given]
     assert found == alone
+    little = greedy(llama, given, max_new_tokens=90, eos_ids=EOS, token_budget=10_000, cache_bytes=300_000)
+    assert little == found
     assert max(map(len, found)) == 90
     assert min(map(len, found)) < 60
 

@@ -78,7 +78,7 @@ def padded(rows: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def plain_losses(folder: Path, arm: Arm, given: FitSettings, step_count: int) -> list[float]:
-    """PEFT and PyTorch, nothing of ours but the order of rows: padding, a mask, full logits, AdamW, transformers' schedule."""
+    """PEFT and PyTorch, nothing of ours but the order of rows: padding, full logits, AdamW, transformers' schedule."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if arm.method == "lora":
         torch.manual_seed(given.seed)

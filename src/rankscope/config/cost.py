@@ -25,14 +25,16 @@ BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
 RUNG_FRACTIONS = (0.25, 0.5, 1.0)
 """Where a rate search drops the worse half of its candidates, as shares of a run; `train/search.py` does it."""
 
-RUNTIME_BYTES = 500_000_000
-"""Interpreter, libraries and allocator of one worker (a CUDA context is about as large)."""
+RUNTIME_BYTES = {"cpu": 900_000_000, "cuda": 600_000_000}
+"""One worker besides its model: interpreter, libraries and compiled kernels; on CUDA the context (an assumption)."""
 
 EFFICIENCY = 0.5
 """Share of the measured speed of one large matrix product that a training step reaches: an assumption."""
 
-LAYER_STEP_SECONDS = {"cpu": 0.002, "cuda": 0.0015}
-"""What a training step costs per layer besides arithmetic (calls, small kernels); a forward alone takes a third."""
+LAYER_STEP_SECONDS = {"cpu": 0.011, "cuda": 0.0015}
+"""What a training step costs per layer besides arithmetic (calls, small kernels); a forward alone takes a third.
+
+On CPU as measured on the bundled base with batches of 16 rows; on CUDA an assumption."""
 
 GENERATED_SHARE = 0.25
 """Share of `max_new_tokens` that a generated answer is taken to have on average: an assumption."""
@@ -139,6 +141,7 @@ def memory_parts(
     dtype: Literal["float32", "bfloat16"],
     micro_batch_tokens: int,
     completion_share: float,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> dict[str, int]:
     """Bytes of a training process, by what they are for. Exact but for activations and logits, which are estimates.
 
@@ -157,7 +160,7 @@ def memory_parts(
         "gradients": (4 + size if has_masters else 4) * trained,
         "activations": micro_batch_tokens * features * size,
         "logits": math.ceil(micro_batch_tokens * completion_share) * facts.vocab_size * 3 * 4,
-        "runtime": RUNTIME_BYTES,
+        "runtime": RUNTIME_BYTES[device],
     }
 
 

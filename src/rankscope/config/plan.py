@@ -126,7 +126,7 @@ def _setting_runs(setting: _Setting) -> tuple[list[PlannedSearch], list[PlannedR
 def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> PlannedRun:
     study, facts, train, resolved = setting.study, setting.facts, setting.train, setting.resolved
     searching = search_arms(arm, entry)
-    parts = run_memory_parts(study, arm, facts, train, setting.dtype, resolved.micro_batch_tokens)
+    parts = run_memory_parts(study, arm, facts, train, setting.dtype, resolved)
     at_most, kept = disk_bytes(arm, facts, setting.dtype, setting.suites, keep_full=study.keep.full != "none")
     training, scoring = train_flops(arm, facts, train, study.budget), evaluate_flops(arm, facts, setting.suites)
     steps = step_count(train.row_count, study.budget)

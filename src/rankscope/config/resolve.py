@@ -66,8 +66,9 @@ def resolve(
 
     def fitting(tokens: int) -> list[int]:
         """What each arm needs that fits."""
+        trial = start.model_copy(update={"micro_batch_tokens": tokens})
         needs = [
-            sum(run_memory_parts(study, arm, facts, train, dtype_of(specs[facts.name], start), tokens).values())
+            sum(run_memory_parts(study, arm, facts, train, dtype_of(specs[facts.name], trial), trial).values())
             for facts in models
             for train in train_sets[facts.name]
             for arm in arms
@@ -91,7 +92,7 @@ def resolve(
 
 
 def run_memory_parts(
-    study: Study, arm: Arm, facts: ModelFacts, train: TrainFacts, dtype: Dtype, micro_batch_tokens: int
+    study: Study, arm: Arm, facts: ModelFacts, train: TrainFacts, dtype: Dtype, resolved: Resolved
 ) -> dict[str, int]:
     """`memory_parts` for the micro-batches that this run has: never more than a batch, never less than its longest row.
 
@@ -101,5 +102,5 @@ def run_memory_parts(
     mean = train.token_count / max(1, train.row_count)
     batch = math.ceil(study.budget.batch_size * min(longest, 1.5 * mean))
     share = train.completion_token_count / max(1, train.token_count)
-    tokens = max(min(micro_batch_tokens, batch), min(longest, batch))
-    return memory_parts(arm, facts, dtype, tokens, share)
+    tokens = max(min(resolved.micro_batch_tokens, batch), min(longest, batch))
+    return memory_parts(arm, facts, dtype, tokens, share, resolved.device)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 SPARE_TOKENS = 64
+CPU_CACHE_BYTES = 1 << 30
 
 
 class ReservedLayer(DynamicLayer):
@@ -52,7 +54,7 @@ class ReservedLayer(DynamicLayer):
         if self._buffers is None:
             return
         count = self.get_seq_length()
-        keys, values = self._buffers[0][indices], self._buffers[1][indices]
+        keys, values = (buffer.index_select(0, indices) for buffer in self._buffers)
         self._buffers = (keys, values)
         self.keys, self.values = keys[:, :, :count], values[:, :, :count]
 
@@ -64,3 +66,20 @@ def plain_cache(model: PreTrainedModel) -> DynamicCache | None:
         return None
     cache.layers = [ReservedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def bytes_per_token(model: PreTrainedModel) -> int:
+    """Keys and values of one token in all layers."""
+    config = model.config.get_text_config(decoder=True)
+    heads: int = config.num_attention_heads
+    key_heads: int = getattr(config, "num_key_value_heads", None) or heads
+    head_size: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return 2 * int(config.num_hidden_layers) * key_heads * head_size * model.dtype.itemsize
+
+
+def cache_bytes_of(model: PreTrainedModel) -> int:
+    """What the cache may take: 1 GiB of main memory, or a quarter of what is free on a CUDA device."""
+    if model.device.type != "cuda":
+        return CPU_CACHE_BYTES
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return int(free) // 4

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 
-from rankscope.evaluate.cache import plain_cache
+from rankscope.evaluate.cache import bytes_per_token, cache_bytes_of, plain_cache
 from rankscope.model.forward import Forward, NotFinite, evaluating, forward_of
 
 STOP_WINDOW_TOKENS = 24
@@ -62,19 +62,21 @@ def greedy(
     token_budget: int,
     stop: StopStrings | None = None,
     context_tokens: int | None = None,
+    cache_bytes: int | None = None,
 ) -> list[list[int]]:
     """The most likely token, again and again, after each prompt: new token ids in the order of `prompts`.
 
     A row ends before a token of `eos_ids` (which is not returned), after the token that completes a stop string, after
     `max_new_tokens`, or at the end of the context (`context_tokens`, by default the config's position limit). Prompts
-    of like length share a batch, padded on the left: at most `token_budget` tokens of prompts, and four times that with
-    what is generated (one row at least). A model that keeps anything but keys and values is run by its own `generate`.
+    of like length share a batch, padded on the left: at most 4 * `token_budget` tokens of prompts (no logits are made
+    of them) with at most `cache_bytes` of keys and values (by default `cache_bytes_of`), and one row at least. A model
+    that keeps anything but keys and values is run by its own `generate`.
 
     Raises NotFinite where logits are not finite, and ValueError for an empty prompt.
     """
     if not all(prompts):
         raise ValueError("an empty prompt cannot be continued")
-    limit = context_tokens or getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    limit = context_tokens or _setting(model, "max_position_embeddings")
     room = [max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt)) for prompt in prompts]
     rows = [_Row(prompt, space) for prompt, space in zip(prompts, room, strict=True)]
     ending = _Ending(frozenset(eos_ids), stop)
@@ -85,12 +87,18 @@ def greedy(
                 _own_generate(model, row, ending)
             return [row.tokens for row in rows]
         forward = forward_of(model)
+        cached_tokens = (cache_bytes or cache_bytes_of(model)) // bytes_per_token(model)
         while order:
             longest = len(order[0].prompt)
-            size = min(token_budget // longest, 4 * token_budget // (longest + max_new_tokens))
-            batch, order = order[: max(1, size)], order[max(1, size) :]
+            size = max(1, min(4 * token_budget // longest, cached_tokens // (longest + max_new_tokens)))
+            batch, order = order[:size], order[size:]
             _decode(forward, batch, ending)
     return [row.tokens for row in rows]
+
+
+def _setting(model: PreTrainedModel, name: str) -> int | None:
+    value = getattr(model.config.get_text_config(decoder=True), name, None)
+    return value if isinstance(value, int) else None
 
 
 @dataclass(eq=False)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from rankscope.config.plan import dtype_of
 from rankscope.config.resolved import read_resolved
 from rankscope.config.study import ModelSpec, Study
 from rankscope.data.prepare import Prepared, prepare
@@ -17,8 +18,8 @@ from rankscope.model.load import LoadedModel, load_model, load_tokenizer
 from rankscope.records import ModelFacts, Plan, PlannedRun, PlannedSearch, Provenance, RunRecord, RunStatus
 from rankscope.train.fit import FitResult, FitSettings
 
-EVALUATE_TOKEN_BUDGET = 8192
-"""Tokens in one scoring batch; fixed, since another batching may round differently."""
+EVALUATE_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""Tokens in one scoring batch, by device; fixed, since another batching may round differently."""
 
 _STATUS_SECONDS = 1.0
 
@@ -46,6 +47,10 @@ class Bench:
     def searches(self) -> dict[str, PlannedSearch]:
         return {search.search_id: search for search in self.plan.searches}
 
+    @property
+    def evaluate_tokens(self) -> int:
+        return EVALUATE_TOKENS[self.plan.resolved.device]
+
     def spec(self, model: str) -> ModelSpec:
         return next(spec for spec in self.study.models if spec.name == model)
 
@@ -63,7 +68,7 @@ class Bench:
         """The suite with its scoring batches, planned once for all runs of this process."""
         key = (model, suite)
         if key not in self._suite_plans:
-            self._suite_plans[key] = SuitePlan(self.prepared(model).suites[suite][0], EVALUATE_TOKEN_BUDGET)
+            self._suite_plans[key] = SuitePlan(self.prepared(model).suites[suite][0], self.evaluate_tokens)
         return self._suite_plans[key]
 
     def base(self, model: str, *, own: bool = False) -> LoadedModel:
@@ -79,8 +84,8 @@ class Bench:
         return self._load(model, weights)
 
     def _load(self, model: str, weights: Path | None = None) -> LoadedModel:
-        resolved = self.plan.resolved
-        return load_model(self.spec(model), self.folder, resolved.dtype, resolved.device, weights=weights)
+        spec, resolved = self.spec(model), self.plan.resolved
+        return load_model(spec, self.folder, dtype_of(spec, resolved), resolved.device, weights=weights)
 
     # ---- records ----
 
@@ -104,7 +109,8 @@ class Bench:
 
     def write_run(self, run_id: str, model: str, run: PlannedRun | None, learning_rate: float | None) -> None:
         """run.json: settings as resolved, and where the numbers come from."""
-        train = next((t for t in self.plan.train_sets if run is not None and t.name == run.train_set), None)
+        wanted = (model, run.train_set) if run is not None else None
+        train = next((t for t in self.plan.train_sets if (t.model, t.name) == wanted), None)
         dump = self.study.model_dump(mode="json", by_alias=True)
         self.store.write_run(
             RunRecord(
@@ -122,7 +128,9 @@ class Bench:
                     machine=machine_line(),
                     model_sha256=self.facts(model).content_sha256,
                     train_sha256=train.content_sha256 if train is not None else None,
-                    suites_sha256={suite.name: suite.content_sha256 for suite in self.plan.suites},
+                    suites_sha256={
+                        suite.name: suite.content_sha256 for suite in self.plan.suites if suite.model == model
+                    },
                 ),
             )
         )

@@ -16,7 +16,7 @@ from rankscope.edges.execute import stop_requested
 from rankscope.evaluate.check import check_adapter
 from rankscope.evaluate.choices import NotFinite, choice_logprobs
 from rankscope.evaluate.suites import score_suite
-from rankscope.jobs.bench import EVALUATE_TOKEN_BUDGET, Bench, StatusWriter, bench
+from rankscope.jobs.bench import Bench, StatusWriter, bench
 from rankscope.model.adapt import adapt, load_adapter
 from rankscope.model.load import LoadedModel
 from rankscope.records import Example, Item, PlannedRun, Prediction, RunStatus
@@ -107,7 +107,7 @@ def _train(here: Bench, run: PlannedRun, rate: float, weights: Path) -> RunStatu
     data = here.prepared(run.model).training[run.train_set]
     base = here.base(run.model, own=run.arm.method == "full")
     probe = _probe(data.validation)
-    base_logprobs = choice_logprobs(base.model, probe, token_budget=EVALUATE_TOKEN_BUDGET)
+    base_logprobs = choice_logprobs(base.model, probe, token_budget=here.evaluate_tokens)
     with adapt(base, run.arm, run.seed) as adapted:
         status = RunStatus(
             run_id=run.run_id, state="running", steps_total=run.step_count,
@@ -124,7 +124,7 @@ def _train(here: Bench, run: PlannedRun, rate: float, weights: Path) -> RunStatu
             loss = validation_loss(adapted, data.validation, here.plan.resolved.micro_batch_tokens)
             status = status.model_copy(update={"validation_loss": loss})
             if adapted.peft is not None:
-                check_adapter(adapted.model, adapted.off, probe, base_logprobs, token_budget=EVALUATE_TOKEN_BUDGET)
+                check_adapter(adapted.model, adapted.off, probe, base_logprobs, token_budget=here.evaluate_tokens)
             here.write_status(status)
             here.store.write_folder(weights, adapted.save)
     here.write_status(status)
@@ -177,7 +177,7 @@ def _score(here: Bench, model: LoadedModel, name: str, status: RunStatus) -> Run
     try:
         for suite in missing:
             predictions += score_suite(
-                model.model, model.tokenizer, here.plan_of(name, suite), token_budget=EVALUATE_TOKEN_BUDGET
+                model.model, model.tokenizer, here.plan_of(name, suite), token_budget=here.evaluate_tokens
             )
             peak = max(peak, memory_in_use_bytes())
     except NotFinite as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -60,7 +61,9 @@ def adapt(base: LoadedModel, arm: Arm, seed: int) -> Iterator[Adapted]:
         return
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        peft = get_peft_model(base.model, lora_config(arm), autocast_adapter_dtype=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that it will drop
+            peft = get_peft_model(base.model, lora_config(arm), autocast_adapter_dtype=False)
     try:
         yield _adapted(arm, base, peft)
     finally:
