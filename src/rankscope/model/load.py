@@ -193,7 +193,7 @@ def load_model(
         _config(spec, path, device)
         with no_progress_bars():
             model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=DTYPES[dtype], use_safetensors=True, attn_implementation="sdpa", **_options(spec)
+                path, dtype=DTYPES[dtype], use_safetensors=True, **_options(spec)
             )
     except (OSError, ValueError, KeyError) as error:
         raise _problem(spec, error) from error
