@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-METHODS_SHOWN = (
-    "full, lora, rslora, dora, pissa, ia3, prompt-tuning, prefix-tuning, adapters, ln-tuning, full-frozen-embeddings or last-k-layers"
-)
+METHODS_SHOWN = "full, lora, rslora, dora, pissa, ia3, prompt-tuning, prefix-tuning, adapters, ln-tuning, full-frozen-embeddings or last-k-layers"
 
 FILES = [
     (b"", "study.yaml: found an empty file, expected a study file in YAML"),
@@ -166,10 +164,7 @@ LATER = [
     ("seeds:", "track: [mlflow]\nseeds:", "experiment tracking"),
     ("seeds:", "optimizer: adamw_8bit\nseeds:", "the optimizer adamw_8bit"),
     ("seeds:", "optimizer: {name: adamw_8bit, clip_norm: 1}\nseeds:", "the optimizer adamw_8bit"),
-    *[
-        ("full: {", f"x: {{method: {method}, ", f"the method {method}")
-        for method in ("qlora", "adalora")
-    ],
+    *[("full: {", f"x: {{method: {method}, ", f"the method {method}") for method in ("qlora", "adalora")],
     ("full: {", "adalora: {ranks: [8], ", "the method adalora"),
 ]
 """A text in the small study, what it is changed to, and what the one line names."""

@@ -27,7 +27,7 @@ from rankscope.assets import bundled_base_path
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import ModelSpec
 from rankscope.model.parts import blocks, key_value_width, norms, vocabulary_parameters
-from rankscope.model.refuse import refuse_config, refuse_unknown, refuse_vocabulary
+from rankscope.model.refuse import refuse_config, refuse_missing, refuse_unknown, refuse_vocabulary
 from rankscope.records import ModelFacts
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -101,7 +101,8 @@ def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
         expected = "a tokenizer with an end-of-sequence token"
         raise InputProblems([Problem(spec.id, "tokenizer", "no EOS token", expected)])
     try:
-        refuse_vocabulary(spec, tokenizer, AutoConfig.from_pretrained(path, **_options(spec)).get_text_config().vocab_size)
+        config = AutoConfig.from_pretrained(path, **_options(spec)).get_text_config()
+        refuse_vocabulary(spec, tokenizer, config.vocab_size)
     except (OSError, ValueError, KeyError) as error:
         raise _problem(spec, error) from error
     return tokenizer
@@ -192,11 +193,12 @@ def load_model(
     try:
         _config(spec, path, device)
         with no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=DTYPES[dtype], use_safetensors=True, **_options(spec)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                path, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **_options(spec)
             )
     except (OSError, ValueError, KeyError) as error:
         raise _problem(spec, error) from error
+    refuse_missing(spec, info["missing_keys"])
     model = model.to(device).eval()
     model.requires_grad_(False)
     return LoadedModel(model=model, tokenizer=load_tokenizer(spec, base))
