@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from transformers.utils import logging
 from rankscope.assets import bundled_base_path
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import ModelSpec
+from rankscope.data.hub_errors import HUB_ERRORS, hub_problem, token_of
 from rankscope.model.parts import blocks, key_value_width, norms, vocabulary_parameters
 from rankscope.model.refuse import refuse_config, refuse_missing, refuse_unknown, refuse_vocabulary
 from rankscope.records import ModelFacts
@@ -80,22 +80,26 @@ def _options(spec: ModelSpec) -> dict[str, Any]:
     options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
     if spec.revision is not None:
         options["revision"] = spec.revision
-    if spec.token_env is not None:
-        options["token"] = os.environ.get(spec.token_env)
+    token = token_of(spec.token_env, spec.id)
+    if token is not None:
+        options["token"] = token
     return options
 
 
 def _problem(spec: ModelSpec, error: Exception) -> InputProblems:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return InputProblems([Problem(spec.id, "model", first[:300], "a model folder, or a hub id that can be reached")])
+    token = spec.token_env or "HF_TOKEN (or the variable that `token_env` names)"
+    return hub_problem(error, what="model", hub_id=spec.id, place="model", revision=spec.revision, token=token)
 
 
 def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer. Raises InputProblems where there is none, or none with an end-of-sequence token."""
+    """The model's own tokenizer, without its chat template where the study says `chat: never`.
+
+    Raises InputProblems where there is none, or none with an end-of-sequence token.
+    """
     path = model_path(spec, base)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **_options(spec))
-    except (OSError, ValueError, KeyError) as error:
+    except HUB_ERRORS as error:
         raise _problem(spec, error) from error
     if tokenizer.eos_token_id is None:
         expected = "a tokenizer with an end-of-sequence token"
@@ -103,8 +107,10 @@ def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
     try:
         config = AutoConfig.from_pretrained(path, **_options(spec)).get_text_config()
         refuse_vocabulary(spec, tokenizer, config.vocab_size)
-    except (OSError, ValueError, KeyError) as error:
+    except HUB_ERRORS as error:
         raise _problem(spec, error) from error
+    if spec.chat == "never":
+        tokenizer.chat_template = None
     return tokenizer
 
 
@@ -128,7 +134,7 @@ def inspect_model(spec: ModelSpec, base: Path, *, device: str | None = None) -> 
         config = _config(spec, path, device)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except HUB_ERRORS as error:
         raise _problem(spec, error) from error
     text = config.get_text_config()
     return ModelFacts(
@@ -145,10 +151,17 @@ def inspect_model(spec: ModelSpec, base: Path, *, device: str | None = None) -> 
         tied_embeddings=bool(text.tie_word_embeddings),
         linear_shapes=linear_shapes(model),
         norm_parameters={name: sum(p.numel() for p in norm.parameters()) for name, norm in norms(model).items()},
-        block_parameters=[sum(p.numel() for p in block.parameters()) for block in blocks(model)],
+        block_parameters=_block_parameters(model),
         vocabulary_parameters=sum(p.numel() for p in vocabulary_parameters(model)),
         key_value_width=key_value_width(model),
     )
+
+
+def _block_parameters(model: PreTrainedModel) -> list[int]:
+    try:
+        return [sum(p.numel() for p in block.parameters()) for block in blocks(model)]
+    except LookupError:
+        return []  # a decoder of another make: the methods that need its blocks are refused
 
 
 def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -196,7 +209,7 @@ def load_model(
             model, info = AutoModelForCausalLM.from_pretrained(
                 path, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **_options(spec)
             )
-    except (OSError, ValueError, KeyError) as error:
+    except HUB_ERRORS as error:
         raise _problem(spec, error) from error
     refuse_missing(spec, info["missing_keys"])
     model = model.to(device).eval()
