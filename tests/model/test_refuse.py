@@ -41,20 +41,17 @@ def refused(folder: Path, **arguments: Any) -> str:
 
 def test_an_unknown_architecture(folder: Path) -> None:
     change_config(folder, model_type="starling")
-    expected = (
-        f"found the unknown architecture starling, expected one that transformers {transformers.__version__} knows"
-    )
-    assert refused(folder) == f"MODEL: model: {expected}"
+    assert "found the architecture starling, which this version of transformers does not know" in refused(folder)
 
 
 def test_an_architecture_that_brings_its_own_code(folder: Path) -> None:
     change_config(folder, model_type="starling", auto_map={"AutoConfig": "x.Config"})
-    assert "starling, which brings its own code, expected `trust_remote_code: true`" in refused(folder)
+    assert "needs code of its own" in refused(folder)
 
 
 def test_no_architecture(folder: Path) -> None:
     (folder / "config.json").write_text("{}")
-    assert "found no architecture (`model_type`)" in refused(folder)
+    assert "Should have a `model_type` key in its config.json" in refused(folder)
 
 
 @pytest.mark.parametrize(

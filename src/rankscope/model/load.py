@@ -15,7 +15,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -27,7 +26,7 @@ from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import ModelSpec
 from rankscope.data.hub_errors import HUB_ERRORS, hub_problem, token_of
 from rankscope.model.parts import blocks, key_value_width, norms, vocabulary_parameters
-from rankscope.model.refuse import refuse_config, refuse_missing, refuse_unknown, refuse_vocabulary
+from rankscope.model.refuse import refuse_config, refuse_missing, refuse_vocabulary
 from rankscope.records import ModelFacts
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -116,10 +115,7 @@ def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
 
 def _config(spec: ModelSpec, path: str, device: str | None) -> Any:
     """The model's configuration. Raises InputProblems where its architecture cannot be used."""
-    options = _options(spec)
-    settings, _ = PretrainedConfig.get_config_dict(path, **options)
-    refuse_unknown(spec, settings)
-    config = AutoConfig.from_pretrained(path, **options)
+    config = AutoConfig.from_pretrained(path, **_options(spec))
     refuse_config(spec, config, device)
     return config
 
