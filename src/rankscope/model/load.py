@@ -19,6 +19,7 @@ from transformers.utils import logging
 from rankscope.assets import bundled_base_path
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import ModelSpec
+from rankscope.model.quantize import nf4_config
 from rankscope.records import ModelFacts
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -117,6 +118,8 @@ def inspect_model(spec: ModelSpec, base: Path) -> ModelFacts:
         context_tokens=int(getattr(text, "max_position_embeddings", 0) or 2048),
         tied_embeddings=bool(text.tie_word_embeddings),
         linear_shapes=linear_shapes(model),
+        quantization=spec.quantization,
+        checkpointing=bool(model.supports_gradient_checkpointing),
     )
 
 
@@ -154,18 +157,24 @@ def _content_sha256(path: str, commit: str | None) -> str:
 def load_model(
     spec: ModelSpec, base: Path, dtype: Literal["float32", "bfloat16"], device: str, *, weights: Path | None = None
 ) -> LoadedModel:
-    """The base model, held once in the compute dtype, frozen. Raises InputProblems where it cannot be loaded.
+    """The base model, held once in the compute dtype or as the spec quantizes it, frozen.
 
-    `weights` is a folder with a fully fine-tuned copy of it, which is loaded in its place.
+    `weights` is a folder with a fully fine-tuned copy of it, which is loaded in its place. Raises InputProblems where
+    it cannot be loaded.
     """
     path = str(weights) if weights is not None else model_path(spec, base)
+    options = _options(spec)
+    if spec.quantization is not None:
+        options |= {"quantization_config": nf4_config(DTYPES[dtype]), "device_map": {"": device}}
     try:
         with no_progress_bars():
             model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=DTYPES[dtype], use_safetensors=True, attn_implementation="sdpa", **_options(spec)
+                path, dtype=DTYPES[dtype], use_safetensors=True, attn_implementation="sdpa", **options
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise _problem(spec, error) from error
-    model = model.to(device).eval()
+    if spec.quantization is None:  # else it was put there while it was quantized
+        model = model.to(device)
+    model = model.eval()
     model.requires_grad_(False)
     return LoadedModel(model=model, tokenizer=load_tokenizer(spec, base))
