@@ -39,10 +39,11 @@ def plan_study(study: Study, folder: Path, machine: MachineFacts, out: Path) -> 
     `folder` is what relative paths in the study are relative to; `out` the study's folder, whose earlier plan decides
     what must stay as it was (dtype, workers, micro-batches).
     """
-    models = [inspect_model(spec, folder) for spec in study.models]
+    models = [inspect_model(spec, folder, device=machine.device) for spec in study.models]
     prepared: dict[str, Prepared] = {}
     for spec, facts in zip(study.models, models, strict=True):
-        prepared[spec.name] = prepare(study, folder, load_tokenizer(spec, folder), facts.context_tokens)
+        room = facts.context_tokens - study.virtual_tokens
+        prepared[spec.name] = prepare(study, folder, load_tokenizer(spec, folder), room)
     previous = FolderStore(out).read_plan()
     return make_plan(
         study,
@@ -120,7 +121,7 @@ def keep_best(store: FolderStore, plan: Plan) -> None:
     groups: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
     for run in plan.runs:
         status = store.read_status(run.run_id)
-        if run.arm.method == "full" and status is not None and status.validation_loss is not None:
+        if run.arm.traits.whole and status is not None and status.validation_loss is not None:
             key = (run.model, run.train_set, run.arm.label)
             groups.setdefault(key, []).append((status.validation_loss, run.run_id))
     for group in groups.values():

@@ -60,7 +60,7 @@ class Bench:
     def prepared(self, model: str) -> Prepared:
         if model not in self._prepared:
             tokenizer = load_tokenizer(self.spec(model), self.folder)
-            context_tokens = self.facts(model).context_tokens
+            context_tokens = self.facts(model).context_tokens - self.study.virtual_tokens
             self._prepared[model] = prepare(self.study, self.folder, tokenizer, context_tokens)
         return self._prepared[model]
 

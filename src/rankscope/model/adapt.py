@@ -1,98 +1,271 @@
-"""From a frozen base to an arm: the only file that tells full fine-tuning from LoRA."""
+"""From a frozen base to an arm: the only file that tells full fine-tuning from LoRA from the rest."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    IA3Config,
+    LNTuningConfig,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    PromptTuningInit,
+    get_peft_model,
+)
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from rankscope.config.parameters import ia3_modules
+from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import Arm
-from rankscope.model.load import LoadedModel, no_progress_bars
+from rankscope.model.bottleneck import Bottlenecks, load_bottlenecks
+from rankscope.model.load import LoadedModel, linear_shapes, no_progress_bars
+from rankscope.model.parts import blocks, norms, vocabulary_parameters
+from rankscope.model.pissa import freeze_start, make_pissa, save_pissa
+from rankscope.model.prompted import VirtualTokens, drawn_prefix
+from rankscope.model.ragged import TokenPath, padded_path, token_path_of
 
 
 @dataclass
 class Adapted:
     """A base with an arm's trainable parameters in place.
 
-    `model` is the inner transformers model, whose modules carry the adapter; `peft` wraps it for LoRA, None for full.
+    `model` is the inner transformers model, whose modules carry the adapter: whatever runs it runs the arm. `peft` wraps
+    it for the methods that PEFT has, and is None for the others; only its own files and merging go through it.
     """
 
     arm: Arm
     model: PreTrainedModel
     peft: PeftModel | None
     parameters: dict[str, nn.Parameter]
+    _off: Callable[[], AbstractContextManager[Any]] = nullcontext
+    _write: Callable[[Path], None] | None = None
+    _remove: Callable[[], None] = field(default=lambda: None)
 
     @property
     def trainable_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters.values())
 
+    @property
+    def has_adapter(self) -> bool:
+        """Whether there is something that can be switched off: not where the base's own weights are trained."""
+        return not self.arm.traits.whole
+
     def off(self) -> AbstractContextManager[Any]:
-        """Inside, the model is the plain base again. Full fine-tuning has no adapter to switch off."""
-        return self.peft.disable_adapter() if self.peft is not None else nullcontext()
+        """Inside, the model is the plain base again. Where the base's own weights are trained, nothing is switched."""
+        return self._off()
+
+    def token_path(self) -> TokenPath:
+        """How the model computes the states that predict completions; virtual tokens need rows that are padded."""
+        return padded_path(self.model) if self.arm.traits.prepends else token_path_of(self.model)
 
     def save(self, folder: Path) -> None:
-        """The adapter in PEFT's own format, or the full model, both as safetensors. `folder` is made by the caller."""
-        if self.peft is not None:
+        """The adapter in PEFT's own format (ours for `adapters`), or the whole model; all as safetensors.
+
+        `folder` is made by the caller.
+        """
+        if self._write is not None:
+            self._write(folder)
+        elif self.peft is not None:
             self.peft.save_pretrained(str(folder), safe_serialization=True)
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty template; an export writes a real card
         else:
             with no_progress_bars():
                 self.model.save_pretrained(str(folder), safe_serialization=True)
 
+    def merged(self) -> PreTrainedModel:
+        """The adapter added into the base's weights, which stay changed. Raises InputProblems where it is no weight."""
+        if not self.arm.traits.merges or self.peft is None:
+            raise InputProblems([unmergeable(self.arm)])
+        return self.peft.merge_and_unload()
+
+
+def unmergeable(arm: Arm) -> Problem:
+    """What is said of an arm that no plain model can hold."""
+    found = f"{arm.label}: {arm.method} adds modules or tokens, not weights"
+    return Problem("--merged", arm.label, found, "the adapter, exported without --merged")
+
 
 @contextmanager
 def adapt(base: LoadedModel, arm: Arm, seed: int) -> Iterator[Adapted]:
-    """The arm on this base; afterwards a LoRA's base is plain again. The seed is set before the adapter is created.
+    """The arm on this base; afterwards an adapter's base is plain again. The seed is set before the adapter is created.
 
-    Full fine-tuning changes the weights of `base` for good: hand it a model of its own.
+    Methods that train the base's own weights (`arm.traits.whole`) change `base` for good: hand them a model of its own.
     """
-    if arm.method == "full":
-        base.model.requires_grad_(True)
-        parameters = dict(base.model.named_parameters())  # a tied weight stands once
-        yield Adapted(arm=arm, model=base.model, peft=None, parameters=parameters)
+    if arm.traits.whole:
+        yield _whole(base.model, arm)
         return
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that it will drop
-            peft = get_peft_model(base.model, lora_config(arm), autocast_adapter_dtype=False)
-    try:
-        yield _adapted(arm, base, peft)
-    finally:
-        peft.unload()
-        base.model.requires_grad_(False)
+            adapted = _new(base.model, arm)
+    yield from _in_place(base, adapted)
 
 
 @contextmanager
 def load_adapter(base: LoadedModel, arm: Arm, folder: Path) -> Iterator[Adapted]:
-    """A saved adapter on its base, as it was scored; the base is plain again afterwards."""
-    peft = PeftModel.from_pretrained(base.model, str(folder), autocast_adapter_dtype=False)
+    """A saved adapter on its base, as it was scored; the base is plain again afterwards.
+
+    Raises InputProblems where the adapter does not fit the base.
+    """
+    if arm.method == "adapters":
+        yield from _in_place(base, _bottlenecks(arm, base.model, load_bottlenecks(base.model, folder)))
+        return
     try:
-        yield _adapted(arm, base, peft)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            peft = PeftModel.from_pretrained(base.model, str(folder), autocast_adapter_dtype=False)
+    except (RuntimeError, ValueError) as error:
+        _unload(base.model)
+        raise InputProblems([_misfit(folder, base, error)]) from error
+    if arm.traits.prepends:
+        yield from _in_place(base, _prompted(arm, base.model, peft))
+        return
+    yield from _in_place(base, _peft(arm, base.model, peft))
+
+
+def _in_place(base: LoadedModel, adapted: Adapted) -> Iterator[Adapted]:
+    try:
+        yield adapted
     finally:
-        peft.unload()
+        adapted._remove()
         base.model.requires_grad_(False)
 
 
-def _adapted(arm: Arm, base: LoadedModel, peft: PeftModel) -> Adapted:
-    parameters = {name: p for name, p in peft.named_parameters() if p.requires_grad}
-    return Adapted(arm=arm, model=base.model, peft=peft, parameters=parameters)
+def _whole(model: PreTrainedModel, arm: Arm) -> Adapted:
+    """Full fine-tuning, or a part of it: every other weight is frozen."""
+    model.requires_grad_(arm.method != "last-k-layers")
+    if arm.method == "full-frozen-embeddings":
+        for parameter in vocabulary_parameters(model):
+            parameter.requires_grad_(False)
+    elif arm.method == "last-k-layers":
+        assert arm.layers is not None
+        for block in list(blocks(model))[-arm.layers :]:
+            block.requires_grad_(True)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}  # a tied weight stands once
+    return Adapted(arm=arm, model=model, peft=None, parameters=parameters)
 
 
-def lora_config(arm: Arm) -> LoraConfig:
-    """PEFT's settings of a LoRA arm (arXiv 2106.09685): update B A alpha/r, A uniform, B zero, no biases."""
+def _new(model: PreTrainedModel, arm: Arm) -> Adapted:
+    """A new adapter; torch's generator is seeded."""
+    match arm.method:
+        case "adapters":
+            assert arm.bottleneck is not None
+            return _bottlenecks(arm, model, Bottlenecks(model, arm.bottleneck))
+        case "prompt-tuning" | "prefix-tuning":
+            started = drawn_prefix(model, arm.virtual_tokens or 0) if arm.method == "prefix-tuning" else None
+            peft = get_peft_model(model, peft_config(arm, model), autocast_adapter_dtype=False)
+            if started is not None:
+                peft.prompt_encoder["default"].load_prompt_embeddings(started)
+            return _prompted(arm, model, peft)
+        case "pissa":
+            return _peft(arm, model, make_pissa(model, lora_config(arm, model)))
+        case _:
+            return _peft(arm, model, get_peft_model(model, peft_config(arm, model), autocast_adapter_dtype=False))
+
+
+def _peft(arm: Arm, model: PreTrainedModel, peft: PeftModel) -> Adapted:
+    """An adapter of PEFT that lives in the model's modules."""
+    adapted = Adapted(arm=arm, model=model, peft=peft, parameters=_trained(peft))
+    adapted._off = peft.disable_adapter
+    adapted._remove = peft.unload
+    if arm.method == "pissa" and len(peft.peft_config) > 1:
+        adapted._off = lambda: _pissa_off(peft)
+        adapted._write = lambda folder: save_pissa(peft, folder)
+    return adapted
+
+
+@contextmanager
+def _pissa_off(peft: PeftModel) -> Iterator[None]:
+    with peft.disable_adapter():
+        yield
+    freeze_start(peft)
+
+
+def _prompted(arm: Arm, model: PreTrainedModel, peft: PeftModel) -> Adapted:
+    """PEFT holds the parameters of virtual tokens; the model itself puts them before every sequence."""
+    weight = peft.prompt_encoder["default"].embedding.weight
+    tokens = VirtualTokens(model, weight, prefix=arm.method == "prefix-tuning")
+    tokens.install()
+    return Adapted(
+        arm=arm, model=model, peft=peft, parameters={"embedding.weight": weight}, _off=tokens.off, _remove=tokens.remove
+    )
+
+
+def _bottlenecks(arm: Arm, model: PreTrainedModel, made: Bottlenecks) -> Adapted:
+    return Adapted(
+        arm=arm, model=model, peft=None, parameters=made.parameters, _off=made.off, _write=made.save,
+        _remove=made.remove,
+    )  # fmt: skip
+
+
+def _trained(peft: PeftModel) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in peft.named_parameters() if p.requires_grad}
+
+
+def peft_config(arm: Arm, model: PreTrainedModel) -> PeftConfig:
+    """PEFT's settings of an arm whose method PEFT has."""
+    match arm.method:
+        case "ia3":
+            outputs, inputs = ia3_modules(linear_shapes(model))
+            return IA3Config(
+                target_modules=[*outputs, *inputs], feedforward_modules=inputs, task_type="CAUSAL_LM",
+                fan_in_fan_out=_has_conv1d(model),
+            )  # fmt: skip
+        case "ln-tuning":
+            return LNTuningConfig(target_modules=list(norms(model)), task_type="CAUSAL_LM")
+        case "prompt-tuning":
+            return PromptTuningConfig(
+                num_virtual_tokens=arm.virtual_tokens, prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
+                task_type="CAUSAL_LM",
+            )  # fmt: skip
+        case "prefix-tuning":
+            return PrefixTuningConfig(num_virtual_tokens=arm.virtual_tokens, task_type="CAUSAL_LM")
+        case _:
+            return lora_config(arm, model)
+
+
+def lora_config(arm: Arm, model: PreTrainedModel | None = None) -> LoraConfig:
+    """PEFT's settings of a LoRA arm (arXiv 2106.09685): update B A alpha/r, A uniform, B zero, no biases.
+
+    rslora has the scale alpha/sqrt(r), dora a trained length for each row, pissa another start.
+    """
     assert arm.rank is not None
     assert arm.alpha is not None
     targets = list(arm.targets) if isinstance(arm.targets, tuple) else arm.targets
     return LoraConfig(
         r=arm.rank, lora_alpha=arm.alpha, target_modules=targets, lora_dropout=arm.dropout, bias="none",
-        task_type="CAUSAL_LM",
+        task_type="CAUSAL_LM", use_rslora=arm.method == "rslora", use_dora=arm.method == "dora",
+        init_lora_weights="pissa" if arm.method == "pissa" else True,
+        fan_in_fan_out=model is not None and _has_conv1d(model),
     )  # fmt: skip
+
+
+def _has_conv1d(model: PreTrainedModel) -> bool:
+    return any(isinstance(module, Conv1D) for module in model.modules())
+
+
+def _misfit(folder: Path, base: LoadedModel, error: Exception) -> Problem:
+    """The first shape that differs, out of PEFT's message."""
+    lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line] or [str(error).strip()]
+    expected = f"an adapter made for {base.model.config.name_or_path or type(base.model).__name__}"
+    return Problem(str(folder), "adapter", lines[0].splitlines()[0][:200], expected)
+
+
+def _unload(model: PreTrainedModel) -> None:
+    """Take out what PEFT put into the model before it failed."""
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "base_layer"):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.base_layer)

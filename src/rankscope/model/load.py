@@ -12,14 +12,23 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from rankscope.assets import bundled_base_path
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import ModelSpec
+from rankscope.model.parts import blocks, key_value_width, norms, vocabulary_parameters
 from rankscope.model.quantize import nf4_config
+from rankscope.model.refuse import refuse_config, refuse_unknown, refuse_vocabulary
 from rankscope.records import ModelFacts
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -92,14 +101,31 @@ def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
     if tokenizer.eos_token_id is None:
         expected = "a tokenizer with an end-of-sequence token"
         raise InputProblems([Problem(spec.id, "tokenizer", "no EOS token", expected)])
+    try:
+        refuse_vocabulary(spec, tokenizer, AutoConfig.from_pretrained(path, **_options(spec)).get_text_config().vocab_size)
+    except (OSError, ValueError, KeyError) as error:
+        raise _problem(spec, error) from error
     return tokenizer
 
 
-def inspect_model(spec: ModelSpec, base: Path) -> ModelFacts:
-    """Facts for the plan: the architecture is built on the meta device, the weights are hashed and not loaded."""
+def _config(spec: ModelSpec, path: str, device: str | None) -> Any:
+    """The model's configuration. Raises InputProblems where its architecture cannot be used."""
+    options = _options(spec)
+    settings, _ = PretrainedConfig.get_config_dict(path, **options)
+    refuse_unknown(spec, settings)
+    config = AutoConfig.from_pretrained(path, **options)
+    refuse_config(spec, config, device)
+    return config
+
+
+def inspect_model(spec: ModelSpec, base: Path, *, device: str | None = None) -> ModelFacts:
+    """Facts for the plan: the architecture is built on the meta device, the weights are hashed and not loaded.
+
+    Raises InputProblems where the model cannot be used (on `device`, where that is given).
+    """
     path = model_path(spec, base)
     try:
-        config = AutoConfig.from_pretrained(path, **_options(spec))
+        config = _config(spec, path, device)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
@@ -120,6 +146,10 @@ def inspect_model(spec: ModelSpec, base: Path) -> ModelFacts:
         linear_shapes=linear_shapes(model),
         quantization=spec.quantization,
         checkpointing=bool(model.supports_gradient_checkpointing),
+        norm_parameters={name: sum(p.numel() for p in norm.parameters()) for name, norm in norms(model).items()},
+        block_parameters=[sum(p.numel() for p in block.parameters()) for block in blocks(model)],
+        vocabulary_parameters=sum(p.numel() for p in vocabulary_parameters(model)),
+        key_value_width=key_value_width(model),
     )
 
 
@@ -167,6 +197,7 @@ def load_model(
     if spec.quantization is not None:
         options |= {"quantization_config": nf4_config(DTYPES[dtype]), "device_map": {"": device}}
     try:
+        _config(spec, path, device)
         with no_progress_bars():
             model = AutoModelForCausalLM.from_pretrained(
                 path, dtype=DTYPES[dtype], use_safetensors=True, attn_implementation="sdpa", **options

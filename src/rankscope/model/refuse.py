@@ -1,0 +1,66 @@
+"""Base models that cannot be used, each with one line that says why."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import transformers
+from transformers import PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from rankscope.config.problems import InputProblems, Problem
+from rankscope.config.study import ModelSpec
+
+_A_DECODER = "a decoder that writes text, such as Llama, Qwen, Gemma or Mistral"
+_CAUSAL_LM = "a causal language model"
+
+
+def refuse_unknown(spec: ModelSpec, settings: dict[str, Any]) -> None:
+    """Raises InputProblems for a configuration whose architecture transformers does not know.
+
+    `settings` is config.json as read. A model that brings its own code is left alone where the study allows that.
+    """
+    kind = settings.get("model_type")
+    if kind in CONFIG_MAPPING or (spec.trust_remote_code and "auto_map" in settings):
+        return
+    if "auto_map" in settings:
+        found = f"the architecture {kind}, which brings its own code"
+        raise InputProblems([Problem(spec.id, "model", found, "`trust_remote_code: true` in the study, if you trust it")])
+    named = "no architecture (`model_type`)" if kind is None else f"the unknown architecture {kind}"
+    expected = f"one that transformers {transformers.__version__} knows"
+    raise InputProblems([Problem(spec.id, "model", named, expected)])
+
+
+def refuse_config(spec: ModelSpec, config: Any, device: Literal["cpu", "cuda"] | None) -> None:
+    """Raises InputProblems for a configuration whose weights would be of no use here.
+
+    That is: a model that is no causal decoder, one that reads more than text, and quantised weights on a CPU (where
+    nothing would train on them).
+    """
+    if config.get_text_config(decoder=True) is not config:
+        found = f"{config.model_type}, which reads more than text"
+        expected = "its text part alone, as the text model's own class in transformers saves it"
+        raise InputProblems([Problem(spec.id, "model", found, expected)])
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputProblems([Problem(spec.id, "model", f"{config.model_type}, an encoder with a decoder", _A_DECODER)])
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not spec.trust_remote_code:
+        raise InputProblems([Problem(spec.id, "model", f"{config.model_type}, which is no {_CAUSAL_LM[2:]}", _A_DECODER)])
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is not None and device == "cpu":
+        settings = quantised if isinstance(quantised, dict) else quantised.to_dict()
+        found = f"weights quantised with {settings.get('quant_method', 'an unknown method')}, on a CPU"
+        raise InputProblems([Problem(spec.id, "model", found, "the model's own weights, or a machine with CUDA")])
+
+
+def refuse_vocabulary(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+    """Raises InputProblems where the tokenizer writes tokens that the model has no embedding for.
+
+    Tokens that were added and that no text contains (an image's place, say) may lie beyond it: only the tokenizer's own
+    vocabulary and the tokens that end or begin a text are counted.
+    """
+    used = [tokenizer.vocab_size - 1, tokenizer.eos_token_id, tokenizer.bos_token_id]
+    largest = max(token for token in used if token is not None)
+    if largest >= vocab_size:
+        found = f"a tokenizer with token {largest}, for a model of {vocab_size} tokens"
+        raise InputProblems([Problem(spec.id, "tokenizer", found, "the tokenizer that the model was trained with")])
