@@ -31,11 +31,12 @@ def check_support(
         elif not machine.bitsandbytes:
             problems.append(Problem(file, place, f"{wish} without the package bitsandbytes", _PACKAGE))
     if study.budget.gradient_checkpointing:
-        problems += [
-            Problem(
-                file, "budget.gradient_checkpointing", f"{facts.architecture} ({facts.name}), which cannot do it", "false"
-            )
-            for facts in models
-            if not facts.checkpointing
+        place = "budget.gradient_checkpointing"
+        cannot = [f"{facts.name} ({facts.architecture}), which cannot" for facts in models if not facts.checkpointing]
+        cannot += [
+            f"{arm.label}, whose trained keys and values it would drop"
+            for arm in study.expand_arms()
+            if arm.method == "prefix-tuning"
         ]
+        problems += [Problem(file, place, found, "false, or a study without it") for found in cannot]
     return problems

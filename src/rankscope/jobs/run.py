@@ -121,7 +121,7 @@ def _train(here: Bench, run: PlannedRun, rate: float, weights: Path) -> RunStatu
         here.store.write_lines(run.run_id, list(result.steps))
         status = status.model_copy(update=_outcome(result))
         if result.state == "done":
-            loss = validation_loss(adapted, data.validation, here.plan.resolved.micro_batch_tokens)
+            loss = validation_loss(adapted, data.validation, result.micro_batch_tokens)
             status = status.model_copy(update={"validation_loss": loss})
             if adapted.has_adapter:
                 check_adapter(adapted.model, adapted.off, probe, base_logprobs, token_budget=here.evaluate_tokens)
@@ -140,6 +140,7 @@ def _outcome(result: FitResult) -> dict[str, Any]:
         "final_train_loss": result.final_train_loss,
         "train_seconds": result.train_seconds,
         "peak_memory_bytes": result.peak_memory_bytes,
+        "micro_batch_tokens": result.micro_batch_tokens,
     }
 
 

@@ -91,7 +91,7 @@ class _Candidates:
                 raise Stopped
             if result.state == "diverged":
                 return None, result.train_seconds
-            loss = validation_loss(adapted, self._data.validation, here.plan.resolved.micro_batch_tokens)
+            loss = validation_loss(adapted, self._data.validation, result.micro_batch_tokens)
         return loss, result.train_seconds
 
     def _checkpoint(self, arm: Arm, rate: float) -> Path:
