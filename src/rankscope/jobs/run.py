@@ -30,8 +30,8 @@ def score_base(folder: str, run_ids: tuple[str, ...]) -> None:
     here = bench(folder)
     for run_id in run_ids:
         model = run_id.removeprefix("base/") if "/" in run_id else here.study.models[0].name
-        with here.store.lock(run_id):
-            if missing_suites(here, run_id, model):
+        with here.store.wait_lock(run_id, stop_requested) as mine:
+            if mine and missing_suites(here, run_id, model):
                 here.write_run(run_id, model, None, None)
                 _write_items(here, run_id, model)
                 _score(here, here.base(model), model, RunStatus(run_id=run_id, state="running"))
@@ -51,8 +51,9 @@ def train_and_score(folder: str, run_ids: tuple[str, ...]) -> None:
     """Train the runs that are not trained, score the suites that are not scored."""
     here = bench(folder)
     for run_id in run_ids:
-        with here.store.lock(run_id):
-            _train_and_score(here, here.runs[run_id])
+        with here.store.wait_lock(run_id, stop_requested) as mine:
+            if mine:
+                _train_and_score(here, here.runs[run_id])
 
 
 def missing_suites(here: Bench, run_id: str, model: str) -> list[str]:

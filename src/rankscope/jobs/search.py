@@ -23,8 +23,8 @@ def search_rate(folder: str, run_ids: tuple[str, ...]) -> None:
     """Do the planned searches `run_ids`; one that was killed goes on where it was."""
     here = bench(folder)
     for search_id in run_ids:
-        with here.store.lock(search_id):
-            if here.store.read_search(search_id) is None:
+        with here.store.wait_lock(search_id, stop_requested) as mine:
+            if mine and here.store.read_search(search_id) is None:
                 try:
                     _search(here, here.searches[search_id])
                 except Stopped:
