@@ -59,7 +59,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")] = Path("demo"),
 ) -> None:
     """Run the bundled study: a small base model and a world of invented facts. No downloads."""
-    with resources.as_file(resources.files("rankscope") / "studies" / "demo.yaml") as path:
+    with resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
         _run(path, out, [], [])
 
 

@@ -1,0 +1,160 @@
+"""README.md of an exported adapter or model: what it is, what it learned and forgot, and how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from rankscope.config.study import Arm
+from rankscope.records import ArmVerdict, SuiteOutcome, Verdict
+from rankscope.report import words
+
+
+def model_card(
+    verdict: Verdict,
+    row: ArmVerdict,
+    arm: Arm,
+    scores: pd.DataFrame,
+    study: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> str:
+    """The card as Markdown with YAML front matter (the Hub's model-index: the arm's mean accuracy on every suite).
+
+    `row` is the arm's part of `verdict`, `arm` its settings, `scores` the table of that name (share correct by run
+    and suite), `study` and `provenance` as the report gets them.
+    """
+    parts = [
+        f"---\n{yaml.safe_dump(_front_matter(verdict, row, arm, study), sort_keys=False, allow_unicode=True)}---",
+        f"# {row.label} of study {_inline(study.get('name', ''))}",
+        _lead(verdict, row, arm),
+        f"## Verdict\n\n**{_inline(words.headline(verdict))}.** {_inline(words.sentence(verdict))}\n\n"
+        f"{_inline(words.confidence_sentence(verdict, _confidence(study)))}\n\n{_inline(verdict.rule)}",
+        f"## What was forgotten\n\n{_inline(words.forgotten_sentence(row))}",
+        f"## Suites\n\n{_suite_table(row, scores, verdict)}",
+        f"## Load it\n\n{_loading(verdict, arm, study)}",
+        f"## Settings\n\n{_settings(row, arm, study)}",
+        f"## Provenance\n\n{_provenance(provenance)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(verdict: Verdict, row: ArmVerdict, arm: Arm, study: Mapping[str, Any]) -> dict[str, Any]:
+    base = _base_id(verdict, study)
+    results = [
+        {
+            "task": {"type": "question-answering"},
+            "dataset": {"name": outcome.suite, "type": outcome.suite},
+            "metrics": [{"type": "accuracy", "value": round(outcome.accuracy, 6), "name": "accuracy, mean over seeds"}],
+        }
+        for outcome in row.per_suite
+        if outcome.accuracy is not None
+    ]
+    name = f"{study.get('name', 'study')}-{row.label}"
+    return {
+        "base_model": base,
+        "library_name": "peft" if arm.method == "lora" else "transformers",
+        "tags": ["rankscope", arm.method, *(["peft"] if arm.method == "lora" else [])],
+        "model-index": [{"name": name, "results": results}],
+    }
+
+
+def _base_id(verdict: Verdict, study: Mapping[str, Any]) -> str:
+    """The base's id as the study writes it (a hub id or a folder), found by the name used in tables."""
+    models = study.get("model") or study.get("models") or []
+    for spec in models if isinstance(models, list | tuple) else [models]:
+        model_id = str(spec.get("id", "")) if isinstance(spec, Mapping) else str(spec)
+        if model_id.rstrip("/").split("/")[-1] == verdict.model:
+            return model_id
+    return verdict.model
+
+
+def _confidence(study: Mapping[str, Any]) -> float | None:
+    value = study.get("decision", {}).get("confidence")
+    return None if value is None else float(value)
+
+
+def _lead(verdict: Verdict, row: ArmVerdict, arm: Arm) -> str:
+    what = f"A LoRA adapter of rank {arm.rank}" if arm.method == "lora" else "A fully fine-tuned model"
+    lead = f"{what} for `{verdict.model}`, trained on `{verdict.train_set}`."
+    result = (
+        f"It gains {words.interval_points(row.gain)} on suites of its training domain and forgets "
+        f"{words.interval_points(row.forgetting, sign=False)} on the others, against the untouched base model."
+    )
+    chosen = verdict.recommended.label if verdict.recommended else None
+    place = "" if chosen == row.label else f" It is not the recommended arm; its status is: {row.status}."
+    return f"{lead} {result}{place}"
+
+
+def _suite_table(row: ArmVerdict, scores: pd.DataFrame, verdict: Verdict) -> str:
+    lines = [
+        "| suite | relation | kind | items | base | this arm | change in points | by seed |",
+        "|---|---|---|---:|---:|---:|---|---|",
+    ]
+    for outcome in row.per_suite:
+        lines.append(
+            f"| {_inline(outcome.suite)} | {outcome.relation} | {outcome.kind or ''} | {outcome.item_count:,} "
+            f"| {words.percent(outcome.base_accuracy)} | {words.percent(outcome.accuracy)} "
+            f"| {words.interval_points(outcome.change).replace(' points', '')} "
+            f"| {_by_seed(outcome, row, scores, verdict)} |"
+        )
+    return "\n".join(lines) if row.per_suite else "No suite was scored."
+
+
+def _by_seed(outcome: SuiteOutcome, row: ArmVerdict, scores: pd.DataFrame, verdict: Verdict) -> str:
+    if not {"model", "train_set", "arm", "suite", "seed", "accuracy"} <= set(scores.columns):
+        return ""
+    mine = scores[(scores["model"] == verdict.model) & (scores["train_set"] == verdict.train_set)]
+    mine = mine[(mine["arm"] == row.label) & (mine["suite"] == outcome.suite)].sort_values("seed")
+    return ", ".join(words.percent(float(value)) for value in mine["accuracy"].dropna())
+
+
+def _loading(verdict: Verdict, arm: Arm, study: Mapping[str, Any]) -> str:
+    base = _base_id(verdict, study)
+    if arm.method != "lora":
+        return (
+            "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            'model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")\n'
+            'tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")\n```'
+        )
+    bundled = base == "bundled"
+    found = "str(bundled_base_path())" if bundled else repr(base)
+    more = "\nfrom rankscope.assets import bundled_base_path" if bundled else ""
+    return (
+        f"```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer{more}\n\n"
+        f"base_path = {found}\n"
+        "base = AutoModelForCausalLM.from_pretrained(base_path)\n"
+        'model = PeftModel.from_pretrained(base, "PATH_OF_THIS_FOLDER")\n'
+        "tokenizer = AutoTokenizer.from_pretrained(base_path)\n```"
+    )
+
+
+def _settings(row: ArmVerdict, arm: Arm, study: Mapping[str, Any]) -> str:
+    facts: dict[str, Any] = {"method": arm.method}
+    if arm.method == "lora":
+        targets = arm.targets if isinstance(arm.targets, str) else ", ".join(arm.targets or ())
+        facts |= {"rank": arm.rank, "alpha": arm.alpha, "targets": targets, "dropout": arm.dropout}
+    facts["learning rate"] = words.rate(row.learning_rate)
+    facts["trainable parameters"] = "not known" if row.trainable_parameters is None else f"{row.trainable_parameters:,}"
+    facts["seeds of the study"] = ", ".join(map(str, row.seeds))
+    facts["training time of one run"] = words.duration(row.cost.train_seconds)
+    for group in ("budget", "optimizer"):
+        facts |= {key.replace("_", " "): value for key, value in dict(study.get(group, {})).items()}
+    return "\n".join(f"- {key}: {_inline(str(value))}" for key, value in facts.items())
+
+
+def _provenance(provenance: Mapping[str, Any]) -> str:
+    lines = []
+    for key, value in provenance.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{name} {entry}" for name, entry in value.items())
+        lines.append(f"- {key.replace('_', ' ')}: {_inline('not known' if value is None else str(value))}")
+    return "\n".join(lines) if lines else "None was recorded."
+
+
+def _inline(text: str) -> str:
+    """One line of Markdown: names from a study can neither open HTML nor break a table."""
+    text = " ".join(str(text).split())
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")

@@ -1,0 +1,196 @@
+"""The page's tables: cells with the text that is read and the value that is sorted by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from rankscope.records import Interval, Verdict, VerdictFile
+from rankscope.report.drawing import plain
+from rankscope.report.frames import change_frame, in_order
+from rankscope.report.sections import Pair
+from rankscope.report.words import NOT_MEASURED, duration, is_number, parameters, percent, points, rate, size
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`sort` is a number (missing: "") or, for text, the text itself. `mark` is a style: eligible, chosen, ..."""
+
+    text: str
+    sort: float | int | str
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class DataTable:
+    id: str
+    caption: str
+    columns: Sequence[tuple[str, bool]]
+    """(heading, numeric)"""
+    rows: Sequence[Sequence[Cell]]
+
+
+def _text(value: object, mark: str = "") -> Cell:
+    text = "" if value is None else str(value)
+    return Cell(text, text, mark)
+
+
+def _number(value: float | int | None, text: str) -> Cell:
+    return Cell(text, value if is_number(value) and value is not None else "")
+
+
+def _interval(interval: Interval) -> list[Cell]:
+    """The mean in one cell, its interval in the next."""
+    if interval.mean is None:
+        return [Cell(NOT_MEASURED, ""), Cell("", "")]
+    mean = Cell(points(interval.mean), interval.mean)
+    if interval.low is None or interval.high is None:
+        return [mean, Cell("no interval", "")]
+    return [mean, Cell(f"{points(interval.low)} to {points(interval.high)}", interval.low)]
+
+
+def _pair_columns(verdicts: Sequence[Verdict]) -> tuple[list[tuple[str, bool]], Callable[[object, object], list[Cell]]]:
+    """Columns for the model and for the training set, each only where there are several, and what makes their cells."""
+    models = len({verdict.model for verdict in verdicts}) > 1
+    sets = len({verdict.train_set for verdict in verdicts}) > 1
+    columns = [("model", False)] * models + [("trained on", False)] * sets
+    return columns, lambda model, train_set: [_text(model)] * models + [_text(train_set)] * sets
+
+
+def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
+    """Every arm of every model and training set: settings, result, cost."""
+    pair_columns, pair_cells = _pair_columns([pair.verdict for pair in pairs])
+    columns = [
+        *pair_columns,
+        ("arm", False), ("trainable parameters", True), ("learning rate", True), ("seeds", True),
+        ("gain (points)", True), (interval_name, True), ("forgetting (points)", True), (interval_name, True),
+        ("status", False), ("train time", True),
+    ]  # fmt: skip
+    rows = []
+    for pair in pairs:
+        verdict = pair.verdict
+        chosen = verdict.recommended.label if verdict.recommended else None
+        for arm in in_order(verdict.arms):
+            recommended = arm.label == chosen
+            status = "recommended" if recommended else "refuted" if arm.label in verdict.refuted else arm.status
+            if status == "refuted" and arm.status == "ineligible":
+                status = "ineligible"
+            rows.append(
+                [
+                    *pair_cells(verdict.model, verdict.train_set),
+                    _text(arm.label, "chosen" if recommended else ""),
+                    _number(arm.trainable_parameters, parameters(arm.trainable_parameters)),
+                    _number(arm.learning_rate, rate(arm.learning_rate)),
+                    _number(len(arm.seeds), str(len(arm.seeds))),
+                    *_interval(arm.gain),
+                    *_interval(arm.forgetting),
+                    Cell(status, status, f"status {status.replace(' ', '-')}"),
+                    _number(arm.cost.train_seconds, duration(arm.cost.train_seconds)),
+                ]
+            )
+    return DataTable("arms", "Arms, fewest trainable parameters first", columns, rows)
+
+
+def costs_table(pairs: Sequence[Pair]) -> DataTable:
+    """What a run of each arm took, its share of a learning-rate search apart."""
+    pair_columns, pair_cells = _pair_columns([pair.verdict for pair in pairs])
+    columns = [
+        *pair_columns,
+        ("arm", False), ("training, one run", True), ("rate search, its share", True), ("peak memory", True),
+        ("adapter on disk", True),
+    ]  # fmt: skip
+    rows = []
+    for pair in pairs:
+        for arm in in_order(pair.verdict.arms):
+            cost = arm.cost
+            searched = duration(cost.search_seconds) if cost.search_seconds is not None else "no search"
+            rows.append(
+                [
+                    *pair_cells(pair.verdict.model, pair.verdict.train_set),
+                    _text(arm.label),
+                    _number(cost.train_seconds, duration(cost.train_seconds)),
+                    _number(cost.search_seconds, searched),
+                    _number(cost.peak_memory_bytes, size(cost.peak_memory_bytes)),
+                    _number(cost.adapter_bytes, _adapter_text(cost.adapter_bytes, arm.method)),
+                ]
+            )
+    return DataTable("costs", "Cost of each arm", columns, rows)
+
+
+def _adapter_text(adapter_bytes: int | None, method: str) -> str:
+    return "no adapter" if method == "full" and adapter_bytes is None else size(adapter_bytes)
+
+
+def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interval_name: str) -> DataTable:
+    """Every arm on every suite, with the base's accuracy and the change."""
+    changes = change_frame(forgetting, verdicts.verdicts)
+    pair_columns, pair_cells = _pair_columns(verdicts.verdicts)
+    columns = [
+        *pair_columns,
+        ("arm", False), ("suite", False), ("domain", False), ("kind", False), ("relation", False), ("items", True),
+        ("base", True), ("arm's accuracy", True), ("change (points)", True), (interval_name, True),
+    ]  # fmt: skip
+    rows = []
+    for raw in changes.to_dict("records"):
+        row = {str(key): plain(value) for key, value in raw.items()}
+        share = {name: None if row[name] is None else row[name] / 100 for name in _SHARES}
+        change = Interval(mean=share["change"], low=share["change_low"], high=share["change_high"])
+        rows.append(
+            [
+                *pair_cells(row["model"], row["train_set"]),
+                *(_text(row[name]) for name in ("arm", "suite", "domain", "kind", "relation")),
+                _number(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
+                _number(share["base_accuracy"], percent(share["base_accuracy"])),
+                _number(share["accuracy"], percent(share["accuracy"])),
+                *_interval(change),
+            ]
+        )
+    return DataTable("suites", "Every arm on every suite", columns, rows)
+
+
+_SHARES = ("base_accuracy", "accuracy", "change", "change_low", "change_high")
+
+
+def text_table(scores: pd.DataFrame | None) -> DataTable:
+    """Plain text: nats per token and bits per byte of every run; reported and not decided on."""
+    columns = [
+        ("model", False), ("trained on", False), ("arm", False), ("seed", True), ("suite", False),
+        ("nats per token", True), ("bits per byte", True),
+    ]  # fmt: skip
+    rows = []
+    if scores is not None and "loss_nats_per_token" in scores.columns:
+        for raw in scores[scores["loss_nats_per_token"].notna() & scores["accuracy"].isna()].to_dict("records"):
+            row = {str(key): plain(value) for key, value in raw.items()}
+            bits = row.get("bits_per_byte")
+            rows.append(
+                [
+                    *(_text(row[name]) for name in ("model", "train_set", "arm")),
+                    _number(row["seed"], "" if row["seed"] is None else str(row["seed"])),
+                    _text(row["suite"]),
+                    _number(row["loss_nats_per_token"], f"{row['loss_nats_per_token']:.4f}"),
+                    _number(bits, "" if bits is None else f"{bits:.4f}"),
+                ]
+            )
+    return DataTable("texts", "Plain text, lower is better", columns, rows)
+
+
+def undone_table(cost: pd.DataFrame | None) -> DataTable:
+    """The runs that did not end well, and why."""
+    columns = [("arm", False), ("trained on", False), ("seed", True), ("state", False), ("reason", False)]
+    rows = []
+    if cost is not None and {"state", "arm", "train_set", "seed"} <= set(cost.columns):
+        for raw in cost[cost["state"] != "done"].to_dict("records"):
+            row = {str(key): plain(value) for key, value in raw.items()}
+            state = str(row["state"])
+            rows.append(
+                [
+                    _text(row["arm"]),
+                    _text(row["train_set"]),
+                    _number(row["seed"], str(row["seed"])),
+                    Cell(state, state, f"status {state.replace(' ', '-')}"),
+                    _text(row.get("reason") or "no reason was recorded"),
+                ]
+            )
+    return DataTable("undone", "Runs without a result", columns, rows)
