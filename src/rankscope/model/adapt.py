@@ -109,7 +109,11 @@ def adapt(base: LoadedModel, arm: Arm, seed: int) -> Iterator[Adapted]:
         torch.manual_seed(seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that it will drop
-            adapted = _new(base.model, arm)
+            try:
+                adapted = _new(base.model, arm)
+            except BaseException:
+                _unload(base.model)
+                raise
     yield from _in_place(base, adapted)
 
 
@@ -243,7 +247,11 @@ def lora_config(arm: Arm, model: PreTrainedModel | None = None) -> LoraConfig:
     """
     assert arm.rank is not None
     assert arm.alpha is not None
-    targets = list(arm.targets) if isinstance(arm.targets, tuple) else arm.targets
+    targets: list[str] | str | None = list(arm.targets) if isinstance(arm.targets, tuple) else arm.targets
+    if targets == "all-linear" and model is not None:
+        # Named one by one: of a mixture of experts PEFT's own `all-linear` adapts the fused experts too, at a multiple
+        # of the rank, which would be another arm than in a dense model.
+        targets = list(linear_shapes(model))
     return LoraConfig(
         r=arm.rank, lora_alpha=arm.alpha, target_modules=targets, lora_dropout=arm.dropout, bias="none",
         task_type="CAUSAL_LM", use_rslora=arm.method == "rslora", use_dora=arm.method == "dora",

@@ -200,7 +200,7 @@ def load_model(
         _config(spec, path, device)
         with no_progress_bars():
             model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=DTYPES[dtype], use_safetensors=True, attn_implementation="sdpa", **options
+                path, dtype=DTYPES[dtype], use_safetensors=True, **options
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _problem(spec, error) from error
