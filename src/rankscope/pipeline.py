@@ -7,17 +7,17 @@ folder before the next begins, so a study that was stopped anywhere goes on from
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rankscope.config.plan import make_plan
 from rankscope.config.problems import InputProblems, Problem
-from rankscope.config.resolved import absolute, dump_study
+from rankscope.config.resolved import absolute, dump_study, pinned
 from rankscope.config.study import Study
 from rankscope.data.prepare import Prepared, prepare
 from rankscope.edges.execute import Executor, Job, JobOutcome, stop_requested
+from rankscope.edges.sharing import is_planned, keep_best, write_plan
 from rankscope.edges.store import FolderStore, remove_leftovers
 from rankscope.jobs.run import score_base, train_and_score
 from rankscope.jobs.search import search_rate
@@ -48,7 +48,7 @@ def plan_study(study: Study, folder: Path, machine: MachineFacts, out: Path) -> 
     prepared: dict[str, Prepared] = {}
     for spec, facts in zip(study.models, models, strict=True):
         room = facts.context_tokens - study.virtual_tokens
-        prepared[spec.name] = prepare(study, folder, load_tokenizer(spec, folder), room)
+        prepared[spec.name] = prepare(study, folder, load_tokenizer(spec, folder), room, spec.system_prompt)
     previous = FolderStore(out).read_plan()
     return make_plan(
         study,
@@ -72,11 +72,10 @@ def run_study(
 ) -> Outcome:
     """Do what is missing of a study, then decide and report. Raises InputProblems and Busy.
 
-    `only` names runs (for array jobs): several processes may then share the folder. Each run, search and base is done by
-    whoever comes first; who needs it waits. Deciding and reporting is left to `write_results`.
+    `only` names runs (for array jobs): several processes may then share the folder. Each run, search and base is done
+    by whoever comes first; who needs it waits. Deciding and reporting is left to `write_results`.
     """
     store = FolderStore(out)
-    text = dump_study(absolute(study, folder))
     first = plan_study(study, folder, machine, out)  # before anything is written: a wrong study leaves nothing behind
     _check_only(only, first)
 
@@ -86,12 +85,14 @@ def run_study(
         agree = before is None or before.resolved == first.resolved
         return first if agree else plan_study(study, folder, machine, out)
 
+    def text(plan: Plan) -> str:
+        return dump_study(pinned(absolute(study, folder), plan))
+
     if not only:
         with store.lock():
             remove_leftovers(out)
             plan = plan_again()
-            store.write_text("study.yaml", text)
-            store.write_plan(plan)
+            write_plan(store, text(plan), plan)
             outcome = _work(store, study, plan, make_executor, set(), progress)
             if not outcome.stopped:
                 write_results(out)
@@ -102,28 +103,11 @@ def run_study(
                 return Outcome(stopped=True)
             plan = plan_again()
             _check_only(only, plan)
-            if not _is_planned(store, plan, text):
+            if not is_planned(store, plan, text(plan)):
                 with store.lock():  # nobody works by the old plan
-                    store.write_text("study.yaml", text)
-                    store.write_plan(plan)
+                    write_plan(store, text(plan), plan)
             shared.enter_context(store.lock(shared=True))
         return _work(store, study, plan, make_executor, set(only), progress)
-
-
-def _is_planned(store: FolderStore, plan: Plan, text: str) -> bool:
-    """Whether the folder holds this study and plan already, so that its files can stay while others work by them."""
-    before, path = store.read_plan(), store.folder / "study.yaml"
-    return before is not None and same_work(before, plan) and path.read_text(encoding="utf-8") == text
-
-
-def same_work(one: Plan, other: Plan) -> bool:
-    """Whether two plans ask for the same runs on the same data; what a machine says of speed and room may differ."""
-
-    def work(plan: Plan) -> tuple[object, ...]:
-        ids = [(run.run_id, run.arm.label) for run in plan.runs], [search.search_id for search in plan.searches]
-        return plan.resolved, plan.models, plan.train_sets, plan.suites, ids
-
-    return work(one) == work(other)
 
 
 def _check_only(only: Sequence[str], plan: Plan) -> None:
@@ -185,19 +169,6 @@ def _execute(
         do(bases)
     left_out = {run.run_id: run.reason or "" for run in plan.runs if run.run_id in only and not run.fits}
     return Outcome(failed=failed, stopped=stop_requested(), left_out=left_out)
-
-
-def keep_best(store: FolderStore, plan: Plan) -> None:
-    """Of each arm's full checkpoints that are scored leave the one with the lowest validation loss."""
-    groups: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
-    for run in plan.runs:
-        status = store.read_status(run.run_id)
-        if run.arm.traits.whole and status is not None and status.validation_loss is not None:
-            key = (run.model, run.train_set, run.arm.label)
-            groups.setdefault(key, []).append((status.validation_loss, run.run_id))
-    for group in groups.values():
-        for _, run_id in sorted(group)[1:]:
-            shutil.rmtree(store.model_folder(run_id), ignore_errors=True)
 
 
 def _keep(store: FolderStore, outcome: JobOutcome, failed: dict[str, str]) -> None:

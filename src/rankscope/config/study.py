@@ -17,6 +17,8 @@ __all__ = [
 
 Kind = Literal["recall", "reasoning"]
 ChoiceStyle = Literal["text", "letters"]
+Chat = Literal["auto", "never"]
+BadRows = Literal["refuse", "drop"]
 Schedule = Literal["cosine", "linear", "constant"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
@@ -26,6 +28,7 @@ class ModelSpec(Frozen):
     """A base model: `bundled`, a folder, or a hub id. `dtype: auto` is bf16 where it is fast, else fp32.
 
     `quantization: nf4` holds the base's linear layers in 4 bits (QLoRA, arXiv 2305.14314); on CUDA, for adapters only.
+    `chat: never` asks in plain text though the tokenizer has a chat template, as suits a base model.
     """
 
     id: str = Field(min_length=1)
@@ -34,6 +37,8 @@ class ModelSpec(Frozen):
     token_env: str | None = None
     trust_remote_code: bool = False
     quantization: Literal["nf4"] | None = None
+    chat: Chat = "auto"
+    system_prompt: str | None = None
 
     @property
     def name(self) -> str:
@@ -42,7 +47,10 @@ class ModelSpec(Frozen):
 
 
 class Source(Frozen):
-    """Where rows come from (exactly one of `path`, `world`, `hub`) and how they become prompts."""
+    """Where rows come from (exactly one of `path`, `world`, `hub`) and how they become prompts.
+
+    `columns` maps our field to the column that holds it; `choices` may be a list of columns, one for each choice.
+    """
 
     path: str | None = None
     world: str | None = None
@@ -51,7 +59,8 @@ class Source(Frozen):
     config: str | None = None
     split: str | None = None
     revision: str | None = None
-    columns: dict[str, str] | None = None
+    columns: dict[str, str | list[str]] | None = None
+    bad_rows: BadRows = "refuse"
     domain: Name | None = None
     choices: ChoiceStyle = "text"
     template: str | None = None

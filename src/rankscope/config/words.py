@@ -18,8 +18,14 @@ _SIZES = {
 }
 
 _SOURCE = {
-    "": "a mapping with one of `path` and `world`",
-    ".path": "the path of a JSONL file",
+    "": "a mapping with one of `path`, `hub` and `world`",
+    ".path": "the path of a file of rows (.jsonl, .json, .csv, .tsv, .parquet)",
+    ".hub": "the id of a Hugging Face data set, or a folder with one",
+    ".config": "the name of the data set's configuration",
+    ".split": "the name of the data set's split",
+    ".revision": "a branch, tag or commit; refs/convert/parquet for a set that is a loading script",
+    ".columns": "a mapping from fields to the columns that hold them, such as {question: problem, answer: solution}",
+    ".bad_rows": "refuse, or drop to leave out rows that cannot be read, and count them",
     ".world": "the name of a split of the bundled world",
     ".world_seed": "a whole number of 0 or more",
     ".domain": NAME,
@@ -40,6 +46,8 @@ WORDS: dict[str, str] = {
     "model[].token_env": "the name of an environment variable",
     "model[].trust_remote_code": "true or false",
     "model[].quantization": "nf4, or null for none",
+    "model[].chat": "auto (the tokenizer's chat template where it has one) or never",
+    "model[].system_prompt": "a text that stands before every conversation",
     "train": "at least one training set, by name",
     **{f"train.*{key}": words for key, words in _SOURCE.items()},
     "suites": "at least one suite, by name",
@@ -88,16 +96,9 @@ SECTIONS = ("validation", "budget", "optimizer", "decision", "checkpoint", "keep
 """Settings that all have defaults: a section left empty means these."""
 
 LATER_METHODS = frozenset({"qlora", "adalora"})
-LATER_SOURCE_KEYS = {
-    "hub": "a Hugging Face data set",
-    "columns": "a column map",
-    "harness": "a suite of lm-eval",
-    "config": "a data set's configuration",
-    "split": "a data set's split",
-    "revision": "a data set's revision",
-    "num_fewshot": "few-shot examples",
-}
-LATER_SUFFIXES = {".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet"}
+LATER_SOURCE_KEYS = {"harness": "a suite of lm-eval", "num_fewshot": "few-shot examples"}
+HUB_KEYS = ("config", "split", "revision")
+"""What only a hub data set has."""
 LATER_OPTIMIZERS = frozenset({"paged_adamw_8bit", "adafactor", "muon", "sgd"})
 
 

@@ -167,7 +167,7 @@ class FolderStore:
 
     @contextmanager
     def wait_lock(self, name: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:
-        """Hold the named lock, waiting for whoever has it. Gives False, and no lock, where `should_stop` comes first."""
+        """Hold the named lock, waiting for whoever has it. Gives False where `should_stop` comes first."""
         told = False
         while not should_stop():
             with contextlib.ExitStack() as held:

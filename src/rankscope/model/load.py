@@ -26,6 +26,7 @@ from transformers.utils import logging
 from rankscope.assets import bundled_base_path
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import ModelSpec
+from rankscope.data.hub_errors import HUB_ERRORS, hub_problem, token_of
 from rankscope.model.parts import blocks, key_value_width, norms, vocabulary_parameters
 from rankscope.model.quantize import nf4_config
 from rankscope.model.refuse import refuse_config, refuse_unknown, refuse_vocabulary
@@ -81,30 +82,37 @@ def _options(spec: ModelSpec) -> dict[str, Any]:
     options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
     if spec.revision is not None:
         options["revision"] = spec.revision
-    if spec.token_env is not None:
-        options["token"] = os.environ.get(spec.token_env)
+    token = token_of(spec.token_env, spec.id)
+    if token is not None:
+        options["token"] = token
     return options
 
 
 def _problem(spec: ModelSpec, error: Exception) -> InputProblems:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return InputProblems([Problem(spec.id, "model", first[:300], "a model folder, or a hub id that can be reached")])
+    token = spec.token_env or "HF_TOKEN (or the variable that `token_env` names)"
+    return hub_problem(error, what="model", hub_id=spec.id, place="model", revision=spec.revision, token=token)
 
 
 def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer. Raises InputProblems where there is none, or none with an end-of-sequence token."""
+    """The model's own tokenizer, without its chat template where the study says `chat: never`.
+
+    Raises InputProblems where there is none, or none with an end-of-sequence token.
+    """
     path = model_path(spec, base)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **_options(spec))
-    except (OSError, ValueError, KeyError) as error:
+    except HUB_ERRORS as error:
         raise _problem(spec, error) from error
     if tokenizer.eos_token_id is None:
         expected = "a tokenizer with an end-of-sequence token"
         raise InputProblems([Problem(spec.id, "tokenizer", "no EOS token", expected)])
     try:
-        refuse_vocabulary(spec, tokenizer, AutoConfig.from_pretrained(path, **_options(spec)).get_text_config().vocab_size)
-    except (OSError, ValueError, KeyError) as error:
+        size = AutoConfig.from_pretrained(path, **_options(spec)).get_text_config().vocab_size
+    except HUB_ERRORS as error:
         raise _problem(spec, error) from error
+    refuse_vocabulary(spec, tokenizer, size)
+    if spec.chat == "never":
+        tokenizer.chat_template = None
     return tokenizer
 
 
@@ -128,7 +136,7 @@ def inspect_model(spec: ModelSpec, base: Path, *, device: str | None = None) -> 
         config = _config(spec, path, device)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except HUB_ERRORS as error:
         raise _problem(spec, error) from error
     text = config.get_text_config()
     return ModelFacts(
@@ -202,7 +210,7 @@ def load_model(
             model = AutoModelForCausalLM.from_pretrained(
                 path, dtype=DTYPES[dtype], use_safetensors=True, **options
             )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except HUB_ERRORS as error:
         raise _problem(spec, error) from error
     if spec.quantization is None:  # else it was put there while it was quantized
         model = model.to(device)

@@ -44,7 +44,7 @@ class Accumulator:
                 torch.cuda.empty_cache()
 
     def _accumulate(self, rows: Sequence[Example]) -> tuple[float, int]:
-        token_count = sum(len(row.completion_ids) for row in rows)
+        token_count = sum(row.target_count for row in rows)
         total = 0.0
         for part in self._parts(rows, self.token_budget):
             batch = collate(part, device=self._adapted.model.device)
