@@ -67,7 +67,13 @@ def family_config(family: str, **changes: Any) -> PretrainedConfig:
         for key in ("head_dim", "num_key_value_heads"):
             settings.pop(key, None)
     if family == "GPT-2":
-        for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "intermediate_size"):
+        for key in (
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "max_position_embeddings",
+            "intermediate_size",
+        ):
             settings.pop(key)
     return getattr(transformers, name)(**settings)
 
@@ -79,7 +85,7 @@ def save_family(folder: Path, family: str, *, seed: int = 0, **changes: Any) -> 
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(config)
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
+            for parameter in model.parameters():
                 if parameter.dim() == 1:
                     parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)

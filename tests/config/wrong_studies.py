@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-METHODS_SHOWN = (
-    "full, lora, rslora, dora, pissa, ia3, prompt-tuning, prefix-tuning, adapters, ln-tuning, full-frozen-embeddings or last-k-layers"
-)
+METHODS_SHOWN = "full, lora, rslora, dora, pissa, ia3, prompt-tuning, prefix-tuning, adapters, ln-tuning, full-frozen-embeddings or last-k-layers"
 
 FILES = [
     (b"", "study.yaml: found an empty file, expected a study file in YAML"),

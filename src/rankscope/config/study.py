@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from rankscope.config.arms import Arm, ArmEntry, Fraction, Frozen, FullArms, LoraArms, Method, Rate
 
 __all__ = [
-    "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "FullArms", "Keep", "Kind", "LoraArms",
-    "Method", "ModelSpec", "Name", "Optimizer", "Rate", "Schedule", "Source", "Study", "SuiteSource", "TrainSource",
-    "Validation",
+    "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "FullArms", "Keep", "Kind",
+    "LoraArms", "Method", "ModelSpec", "Name", "Optimizer", "Rate", "Schedule", "Source", "Study", "SuiteSource",
+    "TrainSource", "Validation",
 ]  # fmt: skip
 
 Kind = Literal["recall", "reasoning"]
@@ -160,7 +160,7 @@ class Study(Frozen):
     keep: Keep = Keep()
 
     def expand_arms(self) -> tuple[Arm, ...]:
-        """Every arm, one for each size, in the file's order. A label is the entry's key and, say, `-r16` for its rank."""
+        """Every arm, one for each size, in the file's order. A label is the entry's key and, say, `-r16`."""
         return tuple(arm for key in self.arms for arm in self.arms_of(key))
 
     def arms_of(self, key: str) -> tuple[Arm, ...]:

@@ -173,7 +173,7 @@ class ChatFrame:
             chat_template=self._template,
             tokenize=False,
             add_generation_prompt=generation,
-            **{option: thinking for option in _NO_THINKING},
+            **dict.fromkeys(_NO_THINKING, thinking),
         )
         return text
 

@@ -30,7 +30,7 @@ from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import Arm
 from rankscope.model.bottleneck import Bottlenecks, load_bottlenecks
 from rankscope.model.load import LoadedModel, linear_shapes, no_progress_bars
-from rankscope.model.parts import blocks, norms, vocabulary_parameters
+from rankscope.model.parts import blocks, norms, text_config, vocabulary_parameters
 from rankscope.model.pissa import freeze_start, make_pissa, save_pissa
 from rankscope.model.prompted import VirtualTokens, drawn_prefix
 from rankscope.model.ragged import TokenPath, padded_path, token_path_of
@@ -40,8 +40,8 @@ from rankscope.model.ragged import TokenPath, padded_path, token_path_of
 class Adapted:
     """A base with an arm's trainable parameters in place.
 
-    `model` is the inner transformers model, whose modules carry the adapter: whatever runs it runs the arm. `peft` wraps
-    it for the methods that PEFT has, and is None for the others; only its own files and merging go through it.
+    `model` is the inner transformers model, whose modules carry the adapter: whatever runs it runs the arm. `peft`
+    wraps it for the methods that PEFT has, and is None for the others; only its own files and merging go through it.
     """
 
     arm: Arm
@@ -107,13 +107,12 @@ def adapt(base: LoadedModel, arm: Arm, seed: int) -> Iterator[Adapted]:
         return
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that it will drop
-            try:
+        try:
+            with _quiet_peft():
                 adapted = _new(base.model, arm)
-            except BaseException:
-                _unload(base.model)
-                raise
+        except BaseException:
+            _unload(base.model)
+            raise
     yield from _in_place(base, adapted)
 
 
@@ -127,16 +126,28 @@ def load_adapter(base: LoadedModel, arm: Arm, folder: Path) -> Iterator[Adapted]
         yield from _in_place(base, _bottlenecks(arm, base.model, load_bottlenecks(base.model, folder)))
         return
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+        with _quiet_peft():
             peft = PeftModel.from_pretrained(base.model, str(folder), autocast_adapter_dtype=False)
     except (RuntimeError, ValueError) as error:
         _unload(base.model)
-        raise InputProblems([_misfit(folder, base, error)]) from error
+        raise InputProblems([_misfit(folder, base, str(error))]) from error
     if arm.traits.prepends:
+        width, own = peft.prompt_encoder["default"].embedding.weight.shape[1], text_config(base.model).hidden_size
+        if arm.method == "prompt-tuning" and width != own:
+            raise InputProblems([_misfit(folder, base, f"virtual tokens of width {width}, for a model of width {own}")])
         yield from _in_place(base, _prompted(arm, base.model, peft))
         return
     yield from _in_place(base, _peft(arm, base.model, peft))
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """Without what PEFT says to us rather than to the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it asks transformers by a name that will be dropped
+        warnings.filterwarnings("ignore", "Unsupported layer type", UserWarning)  # norms, which have no in and out
+        warnings.filterwarnings("ignore", "PiSSA changes the base weights", UserWarning)  # ours does not
+        yield
 
 
 def _in_place(base: LoadedModel, adapted: Adapted) -> Iterator[Adapted]:
@@ -264,9 +275,9 @@ def _has_conv1d(model: PreTrainedModel) -> bool:
     return any(isinstance(module, Conv1D) for module in model.modules())
 
 
-def _misfit(folder: Path, base: LoadedModel, error: Exception) -> Problem:
-    """The first shape that differs, out of PEFT's message."""
-    lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line] or [str(error).strip()]
+def _misfit(folder: Path, base: LoadedModel, message: str) -> Problem:
+    """What does not fit: of PEFT's message the first shape that differs."""
+    lines = [line.strip() for line in message.splitlines() if "size mismatch" in line] or [message.strip()]
     expected = f"an adapter made for {base.model.config.name_or_path or type(base.model).__name__}"
     return Problem(str(folder), "adapter", lines[0].splitlines()[0][:200], expected)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from rankscope.config.study import ModelSpec
 from rankscope.data.hub_errors import HUB_ERRORS, hub_problem, token_of
 from rankscope.model.parts import blocks, key_value_width, norms, vocabulary_parameters
 from rankscope.model.quantize import nf4_config
-from rankscope.model.refuse import refuse_config, refuse_unknown, refuse_vocabulary
+from rankscope.model.refuse import refuse_config, refuse_missing, refuse_unknown, refuse_vocabulary
 from rankscope.records import ModelFacts
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -207,11 +206,12 @@ def load_model(
     try:
         _config(spec, path, device)
         with no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=DTYPES[dtype], use_safetensors=True, **options
+            model, info = AutoModelForCausalLM.from_pretrained(
+                path, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **options
             )
     except HUB_ERRORS as error:
         raise _problem(spec, error) from error
+    refuse_missing(spec, info["missing_keys"])
     if spec.quantization is None:  # else it was put there while it was quantized
         model = model.to(device)
     model = model.eval()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Any
 
 import transformers
 from transformers import PreTrainedTokenizerBase
@@ -13,7 +14,6 @@ from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import ModelSpec
 
 _A_DECODER = "a decoder that writes text, such as Llama, Qwen, Gemma or Mistral"
-_CAUSAL_LM = "a causal language model"
 
 
 def refuse_unknown(spec: ModelSpec, settings: dict[str, Any]) -> None:
@@ -26,31 +26,41 @@ def refuse_unknown(spec: ModelSpec, settings: dict[str, Any]) -> None:
         return
     if "auto_map" in settings:
         found = f"the architecture {kind}, which brings its own code"
-        raise InputProblems([Problem(spec.id, "model", found, "`trust_remote_code: true` in the study, if you trust it")])
+        expected = "`trust_remote_code: true` in the study, if you trust it"
+        raise InputProblems([Problem(spec.id, "model", found, expected)])
     named = "no architecture (`model_type`)" if kind is None else f"the unknown architecture {kind}"
     expected = f"one that transformers {transformers.__version__} knows"
     raise InputProblems([Problem(spec.id, "model", named, expected)])
 
 
-def refuse_config(spec: ModelSpec, config: Any, device: Literal["cpu", "cuda"] | None) -> None:
+def refuse_config(spec: ModelSpec, config: Any, device: str | None) -> None:
     """Raises InputProblems for a configuration whose weights would be of no use here.
 
     That is: a model that is no causal decoder, one that reads more than text, and quantised weights on a CPU (where
     nothing would train on them).
     """
-    if config.get_text_config(decoder=True) is not config:
-        found = f"{config.model_type}, which reads more than text"
-        expected = "its text part alone, as the text model's own class in transformers saves it"
-        raise InputProblems([Problem(spec.id, "model", found, expected)])
     if getattr(config, "is_encoder_decoder", False):
         raise InputProblems([Problem(spec.id, "model", f"{config.model_type}, an encoder with a decoder", _A_DECODER)])
+    if config.get_text_config(decoder=True) is not config:
+        found = f"{config.model_type}, which reads more than text"
+        expected = "its text part saved alone (docs/models.md says how)"
+        raise InputProblems([Problem(spec.id, "model", found, expected)])
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not spec.trust_remote_code:
-        raise InputProblems([Problem(spec.id, "model", f"{config.model_type}, which is no {_CAUSAL_LM[2:]}", _A_DECODER)])
+        found = f"{config.model_type}, which is no causal language model"
+        raise InputProblems([Problem(spec.id, "model", found, _A_DECODER)])
     quantised = getattr(config, "quantization_config", None)
     if quantised is not None and device == "cpu":
         settings = quantised if isinstance(quantised, dict) else quantised.to_dict()
         found = f"weights quantised with {settings.get('quant_method', 'an unknown method')}, on a CPU"
         raise InputProblems([Problem(spec.id, "model", found, "the model's own weights, or a machine with CUDA")])
+
+
+def refuse_missing(spec: ModelSpec, missing: Collection[str]) -> None:
+    """Raises InputProblems where weights of the architecture are not in the files: they would be random."""
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        found = f"no weights for {min(missing)}{more}"
+        raise InputProblems([Problem(spec.id, "model", found, "files that hold every weight of the architecture")])
 
 
 def refuse_vocabulary(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:

@@ -105,6 +105,7 @@ def place_labels(
     x_unit = (x_limits[1] - x_limits[0]) / pixels[0]
     y_unit = (y_limits[1] - y_limits[0]) / pixels[1]
     points = [((x - x_limits[0]) / x_unit, (y - y_limits[0]) / y_unit) for x, y in obstacles]
+    homes = [((x - x_limits[0]) / x_unit, (y - y_limits[0]) / y_unit) for x, y, _ in anchors]
     labels: list[tuple[float, float, float]] = []
     result: list[tuple[float, float] | None] = []
     for x, y, text in anchors:
@@ -116,7 +117,9 @@ def place_labels(
             if outside or any(abs(cx - lx) < half + lw + 3 and abs(cy - ly) < 12 for lx, ly, lw in labels):
                 continue
             hits = sum(abs(cx - ox) < half + 3 and abs(cy - oy) < 9 for ox, oy in points)
-            cost = 10 * hits + 0.02 * math.hypot(cx - px, cy - py)
+            own = _distance(px, py, cx, cy, half)
+            astray = any(_distance(ox, oy, cx, cy, half) < own - 1 for ox, oy in homes)
+            cost = 10 * hits + 45 * astray + 0.02 * math.hypot(cx - px, cy - py)
             if best is None or cost < best[0]:
                 best = (cost, cx, cy)
         if best is None:
@@ -125,6 +128,11 @@ def place_labels(
         labels.append((best[1], best[2], half))
         result.append((x_limits[0] + best[1] * x_unit, y_limits[0] + best[2] * y_unit))
     return result
+
+
+def _distance(x: float, y: float, label_x: float, label_y: float, half: float) -> float:
+    """From a point to a label's box, in pixels."""
+    return math.hypot(max(abs(x - label_x) - half, 0.0), max(abs(y - label_y) - 6.0, 0.0))
 
 
 def between(

@@ -62,7 +62,8 @@ def _print_one(console: Console, verdict: Verdict) -> None:
     for arm in words.told_arms(verdict)[:3]:
         console.print(escape(words.forgotten_sentence(arm)))
     if not verdict.decided or verdict.kind == "tradeoff":
-        for reason in verdict.reasons:
+        told = tuple(f"{arm.label} learns " for arm in verdict.arms)  # the table above says it shorter
+        for reason in (text for text in verdict.reasons if not text.startswith(told)):
             console.print(Padding(f"[dim]{escape(reason)}[/]", (0, 0, 0, 2)))
 
 
