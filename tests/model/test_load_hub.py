@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from huggingface_hub import errors
 from tiny_models import save_tiny_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from rankscope.config.problems import InputProblems
 from rankscope.config.study import ModelSpec
@@ -63,6 +63,7 @@ def test_a_refusal_is_one_line(
 
     for kind in (AutoConfig, AutoTokenizer, AutoModelForCausalLM):
         monkeypatch.setattr(kind, "from_pretrained", refuse)
+    monkeypatch.setattr(PretrainedConfig, "get_config_dict", refuse)
     monkeypatch.setenv("MY_TOKEN", "secret-of-mine")
     spec = ModelSpec(id="org/m", revision="v9", token_env="MY_TOKEN")
     line = line_of(spec, tmp_path)
@@ -81,7 +82,7 @@ def test_the_token_comes_from_the_variable_that_is_named(tmp_path: Path, monkeyp
         seen.update(options)
         raise OSError("enough")
 
-    monkeypatch.setattr(AutoConfig, "from_pretrained", remember)
+    monkeypatch.setattr(PretrainedConfig, "get_config_dict", remember)
     monkeypatch.setenv("MY_TOKEN", "secret")
     line_of(ModelSpec(id="org/m", token_env="MY_TOKEN", revision="main"), tmp_path)
     assert seen == {"trust_remote_code": False, "revision": "main", "token": "secret"}
@@ -97,4 +98,4 @@ def test_code_of_a_model_runs_only_where_the_study_says_so(tmp_path: Path) -> No
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "own.py").write_text("raise SystemExit('this code ran')\n")
-    assert "needs code of its own" in line_of(ModelSpec(id="./m"), tmp_path)
+    assert "brings its own code" in line_of(ModelSpec(id="./m"), tmp_path)
