@@ -1,4 +1,5 @@
 """Hub data sets: the real loading code on folders that datasets takes, and what it says of every refusal."""
+# ruff: noqa: E501 - a table of messages reads better so
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ def line_of(source: Source, base: Path) -> str:
 def test_a_folder_is_read_as_the_hub_is(tmp_path: Path) -> None:
     save(tmp_path / "gsm8k" / "data", GSM8K[:4], "train")
     save(tmp_path / "gsm8k" / "data", GSM8K[4:], "test")
-    suite = SuiteSource(hub="gsm8k", split="test", kind="reasoning", columns={"question": "question", "answer": "answer"})
+    suite = SuiteSource(
+        hub="gsm8k", split="test", kind="reasoning", columns={"question": "question", "answer": "answer"}
+    )
     rows = load_rows(suite, base=tmp_path, name="suites.gsm8k")
     assert [row.answer for row in rows.rows] == ["5", "6"]
     assert rows.rows[0].rationale == "4+1=5"
@@ -78,7 +81,9 @@ def test_one_split_needs_no_naming(tmp_path: Path) -> None:
 def test_configurations_of_a_card(tmp_path: Path) -> None:
     for name in ("main", "other"):
         save(tmp_path / "set" / name, [{"question": "q", "answer": name}], "test")
-    configs = "".join(f"- config_name: {n}\n  data_files:\n  - split: test\n    path: {n}/*\n" for n in ("main", "other"))
+    configs = "".join(
+        f"- config_name: {n}\n  data_files:\n  - split: test\n    path: {n}/*\n" for n in ("main", "other")
+    )
     (tmp_path / "set" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
     rows = load_rows(Source(hub="set", config="other", split="test"), base=tmp_path, name="x")
     assert (rows.rows[0].answer, rows.file) == ("other", "set/other/test")
@@ -106,7 +111,9 @@ def caused(error: Exception, cause: Exception) -> Exception:
     return error
 
 
-GATED = caused(DatasetNotFoundError("Dataset 'org/set' is a gated dataset on the Hub."), http(errors.GatedRepoError, 401))
+GATED = caused(
+    DatasetNotFoundError("Dataset 'org/set' is a gated dataset on the Hub."), http(errors.GatedRepoError, 401)
+)
 UNKNOWN = caused(
     DatasetNotFoundError("Dataset 'org/set' doesn't exist on the Hub or cannot be accessed."),
     http(errors.RepositoryNotFoundError, 404),

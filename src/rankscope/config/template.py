@@ -18,7 +18,7 @@ model: {model}
 # model: {{id: org/name, revision: main, token_env: HF_TOKEN, chat: auto, system_prompt: Answer briefly.}}
 # A tokenizer's chat template is used where there is one; `chat: never` asks in plain text all the same.
 
-# What to learn. Rows in a file (.jsonl, .json, .csv, .tsv, .parquet) or a hub data set, with one of these sets of fields:
+# What to learn: rows of a file (.jsonl, .json, .csv, .tsv, .parquet) or a hub data set, with one of these field sets:
 #   question, choices, answer_index     question, answer     prompt, completion     text
 #   messages     conversations     instruction, input, output
 # `columns` names the columns of other data: {{question: problem, choices: [opa, opb, opc, opd], answer_index: cop}}.

@@ -22,7 +22,7 @@ _FIXED_DATE = (
     '.replace("%S", "00") }}'
     "{%- endmacro -%}"
 )
-_NO_THINKING = {"enable_thinking": False, "thinking": False}
+_THINKING_OPTIONS = ("enable_thinking", "thinking")
 """How templates name the option that lets a model think before it answers; what a template does not read is nothing."""
 
 _MARK = "rankscope-answer-mark"
@@ -112,20 +112,25 @@ class ChatFrame:
         return self._render(turns, generation=True) + self._addition
 
     def conversation(self, turns: Sequence[Turn], file: str, place: str) -> Conversation:
-        """The text whose assistant's turns are trained. Raises InputProblems, naming the turn, where the template fails,
-        or writes a turn otherwise once later ones follow: what it was trained on would then never be asked."""
+        """The text whose assistant's turns are trained.
+
+        Raises InputProblems, naming the turn, where the template fails, or writes a turn otherwise once later ones
+        follow: what was trained would then not be what is asked.
+        """
         try:
             whole = self._render(turns)
-            starts, ends = [], []
+            starts: list[int] = []
+            ends: list[int] = []
             for i, turn in enumerate(turns):
                 _check_end(self._closing[len(self.end_text) :], turn, i + 1, file, place)
                 if turn.role != "assistant":
                     continue
                 before = self.before(turns[:i])
-                last = i == len(turns) - 1
-                if last and len(starts) == 0 and not whole.startswith(before):
-                    whole = before + turn.content + self._closing  # thinking that only the generation prompt ends
-                answer = turn.content + self._closing
+                last, answer = i == len(turns) - 1, turn.content + self._closing
+                if last and not starts and not whole.startswith(before):
+                    printed = self._around_answer(turns[:i])[0]
+                    if before.startswith(printed) and whole.startswith(printed + answer):
+                        whole = before + answer  # thinking that only the generation prompt ends
                 if not whole.startswith(before) or not whole[len(before) :].startswith(answer):
                     raise InputProblems([Problem(file, f"{place}: turn {i + 1}", *_rewritten(last))])
                 starts.append(len(before))
@@ -173,7 +178,7 @@ class ChatFrame:
             chat_template=self._template,
             tokenize=False,
             add_generation_prompt=generation,
-            **dict.fromkeys(_NO_THINKING, thinking),
+            **dict.fromkeys(_THINKING_OPTIONS, thinking),
         )
         return text
 

@@ -13,7 +13,7 @@ from rankscope.config.problems import InputProblems, Problem
 
 What = Literal["model", "data set"]
 
-HUB_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, ImportError, errors.HTTPError)
+HUB_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, ImportError, errors.HTTPError)  # type: ignore[attr-defined]
 """What loading from the hub or a folder raises for what is not there, may not be read, or cannot be built. (The hub's
 own refusals are HTTPError or OSError; a package that is needed and missing is ImportError.)"""
 

@@ -19,6 +19,7 @@ TEMPLATE_ERRORS = (jinja2.TemplateError, ArithmeticError, AttributeError, Lookup
 
 _NUMBER = re.compile(r"[-+−]?\s*[$€£]?\s*[-+−]?(\d{1,3}(,\d{3})+|\d+)?(\.\d+)?(?<=\d)\.?\s*%?", re.ASCII)
 
+
 def is_number(text: str) -> bool:
     """Whether an answer is a plain number: sign, currency sign, thousands' commas, decimals and % allowed."""
     return _NUMBER.fullmatch(text.strip()) is not None

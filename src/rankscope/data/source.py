@@ -20,7 +20,7 @@ from rankscope.data.tables import read_csv, read_parquet
 from rankscope.data.world import World, make_world
 from rankscope.records import Row
 
-_UNREAD_SUFFIXES = {".arrow": "Arrow", ".xlsx": "Excel", ".gz": "compressed", ".zip": "compressed", ".zst": "compressed"}
+_UNREAD_SUFFIXES = {".arrow": "Arrow", ".xlsx": "Excel"} | dict.fromkeys((".gz", ".zip", ".zst"), "compressed")
 
 
 @dataclass(frozen=True)
