@@ -98,7 +98,7 @@ def _check_quantization(document: Document) -> list[Problem]:
     quantized = [
         _mapping(model).get("id")
         for model in (models if isinstance(models, list) else [])
-        if _mapping(model).get("quantization") is not None
+        if _mapping(model).get("quantization") == "nf4"
     ]
     problems = []
     for key, entry in _mapping(document.get("arms")).items() if quantized else ():

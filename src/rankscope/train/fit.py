@@ -149,13 +149,13 @@ def _training(adapted: Adapted, path: TokenPath, *, checkpointing: bool) -> Iter
     with torch.random.fork_rng(), path.ready():
         adapted.model.train()
         if checkpointing:
-            adapted.model.gradient_checkpointing_enable({"use_reentrant": False})
+            adapted.model.activation_checkpointing_enable({"use_reentrant": False})
         try:
             yield
         finally:
             adapted.model.eval()
             if checkpointing:
-                adapted.model.gradient_checkpointing_disable()
+                adapted.model.activation_checkpointing_disable()
 
 
 def _advance(result: FitResult, record: StepRecord, clock: _Clock) -> FitResult:
