@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_resume import ARMS, assert_same, start
@@ -16,6 +18,7 @@ from tiny_study import tiny_study
 
 from rankscope.config.problems import InputProblems
 from rankscope.config.read import read_study
+from rankscope.config.resolved import absolute, dump_study
 from rankscope.edges.execute import InProcess
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.store import Busy, FolderStore
@@ -221,3 +224,32 @@ def test_two_processes_with_the_same_run_do_it_once(alone: tuple[Path, Path], tm
     assert status is not None
     assert status.state == "done"
     assert not list(out.rglob("error.txt"))
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_guide(alone: tuple[Path, Path], tmp_path: Path) -> None:
+    """docs/guide-cluster.md, block by block, with the scheduler's part played by this test."""
+    study, expected = alone
+    (tmp_path / "bin").mkdir()
+    for name, words in (("rankscope", f"{sys.executable} -m rankscope"), ("python", sys.executable)):
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "study.yaml").write_text(absolute_paths(study))
+    text = (Path(__file__).resolve().parents[1] / "docs" / "guide-cluster.md").read_text(encoding="utf-8")
+    listing, array, ending = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+
+    def bash(block: str, **more: str) -> None:
+        options: dict[str, Any] = {"cwd": tmp_path, "capture_output": True, "text": True}
+        done = subprocess.run(["bash", "-e", "-c", block], env=environment | more, **options)
+        assert done.returncode == 0, done.stderr
+
+    bash(listing)
+    for task in range(len((tmp_path / "runs.txt").read_text().split())):
+        bash(array, SLURM_ARRAY_TASK_ID=str(task))
+    bash(ending)
+    assert_same(tmp_path / "results", expected)
+
+
+def absolute_paths(study: Path) -> str:
+    return dump_study(absolute(read_study(study), study.parent))
