@@ -105,6 +105,30 @@ def test_an_exported_prompt_is_scored_by_plain_peft_as_by_the_study(done: Path, 
     assert any(abs(loss - value) < 1e-2 for loss in losses for value in found)
 
 
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("pissa-r2", "A PiSSA adapter of rank 2 (saved as a plain LoRA of rank 4"),
+        ("prefix-tuning-v4", "A tuned prefix of 4 virtual tokens"),
+        ("adapters-b4", "Bottleneck adapters of 4 units"),
+        ("ln-tuning", "Tuned normalisations"),
+    ],
+)
+def test_the_card_says_what_it_is_and_its_code_loads_it(done: Path, tmp_path: Path, label: str, words: str) -> None:
+    export_arm(done, tmp_path / "out", arm=label, merged=False)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert words in card
+    code = card.split("```python\n")[1].split("```")[0].replace("PATH_OF_THIS_FOLDER", str(tmp_path / "out"))
+    space: dict[str, object] = {}
+    with no_progress_bars():
+        exec(code, space)
+    model = space.get("model", space["base"])
+    plain = AutoModelForCausalLM.from_pretrained(str(space["base_path"]))
+    ids = torch.arange(10, 30)[None]
+    with torch.no_grad():
+        assert not torch.equal(model(input_ids=ids).logits[:, -20:], plain(ids).logits)  # type: ignore[operator]
+
+
 def test_a_method_without_weights_is_not_merged(done: Path, tmp_path: Path) -> None:
     for label in ("adapters-b4", "prefix-tuning-v4"):
         with pytest.raises(InputProblems, match="adds modules or tokens, not weights"):

@@ -48,7 +48,8 @@ def plan_study(study: Study, folder: Path, machine: MachineFacts, out: Path) -> 
     prepared: dict[str, Prepared] = {}
     for spec, facts in zip(study.models, models, strict=True):
         room = facts.context_tokens - study.virtual_tokens
-        prepared[spec.name] = prepare(study, folder, load_tokenizer(spec, folder), room, spec.system_prompt)
+        tokenizer = load_tokenizer(spec, folder)
+        prepared[spec.name] = prepare(study, folder, tokenizer, room, spec.system_prompt)
     previous = FolderStore(out).read_plan()
     return make_plan(
         study,

@@ -10,30 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import (
-    IA3Config,
-    LNTuningConfig,
-    LoraConfig,
-    PeftConfig,
-    PeftModel,
-    PrefixTuningConfig,
-    PromptTuningConfig,
-    PromptTuningInit,
-    get_peft_model,
-)
+from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from rankscope.config.parameters import ia3_modules
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import Arm
 from rankscope.model.bottleneck import Bottlenecks, load_bottlenecks
-from rankscope.model.load import LoadedModel, linear_shapes, no_progress_bars
-from rankscope.model.parts import blocks, norms, text_config, vocabulary_parameters
+from rankscope.model.load import LoadedModel, no_progress_bars
+from rankscope.model.parts import blocks, text_config, vocabulary_parameters
+from rankscope.model.peft_settings import lora_config, peft_config
 from rankscope.model.pissa import freeze_start, make_pissa, save_pissa
 from rankscope.model.prompted import VirtualTokens, drawn_prefix
 from rankscope.model.ragged import TokenPath, padded_path, token_path_of
+
+__all__ = ["Adapted", "adapt", "load_adapter", "lora_config", "unmergeable"]
 
 
 @dataclass
@@ -227,52 +218,6 @@ def _bottlenecks(arm: Arm, model: PreTrainedModel, made: Bottlenecks) -> Adapted
 
 def _trained(peft: PeftModel) -> dict[str, nn.Parameter]:
     return {name: p for name, p in peft.named_parameters() if p.requires_grad}
-
-
-def peft_config(arm: Arm, model: PreTrainedModel) -> PeftConfig:
-    """PEFT's settings of an arm whose method PEFT has."""
-    match arm.method:
-        case "ia3":
-            outputs, inputs = ia3_modules(linear_shapes(model))
-            return IA3Config(
-                target_modules=[*outputs, *inputs], feedforward_modules=inputs, task_type="CAUSAL_LM",
-                fan_in_fan_out=_has_conv1d(model),
-            )  # fmt: skip
-        case "ln-tuning":
-            return LNTuningConfig(target_modules=list(norms(model)), task_type="CAUSAL_LM")
-        case "prompt-tuning":
-            return PromptTuningConfig(
-                num_virtual_tokens=arm.virtual_tokens, prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
-                task_type="CAUSAL_LM",
-            )  # fmt: skip
-        case "prefix-tuning":
-            return PrefixTuningConfig(num_virtual_tokens=arm.virtual_tokens, task_type="CAUSAL_LM")
-        case _:
-            return lora_config(arm, model)
-
-
-def lora_config(arm: Arm, model: PreTrainedModel | None = None) -> LoraConfig:
-    """PEFT's settings of a LoRA arm (arXiv 2106.09685): update B A alpha/r, A uniform, B zero, no biases.
-
-    rslora has the scale alpha/sqrt(r), dora a trained length for each row, pissa another start.
-    """
-    assert arm.rank is not None
-    assert arm.alpha is not None
-    targets: list[str] | str | None = list(arm.targets) if isinstance(arm.targets, tuple) else arm.targets
-    if targets == "all-linear" and model is not None:
-        # Named one by one: of a mixture of experts PEFT's own `all-linear` adapts the fused experts too, at a multiple
-        # of the rank, which would be another arm than in a dense model.
-        targets = list(linear_shapes(model))
-    return LoraConfig(
-        r=arm.rank, lora_alpha=arm.alpha, target_modules=targets, lora_dropout=arm.dropout, bias="none",
-        task_type="CAUSAL_LM", use_rslora=arm.method == "rslora", use_dora=arm.method == "dora",
-        init_lora_weights="pissa" if arm.method == "pissa" else True,
-        fan_in_fan_out=model is not None and _has_conv1d(model),
-    )  # fmt: skip
-
-
-def _has_conv1d(model: PreTrainedModel) -> bool:
-    return any(isinstance(module, Conv1D) for module in model.modules())
 
 
 def _misfit(folder: Path, base: LoadedModel, message: str) -> Problem:

@@ -15,7 +15,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -28,7 +27,7 @@ from rankscope.config.study import ModelSpec
 from rankscope.data.hub_errors import HUB_ERRORS, hub_problem, token_of
 from rankscope.model.parts import blocks, key_value_width, norms, vocabulary_parameters
 from rankscope.model.quantize import nf4_config
-from rankscope.model.refuse import refuse_config, refuse_missing, refuse_unknown, refuse_vocabulary
+from rankscope.model.refuse import refuse_config, refuse_missing, refuse_vocabulary
 from rankscope.records import ModelFacts
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -106,10 +105,10 @@ def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
         expected = "a tokenizer with an end-of-sequence token"
         raise InputProblems([Problem(spec.id, "tokenizer", "no EOS token", expected)])
     try:
-        size = AutoConfig.from_pretrained(path, **_options(spec)).get_text_config().vocab_size
+        config = AutoConfig.from_pretrained(path, **_options(spec)).get_text_config()
+        refuse_vocabulary(spec, tokenizer, config.vocab_size)
     except HUB_ERRORS as error:
         raise _problem(spec, error) from error
-    refuse_vocabulary(spec, tokenizer, size)
     if spec.chat == "never":
         tokenizer.chat_template = None
     return tokenizer
@@ -117,10 +116,7 @@ def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
 
 def _config(spec: ModelSpec, path: str, device: str | None) -> Any:
     """The model's configuration. Raises InputProblems where its architecture cannot be used."""
-    options = _options(spec)
-    settings, _ = PretrainedConfig.get_config_dict(path, **options)
-    refuse_unknown(spec, settings)
-    config = AutoConfig.from_pretrained(path, **options)
+    config = AutoConfig.from_pretrained(path, **_options(spec))
     refuse_config(spec, config, device)
     return config
 
@@ -154,10 +150,17 @@ def inspect_model(spec: ModelSpec, base: Path, *, device: str | None = None) -> 
         quantization=spec.quantization,
         checkpointing=bool(model.supports_gradient_checkpointing),
         norm_parameters={name: sum(p.numel() for p in norm.parameters()) for name, norm in norms(model).items()},
-        block_parameters=[sum(p.numel() for p in block.parameters()) for block in blocks(model)],
+        block_parameters=_block_parameters(model),
         vocabulary_parameters=sum(p.numel() for p in vocabulary_parameters(model)),
         key_value_width=key_value_width(model),
     )
+
+
+def _block_parameters(model: PreTrainedModel) -> list[int]:
+    try:
+        return [sum(p.numel() for p in block.parameters()) for block in blocks(model)]
+    except LookupError:
+        return []  # a decoder of another make: the methods that need its blocks are refused
 
 
 def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:

@@ -5,32 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import transformers
 from transformers import PreTrainedTokenizerBase
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import ModelSpec
 
 _A_DECODER = "a decoder that writes text, such as Llama, Qwen, Gemma or Mistral"
-
-
-def refuse_unknown(spec: ModelSpec, settings: dict[str, Any]) -> None:
-    """Raises InputProblems for a configuration whose architecture transformers does not know.
-
-    `settings` is config.json as read. A model that brings its own code is left alone where the study allows that.
-    """
-    kind = settings.get("model_type")
-    if kind in CONFIG_MAPPING or (spec.trust_remote_code and "auto_map" in settings):
-        return
-    if "auto_map" in settings:
-        found = f"the architecture {kind}, which brings its own code"
-        expected = "`trust_remote_code: true` in the study, if you trust it"
-        raise InputProblems([Problem(spec.id, "model", found, expected)])
-    named = "no architecture (`model_type`)" if kind is None else f"the unknown architecture {kind}"
-    expected = f"one that transformers {transformers.__version__} knows"
-    raise InputProblems([Problem(spec.id, "model", named, expected)])
 
 
 def refuse_config(spec: ModelSpec, config: Any, device: str | None) -> None:
