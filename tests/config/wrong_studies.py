@@ -169,10 +169,7 @@ LATER = [
     ("seeds:", "track: [mlflow]\nseeds:", "experiment tracking"),
     ("seeds:", "optimizer: paged_adamw_8bit\nseeds:", "the optimizer paged_adamw_8bit"),
     ("seeds:", "optimizer: {name: adafactor, clip_norm: 1}\nseeds:", "the optimizer adafactor"),
-    *[
-        ("full: {", f"x: {{method: {method}, ", f"the method {method}")
-        for method in ("qlora", "adalora")
-    ],
+    *[("full: {", f"x: {{method: {method}, ", f"the method {method}") for method in ("qlora", "adalora")],
     ("full: {", "adalora: {ranks: [8], ", "the method adalora"),
 ]
 """A text in the small study, what it is changed to, and what the one line names."""
