@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from tiny_models import save_tiny_model
 from tiny_study import choice_rows
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
@@ -23,6 +25,7 @@ from rankscope.edges.store import FolderStore
 from rankscope.model.load import linear_shapes
 from rankscope.pipeline import Outcome, run_study
 from rankscope.records import MachineFacts, ModelFacts, Plan, SuiteFacts, TrainFacts
+from rankscope.report.terminal import print_plan
 
 STUDIES = Path(__file__).resolve().parents[1] / "studies"
 NAMES = ("Llama-3.1-8B-Instruct", "Qwen2.5-7B-Instruct")
@@ -105,6 +108,14 @@ def test_the_papers_plan_on_an_80_gb_gpu(name: str) -> None:
     assert totals["runs_that_do_not_fit"] == 18
     adapters = sum(2 * run.trainable_parameters for run in plan.runs if run.fits)
     assert totals["disk_bytes"] == pytest.approx(adapters, rel=0.2)
+
+
+def test_the_printed_plan_says_what_the_paper_needs() -> None:
+    out = StringIO()
+    print_plan(Console(file=out, width=200), plan_on(read_study(STUDIES / "paper.yaml"), 80), {})
+    text = out.getvalue()
+    for said in ("8.03 G", "7.62 G", "does not fit: needs 170 GB of memory, this machine has 72 GB to use", "112 GB"):
+        assert said in text
 
 
 def test_one_gpu_of_24_gb_holds_its_study() -> None:
