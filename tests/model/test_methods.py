@@ -167,7 +167,7 @@ def test_scores_and_answers_after_virtual_tokens(base_of: Bases, family: str, me
 
 
 @pytest.mark.parametrize("method", [m for m in ADAPTERS if m != "adapters"])
-@pytest.mark.parametrize("family", SOME_FAMILIES)
+@pytest.mark.parametrize("family", ["Llama", "GPT-2"])
 def test_a_saved_adapter_is_pefts(folder_of: Folders, base_of: Bases, family: str, method: str, tmp_path: Path) -> None:
     base, ids = base_of(family), torch.arange(20, 50)[None]
     with torch.no_grad():

@@ -28,7 +28,7 @@ SIZES: dict[str, dict[str, Any]] = {
 ARMS = [Arm(label=method, method=method, learning_rate=1e-2, **given) for method, given in SIZES.items()]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.method)
 def test_a_resumed_run_is_bit_for_bit_the_run_never_stopped(tiny_folder: Path, arm: Arm, dtype: str) -> None:
     given = settings()
