@@ -11,7 +11,13 @@ from tiny_families import make_model
 from rankscope.analyse import merged
 from rankscope.analyse.merged import merged_top
 from rankscope.analyse.spectra import (
-    compare, energy_rank, intruder_columns, layer_and_kind, module_rows, spectrum_of, spectrum_of_values,
+    compare,
+    energy_rank,
+    intruder_columns,
+    layer_and_kind,
+    module_rows,
+    spectrum_of,
+    spectrum_of_values,
     subspace_similarity,
 )  # fmt: skip
 from rankscope.model.delta import DenseDelta, FactoredDelta, Svd

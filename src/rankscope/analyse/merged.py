@@ -4,9 +4,9 @@ With W0 = U0 S V0 and delta = B A, W W^T in the coordinates of U0 is a diagonal 
 
     W W^T = U (S^2 + F G F^T) U^T,   F = [S V0 A^T, U^T B],   G = [[0, I], [I, A A^T]]
 
-where U is U0, widened by what of B lies outside of it where out > in. Its largest eigenvectors come from a block Davidson
-iteration (Davidson 1975), whose preconditioner (S^2 - theta)^-1 is exact up to the low-rank part. A coordinate of such a
-vector is its cosine with a left singular vector of W0, so intruders are read off without another product.
+where U is U0, widened by what of B lies outside of it where out > in. Its largest eigenvectors come from a block
+Davidson iteration (Davidson 1975), whose preconditioner (S^2 - theta)^-1 is exact up to the low-rank part. A coordinate
+of such a vector is its cosine with a left singular vector of W0: intruders are read off without another product.
 
 Shapes: K = min(out, in), M = K + what was widened, R rank, k vectors.
 """

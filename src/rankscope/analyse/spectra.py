@@ -61,19 +61,26 @@ def spectrum_of(delta: Delta) -> Spectrum:
 def spectrum_of_values(values: Tensor, rank: int) -> Spectrum:
     """The measures of singular values (K,), from the largest, of a delta that was given `rank` directions."""
     values = values.double()
-    energy = values.square()
-    total, largest = float(energy.sum()), float(values[0])
+    total, largest = float(values.square().sum()), float(values[0])
     stable = effective = None
-    ranks: list[int | None] = [None, None, None]
+    ranks: dict[float, int | None] = dict.fromkeys(ENERGY_SHARES)
     if total > 0:
         stable = total / largest**2
         shares = values / values.sum()
         effective = float(torch.exp(torch.special.entr(shares).sum()))
-        ranks = [energy_rank(values, share) for share in ENERGY_SHARES]
+        ranks = {share: energy_rank(values, share) for share in ENERGY_SHARES}
     return Spectrum(
-        rank, total**0.5, largest, stable, effective, *ranks, None if stable is None else stable / rank,
-        tuple(float(v) for v in values[:VALUES_KEPT]),
-    )  # fmt: skip
+        rank=rank,
+        frobenius_norm=total**0.5,
+        spectral_norm=largest,
+        stable_rank=stable,
+        effective_rank=effective,
+        energy_rank_90=ranks[0.90],
+        energy_rank_95=ranks[0.95],
+        energy_rank_99=ranks[0.99],
+        utilisation=None if stable is None else stable / rank,
+        singular_values=tuple(float(v) for v in values[:VALUES_KEPT]),
+    )
 
 
 def energy_rank(values: Tensor, share: float) -> int:
@@ -137,7 +144,7 @@ def overlap(cosines: Tensor) -> float:
 
 
 def subspace_similarity(left: Tensor, other: Tensor) -> float:
-    """phi(i, j) = ||U_i^T U_j||_F^2 / min(i, j) for orthonormal columns (out, i), (out, j) (arXiv 2106.09685, eq. 4)."""
+    """phi(i, j) = ||U_i^T U_j||_F^2 / min(i, j), columns orthonormal (arXiv 2106.09685, eq. 4)."""
     crossed = working(left).double().T @ working(other).double()
     return float(crossed.square().sum()) / min(crossed.shape)
 

@@ -1,7 +1,7 @@
 """LoRA adapters as PEFT saves them, read without a model: adapter_config.json and adapter_model.safetensors.
 
-Shapes: `lora_A` is (R, in), `lora_B` is (out, R). An embedding's are (R, vocabulary) and (out, R), and its change is the
-transpose of their product: (vocabulary, out), as its weight.
+Shapes: `lora_A` is (R, in), `lora_B` is (out, R). An embedding's are (R, vocabulary) and (out, R), and its change is
+the transpose of their product: (vocabulary, out), as its weight.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Svd:
 
 @dataclass(frozen=True)
 class FactoredDelta:
-    """scale * lora_B @ lora_A (arXiv 2106.09685, section 4.1), never multiplied out by the methods that can avoid it."""
+    """scale * lora_B @ lora_A (arXiv 2106.09685, section 4.1), never multiplied out where that can be avoided."""
 
     lora_b: Tensor
     lora_a: Tensor
@@ -108,9 +108,9 @@ def _triangle(tall: Tensor) -> Tensor:
 class TopSvd:
     """The largest parts of a matrix by a randomised method, and how wrong they may be.
 
-    `error_bounds` (k,): each value is too small by at most that, sqrt(value^2 + e^2) - value (Weyl, on the Gram matrix),
-    where e bounds the spectral norm of what the subspace misses: the smaller of the root of `missed_energy`, which is
-    its squared Frobenius norm, and an estimate that fails with a probability of 1e-10 (Halko, Martinsson & Tropp 2011,
+    `error_bounds` (k,): each value is too small by at most sqrt(value^2 + e^2) - value (Weyl, on the Gram matrix), where
+    e bounds the spectral norm of what the subspace misses: the smaller of the root of `missed_energy`, which is its
+    squared Frobenius norm, and an estimate that fails with a probability of 1e-10 (Halko, Martinsson & Tropp 2011,
     arXiv 0909.4061, lemma 4.1).
     """
 

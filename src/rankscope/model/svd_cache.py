@@ -95,4 +95,4 @@ def _load(path: Path, weight: Tensor) -> Svd | None:
 
 
 def _bytes_of(weight: Tensor) -> memoryview:
-    return memoryview(weight.detach().cpu().contiguous().view(torch.uint8).numpy()).cast("B")
+    return weight.detach().cpu().contiguous().view(torch.uint8).numpy().data.cast("B")
