@@ -22,7 +22,9 @@ FAMILIES: dict[str, dict[str, object]] = {
 }
 
 
-def make_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: object) -> PreTrainedModel:
+def make_model(
+    family: str, seed: int = 0, dtype: torch.dtype = torch.float32, attention: str | None = None, **changes: object
+) -> PreTrainedModel:
     """A tiny random model of a family, in evaluation mode."""
     settings = {**SMALL, **FAMILIES[family], **changes}
     if family in ("GPT2", "GPTNeoX"):
@@ -31,5 +33,5 @@ def make_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32, *
     config = getattr(transformers, f"{family}Config")(**settings)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = transformers.AutoModelForCausalLM.from_config(config)
+        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     return model.to(dtype).eval().requires_grad_(False)

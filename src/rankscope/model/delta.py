@@ -108,8 +108,8 @@ def _triangle(tall: Tensor) -> Tensor:
 class TopSvd:
     """The largest parts of a matrix by a randomised method, and how wrong they may be.
 
-    `error_bounds` (k,): each value is too small by at most sqrt(value^2 + e^2) - value (Weyl, on the Gram matrix), where
-    e bounds the spectral norm of what the subspace misses: the smaller of the root of `missed_energy`, which is its
+    `error_bounds` (k,): each value is too small by at most sqrt(value^2 + e^2) - value (Weyl, on the Gram matrix); e
+    bounds the spectral norm of what the subspace misses: the smaller of the root of `missed_energy`, which is its
     squared Frobenius norm, and an estimate that fails with a probability of 1e-10 (Halko, Martinsson & Tropp 2011,
     arXiv 0909.4061, lemma 4.1).
     """
