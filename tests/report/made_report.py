@@ -36,8 +36,8 @@ NOTHING = Interval(mean=None, low=None, high=None)
 
 
 def arm_labels(ranks: tuple[int, ...] = RANKS, extra: int = 0) -> list[tuple[str, int | None]]:
-    """(label, rank) by size; `extra` more arms of a second family."""
-    seconds = [(f"lora-attention-r{2 ** (i % 8)}-{i}", 2 ** (i % 8)) for i in range(extra)]
+    """(label, rank); `extra` more arms in further families of eight."""
+    seconds = [(f"lora-{('attention', 'mlp')[i // 8]}-r{2 ** (i % 8)}", 2 ** (i % 8)) for i in range(extra)]
     return [(f"lora-r{rank}", rank) for rank in ranks] + seconds + [("lora-r256", 256), ("full", None)]
 
 
@@ -54,52 +54,52 @@ def change_of(rank: int | None, suite: tuple[Any, ...], train_domain: str) -> fl
     return -weight * (0.002 + 0.0009 * size**1.7) + (0.004 if suite[1] == "legal" else 0)
 
 
+def make_arm(label: str, rank: int | None, train_set: str) -> ArmVerdict:
+    failed = rank == 256
+    outcomes = []
+    for suite in SUITES:
+        change = change_of(rank, suite, train_set)
+        relation = "in-domain" if suite[1] == train_set else "general" if suite[1] is None else "out-of-domain"
+        outcomes.append(
+            SuiteOutcome(
+                suite=suite[0],
+                relation=relation,
+                kind=suite[2],
+                item_count=suite[3],
+                base_accuracy=suite[4],
+                accuracy=suite[4] + change,
+                change=interval(change, 0.5 / math.sqrt(suite[3])),
+            )
+        )
+    inside = [o.change.mean or 0.0 for o in outcomes if o.relation == "in-domain"]
+    outside = [-(o.change.mean or 0.0) for o in outcomes if o.relation != "in-domain"]
+    gain, forgetting = float(np.mean(inside)), float(np.mean(outside))
+    status = "eligible" if forgetting < 0.028 else "open" if forgetting < 0.034 else "ineligible"
+    cost = ArmCost(
+        train_seconds=21.0 + 0.02 * (rank or 700),
+        search_seconds=40.0,
+        peak_memory_bytes=int(4.1e8 + 1.5e6 * (rank or 500)),
+        adapter_bytes=None if rank is None else rank * 61_440,
+    )
+    return ArmVerdict(
+        label=label,
+        method="full" if rank is None else "lora",
+        rank=rank,
+        learning_rate=None if failed else 1e-4 if rank is None else 1e-3,
+        trainable_parameters=2_812_160 if rank is None else 30_720 * rank,
+        seeds=[] if failed else [0, 1, 2],
+        gain=NOTHING if failed else interval(gain, 0.021),
+        forgetting=NOTHING if failed else interval(forgetting, 0.009),
+        per_suite=[] if failed else outcomes,
+        status="diverged" if failed else status,
+        cost=ArmCost(train_seconds=None, search_seconds=None, peak_memory_bytes=None, adapter_bytes=None)
+        if failed
+        else cost,
+    )
+
+
 def make_verdict(train_set: str = "medical", kind: str = "recommended", **changes: Any) -> Verdict:
-    arms = []
-    for label, rank in changes.pop("labels", arm_labels()):
-        failed = rank == 256
-        outcomes = []
-        for suite in SUITES:
-            change = change_of(rank, suite, train_set)
-            relation = "in-domain" if suite[1] == train_set else "general" if suite[1] is None else "out-of-domain"
-            outcomes.append(
-                SuiteOutcome(
-                    suite=suite[0],
-                    relation=relation,
-                    kind=suite[2],
-                    item_count=suite[3],
-                    base_accuracy=suite[4],
-                    accuracy=suite[4] + change,
-                    change=interval(change, 0.5 / math.sqrt(suite[3])),
-                )
-            )
-        inside = [o.change.mean or 0.0 for o in outcomes if o.relation == "in-domain"]
-        outside = [-(o.change.mean or 0.0) for o in outcomes if o.relation != "in-domain"]
-        gain, forgetting = float(np.mean(inside)), float(np.mean(outside))
-        status = "eligible" if forgetting < 0.028 else "open" if forgetting < 0.034 else "ineligible"
-        cost = ArmCost(
-            train_seconds=21.0 + 0.02 * (rank or 700),
-            search_seconds=40.0,
-            peak_memory_bytes=int(4.1e8 + 1.5e6 * (rank or 500)),
-            adapter_bytes=None if rank is None else rank * 61_440,
-        )
-        arms.append(
-            ArmVerdict(
-                label=label,
-                method="full" if rank is None else "lora",
-                rank=rank,
-                learning_rate=None if failed else 1e-4 if rank is None else 1e-3,
-                trainable_parameters=2_812_160 if rank is None else 30_720 * rank,
-                seeds=[] if failed else [0, 1, 2],
-                gain=NOTHING if failed else interval(gain, 0.021),
-                forgetting=NOTHING if failed else interval(forgetting, 0.009),
-                per_suite=[] if failed else outcomes,
-                status="diverged" if failed else status,
-                cost=ArmCost(train_seconds=None, search_seconds=None, peak_memory_bytes=None, adapter_bytes=None)
-                if failed
-                else cost,
-            )
-        )
+    labels = changes.pop("labels", arm_labels())
     chosen = Recommended(
         label="lora-r16", method="lora", rank=16, alpha=32.0, targets="all-linear", learning_rate=1e-3,
         trainable_parameters=491_520,
@@ -121,7 +121,7 @@ def make_verdict(train_set: str = "medical", kind: str = "recommended", **change
         ],
         "minimum_detectable_effect": DetectableEffect(gain=0.038, forgetting=0.017),
         "more_needed": MoreNeeded(seeds=2, items=900) if kind == "cannot_distinguish" else MoreNeeded(seeds=0, items=0),
-        "arms": arms,
+        "arms": [make_arm(label, rank, train_set) for label, rank in labels],
     }
     return Verdict(**{**fields, **changes})
 
@@ -252,7 +252,7 @@ def make_report(verdicts: list[Verdict] | None = None, **changes: Any) -> Report
         },
         "plan": None,
         "verdicts": VerdictFile(verdicts=verdicts, notes=["12 rows of medical are near items of medqa (13-grams)"]),
-        "tables": make_tables(verdicts),
+        "tables": make_tables(verdicts) if verdicts else {},
         "items": make_items(verdicts),
         "searches": [make_search(label) for label in ("lora-r1", "lora-r4", "lora-r16", "lora-r64", "full")],
         "provenance": {

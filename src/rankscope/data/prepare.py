@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -10,12 +10,13 @@ from typing import TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from rankscope.config.problems import InputProblems, Problem
-from rankscope.config.study import Source, Study
+from rankscope.config.study import Study
 from rankscope.data.build import TrainingSet, build_suite, build_training, check_relations
 from rankscope.data.encode import Encoder
 from rankscope.data.source import Rows, load_rows
 from rankscope.records import Suite, SuiteFacts
 
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
@@ -30,39 +31,27 @@ class Prepared:
 def prepare(study: Study, folder: Path, tokenizer: PreTrainedTokenizerBase, context_tokens: int) -> Prepared:
     """Rows of every training set and suite; relative paths start at `folder`. Raises InputProblems, all at once."""
     problems: list[Problem] = []
-
-    def gather(make: Callable[[], _T]) -> _T | None:
-        try:
-            return make()
-        except InputProblems as error:
-            problems.extend(error.problems)
-            return None
-
-    def load(sources: dict[str, Source], section: str) -> dict[str, Rows]:
-        loaded = {
-            n: gather(lambda s=s, n=n: load_rows(s, base=folder, name=f"{section}.{n}")) for n, s in sources.items()
-        }  # type: ignore[misc]
-        return {name: rows for name, rows in loaded.items() if rows is not None}
-
-    train_rows = load(dict(study.train), "train")
-    suite_rows = load(dict(study.suites), "suites")
     encoder = Encoder(tokenizer, context_tokens=context_tokens)
-    suites = {
-        name: built
-        for name, rows in suite_rows.items()
-        if (built := gather(lambda n=name, r=rows: build_suite(n, study.suites[n], r, encoder)))  # type: ignore[misc]
-    }
-    training = {
-        name: built
-        for name, rows in train_rows.items()
-        if (built := gather(lambda n=name, r=rows: _training(study, n, r, encoder, suite_rows)))  # type: ignore[misc]
-    }
+    train_rows = _each(study.train, problems, lambda n, s: load_rows(s, base=folder, name=f"train.{n}"))
+    suite_rows = _each(study.suites, problems, lambda n, s: load_rows(s, base=folder, name=f"suites.{n}"))
+    suites = _each(suite_rows, problems, lambda n, rows: build_suite(n, study.suites[n], rows, encoder))
+    training = _each(train_rows, problems, lambda n, rows: _training(study, n, rows, encoder, suite_rows))
     if not problems:
-        facts = [built.facts for built in training.values()]
-        gather(lambda: check_relations(facts, [facts for _, facts in suites.values()], study.name))
+        check_relations([t.facts for t in training.values()], [facts for _, facts in suites.values()], study.name)
     if problems:
         raise InputProblems(problems)
     return Prepared(training=training, suites=suites)
+
+
+def _each(given: Mapping[str, _S], problems: list[Problem], make: Callable[[str, _S], _T]) -> dict[str, _T]:
+    """`make` of every entry that has no problems; those of the others are added to `problems`."""
+    made: dict[str, _T] = {}
+    for name, value in given.items():
+        try:
+            made[name] = make(name, value)
+        except InputProblems as error:
+            problems.extend(error.problems)
+    return made
 
 
 def _training(study: Study, name: str, rows: Rows, encoder: Encoder, suites: dict[str, Rows]) -> TrainingSet:

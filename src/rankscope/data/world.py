@@ -45,8 +45,8 @@ class WorldSize:
     arithmetic_test: int = 300
     deduction_train: int = 2000
     deduction_test: int = 300
-    pretrain_arithmetic: int = 60000
-    pretrain_deduction: int = 40000
+    pretrain_arithmetic: int = 70000
+    pretrain_deduction: int = 150000
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -20,11 +20,7 @@ _GAINS = ("buys {n} more", "finds {n} more", "gets {n} from a friend", "wins {n}
 _LOSSES = ("gives away {n}", "loses {n}", "sells {n}", "breaks {n}")
 _TIMES = {2: "doubles what there is", 3: "triples what there is"}
 _OBJECTS = _words("key coin map ring lamp")
-_PAIRS = (
-    ("taller", "shorter", "tallest", "shortest"),
-    ("older", "younger", "oldest", "youngest"),
-    ("richer", "poorer", "richest", "poorest"),
-)
+_COLOURS = _words("red blue green white black yellow brown grey")
 _LARGEST_TO_TRIPLE = 30
 
 
@@ -88,17 +84,16 @@ def _operation(chance: random.Random, total: int) -> tuple[int, str, str]:
 
 
 def deduction_problem(chance: random.Random, steps: int) -> Deduction:
-    """A problem about four people: following an object through `steps` hands, or ordering `steps` + 1 people."""
-    people = chance.sample(_NAMES, 4)
-    build = _order if chance.random() < 0.5 else _hands
-    question, answer = build(chance, people, steps)
-    choices = list(people)
+    """A problem of `steps` links: following an object through hands, or a colour from coat to coat."""
+    build = _coats if chance.random() < 0.5 else _hands
+    question, answer, choices = build(chance, steps)
     chance.shuffle(choices)
     return Deduction(question, tuple(choices), choices.index(answer), steps)
 
 
-def _hands(chance: random.Random, people: list[str], steps: int) -> tuple[str, str]:
-    """Two objects change hands; the last one to move need not be the one that is asked for."""
+def _hands(chance: random.Random, steps: int) -> tuple[str, str, list[str]]:
+    """Two objects change hands among four people; the last one to move need not be the one that is asked for."""
+    people = chance.sample(_NAMES, 4)
     asked, other = chance.sample(_OBJECTS, 2)
     holder = {asked: people[0], other: people[1]}
     sentences = [f"{people[0]} has the {asked}.", f"{people[1]} has the {other}."]
@@ -109,16 +104,17 @@ def _hands(chance: random.Random, people: list[str], steps: int) -> tuple[str, s
         receiver = chance.choice([person for person in people if person != holder[thing]])
         sentences.append(f"{holder[thing]} gives the {thing} to {receiver}.")
         holder[thing] = receiver
-    return " ".join([*sentences, f"Who has the {asked}?"]), holder[asked]
+    return " ".join([*sentences, f"Who has the {asked}?"]), holder[asked], people
 
 
-def _order(chance: random.Random, people: list[str], steps: int) -> tuple[str, str]:
-    """people[0] is the most, people[steps] the least; the rest stand aside. Sentences come in any order."""
-    more, less, most, least = chance.choice(_PAIRS)
-    sentences = [f"{person} is not here." for person in people[steps + 1 :]]
-    for high, low in itertools.pairwise(people[: steps + 1]):
-        sentences.append(f"{high} is {more} than {low}." if chance.random() < 0.5 else f"{low} is {less} than {high}.")
-    chance.shuffle(sentences)
-    top = chance.random() < 0.5
-    ask = f"Of those who are here, who is the {most if top else least}?"
-    return " ".join([*sentences, ask]), people[0] if top else people[steps]
+def _coats(chance: random.Random, steps: int) -> tuple[str, str, list[str]]:
+    """Three people have coats of given colours, others have coats like theirs; the last person is asked about."""
+    people = chance.sample(_NAMES, 3 + steps)
+    colours = list(chance.sample(_COLOURS, 4))
+    coats = dict(zip(people[:3], colours[:3], strict=True))
+    sentences = [f"{person} has a {colour} coat." for person, colour in coats.items()]
+    first = chance.choice(people[:3])
+    for before, person in itertools.pairwise([first, *people[3:]]):
+        sentences.append(f"{person} has a coat like {before}.")
+    ask = f"Which colour is the coat of {people[-1]}?"
+    return " ".join([*sentences, ask]), coats[first], colours

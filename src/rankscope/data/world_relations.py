@@ -35,10 +35,11 @@ class Relation:
 @cache
 def relations() -> tuple[Relation, ...]:
     """Every relation, in the file's order."""
-    return tuple(
-        Relation(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+    entries: list[dict[str, Any]] = [
+        {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
         for entry in _file()["relations"]
-    )
+    ]
+    return tuple(Relation(**entry) for entry in entries)
 
 
 @cache

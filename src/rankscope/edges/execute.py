@@ -116,8 +116,8 @@ class Workers:
                 process, pipe = self._free.pop() if self._free else self._start()
                 pipe.send(waiting[0])
                 self._busy[pipe] = (process, waiting.pop(0))
-            for pipe in wait(list(self._busy), timeout=0.25):
-                assert isinstance(pipe, Connection)
+            ready = wait(list(self._busy), timeout=0.25)
+            for pipe in [pipe for pipe in self._busy if pipe in ready]:
                 process, job = self._busy.pop(pipe)
                 outcome = _receive(process, pipe, job)
                 if process.is_alive():

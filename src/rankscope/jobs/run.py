@@ -14,10 +14,11 @@ import pandas as pd
 
 from rankscope.edges.execute import stop_requested
 from rankscope.evaluate.check import check_adapter
-from rankscope.evaluate.choices import NotFinite, choice_logprobs
+from rankscope.evaluate.choices import choice_logprobs
 from rankscope.evaluate.suites import score_suite
 from rankscope.jobs.bench import Bench, StatusWriter, bench
 from rankscope.model.adapt import adapt, load_adapter
+from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel
 from rankscope.records import Example, Item, PlannedRun, Prediction, RunStatus
 from rankscope.train.fit import FitResult, fit, memory_in_use_bytes, validation_loss

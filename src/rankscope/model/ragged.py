@@ -195,10 +195,8 @@ def token_path_of(model: PreTrainedModel) -> TokenPath:
 
 
 def _ragged_states(model: PreTrainedModel, batch: Batch) -> Tensor:
-    layout = Layout.of(batch.sequence_lengths)
-    states = hidden_states(
-        model, batch.input_ids[None], position_ids=batch.position_ids[None], use_cache=False, **{LAYOUT_KEY: layout}
-    )
+    extra: dict[str, Any] = {LAYOUT_KEY: Layout.of(batch.sequence_lengths)}
+    states = hidden_states(model, batch.input_ids[None], position_ids=batch.position_ids[None], **extra)
     return states[0]
 
 

@@ -119,11 +119,15 @@ def _loading(verdict: Verdict, arm: Arm, study: Mapping[str, Any]) -> str:
             'model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")\n'
             'tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")\n```'
         )
+    bundled = base == "bundled"
+    found = "str(bundled_base_path())" if bundled else repr(base)
+    more = "\nfrom rankscope.assets import bundled_base_path" if bundled else ""
     return (
-        "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"base = AutoModelForCausalLM.from_pretrained({base!r})\n"
+        f"```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer{more}\n\n"
+        f"base_path = {found}\n"
+        "base = AutoModelForCausalLM.from_pretrained(base_path)\n"
         'model = PeftModel.from_pretrained(base, "PATH_OF_THIS_FOLDER")\n'
-        f"tokenizer = AutoTokenizer.from_pretrained({base!r})\n```"
+        "tokenizer = AutoTokenizer.from_pretrained(base_path)\n```"
     )
 
 

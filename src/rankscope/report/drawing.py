@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -41,8 +42,22 @@ def plain(value: Any) -> Any:
 
 
 def inline(rows: Sequence[Record]) -> Any:
-    """Rows as inline data. Typed loosely: altair's stubs know fewer kinds of data than its code."""
-    return alt.InlineData(values=list(rows))
+    """Rows as inline data, in a string: altair copies and checks every value of a list each time a chart is touched.
+
+    Typed loosely: altair's stubs know fewer kinds of data than its code.
+    """
+    text = json.dumps(list(rows), allow_nan=False, separators=(",", ":"))
+    return alt.InlineData(values=text, format=alt.JsonDataFormat(type="json"))
+
+
+def spec_of(drawn: Chart) -> dict[str, Any]:
+    """The chart as a Vega-Lite spec with its data as rows; without version and theme, which the page brings."""
+    spec: dict[str, Any] = drawn.to_dict(validate=False)
+    for needless in ("$schema", "config"):
+        spec.pop(needless, None)
+    datasets = spec.get("datasets", {})
+    spec["datasets"] = {name: json.loads(v) if isinstance(v, str) else v for name, v in datasets.items()}
+    return spec
 
 
 def chart(rows: Sequence[Record]) -> alt.Chart:
@@ -81,29 +96,43 @@ def place_labels(
     x_limits: tuple[float, float],
     y_limits: tuple[float, float],
     pixels: tuple[int, int],
-) -> list[tuple[float, float]]:
+) -> list[tuple[float, float] | None]:
     """Where each label's middle goes, in data units: the nearest of some places around its point that is free.
 
-    `anchors` are (x, y, text), `obstacles` points to keep clear of; `pixels` is the plot's (width, height).
+    `anchors` are (x, y, text), the most important first: a label that would cover an earlier one is None (left out).
+    `obstacles` are points to keep clear of where there is room; `pixels` is the plot's (width, height).
     """
     x_unit = (x_limits[1] - x_limits[0]) / pixels[0]
     y_unit = (y_limits[1] - y_limits[0]) / pixels[1]
-    taken = [((x - x_limits[0]) / x_unit, (y - y_limits[0]) / y_unit, 3.0, 3.0) for x, y in obstacles]
-    result = []
+    points = [((x - x_limits[0]) / x_unit, (y - y_limits[0]) / y_unit) for x, y in obstacles]
+    homes = [((x - x_limits[0]) / x_unit, (y - y_limits[0]) / y_unit) for x, y, _ in anchors]
+    labels: list[tuple[float, float, float]] = []
+    result: list[tuple[float, float] | None] = []
     for x, y, text in anchors:
         px, py = (x - x_limits[0]) / x_unit, (y - y_limits[0]) / y_unit
         half = len(text) * CHARACTER_PIXELS / 2
         best: tuple[float, float, float] | None = None
         for cx, cy in _places(px, py, half):
             outside = cx - half < 0 or cx + half > pixels[0] or cy < 6 or cy > pixels[1] - 6
-            hits = sum(abs(cx - tx) < half + tw and abs(cy - ty) < 6 + th for tx, ty, tw, th in taken)
-            cost = 10 * hits + 40 * outside + 0.02 * math.hypot(cx - px, cy - py)
+            if outside or any(abs(cx - lx) < half + lw + 3 and abs(cy - ly) < 12 for lx, ly, lw in labels):
+                continue
+            hits = sum(abs(cx - ox) < half + 3 and abs(cy - oy) < 9 for ox, oy in points)
+            own = _distance(px, py, cx, cy, half)
+            astray = any(_distance(ox, oy, cx, cy, half) < own - 1 for ox, oy in homes)
+            cost = 10 * hits + 45 * astray + 0.02 * math.hypot(cx - px, cy - py)
             if best is None or cost < best[0]:
                 best = (cost, cx, cy)
-        assert best is not None
-        taken.append((best[1], best[2], half, 6.0))
+        if best is None:
+            result.append(None)
+            continue
+        labels.append((best[1], best[2], half))
         result.append((x_limits[0] + best[1] * x_unit, y_limits[0] + best[2] * y_unit))
     return result
+
+
+def _distance(x: float, y: float, label_x: float, label_y: float, half: float) -> float:
+    """From a point to a label's box, in pixels."""
+    return math.hypot(max(abs(x - label_x) - half, 0.0), max(abs(y - label_y) - 6.0, 0.0))
 
 
 def between(
@@ -117,7 +146,7 @@ def between(
 
 
 def _places(px: float, py: float, half: float) -> list[tuple[float, float]]:
-    sides = [(px + (half + 9) * sx, py + dy) for sx in (1, -1) for dy in (11, -11, 22, -22, 34, -34)]
+    sides = [(px + (half + 9) * sx, py + dy) for sx in (1, -1) for dy in (11, -11, 24, -24, 37, -37)]
     return [*sides, (px, py + 18), (px, py - 18), (px, py + 32), (px, py - 32)]
 
 

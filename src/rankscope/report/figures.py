@@ -6,6 +6,8 @@ what colours say. A function returns None where there is nothing to draw; the pa
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import altair as alt
 import pandas as pd
 
@@ -55,10 +57,12 @@ def _arm_tooltip(*measures: str) -> list[alt.Tooltip]:
     )
 
 
-def _family(rows: list[Record], *, always: bool) -> tuple[alt.Color, alt.Shape]:
+def _family(rows: list[Record], *, always: bool, columns: int) -> tuple[alt.Color, alt.Shape]:
     """Colour and shape of an arm's family, with one legend for both (none for a single family unless `always`)."""
     families = sorted({str(row["family"]) for row in rows}, key=lambda name: (name == "full", name))
-    legend = alt.Legend(title=None, orient="top", symbolOpacity=1) if always or len(families) > 1 else None
+    legend = (
+        alt.Legend(title=None, orient="top", symbolOpacity=1, columns=columns) if always or len(families) > 1 else None
+    )
     shapes = [SHAPES[i % len(SHAPES)] for i in range(len(families))]
     colour = alt.Color("family:N", scale=alt.Scale(domain=families), legend=legend)
     return colour, alt.Shape("family:N", scale=alt.Scale(domain=families, range=shapes), legend=legend)
@@ -83,7 +87,7 @@ def against_rank(arms: pd.DataFrame, measure: str, *, margin: float, margin_name
     x = alt.X("rank_position:Q", scale=x_scale, title="LoRA rank (log scale)", axis=axis)
     y_scale = alt.Scale(domain=list(limits), nice=False, zero=False)
     y = alt.Y(f"{measure}:Q", scale=y_scale, title=f"{measure.capitalize()} ({POINTS})")
-    colour, shape = _family(ranked, always=False)
+    colour, shape = _family(ranked, always=False, columns=3)
     known = [row for row in ranked if row[f"{measure}_low"] is not None and row[f"{measure}_high"] is not None]
     low = alt.Y(f"{measure}_low:Q", scale=y_scale, title=f"{measure.capitalize()} ({POINTS})")
     bars = chart(known).mark_rule(strokeWidth=1.6).encode(x=x, y=low, y2=f"{measure}_high:Q", color=colour)
@@ -158,7 +162,7 @@ def trade_off(arms: pd.DataFrame, seeds: pd.DataFrame, *, retention_margin: floa
         return None
     faint = records(seeds, "gain", "forgetting")
     plane = _Plane(rows, faint, retention_margin, min_gain)
-    colour, shape = _family(rows, always=True)
+    colour, shape = _family(rows, always=True, columns=6)
     at = {"x": plane.x("gain"), "y": plane.y("forgetting"), "color": colour}
     told = tooltips(
         ("arm", "arm", ""), ("seed", "seed", "d"), ("gain", "gain", "+.1f"), ("forgetting", "forgotten", "+.1f")
@@ -218,14 +222,21 @@ def _regions(plane: _Plane, retention_margin: float, min_gain: float) -> list[al
 def _plane_labels(rows: list[Record], faint: list[Record], plane: _Plane) -> list[alt.Chart]:
     """A name beside each point and the base, clear of points and crosses where there is room."""
     base: Record = {"gain": 0.0, "forgetting": 0.0, "arm": "base"}
-    named = [base, *rows]
+    named = [base, *sorted(rows, key=lambda row: (not row["recommended"], not row["on_front"], row["order"]))]
     anchors = [(row["gain"], row["forgetting"], str(row["arm"])) for row in named]
     spots = [(x, y) for x, y, _ in anchors] + [(row["gain"], row["forgetting"]) for row in faint]
     for row in rows:
         spots += between((row["gain_low"], row["forgetting"]), (row["gain_high"], row["forgetting"]))
         spots += between((row["gain"], row["forgetting_low"]), (row["gain"], row["forgetting_high"]))
+    front = sorted((row["gain"], row["forgetting"]) for row in rows if row["on_front"])
+    for start, end in pairwise(front):
+        spots += between(start, end, 40)
     placed = place_labels(anchors, spots, plane.x_limits, plane.y_limits, (PLANE_WIDTH, PLANE_HEIGHT))
-    labels = [{"text": row["arm"], "x": plain(x), "y": plain(y)} for row, (x, y) in zip(named, placed, strict=True)]
+    labels = [
+        {"text": row["arm"], "x": plain(at[0]), "y": plain(at[1])}
+        for row, at in zip(named, placed, strict=True)
+        if at is not None
+    ]
     origin = chart([base]).mark_point(shape="cross", size=110, filled=True, color="gray", opacity=1)
     text = chart(labels).mark_text(fontSize=11)
     return [

@@ -42,7 +42,7 @@ def matrix(changes: pd.DataFrame, column: str, title: str) -> Chart | None:
     names = list(dict.fromkeys(str(row[column]) for row in sorted(rows, key=lambda r: (r["domain"], r[column]))))
     step = max(60, min(120, (PLOT_WIDTH - 140) // len(names)))
     angle = 0 if max(map(len, names)) * CHARACTER_PIXELS < step - 4 else -25
-    x = alt.X(f"{column}:N", sort=names, title=None, axis=alt.Axis(orient="top", labelAngle=angle, labelLimit=220))
+    x = alt.X(f"{column}:N", sort=names, title=None, axis=alt.Axis(labelAngle=angle, labelLimit=220, domain=False))
     y = alt.Y("arm:N", sort=arm_axis(rows), title=None, axis=alt.Axis(labelLimit=200))
     told = tooltips(
         ("train_set", "trained on", ""),
@@ -70,9 +70,9 @@ def _change_colour(rows: list[Record]) -> alt.Color:
     outside = [abs(row["change"]) for row in rows if row["relation"] != "in-domain"]
     reach = math.ceil(min(max(changes), max(5.0, 1.4 * max(outside, default=0.0), 0.3 * max(changes))))
     scale = alt.Scale(domain=[-reach, reach], domainMid=0, interpolate="rgb", clamp=True)
-    legend = alt.Legend(
-        title=["points", f"(ends at ±{reach})"], format="+.0f", gradientLength=100, values=[-reach, 0, reach]
-    )
+    signed = "datum.value == 0 ? '0' : format(datum.value, '+')"
+    title = ["points", f"(ends at ±{reach})"]
+    legend = alt.Legend(title=title, gradientLength=100, values=[-reach, 0, reach], labelExpr=signed)
     return alt.Color("change:Q", scale=scale, legend=legend)
 
 
@@ -139,7 +139,6 @@ def learning(curves: pd.DataFrame) -> Chart | None:
     legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1)
     colour = alt.Color("series:N", scale=alt.Scale(domain=["training", "validation"]), legend=legend)
     told = tooltips(
-        ("arm", "arm", ""),
         ("seed", "seed", "d"),
         ("series", "loss", ""),
         ("step", "step", ",d"),
@@ -150,7 +149,7 @@ def learning(curves: pd.DataFrame) -> Chart | None:
     for index, arm in enumerate(arms):
         title = "Nats per token" if index % columns == 0 else None
         y = alt.Y("loss:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
-        base = chart([row for row in rows if row["arm"] == arm])
+        base = chart([{name: row[name] for name in CURVE} for row in rows if row["arm"] == arm])
         base = base.encode(x=x, y=y, color=colour, detail="seed:N", tooltip=told)
         trained = base.transform_filter("datum.series == 'training'").mark_line(strokeWidth=1, opacity=0.55)
         held_out = base.transform_filter("datum.series == 'validation'")
@@ -158,6 +157,10 @@ def learning(curves: pd.DataFrame) -> Chart | None:
         width = PLOT_WIDTH // max(3, columns) - 45
         drawn.append(layer(trained, held_out).properties(width=width, height=120, title=_panel_title(arm)))
     return _panels(drawn, columns, "Loss by training step, a line for each seed (nats per token)")
+
+
+CURVE = ("seed", "series", "step", "loss")
+"""What a panel of learning needs of a row: with thousands of rows, every field counts."""
 
 
 def _panel_title(text: str) -> alt.TitleParams:

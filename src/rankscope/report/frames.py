@@ -11,7 +11,10 @@ import pandas as pd
 from rankscope.records import ArmVerdict, Interval, SearchRecord, Verdict
 
 CURVE_POINTS = 120
-"""A training curve on the page has at most this many steps (the page says so; train.jsonl has all)."""
+"""A training curve on the page has about this many steps at most (the page says so; train.jsonl has all)."""
+
+PAGE_POINTS = 9000
+"""All training curves of a page together have about this many steps: the more runs, the fewer each."""
 
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 PRICES = (
@@ -140,10 +143,15 @@ def seed_frame(outcomes: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
     return frame[["arm", "family", "seed", "gain", "forgetting"]].dropna()
 
 
-def learning_frame(learning: pd.DataFrame, runs: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
+def curve_points(run_count: int) -> int:
+    """How many steps of each curve a page with this many runs can carry."""
+    return max(20, min(CURVE_POINTS, PAGE_POINTS // max(run_count, 1)))
+
+
+def learning_frame(learning: pd.DataFrame, runs: pd.DataFrame, arms: pd.DataFrame, points: int) -> pd.DataFrame:
     """Curves of one pair: arm, order, seed, series (training, validation), step, loss.
 
-    A longer curve keeps every k-th step, counted from its last, so that it has at most about CURVE_POINTS.
+    A longer curve keeps every k-th step, counted from its last, so that it has about `points` at most.
     """
     if learning.empty:
         return pd.DataFrame()
@@ -151,7 +159,9 @@ def learning_frame(learning: pd.DataFrame, runs: pd.DataFrame, arms: pd.DataFram
         if not {"run_id", "arm", "seed"} <= set(runs.columns):
             return pd.DataFrame()
         learning = learning.merge(runs[["run_id", "arm", "seed"]].drop_duplicates("run_id"), on="run_id")
-    rows = learning.merge(arms[["arm", "order"]], on="arm").sort_values(["order", "seed", "step"])
+    orders = dict(zip(arms["arm"], arms["order"], strict=True))
+    rows = learning.assign(order=learning["arm"].map(orders)).dropna(subset=["order"])
+    rows = rows.sort_values(["order", "seed", "step"])
     named = {"loss_nats_per_token": "training", "validation_loss_nats_per_token": "validation"}
     pieces = []
     for column, series in named.items():
@@ -163,7 +173,7 @@ def learning_frame(learning: pd.DataFrame, runs: pd.DataFrame, arms: pd.DataFram
         return pd.DataFrame()
     whole = pd.concat(pieces, ignore_index=True)
     groups = whole.groupby(["order", "seed", "series"], sort=False)
-    stride = (groups["step"].transform("size") // CURVE_POINTS + 1).astype(int)
+    stride = (groups["step"].transform("size") // points + 1).astype(int)
     from_last = groups.cumcount(ascending=False)  # counted from the end, so that the last step always stays
     return whole[from_last % stride == 0].reset_index(drop=True)
 

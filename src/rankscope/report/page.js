@@ -147,6 +147,7 @@
     way.append(element("span", (row[WAY] === "forgotten" ? "▼ " : "▲ ") + row[WAY], "way " + row[WAY]));
     const where = element("td", row[SUITE]);
     where.append(element("span", row[ARM], "under"));
+    if (!$("label-pair").hidden) where.append(element("span", pairOf(row), "under"));
     const seeds = element("td", row[SEEDS] === null ? String(row[FLIPPED]) : row[FLIPPED] + " of " + row[SEEDS], "number");
     line.append(way, where, seeds, folded(prompt, "said question"), folded(answer, "said"), folded(base, "said"), folded(row[SAID], "said"));
     return line;

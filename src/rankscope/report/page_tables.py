@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from rankscope.records import Interval, VerdictFile
+from rankscope.records import Interval, Verdict, VerdictFile
 from rankscope.report.drawing import plain
 from rankscope.report.frames import change_frame, in_order
 from rankscope.report.sections import Pair
@@ -51,11 +51,19 @@ def _interval(interval: Interval) -> list[Cell]:
     return [mean, Cell(f"{points(interval.low)} to {points(interval.high)}", interval.low)]
 
 
+def _pair_columns(verdicts: Sequence[Verdict]) -> tuple[list[tuple[str, bool]], Callable[[object, object], list[Cell]]]:
+    """Columns for the model and for the training set, each only where there are several, and what makes their cells."""
+    models = len({verdict.model for verdict in verdicts}) > 1
+    sets = len({verdict.train_set for verdict in verdicts}) > 1
+    columns = [("model", False)] * models + [("trained on", False)] * sets
+    return columns, lambda model, train_set: [_text(model)] * models + [_text(train_set)] * sets
+
+
 def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
     """Every arm of every model and training set: settings, result, cost."""
-    many = len(pairs) > 1
+    pair_columns, pair_cells = _pair_columns([pair.verdict for pair in pairs])
     columns = [
-        *([("model", False), ("trained on", False)] if many else []),
+        *pair_columns,
         ("arm", False), ("trainable parameters", True), ("learning rate", True), ("seeds", True),
         ("gain (points)", True), (interval_name, True), ("forgetting (points)", True), (interval_name, True),
         ("status", False), ("train time", True),
@@ -71,7 +79,7 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
                 status = "ineligible"
             rows.append(
                 [
-                    *([_text(verdict.model), _text(verdict.train_set)] if many else []),
+                    *pair_cells(verdict.model, verdict.train_set),
                     _text(arm.label, "chosen" if recommended else ""),
                     _number(arm.trainable_parameters, parameters(arm.trainable_parameters)),
                     _number(arm.learning_rate, rate(arm.learning_rate)),
@@ -87,9 +95,9 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
 
 def costs_table(pairs: Sequence[Pair]) -> DataTable:
     """What a run of each arm took, its share of a learning-rate search apart."""
-    many = len(pairs) > 1
+    pair_columns, pair_cells = _pair_columns([pair.verdict for pair in pairs])
     columns = [
-        *([("model", False), ("trained on", False)] if many else []),
+        *pair_columns,
         ("arm", False), ("training, one run", True), ("rate search, its share", True), ("peak memory", True),
         ("adapter on disk", True),
     ]  # fmt: skip
@@ -100,7 +108,7 @@ def costs_table(pairs: Sequence[Pair]) -> DataTable:
             searched = duration(cost.search_seconds) if cost.search_seconds is not None else "no search"
             rows.append(
                 [
-                    *([_text(pair.verdict.model), _text(pair.verdict.train_set)] if many else []),
+                    *pair_cells(pair.verdict.model, pair.verdict.train_set),
                     _text(arm.label),
                     _number(cost.train_seconds, duration(cost.train_seconds)),
                     _number(cost.search_seconds, searched),
@@ -118,9 +126,9 @@ def _adapter_text(adapter_bytes: int | None, method: str) -> str:
 def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interval_name: str) -> DataTable:
     """Every arm on every suite, with the base's accuracy and the change."""
     changes = change_frame(forgetting, verdicts.verdicts)
-    many = len(verdicts.verdicts) > 1
+    pair_columns, pair_cells = _pair_columns(verdicts.verdicts)
     columns = [
-        *([("model", False), ("trained on", False)] if many else []),
+        *pair_columns,
         ("arm", False), ("suite", False), ("domain", False), ("kind", False), ("relation", False), ("items", True),
         ("base", True), ("arm's accuracy", True), ("change (points)", True), (interval_name, True),
     ]  # fmt: skip
@@ -131,7 +139,7 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
         change = Interval(mean=share["change"], low=share["change_low"], high=share["change_high"])
         rows.append(
             [
-                *([_text(row["model"]), _text(row["train_set"])] if many else []),
+                *pair_cells(row["model"], row["train_set"]),
                 *(_text(row[name]) for name in ("arm", "suite", "domain", "kind", "relation")),
                 _number(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
                 _number(share["base_accuracy"], percent(share["base_accuracy"])),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from rankscope.records import SearchRecord, Verdict, VerdictFile
 from rankscope.report import figures, figures_tables, frames
-from rankscope.report.drawing import Chart
+from rankscope.report.drawing import Chart, spec_of
 from rankscope.report.words import verdict_name
 
 
@@ -78,9 +78,7 @@ def make_sections(
 def _figure(chart: Chart | None, caption: str, name: str = "") -> list[Figure]:
     if chart is None:
         return []
-    spec = chart.to_dict()
-    for needless in ("$schema", "config"):  # the page brings its own version and theme
-        spec.pop(needless, None)
+    spec = spec_of(chart)
     if name:
         title = spec.get("title")
         spec["title"] = {"text": title, "subtitle": name}
@@ -124,7 +122,7 @@ def _plane_section(pairs: list[Pair]) -> Section:
         "What was learned against what was forgotten, an arm a point.",
         "Right and down is better. Crosses are intervals, faint points single seeds, the dotted line joins the arms "
         "that no other arm beats on both axes, a ring marks the recommended arm. Shaded: more forgetting than the "
-        "margin allows, or less gain than counts.",
+        "margin allows, or less gain than counts. Where names would overlap, the tooltip has them.",
         _each(pairs, plane, "gain against forgetting, one point an arm"),
         "No arm has both gain and forgetting: that needs an in-domain suite and one outside the training domain.",
     )
@@ -170,9 +168,11 @@ def _kind_section(pairs: list[Pair], tables: dict[str, pd.DataFrame]) -> Section
 
 
 def _learning_section(pairs: list[Pair], tables: dict[str, pd.DataFrame]) -> Section:
+    runs = tables.get("cost", pd.DataFrame())
+
     def curves(pair: Pair) -> Chart | None:
         steps = frames.of_pair(tables.get("learning"), pair.verdict)
-        return figures_tables.learning(frames.learning_frame(steps, tables.get("cost", pd.DataFrame()), pair.arms))
+        return figures_tables.learning(frames.learning_frame(steps, runs, pair.arms, frames.curve_points(len(runs))))
 
     return Section(
         "learning",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Mapping
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from rankscope.records import ArmVerdict, Interval, Plan, PlannedRun, Verdict, VerdictFile
@@ -29,6 +32,8 @@ _STYLES = {
 
 def console() -> Console:
     """Results go to stdout; a pipe gets plain text that is never narrower than 80 columns."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an ASCII terminal gets "?" for "±", not a traceback
     made = Console(highlight=False)
     if not made.is_terminal and made.width < 80:
         made = Console(highlight=False, width=80)
@@ -57,8 +62,9 @@ def _print_one(console: Console, verdict: Verdict) -> None:
     for arm in words.told_arms(verdict)[:3]:
         console.print(escape(words.forgotten_sentence(arm)))
     if not verdict.decided or verdict.kind == "tradeoff":
-        for reason in verdict.reasons:
-            console.print(f"  [dim]{escape(reason)}[/]")
+        told = tuple(f"{arm.label} learns " for arm in verdict.arms)  # the table above says it shorter
+        for reason in (text for text in verdict.reasons if not text.startswith(told)):
+            console.print(Padding(f"[dim]{escape(reason)}[/]", (0, 0, 0, 2)))
 
 
 def _arms_table(verdict: Verdict, *, wide: bool) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Decimal
 
 from rankscope.records import ArmVerdict, Interval, SuiteOutcome, Verdict
 
@@ -25,8 +26,13 @@ def points(share: float | None, *, sign: bool = True) -> str:
     """A difference of accuracy as percentage points: 0.123 is `+12.3`."""
     if share is None or not math.isfinite(share):
         return "?"
-    text = f"{100 * share:+.1f}" if sign else f"{100 * share:.1f}"
-    return text.replace("-0.0", "0.0").replace("+0.0", "0.0")
+    rounded = _one_decimal(100 * share)
+    return f"{rounded:+}" if sign and rounded else str(rounded)
+
+
+def _one_decimal(value: float) -> Decimal:
+    """Halves away from 0, as the charts round, and no -0.0; float noise (8.749999999) is not seen."""
+    return Decimal(f"{value:.6f}").quantize(Decimal("0.1"), ROUND_HALF_UP) + Decimal("0.0")
 
 
 def interval_points(interval: Interval, *, sign: bool = True) -> str:
@@ -40,7 +46,7 @@ def interval_points(interval: Interval, *, sign: bool = True) -> str:
 
 
 def percent(share: float | None) -> str:
-    return NOT_MEASURED if share is None or not math.isfinite(share) else f"{100 * share:.1f} %"
+    return NOT_MEASURED if share is None or not math.isfinite(share) else f"{_one_decimal(100 * share)} %"
 
 
 def parameters(count: int | float | None) -> str:
@@ -176,7 +182,7 @@ def forgotten_sentence(arm: ArmVerdict) -> str:
     told = [f"{outcome.suite} {interval_points(outcome.change)}" for outcome in (sure or lost)[:5]]
     more = len(sure or lost) - len(told)
     where = "; ".join(told) + (f", and {more} more" if more > 0 else "")
-    overall = f"{arm.label} forgets {interval_points(arm.forgetting, sign=False)} over all"
+    overall = f"{arm.label} forgets {interval_points(arm.forgetting, sign=False)} overall"
     if sure:
         return f"{overall}. It surely lost on {where}."
     return f"{overall}. No single suite's loss is beyond the noise: {where}."

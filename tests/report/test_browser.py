@@ -1,0 +1,190 @@
+"""The page in a real browser: draws, filters, sorts, both themes legible, and nothing leaves the file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_report import make_report, make_verdict
+
+from rankscope.report.page import render
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+CONTRAST = """(selectors) => {
+  const channel = (v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
+  const light = (rgb) => 0.2126 * channel(rgb[0]) + 0.7152 * channel(rgb[1]) + 0.0722 * channel(rgb[2]);
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const behind = (node) => {
+    for (; node; node = node.parentElement) {
+      const colour = parse(getComputedStyle(node).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const worst = {};
+  for (const selector of selectors) for (const node of document.querySelectorAll(selector)) {
+    const style = getComputedStyle(node);
+    const ink = node instanceof SVGElement ? style.fill : style.color;
+    if (ink === "none" || !node.textContent.trim()) continue;
+    const host = node instanceof SVGElement ? node.closest("div") : node;
+    const [a, b] = [light(parse(ink)), light(behind(host))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    worst[selector] = Math.min(worst[selector] ?? 99, ratio);
+  }
+  return worst;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright's Python package is not installed")
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(render(make_report([make_verdict("medical"), make_verdict("legal", "tradeoff")])), encoding="utf-8")
+    return path
+
+
+class Visit:
+    """A page with all that it said and asked for."""
+
+    def __init__(self, browser: Any, file: Path, **settings: Any) -> None:
+        self.page = browser.new_context(viewport={"width": 1280, "height": 900}, **settings).new_page()
+        self.said: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(file.as_uri())
+        self.wait()
+
+    def wait(self) -> None:
+        self.page.wait_for_function(
+            "document.documentElement.dataset.ready === document.documentElement.dataset.charts"
+        )
+
+
+@pytest.fixture(scope="module")
+def visit(browser: Any, file: Path) -> Visit:
+    return Visit(browser, file, color_scheme="light", accept_downloads=True)
+
+
+def test_it_draws_every_chart_without_a_word_on_the_console_or_a_request(visit: Visit, file: Path) -> None:
+    charts = visit.page.locator(".chart")
+    assert charts.count() >= 14
+    for index in range(charts.count()):
+        chart = charts.nth(index)
+        assert chart.locator("svg").count() >= 1, chart.get_attribute("id")
+        assert chart.locator("svg path[d]").count() >= 3, chart.get_attribute("id")
+    assert visit.page.locator(".chart .failed").count() == 0
+    assert visit.said == []
+    assert visit.requests == [file.as_uri()]
+
+
+def test_model_output_is_text(visit: Visit) -> None:
+    visit.page.fill("#filter-text", "window.hacked")
+    assert "<img src=x" in visit.page.inner_text("#items-table tbody")
+    assert visit.page.locator("#items-table img, #items-table script").count() == 0
+    assert visit.page.evaluate("window.hacked") is None
+    visit.page.fill("#filter-text", "")
+
+
+def test_items_filter_search_and_turn_pages(visit: Visit) -> None:
+    page = visit.page
+    everything = int(page.inner_text("#items-count").split()[0])
+    page.select_option("#filter-way", "forgotten")
+    page.select_option("#filter-arm", "full")
+    page.select_option("#filter-suite", "gsm8k")
+    page.select_option("#filter-pair", "bundled · legal")
+    few = int(page.inner_text("#items-count").split()[0])
+    assert 0 < few < everything
+    rows = page.locator("#items-table tbody tr")
+    assert rows.count() == few
+    for index in range(few):
+        text = rows.nth(index).inner_text()
+        assert "forgotten" in text
+        assert "gsm8k" in text
+        assert "full" in text
+    page.fill("#filter-text", "no such words anywhere")
+    assert page.inner_text("#items-count") == "No item matches."
+    page.fill("#filter-text", "")
+    for name in ("way", "arm", "suite", "pair"):
+        page.select_option(f"#filter-{name}", "")
+    first = rows.nth(0).inner_text()
+    page.click("#items-after")
+    assert "page 2 of" in page.inner_text("#items-page")
+    assert rows.nth(0).inner_text() != first or rows.nth(1).inner_text() != first
+    assert page.is_enabled("#items-before")
+
+
+def test_tables_sort_by_value_and_from_the_keyboard_and_download(visit: Visit) -> None:
+    page = visit.page
+    heading = page.locator("#table-arms th", has_text="gain")
+    column = heading.evaluate("(cell) => cell.cellIndex")
+    heading.locator("button").focus()
+
+    def values() -> list[str]:
+        cells = page.locator(f"#table-arms tbody td:nth-child({column + 1})")
+        return [cells.nth(index).get_attribute("data-sort") or "" for index in range(cells.count())]
+
+    page.keyboard.press("Enter")
+    assert heading.get_attribute("aria-sort") == "ascending"
+    known = [float(value) for value in values() if value]
+    assert known == sorted(known)
+    assert values()[-1] == ""
+    page.keyboard.press("Enter")
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert [float(value) for value in values() if value] == sorted(known, reverse=True)
+    assert values()[-1] == ""
+    with page.expect_download() as waiting:
+        page.click('[data-csv="table-arms"]')
+    text = Path(waiting.value.path()).read_text(encoding="utf-8-sig")
+    assert text.splitlines()[0].startswith("trained on,arm,")
+    assert "lora-r16" in text
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_both_themes_are_legible(browser: Any, file: Path, theme: str) -> None:
+    visit = Visit(browser, file, color_scheme=theme)
+    texts = [".sentence", ".verdict h2", ".reads", ".shows", "td", "th button", ".status", ".way", ".contents a", "dt"]
+    worst = visit.page.evaluate(CONTRAST, [*texts, "svg text"])
+    assert set(texts) | {"svg text"} == set(worst)
+    assert min(worst.values()) >= 4.5, worst  # WCAG 2.1, AA
+    assert visit.said == []
+
+
+def test_the_toggle_redraws_in_the_other_theme_and_tells_so(browser: Any, file: Path) -> None:
+    visit = Visit(browser, file, color_scheme="light")
+    before = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    visit.page.click("#theme")
+    visit.page.wait_for_function("document.documentElement.dataset.ready === 'dark'")
+    assert visit.page.get_attribute("#theme", "aria-pressed") == "true"
+    assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+    assert visit.page.get_attribute(".chart >> nth=0", "data-drawn") == "dark"
+
+
+def test_a_phone_shows_no_sideways_scroll_and_print_hides_the_tools(browser: Any, file: Path) -> None:
+    visit = Visit(browser, file, color_scheme="dark")
+    visit.page.set_viewport_size({"width": 390, "height": 800})
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+    visit.page.emulate_media(media="print")
+    assert not visit.page.is_visible("#theme")
+    assert not visit.page.is_visible("#filters")
+    assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

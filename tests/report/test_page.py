@@ -1,0 +1,214 @@
+"""The page: whole, self-contained, safe against what models write, honest about what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pandas as pd
+import pytest
+from made_report import HOSTILE, arm_labels, make_items, make_report, make_search, make_tables, make_verdict
+
+from rankscope.records import Interval
+from rankscope.report import flips
+from rankscope.report.page import render
+
+SECTIONS = (
+    "answer", "arms", "rank", "tradeoff", "matrix", "suites", "kinds", "items", "learning", "rates", "cost",
+    "warnings", "provenance", "repeat",
+)  # fmt: skip
+LOADING = {"src", "href", "srcset", "data", "action", "poster", "background"}
+
+
+class Parsed(HTMLParser):
+    """What a browser would see: tags with attributes, the text outside scripts, and the scripts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.scripts: list[tuple[str, str]] = []
+        self._script: str | None = None
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self._script = dict(attrs).get("id") or tag
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("script", "style"):
+            self._script = None
+
+    def handle_data(self, data: str) -> None:
+        if self._script is None:
+            self.text.append(data)
+        else:
+            self.scripts.append((self._script, data))
+
+    def json(self, name: str) -> Any:
+        return json.loads("".join(text for script, text in self.scripts if script == name))
+
+    def ids(self) -> set[str]:
+        return {value for _, attributes in self.tags if (value := attributes.get("id"))}
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render(make_report())
+
+
+@pytest.fixture(scope="module")
+def parsed(page: str) -> Parsed:
+    return Parsed(page)
+
+
+def test_every_section_and_its_contents_entry_is_there(parsed: Parsed) -> None:
+    links = {attributes["href"] for tag, attributes in parsed.tags if tag == "a"}
+    assert set(SECTIONS) <= parsed.ids()
+    assert {f"#{name}" for name in SECTIONS} <= links
+
+
+def test_nothing_is_loaded_from_anywhere(page: str, parsed: Parsed) -> None:
+    for tag, attributes in parsed.tags:
+        for name in LOADING & set(attributes):
+            assert (attributes[name] or "").startswith("#"), (tag, name, attributes[name])
+        assert tag not in ("link", "iframe", "object", "embed", "img", "base")
+    style = "".join(text for name, text in parsed.scripts if name == "style")
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = next(a["content"] for t, a in parsed.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe-eval" not in policy
+    assert len(page.encode()) < 4_000_000
+
+
+def test_the_answer_is_said_in_words(parsed: Parsed) -> None:
+    text = " ".join(" ".join(parsed.text).split())
+    assert "Recommended: lora-r16" in text
+    assert "it gains +30.3 points (+28.2 to +32.4) and forgets 1.4 points (0.5 to 2.3)" in text
+    assert "95 % confidence" in text
+    assert "loss above 20 nats at step 41" in text
+    assert "rankscope run medical-demo/study.yaml --out medical-demo" in text
+    assert "12 rows of medical are near items of medqa" in text
+
+
+def test_model_output_is_data_and_never_markup() -> None:
+    verdict = make_verdict(rule=HOSTILE, reasons=[HOSTILE])
+    report = make_report([verdict], warnings=[HOSTILE], provenance={"machine": HOSTILE}, command=HOSTILE)
+    page = render(report)
+    parsed = Parsed(page)
+    assert sum(tag == "script" for tag, _ in parsed.tags) == 4
+    assert not any(tag == "img" or "onerror" in attributes for tag, attributes in parsed.tags)
+    assert "\u2028" not in "".join(text for name, text in parsed.scripts if name.endswith("-data"))
+    asked = parsed.json("items-data")
+    assert any(HOSTILE in question[1] for question in asked["questions"])
+    assert any(row[6] == HOSTILE for row in asked["rows"])
+    assert HOSTILE in "".join(parsed.text)
+
+
+def test_every_chart_has_a_place_and_data(parsed: Parsed) -> None:
+    charts = parsed.json("charts-data")
+    places = {a["id"] for _, a in parsed.tags if "chart" in (a.get("class") or "").split()}
+    assert set(charts) == places
+    sections = {name.split("-")[1] for name in charts}
+    assert sections == {"rank", "tradeoff", "matrix", "kinds", "learning", "rates", "cost"}
+    assert all(spec["datasets"] for spec in charts.values())
+
+
+def test_a_large_study_stays_under_the_limit_and_says_that_it_sampled() -> None:
+    labels = arm_labels((1, 2, 4, 8, 16, 32, 64, 128), 11)
+    verdicts = [make_verdict(labels=labels)]
+    few = make_items(verdicts, each=4)
+    items = pd.concat(
+        [
+            few.assign(item_id=few["item_id"] + f"-{copy}", prompt=few["prompt"] + f" {copy} " + "lorem ipsum " * 40)
+            for copy in range(12)
+        ]
+    )
+    tables = make_tables(verdicts, seeds=5, steps=400) | {"flips": items}
+    searches = [make_search(label) for label, _ in labels]
+    page = render(make_report(verdicts, tables=tables, items=items, searches=searches))
+    assert len(page.encode()) < 4_000_000
+    text = " ".join(" ".join(Parsed(page).text).split())
+    found = re.search(r"A seeded sample of ([\d,]+) of ([\d,]+) flips", text)
+    assert found is not None
+    assert int(found[1].replace(",", "")) <= flips.MAX_ROWS < int(found[2].replace(",", "")) == len(items)
+
+
+def test_what_is_missing_says_why() -> None:
+    nothing: dict[str, Any] = {"tables": {}, "items": pd.DataFrame(), "searches": [], "provenance": {}, "warnings": []}
+    parsed = Parsed(render(make_report([], **nothing)))
+    text = " ".join(" ".join(parsed.text).split())
+    assert set(SECTIONS) <= parsed.ids()
+    assert parsed.json("charts-data") == {}
+    for reason in (
+        "There is no verdict", "No arm with a rank has results", "No training steps were recorded",
+        "No learning rate was searched", "No item flipped", "No provenance was recorded",
+    ):  # fmt: skip
+        assert reason in text
+
+
+def test_an_arm_without_forgetting_or_interval_is_drawn_where_it_can_be() -> None:
+    verdict = make_verdict(kind="cannot_distinguish")
+    unknown = Interval(mean=None, low=None, high=None)
+    arms = [
+        arm.model_copy(update={"forgetting": unknown, "gain": arm.gain.model_copy(update={"low": None, "high": None})})
+        for arm in verdict.arms
+    ]
+    parsed = Parsed(render(make_report([verdict.model_copy(update={"arms": arms})])))
+    charts = parsed.json("charts-data")
+    text = " ".join(" ".join(parsed.text).split())
+    assert [name for name in charts if name.startswith("chart-rank")] == ["chart-rank-0"]
+    assert not any(name.startswith("chart-tradeoff") for name in charts)
+    assert "that needs an in-domain suite" in text
+    assert "no interval" in text
+
+
+def test_two_training_sets_are_told_apart() -> None:
+    verdicts = [make_verdict("medical"), make_verdict("legal", "tradeoff")]
+    parsed = Parsed(render(make_report(verdicts)))
+    text = " ".join(" ".join(parsed.text).split())
+    assert "The answers" in text
+    assert "bundled trained on legal" in text
+    assert "the choice is yours" in text
+    charts = parsed.json("charts-data")
+    subtitles = {spec["title"]["subtitle"] for name, spec in charts.items() if name.startswith("chart-tradeoff")}
+    assert subtitles == {"bundled trained on medical", "bundled trained on legal"}
+
+
+def test_the_same_report_gives_the_same_page(page: str) -> None:
+    assert render(make_report()) == page
+
+
+# ---- the sample of items --------------------------------------------------------------------------------------------
+
+
+def test_the_sample_holds_every_arm_suite_and_direction_even_when_it_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = make_items([make_verdict()])
+    groups = {(row.arm, row.suite, row.seeds_lost > 0) for row in items.itertuples()}
+    monkeypatch.setattr(flips, "MAX_ROWS", len(groups))
+    packed = flips.pack(items)
+    shown = {(row[3], row[4], row[0] == "forgotten") for row in packed.payload["rows"]}
+    assert shown == groups
+    assert packed.total == len(items)
+
+
+def test_rows_that_did_not_flip_are_no_items() -> None:
+    items = make_items([make_verdict()]).assign(seeds_lost=0, seeds_won=0)
+    assert flips.pack(items).shown == 0
+
+
+def test_a_long_prompt_says_how_much_is_left_out() -> None:
+    items = make_items([make_verdict()]).head(1).assign(prompt="x" * (flips.MAX_TEXT + 1234), choices=[[]])
+    assert "(1,234 more characters)" in flips.pack(items).payload["questions"][0][1]
+
+
+def test_a_missing_prediction_is_said_and_not_shown_as_nan() -> None:
+    items = make_items([make_verdict()]).head(1).assign(arm_predicted=None, base_predicted=float("nan"))
+    packed = flips.pack(items).payload
+    assert packed["questions"][0][3] == "(none)"
+    assert packed["rows"][0][6] == "(none)"
