@@ -23,7 +23,8 @@ ALLOWED = {
     "edges": {"edges", "config", "records"},
     # Inside one process and around all processes: the two places that know the stages.
     "jobs": {"jobs", "evaluate", "analyse", "train", "model", "data", "edges", "config", "records"},
-    "results": {"decide", "report", "edges", "config", "records"},
+    "results_inside": {"decide", "edges", "config", "records"},
+    "results": {"results_inside", "decide", "report", "edges", "config", "records"},
     "export": {"results", "decide", "report", "model", "edges", "config", "records"},
     "adapter_tools": {"analyse", "model", "config", "records"},
     "pipeline": {"jobs", "results", "data", "model", "edges", "config", "records"},

@@ -18,10 +18,11 @@ from rankscope.config.study import Study
 from rankscope.data.prepare import Prepared, prepare
 from rankscope.edges.execute import Executor, Job, JobOutcome, stop_requested
 from rankscope.edges.store import FolderStore, remove_leftovers
+from rankscope.jobs.derive import derive, derived_ids
 from rankscope.jobs.run import score_base, train_and_score
 from rankscope.jobs.search import search_rate
 from rankscope.model.load import inspect_model, load_tokenizer
-from rankscope.records import MachineFacts, Plan, RunStatus
+from rankscope.records import MachineFacts, Plan, PlannedRun, RunStatus
 from rankscope.results import base_ids, write_results
 
 
@@ -82,7 +83,7 @@ def run_study(
         store.write_plan(plan)
         executor = make_executor(plan)
         try:
-            outcome = _execute(store, plan, executor, set(only), lambda: progress(plan))
+            outcome = _execute(study, store, plan, executor, set(only), lambda: progress(plan))
         finally:
             executor.close()
         progress(plan)
@@ -93,7 +94,9 @@ def run_study(
     return outcome
 
 
-def _execute(store: FolderStore, plan: Plan, executor: Executor, only: set[str], idle: Callable[[], None]) -> Outcome:
+def _execute(
+    study: Study, store: FolderStore, plan: Plan, executor: Executor, only: set[str], idle: Callable[[], None]
+) -> Outcome:
     """Bases and searches, and the runs that wait for neither; then the runs whose rate was searched. Longest first."""
     folder = str(store.folder)
     runs = sorted((r for r in plan.runs if r.fits and (not only or r.run_id in only)), key=lambda r: -r.seconds)
@@ -112,7 +115,23 @@ def _execute(store: FolderStore, plan: Plan, executor: Executor, only: set[str],
     ready = [r for r in searched if (r.model, r.train_set, r.arm.label) not in lost]
     for outcome in executor.run([Job(train_and_score, folder, (r.run_id,)) for r in ready], idle):
         _keep(store, outcome, failed)
+    sources = [] if only or stop_requested() else derived_sources(study, store, plan)
+    derived = [name for run in sources for name in derived_ids(study, plan, run)]
+    for outcome in executor.run([Job(derive, folder, (name,)) for name in derived], idle):
+        _keep(store, outcome, failed)
     return Outcome(failed=failed, stopped=stop_requested())
+
+
+def derived_sources(study: Study, store: FolderStore, plan: Plan) -> list[PlannedRun]:
+    """Of each base model and training set the first finished run of the largest LoRA, where the study derives runs."""
+    if not (study.analysis.enabled and study.analysis.derived):
+        return []
+    found: dict[tuple[str, str], PlannedRun] = {}
+    for run in sorted(plan.runs, key=lambda r: (-(r.arm.rank or 0), r.arm.label, r.seed)):
+        status = store.read_status(run.run_id)
+        if run.arm.method == "lora" and status is not None and status.state == "done":
+            found.setdefault((run.model, run.train_set), run)
+    return list(found.values())
 
 
 def keep_best(store: FolderStore, plan: Plan) -> None:
@@ -136,6 +155,9 @@ def _keep(store: FolderStore, outcome: JobOutcome, failed: dict[str, str]) -> No
         failed[run_id] = outcome.error
         if outcome.job.function is search_rate:
             store.write_text(f"searches/{run_id}/error.txt", outcome.details or outcome.error)
+            continue
+        if outcome.job.function is derive:  # the run itself is done
+            store.write_text(f"runs/{run_id.replace(' ', '/derived/')}.error.txt", outcome.details or outcome.error)
             continue
         before = store.read_status(run_id) or RunStatus(run_id=run_id, state="planned")
         store.write_status(before.model_copy(update={"state": "failed", "reason": outcome.error}))

@@ -18,7 +18,6 @@ from rankscope.analyse.spectra import (
     module_rows,
     spectrum_of,
     spectrum_of_values,
-    subspace_similarity,
 )  # fmt: skip
 from rankscope.model.delta import DenseDelta, FactoredDelta, Svd
 from rankscope.model.load import linear_shapes
@@ -151,15 +150,6 @@ def test_known_spectra() -> None:
     assert (one.stable_rank, one.effective_rank, one.energy_rank_99) == (pytest.approx(1), pytest.approx(1), 1)
     assert energy_rank(torch.tensor([3.0, 1.0]), 0.9) == 1
     assert energy_rank(torch.tensor([3.0, 1.0]), 0.91) == 2
-
-
-def test_subspace_similarity_of_known_subspaces() -> None:
-    eye = torch.eye(6)
-    assert subspace_similarity(eye[:, :2], eye[:, :4]) == 1
-    assert subspace_similarity(eye[:, :2], eye[:, 2:4]) == 0
-    assert subspace_similarity(eye[:, :2], eye[:, 1:3]) == 0.5
-    turned = torch.linalg.qr(normal(2, 2)).Q.float()
-    assert subspace_similarity(eye[:, :2] @ turned, eye[:, :2]) == pytest.approx(1, abs=1e-6)
 
 
 def test_a_matrix_that_is_too_wide_is_left_out_with_a_reason_unless_cached(tmp_path: Path) -> None:

@@ -34,16 +34,23 @@ class MergedTop:
 
     values (k,); cosines (K, k): column j holds the cosines of W's j-th left singular vector with all of W0's.
     energy: the squared Frobenius norm of W. `error_bound`: on the values, where a random method found them, else None.
+    left (out, k): the vectors themselves, where they were asked for.
     """
 
     values: Tensor
     cosines: Tensor
     energy: float
     error_bound: float | None = None
+    left: Tensor | None = None
 
 
 def merged_top(
-    base: Svd, delta: FactoredDelta | DenseDelta, count: int, generator: torch.Generator | None = None
+    base: Svd,
+    delta: FactoredDelta | DenseDelta,
+    count: int,
+    generator: torch.Generator | None = None,
+    *,
+    with_left: bool = False,
 ) -> MergedTop:
     """The `count` largest singular values of W0 + delta and their left vectors' cosines with those of W0.
 
@@ -59,7 +66,8 @@ def merged_top(
         values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
     else:
         values, vectors = problem.largest(count)
-    return MergedTop(values.clamp(min=0).sqrt(), vectors[: len(base.values)], problem.energy)
+    left = problem.in_space(base, vectors) if with_left else None
+    return MergedTop(values.clamp(min=0).sqrt(), vectors[: len(base.values)], problem.energy, left=left)
 
 
 def _of_dense(base: Svd, delta: DenseDelta, count: int, generator: torch.Generator | None) -> MergedTop:
@@ -67,9 +75,10 @@ def _of_dense(base: Svd, delta: DenseDelta, count: int, generator: torch.Generat
     energy = float(whole.double().square().sum())
     if generator is not None and min(whole.shape) > 1024 and count * 8 <= min(whole.shape):
         top = randomised_top_svd(whole, count, generator, extra=count + 20, power_steps=4)
-        return MergedTop(top.svd.values, base.left.T @ top.svd.left, energy, float(top.error_bounds.max()))
+        bound = float(top.error_bounds.max())
+        return MergedTop(top.svd.values, base.left.T @ top.svd.left, energy, bound, top.svd.left)
     left, values, _ = torch.linalg.svd(whole, full_matrices=False)
-    return MergedTop(values[:count], base.left.T @ left[:, :count], energy)
+    return MergedTop(values[:count], base.left.T @ left[:, :count], energy, left=left[:, :count])
 
 
 class _Coordinates:
@@ -79,8 +88,9 @@ class _Coordinates:
         b, a = working(delta.lora_b).to(base.left.dtype), working(delta.lora_a).to(base.left.dtype)
         left = base.left.T @ b
         right = (base.right @ a.T).double()
+        self.outside: Tensor | None = None
         if base.left.shape[0] > base.left.shape[1]:
-            _, outside = torch.linalg.qr(b - base.left @ left)
+            self.outside, outside = torch.linalg.qr(b - base.left @ left)
             left = torch.cat([left, outside])
         left = left.double() * delta.scale
         values = base.values.double()
@@ -98,6 +108,12 @@ class _Coordinates:
 
     def times(self, vectors: Tensor) -> Tensor:
         return self.square[:, None] * vectors + self.low @ (self.middle @ (self.low.T @ vectors))
+
+    def in_space(self, base: Svd, vectors: Tensor) -> Tensor:
+        """Coordinates (M, k) as vectors (out, k)."""
+        count = len(base.values)
+        inside = base.left.double() @ vectors[:count]
+        return inside if self.outside is None else inside + self.outside.double() @ vectors[count:]
 
     def dense(self) -> Tensor:
         return torch.diag(self.square) + self.low @ self.middle @ self.low.T

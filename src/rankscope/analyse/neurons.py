@@ -57,8 +57,8 @@ def layer_row(base: _UnitSums, arm: _UnitSums) -> dict[str, Any]:
     """The change of one layer.
 
     mean_change: mean over units of |mean of the arm - mean of the base| / standard deviation of the base over
-    tokens, units that never vary left out (None where none does). firing_change: mean of |firing rate of the arm - of the base|.
-    top_units: the most changed by the first, most changed first.
+    tokens, units that never vary left out (None where none does). firing_change: mean of |firing rate of the arm - of
+    the base|. top_units: the most changed by the first, most changed first.
     """
     mean = base.total / base.tokens
     spread = (base.squares / base.tokens - mean.square()).clamp(min=0).sqrt()

@@ -143,12 +143,6 @@ def overlap(cosines: Tensor) -> float:
     return float(cosines[:count].double().square().sum()) / count
 
 
-def subspace_similarity(left: Tensor, other: Tensor) -> float:
-    """phi(i, j) = ||U_i^T U_j||_F^2 / min(i, j), columns orthonormal (arXiv 2106.09685, eq. 4)."""
-    crossed = working(left).double().T @ working(other).double()
-    return float(crossed.square().sum()) / min(crossed.shape)
-
-
 # ---- over the modules of a model ------------------------------------------------------------------------------------
 
 
