@@ -11,7 +11,7 @@ demo: $(VENV)/.installed          ## the main job, on the bundled model and worl
 	$(BIN)/rankscope demo
 
 test: check                       ## checks and the fast tests
-	$(BIN)/python -m pytest -q -m "not slow and not cuda"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not cuda"
 
 test-slow: $(VENV)/.dev           ## kills, the demo itself, the browser
 	$(BIN)/python -m pytest -q -m "slow and not cuda"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rankscope.config.plan import make_plan
 from rankscope.config.problems import InputProblems, Problem
-from rankscope.config.resolved import absolute, dump_study
+from rankscope.config.resolved import absolute, dump_study, pinned
 from rankscope.config.study import Study
 from rankscope.data.prepare import Prepared, prepare
 from rankscope.edges.execute import Executor, Job, JobOutcome, stop_requested
@@ -43,7 +43,8 @@ def plan_study(study: Study, folder: Path, machine: MachineFacts, out: Path) -> 
     models = [inspect_model(spec, folder) for spec in study.models]
     prepared: dict[str, Prepared] = {}
     for spec, facts in zip(study.models, models, strict=True):
-        prepared[spec.name] = prepare(study, folder, load_tokenizer(spec, folder), facts.context_tokens)
+        tokenizer = load_tokenizer(spec, folder)
+        prepared[spec.name] = prepare(study, folder, tokenizer, facts.context_tokens, spec.system_prompt)
     previous = FolderStore(out).read_plan()
     return make_plan(
         study,
@@ -79,7 +80,7 @@ def run_study(
     with store.lock(shared=bool(only)):
         if not only:
             remove_leftovers(out)
-        store.write_text("study.yaml", dump_study(absolute(study, folder)))
+        store.write_text("study.yaml", dump_study(pinned(absolute(study, folder), plan)))
         store.write_plan(plan)
         executor = make_executor(plan)
         try:

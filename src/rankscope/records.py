@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -29,9 +29,19 @@ class Record(BaseModel):
 # ---- data: rows and encoded rows ------------------------------------------------------------------------------------
 
 
+class Turn(NamedTuple):
+    """One turn of a conversation, without white space around it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
 @dataclass(frozen=True)
 class Row:
-    """One row as read and checked. Exactly one of the shapes: choices, answer, prompt + completion, text."""
+    """One row as read and checked. Exactly one of the shapes: choices, answer, prompt + completion, text, messages.
+
+    `messages` ends with an assistant's turn, and a user's stands before the first of those.
+    """
 
     item_id: str
     place: str
@@ -45,19 +55,30 @@ class Row:
     prompt: str | None = None
     completion: str | None = None
     text: str | None = None
+    messages: tuple[Turn, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Example:
-    """A training row as tokens: loss on `completion_ids` (the learned EOS included), none on `prompt_ids`."""
+    """A training row as tokens: loss on `completion_ids` (the learned EOS included), none on `prompt_ids`.
+
+    `loss_mask`, over prompt and completion together, says which tokens have loss where that is not so: in a
+    conversation of several assistant's turns. Nothing of `prompt_ids` ever has loss.
+    """
 
     item_id: str
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
+    loss_mask: tuple[bool, ...] | None = None
 
     @property
     def token_count(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
+
+    @property
+    def target_count(self) -> int:
+        """Tokens with loss."""
+        return len(self.completion_ids) if self.loss_mask is None else sum(self.loss_mask)
 
 
 @dataclass(frozen=True)
@@ -123,6 +144,8 @@ class TrainFacts(Record):
     completion_token_count: int
     dropped: dict[str, int] = {}
     warnings: list[str] = []
+    revision: str | None = None
+    """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
 
 
 class SuiteFacts(Record):
@@ -139,6 +162,8 @@ class SuiteFacts(Record):
     token_count: int
     max_new_tokens: int
     left_out: dict[str, int] = {}
+    revision: str | None = None
+    """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
 
 
 class MachineFacts(Record):

@@ -16,9 +16,6 @@ from rankscope.records import Plan, PlannedRun, SearchRecord, VerdictFile
 from rankscope.report.page import ReportData, render
 from rankscope.results_inside import inside_tables
 
-ITEMS_SHOWN = 2000
-"""Flipped items in the page, a seeded sample where there are more; the full set is tables/flips.parquet."""
-
 
 def write_results(folder: Path) -> VerdictFile:
     """Write tables/, verdict.json and report.html of a study folder from what its runs have left there."""
@@ -197,10 +194,8 @@ def warnings_of(store: FolderStore, plan: Plan) -> list[str]:
 
 
 def items_frame(store: FolderStore, plan: Plan, predictions: pd.DataFrame, flips: pd.DataFrame) -> pd.DataFrame:
-    """Flipped items with prompt, answer and both predictions; the arm's is that of a seed in which it flipped."""
+    """Every flipped item with prompt, answer and both predictions; the arm's is of a seed in which it flipped."""
     flipped = flips[(flips["seeds_lost"] > 0) | (flips["seeds_won"] > 0)]
-    if len(flipped) > ITEMS_SHOWN:
-        flipped = flipped.sample(ITEMS_SHOWN, random_state=0).sort_index()
     asked = []
     for model, run_id in base_ids(plan).items():
         items = store.read_frame(store.run_folder(run_id) / "items.parquet")

@@ -99,6 +99,14 @@ def test_a_section_whose_lines_are_all_comments_means_its_defaults(read: Read) -
     assert read(STUDY + "budget:\n  # epochs: 3\noptimizer:\n").budget.epochs == 3
 
 
+def test_a_hub_set_with_its_columns(read: Read) -> None:
+    origin = "hub: org/set, config: main, split: test, revision: refs/convert/parquet, bad_rows: drop"
+    columns = "columns: {question: q, choices: [opa, opb], answer_index: cop}"
+    law = read(changed("path: law.jsonl", f"{origin}, {columns}, limit: 5")).suites["law"]
+    assert (law.hub, law.config, law.split, law.revision) == ("org/set", "main", "test", "refs/convert/parquet")
+    assert law.columns == {"question": "q", "choices": ["opa", "opb"], "answer_index": "cop"}
+
+
 def test_a_settings_null_is_as_if_it_were_not_there(read: Read) -> None:
     text = changed("domain: legal", "domain: legal, hub: null, limit: null")
     assert read(text).suites["law"].limit is None
@@ -110,7 +118,10 @@ def test_aliases_and_anchors_are_plain_values(read: Read) -> None:
 
 
 def test_a_resolved_study_reads_back_the_same(read: Read, tmp_path: Path) -> None:
-    study = absolute(read(EXAMPLE), tmp_path)
+    columns = "columns: {question: q, choices: [a, b], answer_index: c}"
+    text = EXAMPLE.replace("path: law.jsonl", f"path: law.jsonl, {columns}")
+    text = text.replace("model: bundled", "model: {id: bundled, chat: never, system_prompt: Brief.}")
+    study = absolute(read(text), tmp_path)
     (tmp_path / "resolved.yaml").write_text(dump_study(study))
     assert read_study(tmp_path / "resolved.yaml") == study
 

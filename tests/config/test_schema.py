@@ -42,6 +42,8 @@ def test_the_schema_is_one() -> None:
         STUDY.replace("full:", "all: {method: full}\n  full:"),
         STUDY.replace("model: bundled", "model: [{id: org/a, dtype: float32}, org/b]"),
         STUDY + "budget:\n",
+        STUDY.replace("path: law.jsonl", "hub: org/x, config: main, split: test, columns: {choices: [a, b]}"),
+        STUDY.replace("model: bundled", "model: {id: org/a, chat: never, system_prompt: Be brief.}"),
     ],
 )
 def test_the_schema_takes_what_can_be_read(text: str) -> None:
@@ -55,7 +57,8 @@ def test_the_schema_takes_what_can_be_read(text: str) -> None:
         STUDY.replace("seeds: [0, 1, 2]", ""),
         STUDY.replace("[4, 8]", "[0]"),
         STUDY.replace("full: {", "mine: {"),
-        STUDY.replace("path: law.jsonl", "hub: org/x"),
+        STUDY.replace("path: law.jsonl", "harness: arc_easy"),
+        STUDY.replace("path: law.jsonl", "hub: org/x, path: law.jsonl"),
         STUDY.replace("domain: legal", "domian: legal"),
         STUDY.replace("model: bundled", "model: []"),
         *[f"{STUDY}{section}:\n  {setting}\n" for section, setting, _ in FINITE],

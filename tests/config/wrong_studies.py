@@ -106,13 +106,14 @@ WRONG = [
     ("model: bundled", "model: {id: x, dtype: fp8}", 'line 2, model.dtype: found "fp8", expected auto, float32 or bfloat16'),
     ("model: bundled", "model: {dtype: auto}", "line 2, model.id: found nothing, expected `bundled`, a folder, or a hub id"),
     ("path: train.jsonl", "path: gone.jsonl", 'line 4, train.medical.path: found "gone.jsonl", which does not exist, '
-     "expected a JSONL file; relative paths start at FOLDER"),
-    ("path: train.jsonl", "path: .", 'line 4, train.medical.path: found ".", which is a folder, expected a JSONL file; '
+     "expected a file of rows; relative paths start at FOLDER"),
+    ("path: train.jsonl", "path: .", 'line 4, train.medical.path: found ".", which is a folder, expected a file of rows; '
      "relative paths start at FOLDER"),
     ("path: train.jsonl", 'path: "a\\0b"', None),
     ("path: train.jsonl", "world: w, path: train.jsonl", "line 4, train.medical: found `path` and `world`, expected "
-     "exactly one of `path` and `world`"),
-    ("path: train.jsonl, ", "", "line 4, train.medical: found neither, expected exactly one of `path` and `world`"),
+     "exactly one of `path`, `hub` and `world`"),
+    ("path: train.jsonl, ", "", "line 4, train.medical: found none of them, expected exactly one of `path`, `hub` and "
+     "`world`"),
     ("path: train.jsonl, domain: medical", "path: train.jsonl", "line 4, train.medical: found no domain, expected "
      "`domain`: the suites with the same one are its in-domain suites"),
     ("domain: medical, kind: recall", "domain: drugs, kind: recall", 'line 4, train.medical: found no suite with the '
@@ -124,7 +125,15 @@ WRONG = [
     ("domain: legal", "domain: legal, limit: 0", f"line 7, suites.law.limit: found 0, expected {COUNT}: how many rows to "
      "draw at random"),
     ("domain: legal", "domian: legal", "line 7, suites.law.domian: found the unknown key `domian`, expected one of path, "
-     "world, world_seed, domain, choices, template, limit, kind, max_new_tokens; did you mean `domain`?"),
+     "hub, config, split, revision, columns, bad_rows, world, world_seed, domain, choices, template, limit, kind, max_new_tokens; did you mean `domain`?"),
+    ("path: law.jsonl", "path: law.jsonl, split: test", "line 7, suites.law.split: found `split` without `hub`, expected it "
+     "only with `hub`, the data set that it belongs to"),
+    ("path: law.jsonl", "path: law.jsonl, columns: [q]", "line 7, suites.law.columns: found [\"q\"], expected a mapping from "
+     "fields to the columns that hold them, such as {question: problem, answer: solution}"),
+    ("path: law.jsonl", "path: law.jsonl, bad_rows: skip", 'line 7, suites.law.bad_rows: found "skip", expected refuse, or '
+     "drop to leave out rows that cannot be read, and count them"),
+    ("model: bundled", "model: {id: x, chat: always}", 'line 2, model.chat: found "always", expected auto (the tokenizer\'s '
+     "chat template where it has one) or never"),
     ("seeds:", "seeds: [1]\nseeds:", "line 13, seeds: found the key `seeds` again (first on line 12), expected each key "
      "once"),
     ("name: small", "name: !!python/name:os.system x", "line 1, name: found the tag tag:yaml.org,2002:python/name:"
@@ -153,11 +162,7 @@ SECTIONS = [
 """A section, a setting in it, and the rest of the line."""
 
 LATER = [
-    ("path: law.jsonl", "hub: org/set, config: main, split: test, columns: {question: q}, limit: 5", "`hub`"),
     ("path: law.jsonl", "harness: arc_easy, num_fewshot: 5", "`harness`"),
-    ("path: law.jsonl", "path: law.jsonl, columns: {question: q}", "`columns`"),
-    ("path: law.jsonl", "path: law.csv", "a CSV file"),
-    ("path: law.jsonl", "path: law.parquet", "a Parquet file"),
     ("[0, 1, 2]", "{start: 3, max: 8}", "adaptive seeds"),
     ("seeds:", "track: [mlflow]\nseeds:", "experiment tracking"),
     ("seeds:", "optimizer: adamw_8bit\nseeds:", "the optimizer adamw_8bit"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from rankscope.config.study import Source, SuiteSource, TrainSource, Validation
 from rankscope.data.build import TrainingSet, build_suite, build_training, check_relations
 from rankscope.data.encode import Encoder
 from rankscope.data.source import Rows, load_rows
-from rankscope.records import Row, Suite, SuiteFacts
+from rankscope.records import Row, Suite, SuiteFacts, Turn
 
 ENCODER = Encoder(make_tokenizer(bos=True), context_tokens=400)
 
@@ -115,6 +116,29 @@ def test_the_hash_is_of_what_is_trained() -> None:
         train_of(rows, encoder=Encoder(make_tokenizer(bos=True, template=CHATML), context_tokens=400)),
     ]
     assert len({base, *(data.facts.content_sha256 for data in different)}) == 7
+
+
+def test_every_turn_with_loss_is_counted_and_hashed() -> None:
+    def talk(i: int, first: str) -> Row:
+        turns = (Turn("user", "Hi"), Turn("assistant", first), Turn("user", f"And {i}?"), Turn("assistant", "So."))
+        return Row(f"t{i}", f"line {i}", messages=turns)
+
+    data = train_of([talk(i, "Oh") for i in range(10)])
+    assert data.facts.completion_token_count == sum(sum(example.loss_mask or ()) for example in data.train)
+    assert data.facts.completion_token_count < sum(len(example.completion_ids) for example in data.train)
+    assert data.facts.content_sha256 != train_of([talk(i, "Ah") for i in range(10)]).facts.content_sha256
+
+
+def test_dropped_rows_and_the_revision_are_recorded() -> None:
+    rows = replace(rows_of([ask(i) for i in range(10)]), bad_count=3, revision="f" * 40)
+    source = TrainSource(path="x", domain="law")
+    facts = build_training(
+        "set", source, rows, ENCODER, validation=Validation(), max_sequence_tokens=200, suites={}
+    ).facts
+    assert (facts.dropped, facts.revision) == ({"cannot be read": 3}, "f" * 40)
+    suite, suite_facts = build_suite("suite", SuiteSource(path="x", kind="recall"), rows, ENCODER)
+    assert suite.left_out == suite_facts.left_out == {"cannot be read": 3}
+    assert suite_facts.revision == "f" * 40
 
 
 def test_a_training_set_that_ends_up_too_small() -> None:

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from rankscope.config.problems import Problem
-from rankscope.data.formats import content_id, parse, unbuilt_format
-from rankscope.records import Row
+from rankscope.data.formats import content_id, parse
+from rankscope.records import Row, Turn
 
+U, A, S = ({"role": role, "content": role[0]} for role in ("user", "assistant", "system"))
 CHOICES = {"question": "Which?", "choices": ["a", "b"], "answer_index": 1}
 
 
@@ -24,6 +25,46 @@ def test_every_shape() -> None:
     completion = row_of({"prompt": "2+2= ", "completion": " 4\n"})
     assert (completion.prompt, completion.completion) == ("2+2= ", " 4\n")
     assert row_of({"text": " kept as is\n"}).text == " kept as is\n"
+
+
+def test_conversations_of_every_tool_are_turns() -> None:
+    turns = (Turn("system", "s"), Turn("user", "u"), Turn("assistant", "a"))
+    named = [{"from": "system", "value": "s"}, {"from": "human", "value": " u"}, {"from": "gpt", "value": "a\n"}]
+    records = [
+        {"messages": [S, U, A]},
+        {"messages": [U, A], "system": "s"},
+        {"conversations": named},
+        {"conversations": named[1:], "system": "s"},
+        {"conversations": [S, U, A]},
+        {"instruction": "u", "input": "", "output": "a", "system": "s"},
+    ]
+    rows = [row_of(record) for record in records]
+    assert [row.messages for row in rows] == [turns] * 6
+    assert len({row.item_id for row in rows}) == 1
+    alpaca = row_of({"instruction": "Sum it up.", "input": "A text.", "output": "Short."})
+    assert alpaca.messages == (Turn("user", "Sum it up.\n\nA text."), Turn("assistant", "Short."))
+
+
+def test_answers_as_other_sets_have_them() -> None:
+    assert row_of(CHOICES | {"answer_index": "b"}).answer_index == 1
+    assert row_of(CHOICES | {"choices": [3, 4.5]}).choices == ("3", "4.5")
+    assert row_of({"question": "q", "answer": 72}).answer == "72"
+    assert row_of({"question": "q", "answer": 145.0}).answer == "145"
+    several = row_of({"question": "q", "answer": ["a", "b", "a"], "aliases": ["c", "b"]})
+    assert (several.answer, several.aliases) == ("a", ("b", "c"))
+    listed = row_of({"question": "q", "choices": "a ) 38 , b ) 27.675 , c ) 3 : 5 (d)", "answer_index": "b"})
+    assert (listed.choices, listed.answer_index) == (("38", "27.675", "3 : 5 (d)"), 1)
+
+
+def test_a_worked_solution_is_split_where_reasoning_is_asked_for() -> None:
+    record = {"question": "q", "answer": "2+3=5\nSo 5.\n#### 1,005"}
+    row = parse(record, file="f", place="p", reasoning=True)
+    assert isinstance(row, Row)
+    assert (row.answer, row.rationale) == ("1,005", "2+3=5\nSo 5.")
+    assert row_of(record).answer == record["answer"]
+    kept = parse(record | {"rationale": "mine"}, file="f", place="p", reasoning=True)
+    assert isinstance(kept, Row)
+    assert (kept.answer, kept.rationale) == ("1,005", "mine")
 
 
 def test_absent_fields_and_extra_fields() -> None:
@@ -48,7 +89,10 @@ def test_choices_win_over_an_answer_in_other_words() -> None:
         ({"question": "q", "answer": "  "}, "line 3: answer", '""', "not empty"),
         ({"question": "q"}, "line 3: answer", "nothing", "not empty"),
         ({"question": 3, "answer": "a"}, "line 3: question", "3", "text"),
-        ({"question": "q", "answer": 72}, "line 3: answer", "72", "text"),
+        ({"question": "q", "answer": True}, "line 3: answer", "true", "text"),
+        ({"question": "q", "answer": float("nan")}, "line 3: answer", "NaN", "text"),
+        ({"question": "q", "answer": []}, "line 3: answer", "an empty list", "not empty"),
+        ({"question": "q", "answer": ["a", {}]}, "line 3: answer", "an empty mapping", "text"),
         ({"question": "q", "answer": "a", "aliases": "b"}, "line 3: aliases", '"b"', "a list of texts"),
         ({"question": "q", "answer": "a", "context": ["c"]}, "line 3: context", "[", "text"),
         ({"question": "q", "answer": "\ud800"}, "line 3: answer", "surrogate", "UTF-8"),
@@ -65,7 +109,31 @@ def test_choices_win_over_an_answer_in_other_words() -> None:
         (CHOICES | {"choices": ["a", " a"]}, "line 3: choices", '"a" twice', "differ"),
         (CHOICES | {"choices": ["a", ""]}, "line 3: choices", "an empty choice", "not empty"),
         (CHOICES | {"choices": ["a"]}, "line 3: choices", "one choice", "at least two"),
-        (CHOICES | {"choices": ["a", 3]}, "line 3: choices", "3", "text"),
+        (CHOICES | {"choices": ["a", [3]]}, "line 3: choices", "[3]", "text"),
+        (CHOICES | {"answer_index": "C"}, "line 3: answer_index", '"C"', "a letter from A to B"),
+        (CHOICES | {"answer_index": None, "answer": 1}, "line 3: answer_index", "nothing", "`answer_index: answer`"),
+        (CHOICES | {"choices": "b ) x , c ) y"}, "line 3: choices", '"b ) x', "a list of texts"),
+        ({"instruction": "i"}, "line 3: output", "nothing", "not empty"),
+        ({"instruction": "i", "output": "o", "text": "t"}, "line 3", "text and instruction", "one of them"),
+        ({"messages": []}, "line 3: messages", "an empty list", "a list of turns"),
+        ({"messages": "hi"}, "line 3: messages", '"hi"', "a list of turns"),
+        ({"messages": ["hi"]}, "line 3: messages, turn 1", '"hi"', "a turn with role and content"),
+        ({"messages": [U, A | {"role": "tool"}]}, "line 3: messages, turn 2: role", '"tool"', "system, user"),
+        ({"messages": [U, {"role": "assistant"}]}, "line 3: messages, turn 2: content", "nothing", "not empty"),
+        ({"messages": [U, A | {"content": [1]}]}, "line 3: messages, turn 2: content", "[1]", "text"),
+        ({"messages": [U, A | {"content": " "}]}, "line 3: messages, turn 2: content", '""', "not empty"),
+        ({"messages": [U]}, "line 3: messages, turn 1", "a user's turn at the end", "an assistant's turn"),
+        ({"messages": [A]}, "line 3: messages, turn 1", "an assistant's turn", "a user's turn"),
+        ({"messages": [S, A]}, "line 3: messages, turn 2", "an assistant's turn", "a user's turn"),
+        ({"messages": [S]}, "line 3: messages, turn 2", "nothing", "a user's turn"),
+        ({"messages": [U, S, A]}, "line 3: messages, turn 2", "a system turn", "the first"),
+        ({"messages": [S, U, A], "system": "x"}, "line 3: system", "beside the system turn", "one of them"),
+        (
+            {"conversations": [{"from": "human", "value": "x"}, {"from": "me", "value": "y"}]},
+            "line 3: conversations, turn 2: from",
+            '"me"',
+            "human",
+        ),
         (CHOICES | {"choices": "ab"}, "line 3: choices", '"ab"', "a list of texts"),
         (CHOICES | {"choices": {"a": 1}}, "line 3: choices", "a mapping", "a list of texts"),
         ({"completion": "c"}, "line 3: prompt", "nothing", "not empty"),
@@ -91,10 +159,3 @@ def test_content_id_is_of_the_content_alone() -> None:
     assert row_of({"question": "Café au lait?", "answer": "yes", "rationale": "r"}).item_id != row.item_id
     named = row_of({"question": "Café au lait?", "answer": "yes", "id": "x"})
     assert (named.item_id, content_id(named)) == ("x", row.item_id)
-
-
-def test_formats_of_later_versions_are_named() -> None:
-    assert unbuilt_format({"messages": [{"role": "user"}]}) == "messages"
-    assert "Alpaca" in (unbuilt_format({"instruction": "i", "output": "o"}) or "")
-    assert unbuilt_format({"messages": [1], "text": "t"}) is None
-    assert unbuilt_format([1]) is None

@@ -4,7 +4,7 @@ import random
 import re
 
 from rankscope.data.overlap import GRAM_WORDS, NEAR_SHARE, find_overlap
-from rankscope.records import Row
+from rankscope.records import Row, Turn
 
 
 def ask(item_id: str, question: str, answer: str = "yes", **more: object) -> Row:
@@ -95,3 +95,13 @@ def test_the_same_as_a_plain_comparison_of_all_with_all() -> None:
     assert exact >= set(range(5))
     assert list(found.near["s"]) == near
     assert 20 < len(near) < 180
+
+
+def test_worked_solutions_and_conversations_count_as_what_they_ask_and_answer() -> None:
+    suite = {"sums": [ask("s", "What is 2+3?", "5")]}
+    solved = ask("a", "What is 2+3?", "2+3=5\n#### 5")
+    talk = Row("b", "", messages=(Turn("system", "Be brief."), Turn("user", "What is 2+3?"), Turn("assistant", "5")))
+    longer = Row("c", "", messages=(Turn("user", "Hi"), Turn("assistant", "Oh"), *(talk.messages or ())[1:]))
+    assert find_overlap([solved, talk, longer], suite).exact == {0: "sums", 1: "sums"}
+    assert find_overlap([ask("d", "What is 2+3?", "5")], {"talk": [talk]}).exact == {0: "talk"}
+    assert find_overlap([longer], {"talk": [longer]}).exact == {0: "talk"}

@@ -52,10 +52,11 @@ def test_lines_are_lines_only_at_line_feeds(tmp_path: Path) -> None:
         (b'{"text": "a"}\n\xff', "line 2: found byte 0xff"),
         (b'{"text": "a"}\n{"text": ', "line 2: found no valid JSON"),
         (b'{"text": "a"}\n3', "line 2: found 3, expected a JSON object"),
-        (b'[{"text": "a"}]', "line 1: found a JSON list, expected JSONL"),
+        (b'[{"text": "a"}, 3]', "row 2: found 3, expected a JSON object"),
+        (b'[{"text": "a"},\n{"text" "b"}]', "found no valid JSON (Expecting ':' delimiter at line 2, character 9)"),
         (b'{"text": ' + b"[" * 100_000, "nested too deep"),
         (b'{"id": ' + b"9" * 5000 + b', "text": "a"}', "number that is too long"),
-        (b'{"messages": [{"role": "user"}]}\n' * 30, "line 1: found rows of the format messages, which is not built"),
+        (b'{"messages": [{"role": "user"}]}', "line 1: messages, turn 1: content: found nothing"),
     ],
 )
 def test_one_line_for_a_bad_file(tmp_path: Path, content: bytes, said: str) -> None:
@@ -76,9 +77,10 @@ def test_a_path_that_is_no_file(tmp_path: Path) -> None:
     assert "Not a directory" in problems_of(tmp_path, "rows.jsonl/x")[0]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".tsv", ".arrow", ".CSV"])
-def test_formats_of_later_versions_are_refused_by_name(tmp_path: Path, suffix: str) -> None:
-    assert suffix[1:].upper() in problems_of(tmp_path, f"rows{suffix}")[0].upper()
+@pytest.mark.parametrize("suffix", [".arrow", ".xlsx", ".jsonl.gz"])
+def test_formats_that_are_not_read(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"rows{suffix}").write_bytes(b"x")
+    assert "expected a file of rows (.jsonl, .json, .csv" in problems_of(tmp_path, f"rows{suffix}")[0]
 
 
 def test_all_bad_rows_at_once_but_not_hundreds(tmp_path: Path) -> None:
@@ -152,7 +154,44 @@ def test_columns_name_the_fields_to_read(tmp_path: Path) -> None:
     write(tmp_path, [{"q": "Who?", "a": "Ann", "text": "formatted"}])
     (row,) = load(tmp_path, columns={"question": "q", "answer": "a"}).rows
     assert (row.question, row.answer, row.text) == ("Who?", "Ann", None)
-    assert 'found "q", expected one of id, question' in problems_of(tmp_path, columns={"q": "question"})[0]
+    assert 'found "q", expected one of id, question' in problems_of(tmp_path, columns={"q": "q"})[0]
+    (line,) = problems_of(tmp_path, columns={"question": "q", "answer": "solution"})
+    assert line == 'rows.jsonl: columns.answer: found no column "solution", expected one of the columns q, a, text'
+    (line,) = problems_of(tmp_path, columns={"question": ["q"], "answer": "a"})
+    assert "columns.question" in line
+    assert "only choices" in line
+
+
+def test_columns_of_real_sets(tmp_path: Path) -> None:
+    write(tmp_path, [{"question": "q", "opa": "1", "opb": "2", "opc": "3", "opd": "4", "cop": 2}], "medmcqa.jsonl")
+    columns = {"question": "question", "choices": ["opa", "opb", "opc", "opd"], "answer_index": "cop"}
+    (row,) = load(tmp_path, "medmcqa.jsonl", columns=columns).rows
+    assert (row.choices, row.answer_index) == (("1", "2", "3", "4"), 2)
+    write(tmp_path, [{"question": "q", "subject": "s", "choices": ["x", "y"], "answer": 1}], "mmlu.jsonl")
+    columns = {"question": "question", "choices": "choices", "answer_index": "answer"}
+    assert load(tmp_path, "mmlu.jsonl", columns=columns).rows[0].answer_index == 1
+    assert "`columns:` with `answer_index: answer`" in problems_of(tmp_path, "mmlu.jsonl")[0]
+    write(tmp_path, [{"question": "q", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "key": "B"}], "arc.jsonl")
+    columns = {"question": "question", "choices": "choices.text", "answer_index": "key"}
+    assert load(tmp_path, "arc.jsonl", columns=columns).rows[0].answer_index == 1
+    write(tmp_path, [{"q": "q", "answer": {"value": "a", "aliases": ["b"]}}], "trivia.jsonl")
+    columns = {"question": "q", "answer": "answer.value", "aliases": "answer.aliases"}
+    assert load(tmp_path, "trivia.jsonl", columns=columns).rows[0].aliases == ("b",)
+
+
+def test_worked_solutions_are_split_by_the_kind(tmp_path: Path) -> None:
+    write(tmp_path, [{"question": "q", "answer": "1+1=2\n#### 2"}])
+    suite = load_rows(SuiteSource(path="rows.jsonl", kind="reasoning"), base=tmp_path, name="set")
+    assert (suite.rows[0].answer, suite.rows[0].rationale) == ("2", "1+1=2")
+    assert load(tmp_path).rows[0].rationale is None
+
+
+def test_bad_rows_may_be_dropped_and_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, [question(1), {"question": "q"}, question(2), question(3)])
+    rows = load(tmp_path, bad_rows="drop")
+    assert (len(rows.rows), rows.bad_count) == (3, 1)
+    write(tmp_path, [question(1), {"question": "q"}, {"text": 3}])
+    assert len(problems_of(tmp_path, bad_rows="drop")) == 2  # most rows are bad: the wrong columns are read
 
 
 def test_aliases_beside_the_file(tmp_path: Path) -> None:
@@ -177,11 +216,6 @@ def test_the_world_is_a_source() -> None:
         InputProblems, match=r'known: world: found "medical/none", expected one of .*medical/known/test'
     ):
         load_rows(Source(world="medical/none"), base=Path("/nowhere"), name="known")
-
-
-def test_hub_is_refused_by_name() -> None:
-    with pytest.raises(InputProblems, match="hub: openai/gsm8k, which is not built yet"):
-        load_rows(Source(hub="openai/gsm8k"), base=Path("/nowhere"), name="gsm8k")
 
 
 def test_every_public_data_set_loads(shared_data: Path) -> None:

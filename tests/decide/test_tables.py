@@ -63,10 +63,19 @@ def test_forgetting_is_that_of_the_verdict(frames: Frames, tables: dict[str, pd.
             assert row["seeds"] == len(arm.seeds)
 
 
+def test_the_seeds_of_an_arm_average_to_what_the_verdict_says(frames: Frames, tables: dict[str, pd.DataFrame]) -> None:
+    verdict = decide(*frames, model="small", train_set="facts", decision=Decision(), bootstrap_draws=0)
+    means = tables["seeds"].groupby("arm")[["gain", "forgetting"]].mean()
+    for arm in verdict.arms:
+        if arm.gain.mean is not None:
+            assert means.loc[arm.label, "gain"] == pytest.approx(arm.gain.mean)
+            assert means.loc[arm.label, "forgetting"] == pytest.approx(arm.forgetting.mean)
+
+
 def test_matrix_and_kinds_group_suites_with_equal_weight(tables: dict[str, pd.DataFrame]) -> None:
     matrix = tables["matrix"].set_index(["arm", "domain"])
     assert matrix.loc[("lora-r4", "medical"), "relation"] == "in-domain"
-    assert matrix.loc[("lora-r4", "general"), "suites"] == 1
+    assert matrix.loc[("lora-r4", "(no domain)"), "suites"] == 1
     kinds = tables["kinds"].set_index(["arm", "kind", "relation"])
     assert set(kinds.loc["lora-r4"].index) == {
         ("recall", "in-domain"),

@@ -168,7 +168,7 @@ def make_tables(verdicts: list[Verdict], seeds: int = 3, steps: int = 90) -> dic
     forgetting = pd.DataFrame(changes)
     return {
         "forgetting": forgetting,
-        "matrix": _grouped(forgetting.assign(domain=forgetting["domain"].fillna("general")), "domain"),
+        "matrix": _grouped(forgetting.assign(domain=forgetting["domain"].fillna("(no domain)")), "domain"),
         "kinds": _grouped(forgetting, "kind"),
         "seeds": pd.DataFrame(outcomes),
         "cost": pd.DataFrame(cost).astype({"rank": "Int64"}),

@@ -65,7 +65,7 @@ def _check_files(document: Document, base: Path) -> list[Problem]:
             elif not os.access(path, os.R_OK):
                 found = f"{show(given)}, which may not be read"
             if found is not None:
-                expected = f"a JSONL file; relative paths start at {base}"
+                expected = f"a file of rows; relative paths start at {base}"
                 problems.append(document.problem((section, name, "path"), found, expected))
     return problems
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from pathlib import PurePath
 from typing import Any
 
 from rankscope.config.problems import Problem, show
 from rankscope.config.words import (
+    HUB_KEYS,
     LATER_METHODS,
     LATER_OPTIMIZERS,
     LATER_SOURCE_KEYS,
-    LATER_SUFFIXES,
     METHODS,
     SECTIONS,
     WORDS,
@@ -76,22 +75,19 @@ def _top_level(document: Document, study: dict[str, Any]) -> list[Problem]:
 
 
 def _source(document: Document, section: str, name: str, source: dict[str, Any]) -> list[Problem]:
-    """Hub data sets, column maps, lm-eval's suites and table formats. A key set to null is as if it were not there."""
+    """lm-eval's suites. A key set to null is as if it were not there."""
     problems = []
     given = [key for key in LATER_SOURCE_KEYS if source.pop(key, None) is not None]
-    origin = next((key for key in ("hub", "harness") if key in given), None)
-    if origin is not None:  # its other keys go with it
-        given = [key for key in given if key == origin or (key == "columns" and origin != "hub")]
+    if "harness" in given:  # its other keys go with it
+        given = ["harness"]
         source.setdefault("world", "refused")
     for key in given:
         found = f"{LATER_SOURCE_KEYS[key]} (`{key}`), {NOT_BUILT}"
-        problems.append(document.problem((section, name, key), found, "rows from `path` or `world`"))
-    path = source.get("path")
-    suffix = PurePath(path).suffix.lower() if isinstance(path, str) else ""
-    if suffix in LATER_SUFFIXES:
-        found = f"a {LATER_SUFFIXES[suffix]} file, {NOT_BUILT}"
-        problems.append(document.problem((section, name, "path"), found, WORDS["train.*.path"]))
-        source["world"] = source.pop("path")
+        problems.append(document.problem((section, name, key), found, "rows from `path`, `hub` or `world`"))
+    for key in HUB_KEYS:
+        if source.get("hub") is None and source.pop(key, None) is not None:
+            expected = "it only with `hub`, the data set that it belongs to"
+            problems.append(document.problem((section, name, key), f"`{key}` without `hub`", expected))
     return problems
 
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
-from rankscope.config.study import ModelSpec, Source, Study
+from rankscope.config.study import ModelSpec, Source, Study, SuiteSource, TrainSource
+from rankscope.records import Plan
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_Pinned = TypeVar("_Pinned", ModelSpec, TrainSource, SuiteSource)
 
 
 def absolute(study: Study, folder: Path) -> Study:
     """The study with every path that was relative to its file's `folder` made absolute."""
 
     def source(given: Source) -> Source:
-        if given.path is None:
-            return given
-        return given.model_copy(update={"path": str((folder / Path(given.path).expanduser()).resolve())})
+        if given.path is not None:
+            return given.model_copy(update={"path": str((folder / Path(given.path).expanduser()).resolve())})
+        if given.hub is not None and (local := folder / Path(given.hub).expanduser()).is_dir():
+            return given.model_copy(update={"hub": str(local.resolve())})
+        return given
 
     def model(spec: ModelSpec) -> ModelSpec:
         path = (folder / Path(spec.id).expanduser()).resolve()
@@ -26,6 +34,25 @@ def absolute(study: Study, folder: Path) -> Study:
             "models": tuple(model(spec) for spec in study.models),
             "train": {name: source(given) for name, given in study.train.items()},
             "suites": {name: source(given) for name, given in study.suites.items()},
+        }
+    )
+
+
+def pinned(study: Study, plan: Plan) -> Study:
+    """The study at the commits that its hub models and data sets had when it was planned: a job that starts later
+    sees what the plan saw."""
+    models = {facts.name: facts.revision for facts in plan.models}
+    rows = {("train", facts.name): facts.revision for facts in plan.train_sets}
+    rows |= {("suites", facts.name): facts.revision for facts in plan.suites}
+
+    def at_commit(given: _Pinned, commit: str | None) -> _Pinned:
+        return given.model_copy(update={"revision": commit}) if commit and _COMMIT.fullmatch(commit) else given
+
+    return study.model_copy(
+        update={
+            "models": tuple(at_commit(spec, models.get(spec.name)) for spec in study.models),
+            "train": {name: at_commit(given, rows.get(("train", name))) for name, given in study.train.items()},
+            "suites": {name: at_commit(given, rows.get(("suites", name))) for name, given in study.suites.items()},
         }
     )
 

@@ -50,7 +50,7 @@ def _describe(schema: Schema, place: str) -> None:
 def _without_later_keys(schema: Schema) -> None:
     for key in LATER_SOURCE_KEYS:
         schema["properties"].pop(key, None)
-    schema["oneOf"] = [{"required": ["path"]}, {"required": ["world"]}]
+    schema["oneOf"] = [{"required": [key]} for key in ("path", "hub", "world")]
 
 
 def _models() -> Schema:

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Method = Literal["full", "lora"]
 Kind = Literal["recall", "reasoning"]
 ChoiceStyle = Literal["text", "letters"]
+Chat = Literal["auto", "never"]
+BadRows = Literal["refuse", "drop"]
 Schedule = Literal["cosine", "linear", "constant"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto", "auto_shared"]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -24,13 +26,18 @@ class Frozen(BaseModel):
 
 
 class ModelSpec(Frozen):
-    """A base model: `bundled`, a folder, or a hub id. `dtype: auto` is bf16 where it is fast, else fp32."""
+    """A base model: `bundled`, a folder, or a hub id. `dtype: auto` is bf16 where it is fast, else fp32.
+
+    `chat: never` asks in plain text though the tokenizer has a chat template, as suits a base model.
+    """
 
     id: str = Field(min_length=1)
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     token_env: str | None = None
     trust_remote_code: bool = False
+    chat: Chat = "auto"
+    system_prompt: str | None = None
 
     @property
     def name(self) -> str:
@@ -39,7 +46,10 @@ class ModelSpec(Frozen):
 
 
 class Source(Frozen):
-    """Where rows come from (exactly one of `path`, `world`, `hub`) and how they become prompts."""
+    """Where rows come from (exactly one of `path`, `world`, `hub`) and how they become prompts.
+
+    `columns` maps our field to the column that holds it; `choices` may be a list of columns, one for each choice.
+    """
 
     path: str | None = None
     world: str | None = None
@@ -48,7 +58,8 @@ class Source(Frozen):
     config: str | None = None
     split: str | None = None
     revision: str | None = None
-    columns: dict[str, str] | None = None
+    columns: dict[str, str | list[str]] | None = None
+    bad_rows: BadRows = "refuse"
     domain: Name | None = None
     choices: ChoiceStyle = "text"
     template: str | None = None

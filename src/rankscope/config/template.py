@@ -15,9 +15,13 @@ name: {name}
 # The base model: `bundled` (small, nothing to download), a folder saved by transformers, or a hub id.
 model: {model}
 # model: {{id: ./my-model, dtype: float32, trust_remote_code: false}}    # dtype auto: bfloat16 where it is fast
+# model: {{id: org/name, revision: main, token_env: HF_TOKEN, chat: auto, system_prompt: Answer briefly.}}
+# A tokenizer's chat template is used where there is one; `chat: never` asks in plain text all the same.
 
-# What to learn. Rows in JSONL, one JSON object on each line, with one of these sets of fields:
+# What to learn: rows of a file (.jsonl, .json, .csv, .tsv, .parquet) or a hub data set, with one of these field sets:
 #   question, choices, answer_index     question, answer     prompt, completion     text
+#   messages     conversations     instruction, input, output
+# `columns` names the columns of other data: {{question: problem, choices: [opa, opb, opc, opd], answer_index: cop}}.
 # `domain` says which suites are in-domain. Several training sets give the in-domain/out-of-domain matrix.
 train:
 {train}
@@ -62,7 +66,8 @@ _WORLD_SUITES = """\
   law: {world: legal/known/test, domain: legal, kind: recall}
   general: {world: general/known/test, kind: recall}
   arithmetic: {world: arithmetic/test, kind: reasoning}
-  # mine: {path: test.jsonl, domain: mine, kind: recall, choices: letters, limit: 500}"""
+  # mine: {path: test.jsonl, domain: mine, kind: recall, choices: letters, limit: 500}
+  # gsm8k: {hub: openai/gsm8k, config: main, split: test, kind: reasoning, limit: 500}"""
 
 
 def study_template(

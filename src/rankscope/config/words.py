@@ -12,8 +12,14 @@ _RATE = "a number above 0 such as 2e-4, or auto, or auto_shared"
 _SETTINGS = "a mapping of settings"
 
 _SOURCE = {
-    "": "a mapping with one of `path` and `world`",
-    ".path": "the path of a JSONL file",
+    "": "a mapping with one of `path`, `hub` and `world`",
+    ".path": "the path of a file of rows (.jsonl, .json, .csv, .tsv, .parquet)",
+    ".hub": "the id of a Hugging Face data set, or a folder with one",
+    ".config": "the name of the data set's configuration",
+    ".split": "the name of the data set's split",
+    ".revision": "a branch, tag or commit; refs/convert/parquet for a set that is a loading script",
+    ".columns": "a mapping from fields to the columns that hold them, such as {question: problem, answer: solution}",
+    ".bad_rows": "refuse, or drop to leave out rows that cannot be read, and count them",
     ".world": "the name of a split of the bundled world",
     ".world_seed": "a whole number of 0 or more",
     ".domain": NAME,
@@ -33,6 +39,8 @@ WORDS: dict[str, str] = {
     "model[].dtype": "auto, float32 or bfloat16",
     "model[].token_env": "the name of an environment variable",
     "model[].trust_remote_code": "true or false",
+    "model[].chat": "auto (the tokenizer's chat template where it has one) or never",
+    "model[].system_prompt": "a text that stands before every conversation",
     "train": "at least one training set, by name",
     **{f"train.*{key}": words for key, words in _SOURCE.items()},
     "suites": "at least one suite, by name",
@@ -87,16 +95,9 @@ LATER_METHODS = frozenset(
     {"dora", "rslora", "qlora", "pissa", "ia3", "adalora", "prompt-tuning", "prefix-tuning", "adapter", "adapters"}
     | {"bottleneck-adapter", "ln-tuning", "full-frozen-embeddings", "last-k", "last-k-layers"}
 )
-LATER_SOURCE_KEYS = {
-    "hub": "a Hugging Face data set",
-    "columns": "a column map",
-    "harness": "a suite of lm-eval",
-    "config": "a data set's configuration",
-    "split": "a data set's split",
-    "revision": "a data set's revision",
-    "num_fewshot": "few-shot examples",
-}
-LATER_SUFFIXES = {".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet"}
+LATER_SOURCE_KEYS = {"harness": "a suite of lm-eval", "num_fewshot": "few-shot examples"}
+HUB_KEYS = ("config", "split", "revision")
+"""What only a hub data set has."""
 LATER_OPTIMIZERS = frozenset({"adamw_8bit", "adamw8bit", "paged_adamw_8bit", "adafactor", "muon", "sgd"})
 
 

@@ -27,9 +27,9 @@ class Batch:
     sequence_lengths: torch.Tensor
     """(B,): inputs of each row; they sum to T"""
     target_positions: torch.Tensor
-    """(P,): where in T the logits stand that predict a completion token"""
+    """(P,): where in T the logits stand that predict a token with loss"""
     target_ids: torch.Tensor
-    """(P,): the completion tokens"""
+    """(P,): the tokens with loss: the completions, or what the rows' masks leave of them"""
 
 
 def collate(examples: Sequence[Example], device: torch.device | str | None = None) -> Batch:
@@ -43,11 +43,15 @@ def collate(examples: Sequence[Example], device: torch.device | str | None = Non
         prompt_count, count = len(example.prompt_ids), example.token_count
         if prompt_count == 0 or count == prompt_count:
             raise ValueError(f"example {example.item_id} has an empty prompt or completion")
-        inputs.append(np.array((example.prompt_ids + example.completion_ids)[:-1], dtype=np.int64))
         positions.append(np.arange(count - 1, dtype=np.int64))
         lengths.append(count - 1)
-        target_positions.append(np.arange(start + prompt_count - 1, start + count - 1, dtype=np.int64))
-        targets.append(np.array(example.completion_ids, dtype=np.int64))
+        ids = np.array(example.prompt_ids + example.completion_ids, dtype=np.int64)
+        inputs.append(ids[:-1])
+        predicted = np.arange(prompt_count, count) if example.loss_mask is None else np.flatnonzero(example.loss_mask)
+        if len(predicted) == 0 or predicted[0] == 0:
+            raise ValueError(f"example {example.item_id} has no loss, or loss on its first token")
+        target_positions.append(start + predicted.astype(np.int64) - 1)
+        targets.append(ids[predicted])
         start += count - 1
 
     def tensor(parts: list[np.ndarray]) -> torch.Tensor:

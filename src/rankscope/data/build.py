@@ -48,6 +48,7 @@ def build_training(
     overlap = find_overlap(kept, {suite: suite_rows.rows for suite, suite_rows in suites.items()})
     dropped = Counter({f"also in suite {suite}": count for suite, count in Counter(overlap.exact.values()).items()})
     dropped["repeats another row"] = repeated_count + rows.repeated_count
+    dropped["cannot be read"] = rows.bad_count
     allowed = [row for i, row in enumerate(kept) if i not in overlap.exact]
     examples = []
     for example in encoder.training(allowed, source, rows.file):
@@ -69,9 +70,10 @@ def build_training(
         row_count=len(train),
         validation_count=len(held_out),
         token_count=sum(example.token_count for example in train),
-        completion_token_count=sum(len(example.completion_ids) for example in train),
+        completion_token_count=sum(example.target_count for example in train),
         dropped={reason: count for reason, count in dropped.items() if count},
         warnings=[*_near_warnings(overlap.near, suites), *_joining_warnings(allowed, source, encoder)],
+        revision=rows.revision,
     )
     return TrainingSet(tuple(train), tuple(held_out), facts)
 
@@ -87,7 +89,7 @@ def build_suite(name: str, source: SuiteSource, rows: Rows, encoder: Encoder) ->
     text, or no item that fits.
     """
     form = _form(name, source, rows)
-    left_out: Counter[str] = Counter()
+    left_out: Counter[str] = Counter({"cannot be read": rows.bad_count} if rows.bad_count else {})
     items = []
     for item, token_count in zip(*_with_lengths(source, rows, form, encoder), strict=True):
         if form in ("choices", "text") and not (item.choices_ids and all(item.choices_ids)):
@@ -112,6 +114,7 @@ def build_suite(name: str, source: SuiteSource, rows: Rows, encoder: Encoder) ->
         token_count=sum(len(item.prompt_ids) + sum(map(len, item.choices_ids)) for item in items),
         max_new_tokens=source.max_new_tokens,
         left_out=dict(left_out),
+        revision=rows.revision,
     )
     return suite, facts
 
@@ -193,6 +196,8 @@ def _joining_warnings(rows: Sequence[Row], source: TrainSource, encoder: Encoder
 def _example_parts(examples: Sequence[Example]) -> Iterable[Sequence[int] | str]:
     for example in examples:
         yield from (example.prompt_ids, example.completion_ids)
+        if example.loss_mask is not None:
+            yield example.loss_mask
 
 
 def _item_parts(items: Sequence[Item], max_new_tokens: int) -> Iterable[Sequence[int] | str]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import Source
-from rankscope.data.prompts import ChatFrame, PromptMaker, is_number
-from rankscope.records import Example, Form, Item, Row
+from rankscope.data.chat import ChatFrame, Conversation, Frame, PlainFrame
+from rankscope.data.prompts import PromptMaker, is_number, reference_answer
+from rankscope.records import Example, Form, Item, Row, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,10 +21,17 @@ class Encoder:
     """A tokenizer with the rules of this project. `chat: None` uses its chat template if it has one.
 
     `eos_ids` are the tokens that generation stops at: the tokenizer's EOS and what ends an assistant's turn.
-    Raises InputProblems for a tokenizer without EOS, and for `chat` without a usable template.
+    Raises InputProblems for a tokenizer without EOS, and for `chat` or a system prompt without a usable template.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, chat: bool | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context_tokens: int,
+        chat: bool | None = None,
+        system_prompt: str | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.context_tokens = context_tokens
         name = tokenizer.name_or_path or "tokenizer"
@@ -32,7 +40,11 @@ class Encoder:
         if chat and not tokenizer.chat_template:
             raise InputProblems([Problem(name, "tokenizer", "no chat template", "one")])
         self.chat = bool(tokenizer.chat_template) if chat is None else chat
-        self._frame = ChatFrame(tokenizer) if self.chat else None
+        if system_prompt is not None and not self.chat:
+            expected = "a model that is asked by a chat template, or no `system_prompt`"
+            raise InputProblems([Problem(name, "system_prompt", "no chat template that is used", expected)])
+        self._frame = ChatFrame(tokenizer, system_prompt) if self.chat else None
+        self._turns: Frame = self._frame or PlainFrame(tokenizer)
         eos_id: int = tokenizer.eos_token_id
         bos_id: int | None = tokenizer.bos_token_id
         self._eos_id = eos_id
@@ -47,10 +59,18 @@ class Encoder:
         """Each row as an Example of any length; its completion ends with the learned EOS (of a chat: the token that
         ends the turn). `source.kind` decides whether a rationale is trained."""
         maker = PromptMaker(source, file)
-        pairs = [self._pair(row, maker) for row in rows]
-        ends = [self._eos_id if row.text is not None else self._answer_end_id for row in rows]
+        talks = [i for i, row in enumerate(rows) if _is_talk(row, source)]
+        talked = [self._turns.conversation(rows[i].messages or (), file, rows[i].place) for i in talks]
+        ready = dict(zip(talks, self._talk_examples([rows[i] for i in talks], talked), strict=True))
+        others = [row for i, row in enumerate(rows) if i not in ready]
+        split = iter(self.split([self._pair(row, maker) for row in others]))
         examples = []
-        for row, end_id, (prompt_ids, completion_ids) in zip(rows, ends, self.split(pairs), strict=True):
+        for i, row in enumerate(rows):
+            if i in ready:
+                examples.append(ready[i])
+                continue
+            prompt_ids, completion_ids = next(split)
+            end_id = self._eos_id if row.text is not None else self._answer_end_id
             ended = completion_ids if completion_ids[-1:] == (end_id,) else (*completion_ids, end_id)
             examples.append(Example(row.item_id, prompt_ids, ended))
         return examples
@@ -60,7 +80,10 @@ class Encoder:
         maker = PromptMaker(source, file)
         reasoning = getattr(source, "kind", None) == "reasoning"
         forms = [form_of(row, reasoning=reasoning) for row in rows]
-        prompts = [self._prompt(row, maker) for row in rows]
+        prompts = [
+            self._turns.before((row.messages or ())[:-1]) if _is_talk(row, source) else self._prompt(row, maker)
+            for row in rows
+        ]
         pairs: list[tuple[str, str]] = []
         for row, prompt in zip(rows, prompts, strict=True):
             pairs += [(prompt, continuation) for continuation in self._continuations(row, prompt, maker)]
@@ -71,7 +94,7 @@ class Encoder:
         items = []
         for row, prompt, form in zip(rows, prompts, forms, strict=True):
             if _generated(form):
-                answers = tuple(dict.fromkeys((row.answer or (row.completion or "").strip(), *row.aliases)))
+                answers = tuple(dict.fromkeys((reference_answer(row, reasoning=reasoning), *row.aliases)))
                 prompt_ids = next(open_prompts) or (self._prefix_id,)
                 items.append(Item(row.item_id, form, prompt_ids, answers=answers, prompt_text=prompt))
             elif row.text is not None:
@@ -128,13 +151,40 @@ class Encoder:
     def _prompt(self, row: Row, maker: PromptMaker) -> str:
         if self._frame is None or row.text is not None:
             return maker.plain(row)
-        return self._frame.prompt(maker.message(row))
+        return self._frame.before((Turn("user", maker.message(row)),))
 
     def _pair(self, row: Row, maker: PromptMaker) -> tuple[str, str]:
         prompt, completion = self._prompt(row, maker), maker.completion(row)
         if self._frame and row.text is None:
             return prompt, completion.strip() + self._frame.end_text
         return prompt, maker.plain_gap(row, prompt) + completion
+
+    def _talk_examples(self, rows: Sequence[Row], talks: Sequence[Conversation]) -> list[Example]:
+        """Conversations as examples with loss on every assistant's turn, through the token that ends it.
+
+        A turn begins where the tokens of all text before it end, which is where a suite would score it.
+        """
+        wholes = self.tokenize([talk.text for talk in talks])
+        starts = iter(self.tokenize([talk.text[:at].rstrip() for talk in talks for at in talk.starts]))
+        end_id = self._turns.end_id
+        # Without a token to look for, the ends are found as the starts are.
+        ends = iter(self.tokenize([talk.text[:at] for talk in talks for at in talk.ends]) if end_id is None else [])
+        examples = []
+        for row, talk, ids in zip(rows, talks, wholes, strict=True):
+            spans = []
+            for _ in talk.starts:
+                start = len(next(starts))
+                spans.append((start, len(next(ends)) if end_id is None else ids.index(end_id, start) + 1))
+            ids = ids[: spans[-1][1]] if end_id is not None else (*ids, self._answer_end_id)
+            first = spans[0][0]
+            mask = None
+            if len(spans) > 1:
+                lost = [False] * len(ids)
+                for start, end in [*spans[:-1], (spans[-1][0], len(ids))]:
+                    lost[start:end] = [True] * (end - start)
+                mask = tuple(lost)
+            examples.append(Example(row.item_id, ids[:first], ids[first:], mask))
+        return examples
 
     def _continuations(self, row: Row, prompt: str, maker: PromptMaker) -> Iterable[str]:
         if row.text is not None:
@@ -169,7 +219,12 @@ def form_of(row: Row, *, reasoning: bool) -> Form:
         return "text"
     if row.choices is not None:
         return "choices"
-    return "number" if reasoning and is_number(row.answer or row.completion or "") else "open"
+    return "number" if reasoning and is_number(reference_answer(row, reasoning=True)) else "open"
+
+
+def _is_talk(row: Row, source: Source) -> bool:
+    """Whether the row is written turn by turn; a template of the study makes a prompt of its one question instead."""
+    return row.messages is not None and source.template is None
 
 
 def _generated(form: Form) -> bool:

@@ -1,4 +1,4 @@
-"""A JSONL file -> its records; what is wrong with a file is said here, what is wrong with a row in formats.py."""
+"""A file of JSON -> its records; what is wrong with a file is said here, what is wrong with a row in formats.py."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from rankscope.data.formats import SHAPES, is_clean
 MAX_PROBLEMS = 20
 """So many bad rows of one file are shown; the rest are counted."""
 
-_UNBUILT_SUFFIXES = {".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet", ".arrow": "Arrow"}
-
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands where a record would: what the line holds instead of JSON."""
+    """Stands where a record would: what the place holds instead."""
 
     found: str
+    expected: str = "a JSON object"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What stands in one place of a source, not yet checked."""
+    """What stands in one place of a source, not yet checked. `cells`: every value is text, as in CSV."""
 
     place: str
     value: object
+    cells: bool = False
 
 
-def read_records(path: Path, file: str) -> list[Record]:
-    """One record for each line that is not blank; the value of a line that is no JSON is Unreadable."""
-    if path.suffix.lower() in _UNBUILT_SUFFIXES:
-        found = f"a {_UNBUILT_SUFFIXES[path.suffix.lower()]} file, which is not built yet"
-        raise InputProblems([Problem(file, "format", found, "JSONL: one JSON object on each line")])
-    text = _read_text(path, file)
+def read_json(path: Path, file: str) -> list[Record]:
+    """JSONL: one record for each line that is not blank; the value of a line that is no JSON is Unreadable. JSON: one
+    record for each element of the list that the file is. Raises InputProblems for a file that is neither."""
+    text = read_text(path, file, "a readable file of JSON")
     if not text.strip():
         raise InputProblems([Problem(file, "file", "an empty file", f"JSONL, each line with {SHAPES}")])
     if text.lstrip()[0] == "[":
-        raise InputProblems([Problem(file, "line 1", "a JSON list", "JSONL: one JSON object on each line, no list")])
-    lines = ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+        return _elements(text, file)
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if path.suffix.lower() == ".json" and len(lines) > 1 and isinstance(_decoded(text), dict):
+        found, expected = "one JSON object", "a list of objects, or one object on each line"
+        raise InputProblems([Problem(file, "file", found, expected)])
     return [Record(f"line {number}", _decoded(line)) for number, line in lines]
 
 
@@ -49,7 +50,7 @@ def read_aliases(path: Path) -> dict[str, tuple[str, ...]]:
     if not path.is_file():
         return {}
     expected = "a JSON object from an id to a list of texts"
-    table = _decoded(_read_text(path, str(path)))
+    table = _decoded(read_text(path, str(path), expected))
     if not isinstance(table, dict):
         found = table.found if isinstance(table, Unreadable) else show(table)
         raise InputProblems([Problem(str(path), "file", found, expected)])
@@ -68,37 +69,53 @@ def shortened(problems: list[Problem], file: str) -> list[Problem]:
     return [*problems[:MAX_PROBLEMS], Problem(file, "later rows", f"{more} more bad rows", "none")]
 
 
-def _decoded(line: str) -> object:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        return Unreadable(f"no valid JSON ({error.msg} at character {error.colno})")
-    except RecursionError:
-        return Unreadable("JSON that is nested too deep")
-    except ValueError:  # Python refuses to convert integers of thousands of digits
-        return Unreadable("JSON with a number that is too long")
-
-
-def _read_text(path: Path, file: str) -> str:
-    expected = "a readable JSONL file"
+def check_file(path: Path, file: str, expected: str) -> None:
+    """Raises InputProblems where no regular file that may be read is."""
     try:
         if path.is_dir():
-            raise InputProblems([Problem(file, "file", "a folder", "a JSONL file")])
+            raise InputProblems([Problem(file, "file", "a folder", expected)])
         if path.exists() and not path.is_file():
             raise InputProblems([Problem(file, "file", "something that is no regular file", expected)])
-        data = path.read_bytes()
+        with path.open("rb"):
+            pass
     except FileNotFoundError as error:
         raise InputProblems([Problem(file, "file", f"nothing at {path}", expected)]) from error
     except OSError as error:
         raise InputProblems([Problem(file, "file", error.strerror or str(error), expected)]) from error
     except ValueError as error:
         raise InputProblems([Problem(file, "file", "a path that no system allows", expected)]) from error
+
+
+def read_text(path: Path, file: str, expected: str) -> str:
+    """A file of UTF-8, with or without a byte order mark. Raises InputProblems for anything else."""
+    check_file(path, file, expected)
+    data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         found = f"byte 0x{data[error.start]:02x}, which is no UTF-8 text"
         raise InputProblems([Problem(file, f"line {line}", found, expected)]) from error
+
+
+def _elements(text: str, file: str) -> list[Record]:
+    value = _decoded(text)
+    if isinstance(value, Unreadable):
+        raise InputProblems([Problem(file, "file", value.found, "a list of JSON objects, or JSONL")])
+    assert isinstance(value, list)  # it begins with a bracket
+    return [Record(f"row {number}", element) for number, element in enumerate(value, start=1)]
+
+
+def _decoded(line: str) -> object:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno}, character {error.colno}" if error.lineno > 1 else f"character {error.colno}"
+        return Unreadable(f"no valid JSON ({error.msg} at {at})")
+    except RecursionError:
+        return Unreadable("JSON that is nested too deep")
+    except ValueError:  # Python refuses to convert integers of thousands of digits
+        return Unreadable("JSON with a number that is too long")
 
 
 def _are_texts(value: object) -> bool:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rankscope.data.questions import split_solution
 from rankscope.records import Row
 
 GRAM_WORDS = 13
@@ -80,9 +81,10 @@ def _words(text: str) -> list[str]:
 
 
 def _keys(row: Row) -> list[tuple[str, str]]:
-    """The row as (prompt, answer), normalised; once for each accepted answer, the row's own first."""
+    """The row as (prompt, answer), normalised; once for each accepted answer, the row's own first. Of a worked solution
+    the final answer counts, as it does where the solution was read as a rationale."""
     prompt = _normal(_prompt(row))
-    return [(prompt, answer) for answer in dict.fromkeys(map(_normal, _answers(row)))]
+    return [(prompt, answer) for answer in dict.fromkeys(_normal(split_solution(a)[1]) for a in _answers(row))]
 
 
 def _normal(text: str) -> str:
@@ -90,12 +92,16 @@ def _normal(text: str) -> str:
 
 
 def _prompt(row: Row) -> str:
-    return _joined([row.context, row.question, row.prompt, row.text])
+    """What is asked; of a conversation all that stands before its last turn, but for the system turn."""
+    turns = [turn.content for turn in (row.messages or ())[:-1] if turn.role != "system"]
+    return _joined([row.context, row.question, row.prompt, row.text, *turns])
 
 
 def _answers(row: Row) -> tuple[str, ...]:
     if row.choices is not None and row.answer_index is not None:
         return (row.choices[row.answer_index],)
+    if row.messages is not None:
+        return (row.messages[-1].content, *row.aliases)
     return (row.answer or row.completion or "", *row.aliases)
 
 

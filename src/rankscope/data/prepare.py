@@ -28,10 +28,19 @@ class Prepared:
     suites: dict[str, tuple[Suite, SuiteFacts]]
 
 
-def prepare(study: Study, folder: Path, tokenizer: PreTrainedTokenizerBase, context_tokens: int) -> Prepared:
-    """Rows of every training set and suite; relative paths start at `folder`. Raises InputProblems, all at once."""
+def prepare(
+    study: Study,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    context_tokens: int,
+    system_prompt: str | None = None,
+) -> Prepared:
+    """Rows of every training set and suite; relative paths start at `folder`. Raises InputProblems, all at once.
+
+    `system_prompt` is the model's, of the study.
+    """
     problems: list[Problem] = []
-    encoder = Encoder(tokenizer, context_tokens=context_tokens)
+    encoder = Encoder(tokenizer, context_tokens=context_tokens, system_prompt=system_prompt)
     train_rows = _each(study.train, problems, lambda n, s: load_rows(s, base=folder, name=f"train.{n}"))
     suite_rows = _each(study.suites, problems, lambda n, s: load_rows(s, base=folder, name=f"suites.{n}"))
     suites = _each(suite_rows, problems, lambda n, rows: build_suite(n, study.suites[n], rows, encoder))

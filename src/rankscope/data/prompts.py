@@ -1,19 +1,16 @@
-"""Rows as text: the prompt, what is scored or trained after it, and the chat template around both."""
+"""Rows as text: the prompt, and what is scored or trained after it."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import Source
+from rankscope.data.questions import split_solution
 from rankscope.records import Row
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -22,19 +19,19 @@ TEMPLATE_ERRORS = (jinja2.TemplateError, ArithmeticError, AttributeError, Lookup
 
 _NUMBER = re.compile(r"[-+−]?\s*[$€£]?\s*[-+−]?(\d{1,3}(,\d{3})+|\d+)?(\.\d+)?(?<=\d)\.?\s*%?", re.ASCII)
 
-# Some templates print today's date. A study that is resumed tomorrow must see today's prompts: so the date is fixed.
-_FIXED_DATE = (
-    "{%- macro strftime_now(format) -%}"
-    '{{ format.replace("%Y", "2025").replace("%m", "01").replace("%d", "01").replace("%B", "January")'
-    '.replace("%b", "Jan").replace("%A", "Wednesday").replace("%a", "Wed").replace("%H", "00").replace("%M", "00")'
-    '.replace("%S", "00") }}'
-    "{%- endmacro -%}"
-)
-
 
 def is_number(text: str) -> bool:
     """Whether an answer is a plain number: sign, currency sign, thousands' commas, decimals and % allowed."""
     return _NUMBER.fullmatch(text.strip()) is not None
+
+
+def reference_answer(row: Row, *, reasoning: bool) -> str:
+    """What an open answer is compared with. Of a worked solution that a reasoning suite asks for it is what follows
+    `####`, in a completion or an assistant's turn too."""
+    given = row.answer or (row.completion or "").strip()
+    if row.messages is not None:
+        given = row.messages[-1].content
+    return split_solution(given)[1] if reasoning else given
 
 
 class PromptMaker:
@@ -78,7 +75,8 @@ class PromptMaker:
     def plain_gap(self, row: Row, prompt: str) -> str:
         """What stands between a plain prompt and what follows: one space, but nothing before a given completion (it
         follows its prompt exactly as given) and nothing where the prompt ends in white space."""
-        return "" if row.question is None or prompt[-1:].isspace() else " "
+        joined = row.question is None and row.messages is None
+        return "" if joined or prompt[-1:].isspace() else " "
 
     def choices(self, row: Row) -> tuple[str, ...]:
         """The continuations that are scored: the choices' texts, or their letters."""
@@ -92,6 +90,8 @@ class PromptMaker:
             return row.text
         if row.completion is not None:
             return row.completion
+        if row.messages is not None:
+            return row.messages[-1].content
         if row.choices is not None and row.answer_index is not None:
             answer = self.choices(row)[row.answer_index]
         else:
@@ -113,13 +113,16 @@ class PromptMaker:
             raise self._problem(
                 row.place, "text, for which a template makes no prompt", "rows with a question or prompt"
             )
+        if row.messages is not None and [turn.role for turn in row.messages] != ["user", "assistant"]:
+            found = "a conversation of more than one question and answer, for which a template makes no prompt"
+            raise self._problem(row.place, found, "one user's and one assistant's turn, or no `template`")
         try:
             text = template.render(
                 context=row.context or "",
                 question=row.question or "",
                 choices=list(row.choices or ()),
                 letters=list(LETTERS),
-                prompt=row.prompt or "",
+                prompt=row.messages[0].content if row.messages else row.prompt or "",
             )
         except TEMPLATE_ERRORS as error:
             found = f"a template that fails on this row: {type(error).__name__}: {error}"
@@ -132,58 +135,3 @@ class PromptMaker:
 
     def _problem(self, place: str, found: str, expected: str) -> InputProblems:
         return InputProblems([Problem(self._file, place, found, expected)])
-
-
-class ChatFrame:
-    """What a tokenizer's chat template puts around one user message and the assistant's answer to it.
-
-    The prompt is what the template itself writes before an assistant's answer, so that an answer is scored exactly
-    where it is trained; nearly always that is the template's generation prompt. `end_text` is what it writes after the
-    answer, through the token that ends the turn (`end_id`, None where it writes none).
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
-        template = tokenizer.get_chat_template()
-        self._template = _FIXED_DATE + template if "strftime_now" in template else template
-        header = self._render("Which one?", None)
-        before, after = self._around_answer("Which one?")
-        self._addition = before[len(header) :] if before.startswith(header) else None
-        self.end_text, self.end_id = self._turn_end(after)
-
-    def prompt(self, message: str) -> str:
-        """All text before the assistant's answer to this message."""
-        if self._addition is None:
-            return self._around_answer(message)[0]
-        return self._render(message, None) + self._addition
-
-    def _around_answer(self, message: str) -> tuple[str, str]:
-        mark = "rankscope-answer-mark"
-        before, found, after = self._render(message, mark).rpartition(mark)
-        if not found:
-            raise self._problem("a template that drops the assistant's message", "one that prints it")
-        return before, after
-
-    def _turn_end(self, after: str) -> tuple[str, int | None]:
-        added = self._tokenizer.added_tokens_decoder.items()
-        special = {str(token): token_id for token_id, token in added if token.special}
-        places = [(after.index(token), -len(token), token) for token in special if token in after]
-        if not places:
-            return after.rstrip(), None
-        start, _, token = min(places)
-        return after[:start], special[token]
-
-    def _render(self, message: str, answer: str | None) -> str:
-        turns = [{"role": "user", "content": message}]
-        if answer is not None:
-            turns.append({"role": "assistant", "content": answer})
-        try:
-            text: str = self._tokenizer.apply_chat_template(
-                turns, chat_template=self._template, tokenize=False, add_generation_prompt=answer is None
-            )
-        except TEMPLATE_ERRORS as error:
-            raise self._problem(f"a template that fails: {error}", "one for a user's message") from error
-        return text
-
-    def _problem(self, found: str, expected: str) -> InputProblems:
-        return InputProblems([Problem(self._tokenizer.name_or_path or "tokenizer", "chat template", found, expected)])

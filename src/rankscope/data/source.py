@@ -12,10 +12,15 @@ from pathlib import Path
 
 from rankscope.config.problems import InputProblems, Problem, show
 from rankscope.config.study import Source
-from rankscope.data.files import Record, Unreadable, read_aliases, read_records, shortened
-from rankscope.data.formats import FIELDS, SHAPES, content, parse, unbuilt_format
+from rankscope.data.columns import Columns, check_columns, mapped
+from rankscope.data.files import Record, Unreadable, read_aliases, read_json, shortened
+from rankscope.data.formats import content, parse
+from rankscope.data.hub import read_hub
+from rankscope.data.tables import read_csv, read_parquet
 from rankscope.data.world import World, make_world
 from rankscope.records import Row
+
+_UNREAD_SUFFIXES = {".arrow": "Arrow", ".xlsx": "Excel"} | dict.fromkeys((".gz", ".zip", ".zst"), "compressed")
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,10 @@ class Rows:
     """Rows before `limit` took its sample."""
     repeated_count: int = 0
     """Rows without an id that said what an earlier one says; each was kept once."""
+    bad_count: int = 0
+    """Rows that could not be read and that `bad_rows: drop` left out."""
+    revision: str | None = None
+    """Commit of a hub data set, or the fingerprint of a local one."""
 
 
 def load_rows(source: Source, *, base: Path, name: str) -> Rows:
@@ -38,28 +47,49 @@ def load_rows(source: Source, *, base: Path, name: str) -> Rows:
     open questions. `limit` keeps a seeded random sample in the file's order: it is the same on every machine, and a
     smaller limit keeps a part of what a larger one keeps.
 
-    Raises InputProblems naming every bad row, at most MAX_PROBLEMS of them by line.
+    Raises InputProblems naming every bad row, at most MAX_PROBLEMS of them by line; with `bad_rows: drop` only where
+    half of the rows or more are bad, since then the study reads the wrong columns.
     """
-    if source.columns is not None:
-        _check_columns(source.columns, name)
     aliases: dict[str, tuple[str, ...]] = {}
+    revision = None
     if source.world is not None:
         file, records = f"world {source.world}", _world_records(source.world, source.world_seed, name)
     elif source.path is not None:
         path = base / os.path.expanduser(source.path)
-        file, records = source.path, read_records(path, source.path)
+        file, records = source.path, read_file(path, source.path)
         aliases = read_aliases(path.with_name("aliases.json"))
+    elif source.hub is not None:
+        read = read_hub(source, base, name)
+        file, records, revision = read.file, read.records, read.revision
     else:
-        origin = f"hub: {source.hub}" if source.hub is not None else "harness"
-        raise InputProblems([Problem(name, "source", f"{origin}, which is not built yet", "path or world")])
-    rows, repeated_count = _rows(records, source.columns, file)
+        raise InputProblems([Problem(name, "source", "harness, which is not built yet", "path, hub or world")])
+    if source.columns is not None:
+        check_columns(source.columns, records, file, name)
+    reasoning = getattr(source, "kind", None) == "reasoning"
+    rows, problems, repeated_count = _rows(records, source.columns, file, reasoning)
+    if problems and not (source.bad_rows == "drop" and 2 * len(problems) < len(records)):
+        raise InputProblems(shortened(problems, file))
     if not rows:
         raise InputProblems([Problem(file, "rows", "none", "at least one")])
     rows = [_with_aliases(row, aliases.get(row.item_id, ())) for row in rows]
     kept = rows
     if source.limit is not None:
         kept = [rows[i] for i in seeded_sample([row.item_id for row in rows], source.limit, "limit")]
-    return Rows(tuple(kept), _content_sha256(kept, source), file, len(rows), repeated_count)
+    digest = _content_sha256(kept, source, revision)
+    return Rows(tuple(kept), digest, file, len(rows), repeated_count, len(problems), revision)
+
+
+def read_file(path: Path, file: str) -> list[Record]:
+    """The records of a file, by its suffix; what has no known one is read as JSONL."""
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return read_csv(path, file)
+    if suffix in (".parquet", ".pq"):
+        return read_parquet(path, file)
+    if suffix in _UNREAD_SUFFIXES:
+        expected = "a file of rows (.jsonl, .json, .csv, .tsv, .parquet)"
+        raise InputProblems([Problem(file, "format", f"a {_UNREAD_SUFFIXES[suffix]} file", expected)])
+    return read_json(path, file)
 
 
 def seeded_sample(ids: Sequence[str], count: int, purpose: str) -> list[int]:
@@ -85,14 +115,16 @@ def _world_records(world: str, seed: int, name: str) -> list[Record]:
     return [Record(f"row {i}", row) for i, row in enumerate(rows, start=1)]
 
 
-def _rows(records: Sequence[Record], columns: Mapping[str, str] | None, file: str) -> tuple[list[Row], int]:
-    """Parsed rows in order, and how many repetitions of rows without an id were left away."""
+def _rows(
+    records: Sequence[Record], columns: Columns | None, file: str, reasoning: bool
+) -> tuple[list[Row], list[Problem], int]:
+    """Parsed rows in order, what is wrong with the others, and how often rows without an id repeated one."""
     problems: list[Problem] = []
     rows: dict[str, Row] = {}
     unnamed: set[str] = set()
     repeated_count = 0
     for record in records:
-        row, has_id = _parsed(record, columns, file)
+        row, has_id = _parsed(record, columns, file, reasoning)
         if isinstance(row, Problem):
             problems.append(row)
         elif row.item_id not in rows:
@@ -104,43 +136,30 @@ def _rows(records: Sequence[Record], columns: Mapping[str, str] | None, file: st
         else:
             found = f"{show(row.item_id)}, which {rows[row.item_id].place} has too"
             problems.append(Problem(file, f"{row.place}: id", found, "an id that stands once"))
-    if problems:
-        raise InputProblems(shortened(problems, file))
-    return list(rows.values()), repeated_count
+    return list(rows.values()), problems, repeated_count
 
 
-def _parsed(record: Record, columns: Mapping[str, str] | None, file: str) -> tuple[Row | Problem, bool]:
-    value = record.value
-    if isinstance(value, Unreadable):
-        return Problem(file, record.place, value.found, "a JSON object"), False
-    if isinstance(value, dict) and columns is not None:
-        value = {ours: value.get(theirs) for ours, theirs in columns.items()}
-    unbuilt = unbuilt_format(value)
-    if unbuilt is not None:  # every row will be of this format: one line says it
-        problem = Problem(file, record.place, f"rows of the format {unbuilt}, which is not built yet", SHAPES)
-        raise InputProblems([problem])
-    has_id = isinstance(value, dict) and str(value.get("id") or "").strip() != ""
-    return parse(value, file=file, place=record.place), has_id
-
-
-def _check_columns(columns: Mapping[str, str], name: str) -> None:
-    problems = [
-        Problem(name, "columns", show(key), f"one of {', '.join(FIELDS)}") for key in columns if key not in FIELDS
-    ]
-    if problems:
-        raise InputProblems(problems)
+def _parsed(record: Record, columns: Columns | None, file: str, reasoning: bool) -> tuple[Row | Problem, bool]:
+    if isinstance(record.value, Unreadable):
+        return Problem(file, record.place, record.value.found, record.value.expected), False
+    value = mapped(record, columns)
+    has_id = isinstance(value, Mapping) and str(value.get("id") or "").strip() != ""
+    return parse(value, file=file, place=record.place, reasoning=reasoning), has_id
 
 
 def _with_aliases(row: Row, more: tuple[str, ...]) -> Row:
-    if row.answer is None or not (more or row.aliases):
+    if (row.answer is None and row.messages is None) or not (more or row.aliases):
         return row
-    return replace(row, aliases=tuple(alias for alias in dict.fromkeys(row.aliases + more) if alias != row.answer))
+    own = row.answer if row.messages is None else row.messages[-1].content
+    return replace(row, aliases=tuple(alias for alias in dict.fromkeys(row.aliases + more) if alias != own))
 
 
-def _content_sha256(rows: Sequence[Row], source: Source) -> str:
-    """Of the rows that are used, in order, and of what is done with them; not of the file they came from."""
+def _content_sha256(rows: Sequence[Row], source: Source, revision: str | None) -> str:
+    """Of the rows that are used, in order, and of what is done with them; not of the file they came from. Of a hub
+    data set its commit too."""
     digest = hashlib.sha256()
-    digest.update(json.dumps([source.choices, source.template, getattr(source, "kind", None)]).encode())
+    use = [source.choices, source.template, getattr(source, "kind", None)]
+    digest.update(json.dumps(use if revision is None else [*use, revision]).encode())
     for row in rows:
         digest.update(json.dumps([row.item_id, content(row)], sort_keys=True).encode() + b"\n")
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -25,22 +26,27 @@ SCORES = [*_ARM, "seed", *_SUITE, "n", "accuracy", "loss_nats_per_token", "bits_
 FORGETTING = [*_ARM, *_SUITE, *_CHANGES]
 MATRIX = [*_ARM, "domain", "relation", "suites", *_CHANGES]
 KINDS = [*_ARM, "kind", "relation", "suites", *_CHANGES]
+SEEDS = [*_ARM, "seed", "gain", "forgetting"]
 FLIPS = ["model", "train_set", "arm", "suite", "item_id", "relation", "kind"]
 FLIPS += ["base_correct", "seeds_total", "seeds_lost", "seeds_won"]
 COST = ["run_id", *_ARM, "seed", "state", "reason", "trainable_parameters", "steps", "train_seconds"]
 COST += ["evaluate_seconds", "search_seconds", "peak_memory_bytes", "adapter_bytes"]
 
+NO_DOMAIN = "(no domain)"
+"""Stands in the matrix for suites without a domain: no name that a user can give."""
+
 
 def make_tables(
     predictions: pd.DataFrame, suites: pd.DataFrame, runs: pd.DataFrame, *, confidence: float = 0.95
 ) -> dict[str, pd.DataFrame]:
-    """Every table of the decide stage by name: scores, forgetting, matrix, kinds, flips, cost."""
+    """Every table of the decide stage by name: scores, forgetting, matrix, kinds, seeds, flips, cost."""
     paired = pairings(predictions, suites, runs)
     return {
         "scores": scores(predictions, suites, runs),
         "forgetting": forgetting(paired, confidence),
         "matrix": matrix(paired, confidence),
         "kinds": kinds(paired, confidence),
+        "seeds": seeds(paired),
         "flips": flips(paired),
         "cost": cost(runs),
     }
@@ -120,8 +126,30 @@ def forgetting(paired: Sequence[Pairing], confidence: float = 0.95) -> pd.DataFr
 def matrix(paired: Sequence[Pairing], confidence: float = 0.95) -> pd.DataFrame:
     """One row per training set, arm and suite domain: the mean over the domain's suites, each with the same weight."""
     return _changes(
-        paired, MATRIX, lambda suite: {"domain": suite.domain or "general", "relation": suite.relation}, confidence
+        paired, MATRIX, lambda suite: {"domain": suite.domain or NO_DOMAIN, "relation": suite.relation}, confidence
     )
+
+
+def seeds(paired: Sequence[Pairing]) -> pd.DataFrame:
+    """One row per arm and seed: its gain and its forgetting, the points of which the verdict takes the mean.
+
+    A share of accuracy; null where there is no suite of that relation.
+    """
+    made: list[dict[str, Any]] = []
+    for pairing in paired:
+        for a, k in product(range(len(pairing.labels)), range(len(pairing.seeds))):
+            gain = [suite.scores[a, k].mean() - suite.base.mean() for suite in pairing.in_domain]
+            lost = [suite.base.mean() - suite.scores[a, k].mean() for suite in pairing.others]
+            made.append(
+                {
+                    **_arm_columns(pairing, a),
+                    "seed": pairing.seeds[k],
+                    "gain": float(np.mean(gain)) if gain else None,
+                    "forgetting": float(np.mean(lost)) if lost else None,
+                }
+            )
+    frame = pd.DataFrame(made, columns=SEEDS).astype({"rank": "Int64", "gain": "Float64", "forgetting": "Float64"})
+    return frame.sort_values(["model", "train_set", "arm", "seed"]).reset_index(drop=True)
 
 
 def kinds(paired: Sequence[Pairing], confidence: float = 0.95) -> pd.DataFrame:

@@ -18,6 +18,9 @@ from rankscope.records import Form, Item, Prediction, Suite
 NEXT_QUESTION = "\nQuestion:"
 """A model that goes on with the next question has ended its answer."""
 
+NEXT_TURN = "\nUser:"
+"""So has one that, in a conversation in plain text, goes on with what the user says."""
+
 
 @dataclass(frozen=True)
 class SuitePlan:
@@ -50,7 +53,7 @@ def score_suite(
     number. text: no score; the loss in nats over `scored_tokens` tokens, and the bytes of the text.
 
     Open answers end at a line break (unless some answer of the suite has one), all generated text at the next
-    `Question:`, EOS, `max_new_tokens` or the end of the context.
+    `Question:` (of a plain conversation, `User:`), EOS, `max_new_tokens` or the end of the context.
 
     Raises NotFinite where the model gives NaN: a failed run, not a wrong answer.
     """
@@ -144,7 +147,8 @@ def generate_answers(
         return str(tokenizer.decode(tokens, skip_special_tokens=True))
 
     one_line = form == "open" and not any("\n" in answer for item in items for answer in item.answers)
-    stop = StopStrings(["\n"] if one_line else [NEXT_QUESTION], decode)
+    talk = any(item.prompt_text.endswith("\n\nAssistant:") for item in items)
+    stop = StopStrings(["\n"] if one_line else [NEXT_QUESTION, NEXT_TURN] if talk else [NEXT_QUESTION], decode)
     written = greedy(
         model,
         [item.prompt_ids for item in items],

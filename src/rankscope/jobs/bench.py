@@ -59,9 +59,10 @@ class Bench:
 
     def prepared(self, model: str) -> Prepared:
         if model not in self._prepared:
-            tokenizer = load_tokenizer(self.spec(model), self.folder)
+            spec = self.spec(model)
+            tokenizer = load_tokenizer(spec, self.folder)
             context_tokens = self.facts(model).context_tokens
-            self._prepared[model] = prepare(self.study, self.folder, tokenizer, context_tokens)
+            self._prepared[model] = prepare(self.study, self.folder, tokenizer, context_tokens, spec.system_prompt)
         return self._prepared[model]
 
     def plan_of(self, model: str, suite: str) -> SuitePlan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from transformers.utils import logging
 from rankscope.assets import bundled_base_path
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import ModelSpec
+from rankscope.data.hub_errors import HUB_ERRORS, hub_problem, token_of
 from rankscope.records import ModelFacts
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -71,26 +71,32 @@ def _options(spec: ModelSpec) -> dict[str, Any]:
     options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
     if spec.revision is not None:
         options["revision"] = spec.revision
-    if spec.token_env is not None:
-        options["token"] = os.environ.get(spec.token_env)
+    token = token_of(spec.token_env, spec.id)
+    if token is not None:
+        options["token"] = token
     return options
 
 
 def _problem(spec: ModelSpec, error: Exception) -> InputProblems:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return InputProblems([Problem(spec.id, "model", first[:300], "a model folder, or a hub id that can be reached")])
+    token = spec.token_env or "HF_TOKEN (or the variable that `token_env` names)"
+    return hub_problem(error, what="model", hub_id=spec.id, place="model", revision=spec.revision, token=token)
 
 
 def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer. Raises InputProblems where there is none, or none with an end-of-sequence token."""
+    """The model's own tokenizer, without its chat template where the study says `chat: never`.
+
+    Raises InputProblems where there is none, or none with an end-of-sequence token.
+    """
     path = model_path(spec, base)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **_options(spec))
-    except (OSError, ValueError, KeyError) as error:
+    except HUB_ERRORS as error:
         raise _problem(spec, error) from error
     if tokenizer.eos_token_id is None:
         expected = "a tokenizer with an end-of-sequence token"
         raise InputProblems([Problem(spec.id, "tokenizer", "no EOS token", expected)])
+    if spec.chat == "never":
+        tokenizer.chat_template = None
     return tokenizer
 
 
@@ -101,7 +107,7 @@ def inspect_model(spec: ModelSpec, base: Path) -> ModelFacts:
         config = AutoConfig.from_pretrained(path, **_options(spec))
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except HUB_ERRORS as error:
         raise _problem(spec, error) from error
     text = config.get_text_config()
     return ModelFacts(
@@ -164,7 +170,7 @@ def load_model(
             model = AutoModelForCausalLM.from_pretrained(
                 path, dtype=DTYPES[dtype], use_safetensors=True, attn_implementation="sdpa", **_options(spec)
             )
-    except (OSError, ValueError, KeyError) as error:
+    except HUB_ERRORS as error:
         raise _problem(spec, error) from error
     model = model.to(device).eval()
     model.requires_grad_(False)

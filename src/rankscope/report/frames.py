@@ -120,7 +120,7 @@ def change_frame(table: pd.DataFrame | None, verdicts: Sequence[Verdict]) -> pd.
         return pd.DataFrame()
     joined = pd.concat(pieces, ignore_index=True)
     if "domain" in joined.columns:
-        joined["domain"] = joined["domain"].astype(object).where(joined["domain"].notna(), "general")
+        joined["domain"] = joined["domain"].astype(object).where(joined["domain"].notna(), "(no domain)")
     return joined.sort_values("order", kind="stable", ignore_index=True)
 
 

@@ -130,7 +130,7 @@ def _accumulate(
     adapted: Adapted, path: TokenPath, trainee: Trainee, rows: Sequence[Example], token_budget: int
 ) -> tuple[float, int]:
     """Gradients of the batch's mean loss per completion token, over as many micro-batches as the memory asks for."""
-    token_count = sum(len(row.completion_ids) for row in rows)
+    token_count = sum(row.target_count for row in rows)
     total = 0.0
     for micro in split_micro(list(range(len(rows))), [row.token_count for row in rows], token_budget):
         batch = collate([rows[i] for i in micro], device=adapted.model.device)

@@ -1,0 +1,77 @@
+"""The demo as a user runs it: every file of the contract, a verdict, an adapter that loads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+
+def call(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rankscope", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    result = call("demo", "--out", out)
+    assert result.returncode == 0, result.stderr
+    return out, result.stdout
+
+
+@pytest.mark.slow
+def test_the_demo_prints_every_arm_and_a_verdict(demo: tuple[Path, str]) -> None:
+    out, printed = demo
+    plan = json.loads((out / "plan.json").read_text())
+    labels = {run["arm"]["label"] for run in plan["runs"]}
+    assert len(labels) >= 5
+    assert len({run["seed"] for run in plan["runs"]}) >= 3
+    assert all(label in printed for label in labels)
+    verdict = json.loads((out / "verdict.json").read_text())["verdicts"][0]
+    assert verdict["kind"] in {"recommended", "tradeoff", "no_gain", "cannot_distinguish"}
+    assert call("verdict", out).returncode == (0 if verdict["decided"] else 3)
+
+
+@pytest.mark.slow
+def test_the_demo_scores_a_thousand_items_for_every_arm(demo: tuple[Path, str]) -> None:
+    out, _ = demo
+    scores = pd.read_parquet(out / "tables" / "scores.parquet")
+    assert (scores.groupby(["arm", "seed"], dropna=False)["n"].sum() >= 1000).all()
+
+
+@pytest.mark.slow
+def test_the_demo_writes_every_file_of_the_contract(demo: tuple[Path, str]) -> None:
+    out, _ = demo
+    for name in ("study.yaml", "plan.json", "verdict.json", "report.html", "base/predictions.parquet"):
+        assert (out / name).is_file(), name
+    for table in ("scores", "forgetting", "flips", "cost"):
+        assert len(pd.read_parquet(out / "tables" / f"{table}.parquet")), table
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert len(page) < 4_000_000
+
+
+@pytest.mark.slow
+def test_what_the_demo_teaches_is_learned_and_the_base_knew_nothing_of_it(demo: tuple[Path, str]) -> None:
+    out, _ = demo
+    scores = pd.read_parquet(out / "tables" / "scores.parquet")
+    taught = scores[scores["relation"] == "in-domain"].groupby("arm")["accuracy"].mean()
+    assert taught["base"] < 0.35, "chance is a quarter"
+    assert taught.drop("base").max() > 0.6
+
+
+@pytest.mark.slow
+def test_an_arm_of_the_demo_is_exported_with_its_card(demo: tuple[Path, str], tmp_path: Path) -> None:
+    out, _ = demo
+    label = next(
+        run["arm"]["label"] for run in json.loads((out / "plan.json").read_text())["runs"] if run["arm"]["rank"]
+    )
+    result = call("export", out, "--arm", label, "--out", tmp_path / "adapter")
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {
+        "README.md", "adapter_config.json", "adapter_model.safetensors",
+    }  # fmt: skip
