@@ -24,8 +24,9 @@ TOLERANCE = 1e-9
 """Residual of an eigenvector of W W^T over the largest eigenvalue."""
 
 _MOST_STEPS = 60
-_DENSE_BELOW = 384
-"""At most this many coordinates are decomposed densely: it is faster there."""
+_DENSE_BELOW = 160
+"""At most this many coordinates, or half as many again as the iteration starts with, are decomposed densely: it is
+faster there."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def merged_top(
     if isinstance(delta, DenseDelta):
         return _of_dense(base, delta, count, generator)
     problem = _Coordinates(base, delta)
-    if problem.size <= max(_DENSE_BELOW, 2 * count + 4 * delta.rank):
+    if problem.size <= max(_DENSE_BELOW, 1.5 * (count + 2 * delta.rank)):
         values, vectors = torch.linalg.eigh(problem.dense())
         values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
     else:
