@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from inside_models import make_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_families import make_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from typer.testing import CliRunner
 

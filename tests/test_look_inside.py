@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from inside_models import make_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from test_pipeline import plan_of, run
 from tiny_study import tiny_study
@@ -20,6 +23,7 @@ from rankscope.model.adapt import load_adapter
 from rankscope.model.adapter_file import read_adapter
 from rankscope.model.delta import FactoredDelta
 from rankscope.model.svd_cache import SvdCache
+from rankscope.model.weights import merged_changes
 from rankscope.pipeline import Outcome
 from rankscope.results import write_results
 
@@ -175,3 +179,37 @@ def test_settings_are_read_and_wrong_ones_named(tmp_path: Path) -> None:
     assert read_study(study).analysis.probe_items == 5
     with pytest.raises(Exception, match="probe_items"):
         read_study(study, ["analysis.probe_items=0"])
+
+
+def test_dora_is_looked_at_as_merging_it_would_change_the_weights() -> None:
+    model = make_model("Llama")
+    weights = {n: p.clone() for n, p in model.named_parameters()}
+    peft = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], use_dora=True, task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            if "lora_B" in name or "magnitude" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    found = {name: delta.weight for name, delta, _ in merged_changes(model)}
+    after = dict(peft.merge_and_unload().named_parameters())
+    assert set(found) == {f"model.layers.{n}.self_attn.q_proj" for n in range(2)}
+    for name, delta in found.items():
+        torch.testing.assert_close(delta, after[f"{name}.weight"] - weights[f"{name}.weight"])
+
+
+def test_methods_without_a_weight_change_say_so(tmp_path: Path) -> None:
+    arms = {
+        "dora": {"method": "dora", "ranks": [2], "learning_rate": 1e-2},
+        "prompt": {"method": "prompt-tuning", "virtual_tokens": [2], "learning_rate": 1e-2},
+        "adapters": {"method": "adapters", "bottlenecks": [4], "learning_rate": 1e-2},
+    }
+    study = tiny_study(tmp_path / "input", arms=arms, seeds=[0], analysis={"probe_items": 6})
+    assert run(study, tmp_path / "out") == Outcome()
+    found = {}
+    for planned in plan_of(tmp_path / "out").runs:
+        folder = tmp_path / "out" / "runs" / planned.run_id / "analysis"
+        sizes = {name: len(pd.read_parquet(folder / f"{name}.parquet")) for name in ("spectra", "hidden", "neurons")}
+        found[planned.arm.method] = (*sizes.values(), json.loads((folder / "notes.json").read_text())["reason"])
+    assert found["dora"] == (14, 6, 6, None)
+    assert found["adapters"] == (0, 6, 6, "adapters changes no weight matrix;")
+    assert found["prompt-tuning"][:3] == (0, 0, 0)
+    assert "virtual tokens" in found["prompt-tuning"][3]

@@ -10,7 +10,7 @@ from rankscope.config.resolved import read_resolved
 from rankscope.config.study import ModelSpec, Study
 from rankscope.decide.arms import median_seed
 from rankscope.edges.store import FolderStore
-from rankscope.model.adapt import load_adapter
+from rankscope.model.adapt import load_adapter, unmergeable
 from rankscope.model.load import load_model, load_tokenizer
 from rankscope.records import ArmVerdict, Plan, PlannedRun, Verdict
 from rankscope.report.card import model_card
@@ -40,9 +40,11 @@ def export_arm(folder: Path, out: Path, *, arm: str | None, merged: bool) -> str
         for r in plan.runs
         if (r.model, r.train_set, r.arm.label, r.seed) == (verdict.model, verdict.train_set, row.label, seed)
     )
+    if merged and not run.arm.traits.merges:
+        raise InputProblems([unmergeable(run.arm)])
     card = _card(store, plan, study, verdict, row, run)
     store.write_folder(out.absolute(), lambda target: _fill(store, study, run, target, card, merged=merged))
-    what = "model" if merged or run.arm.method == "full" else "adapter"
+    what = "model" if merged or run.arm.traits.whole else "adapter"
     return f"the {what} of {row.label}, seed {seed},"
 
 
@@ -71,7 +73,7 @@ def _card(store: FolderStore, plan: Plan, study: Study, verdict: Verdict, row: A
 
 
 def _fill(store: FolderStore, study: Study, run: PlannedRun, target: Path, card: str, *, merged: bool) -> None:
-    full = run.arm.method == "full"
+    full = run.arm.traits.whole
     weights = store.model_folder(run.run_id) if full else store.adapter_folder(run.run_id)
     if not weights.is_dir():
         expected = "weights that were kept: set `keep: {full: best}` and run again"
@@ -90,6 +92,4 @@ def _merge(spec: ModelSpec, store: FolderStore, run: PlannedRun, weights: Path, 
     """The adapter added into the base's weights in fp32, so that nothing but the last rounding is lost."""
     base = load_model(spec, store.folder, "float32", "cpu")
     with load_adapter(base, run.arm, weights) as adapted:
-        assert adapted.peft is not None
-        whole = adapted.peft.merge_and_unload()
-        whole.save_pretrained(str(target), safe_serialization=True)
+        adapted.merged().save_pretrained(str(target), safe_serialization=True)

@@ -40,11 +40,12 @@ def plan_study(study: Study, folder: Path, machine: MachineFacts, out: Path) -> 
     `folder` is what relative paths in the study are relative to; `out` the study's folder, whose earlier plan decides
     what must stay as it was (dtype, workers, micro-batches).
     """
-    models = [inspect_model(spec, folder) for spec in study.models]
+    models = [inspect_model(spec, folder, device=machine.device) for spec in study.models]
     prepared: dict[str, Prepared] = {}
     for spec, facts in zip(study.models, models, strict=True):
+        room = facts.context_tokens - study.virtual_tokens
         tokenizer = load_tokenizer(spec, folder)
-        prepared[spec.name] = prepare(study, folder, tokenizer, facts.context_tokens, spec.system_prompt)
+        prepared[spec.name] = prepare(study, folder, tokenizer, room, spec.system_prompt)
     previous = FolderStore(out).read_plan()
     return make_plan(
         study,
@@ -130,7 +131,7 @@ def derived_sources(study: Study, store: FolderStore, plan: Plan) -> list[Planne
     found: dict[tuple[str, str], PlannedRun] = {}
     for run in sorted(plan.runs, key=lambda r: (-(r.arm.rank or 0), r.arm.label, r.seed)):
         status = store.read_status(run.run_id)
-        if run.arm.method == "lora" and status is not None and status.state == "done":
+        if run.arm.traits.delta == "factored" and status is not None and status.state == "done":
             found.setdefault((run.model, run.train_set), run)
     return list(found.values())
 
@@ -140,7 +141,7 @@ def keep_best(store: FolderStore, plan: Plan) -> None:
     groups: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
     for run in plan.runs:
         status = store.read_status(run.run_id)
-        if run.arm.method == "full" and status is not None and status.validation_loss is not None:
+        if run.arm.traits.whole and status is not None and status.validation_loss is not None:
             key = (run.model, run.train_set, run.arm.label)
             groups.setdefault(key, []).append((status.validation_loss, run.run_id))
     for group in groups.values():

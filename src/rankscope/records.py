@@ -128,6 +128,14 @@ class ModelFacts(Record):
     tied_embeddings: bool
     linear_shapes: dict[str, tuple[int, int]]
     """Every linear module inside the blocks (never the output head) by its full path."""
+    norm_parameters: dict[str, int] = {}
+    """Parameters of every normalisation, by its path."""
+    block_parameters: list[int] = []
+    """Parameters of every block, from the first."""
+    vocabulary_parameters: int = 0
+    """Embeddings of tokens and positions, and the output head; once where it is tied."""
+    key_value_width: int = 0
+    """Width of a layer's keys over all its key heads; 0 where the model keeps anything but keys and values."""
 
 
 class TrainFacts(Record):

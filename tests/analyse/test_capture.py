@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from inside_models import FAMILIES, make_model
 from peft import LoraConfig, get_peft_model
 from test_hidden import reference as hidden_reference
-from tiny_families import FAMILIES, make_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rankscope.analyse import attention as attention_module
 from rankscope.analyse import capture as capture_module
 from rankscope.analyse.attention import Queries
-from rankscope.analyse.capture import CannotCapture, SideModel, blocks, capture, probe_tokens
+from rankscope.analyse.capture import CannotCapture, SideModel, capture, probe_tokens
+from rankscope.model.parts import blocks
 from rankscope.records import Item
 
 LAYERS = 3
@@ -187,9 +188,10 @@ def test_maps_of_one_layer_at_a_time_and_no_more_than_allowed(monkeypatch: pytes
 def test_a_model_built_otherwise_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model("Llama")
     monkeypatch.setattr(capture_module, "_LAST_PROJECTIONS", ("elsewhere",))
-    with pytest.raises(CannotCapture, match="no MLP"):
-        capture(side(model), side(model), {"s": items(1)}, token_budget=64)
-    assert model.config._attn_implementation == "sdpa"
+    found = capture(side(model), side(model), {"s": items(1)}, token_budget=64)
+    assert found["neurons"] == []
+    assert len(found["hidden"]) == 2
     monkeypatch.setattr(model.config, "num_hidden_layers", 7)
     with pytest.raises(CannotCapture, match="7 blocks"):
-        blocks(model)
+        capture(side(model), side(model), {"s": items(1)}, token_budget=64)
+    assert model.config._attn_implementation == "sdpa"

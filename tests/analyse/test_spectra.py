@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_families import make_model
+from inside_models import make_model
 
 from rankscope.analyse import merged
 from rankscope.analyse.merged import merged_top

@@ -245,7 +245,7 @@ def test_every_problem_is_said_at_once_in_the_files_order(lines: Lines) -> None:
         STUDY.replace("model: bundled", "model: {id: x, dtype: fp8}")
         .replace("test.jsonl", "gone.jsonl")
         .replace("[4, 8]", "[4, -8, x]")
-        .replace("full: {learning_rate: 1e-5}", "dora: {}")
+        .replace("full: {learning_rate: 1e-5}", "adalora: {}")
         .replace("[0, 1, 2]", "[1, 1]")
         + "budget: {epoch: 3}\ndecision: {confidence: 2}\nseeds: [0]\n"
     )
@@ -254,7 +254,7 @@ def test_every_problem_is_said_at_once_in_the_files_order(lines: Lines) -> None:
     assert places == [
         "study.yaml: line 2, model.dtype",
         "study.yaml: line 6, suites.medqa.path",
-        "study.yaml: line 10, arms.dora",
+        "study.yaml: line 10, arms.adalora",
         "study.yaml: line 11, arms.lora.ranks[1]",
         "study.yaml: line 11, arms.lora.ranks[2]",
         "study.yaml: line 12, seeds[1]",

@@ -11,6 +11,7 @@ import pytest
 from made_facts import STUDY
 from wrong_studies import SECTIONS
 
+from rankscope.config.arms import ENTRIES
 from rankscope.config.read import read_study
 from rankscope.config.schema import study_schema
 from rankscope.config.study import Study
@@ -70,7 +71,7 @@ def test_the_schema_refuses_what_cannot(text: str) -> None:
 
 def test_every_setting_has_words_and_every_word_a_setting() -> None:
     schema = study_schema()
-    places = {"ModelSpec": "model[]", "TrainSource": "train.*", "SuiteSource": "suites.*", "LoraArms": "arms.*"}
+    places = {"ModelSpec": "model[]", "TrainSource": "train.*", "SuiteSource": "suites.*"}
     for name, definition in schema["$defs"].items():
         for key, setting in definition["properties"].items():
             assert setting.get("description"), f"{name}.{key}"
@@ -79,6 +80,8 @@ def test_every_setting_has_words_and_every_word_a_setting() -> None:
             path: tuple[Any, ...] = tuple(int(key) if key == "0" else key for key in place)
             assert set(known_keys(path)) == set(definition["properties"])
     assert set(known_keys(())) == set(schema["properties"])
+    arms = {key for entry in ENTRIES.values() for key in schema["$defs"][entry.__name__]["properties"]}
+    assert set(known_keys(("arms", "x"))) == arms
     assert not any(f"suites.*.{key}" in WORDS for key in LATER_SOURCE_KEYS)
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+METHODS_SHOWN = "full, lora, rslora, dora, pissa, ia3, prompt-tuning, prefix-tuning, adapters, ln-tuning, full-frozen-embeddings or last-k-layers"
+
 FILES = [
     (b"", "study.yaml: found an empty file, expected a study file in YAML"),
     (b" \n\n", "study.yaml: found an empty file, expected a study file in YAML"),
@@ -70,10 +72,10 @@ WRONG = [
     ("full: {", "full: {ranks: [2], ", "line 10, arms.full.ranks: found the unknown key `ranks`, expected one of method, "
      "learning_rate"),
     ("full: {", "mine: {", "line 10, arms.mine: found no method, and the label `mine` is not the name of one, expected "
-     "`method: full` or `method: lora`"),
+     f"`method:` {METHODS_SHOWN}"),
     ("full: {", "loar: {", "line 10, arms.loar: found no method, and the label `loar` is not the name of one, expected "
-     "`method: full` or `method: lora`; did you mean `lora`?"),
-    ("full: {", "mine: {method: 7, ", "line 10, arms.mine.method: found 7, expected full or lora"),
+     f"`method:` {METHODS_SHOWN}; did you mean `lora`?"),
+    ("full: {", "mine: {method: 7, ", f"line 10, arms.mine.method: found 7, expected {METHODS_SHOWN}"),
     ("full: {", "base: {method: full, ", "line 10, arms.base: found the label `base`, expected another label: this one "
      "names the base model"),
     ("full: {", "lora-r8: {method: full, ", "line 11, arms.lora: found the arm `lora-r8`, which `lora-r8` makes too, "
@@ -167,10 +169,7 @@ LATER = [
     ("seeds:", "track: [mlflow]\nseeds:", "experiment tracking"),
     ("seeds:", "optimizer: adamw_8bit\nseeds:", "the optimizer adamw_8bit"),
     ("seeds:", "optimizer: {name: adamw_8bit, clip_norm: 1}\nseeds:", "the optimizer adamw_8bit"),
-    *[
-        ("full: {", f"x: {{method: {method}, ", f"the method {method}")
-        for method in ("dora", "rslora", "pissa", "ia3", "prompt-tuning", "prefix_tuning", "adapter", "ln-tuning")
-    ],
-    ("full: {", "dora: {ranks: [8], ", "the method dora"),
+    *[("full: {", f"x: {{method: {method}, ", f"the method {method}") for method in ("qlora", "adalora")],
+    ("full: {", "adalora: {ranks: [8], ", "the method adalora"),
 ]
 """A text in the small study, what it is changed to, and what the one line names."""

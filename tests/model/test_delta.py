@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inside_models import make_model
 from safetensors.torch import load_file
-from tiny_families import make_model
 
 from rankscope.model.delta import DenseDelta, FactoredDelta, Svd, random_like, randomised_top_svd
 from rankscope.model.load import linear_shapes

@@ -24,6 +24,7 @@ from rankscope.analyse.attention import AttentionStream, Queries
 from rankscope.analyse.hidden import HiddenStream
 from rankscope.analyse.neurons import NeuronStream, Side
 from rankscope.model.forward import evaluating, hidden_states
+from rankscope.model.parts import blocks
 from rankscope.records import Item
 
 _KERNEL = "rankscope_capture"
@@ -65,7 +66,8 @@ def capture(
     """Rows of the tables hidden, attention and neurons, each with its suite, from one pass over the probe items.
 
     An item is read as its prompt and, where it has choices, the right one. `token_budget` bounds a batch's padded
-    tokens. Raises CannotCapture where the model's layers are not found.
+    tokens. A model without one MLP in each layer (a mixture of experts) has no rows of neurons. Raises CannotCapture
+    where the model's layers are not found.
     """
     rows: dict[str, list[dict[str, Any]]] = {"hidden": [], "attention": [], "neurons": []}
     for suite, items in probes.items():
@@ -136,30 +138,24 @@ def _watching(
 ) -> Iterator[None]:
     """Inside, every layer reports what it does with the real tokens (B, T): states (n, D), queries, units (n, F)."""
     with ExitStack() as stack:
-        for number, block in enumerate(blocks(model)):
+        try:
+            found = blocks(model)
+        except LookupError as error:
+            raise CannotCapture(str(error)) from error
+        for number, block in enumerate(found):
             for handle in _hooks(number, block, real, on_states, on_units):
                 stack.callback(handle.remove)
         stack.enter_context(_kernel(model, on_attention))
         yield
 
 
-def blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The decoder's blocks in order. Raises CannotCapture where they are not found."""
-    wanted = model.config.get_text_config(decoder=True).num_hidden_layers
-    for child in model.get_decoder().children():
-        if isinstance(child, nn.ModuleList) and len(child) == wanted:
-            return list(child)
-    raise CannotCapture(f"{type(model).__name__}: its {wanted} blocks are not found")
-
-
 def _hooks(
     number: int, block: nn.Module, real: Tensor, on_states: Callable[..., None], on_units: Callable[..., None]
 ) -> Iterator[Any]:
     mlp = getattr(block, "mlp", None)
+    mlp = getattr(mlp, "wrapped", mlp)  # a bottleneck adapter stands around it
     last = next((m for name in _LAST_PROJECTIONS if isinstance(m := getattr(mlp, name, None), nn.Module)), None)
     act = next((m for name in _NONLINEARITIES if isinstance(m := getattr(mlp, name, None), nn.Module)), None)
-    if last is None or act is None:
-        raise CannotCapture(f"block {number}: no MLP with a nonlinearity and a last projection is found")
     fired: list[Tensor] = []
 
     def after_block(_: nn.Module, __: Any, output: Any) -> None:
@@ -172,6 +168,8 @@ def _hooks(
         on_units(number, inputs[0][real], fired.pop())
 
     yield block.register_forward_hook(after_block)
+    if last is None or act is None:  # a mixture of experts: its units are not those of one MLP
+        return
     yield act.register_forward_hook(after_nonlinearity)
     yield last.register_forward_pre_hook(before_last)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rankscope.config.study import LoraArms, Study
+from rankscope.config.arms import TRAITS
+from rankscope.config.study import Method, Study
 from rankscope.records import MachineFacts, Plan
 
 
@@ -28,9 +29,10 @@ def _seeds(study: Study) -> list[str]:
 
 def _rates(study: Study) -> list[str]:
     found = [
-        f"{key}: `auto_shared` gives every rank one learning rate, which may favour some; `auto` finds one for each"
+        f"{key}: `auto_shared` gives every {_noun(entry.method)} one learning rate, which may favour some; `auto` "
+        "finds one for each"
         for key, entry in study.arms.items()
-        if entry.learning_rate == "auto_shared" and isinstance(entry, LoraArms) and len(entry.ranks) > 1
+        if entry.learning_rate == "auto_shared" and len(study.arms_of(key)) > 1
     ]
     arms = study.expand_arms()
     fixed = {arm.learning_rate for arm in arms if arm.method == "lora" and not isinstance(arm.learning_rate, str)}
@@ -41,6 +43,11 @@ def _rates(study: Study) -> list[str]:
                 "about ten times lower, so the comparison may be unfair to it"
             )
     return found
+
+
+def _noun(method: Method) -> str:
+    size = TRAITS[method].size
+    return "rank" if size is not None and size[0] == "ranks" else "size"
 
 
 def _scales(study: Study) -> list[str]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rankscope.config.arms import METHODS, TRAITS, arm_label
 from rankscope.config.problems import Problem, show
 from rankscope.config.study import Arm, Study
 from rankscope.config.yamltext import Document
@@ -102,15 +103,16 @@ def _check_seeds(document: Document) -> list[Problem]:
 
 
 def _check_labels(document: Document) -> list[Problem]:
-    """Labels are unique after an entry became one arm for each of its ranks, and none is `base`."""
+    """Labels are unique after an entry became one arm for each of its sizes, and none is `base`."""
     problems = []
     owners: dict[str, str] = {}
     for key, entry in _mapping(document.get("arms")).items():
-        ranks = _mapping(entry).get("ranks")
+        method = _mapping(entry).get("method")
         own = [key]
-        if _mapping(entry).get("method") == "lora" and isinstance(ranks, list):
-            whole = [rank for rank in ranks if type(rank) is int]
-            own = [key if key.endswith(f"-r{rank}") else f"{key}-r{rank}" for rank in dict.fromkeys(whole)]
+        if method in METHODS and (size := TRAITS[method].size) is not None:
+            given = _mapping(entry).get(size[0])
+            whole = [number for number in given if type(number) is int] if isinstance(given, list) else []
+            own = [arm_label(key, method, number) for number in dict.fromkeys(whole)]
         for label in own:
             if label == RESERVED_LABEL:
                 expected = "another label: this one names the base model"

@@ -10,8 +10,15 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from rankscope.config.parameters import adapted_shapes, matches_target, stored_parameters, trainable_parameters
 from rankscope.config.study import Arm, Budget
 from rankscope.records import ModelFacts, SuiteFacts, TrainFacts
+
+__all__ = [
+    "BYTES", "RUNG_FRACTIONS", "adapted_shapes", "disk_bytes", "evaluate_flops", "evaluate_seconds", "generated_tokens",
+    "matches_target", "memory_parts", "rows_seen", "search_share", "step_count", "train_flops", "train_seconds",
+    "trainable_parameters",
+]  # fmt: skip
 
 BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
 
@@ -35,29 +42,6 @@ GENERATED_SHARE = 0.25
 _EVALUATION_BATCH_TOKENS = 8192
 _GENERATION_BATCH_ITEMS = 64
 _PREDICTION_BYTES = 300
-
-
-def matches_target(module: str, target: str) -> bool:
-    """PEFT's rule for a list of targets: the module's whole path, or the end of it after a dot."""
-    return module == target or module.endswith(f".{target}")
-
-
-def adapted_shapes(arm: Arm, facts: ModelFacts) -> dict[str, tuple[int, int]]:
-    """(out, in) of the matrices that a LoRA arm adapts, by path; none for full fine-tuning."""
-    if arm.method == "full" or arm.targets is None:
-        return {}
-    if isinstance(arm.targets, str):  # all-linear
-        return dict(facts.linear_shapes)
-    targets = arm.targets
-    return {m: shape for m, shape in facts.linear_shapes.items() if any(matches_target(m, t) for t in targets)}
-
-
-def trainable_parameters(arm: Arm, facts: ModelFacts) -> int:
-    """Exact. LoRA: the sum of R (in + out) over its matrices (arXiv 2106.09685, section 4.1); full: every parameter."""
-    if arm.method == "full":
-        return facts.parameter_count
-    assert arm.rank is not None
-    return arm.rank * sum(sum(shape) for shape in adapted_shapes(arm, facts).values())
 
 
 def step_count(row_count: int, budget: Budget) -> int:
@@ -94,29 +78,40 @@ def train_flops(arm: Arm, facts: ModelFacts, train: TrainFacts, budget: Budget) 
     """FLOPs of a run's updates.
 
     Per token, with w the forward of the matrices, a of attention and h of one position's logits: full fine-tuning
-    3w + 3a, and 3h at each completion token (the backward is two products for each of the forward); LoRA 2w + 3a + 6p
-    and 2h, since frozen weights need the gradient of their input but none of their own. Softmax, norms and AdamW are
-    left out.
+    3w + 3a, and 3h at each completion token (the backward is two products for each of the forward); an adapter
+    2w + 3a + 6p and 2h, since frozen weights need the gradient of their input but none of their own (PiSSA 10p: its
+    start is subtracted, and frozen). The last k of L layers: w + a, and 2w + 2a for k/L of them. Virtual tokens make
+    rows longer; those of a prefix meet only attention. Softmax, norms and AdamW are left out.
     """
     share = sum(rows_seen(train.row_count, budget.epochs)) / max(1, train.row_count)
-    tokens, completions = train.token_count * share, train.completion_token_count * share
-    weights, attention = _weight_flops(facts), _attention_flops(facts, train.token_count / max(1, train.row_count))
+    virtual = arm.virtual_tokens or 0
+    rows = train.row_count * share
+    tokens = train.token_count * share + (rows * virtual if arm.method == "prompt-tuning" else 0)
+    completions = train.completion_token_count * share
+    length = train.token_count / max(1, train.row_count) + virtual
+    weights, attention, head = _weight_flops(facts), _attention_flops(facts, length), _head_flops(facts)
     if arm.method == "full":
-        return 3 * (weights + attention) * tokens + 3 * _head_flops(facts) * completions
-    adapter = 6.0 * trainable_parameters(arm, facts)
-    return (2 * weights + 3 * attention + adapter) * tokens + 2 * _head_flops(facts) * completions
+        return 3 * (weights + attention) * tokens + 3 * head * completions
+    if arm.method == "full-frozen-embeddings":
+        return 3 * (weights + attention) * tokens + 2 * head * completions
+    if arm.method == "last-k-layers":
+        part = (arm.layers or 0) / max(1, facts.layer_count)
+        return (1 + 2 * part) * (weights + attention) * tokens + 2 * head * completions
+    adapter = 0.0 if virtual else (10.0 if arm.method == "pissa" else 6.0) * trainable_parameters(arm, facts)
+    return (2 * weights + 3 * attention + adapter) * tokens + 2 * head * completions
 
 
 def evaluate_flops(arm: Arm, facts: ModelFacts, suites: Sequence[SuiteFacts]) -> float:
     """FLOPs of scoring every suite once: one forward per token, the adapter's 2p on top; logits for generated tokens
     and, as an upper bound, for every token of a suite that is not generated."""
-    adapter = 2.0 * trainable_parameters(arm, facts) if arm.method == "lora" else 0.0
+    adapter = 0.0 if arm.traits.whole or arm.virtual_tokens else 2.0 * stored_parameters(arm, facts)
     total = 0.0
     for suite in suites:
         generated = generated_tokens(suite)
-        length = (suite.token_count + generated) / max(1, suite.item_count)
+        length = (suite.token_count + generated) / max(1, suite.item_count) + (arm.virtual_tokens or 0)
         per_token = _weight_flops(facts) + _attention_flops(facts, length) + adapter
-        total += per_token * (suite.token_count + generated)
+        prompts = suite.item_count * (arm.virtual_tokens or 0) if arm.method == "prompt-tuning" else 0
+        total += per_token * (suite.token_count + generated + prompts)
         total += _head_flops(facts) * (generated or suite.token_count)
     return total
 
@@ -155,7 +150,7 @@ def memory_parts(
     residuals. Logits: three fp32 copies (logits, log-softmax, gradient) at the completion positions.
     """
     size, trained = BYTES[dtype], trainable_parameters(arm, facts)
-    adapter = 0 if arm.method == "full" else trained
+    adapter = 0 if arm.traits.whole else stored_parameters(arm, facts)
     has_masters = dtype == "bfloat16"
     features = sum(sum(shape) for shape in facts.linear_shapes.values()) + 4 * facts.hidden_size * facts.layer_count
     return {
@@ -174,9 +169,9 @@ def disk_bytes(
 ) -> tuple[int, int]:
     """(at most while it runs, left when done): weights, predictions, and the checkpoint of masters and moments."""
     trained = trainable_parameters(arm, facts)
-    weights = trained * BYTES[dtype]
+    weights = stored_parameters(arm, facts) * BYTES[dtype]
     predictions = _PREDICTION_BYTES * sum(suite.item_count for suite in suites)
-    kept = predictions + (weights if arm.method == "lora" or keep_full else 0)
+    kept = predictions + (weights if not arm.traits.whole or keep_full else 0)
     return 12 * trained + weights + predictions, kept
 
 

@@ -7,18 +7,20 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from rankscope.config.arms import TRAITS, arm_label
 from rankscope.config.study import Arm, Method, Study, TrainSource
 from rankscope.records import RESULTS_VERSION, ModelFacts, TrainFacts
 
 SEARCH_SEED = 2**31
 """The smallest integer beyond every seed that a study may have: outside `seeds`, now and when seeds are added."""
 
-_HALF_DECADES: dict[Method, tuple[int, int]] = {"full": (-6, -3), "lora": (-5, -2)}
+_LATER_FIELDS = ("virtual_tokens", "bottleneck", "layers")
+"""Fields that arms did not always have: hashed only where they are set, so that older ids stay what they were."""
 
 
 def rate_grid(method: Method) -> list[float]:
     """The learning rates that `auto` tries: two for each decade, 1e-6 to 1e-3 for full and 1e-5 to 1e-2 for LoRA."""
-    low, high = _HALF_DECADES[method]
+    low, high = TRAITS[method].rate_decades
     return [float(f"{digit}e{power}") for power in range(low, high) for digit in (1, 3)] + [float(f"1e{high}")]
 
 
@@ -55,7 +57,7 @@ def search_id(searching: Sequence[Arm], study: Study, model: ModelFacts, train: 
 
 
 def _head(arm: Arm) -> str:
-    return arm.method if arm.rank is None else f"{arm.method}-r{arm.rank}"
+    return arm_label(arm.method, arm.method, arm.size)
 
 
 def _common(study: Study, model: ModelFacts, train: TrainFacts, dtype: str) -> dict[str, Any]:
@@ -75,6 +77,7 @@ def _common(study: Study, model: ModelFacts, train: TrainFacts, dtype: str) -> d
 def _settings(arm: Arm) -> dict[str, Any]:
     """An arm without its label and its rate; the order and repetition of targets mean nothing."""
     settings = arm.model_dump(mode="json", exclude={"label", "learning_rate"})
+    settings = {key: value for key, value in settings.items() if key not in _LATER_FIELDS or value is not None}
     if isinstance(arm.targets, tuple):
         settings["targets"] = sorted(set(arm.targets))
     return settings

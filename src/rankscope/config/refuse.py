@@ -5,13 +5,13 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
+from rankscope.config.arms import ENTRIES, METHODS
 from rankscope.config.problems import Problem, show
 from rankscope.config.words import (
     HUB_KEYS,
     LATER_METHODS,
     LATER_OPTIMIZERS,
     LATER_SOURCE_KEYS,
-    METHODS,
     SECTIONS,
     WORDS,
     known_keys,
@@ -107,8 +107,8 @@ def _arm(document: Document, arms: dict[str, Any], label: str) -> list[Problem]:
     place = ("arms", label) if given is None else ("arms", label, "method")
     if isinstance(method, str) and method.lower().replace("_", "-").replace(" ", "-") in LATER_METHODS:
         return [document.problem(place, f"the method {method}, {NOT_BUILT}", WORDS["arms.*.method"])]
-    near = get_close_matches(str(method), METHODS, n=1)
-    expected = "`method: full` or `method: lora`" if given is None else WORDS["arms.*.method"]
+    near = get_close_matches(str(method).lower().replace("_", "-"), METHODS, n=1)
+    expected = "`method:` " * (given is None) + WORDS["arms.*.method"]
     if near:
         expected += f"; did you mean `{near[0]}`?"
     found = f"no method, and the label `{label}` is not the name of one" if given is None else show(given)
@@ -119,8 +119,9 @@ def unknown_key(document: Document, path: tuple[str | int, ...]) -> Problem:
     """A key that nobody reads, with the nearest that somebody does."""
     parent, key = path[:-1], str(path[-1])
     known = known_keys(parent)
-    if len(parent) == 2 and parent[0] == "arms" and document.get(*parent, "method") == "full":
-        known = ["method", "learning_rate"]
+    if len(parent) == 2 and parent[0] == "arms":
+        entry = ENTRIES.get(document.get(*parent, "method"))
+        known = [name for name in known if entry is None or name in entry.model_fields]
     near = get_close_matches(key, known, n=1, cutoff=0.6)
     hint = f"; did you mean `{near[0]}`?" if near else ""
     return document.problem(path, f"the unknown key `{key}`", f"one of {', '.join(known)}{hint}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from rankscope.config.arms import ENTRIES, TRAITS
 from rankscope.config.study import Study
-from rankscope.config.words import LATER_SOURCE_KEYS, METHODS, SECTIONS, WORDS
+from rankscope.config.words import LATER_SOURCE_KEYS, SECTIONS, WORDS
 
 Schema = dict[str, Any]
 
@@ -22,8 +23,8 @@ def study_schema() -> Schema:
         _describe(definitions[name], place)
     for name in ("TrainSource", "SuiteSource"):
         _without_later_keys(definitions[name])
-    for name in ("FullArms", "LoraArms"):
-        _describe(definitions[name], "arms.*")
+    for entry in ENTRIES.values():
+        _describe(definitions[entry.__name__], "arms.*")
     _describe(schema, "")
     schema["properties"]["model"] = _models()
     schema["properties"]["arms"] = _arms(definitions)
@@ -61,12 +62,15 @@ def _models() -> Schema:
 
 def _arms(definitions: dict[str, Schema]) -> Schema:
     """An arm named after its method needs no `method`; any other label needs one."""
-    full, lora = ({"$ref": f"#/$defs/{name}"} for name in ("FullArms", "LoraArms"))
-    named = {"anyOf": [{**full, "required": ["method"]}, {**lora, "required": ["method", "ranks"]}]}
-    own = {
-        method: {"anyOf": [ref, named["anyOf"][1 - i], *([{"type": "null"}] if method == "full" else [])]}
-        for i, (method, ref) in enumerate(zip(METHODS, (full, lora), strict=True))
-    }
+    own: dict[str, Schema] = {}
+    named: list[Schema] = []
+    for method, entry in ENTRIES.items():
+        ref = {"$ref": f"#/$defs/{entry.__name__}"}
+        size = TRAITS[method].size
+        own[method] = {"anyOf": [ref] if size else [ref, {"type": "null"}]}
+        named.append({**ref, "required": ["method", *([size[0]] if size else [])]})
+    for schema in own.values():
+        schema["anyOf"] += named
     names = _name_schema(definitions)
     return {
         "description": WORDS["arms"],
@@ -74,7 +78,7 @@ def _arms(definitions: dict[str, Schema]) -> Schema:
         "minProperties": 1,
         "properties": own,
         "propertyNames": names,
-        "additionalProperties": named,
+        "additionalProperties": {"anyOf": named},
     }
 
 

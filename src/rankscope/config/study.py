@@ -5,24 +5,22 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-Method = Literal["full", "lora"]
+from rankscope.config.arms import Arm, ArmEntry, Fraction, Frozen, FullArms, LoraArms, Method, Rate
+
+__all__ = [
+    "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "FullArms", "Keep", "Kind",
+    "LoraArms", "Method", "ModelSpec", "Name", "Optimizer", "Rate", "Schedule", "Source", "Study", "SuiteSource",
+    "TrainSource", "Validation",
+]  # fmt: skip
+
 Kind = Literal["recall", "reasoning"]
 ChoiceStyle = Literal["text", "letters"]
 Chat = Literal["auto", "never"]
 BadRows = Literal["refuse", "drop"]
 Schedule = Literal["cosine", "linear", "constant"]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto", "auto_shared"]
-Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-_MULTIPLE_OF_RANK = r"^([0-9]{1,6}(\.[0-9]{1,6})?)?r$"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
-
-
-class Frozen(BaseModel):
-    """Settings never change after they were read, and a key that nobody reads is refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ModelSpec(Frozen):
@@ -86,59 +84,6 @@ class SuiteSource(Source):
     harness: str | None = None
     num_fewshot: int | None = Field(default=None, ge=0)
     max_new_tokens: int = Field(default=256, gt=0)
-
-
-class FullArms(Frozen):
-    """Full fine-tuning: every weight is trained."""
-
-    method: Literal["full"] = "full"
-    learning_rate: Rate = "auto"
-
-
-class LoraArms(Frozen):
-    """LoRA at one or more ranks. `alpha: 2r` is twice the rank, so that the scale alpha/r is the same at every rank."""
-
-    method: Literal["lora"] = "lora"
-    ranks: list[Annotated[int, Field(gt=0)]] = Field(min_length=1)
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Annotated[str, Field(pattern=_MULTIPLE_OF_RANK)] = "2r"
-    targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
-    dropout: Fraction = 0.0
-    learning_rate: Rate = "auto"
-
-    @field_validator("ranks")
-    @classmethod
-    def _ranks_once(cls, ranks: list[int]) -> list[int]:
-        if len(set(ranks)) != len(ranks):
-            raise ValueError("a rank stands twice")
-        return ranks
-
-    @field_validator("alpha")
-    @classmethod
-    def _alpha_above_zero(cls, alpha: float | str) -> float | str:
-        if isinstance(alpha, str) and float(alpha[:-1] or 1) == 0:
-            raise ValueError("alpha is zero")
-        return alpha
-
-    def alpha_of(self, rank: int) -> float:
-        """LoRA's alpha at this rank: a number, or a multiple of the rank."""
-        if isinstance(self.alpha, str):
-            return float(self.alpha[:-1] or 1) * rank
-        return float(self.alpha)
-
-
-ArmEntry = Annotated[FullArms | LoraArms, Field(discriminator="method")]
-
-
-class Arm(Frozen):
-    """One arm of the study: a method with its settings, and its label. The base model is no arm."""
-
-    label: str
-    method: Method
-    rank: int | None = None
-    alpha: float | None = None
-    targets: Literal["all-linear"] | tuple[str, ...] | None = None
-    dropout: float = 0.0
-    learning_rate: Rate
 
 
 class Validation(Frozen):
@@ -217,24 +162,14 @@ class Study(Frozen):
     analysis: Analysis = Analysis()
 
     def expand_arms(self) -> tuple[Arm, ...]:
-        """Every arm, one for each rank, in the file's order. A label is the entry's key and `-r16` for its rank."""
+        """Every arm, one for each size, in the file's order. A label is the entry's key and, say, `-r16`."""
         return tuple(arm for key in self.arms for arm in self.arms_of(key))
 
     def arms_of(self, key: str) -> tuple[Arm, ...]:
         """The arms of one entry: those that `auto_shared` shares a rate over."""
-        entry = self.arms[key]
-        if isinstance(entry, FullArms):
-            return (Arm(label=key, method="full", learning_rate=entry.learning_rate),)
-        targets = entry.targets if isinstance(entry.targets, str) else tuple(entry.targets)
-        return tuple(
-            Arm(
-                label=key if key.endswith(f"-r{rank}") else f"{key}-r{rank}",
-                method="lora",
-                rank=rank,
-                alpha=entry.alpha_of(rank),
-                targets=targets,
-                dropout=entry.dropout,
-                learning_rate=entry.learning_rate,
-            )
-            for rank in entry.ranks
-        )
+        return self.arms[key].arms(key)
+
+    @property
+    def virtual_tokens(self) -> int:
+        """The most virtual tokens that an arm puts before a sequence: room that every arm's context leaves free."""
+        return max((arm.virtual_tokens or 0 for arm in self.expand_arms()), default=0)

@@ -38,6 +38,10 @@ arms:
   full: {{learning_rate: auto}}
   lora: {{ranks: [4, 16, 64], alpha: 2r, targets: all-linear, learning_rate: auto}}
   # lora-attention: {{method: lora, ranks: [16], alpha: 2r, targets: [q_proj, v_proj], learning_rate: 2e-4}}
+  # Other methods: rslora, dora, pissa (ranks); prompt-tuning, prefix-tuning (virtual_tokens); adapters (bottlenecks);
+  # last-k-layers (layers); ia3, ln-tuning, full-frozen-embeddings (no size). docs/models.md says what each trains.
+  # dora: {{ranks: [16]}}
+  # prefix-tuning: {{virtual_tokens: [16]}}
 
 # One seed describes; three or more can decide.
 seeds: [0, 1, 2]

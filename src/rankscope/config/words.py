@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rankscope.config.arms import METHODS
 from rankscope.config.yamltext import Path
 
 NAME = "a name of letters, digits, `.`, `_` or `-` that begins with a letter or digit (at most 64)"
@@ -10,6 +11,11 @@ _SHARE = "a number from 0 to below 1"
 _MARGIN = "a difference of accuracy above 0 and below 1, such as 0.03"
 _RATE = "a number above 0 such as 2e-4, or auto, or auto_shared"
 _SETTINGS = "a mapping of settings"
+_SIZES = {
+    "virtual_tokens": "virtual tokens before every sequence, such as [16]",
+    "bottlenecks": "units of each adapter, such as [16, 64]",
+    "layers": "how many of the last blocks to train, such as [2, 4]",
+}
 
 _SOURCE = {
     "": "a mapping with one of `path`, `hub` and `world`",
@@ -48,7 +54,7 @@ WORDS: dict[str, str] = {
     "suites.*.max_new_tokens": _COUNT,
     "arms": "at least one arm, by label",
     "arms.*": "a mapping of an arm's settings",
-    "arms.*.method": "full or lora",
+    "arms.*.method": f"{', '.join(METHODS[:-1])} or {METHODS[-1]}",
     "arms.*.learning_rate": _RATE,
     "arms.*.ranks": "a list of different whole numbers above 0, such as [8, 16, 32]",
     "arms.*.ranks[]": _COUNT,
@@ -56,6 +62,8 @@ WORDS: dict[str, str] = {
     "arms.*.targets": "all-linear, or a list of module names such as [q_proj, v_proj]",
     "arms.*.targets[]": "a module's name",
     "arms.*.dropout": _SHARE,
+    **{f"arms.*.{key}": f"a list of different whole numbers above 0: {what}" for key, what in _SIZES.items()},
+    **{f"arms.*.{key}[]": _COUNT for key in _SIZES},
     "validation": _SETTINGS,
     "validation.fraction": "a share of the training rows above 0 and below 1",
     "validation.max_items": _COUNT,
@@ -89,12 +97,7 @@ WORDS: dict[str, str] = {
 SECTIONS = ("validation", "budget", "optimizer", "decision", "checkpoint", "keep", "analysis")
 """Settings that all have defaults: a section left empty means these."""
 
-METHODS = ("full", "lora")
-
-LATER_METHODS = frozenset(
-    {"dora", "rslora", "qlora", "pissa", "ia3", "adalora", "prompt-tuning", "prefix-tuning", "adapter", "adapters"}
-    | {"bottleneck-adapter", "ln-tuning", "full-frozen-embeddings", "last-k", "last-k-layers"}
-)
+LATER_METHODS = frozenset({"qlora", "adalora"})
 LATER_SOURCE_KEYS = {"harness": "a suite of lm-eval", "num_fewshot": "few-shot examples"}
 HUB_KEYS = ("config", "split", "revision")
 """What only a hub data set has."""

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from rankscope.evaluate.tree import Batch, ChoicePlan, tree_mask
 from rankscope.model.forward import NotFinite, evaluating, forward_of, probe_ids
+from rankscope.model.prompted import virtual_tokens
 from rankscope.records import Item
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,10 @@ def choice_logprobs(
     plan = plan or ChoicePlan(items, token_budget)
     if not plan.choice_count:
         return []
-    window = _window_that_matters(model, plan.longest)
-    use_trees = not plan.branches or _trees_hold(model, window)
+    virtual = virtual_tokens(model)
+    window = _window_that_matters(model, plan.longest + virtual)
+    # A mask that knows the window does not know virtual tokens; rows need no mask.
+    use_trees = not plan.branches or ((window is None or not virtual) and _trees_hold(model, window))
     sums = torch.zeros(plan.choice_count, dtype=torch.float64)
     with evaluating(model):
         for batch in plan.trees if use_trees else plan.rows:

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 
 from rankscope.evaluate.cache import bytes_per_token, cache_bytes_of, plain_cache
 from rankscope.model.forward import Forward, NotFinite, evaluating, forward_of
+from rankscope.model.prompted import virtual_tokens
 
 STOP_WINDOW_TOKENS = 24
 
@@ -77,6 +78,7 @@ def greedy(
     if not all(prompts):
         raise ValueError("an empty prompt cannot be continued")
     limit = context_tokens or _setting(model, "max_position_embeddings")
+    limit = None if limit is None else limit - virtual_tokens(model)
     room = [max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt)) for prompt in prompts]
     rows = [_Row(prompt, space) for prompt, space in zip(prompts, room, strict=True)]
     ending = _Ending(frozenset(eos_ids), stop)
@@ -91,6 +93,9 @@ def greedy(
         while order:
             longest = len(order[0].prompt)
             size = max(1, min(4 * token_budget // longest, cached_tokens // (longest + max_new_tokens)))
+            if virtual_tokens(model) and _setting(model, "sliding_window"):
+                # Padding would stand between virtual tokens and the row, and push them out of the window.
+                size = min(size, sum(len(row.prompt) == longest for row in order))
             batch, order = order[:size], order[size:]
             _decode(forward, batch, ending)
     return [row.tokens for row in rows]

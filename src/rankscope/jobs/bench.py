@@ -61,7 +61,7 @@ class Bench:
         if model not in self._prepared:
             spec = self.spec(model)
             tokenizer = load_tokenizer(spec, self.folder)
-            context_tokens = self.facts(model).context_tokens
+            context_tokens = self.facts(model).context_tokens - self.study.virtual_tokens
             self._prepared[model] = prepare(self.study, self.folder, tokenizer, context_tokens, spec.system_prompt)
         return self._prepared[model]
 

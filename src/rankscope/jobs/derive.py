@@ -63,7 +63,7 @@ def derivations(study: Study, plan: Plan, run: PlannedRun) -> list[Derivation]:
     """One for each lower rank among the run's sisters, one by energy, and the intervention with its control."""
     assert run.arm.rank is not None
     sisters = [r.arm for r in plan.runs if (r.model, r.train_set) == (run.model, run.train_set)]
-    ranks = {arm.rank for arm in sisters if arm.method == "lora" and arm.rank is not None and arm.rank < run.arm.rank}
+    ranks = {a.rank for a in sisters if a.method == run.arm.method and a.rank is not None and a.rank < run.arm.rank}
     factor = study.analysis.intruder_factor
     return [
         *(Derivation(f"rank-{rank}", "truncated", rank=rank) for rank in sorted(ranks)),

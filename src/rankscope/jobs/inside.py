@@ -23,7 +23,7 @@ from rankscope.model.adapter_file import read_adapter
 from rankscope.model.delta import DenseDelta, FactoredDelta, randomised_top_svd
 from rankscope.model.load import LoadedModel
 from rankscope.model.svd_cache import SvdCache
-from rankscope.model.weights import changes, matrices
+from rankscope.model.weights import changes, matrices, merged_changes
 from rankscope.records import Item, PlannedRun
 
 VERSION = 1
@@ -65,6 +65,8 @@ def look_inside(here: Bench, run: PlannedRun, trained: Trained) -> None:
     here.store.write_bytes(folder / "directions.safetensors", save(directions))
     base = SideModel(trained.model.model, trained.off) if trained.off is not None else _own(here.base(run.model))
     try:
+        if run.arm.traits.prepends:
+            raise CannotCapture("virtual tokens stand before the base's, so that layers do not see the same")
         found = capture(base, _own(trained.model), probes(here, run.model), token_budget=here.evaluate_tokens)
     except CannotCapture as error:
         found, reason = {}, f"{reason} {error}".strip()
@@ -116,14 +118,19 @@ def _weights(here: Bench, run: PlannedRun, trained: Trained) -> tuple[list[dict[
             )  # fmt: skip
             if rows[-1]["frobenius_norm"] > 0:
                 directions[module] = _leading(delta).contiguous().cpu()
-    except InputProblems as error:  # a method whose change of a weight is no matrix of its own
+    except InputProblems as error:
         return rows, directions, str(error.problems[0])
-    return rows, directions, ""
+    return rows, directions, "" if rows else f"{run.arm.method} changes no weight matrix;"
 
 
 def _deltas(here: Bench, run: PlannedRun, trained: Trained) -> Iterator[tuple[str, FactoredDelta | DenseDelta, Tensor]]:
-    """(module, delta, W0), one at a time."""
+    """(module, delta, W0), one at a time; none where a method changes no weight matrix."""
     modules = here.facts(run.model).linear_shapes
+    if not run.arm.has_delta:
+        return
+    if trained.off is not None and run.arm.traits.delta == "dense":
+        yield from merged_changes(trained.model.model)
+        return
     if trained.off is not None:
         adapter = read_adapter(trained.weights)
         before: Mapping[str, Tensor] = matrices(trained.model.model, adapter.deltas)

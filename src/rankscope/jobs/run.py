@@ -79,7 +79,7 @@ def rate_of(here: Bench, run: PlannedRun) -> float | None:
 
 def _weights_folder(here: Bench, run: PlannedRun) -> Path:
     store = here.store
-    return store.model_folder(run.run_id) if run.arm.method == "full" else store.adapter_folder(run.run_id)
+    return store.model_folder(run.run_id) if run.arm.traits.whole else store.adapter_folder(run.run_id)
 
 
 def _train_and_score(here: Bench, run: PlannedRun) -> None:
@@ -103,7 +103,7 @@ def _train_and_score(here: Bench, run: PlannedRun) -> None:
             status = _score(here, trained.model, run.model, status)
         if status.state == "done" and inside_missing(here, run):
             look_inside(here, run, trained)
-    if run.arm.method == "full" and here.study.keep.full == "none" and status.state == "done":
+    if run.arm.traits.whole and here.study.keep.full == "none" and status.state == "done":
         shutil.rmtree(weights)
     return None
 
@@ -111,7 +111,7 @@ def _train_and_score(here: Bench, run: PlannedRun) -> None:
 def _train(here: Bench, run: PlannedRun, rate: float, weights: Path) -> RunStatus:
     """Train from where the checkpoint is; `running` in the status given back means: trained, saved, to be scored."""
     data = here.prepared(run.model).training[run.train_set]
-    base = here.base(run.model, own=run.arm.method == "full")
+    base = here.base(run.model, own=run.arm.traits.whole)
     probe = _probe(data.validation)
     base_logprobs = choice_logprobs(base.model, probe, token_budget=here.evaluate_tokens)
     with adapt(base, run.arm, run.seed) as adapted:
@@ -129,7 +129,7 @@ def _train(here: Bench, run: PlannedRun, rate: float, weights: Path) -> RunStatu
         if result.state == "done":
             loss = validation_loss(adapted, data.validation, here.plan.resolved.micro_batch_tokens)
             status = status.model_copy(update={"validation_loss": loss})
-            if adapted.peft is not None:
+            if adapted.has_adapter:
                 check_adapter(adapted.model, adapted.off, probe, base_logprobs, token_budget=here.evaluate_tokens)
             here.write_status(status)
             here.store.write_folder(weights, adapted.save)
@@ -162,7 +162,7 @@ def _probe(examples: Sequence[Example]) -> list[Item]:
 @contextmanager
 def _trained(here: Bench, run: PlannedRun, weights: Path) -> Iterator[Trained]:
     """The run's trained model as saved, so that a resumed study scores the same bits as one that was never stopped."""
-    if run.arm.method == "full":
+    if run.arm.traits.whole:
         yield Trained(here.fine_tuned(run.model, weights), None, weights)
         return
     base = here.base(run.model)

@@ -78,7 +78,7 @@ class _Candidates:
     def _train(self, arm: Arm, rate: float, until_step: int) -> tuple[float | None, float]:
         """Validation loss (None: diverged) and the seconds trained since the candidate's start."""
         here, search = self._here, self._search
-        with adapt(here.base(search.model, own=arm.method == "full"), arm, search.seed) as adapted:
+        with adapt(here.base(search.model, own=arm.traits.whole), arm, search.seed) as adapted:
             result = fit(
                 adapted,
                 self._data.train,

@@ -11,7 +11,13 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
@@ -19,6 +25,8 @@ from rankscope.assets import bundled_base_path
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import ModelSpec
 from rankscope.data.hub_errors import HUB_ERRORS, hub_problem, token_of
+from rankscope.model.parts import blocks, key_value_width, norms, vocabulary_parameters
+from rankscope.model.refuse import refuse_config, refuse_missing, refuse_vocabulary
 from rankscope.records import ModelFacts
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -95,16 +103,31 @@ def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
     if tokenizer.eos_token_id is None:
         expected = "a tokenizer with an end-of-sequence token"
         raise InputProblems([Problem(spec.id, "tokenizer", "no EOS token", expected)])
+    try:
+        config = AutoConfig.from_pretrained(path, **_options(spec)).get_text_config()
+        refuse_vocabulary(spec, tokenizer, config.vocab_size)
+    except HUB_ERRORS as error:
+        raise _problem(spec, error) from error
     if spec.chat == "never":
         tokenizer.chat_template = None
     return tokenizer
 
 
-def inspect_model(spec: ModelSpec, base: Path) -> ModelFacts:
-    """Facts for the plan: the architecture is built on the meta device, the weights are hashed and not loaded."""
+def _config(spec: ModelSpec, path: str, device: str | None) -> Any:
+    """The model's configuration. Raises InputProblems where its architecture cannot be used."""
+    config = AutoConfig.from_pretrained(path, **_options(spec))
+    refuse_config(spec, config, device)
+    return config
+
+
+def inspect_model(spec: ModelSpec, base: Path, *, device: str | None = None) -> ModelFacts:
+    """Facts for the plan: the architecture is built on the meta device, the weights are hashed and not loaded.
+
+    Raises InputProblems where the model cannot be used (on `device`, where that is given).
+    """
     path = model_path(spec, base)
     try:
-        config = AutoConfig.from_pretrained(path, **_options(spec))
+        config = _config(spec, path, device)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
     except HUB_ERRORS as error:
@@ -123,7 +146,18 @@ def inspect_model(spec: ModelSpec, base: Path) -> ModelFacts:
         context_tokens=int(getattr(text, "max_position_embeddings", 0) or 2048),
         tied_embeddings=bool(text.tie_word_embeddings),
         linear_shapes=linear_shapes(model),
+        norm_parameters={name: sum(p.numel() for p in norm.parameters()) for name, norm in norms(model).items()},
+        block_parameters=_block_parameters(model),
+        vocabulary_parameters=sum(p.numel() for p in vocabulary_parameters(model)),
+        key_value_width=key_value_width(model),
     )
+
+
+def _block_parameters(model: PreTrainedModel) -> list[int]:
+    try:
+        return [sum(p.numel() for p in block.parameters()) for block in blocks(model)]
+    except LookupError:
+        return []  # a decoder of another make: the methods that need its blocks are refused
 
 
 def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -166,12 +200,14 @@ def load_model(
     """
     path = str(weights) if weights is not None else model_path(spec, base)
     try:
+        _config(spec, path, device)
         with no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=DTYPES[dtype], use_safetensors=True, attn_implementation="sdpa", **_options(spec)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                path, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **_options(spec)
             )
     except HUB_ERRORS as error:
         raise _problem(spec, error) from error
+    refuse_missing(spec, info["missing_keys"])
     model = model.to(device).eval()
     model.requires_grad_(False)
     return LoadedModel(model=model, tokenizer=load_tokenizer(spec, base))

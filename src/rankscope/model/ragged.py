@@ -164,9 +164,9 @@ def register() -> None:
 class TokenPath:
     """How a model computes the states that predict completions: ragged where that is proven equal, else padded."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, padded: bool = False) -> None:
         self.model = model
-        self.ragged = _ragged_equals_padded(model)
+        self.ragged = not padded and _ragged_equals_padded(model)
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -192,6 +192,11 @@ def token_path_of(model: PreTrainedModel) -> TokenPath:
     if model not in _known:
         _known[model] = TokenPath(model)
     return _known[model]
+
+
+def padded_path(model: PreTrainedModel) -> TokenPath:
+    """The path of rows that are padded, for what stands in a model and does not know ragged rows."""
+    return TokenPath(model, padded=True)
 
 
 def _ragged_states(model: PreTrainedModel, batch: Batch) -> Tensor:

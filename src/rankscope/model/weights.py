@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,29 @@ def matrices(model: nn.Module, modules: Iterable[str]) -> dict[str, Tensor]:
 def changes(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, DenseDelta]:
     """W - W0 of the matrices that both have."""
     return {m: DenseDelta(working(after[m]) - working(before[m])) for m in before if m in after}
+
+
+def merged_changes(model: nn.Module) -> Iterator[tuple[str, DenseDelta, Tensor]]:
+    """(module, W - W0, W0) of every weight that an adapter in place changes, as merging it in fp32 would; the model is
+    as it was afterwards."""
+    for name, module in model.named_modules():
+        layer: Any = module
+        if not callable(getattr(module, "merge", None)) or not isinstance(
+            getattr(module, "base_layer", None), nn.Module
+        ):
+            continue
+        kept = layer.base_layer.weight.data
+        before = matrices(model, [name])
+        if not before:
+            continue
+        try:
+            layer.base_layer.weight.data = kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True)
+            layer.merge()
+            after = matrices(model, [name])[name].clone()
+            layer.merged_adapters.clear()
+        finally:
+            layer.base_layer.weight.data = kept
+        yield name, DenseDelta(after - before[name].to(after.dtype)), before[name]
 
 
 def load_as_saved(path: str, revision: str | None = None) -> PreTrainedModel:

@@ -11,6 +11,7 @@ import yaml
 from rankscope.config.study import Arm
 from rankscope.records import ArmVerdict, SuiteOutcome, Verdict
 from rankscope.report import words
+from rankscope.report.card_methods import how_to_load, is_peft, settings_of, what_it_is
 
 
 def model_card(
@@ -55,8 +56,8 @@ def _front_matter(verdict: Verdict, row: ArmVerdict, arm: Arm, study: Mapping[st
     name = f"{study.get('name', 'study')}-{row.label}"
     return {
         "base_model": base,
-        "library_name": "peft" if arm.method == "lora" else "transformers",
-        "tags": ["rankscope", arm.method, *(["peft"] if arm.method == "lora" else [])],
+        "library_name": "peft" if is_peft(arm) else "transformers",
+        "tags": ["rankscope", arm.method, *(["peft"] if is_peft(arm) else [])],
         "model-index": [{"name": name, "results": results}],
     }
 
@@ -77,8 +78,7 @@ def _confidence(study: Mapping[str, Any]) -> float | None:
 
 
 def _lead(verdict: Verdict, row: ArmVerdict, arm: Arm) -> str:
-    what = f"A LoRA adapter of rank {arm.rank}" if arm.method == "lora" else "A fully fine-tuned model"
-    lead = f"{what} for `{verdict.model}`, trained on `{verdict.train_set}`."
+    lead = f"{what_it_is(arm)} for `{verdict.model}`, trained on `{verdict.train_set}`."
     result = (
         f"It gains {words.interval_points(row.gain)} on suites of its training domain and forgets "
         f"{words.interval_points(row.forgetting, sign=False)} on the others, against the untouched base model."
@@ -113,29 +113,11 @@ def _by_seed(outcome: SuiteOutcome, row: ArmVerdict, scores: pd.DataFrame, verdi
 
 def _loading(verdict: Verdict, arm: Arm, study: Mapping[str, Any]) -> str:
     base = _base_id(verdict, study)
-    if arm.method != "lora":
-        return (
-            "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            'model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")\n'
-            'tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")\n```'
-        )
-    bundled = base == "bundled"
-    found = "str(bundled_base_path())" if bundled else repr(base)
-    more = "\nfrom rankscope.assets import bundled_base_path" if bundled else ""
-    return (
-        f"```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer{more}\n\n"
-        f"base_path = {found}\n"
-        "base = AutoModelForCausalLM.from_pretrained(base_path)\n"
-        'model = PeftModel.from_pretrained(base, "PATH_OF_THIS_FOLDER")\n'
-        "tokenizer = AutoTokenizer.from_pretrained(base_path)\n```"
-    )
+    return how_to_load(arm, base)
 
 
 def _settings(row: ArmVerdict, arm: Arm, study: Mapping[str, Any]) -> str:
-    facts: dict[str, Any] = {"method": arm.method}
-    if arm.method == "lora":
-        targets = arm.targets if isinstance(arm.targets, str) else ", ".join(arm.targets or ())
-        facts |= {"rank": arm.rank, "alpha": arm.alpha, "targets": targets, "dropout": arm.dropout}
+    facts: dict[str, Any] = settings_of(arm)
     facts["learning rate"] = words.rate(row.learning_rate)
     facts["trainable parameters"] = "not known" if row.trainable_parameters is None else f"{row.trainable_parameters:,}"
     facts["seeds of the study"] = ", ".join(map(str, row.seeds))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import pandas as pd
 
 Frame = pd.DataFrame
@@ -25,7 +27,7 @@ def curve_frame(spectra: Frame, arms: Frame) -> Frame:
     """arm, order, index, share: the singular values over the largest, mean over matrices and seeds."""
     parts = []
     for arm, group in spectra.groupby("arm", sort=False) if len(spectra) else []:
-        values = pd.DataFrame([list(row) for row in group["singular_values"]])
+        values = pd.DataFrame(list(zip_longest(*group["singular_values"], fillvalue=float("nan")))).T
         shares = values.div(values[0].where(values[0] > 0), axis=0).mean(axis=0)
         parts.append(pd.DataFrame({"arm": arm, "index": shares.index + 1, "share": shares.to_numpy()}))
     return with_order(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), arms)
@@ -95,7 +97,7 @@ def derived_frame(derived: Frame, arms: Frame) -> Frame:
     """series, rank, measure (gain, forgetting), value in points: the trained LoRA arms beside the truncated adapter."""
     rows = []
     for row in arms.to_dict("records"):
-        if row["method"] == "lora" and row["rank"] is not None and not pd.isna(row["rank"]):
+        if row["method"] in ("lora", "rslora", "pissa") and row["rank"] is not None and not pd.isna(row["rank"]):
             rows += [("trained at this rank", row["rank"], m, row[m], row["arm"]) for m in ("gain", "forgetting")]
     for key, means in _derived_means(derived):
         if key["derivation"] in ("truncated", "energy"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from rankscope.config.arms import TRAITS
 from rankscope.records import Interval, Verdict, VerdictFile
 from rankscope.report.drawing import plain
 from rankscope.report.frames import change_frame, in_order
@@ -120,7 +121,8 @@ def costs_table(pairs: Sequence[Pair]) -> DataTable:
 
 
 def _adapter_text(adapter_bytes: int | None, method: str) -> str:
-    return "no adapter" if method == "full" and adapter_bytes is None else size(adapter_bytes)
+    whole = method in [name for name, traits in TRAITS.items() if traits.whole]
+    return "no adapter" if whole and adapter_bytes is None else size(adapter_bytes)
 
 
 def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interval_name: str) -> DataTable:

@@ -55,9 +55,9 @@ def _rank_section(pairs: list[Pair]) -> Section:
         "rank",
         "Gain and forgetting by rank",
         "What each rank learned on the suites of its training domain, and what it forgot on all others.",
-        "Points are means over seeds, bars their intervals. The grey line with its band is full fine-tuning, the "
-        "dashed line the margin fixed in the study. A curve that is flat within its bars says that rank does not "
-        "matter there.",
+        "Points are means over seeds, bars their intervals. A grey line with its band is an arm without a rank, such "
+        "as full fine-tuning, the dashed line the margin fixed in the study. A curve that is flat within its bars says "
+        "that rank does not matter there.",
         found,
         "No arm with a rank has results to draw.",
         wide=False,

@@ -18,7 +18,7 @@ from rankscope.config.study import Budget, Optimizer
 from rankscope.data.batch import Batch, collate, order, split_micro
 from rankscope.model.adapt import Adapted
 from rankscope.model.forward import head_logits
-from rankscope.model.ragged import TokenPath, token_path_of
+from rankscope.model.ragged import TokenPath
 from rankscope.records import Example, StepRecord
 from rankscope.train.optimize import Trainee
 
@@ -83,7 +83,7 @@ def fit(
     trainee = Trainee(adapted.parameters, settings.learning_rate, settings.optimizer, len(batches))
     result = _restore(trainee, checkpoints, len(batches))
     last = len(batches) if until_step is None else min(until_step, len(batches))
-    path = token_path_of(adapted.model)
+    path = adapted.token_path()
     clock = _Clock(result.train_seconds, settings.checkpoint_seconds)
     with _training(adapted, path):
         for step in range(len(result.steps), last):
@@ -110,7 +110,7 @@ def fit(
 
 def validation_loss(adapted: Adapted, examples: Sequence[Example], token_budget: int) -> float:
     """Mean loss over the completion tokens of `examples`, in nats per token."""
-    path = token_path_of(adapted.model)
+    path = adapted.token_path()
     total, count = 0.0, 0
     with torch.no_grad(), path.ready():
         for micro in split_micro(list(range(len(examples))), [e.token_count for e in examples], token_budget):
