@@ -299,13 +299,15 @@ def _numpy_measures(kept: dict[int, list[tuple[Any, ...]]]) -> Numbers:
 
 
 def _cka(x: Any, y: Any) -> float:
+    """Unbiased linear CKA from (D, D) products: the (n, n) Gram matrices of all tokens would not fit."""
+
     def hsic(a: Any, b: Any) -> float:
-        k, m = a @ a.T, b @ b.T
-        np.fill_diagonal(k, 0)
-        np.fill_diagonal(m, 0)
-        n = len(k)
-        totals = k.sum() * m.sum() / ((n - 1) * (n - 2))
-        return float(((k * m).sum() + totals - 2 * (k.sum(0) @ m.sum(0)) / (n - 2)) / (n * (n - 3)))
+        n, na, nb = len(a), (a * a).sum(1), (b * b).sum(1)
+        product, sa, sb = a.T @ b, a.sum(0), b.sum(0)
+        trace = (product**2).sum() - na @ nb
+        totals = (sa @ sa - na.sum()) * (sb @ sb - nb.sum()) / ((n - 1) * (n - 2))
+        rows = (a @ sa - na) @ (b @ sb - nb)
+        return float((trace + totals - 2 * rows / (n - 2)) / (n * (n - 3)))
 
     return hsic(x, y) / float(np.sqrt(hsic(x, x) * hsic(y, y)))
 

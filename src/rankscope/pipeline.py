@@ -125,15 +125,20 @@ def _execute(
 
 
 def derived_sources(study: Study, store: FolderStore, plan: Plan) -> list[PlannedRun]:
-    """Of each base model and training set the first finished run of the largest LoRA, where the study derives runs."""
+    """Of each base model and training set the first run of the largest LoRA, where the study derives runs.
+
+    One that diverged is passed over; for one that failed or is still to do nothing else is taken, so that a study that
+    was stopped derives the same as one that never was.
+    """
     if not (study.analysis.enabled and study.analysis.derived):
         return []
-    found: dict[tuple[str, str], PlannedRun] = {}
+    first: dict[tuple[str, str], tuple[PlannedRun, str]] = {}
     for run in sorted(plan.runs, key=lambda r: (-(r.arm.rank or 0), r.arm.label, r.seed)):
         status = store.read_status(run.run_id)
-        if run.arm.traits.delta == "factored" and status is not None and status.state == "done":
-            found.setdefault((run.model, run.train_set), run)
-    return list(found.values())
+        state = status.state if status is not None else "planned"
+        if run.arm.traits.delta == "factored" and run.fits and state != "diverged":
+            first.setdefault((run.model, run.train_set), (run, state))
+    return [run for run, state in first.values() if state == "done"]
 
 
 def keep_best(store: FolderStore, plan: Plan) -> None:

@@ -40,11 +40,19 @@ def _directions(store: FolderStore, runs: pd.DataFrame) -> dict[str, dict[str, N
 
 
 def _derived(store: FolderStore, runs: pd.DataFrame) -> list[tuple[dict[str, object], pd.DataFrame]]:
+    """(facts, predictions) of what was made of the largest adapter: of each base model and training set one run's."""
     found: list[tuple[dict[str, object], pd.DataFrame]] = []
-    for row in runs.to_dict("records"):
-        for path in sorted((store.run_folder(row["run_id"]) / "derived").glob("*.parquet")):
+    seen: set[tuple[str, str]] = set()
+    ordered = runs.sort_values(["rank", "arm", "seed"], ascending=[False, True, True])
+    for row in ordered.to_dict("records"):
+        paths = sorted((store.run_folder(row["run_id"]) / "derived").glob("*.parquet"))
+        pair = (row["model"], row["train_set"])
+        if not paths or pair in seen:
+            continue
+        seen.add(pair)
+        named = {key: row[key] for key in ("model", "train_set", "arm", "seed")}
+        for path in paths:
             frame = store.read_frame(path)
             if frame is not None:
-                named = {key: row[key] for key in ("model", "train_set", "arm", "seed")}
                 found.append((store.frame_metadata(path) | named, frame))
     return found

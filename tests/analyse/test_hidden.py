@@ -89,7 +89,7 @@ def test_the_base_against_itself() -> None:
     found = streamed(x, x, [20, 30])
     assert found.cka == pytest.approx(1, abs=1e-9)
     assert found.procrustes == pytest.approx(0, abs=1e-9)
-    assert found.cosine_drift == pytest.approx(0, abs=1e-9)
+    assert found.cosine_drift == pytest.approx(0, abs=1e-7)
     assert found.effective_rank == found.effective_rank_base
 
 

@@ -16,6 +16,9 @@ from rankscope.model.delta import working
 _MAP_ELEMENTS = 1 << 22
 """Elements of the maps that are held at once, for each side."""
 
+_UNSEEN = -1e30
+"""Finite, so that 0 times it is 0."""
+
 MEASURES = ("entropy", "distance", "first_token")
 
 
@@ -33,8 +36,12 @@ class Queries:
     scaling: float
     softcap: float | None = None
 
-    def maps(self, items: slice) -> Tensor:
-        """Attention probabilities (b, H, T, T) of some items, in at least fp32."""
+    def maps(self, items: slice) -> tuple[Tensor, Tensor]:
+        """Attention probabilities (b, H, T, T) of some items, in at least fp32, and their entropies (b, H, T).
+
+        The entropy is ln Z - sum p s of the scores s, with ln Z from the largest of both: a logarithm for each query
+        instead of one for each key.
+        """
         query, key = working(self.query[items]), working(self.key[items])
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
@@ -48,8 +55,10 @@ class Queries:
             mask = torch.ones(size, size, dtype=torch.bool, device=scores.device).tril()
         else:
             mask = mask[items] if len(mask) > 1 else mask
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-        return scores.softmax(-1)
+        scores = scores.masked_fill_(~mask, _UNSEEN) if mask.dtype == torch.bool else scores.add_(mask).clamp_(_UNSEEN)
+        maps = scores.softmax(-1)
+        normaliser = scores.amax(-1) - maps.amax(-1).log()
+        return maps, normaliser - torch.linalg.vecdot(maps, scores)
 
 
 class AttentionStream:
@@ -86,8 +95,9 @@ class AttentionStream:
         return found
 
 
-def _measured(base: Tensor, arm: Tensor, counted: Tensor) -> Tensor:
-    """Sums over the counted queries (b, T) of maps (b, H, T, T): (7, H), in the order of `rows`."""
+def _measured(base_side: tuple[Tensor, Tensor], arm_side: tuple[Tensor, Tensor], counted: Tensor) -> Tensor:
+    """Sums over the counted queries (b, T), of both sides' maps and entropies: (7, H), in the order of `rows`."""
+    (base, base_entropy), (arm, arm_entropy) = base_side, arm_side
     size = base.shape[-1]
     positions = torch.arange(size, device=base.device, dtype=base.dtype)
     distances = positions[:, None] - positions  # keys after a query have probability 0
@@ -95,13 +105,13 @@ def _measured(base: Tensor, arm: Tensor, counted: Tensor) -> Tensor:
     def summed(by_query: Tensor) -> Tensor:
         return torch.einsum("bht,bt->h", by_query, counted.to(by_query.dtype)).double()
 
-    entropies = [torch.special.entr(maps).sum(-1) for maps in (base, arm)]
-    middle = torch.special.entr((base + arm) / 2).sum(-1)
+    middle = torch.special.entr((base + arm).div_(2)).sum(-1)
     return torch.stack(
         [
-            *(summed(entropy) for entropy in entropies),
+            summed(base_entropy),
+            summed(arm_entropy),
             *(summed(torch.einsum("bhts,ts->bht", maps, distances)) for maps in (base, arm)),
             *(summed(maps[..., 0]) for maps in (base, arm)),
-            summed((middle - (entropies[0] + entropies[1]) / 2).clamp(min=0)),
+            summed((middle - (base_entropy + arm_entropy) / 2).clamp(min=0)),
         ]
     )

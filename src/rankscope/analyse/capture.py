@@ -162,7 +162,7 @@ def _hooks(
         on_states(number, (output if isinstance(output, Tensor) else output[0])[real])
 
     def after_nonlinearity(_: nn.Module, __: Any, output: Tensor) -> None:
-        fired.append(output[real] > 0)
+        fired.append((output > 0)[real])
 
     def before_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         on_units(number, inputs[0][real], fired.pop())

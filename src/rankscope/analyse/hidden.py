@@ -15,7 +15,10 @@ from torch import Tensor
 
 from rankscope.model.delta import working
 
-_DOUBLE_UP_TO = 1024
+_DOUBLE_UP_TO = 1 << 22
+"""Multiplications up to which fp32 states are multiplied in double: few tokens leave little room for rounding."""
+
+_PRECISE_UP_TO = 1024
 """Products of wider states are summed in fp32, which halves the memory."""
 
 
@@ -45,7 +48,8 @@ class HiddenPair:
         """Pairs of rows (n, D) each."""
         x, y = working(x), working(y)
         self.tokens += len(x)
-        self._cosines += float(torch.cosine_similarity(x.double(), y.double(), dim=1).sum())
+        lengths = torch.linalg.vector_norm(x, dim=1) * torch.linalg.vector_norm(y, dim=1)
+        self._cosines += float((torch.linalg.vecdot(x, y) / lengths.clamp(min=1e-30)).double().sum())
         if self._shift is None:  # every measure but the cosine is the same after a shift, and rounds less near zero
             self._shift = x.mean(0), y.mean(0)
         self._rows.append((x - self._shift[0], y - self._shift[1]))
@@ -79,9 +83,9 @@ class HiddenPair:
         return x, y
 
     def _fold(self, x: Tensor, y: Tensor) -> None:
-        if x.shape[1] <= _DOUBLE_UP_TO:
+        if len(x) * x.shape[1] ** 2 <= _DOUBLE_UP_TO:
             x, y = x.double(), y.double()
-        part = _Sums.of(x, y)
+        part = _Sums.of(x, y).precise(x.shape[1] <= _PRECISE_UP_TO)
         self._sums = part if self._sums is None else self._sums.plus(part)
 
 
@@ -104,11 +108,17 @@ class _Sums:
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> _Sums:
-        a, b = x.square().sum(1), y.square().sum(1)
+        a, b = torch.linalg.vecdot(x, x), torch.linalg.vecdot(y, y)
         norms = torch.stack([v.double().sum() for v in (a, b, a * a, b * b, a * b)])
         return cls(
             len(x), x.T @ x, y.T @ y, x.T @ y, x.sum(0), y.sum(0), x.T @ a, x.T @ b, y.T @ a, y.T @ b, norms
         )  # fmt: skip
+
+    def precise(self, wanted: bool) -> _Sums:
+        """The sums in double, so that many parts may be added."""
+        if not wanted:
+            return self
+        return _Sums(self.n, *(getattr(self, name).double() for name in list(self.__dataclass_fields__)[1:]))
 
     def plus(self, other: _Sums) -> _Sums:
         return _Sums(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))

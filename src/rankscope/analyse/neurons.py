@@ -44,7 +44,7 @@ class NeuronStream:
         precise = activation if activation.dtype == torch.float64 else activation.float()
         sums.tokens += len(precise)
         sums.total += precise.sum(0)
-        sums.squares += precise.square().sum(0)
+        sums.squares += torch.linalg.vecdot(precise, precise, dim=0)
         sums.fired += fired.sum(0)
 
     def rows(self) -> list[dict[str, Any]]:
