@@ -22,11 +22,13 @@ ALLOWED = {
     "report": {"report", "config", "records"},
     "edges": {"edges", "config", "records"},
     # Inside one process and around all processes: the two places that know the stages.
-    "jobs": {"jobs", "evaluate", "train", "model", "data", "edges", "config", "records"},
-    "results": {"decide", "report", "edges", "config", "records"},
+    "jobs": {"jobs", "evaluate", "analyse", "train", "model", "data", "edges", "config", "records"},
+    "results_inside": {"decide", "edges", "config", "records"},
+    "results": {"results_inside", "decide", "report", "edges", "config", "records"},
     "export": {"results", "decide", "report", "model", "edges", "config", "records"},
+    "adapter_tools": {"analyse", "model", "config", "records"},
     "pipeline": {"jobs", "results", "data", "model", "edges", "config", "records"},
-    "cli": {"cli", "pipeline", "results", "export", "report", "edges", "config", "records"},
+    "cli": {"cli", "adapter_tools", "pipeline", "results", "export", "report", "edges", "config", "records"},
     "__init__": set(),
     "__main__": {"cli"},
 }

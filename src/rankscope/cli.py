@@ -25,6 +25,7 @@ app = typer.Typer(
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file; `rankscope init` writes one.")]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A study folder that `rankscope run` made.")]
+AdapterFolder = Annotated[Path, typer.Argument(metavar="ADAPTER", help="A folder that PEFT saved a LoRA adapter to.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one setting of the study.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -222,6 +223,53 @@ def export(
 
         done = export_arm(folder, out, arm=arm, merged=merged)
     typer.echo(f"{done} is written to {out}")
+
+
+@app.command()
+def audit(
+    adapter: AdapterFolder,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="MODEL", help="Its base model: adds relative norms and intruders.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Show how much of its rank an adapter uses, and a rank that would do."""
+    _quiet()
+    with _user_errors():
+        from rankscope.adapter_tools import audit as audit_adapter
+
+        found = audit_adapter(adapter, base)
+    if json_:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    from rankscope.report.terminal import console
+    from rankscope.report.terminal_adapter import print_audit
+
+    print_audit(console(), found)
+
+
+@app.command()
+def compress(
+    adapter: AdapterFolder,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the smaller adapter goes.")],
+    rank: Annotated[int | None, typer.Option("--rank", metavar="R", help="The same rank for every matrix.")] = None,
+    energy: Annotated[
+        float | None, typer.Option("--energy", metavar="E", help="For each matrix the smallest rank that holds this.")
+    ] = None,
+) -> None:
+    """Write the same adapter at a lower rank, by truncated SVD."""
+    _quiet()
+    with _user_errors():
+        from rankscope.adapter_tools import compress as compress_adapter
+
+        _check_writable(out)
+        done = compress_adapter(adapter, out, rank=rank, energy=energy)
+    from rankscope.report.terminal_adapter import compressed_sentence
+
+    sizes = done.bytes_before, done.bytes_after
+    typer.echo(f"{out}: {compressed_sentence(done.ranks, done.discarded_energy, *sizes)}")
+    for note in done.notes:
+        typer.echo(f"Note: {note}")
 
 
 @app.command()

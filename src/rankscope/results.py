@@ -14,6 +14,7 @@ from rankscope.decide.verdict import decide
 from rankscope.edges.store import FolderStore
 from rankscope.records import Plan, PlannedRun, SearchRecord, VerdictFile
 from rankscope.report.page import ReportData, render
+from rankscope.results_inside import inside_tables
 
 
 def write_results(folder: Path) -> VerdictFile:
@@ -27,6 +28,7 @@ def write_results(folder: Path) -> VerdictFile:
     predictions = predictions_frame(store, plan)
     tables = make_tables(predictions, suites, runs, confidence=study.decision.confidence)
     tables["learning"] = learning_frame(store, plan)
+    tables |= inside_tables(store, runs, tables["scores"], confidence=study.decision.confidence)
     for name, table in tables.items():
         store.write_frame(folder / "tables" / f"{name}.parquet", table)
     pairs = sorted({(run.model, run.train_set) for run in plan.runs})

@@ -143,6 +143,19 @@ class Keep(Frozen):
     full: Literal["none", "best", "all"] = "none"
 
 
+class Analysis(Frozen):
+    """What is looked at inside of every run after it was scored, on `probe_items` items drawn from the suites.
+
+    `derived`: the largest adapter is truncated to the lower ranks, and its intruder dimensions are scaled by
+    `intruder_factor`; both are scored like runs, of one seed, and are no candidates of the verdict.
+    """
+
+    enabled: bool = True
+    probe_items: int = Field(default=64, gt=0)
+    derived: bool = True
+    intruder_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+
+
 class Study(Frozen):
     """One question, one YAML file, one folder of results."""
 
@@ -158,6 +171,7 @@ class Study(Frozen):
     decision: Decision = Decision()
     checkpoint: Checkpoint = Checkpoint()
     keep: Keep = Keep()
+    analysis: Analysis = Analysis()
 
     def expand_arms(self) -> tuple[Arm, ...]:
         """Every arm, one for each size, in the file's order. A label is the entry's key and, say, `-r16`."""

@@ -90,9 +90,14 @@ WORDS: dict[str, str] = {
     "checkpoint.minutes": "a number above 0",
     "keep": _SETTINGS,
     "keep.full": "none, best or all",
+    "analysis": _SETTINGS,
+    "analysis.enabled": "true or false",
+    "analysis.probe_items": f"{_COUNT}: how many items, drawn from all suites, are looked at inside the model",
+    "analysis.derived": "true or false",
+    "analysis.intruder_factor": "a number of 0 or more: what intruder dimensions are multiplied by",
 }
 
-SECTIONS = ("validation", "budget", "optimizer", "decision", "checkpoint", "keep")
+SECTIONS = ("validation", "budget", "optimizer", "decision", "checkpoint", "keep", "analysis")
 """Settings that all have defaults: a section left empty means these."""
 
 LATER_METHODS = frozenset({"qlora", "adalora"})

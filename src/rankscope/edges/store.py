@@ -67,12 +67,19 @@ class FolderStore:
     def model_folder(self, run_id: str) -> Path:
         return self.run_folder(run_id) / "model"
 
+    def derived_path(self, run_id: str, name: str) -> Path:
+        """The predictions of what was made of a run without training."""
+        return self.run_folder(run_id) / "derived" / f"{name}.parquet"
+
     # ---- whole files ----
 
     def write_text(self, relative: str, text: str) -> Path:
         path = self.folder / relative
         _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
         return path
+
+    def write_bytes(self, path: Path, content: bytes) -> None:
+        _write(path, lambda temporary: temporary.write_bytes(content))
 
     def write_folder(self, target: Path, fill: Callable[[Path], None]) -> None:
         """Fill a folder beside `target`, then rename it there, replacing what was."""

@@ -166,7 +166,8 @@ _BENCHES: dict[tuple[str, str], Bench] = {}
 
 def bench(folder: str) -> Bench:
     """This process's bench for the study as it is planned now."""
-    key = (folder, (Path(folder) / "plan.json").read_text(encoding="utf-8"))
+    texts = [(Path(folder) / name).read_text(encoding="utf-8") for name in ("plan.json", "study.yaml")]
+    key = (folder, "\n".join(texts))
     if key not in _BENCHES:
         _BENCHES.clear()
         _BENCHES[key] = Bench(Path(folder))

@@ -17,6 +17,7 @@ from rankscope.evaluate.check import check_adapter
 from rankscope.evaluate.choices import choice_logprobs
 from rankscope.evaluate.suites import score_suite
 from rankscope.jobs.bench import Bench, StatusWriter, bench
+from rankscope.jobs.inside import Trained, inside_missing, look_inside
 from rankscope.model.adapt import adapt, load_adapter
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel
@@ -84,9 +85,10 @@ def _weights_folder(here: Bench, run: PlannedRun) -> Path:
 
 def _train_and_score(here: Bench, run: PlannedRun) -> None:
     status = here.store.read_status(run.run_id) or RunStatus(run_id=run.run_id, state="planned")
-    if status.state == "diverged" or (status.state == "done" and not missing_suites(here, run.run_id, run.model)):
-        return None
     weights = _weights_folder(here, run)
+    scored = status.state == "done" and not missing_suites(here, run.run_id, run.model)
+    if status.state == "diverged" or (scored and not (inside_missing(here, run) and weights.is_dir())):
+        return None
     if not weights.is_dir():
         rate = rate_of(here, run)
         if rate is None:
@@ -97,8 +99,11 @@ def _train_and_score(here: Bench, run: PlannedRun) -> None:
         if status.state != "running":
             return None
     here.checkpoints(run.run_id).remove()
-    with _trained(here, run, weights) as model:
-        status = _score(here, model, run.model, status)
+    with _trained(here, run, weights) as trained:
+        if not scored:
+            status = _score(here, trained.model, run.model, status)
+        if status.state == "done" and inside_missing(here, run):
+            look_inside(here, run, trained)
     if run.arm.traits.whole and here.study.keep.full == "none" and status.state == "done":
         shutil.rmtree(weights)
     return None
@@ -157,14 +162,14 @@ def _probe(examples: Sequence[Example]) -> list[Item]:
 
 
 @contextmanager
-def _trained(here: Bench, run: PlannedRun, weights: Path) -> Iterator[LoadedModel]:
+def _trained(here: Bench, run: PlannedRun, weights: Path) -> Iterator[Trained]:
     """The run's trained model as saved, so that a resumed study scores the same bits as one that was never stopped."""
     if run.arm.traits.whole:
-        yield here.fine_tuned(run.model, weights)
+        yield Trained(here.fine_tuned(run.model, weights), None, weights)
         return
     base = here.base(run.model)
-    with load_adapter(base, run.arm, weights):
-        yield base
+    with load_adapter(base, run.arm, weights) as adapted:
+        yield Trained(base, adapted.off, weights)
 
 
 def _score(here: Bench, model: LoadedModel, name: str, status: RunStatus) -> RunStatus:

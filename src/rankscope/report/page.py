@@ -19,7 +19,8 @@ from markupsafe import Markup
 from rankscope import __version__
 from rankscope.records import Plan, SearchRecord, VerdictFile
 from rankscope.report import flips, page_tables, words
-from rankscope.report.sections import Pair, make_pairs, make_sections
+from rankscope.report.section import Pair
+from rankscope.report.sections import make_pairs, make_sections
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rankscope.config.arms import TRAITS
 from rankscope.records import Interval, Verdict, VerdictFile
 from rankscope.report.drawing import plain
 from rankscope.report.frames import change_frame, in_order
-from rankscope.report.sections import Pair
+from rankscope.report.section import Pair
 from rankscope.report.words import NOT_MEASURED, duration, is_number, parameters, percent, points, rate, size
 
 

@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from rankscope.records import SearchRecord, Verdict, VerdictFile
+from rankscope.records import SearchRecord, VerdictFile
 from rankscope.report import figures, figures_tables, frames
-from rankscope.report.drawing import Chart, spec_of
+from rankscope.report.drawing import Chart
+from rankscope.report.section import Figure, Pair, Section, each, figure
+from rankscope.report.sections_inside import inside_sections
 from rankscope.report.words import verdict_name
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart as a Vega-Lite spec, with the words that a reader who cannot see it gets."""
-
-    spec: dict[str, Any]
-    caption: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """`shows` is what the section shows, `reads` how to read it. Without figures, `missing` says why."""
-
-    id: str
-    title: str
-    shows: str
-    reads: str
-    figures: list[Figure] = field(default_factory=list)
-    missing: str = ""
-    wide: bool = True
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One base model and training set with its ready frames."""
-
-    verdict: Verdict
-    name: str
-    arms: pd.DataFrame
-    seeds: pd.DataFrame
-    margins: dict[str, float]
 
 
 def make_pairs(verdicts: VerdictFile, tables: dict[str, pd.DataFrame], study: dict[str, Any]) -> list[Pair]:
@@ -71,24 +39,9 @@ def make_sections(
         _kind_section(pairs, tables),
         _learning_section(pairs, tables),
         _search_section(pairs, searches),
+        *inside_sections(pairs, tables),
         _cost_section(pairs),
     ]
-
-
-def _figure(chart: Chart | None, caption: str, name: str = "") -> list[Figure]:
-    if chart is None:
-        return []
-    spec = spec_of(chart)
-    if name:
-        title = spec.get("title")
-        spec["title"] = {"text": title, "subtitle": name}
-        caption = f"{name}: {caption}"
-    return [Figure(spec, caption)]
-
-
-def _each(pairs: list[Pair], draw: Callable[[Pair], Chart | None], caption: str) -> list[Figure]:
-    name_it = len(pairs) > 1
-    return [figure for pair in pairs for figure in _figure(draw(pair), caption, pair.name if name_it else "")]
 
 
 def _rank_section(pairs: list[Pair]) -> Section:
@@ -97,7 +50,7 @@ def _rank_section(pairs: list[Pair]) -> Section:
         for measure, margin, name in (("gain", "gain", "least gain"), ("forgetting", "retention", "margin")):
             chart = figures.against_rank(pair.arms, measure, margin=pair.margins[margin], margin_name=name)
             caption = f"{measure} against LoRA rank, with intervals"
-            found += _figure(chart, caption, pair.name if len(pairs) > 1 else "")
+            found += figure(chart, caption, pair.name if len(pairs) > 1 else "")
     return Section(
         "rank",
         "Gain and forgetting by rank",
@@ -123,7 +76,7 @@ def _plane_section(pairs: list[Pair]) -> Section:
         "Right and down is better. Crosses are intervals, faint points single seeds, the dotted line joins the arms "
         "that no other arm beats on both axes, a ring marks the recommended arm. Shaded: more forgetting than the "
         "margin allows, or less gain than counts. Where names would overlap, the tooltip has them.",
-        _each(pairs, plane, "gain against forgetting, one point an arm"),
+        each(pairs, plane, "gain against forgetting, one point an arm"),
         "No arm has both gain and forgetting: that needs an in-domain suite and one outside the training domain.",
     )
 
@@ -140,7 +93,7 @@ def _matrix_section(verdicts: VerdictFile, tables: dict[str, pd.DataFrame]) -> S
         ):
             changes = frames.change_frame(tables.get(table), mine)
             drawn = figures_tables.matrix(changes, column, title)
-            found += _figure(drawn, f"{title.lower()}, each cell the change from the base in points", name)
+            found += figure(drawn, f"{title.lower()}, each cell the change from the base in points", name)
     return Section(
         "matrix",
         "In and out of domain",
@@ -162,7 +115,7 @@ def _kind_section(pairs: list[Pair], tables: dict[str, pd.DataFrame]) -> Section
         "Whether knowledge (recall) or skill (reasoning) moved more.",
         "Arms from the fewest trainable parameters to the most; each panel has its own scale. Below the line at 0 the "
         "arm does worse than the base.",
-        _each(pairs, kinds, "change on recall and on reasoning suites by arm"),
+        each(pairs, kinds, "change on recall and on reasoning suites by arm"),
         "No suite names its kind, or none was scored for both the base and an arm.",
     )
 
@@ -180,7 +133,7 @@ def _learning_section(pairs: list[Pair], tables: dict[str, pd.DataFrame]) -> Sec
         "The loss while training, on the batch and on the validation rows.",
         "A validation loss that turns upwards means that the arm began to memorise. Long curves are drawn at every "
         "k-th step; the runs' train.jsonl hold every step.",
-        _each(pairs, curves, "training and validation loss by step for each arm and seed"),
+        each(pairs, curves, "training and validation loss by step for each arm and seed"),
         "No training steps were recorded.",
     )
 
@@ -197,7 +150,7 @@ def _search_section(pairs: list[Pair], searches: list[SearchRecord]) -> Section:
         "The validation loss of every learning rate that was tried, search by search.",
         "The ring is the rate chosen. Small points were dropped early, so they were trained for fewer steps. A choice "
         "at the end of its grid is named in the warnings. Suites were never looked at.",
-        _each(pairs, curves, "validation loss against learning rate for each search"),
+        each(pairs, curves, "validation loss against learning rate for each search"),
         "No learning rate was searched: the study gives them.",
     )
 
@@ -209,6 +162,6 @@ def _cost_section(pairs: list[Pair]) -> Section:
         "What one run of each arm took on this machine: time, memory, and the size of what it leaves.",
         "Arms from the fewest trainable parameters to the most. 'none' means not measured, or, for full fine-tuning, "
         "no adapter.",
-        _each(pairs, lambda pair: figures_tables.cost(frames.cost_frame(pair.arms)), "cost of each arm"),
+        each(pairs, lambda pair: figures_tables.cost(frames.cost_frame(pair.arms)), "cost of each arm"),
         "No run was timed.",
     )

@@ -1,0 +1,117 @@
+"""What attention maps look like, and how far they moved: computed one layer at a time, and never kept.
+
+docs/measures.md, "Attention", holds the formulas. Shapes: B items, H heads, T tokens (queries and keys), d head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rankscope.model.delta import working
+
+_MAP_ELEMENTS = 1 << 22
+"""Elements of the maps that are held at once, for each side."""
+
+_UNSEEN = -1e30
+"""Finite, so that 0 times it is 0."""
+
+MEASURES = ("entropy", "distance", "first_token")
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What a layer's attention was asked, as the model's own kernel got it.
+
+    query (B, H, T, d); key (B, H or fewer, T, d); mask None for plain causal, or (B or 1, 1 or H, T, T): boolean with
+    True where a key is seen, or additive. `softcap` is Gemma 2's (arXiv 2408.00118).
+    """
+
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    scaling: float
+    softcap: float | None = None
+
+    def maps(self, items: slice) -> tuple[Tensor, Tensor]:
+        """Attention probabilities (b, H, T, T) of some items, in at least fp32, and their entropies (b, H, T).
+
+        The entropy is ln Z - sum p s of the scores s, with ln Z from the largest of both: a logarithm for each query
+        instead of one for each key.
+        """
+        query, key = working(self.query[items]), working(self.key[items])
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            key = key.repeat_interleave(groups, dim=1)
+        scores = (query * self.scaling) @ key.transpose(-1, -2)
+        if self.softcap is not None:
+            scores = torch.tanh(scores / self.softcap) * self.softcap
+        mask = self.mask
+        if mask is None:
+            size = scores.shape[-1]
+            mask = torch.ones(size, size, dtype=torch.bool, device=scores.device).tril()
+        else:
+            mask = mask[items] if len(mask) > 1 else mask
+        scores = scores.masked_fill_(~mask, _UNSEEN) if mask.dtype == torch.bool else scores.add_(mask).clamp_(_UNSEEN)
+        maps = scores.softmax(-1)
+        normaliser = scores.amax(-1) - maps.amax(-1).log()
+        return maps, normaliser - torch.linalg.vecdot(maps, scores)
+
+
+class AttentionStream:
+    """Sums over queries, by layer and head, for one suite. The first token of an item, which sees itself only, is left
+    out."""
+
+    def __init__(self) -> None:
+        self._sums: dict[int, Tensor] = {}
+        self._queries: dict[int, int] = {}
+
+    def add(self, layer: int, base: Queries, arm: Queries, lengths: Tensor) -> None:
+        """Both sides' queries of one layer for items of `lengths` (B,) tokens, padded on the right."""
+        count, heads, size, _ = base.query.shape
+        step = max(1, _MAP_ELEMENTS // (heads * size * size))
+        sums = self._sums.setdefault(layer, torch.zeros(7, heads, dtype=torch.float64, device=base.query.device))
+        positions = torch.arange(size, device=base.query.device)
+        for start in range(0, count, step):
+            items = slice(start, min(start + step, count))
+            counted = (positions >= 1) & (positions < lengths[items, None])
+            sums += _measured(base.maps(items), arm.maps(items), counted)
+        self._queries[layer] = self._queries.get(layer, 0) + int((lengths - 1).clamp(min=0).sum())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each layer and head: the means over queries, of base and arm, and the divergence in nats."""
+        found = []
+        for layer, sums in sorted(self._sums.items()):
+            queries = self._queries[layer]
+            for head, values in enumerate((sums / max(queries, 1)).T.tolist()):
+                row: dict[str, Any] = {"layer": layer, "head": head, "queries": queries}
+                for i, name in enumerate(MEASURES):
+                    row[f"{name}_base"], row[name] = values[2 * i], values[2 * i + 1]
+                row["divergence"] = max(values[6], 0.0)
+                found.append(row if queries else {**row, **dict.fromkeys(row.keys() - {"layer", "head", "queries"})})
+        return found
+
+
+def _measured(base_side: tuple[Tensor, Tensor], arm_side: tuple[Tensor, Tensor], counted: Tensor) -> Tensor:
+    """Sums over the counted queries (b, T), of both sides' maps and entropies: (7, H), in the order of `rows`."""
+    (base, base_entropy), (arm, arm_entropy) = base_side, arm_side
+    size = base.shape[-1]
+    positions = torch.arange(size, device=base.device, dtype=base.dtype)
+    distances = positions[:, None] - positions  # keys after a query have probability 0
+
+    def summed(by_query: Tensor) -> Tensor:
+        return torch.einsum("bht,bt->h", by_query, counted.to(by_query.dtype)).double()
+
+    middle = torch.special.entr((base + arm).div_(2)).sum(-1)
+    return torch.stack(
+        [
+            summed(base_entropy),
+            summed(arm_entropy),
+            *(summed(torch.einsum("bhts,ts->bht", maps, distances)) for maps in (base, arm)),
+            *(summed(maps[..., 0]) for maps in (base, arm)),
+            summed((middle - (base_entropy + arm_entropy) / 2).clamp(min=0)),
+        ]
+    )

@@ -1,0 +1,190 @@
+"""LoRA adapters as PEFT saves them, read without a model: adapter_config.json and adapter_model.safetensors.
+
+Shapes: `lora_A` is (R, in), `lora_B` is (out, R). An embedding's are (R, vocabulary) and (out, R), and its change is
+the transpose of their product: (vocabulary, out), as its weight.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rankscope.config.problems import InputProblems, Problem, show
+from rankscope.model.delta import FactoredDelta
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.weight)?")
+_EXPECTED = "a folder with adapter_config.json and adapter_model.safetensors, as PEFT saves LoRA adapters"
+
+_UNREADABLE = {
+    "layer_replication": "layers that are used more than once",
+    "target_parameters": "factors of parameters that no module owns",
+    "use_bdlora": "block-diagonal factors",
+    "use_qalora": "factors of grouped inputs",
+    "kasa_config": "singular values of its own beside the factors",
+    "monteclora_config": "sampled factors",
+    "arrow_config": "several adapters behind a router",
+}
+"""Settings whose change of a weight is not scale * B A."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter. `deltas` by module path; `rest` is every other tensor by its key in the file; `notes` say what of
+    it the deltas do not show. `embeddings` are the modules whose delta is transposed."""
+
+    folder: Path
+    config: dict[str, Any]
+    deltas: dict[str, FactoredDelta]
+    rest: dict[str, Tensor]
+    embeddings: frozenset[str]
+    notes: tuple[str, ...]
+    dtypes: dict[str, torch.dtype]
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of a module."""
+        return max(delta.rank for delta in self.deltas.values())
+
+    def keys(self, module: str) -> tuple[str, str]:
+        """The file's keys of (lora_A, lora_B)."""
+        if module in self.embeddings:
+            return f"{_PREFIX}{module}.lora_embedding_A", f"{_PREFIX}{module}.lora_embedding_B"
+        return f"{_PREFIX}{module}.lora_A.weight", f"{_PREFIX}{module}.lora_B.weight"
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """The adapter in `folder`. Raises InputProblems for what is none, is damaged, or is not a LoRA that can be read."""
+    config = _config(folder)
+    tensors = _tensors(folder)
+    problems = [
+        Problem(str(folder / CONFIG), key, f"{show(config[key])}, {why}", "a LoRA whose change is B A times a scale")
+        for key, why in _UNREADABLE.items()
+        if config.get(key)
+    ]
+    if config.get("lora_bias"):
+        expected = "a LoRA without biases of its own"
+        problems.append(Problem(str(folder / CONFIG), "lora_bias", "true", expected))
+    if problems:
+        raise InputProblems(problems)
+    return _assemble(folder, config, tensors)
+
+
+def pattern_value(config: dict[str, Any], pattern: str, module: str, default: float) -> float:
+    """PEFT's rule for `rank_pattern` and `alpha_pattern`: the first key that matches the end of the module's path."""
+    for key, value in (config.get(pattern) or {}).items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return float(value)
+    return float(default)
+
+
+def scale_of(config: dict[str, Any], alpha: float, rank: int) -> float:
+    """alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv 2312.03732)."""
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "no such folder"
+        raise InputProblems([Problem(str(folder), "adapter", found, _EXPECTED)])
+    path = folder / CONFIG
+    if not path.is_file():
+        raise InputProblems([Problem(str(folder), "adapter", f"no {CONFIG}", _EXPECTED)])
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputProblems([Problem(str(path), "", f"no JSON ({error})", _EXPECTED)]) from error
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        raise InputProblems([Problem(str(path), "peft_type", show(kind), "LORA")])
+    for key, kinds, expected in (("r", int, "a whole number above 0"), ("lora_alpha", (int, float), "a number")):
+        value = config.get(key)
+        if not isinstance(value, kinds) or isinstance(value, bool) or (key == "r" and value < 1):
+            raise InputProblems([Problem(str(path), key, show(value), expected)])
+    return dict(config)
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        other = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "no weights"
+        expected = f"{WEIGHTS} (pickles are not opened)"
+        raise InputProblems([Problem(str(folder), "adapter", other, expected)])
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputProblems([Problem(str(path), "", f"a damaged file ({error})", "safetensors")]) from error
+
+
+def _assemble(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Adapter:
+    sides: dict[str, dict[str, Tensor]] = {}
+    embeddings, rest, problems = set(), {}, []
+    for key, tensor in tensors.items():
+        match = _FACTOR.fullmatch(key.removeprefix(_PREFIX))
+        if match is None:
+            rest[key] = tensor
+            continue
+        module = match["module"]
+        if not bool(torch.isfinite(tensor).all()):
+            problems.append(
+                Problem(str(folder / WEIGHTS), module, f"NaN or infinity in lora_{match['side']}", "numbers")
+            )
+        elif tensor.ndim != 2:
+            found = f"lora_{match['side']} of shape {list(tensor.shape)}"
+            problems.append(Problem(str(folder / WEIGHTS), module, found, "a matrix: convolutions are not read"))
+        sides.setdefault(module, {})[match["side"]] = tensor
+        if match["embedding"]:
+            embeddings.add(module)
+    for module, pair in sides.items():
+        if set(pair) != {"A", "B"}:
+            problems.append(
+                Problem(str(folder / WEIGHTS), module, f"only lora_{next(iter(pair))}", "lora_A and lora_B")
+            )
+        elif pair["B"].shape[-1] != pair["A"].shape[0]:
+            found = f"lora_B {list(pair['B'].shape)} and lora_A {list(pair['A'].shape)}"
+            problems.append(Problem(str(folder / WEIGHTS), module, found, "factors of one rank"))
+    if not sides:
+        problems.append(Problem(str(folder / WEIGHTS), "", "no lora_A and lora_B", "a LoRA adapter"))
+    if problems:
+        raise InputProblems(problems)
+    deltas = {m: _delta(config, m, pair["A"], pair["B"], m in embeddings) for m, pair in sides.items()}
+    dtypes = {m: pair["A"].dtype for m, pair in sides.items()}
+    return Adapter(folder, config, deltas, rest, frozenset(embeddings), _notes(config, rest), dtypes)
+
+
+def _delta(config: dict[str, Any], module: str, a: Tensor, b: Tensor, embedding: bool) -> FactoredDelta:
+    alpha = pattern_value(config, "alpha_pattern", module, float(config["lora_alpha"]))
+    scale = scale_of(config, alpha, a.shape[0])
+    return FactoredDelta(a.T, b.T, scale) if embedding else FactoredDelta(b, a, scale)
+
+
+def _notes(config: dict[str, Any], rest: dict[str, Tensor]) -> tuple[str, ...]:
+    notes = []
+    if config.get("use_dora"):
+        notes.append("DoRA: the numbers are those of B A; its magnitudes are not in them")
+    if moved := initialisation_that_moves_the_base(config):
+        notes.append(f"init_lora_weights is {moved}: B A is added to a base that was changed, not to the plain one")
+    if saved := sorted({k for k in rest if "lora_magnitude_vector" not in k}):
+        shown = ", ".join(k.removeprefix(_PREFIX) for k in saved[:3])
+        notes.append(f"{len(saved)} tensors are saved whole, without a rank, and left out: {shown}")
+    return tuple(notes)
+
+
+def initialisation_that_moves_the_base(config: dict[str, Any]) -> str | None:
+    """PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take their start out of the base's weights; None for the rest."""
+    name = config.get("init_lora_weights")
+    moved = isinstance(name, str) and name.lower().startswith(("pissa", "olora", "corda", "loftq", "lora_ga"))
+    return str(name) if moved else None
