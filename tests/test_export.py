@@ -11,6 +11,7 @@ from peft import PeftModel
 from tiny_study import tiny_study
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rankscope.config.problems import InputProblems
 from rankscope.config.read import read_study
 from rankscope.edges.execute import InProcess
 from rankscope.edges.machine import look_at_machine
@@ -63,3 +64,21 @@ def test_plain_peft_on_the_plain_base_reproduces_the_predictions(tmp_path: Path,
         assert row.choices[max(range(3), key=found.__getitem__)] == row.predicted
         moved = max(moved, abs(found[0] - base["taught", row.item_id][0]))
     assert moved > 0.1, "the adapter must have changed something"
+
+
+def test_an_adapter_of_a_base_in_4_bits_is_not_merged(tmp_path: Path) -> None:
+    """The sum would be a model that nobody scored: neither the base's 4 bits nor the adapter's base."""
+    arms = {"lora": {"ranks": [4], "learning_rate": 1e-2}}
+    study, out = tiny_study(tmp_path / "input", arms=arms, seeds=[0]), tmp_path / "out"
+    run_study(
+        read_study(study, []), study.parent, out, machine=look_at_machine(out, measure=False),
+        make_executor=lambda plan: InProcess(1),
+    )  # fmt: skip
+    store = FolderStore(out)
+    plan = store.read_plan()
+    assert plan is not None
+    store.write_plan(plan.model_copy(update={"models": [plan.models[0].model_copy(update={"quantization": "nf4"})]}))
+    with pytest.raises(InputProblems, match="trained on a base in 4 bits, expected the adapter, exported without"):
+        export_arm(out, tmp_path / "merged", arm="lora-r4", merged=True)
+    assert not (tmp_path / "merged").exists()
+    assert export_arm(out, tmp_path / "adapter", arm="lora-r4", merged=False).startswith("the adapter of lora-r4")

@@ -148,8 +148,11 @@ def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -
             )  # fmt: skip
     for run_id, why in outcome.failed.items():
         typer.echo(f"{run_id} failed: {why}", err=True)
+    for run_id, why in outcome.left_out.items():
+        typer.echo(f"{run_id} does not fit: {why}", err=True)
     if outcome.stopped:
-        typer.echo(f"stopped; what is done is kept. To go on: rankscope run {study} --out {folder}", err=True)
+        again = " ".join([f"rankscope run {study} --out {folder}", *(f"--only {run_id}" for run_id in only)])
+        typer.echo(f"stopped; what is done is kept. To go on: {again}", err=True)
         raise typer.Exit(1)
     if not only:
         _print_verdict(folder)

@@ -42,6 +42,9 @@ def export_arm(folder: Path, out: Path, *, arm: str | None, merged: bool) -> str
     )
     if merged and not run.arm.traits.merges:
         raise InputProblems([unmergeable(run.arm)])
+    if merged and next(facts for facts in plan.models if facts.name == run.model).quantization is not None:
+        found = f"{row.label}, trained on a base in 4 bits"
+        raise InputProblems([Problem("--merged", row.label, found, "the adapter, exported without --merged")])
     card = _card(store, plan, study, verdict, row, run)
     store.write_folder(out.absolute(), lambda target: _fill(store, study, run, target, card, merged=merged))
     what = "model" if merged or run.arm.traits.whole else "adapter"

@@ -6,7 +6,7 @@ folder before the next begins, so a study that was stopped anywhere goes on from
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,21 +17,26 @@ from rankscope.config.resolved import absolute, dump_study, pinned
 from rankscope.config.study import Study
 from rankscope.data.prepare import Prepared, prepare
 from rankscope.edges.execute import Executor, Job, JobOutcome, stop_requested
+from rankscope.edges.sharing import is_planned, keep_best, write_plan
 from rankscope.edges.store import FolderStore, remove_leftovers
-from rankscope.jobs.derive import derive, derived_ids
+from rankscope.jobs.derive import derive, derived_ids, derived_sources
 from rankscope.jobs.run import score_base, train_and_score
 from rankscope.jobs.search import search_rate
 from rankscope.model.load import inspect_model, load_tokenizer
-from rankscope.records import MachineFacts, Plan, PlannedRun, RunStatus
+from rankscope.records import MachineFacts, Plan, RunStatus
 from rankscope.results import base_ids, write_results
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a study's execution ended. `failed` maps a run to why; `stopped`: a signal came, run again to go on."""
+    """How a study's execution ended. `failed` maps a run to why; `stopped`: a signal came, run again to go on.
+
+    `left_out` maps a run that was asked for by its id, and does not fit, to why.
+    """
 
     failed: dict[str, str] = field(default_factory=dict)
     stopped: bool = False
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def plan_study(study: Study, folder: Path, machine: MachineFacts, out: Path) -> Plan:
@@ -69,89 +74,106 @@ def run_study(
 ) -> Outcome:
     """Do what is missing of a study, then decide and report. Raises InputProblems and Busy.
 
-    `only` names runs (for array jobs): several processes may then share the folder, each run guarded by its own lock.
+    `only` names runs (for array jobs): several processes may then share the folder. Each run, search and base is done
+    by whoever comes first; who needs it waits. Deciding and reporting is left to `write_results`.
     """
     store = FolderStore(out)
-    plan = plan_study(study, folder, machine, out)
-    unknown = [run_id for run_id in only if run_id not in {run.run_id for run in plan.runs}]
-    if unknown:
-        raise InputProblems(
-            [Problem("--only", r, "no such run", "a run id that `rankscope plan` prints") for r in unknown]
-        )
-    with store.lock(shared=bool(only)):
-        if not only:
+    first = plan_study(study, folder, machine, out)  # before anything is written: a wrong study leaves nothing behind
+    _check_only(only, first)
+
+    def plan_again() -> Plan:
+        """What another process decided in the meantime (dtype, micro-batches) holds for this one too."""
+        before = store.read_plan()
+        agree = before is None or before.resolved == first.resolved
+        return first if agree else plan_study(study, folder, machine, out)
+
+    def text(plan: Plan) -> str:
+        return dump_study(pinned(absolute(study, folder), plan))
+
+    if not only:
+        with store.lock():
             remove_leftovers(out)
-        store.write_text("study.yaml", dump_study(pinned(absolute(study, folder), plan)))
-        store.write_plan(plan)
-        executor = make_executor(plan)
-        try:
-            outcome = _execute(study, store, plan, executor, set(only), lambda: progress(plan))
-        finally:
-            executor.close()
-        progress(plan)
-        if not only and not outcome.stopped:
-            if study.keep.full == "best":
-                keep_best(store, plan)
-            write_results(out)
+            plan = plan_again()
+            write_plan(store, text(plan), plan)
+            outcome = _work(store, study, plan, make_executor, set(), progress)
+            if not outcome.stopped:
+                write_results(out)
+        return outcome
+    with contextlib.ExitStack() as shared:
+        with store.wait_lock("plan", stop_requested) as mine:
+            if not mine:
+                return Outcome(stopped=True)
+            plan = plan_again()
+            _check_only(only, plan)
+            if not is_planned(store, plan, text(plan)):
+                with store.lock():  # nobody works by the old plan
+                    write_plan(store, text(plan), plan)
+            shared.enter_context(store.lock(shared=True))
+        return _work(store, study, plan, make_executor, set(only), progress)
+
+
+def _check_only(only: Sequence[str], plan: Plan) -> None:
+    known = {run.run_id for run in plan.runs}
+    expected = "a run id that `rankscope plan` prints"
+    problems = [Problem("--only", run_id, "no such run", expected) for run_id in only if run_id not in known]
+    if problems:
+        raise InputProblems(problems)
+
+
+def _work(
+    store: FolderStore,
+    study: Study,
+    plan: Plan,
+    make_executor: Callable[[Plan], Executor],
+    only: set[str],
+    progress: Callable[[Plan], None],
+) -> Outcome:
+    executor = make_executor(plan)
+    try:
+        outcome = _execute(store, study, plan, executor, only, lambda: progress(plan))
+    finally:
+        executor.close()
+    progress(plan)
     return outcome
 
 
 def _execute(
-    study: Study, store: FolderStore, plan: Plan, executor: Executor, only: set[str], idle: Callable[[], None]
+    store: FolderStore, study: Study, plan: Plan, executor: Executor, only: set[str], idle: Callable[[], None]
 ) -> Outcome:
-    """Bases and searches, and the runs that wait for neither; then the runs whose rate was searched. Longest first."""
+    """Bases and searches, and the runs that wait for neither; then the runs whose rate was searched. Longest first.
+
+    With `only` the bases come last: nothing waits for them, and another process may have scored them by then.
+    """
     folder = str(store.folder)
     runs = sorted((r for r in plan.runs if r.fits and (not only or r.run_id in only)), key=lambda r: -r.seconds)
     wanted = {(r.model, r.train_set, r.arm.label) for r in runs}
     searches = [s for s in plan.searches if any((s.model, s.train_set, a.label) in wanted for a in s.arms)]
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
     failed: dict[str, str] = {}
+    bases = [Job(score_base, folder, (base,)) for base in base_ids(plan).values()]
     first = [
-        *(Job(score_base, folder, (base,)) for base in base_ids(plan).values()),
+        *(bases if not only else []),
         *(Job(search_rate, folder, (s.search_id,)) for s in searches),
         *(Job(train_and_score, folder, (r.run_id,)) for r in runs if r not in searched),
     ]
-    for outcome in executor.run(first, idle):
-        _keep(store, outcome, failed)
+
+    def do(jobs: Sequence[Job]) -> None:
+        for outcome in executor.run(jobs, idle):
+            _keep(store, outcome, failed)
+            if study.keep.full == "best" and outcome.job.function is train_and_score:
+                keep_best(store, plan)
+
+    do(first)
     lost = {(s.model, s.train_set, a.label) for s in searches if s.search_id in failed for a in s.arms}
     ready = [r for r in searched if (r.model, r.train_set, r.arm.label) not in lost]
-    for outcome in executor.run([Job(train_and_score, folder, (r.run_id,)) for r in ready], idle):
-        _keep(store, outcome, failed)
-    sources = [] if only or stop_requested() else derived_sources(study, store, plan)
-    derived = [name for run in sources for name in derived_ids(study, plan, run)]
-    for outcome in executor.run([Job(derive, folder, (name,)) for name in derived], idle):
-        _keep(store, outcome, failed)
-    return Outcome(failed=failed, stopped=stop_requested())
-
-
-def derived_sources(study: Study, store: FolderStore, plan: Plan) -> list[PlannedRun]:
-    """Of each base model and training set the first run of the largest LoRA, where the study derives runs.
-
-    One that diverged is passed over; for one that failed or is still to do nothing else is taken, so that a study that
-    was stopped derives the same as one that never was.
-    """
-    if not (study.analysis.enabled and study.analysis.derived):
-        return []
-    first: dict[tuple[str, str], tuple[PlannedRun, str]] = {}
-    for run in sorted(plan.runs, key=lambda r: (-(r.arm.rank or 0), r.arm.label, r.seed)):
-        status = store.read_status(run.run_id)
-        state = status.state if status is not None else "planned"
-        if run.arm.traits.delta == "factored" and run.fits and state != "diverged":
-            first.setdefault((run.model, run.train_set), (run, state))
-    return [run for run, state in first.values() if state == "done"]
-
-
-def keep_best(store: FolderStore, plan: Plan) -> None:
-    """Of each arm's full checkpoints leave the one with the lowest validation loss."""
-    groups: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
-    for run in plan.runs:
-        status = store.read_status(run.run_id)
-        if run.arm.traits.whole and status is not None and status.validation_loss is not None:
-            key = (run.model, run.train_set, run.arm.label)
-            groups.setdefault(key, []).append((status.validation_loss, run.run_id))
-    for group in groups.values():
-        for _, run_id in sorted(group)[1:]:
-            shutil.rmtree(store.model_folder(run_id), ignore_errors=True)
+    do([Job(train_and_score, folder, (r.run_id,)) for r in ready])
+    if only:
+        do(bases)
+    elif not stop_requested():
+        sources = derived_sources(study, store, plan)
+        do([Job(derive, folder, (name,)) for run in sources for name in derived_ids(study, plan, run)])
+    left_out = {run.run_id: run.reason or "" for run in plan.runs if run.run_id in only and not run.fits}
+    return Outcome(failed=failed, stopped=stop_requested(), left_out=left_out)
 
 
 def _keep(store: FolderStore, outcome: JobOutcome, failed: dict[str, str]) -> None:

@@ -132,6 +132,10 @@ class ModelFacts(Record):
     """Parameters of every normalisation, by its path."""
     block_parameters: list[int] = []
     """Parameters of every block, from the first."""
+    quantization: Literal["nf4"] | None = None
+    """How the linear modules' weights are held in memory; None: in the compute dtype."""
+    checkpointing: bool = True
+    """Whether the architecture can compute its activations again in the backward pass."""
     vocabulary_parameters: int = 0
     """Embeddings of tokens and positions, and the output head; once where it is tied."""
     key_value_width: int = 0
@@ -184,6 +188,8 @@ class MachineFacts(Record):
     device_memory_bytes: int
     bfloat16_is_fast: bool
     disk_free_bytes: int
+    bitsandbytes: bool = False
+    """Whether the package that quantises is installed."""
     flops_per_second: float | None = None
     """Matrix-product speed measured in the compute dtype, one worker; None where it was not measured."""
 
@@ -223,7 +229,7 @@ class PlannedRun(Record):
     search_id: str | None = None
     """The search that finds this run's learning rate; None where the study gives it."""
     memory_parts_bytes: dict[str, int] = {}
-    """What `memory_bytes` is the sum of: weights, masters, moments, gradients, activations, logits, runtime."""
+    """What `memory_bytes` is the sum of, as docs/plan.md has it."""
     kept_disk_bytes: int = 0
     """What of `disk_bytes` stays when the run is done."""
 
@@ -298,6 +304,8 @@ class RunStatus(Record):
     evaluate_seconds: float | None = None
     peak_memory_bytes: int | None = None
     adapter_bytes: int | None = None
+    micro_batch_tokens: int | None = None
+    """Tokens of a micro-batch when training ended: fewer than planned where the device ran out of memory."""
     updated_at: str = ""
 
 

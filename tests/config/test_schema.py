@@ -43,6 +43,8 @@ def test_the_schema_is_one() -> None:
         STUDY.replace("full:", "all: {method: full}\n  full:"),
         STUDY.replace("model: bundled", "model: [{id: org/a, dtype: float32}, org/b]"),
         STUDY + "budget:\n",
+        STUDY + "optimizer: adamw_8bit\n",
+        STUDY + "optimizer: {name: adamw_8bit, clip_norm: 1}\n",
         STUDY.replace("path: law.jsonl", "hub: org/x, config: main, split: test, columns: {choices: [a, b]}"),
         STUDY.replace("model: bundled", "model: {id: org/a, chat: never, system_prompt: Be brief.}"),
     ],
@@ -62,6 +64,7 @@ def test_the_schema_takes_what_can_be_read(text: str) -> None:
         STUDY.replace("path: law.jsonl", "hub: org/x, path: law.jsonl"),
         STUDY.replace("domain: legal", "domian: legal"),
         STUDY.replace("model: bundled", "model: []"),
+        STUDY + "optimizer: sgd\n",
         *[f"{STUDY}{section}:\n  {setting}\n" for section, setting, _ in FINITE],
     ],
 )

@@ -25,7 +25,7 @@ FILES = [
 
 OVERRIDES = [
     ("budget.epoch=2", "--set: budget.epoch: found the unknown key `epoch`, expected one of epochs, batch_size, "
-     "max_sequence_tokens; did you mean `epochs`?"),
+     "max_sequence_tokens, gradient_checkpointing; did you mean `epochs`?"),
     ("budgets.epochs=2", "--set: budgets: found the unknown key `budgets`, expected one of name, model, train, suites, "
      "arms, validation, budget, optimizer, seeds, decision, checkpoint, keep, analysis; did you mean `budget`?"),
     ("budget.epochs=-1", "--set: budget.epochs: found -1, expected a number above 0"),
@@ -167,8 +167,8 @@ LATER = [
     ("path: law.jsonl", "harness: arc_easy, num_fewshot: 5", "`harness`"),
     ("[0, 1, 2]", "{start: 3, max: 8}", "adaptive seeds"),
     ("seeds:", "track: [mlflow]\nseeds:", "experiment tracking"),
-    ("seeds:", "optimizer: adamw_8bit\nseeds:", "the optimizer adamw_8bit"),
-    ("seeds:", "optimizer: {name: adamw_8bit, clip_norm: 1}\nseeds:", "the optimizer adamw_8bit"),
+    ("seeds:", "optimizer: paged_adamw_8bit\nseeds:", "the optimizer paged_adamw_8bit"),
+    ("seeds:", "optimizer: {name: adafactor, clip_norm: 1}\nseeds:", "the optimizer adafactor"),
     *[("full: {", f"x: {{method: {method}, ", f"the method {method}") for method in ("qlora", "adalora")],
     ("full: {", "adalora: {ranks: [8], ", "the method adalora"),
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from typing import Any
 
 import peft
@@ -20,6 +22,7 @@ from rankscope.model.forward import (
     head_logits,
     hidden_states,
 )
+from rankscope.model.ragged import token_path_of
 
 VOCABULARY = 97
 SMALL: dict[str, Any] = {
@@ -145,7 +148,18 @@ def test_decided_once_for_each_model(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("Llama")
     first = forward_of(model)
     monkeypatch.setattr("rankscope.model.forward.check_forward", lambda model: pytest.fail("checked again"))
-    assert forward_of(model) is first
+    assert forward_of(model).direct is first.direct is True
+
+
+def test_deciding_does_not_keep_a_model_in_memory() -> None:
+    """Full fine-tuning loads a model for every run: one that stayed would fill the device."""
+    model = make("Llama")
+    forward_of(model)
+    token_path_of(model)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_adapters_inside_the_model_count() -> None:

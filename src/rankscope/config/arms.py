@@ -36,6 +36,7 @@ class MethodTraits:
     `delta`: what its change of the weight matrices is; None where none changes, and there is no spectrum then.
     `merges`: it can be exported as a plain model. `prepends`: it puts virtual tokens before every sequence.
     `size`: the setting that is a list in the file, and its letter in labels.
+    `decomposes`: it starts from a decomposition of the base's weights and changes them.
     `rate_decades`: `auto` tries rates from 10**low to 10**high, two for each decade.
     """
 
@@ -45,6 +46,12 @@ class MethodTraits:
     rate_decades: tuple[int, int]
     size: tuple[str, str] | None = None
     prepends: bool = False
+    decomposes: bool = False
+
+    @property
+    def on_quantized(self) -> bool:
+        """Whether it can be trained on a base whose weights are held in 4 bits."""
+        return not self.whole and not self.decomposes
 
 
 _RANKS = ("ranks", "r")
@@ -54,7 +61,7 @@ TRAITS: dict[Method, MethodTraits] = {
     "lora": MethodTraits(False, "factored", True, (-5, -2), _RANKS),
     "rslora": MethodTraits(False, "factored", True, (-5, -2), _RANKS),
     "dora": MethodTraits(False, "dense", True, (-5, -2), _RANKS),
-    "pissa": MethodTraits(False, "factored", True, (-5, -2), _RANKS),
+    "pissa": MethodTraits(False, "factored", True, (-5, -2), _RANKS, decomposes=True),
     "ia3": MethodTraits(False, "dense", True, (-4, -1)),
     "prompt-tuning": MethodTraits(False, None, False, (-3, 0), _TOKENS, prepends=True),
     "prefix-tuning": MethodTraits(False, None, False, (-4, -1), _TOKENS, prepends=True),

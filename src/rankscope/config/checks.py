@@ -21,6 +21,7 @@ def check_values(document: Document, base: Path) -> list[Problem]:
         *_check_domains(document),
         *_check_files(document, base),
         *_check_models(document, base),
+        *_check_quantization(document),
         *_check_seeds(document),
         *_check_labels(document),
     ]
@@ -88,6 +89,24 @@ def _check_models(document: Document, base: Path) -> list[Problem]:
             expected = "models whose last part of the path or id differs: it names them in tables"
             problems.append(document.problem(("model", i), f"{show(id_)} beside {show(names[name])}", expected))
         names.setdefault(name, id_)
+    return problems
+
+
+def _check_quantization(document: Document) -> list[Problem]:
+    """A base in 4 bits is frozen for good: arms that train or decompose its own weights have nothing to work on."""
+    models = document.get("model")
+    quantized = [
+        _mapping(model).get("id")
+        for model in (models if isinstance(models, list) else [])
+        if _mapping(model).get("quantization") == "nf4"
+    ]
+    problems = []
+    for key, entry in _mapping(document.get("arms")).items() if quantized else ():
+        method = _mapping(entry).get("method")
+        if method in METHODS and not TRAITS[method].on_quantized:
+            found = f"{method} on {show(quantized[0])}, whose weights are quantized"
+            expected = "arms that leave the base's weights alone, such as lora, or a base without `quantization`"
+            problems.append(document.problem(("arms", key), found, expected))
     return problems
 
 

@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from rankscope.config.memory import BYTES, memory_parts, moment_bytes
 from rankscope.config.parameters import adapted_shapes, matches_target, stored_parameters, trainable_parameters
-from rankscope.config.study import Arm, Budget
+from rankscope.config.study import Arm, Budget, OptimizerName
 from rankscope.records import ModelFacts, SuiteFacts, TrainFacts
 
 __all__ = [
@@ -20,13 +21,8 @@ __all__ = [
     "trainable_parameters",
 ]  # fmt: skip
 
-BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
-
 RUNG_FRACTIONS = (0.25, 0.5, 1.0)
 """Where a rate search drops the worse half of its candidates, as shares of a run; `train/search.py` does it."""
-
-RUNTIME_BYTES = {"cpu": 900_000_000, "cuda": 600_000_000}
-"""One worker besides its model: interpreter, libraries and compiled kernels; on CUDA the context (an assumption)."""
 
 EFFICIENCY = 0.5
 """Share of the measured speed of one large matrix product that a training step reaches: an assumption."""
@@ -81,7 +77,8 @@ def train_flops(arm: Arm, facts: ModelFacts, train: TrainFacts, budget: Budget) 
     3w + 3a, and 3h at each completion token (the backward is two products for each of the forward); an adapter
     2w + 3a + 6p and 2h, since frozen weights need the gradient of their input but none of their own (PiSSA 10p: its
     start is subtracted, and frozen). The last k of L layers: w + a, and 2w + 2a for k/L of them. Virtual tokens make
-    rows longer; those of a prefix meet only attention. Softmax, norms and AdamW are left out.
+    rows longer; those of a prefix meet only attention. Gradient checkpointing does the forward of the blocks that
+    have a backward once more. Softmax, norms and AdamW are left out.
     """
     share = sum(rows_seen(train.row_count, budget.epochs)) / max(1, train.row_count)
     virtual = arm.virtual_tokens or 0
@@ -90,15 +87,17 @@ def train_flops(arm: Arm, facts: ModelFacts, train: TrainFacts, budget: Budget) 
     completions = train.completion_token_count * share
     length = train.token_count / max(1, train.row_count) + virtual
     weights, attention, head = _weight_flops(facts), _attention_flops(facts, length), _head_flops(facts)
+    again = 1 if budget.gradient_checkpointing else 0
     if arm.method == "full":
-        return 3 * (weights + attention) * tokens + 3 * head * completions
+        return (3 + again) * (weights + attention) * tokens + 3 * head * completions
     if arm.method == "full-frozen-embeddings":
-        return 3 * (weights + attention) * tokens + 2 * head * completions
+        return (3 + again) * (weights + attention) * tokens + 2 * head * completions
     if arm.method == "last-k-layers":
         part = (arm.layers or 0) / max(1, facts.layer_count)
-        return (1 + 2 * part) * (weights + attention) * tokens + 2 * head * completions
+        return (1 + (2 + again) * part) * (weights + attention) * tokens + 2 * head * completions
     adapter = 0.0 if virtual else (10.0 if arm.method == "pissa" else 6.0) * trainable_parameters(arm, facts)
-    return (2 * weights + 3 * attention + adapter) * tokens + 2 * head * completions
+    once_more = again * (weights + attention + adapter / 3)
+    return (2 * weights + 3 * attention + adapter + once_more) * tokens + 2 * head * completions
 
 
 def evaluate_flops(arm: Arm, facts: ModelFacts, suites: Sequence[SuiteFacts]) -> float:
@@ -132,47 +131,24 @@ def search_share(rate_count: int) -> float:
     return total
 
 
-# ---- memory and disk ------------------------------------------------------------------------------------------------
-
-
-def memory_parts(
-    arm: Arm,
-    facts: ModelFacts,
-    dtype: Literal["float32", "bfloat16"],
-    micro_batch_tokens: int,
-    completion_share: float,
-    device: Literal["cpu", "cuda"] = "cpu",
-) -> dict[str, int]:
-    """Bytes of a training process, by what they are for. Exact but for activations and logits, which are estimates.
-
-    Trained bf16 weights have fp32 masters and, at the worst moment, both gradients; AdamW has two fp32 moments.
-    Activations: each matrix's input and output once for each token of a micro-batch, and 4 D per layer for norms and
-    residuals. Logits: three fp32 copies (logits, log-softmax, gradient) at the completion positions.
-    """
-    size, trained = BYTES[dtype], trainable_parameters(arm, facts)
-    adapter = 0 if arm.traits.whole else stored_parameters(arm, facts)
-    has_masters = dtype == "bfloat16"
-    features = sum(sum(shape) for shape in facts.linear_shapes.values()) + 4 * facts.hidden_size * facts.layer_count
-    return {
-        "weights": (facts.parameter_count + adapter) * size,
-        "masters": 4 * trained if has_masters else 0,
-        "moments": 8 * trained,
-        "gradients": (4 + size if has_masters else 4) * trained,
-        "activations": micro_batch_tokens * features * size,
-        "logits": math.ceil(micro_batch_tokens * completion_share) * facts.vocab_size * 3 * 4,
-        "runtime": RUNTIME_BYTES[device],
-    }
+# ---- disk ------------------------------------------------------------------------------------------------------------
 
 
 def disk_bytes(
-    arm: Arm, facts: ModelFacts, dtype: str, suites: Sequence[SuiteFacts], *, keep_full: bool
+    arm: Arm,
+    facts: ModelFacts,
+    dtype: str,
+    suites: Sequence[SuiteFacts],
+    *,
+    keep_full: bool,
+    optimizer: OptimizerName = "adamw",
 ) -> tuple[int, int]:
     """(at most while it runs, left when done): weights, predictions, and the checkpoint of masters and moments."""
     trained = trainable_parameters(arm, facts)
     weights = stored_parameters(arm, facts) * BYTES[dtype]
     predictions = _PREDICTION_BYTES * sum(suite.item_count for suite in suites)
     kept = predictions + (weights if not arm.traits.whole or keep_full else 0)
-    return 12 * trained + weights + predictions, kept
+    return 4 * trained + moment_bytes(trained, optimizer) + weights + predictions, kept
 
 
 # ---- time -----------------------------------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ def _head(arm: Arm) -> str:
 
 def _common(study: Study, model: ModelFacts, train: TrainFacts, dtype: str) -> dict[str, Any]:
     source: TrainSource = study.train[train.name]
+    eight_bit = study.optimizer.name != "adamw"  # hashed where it is not the default, so that older ids stay
     return {
         "results_version": RESULTS_VERSION,
         "model": model.content_sha256,
@@ -69,8 +70,9 @@ def _common(study: Study, model: ModelFacts, train: TrainFacts, dtype: str) -> d
         "train": [train.content_sha256, train.row_count, train.validation_count, train.token_count],
         "source": source.model_dump(mode="json", include={"choices", "template", "kind", "columns"}),
         "validation": study.validation.model_dump(mode="json"),
-        "budget": study.budget.model_dump(mode="json"),
-        "optimizer": study.optimizer.model_dump(mode="json"),
+        "budget": study.budget.model_dump(mode="json", exclude={"gradient_checkpointing"}),
+        "optimizer": study.optimizer.model_dump(mode="json", exclude=None if eight_bit else {"name"}),
+        **({"quantization": model.quantization} if model.quantization is not None else {}),
     }
 
 

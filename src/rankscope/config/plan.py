@@ -23,6 +23,7 @@ from rankscope.config.identity import SEARCH_SEED, rate_grid, run_id, search_arm
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.resolve import Dtype, available_bytes, dtype_of, resolve, run_memory_parts
 from rankscope.config.study import Arm, Study
+from rankscope.config.support import check_support
 from rankscope.config.targets import check_ranks
 from rankscope.records import (
     MachineFacts,
@@ -74,8 +75,8 @@ def make_plan(
 
     `train_sets` and `suites` are by model name, since every tokenizer counts otherwise. `previous` is what an earlier
     plan of the same study folder decided; it is kept. A run that does not fit into memory or on the disk says so.
-    Raises InputProblems (naming `file`) for targets that do not exist, for ranks that no target can use, and where two
-    runs would be the same.
+    Raises InputProblems (naming `file`) for targets that do not exist, for ranks that no target can use, for settings
+    that this machine or a model cannot do, and where two runs would be the same.
     """
     problems: list[Problem] = []
     warnings: list[str] = []
@@ -83,6 +84,7 @@ def make_plan(
         found, advice = check_ranks(study, facts, file)
         problems += found
         warnings += advice
+    problems += check_support(study, models, previous.device if previous is not None else machine.device, machine, file)
     if problems:
         raise InputProblems(problems)
     resolved = resolve(study, study.expand_arms(), models, train_sets, machine, previous, file)
@@ -127,7 +129,9 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
     study, facts, train, resolved = setting.study, setting.facts, setting.train, setting.resolved
     searching = search_arms(arm, entry)
     parts = run_memory_parts(study, arm, facts, train, setting.dtype, resolved)
-    at_most, kept = disk_bytes(arm, facts, setting.dtype, setting.suites, keep_full=study.keep.full != "none")
+    at_most, kept = disk_bytes(
+        arm, facts, setting.dtype, setting.suites, keep_full=_stays(study, seed), optimizer=study.optimizer.name
+    )
     training, scoring = train_flops(arm, facts, train, study.budget), evaluate_flops(arm, facts, setting.suites)
     steps = step_count(train.row_count, study.budget)
     seconds = train_seconds(training, steps, facts, setting.flops_per_second, resolved.device)
@@ -154,6 +158,11 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         dtype=setting.dtype,
         search_id=search_id(searching, study, facts, train, setting.dtype) if searching else None,
     )
+
+
+def _stays(study: Study, seed: int) -> bool:
+    """Whether this run's full checkpoint counts as kept: of `keep: {full: best}` one for each arm."""
+    return study.keep.full == "all" or (study.keep.full == "best" and seed == study.seeds[0])
 
 
 def _does_not_fit(memory: int, disk: int, setting: _Setting) -> str | None:

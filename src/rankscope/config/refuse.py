@@ -65,8 +65,10 @@ def _top_level(document: Document, study: dict[str, Any]) -> list[Problem]:
     if isinstance(study.get("seeds"), dict):
         problems.append(document.problem(("seeds",), f"adaptive seeds, {NOT_BUILT}", WORDS["seeds"]))
         study["seeds"] = [0]
+    if isinstance(study.get("optimizer"), str):
+        study["optimizer"] = {"name": study["optimizer"]}
     optimizer = study.get("optimizer")
-    named = optimizer.get("name") if isinstance(optimizer, dict) else optimizer
+    named = optimizer.get("name") if isinstance(optimizer, dict) else None
     if isinstance(named, str) and named.lower() in LATER_OPTIMIZERS:
         found = f"the optimizer {named}, {NOT_BUILT}"
         problems.append(document.problem(("optimizer",), found, WORDS["optimizer"]))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from rankscope.config.cost import memory_parts
+from rankscope.config.memory import memory_parts
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import Arm, ModelSpec, Study
 from rankscope.records import MachineFacts, ModelFacts, Resolved, TrainFacts
@@ -103,4 +103,7 @@ def run_memory_parts(
     batch = math.ceil(study.budget.batch_size * min(longest, 1.5 * mean))
     share = train.completion_token_count / max(1, train.token_count)
     tokens = max(min(resolved.micro_batch_tokens, batch), min(longest, batch))
-    return memory_parts(arm, facts, dtype, tokens, share, resolved.device)
+    return memory_parts(
+        arm, facts, dtype, tokens, share, resolved.device,
+        checkpointing=study.budget.gradient_checkpointing, optimizer=study.optimizer.name,
+    )  # fmt: skip

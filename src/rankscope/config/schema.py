@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from rankscope.config.arms import ENTRIES, TRAITS
-from rankscope.config.study import Study
+from rankscope.config.study import OptimizerName, Study
 from rankscope.config.words import LATER_SOURCE_KEYS, SECTIONS, WORDS
 
 Schema = dict[str, Any]
@@ -32,6 +32,7 @@ def study_schema() -> Schema:
         definition = schema["properties"][section]
         schema["properties"][section] = {"anyOf": [{"$ref": definition["$ref"]}, {"type": "null"}]}
         schema["properties"][section]["description"] = WORDS[section]
+    schema["properties"]["optimizer"]["anyOf"].append({"enum": list(get_args(OptimizerName))})  # its name alone
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **_without_titles(schema),

@@ -20,12 +20,14 @@ ChoiceStyle = Literal["text", "letters"]
 Chat = Literal["auto", "never"]
 BadRows = Literal["refuse", "drop"]
 Schedule = Literal["cosine", "linear", "constant"]
+OptimizerName = Literal["adamw", "adamw_8bit"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 
 
 class ModelSpec(Frozen):
     """A base model: `bundled`, a folder, or a hub id. `dtype: auto` is bf16 where it is fast, else fp32.
 
+    `quantization: nf4` holds the base's linear layers in 4 bits (QLoRA, arXiv 2305.14314); on CUDA, for adapters only.
     `chat: never` asks in plain text though the tokenizer has a chat template, as suits a base model.
     """
 
@@ -34,6 +36,7 @@ class ModelSpec(Frozen):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     token_env: str | None = None
     trust_remote_code: bool = False
+    quantization: Literal["nf4"] | None = None
     chat: Chat = "auto"
     system_prompt: str | None = None
 
@@ -94,16 +97,25 @@ class Validation(Frozen):
 
 
 class Budget(Frozen):
-    """What every arm gets alike."""
+    """What every arm gets alike.
+
+    `gradient_checkpointing` computes activations again in the backward pass instead of keeping them: less memory, about
+    a third more time, the same numbers; so it is not part of a run's id.
+    """
 
     epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3
     batch_size: int = Field(default=16, gt=0)
     max_sequence_tokens: int = Field(default=1024, gt=1)
+    gradient_checkpointing: bool = False
 
 
 class Optimizer(Frozen):
-    """AdamW (betas 0.9 and 0.999, eps 1e-8) with warm-up and decay by step."""
+    """AdamW (betas 0.9 and 0.999, eps 1e-8) with warm-up and decay by step.
 
+    `name: adamw_8bit` keeps its moments in blocks of 8-bit numbers (arXiv 2110.02861); on CUDA only.
+    """
+
+    name: OptimizerName = "adamw"
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     warmup_fraction: Fraction = 0.03
     schedule: Schedule = "cosine"

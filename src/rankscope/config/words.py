@@ -45,6 +45,7 @@ WORDS: dict[str, str] = {
     "model[].dtype": "auto, float32 or bfloat16",
     "model[].token_env": "the name of an environment variable",
     "model[].trust_remote_code": "true or false",
+    "model[].quantization": "nf4, or null for none",
     "model[].chat": "auto (the tokenizer's chat template where it has one) or never",
     "model[].system_prompt": "a text that stands before every conversation",
     "train": "at least one training set, by name",
@@ -71,7 +72,9 @@ WORDS: dict[str, str] = {
     "budget.epochs": "a number above 0",
     "budget.batch_size": _COUNT,
     "budget.max_sequence_tokens": "a whole number above 1",
+    "budget.gradient_checkpointing": "true or false",
     "optimizer": "a mapping of AdamW's settings",
+    "optimizer.name": "adamw or adamw_8bit",
     "optimizer.weight_decay": "a number of 0 or more",
     "optimizer.warmup_fraction": _SHARE,
     "optimizer.schedule": "cosine, linear or constant",
@@ -101,7 +104,7 @@ LATER_METHODS = frozenset({"qlora", "adalora"})
 LATER_SOURCE_KEYS = {"harness": "a suite of lm-eval", "num_fewshot": "few-shot examples"}
 HUB_KEYS = ("config", "split", "revision")
 """What only a hub data set has."""
-LATER_OPTIMIZERS = frozenset({"adamw_8bit", "adamw8bit", "paged_adamw_8bit", "adafactor", "muon", "sgd"})
+LATER_OPTIMIZERS = frozenset({"paged_adamw_8bit", "adafactor", "muon", "sgd"})
 
 
 def pattern(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -31,6 +32,7 @@ def look_at_machine(folder: Path, *, measure: bool = True) -> MachineFacts:
         memory_bytes=memory,
         device_memory_bytes=torch.cuda.get_device_properties(0).total_memory if cuda else memory,
         bfloat16_is_fast=fast,
+        bitsandbytes=importlib.util.find_spec("bitsandbytes") is not None,
         disk_free_bytes=shutil.disk_usage(_existing(folder)).free,
         flops_per_second=matrix_flops_per_second(dtype, "cuda" if cuda else "cpu") if measure else None,
     )

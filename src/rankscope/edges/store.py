@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _R = TypeVar("_R", bound=Record)
+
+logger = logging.getLogger(__name__)
+
+_WAIT_SECONDS = 0.2
 
 
 class Busy(Exception):
@@ -156,14 +162,33 @@ class FolderStore:
                 fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
                 stream.seek(0)
-                holder = stream.read().strip() or "unknown"
-                raise Busy(f"{self.folder}: another rankscope process (pid {holder}) is working on it") from None
+                holder = stream.read().strip()
+                who = f"another rankscope process (pid {holder}) is" if holder else "other rankscope processes are"
+                raise Busy(f"{self.folder}: {who} working on it") from None
+            stream.seek(0)
+            stream.truncate()
             if not shared:
-                stream.seek(0)
-                stream.truncate()
                 stream.write(str(os.getpid()))
                 stream.flush()
             yield
+
+    @contextmanager
+    def wait_lock(self, name: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+        """Hold the named lock, waiting for whoever has it. Gives False where `should_stop` comes first."""
+        told = False
+        while not should_stop():
+            with contextlib.ExitStack() as held:
+                try:
+                    held.enter_context(self.lock(name))
+                except Busy:
+                    if not told:
+                        told = True
+                        logger.warning("%s: another process works on %s; waiting for it", self.folder, name)
+                else:
+                    yield True
+                    return
+            time.sleep(_WAIT_SECONDS)
+        yield False
 
 
 class RunCheckpoints:

@@ -75,14 +75,22 @@ class Bench:
     def base(self, model: str, *, own: bool = False) -> LoadedModel:
         """The frozen base, shared by all LoRA jobs of this process; `own`: a fresh one whose weights may change."""
         if own:
+            self._make_room()
             return self._load(model)
         if model not in self._bases:
-            self._bases = {model: self._load(model)}  # one base at a time: they may be large
+            self._bases.clear()  # one base at a time: they may be large
+            self._bases[model] = self._load(model)
         return self._bases[model]
 
     def fine_tuned(self, model: str, weights: Path) -> LoadedModel:
         """A fully fine-tuned copy of the base, from the folder of its weights."""
+        self._make_room()
         return self._load(model, weights)
+
+    def _make_room(self) -> None:
+        """The plan counts one model for each worker: on a GPU a shared base would stand in the way of a whole one."""
+        if self.plan.resolved.device == "cuda":
+            self._bases.clear()
 
     def _load(self, model: str, weights: Path | None = None) -> LoadedModel:
         spec, resolved = self.spec(model), self.plan.resolved

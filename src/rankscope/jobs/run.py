@@ -32,8 +32,8 @@ def score_base(folder: str, run_ids: tuple[str, ...]) -> None:
     here = bench(folder)
     for run_id in run_ids:
         model = run_id.removeprefix("base/") if "/" in run_id else here.study.models[0].name
-        with here.store.lock(run_id):
-            if missing_suites(here, run_id, model):
+        with here.store.wait_lock(run_id, stop_requested) as mine:
+            if mine and missing_suites(here, run_id, model):
                 here.write_run(run_id, model, None, None)
                 _write_items(here, run_id, model)
                 _score(here, here.base(model), model, RunStatus(run_id=run_id, state="running"))
@@ -53,8 +53,9 @@ def train_and_score(folder: str, run_ids: tuple[str, ...]) -> None:
     """Train the runs that are not trained, score the suites that are not scored."""
     here = bench(folder)
     for run_id in run_ids:
-        with here.store.lock(run_id):
-            _train_and_score(here, here.runs[run_id])
+        with here.store.wait_lock(run_id, stop_requested) as mine:
+            if mine:
+                _train_and_score(here, here.runs[run_id])
 
 
 def missing_suites(here: Bench, run_id: str, model: str) -> list[str]:
@@ -127,7 +128,7 @@ def _train(here: Bench, run: PlannedRun, rate: float, weights: Path) -> RunStatu
         here.store.write_lines(run.run_id, list(result.steps))
         status = status.model_copy(update=_outcome(result))
         if result.state == "done":
-            loss = validation_loss(adapted, data.validation, here.plan.resolved.micro_batch_tokens)
+            loss = validation_loss(adapted, data.validation, result.micro_batch_tokens)
             status = status.model_copy(update={"validation_loss": loss})
             if adapted.has_adapter:
                 check_adapter(adapted.model, adapted.off, probe, base_logprobs, token_budget=here.evaluate_tokens)
@@ -146,6 +147,7 @@ def _outcome(result: FitResult) -> dict[str, Any]:
         "final_train_loss": result.final_train_loss,
         "train_seconds": result.train_seconds,
         "peak_memory_bytes": result.peak_memory_bytes,
+        "micro_batch_tokens": result.micro_batch_tokens,
     }
 
 

@@ -23,8 +23,8 @@ def search_rate(folder: str, run_ids: tuple[str, ...]) -> None:
     """Do the planned searches `run_ids`; one that was killed goes on where it was."""
     here = bench(folder)
     for search_id in run_ids:
-        with here.store.lock(search_id):
-            if here.store.read_search(search_id) is None:
+        with here.store.wait_lock(search_id, stop_requested) as mine:
+            if mine and here.store.read_search(search_id) is None:
                 try:
                     _search(here, here.searches[search_id])
                 except Stopped:
@@ -91,7 +91,7 @@ class _Candidates:
                 raise Stopped
             if result.state == "diverged":
                 return None, result.train_seconds
-            loss = validation_loss(adapted, self._data.validation, here.plan.resolved.micro_batch_tokens)
+            loss = validation_loss(adapted, self._data.validation, result.micro_batch_tokens)
         return loss, result.train_seconds
 
     def _checkpoint(self, arm: Arm, rate: float) -> Path:

@@ -119,20 +119,24 @@ def check_forward(model: PreTrainedModel) -> None:
         raise HeadMismatch(f"{type(model).__name__}: head and hidden states miss its own logits by {difference:.3g}")
 
 
+def _is_direct(model: PreTrainedModel) -> bool:
+    try:
+        check_forward(model)
+    except HeadMismatch as mismatch:
+        logger.warning("%s; its own logits are used, which takes more memory", mismatch)
+        return False
+    return True
+
+
 class Forward:
     """How a model gives logits at chosen positions, decided once: through its head (`direct`), or by its own forward.
 
     Raises NotFinite where the model's numbers are not finite.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, direct: bool | None = None) -> None:
         self.model = model
-        self.direct = True
-        try:
-            check_forward(model)
-        except HeadMismatch as mismatch:
-            logger.warning("%s; its own logits are used, which takes more memory", mismatch)
-            self.direct = False
+        self.direct = _is_direct(model) if direct is None else direct
 
     def logits_at(self, input_ids: Tensor, positions: Tensor, **kwargs: Any) -> Iterator[Tensor]:
         """Logits (n, V) in fp32 of tokens (B, T) at flat positions (N,) into B*T, in order, a chunk at a time."""
@@ -151,11 +155,12 @@ class Forward:
         return max(1, CHUNK_ELEMENTS.get(self.model.device.type, 1 << 24) // vocabulary)
 
 
-_known: WeakKeyDictionary[PreTrainedModel, Forward] = WeakKeyDictionary()
+_known: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+"""Whether a model's `Forward` is direct; the answer only, since it would keep its model in memory for good."""
 
 
 def forward_of(model: PreTrainedModel) -> Forward:
     """The model's `Forward`, checked at first use. Weights and adapters may change since; the architecture does not."""
     if model not in _known:
-        _known[model] = Forward(model)
-    return _known[model]
+        _known[model] = _is_direct(model)
+    return Forward(model, direct=_known[model])

@@ -26,6 +26,7 @@ from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import ModelSpec
 from rankscope.data.hub_errors import HUB_ERRORS, hub_problem, token_of
 from rankscope.model.parts import blocks, key_value_width, norms, vocabulary_parameters
+from rankscope.model.quantize import nf4_config
 from rankscope.model.refuse import refuse_config, refuse_missing, refuse_vocabulary
 from rankscope.records import ModelFacts
 
@@ -146,6 +147,8 @@ def inspect_model(spec: ModelSpec, base: Path, *, device: str | None = None) -> 
         context_tokens=int(getattr(text, "max_position_embeddings", 0) or 2048),
         tied_embeddings=bool(text.tie_word_embeddings),
         linear_shapes=linear_shapes(model),
+        quantization=spec.quantization,
+        checkpointing=bool(model.supports_gradient_checkpointing),
         norm_parameters={name: sum(p.numel() for p in norm.parameters()) for name, norm in norms(model).items()},
         block_parameters=_block_parameters(model),
         vocabulary_parameters=sum(p.numel() for p in vocabulary_parameters(model)),
@@ -194,20 +197,26 @@ def _content_sha256(path: str, commit: str | None) -> str:
 def load_model(
     spec: ModelSpec, base: Path, dtype: Literal["float32", "bfloat16"], device: str, *, weights: Path | None = None
 ) -> LoadedModel:
-    """The base model, held once in the compute dtype, frozen. Raises InputProblems where it cannot be loaded.
+    """The base model, held once in the compute dtype or as the spec quantizes it, frozen.
 
-    `weights` is a folder with a fully fine-tuned copy of it, which is loaded in its place.
+    `weights` is a folder with a fully fine-tuned copy of it, which is loaded in its place. Raises InputProblems where
+    it cannot be loaded.
     """
     path = str(weights) if weights is not None else model_path(spec, base)
+    options = _options(spec)
+    if spec.quantization is not None:
+        options |= {"quantization_config": nf4_config(DTYPES[dtype]), "device_map": {"": device}}
     try:
         _config(spec, path, device)
         with no_progress_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
-                path, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **_options(spec)
+                path, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **options
             )
     except HUB_ERRORS as error:
         raise _problem(spec, error) from error
     refuse_missing(spec, info["missing_keys"])
-    model = model.to(device).eval()
+    if spec.quantization is None:  # else it was put there while it was quantized
+        model = model.to(device)
+    model = model.eval()
     model.requires_grad_(False)
     return LoadedModel(model=model, tokenizer=load_tokenizer(spec, base))

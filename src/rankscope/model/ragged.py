@@ -164,9 +164,9 @@ def register() -> None:
 class TokenPath:
     """How a model computes the states that predict completions: ragged where that is proven equal, else padded."""
 
-    def __init__(self, model: PreTrainedModel, *, padded: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, *, ragged: bool) -> None:
         self.model = model
-        self.ragged = not padded and _ragged_equals_padded(model)
+        self.ragged = ragged
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -184,19 +184,20 @@ class TokenPath:
         return _padded_states(self.model, batch).index_select(0, batch.target_positions)
 
 
-_known: WeakKeyDictionary[PreTrainedModel, TokenPath] = WeakKeyDictionary()
+_known: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+"""Whether a model may be ragged; the answer only, since a path would keep its model in memory for good."""
 
 
 def token_path_of(model: PreTrainedModel) -> TokenPath:
     """The model's `TokenPath`, checked at first use."""
     if model not in _known:
-        _known[model] = TokenPath(model)
-    return _known[model]
+        _known[model] = _ragged_equals_padded(model)
+    return TokenPath(model, ragged=_known[model])
 
 
 def padded_path(model: PreTrainedModel) -> TokenPath:
     """The path of rows that are padded, for what stands in a model and does not know ragged rows."""
-    return TokenPath(model, padded=True)
+    return TokenPath(model, ragged=False)
 
 
 def _ragged_states(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -114,7 +114,8 @@ def sentence(verdict: Verdict) -> str:
         return f"Every arm that may gain enough forgets more than the margin allows, so the choice is yours{named}."
     if verdict.kind == "no_gain":
         return "No arm gains enough on the in-domain suites to be worth training: keep the base model."
-    remain = f": {listing(verdict.candidates)} remain possible" if verdict.candidates else ""
+    verb = "remains" if len(verdict.candidates) == 1 else "remain"
+    remain = f": {listing(verdict.candidates)} {verb} possible" if verdict.candidates else ""
     return f"The evidence cannot tell the arms apart yet{remain}.{_more_needed(verdict)}"
 
 

@@ -12,14 +12,14 @@ from typing import Literal, Protocol
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rankscope.config.study import Budget, Optimizer
-from rankscope.data.batch import Batch, collate, order, split_micro
+from rankscope.data.batch import collate, order, split_micro
 from rankscope.model.adapt import Adapted
-from rankscope.model.forward import head_logits
 from rankscope.model.ragged import TokenPath
 from rankscope.records import Example, StepRecord
+from rankscope.train.accumulate import Accumulator, summed_loss
 from rankscope.train.optimize import Trainee
 
 DIVERGED_FACTOR = 1.1
@@ -56,6 +56,8 @@ class FitResult:
     steps: list[StepRecord] = field(default_factory=list)
     train_seconds: float = 0.0
     peak_memory_bytes: int = 0
+    micro_batch_tokens: int = 0
+    """Those of the settings, or fewer where the device ran out of memory."""
 
     @property
     def final_train_loss(self) -> float | None:
@@ -81,21 +83,21 @@ def fit(
     """
     batches = order(len(examples), settings.budget.batch_size, settings.budget.epochs, settings.seed)
     trainee = Trainee(adapted.parameters, settings.learning_rate, settings.optimizer, len(batches))
-    result = _restore(trainee, checkpoints, len(batches))
+    result = _restore(trainee, checkpoints, len(batches), settings)
     last = len(batches) if until_step is None else min(until_step, len(batches))
     path = adapted.token_path()
+    work = Accumulator(adapted, path, trainee, result.micro_batch_tokens)
     clock = _Clock(result.train_seconds, settings.checkpoint_seconds)
-    with _training(adapted, path):
+    with _training(adapted, path, checkpointing=settings.budget.gradient_checkpointing):
         for step in range(len(result.steps), last):
-            torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout: the same after a resume
-            batch = [examples[i] for i in batches[step]]
-            loss, tokens = _accumulate(adapted, path, trainee, batch, settings.micro_batch_tokens)
+            seed = settings.seed * 1_000_003 + step  # of dropout: the same after a resume
+            loss, tokens = work.gradients([examples[i] for i in batches[step]], seed)
             norm = trainee.step(step)
             record = StepRecord(
                 step=step, loss_nats_per_token=loss, learning_rate=trainee.rate_at(step), gradient_norm=norm,
                 completion_tokens=tokens,
             )  # fmt: skip
-            result = _advance(result, record, clock)
+            result = replace(_advance(result, record, clock), micro_batch_tokens=work.token_budget)
             on_step(result)
             if result.state == "diverged":
                 return result
@@ -115,30 +117,9 @@ def validation_loss(adapted: Adapted, examples: Sequence[Example], token_budget:
     with torch.no_grad(), path.ready():
         for micro in split_micro(list(range(len(examples))), [e.token_count for e in examples], token_budget):
             batch = collate([examples[i] for i in micro], device=adapted.model.device)
-            total += _summed_loss(adapted, path, batch).item()
+            total += summed_loss(adapted, path, batch).item()
             count += len(batch.target_ids)
     return total / count
-
-
-def _summed_loss(adapted: Adapted, path: TokenPath, batch: Batch) -> Tensor:
-    """Cross-entropy summed over the completion tokens, in nats; logits exist for those positions only."""
-    logits = head_logits(adapted.model, path.target_states(batch))
-    return nn.functional.cross_entropy(logits, batch.target_ids, reduction="sum")
-
-
-def _accumulate(
-    adapted: Adapted, path: TokenPath, trainee: Trainee, rows: Sequence[Example], token_budget: int
-) -> tuple[float, int]:
-    """Gradients of the batch's mean loss per completion token, over as many micro-batches as the memory asks for."""
-    token_count = sum(row.target_count for row in rows)
-    total = 0.0
-    for micro in split_micro(list(range(len(rows))), [row.token_count for row in rows], token_budget):
-        batch = collate([rows[i] for i in micro], device=adapted.model.device)
-        loss = _summed_loss(adapted, path, batch) / token_count
-        loss.backward()
-        trainee.take_gradients()
-        total += loss.item()
-    return total, token_count
 
 
 class _Clock:
@@ -160,14 +141,21 @@ class _Clock:
 
 
 @contextmanager
-def _training(adapted: Adapted, path: TokenPath) -> Iterator[None]:
-    """Train mode, the ragged attention and a random state of our own; all put back afterwards."""
+def _training(adapted: Adapted, path: TokenPath, *, checkpointing: bool) -> Iterator[None]:
+    """Train mode, the ragged attention and a random state of our own; all put back afterwards.
+
+    `checkpointing`: blocks keep their input only and are computed again in the backward pass (arXiv 1604.06174).
+    """
     with torch.random.fork_rng(), path.ready():
         adapted.model.train()
+        if checkpointing:
+            adapted.model.activation_checkpointing_enable({"use_reentrant": False})
         try:
             yield
         finally:
             adapted.model.eval()
+            if checkpointing:
+                adapted.model.activation_checkpointing_disable()
 
 
 def _advance(result: FitResult, record: StepRecord, clock: _Clock) -> FitResult:
@@ -203,14 +191,15 @@ def _save(result: FitResult, trainee: Trainee, checkpoints: Checkpoints) -> None
         "steps": json.dumps([record.model_dump() for record in result.steps]),
         "train_seconds": repr(result.train_seconds),
         "peak_memory_bytes": str(result.peak_memory_bytes),
+        "micro_batch_tokens": str(result.micro_batch_tokens),
     }
     checkpoints.save(trainee.state_tensors(), metadata)
 
 
-def _restore(trainee: Trainee, checkpoints: Checkpoints, step_count: int) -> FitResult:
+def _restore(trainee: Trainee, checkpoints: Checkpoints, step_count: int, settings: FitSettings) -> FitResult:
     saved = checkpoints.load()
     if saved is None:
-        return FitResult(state="paused", step_count=step_count)
+        return FitResult(state="paused", step_count=step_count, micro_batch_tokens=settings.micro_batch_tokens)
     tensors, metadata = saved
     trainee.load_state_tensors(tensors)
     return FitResult(
@@ -219,4 +208,5 @@ def _restore(trainee: Trainee, checkpoints: Checkpoints, step_count: int) -> Fit
         steps=[StepRecord.model_validate(record) for record in json.loads(metadata["steps"])],
         train_seconds=float(metadata["train_seconds"]),
         peak_memory_bytes=int(metadata["peak_memory_bytes"]),
+        micro_batch_tokens=int(metadata.get("micro_batch_tokens", settings.micro_batch_tokens)),
     )

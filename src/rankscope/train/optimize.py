@@ -31,14 +31,7 @@ class Trainee:
             w if w.dtype == torch.float32 else nn.Parameter(w.detach().to(torch.float32)) for w in self._weights
         ]
         self._has_masters = any(m is not w for m, w in zip(self._masters, self._weights, strict=True))
-        self._adamw = torch.optim.AdamW(
-            self._masters,
-            lr=learning_rate,
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            weight_decay=optimizer.weight_decay,
-            fused=True,
-        )
+        self._adamw = _make_adamw(self._masters, learning_rate, optimizer)
 
     def rate_at(self, step: int) -> float:
         factor = rate_factor(step, self.step_count, warmup=self._warmup, schedule=self._settings.schedule)
@@ -57,6 +50,11 @@ class Trainee:
                 master.grad.add_(weight.grad)
             weight.grad = None
 
+    def drop_gradients(self) -> None:
+        """Forget the gradients so far, those of a micro-batch that was not finished too."""
+        for tensor in (*self._weights, *self._masters):
+            tensor.grad = None
+
     def step(self, step: int) -> float:
         """One update at the schedule's rate; the gradient norm before clipping. If not finite, nothing changes."""
         norm = nn.utils.clip_grad_norm_(self._masters, self._settings.clip_norm, foreach=True).item()
@@ -69,24 +67,43 @@ class Trainee:
         return norm
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Masters and AdamW's moments by name: all that a bit-for-bit continuation needs."""
+        """Masters and the optimizer's state by name: all that a bit-for-bit continuation needs."""
         tensors: dict[str, Tensor] = {}
         for name, master in zip(self._names, self._masters, strict=True):
             tensors[f"master/{name}"] = master.detach()
             for key, value in self._adamw.state.get(master, {}).items():
-                tensors[f"{key}/{name}"] = value.detach()
+                tensors[f"{key}/{name}"] = value.detach() if isinstance(value, Tensor) else torch.tensor(value)
         return tensors
 
     @torch.no_grad()
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """The reverse of `state_tensors`. Raises KeyError where a weight is missing."""
+        states: dict[str, dict[str, Tensor]] = {name: {} for name in self._names}
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition("/")
+            states.setdefault(name, {})[kind] = tensor
         for name, master, weight in zip(self._names, self._masters, self._weights, strict=True):
-            master.copy_(tensors[f"master/{name}"])
+            master.copy_(states[name].pop("master"))
             if weight is not master:
                 weight.copy_(master)
-            if f"step/{name}" in tensors:
+            if states[name]:
                 self._adamw.state[master] = {
-                    "step": tensors[f"step/{name}"].clone().to(master.device),
-                    "exp_avg": tensors[f"exp_avg/{name}"].clone().to(master.device),
-                    "exp_avg_sq": tensors[f"exp_avg_sq/{name}"].clone().to(master.device),
+                    kind: self._as_held(kind, tensor, master.device) for kind, tensor in states[name].items()
                 }
+
+    def _as_held(self, kind: str, tensor: Tensor, device: torch.device) -> Tensor | int:
+        """bitsandbytes counts steps in a plain number, torch in a tensor."""
+        if kind == "step" and self._settings.name == "adamw_8bit":
+            return int(tensor)
+        return tensor.clone().to(device)
+
+
+def _make_adamw(masters: list[nn.Parameter], learning_rate: float, settings: Optimizer) -> torch.optim.Optimizer:
+    """AdamW (arXiv 1711.05101), its moments in fp32 or in blocks of 8 bits (arXiv 2110.02861, through bitsandbytes)."""
+    given = {"lr": learning_rate, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": settings.weight_decay}
+    if settings.name == "adamw":
+        return torch.optim.AdamW(masters, fused=True, **given)  # type: ignore[arg-type]
+    from bitsandbytes.optim import AdamW8bit
+
+    optimizer: torch.optim.Optimizer = AdamW8bit(masters, **given)
+    return optimizer

@@ -1,0 +1,268 @@
+"""Training in little memory: micro-batches that halve, blocks computed twice, moments and bases in few bits."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from test_fit import FULL, LORA, InMemory, base, examples, run, settings
+from tiny_models import save_tiny_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from rankscope.config.memory import activation_bytes, memory_parts
+from rankscope.config.study import Arm, Budget, ModelSpec, Optimizer
+from rankscope.data.batch import collate
+from rankscope.model.adapt import Adapted, adapt
+from rankscope.model.load import inspect_model, load_model
+from rankscope.model.quantize import dequantized_weight, is_quantized
+from rankscope.train import accumulate
+from rankscope.train.fit import FitResult, fit
+from rankscope.train.optimize import Trainee
+
+
+def losses(result: FitResult) -> list[float]:
+    return [record.loss_nats_per_token for record in result.steps]
+
+
+# ---- out of memory --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def device_of(monkeypatch: pytest.MonkeyPatch, tokens: int) -> Iterator[list[int]]:
+    """A device whose memory holds forward passes of so many tokens; gives the sizes that were tried."""
+    tried: list[int] = []
+    real = accumulate.summed_loss
+
+    def forward(adapted: Adapted, path: Any, batch: Any) -> Tensor:
+        tried.append(len(batch.input_ids))
+        if tried[-1] > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(adapted, path, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(accumulate, "summed_loss", forward)
+        yield tried
+
+
+@pytest.mark.parametrize("arm", [LORA, FULL], ids=lambda a: a.label)
+def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, arm: Arm
+) -> None:
+    given = settings(micro_batch_tokens=400)
+    small, _ = run(tiny_folder, arm, settings(micro_batch_tokens=50))
+    with device_of(monkeypatch, 60) as tried:
+        result, _ = run(tiny_folder, arm, given)
+    assert max(tried) > 60
+    assert result.state == "done"
+    assert result.micro_batch_tokens in (50, 100)
+    assert sum(size > 60 for size in tried) <= 3, "the smaller size is kept, not found again at every step"
+    assert losses(result)[:10] == pytest.approx(losses(small)[:10], abs=1e-5)
+
+
+def test_a_failed_half_step_leaves_nothing_behind(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second micro-batch fails after the first left its gradients and drew its dropout."""
+    arm = LORA.model_copy(update={"dropout": 0.3})
+    real, calls = accumulate.summed_loss, []
+
+    def forward(*arguments: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(accumulate, "summed_loss", forward)
+        result, weights = run(tiny_folder, arm, settings(micro_batch_tokens=120))
+    assert result.micro_batch_tokens == 60
+    expected, same = run(tiny_folder, arm, settings(micro_batch_tokens=60))
+    assert losses(result) == losses(expected)
+    assert all(torch.equal(weights[name], same[name]) for name in same)
+
+
+def test_the_smaller_micro_batch_survives_a_stop(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = InMemory()
+    with device_of(monkeypatch, 60), adapt(base(tiny_folder), LORA, 3) as adapted:
+        first = fit(adapted, examples(), settings(micro_batch_tokens=400), checkpoints=kept, until_step=3)
+    with device_of(monkeypatch, 60) as tried, adapt(base(tiny_folder), LORA, 3) as adapted:
+        fit(adapted, examples(), settings(micro_batch_tokens=400), checkpoints=kept, until_step=5)
+    assert max(tried) <= 60
+    assert first.micro_batch_tokens < 400
+
+
+def test_one_row_that_does_not_fit_is_an_error(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with device_of(monkeypatch, 5), pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        run(tiny_folder, LORA, settings())
+
+
+# ---- gradient checkpointing -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arm", [LORA, LORA.model_copy(update={"dropout": 0.2}), FULL], ids=["lora", "lora with dropout", "full"]
+)
+def test_gradient_checkpointing_gives_the_same_losses(tiny_folder: Path, arm: Arm) -> None:
+    plain, weights = run(tiny_folder, arm, settings())
+    budget = Budget(epochs=5, batch_size=8, max_sequence_tokens=64, gradient_checkpointing=True)
+    saved, found = run(tiny_folder, arm, settings(budget=budget))
+    assert losses(saved) == pytest.approx(losses(plain), abs=1e-6)
+    for name in weights:
+        torch.testing.assert_close(found[name], weights[name], rtol=1e-5, atol=1e-6)
+
+
+def kept_bytes(adapted: Adapted, *, checkpointing: bool) -> tuple[int, int]:
+    """Bytes that autograd keeps of one forward besides parameters, and its tokens."""
+    seen: dict[int, int] = {}
+    alive = []
+    own = {p.untyped_storage().data_ptr() for p in adapted.model.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        alive.append(tensor)  # or its address may be given to another
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    adapted.model.train()
+    if checkpointing:
+        adapted.model.activation_checkpointing_enable({"use_reentrant": False})
+    batch, path = collate(examples(30)), adapted.token_path()
+    with path.ready(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        path.target_states(batch)
+    return sum(seen.values()), len(batch.input_ids)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("arm", [LORA, FULL], ids=lambda a: a.label)
+def test_planned_activations_are_what_autograd_keeps(tmp_path: Path, arm: Arm, dtype: Any) -> None:
+    folder = save_tiny_model(tmp_path, hidden_size=128, intermediate_size=384, num_hidden_layers=6)
+    facts = inspect_model(ModelSpec(id=str(folder)), folder)
+    with adapt(base(folder, dtype), arm, 0) as adapted:
+        kept, tokens = kept_bytes(adapted, checkpointing=False)
+    assert 0.8 < kept / activation_bytes(facts, dtype, tokens, checkpointing=False) < 1.25
+    with adapt(base(folder, dtype), arm, 0) as adapted:
+        few, _ = kept_bytes(adapted, checkpointing=True)
+    block = activation_bytes(facts, dtype, tokens, checkpointing=False) / 6
+    assert few < kept / 8
+    assert few + block == pytest.approx(activation_bytes(facts, dtype, tokens, checkpointing=True), rel=0.15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("arm", [LORA, FULL], ids=lambda a: a.label)
+def test_planned_state_is_what_training_holds(tiny_folder: Path, arm: Arm, dtype: Any) -> None:
+    """Weights, masters and moments, byte for byte."""
+    facts = inspect_model(ModelSpec(id=str(tiny_folder)), tiny_folder)
+    parts = memory_parts(arm, facts, dtype, 1, 0.0)
+    kept = InMemory()
+    with adapt(base(tiny_folder, dtype), arm, 0) as adapted:
+        fit(adapted, examples(), settings(), checkpoints=kept, until_step=1)
+        weights = sum(p.numel() * p.element_size() for p in set(adapted.model.parameters()))
+    assert kept.saved is not None
+    held = dict.fromkeys(("master", "exp_avg", "exp_avg_sq", "step"), 0)
+    for key, tensor in kept.saved[0].items():
+        held[key.split("/")[0]] += tensor.numel() * tensor.element_size()
+    assert parts["weights"] == weights
+    assert parts["moments"] == held["exp_avg"] + held["exp_avg_sq"]
+    assert parts["masters"] == (held["master"] if dtype == "bfloat16" else 0)
+
+
+# ---- bitsandbytes, at its boundary ----------------------------------------------------------------------------------
+
+
+class FakeAdamW8bit(torch.optim.Optimizer):
+    """AdamW with the arguments and the state of bitsandbytes' class: a plain number of steps, `state1`, `state2`."""
+
+    made: dict[str, Any]
+
+    def __init__(self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
+        type(self).made = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        first, second = self.made["betas"]
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state.update(step=0, state1=torch.zeros_like(p), state2=torch.zeros_like(p))
+                state["step"] += 1
+                assert isinstance(state["step"], int)
+                state["state1"].lerp_(p.grad, 1 - first)
+                state["state2"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
+                p.mul_(1 - group["lr"] * self.made["weight_decay"])
+                size = state["state2"].sqrt() / (1 - second ** state["step"]) ** 0.5 + self.made["eps"]
+                p.addcdiv_(state["state1"], size, value=-group["lr"] / (1 - first ** state["step"]))
+
+
+@pytest.fixture
+def fake_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    package, optim, functional = (ModuleType(f"bitsandbytes{end}") for end in ("", ".optim", ".functional"))
+    optim.AdamW8bit = FakeAdamW8bit  # type: ignore[attr-defined]
+    functional.dequantize_4bit = lambda data, state: data.float() * state.scale  # type: ignore[attr-defined]
+    for module in (package, optim, functional):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return package
+
+
+@pytest.mark.usefixtures("fake_bitsandbytes")
+def test_8_bit_adamw_has_the_studys_settings_and_resumes_bit_for_bit(tiny_folder: Path) -> None:
+    given = settings(optimizer=Optimizer(name="adamw_8bit", weight_decay=0.01))
+    whole, expected = run(tiny_folder, LORA, given)
+    assert FakeAdamW8bit.made == {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
+    plain, _ = run(tiny_folder, LORA, settings())
+    assert losses(whole)[:10] == pytest.approx(losses(plain)[:10], abs=1e-3)
+    kept = InMemory()
+    for until in (7, None):
+        with adapt(base(tiny_folder), LORA, given.seed) as adapted:
+            result = fit(adapted, examples(), given, checkpoints=kept, until_step=until)
+            weights = {name: p.detach().clone() for name, p in adapted.parameters.items()}
+    assert result.steps == whole.steps
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_8_bit_adamw_is_not_asked_for_otherwise(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    Trainee({"w": nn.Parameter(torch.ones(2))}, 1e-3, Optimizer(), 10)
+    with pytest.raises(ImportError):
+        Trainee({"w": nn.Parameter(torch.ones(2))}, 1e-3, Optimizer(name="adamw_8bit"), 10)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_base_in_nf4_is_asked_for_as_qlora_has_it(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any
+) -> None:
+    asked: dict[str, Any] = {}
+    real = AutoModelForCausalLM.from_pretrained
+
+    def load(path: str, **options: Any) -> Any:
+        asked.update(options)
+        options.pop("quantization_config")
+        options.pop("device_map")
+        return real(path, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    load_model(ModelSpec(id=str(tiny_folder), quantization="nf4"), tiny_folder, dtype, "cpu")
+    config = asked["quantization_config"]
+    assert isinstance(config, BitsAndBytesConfig)
+    assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == (True, "nf4", True)
+    assert config.bnb_4bit_compute_dtype == getattr(torch, dtype)
+    assert asked["device_map"] == {"": "cpu"}
+
+
+@pytest.mark.usefixtures("fake_bitsandbytes")
+def test_spectra_have_the_weight_that_products_are_made_with() -> None:
+    plain = nn.Linear(3, 2)
+    assert not is_quantized(plain)
+    assert torch.equal(dequantized_weight(plain), plain.weight)
+    packed = nn.Linear(3, 2)
+    packed.weight = nn.Parameter(torch.tensor([[1, 2, 3], [4, 5, 6]], dtype=torch.uint8), requires_grad=False)
+    packed.weight.quant_state = type("QuantState", (), {"scale": 0.5})()  # type: ignore[attr-defined]
+    assert is_quantized(packed)
+    assert dequantized_weight(packed).tolist() == [[0.5, 1.0, 1.5], [2.0, 2.5, 3.0]]
