@@ -19,11 +19,11 @@ from rankscope.data.prepare import Prepared, prepare
 from rankscope.edges.execute import Executor, Job, JobOutcome, stop_requested
 from rankscope.edges.sharing import is_planned, keep_best, write_plan
 from rankscope.edges.store import FolderStore, remove_leftovers
-from rankscope.jobs.derive import derive, derived_ids
+from rankscope.jobs.derive import derive, derived_ids, derived_sources
 from rankscope.jobs.run import score_base, train_and_score
 from rankscope.jobs.search import search_rate
 from rankscope.model.load import inspect_model, load_tokenizer
-from rankscope.records import MachineFacts, Plan, PlannedRun, RunStatus
+from rankscope.records import MachineFacts, Plan, RunStatus
 from rankscope.results import base_ids, write_results
 
 
@@ -169,33 +169,11 @@ def _execute(
     do([Job(train_and_score, folder, (r.run_id,)) for r in ready])
     if only:
         do(bases)
-    else:
-        do([Job(derive, folder, (name,)) for name in _derived(study, store, plan)])
+    elif not stop_requested():
+        sources = derived_sources(study, store, plan)
+        do([Job(derive, folder, (name,)) for run in sources for name in derived_ids(study, plan, run)])
     left_out = {run.run_id: run.reason or "" for run in plan.runs if run.run_id in only and not run.fits}
     return Outcome(failed=failed, stopped=stop_requested(), left_out=left_out)
-
-
-def _derived(study: Study, store: FolderStore, plan: Plan) -> list[str]:
-    """The derived runs of the study; none where a signal came."""
-    sources = [] if stop_requested() else derived_sources(study, store, plan)
-    return [name for run in sources for name in derived_ids(study, plan, run)]
-
-
-def derived_sources(study: Study, store: FolderStore, plan: Plan) -> list[PlannedRun]:
-    """Of each base model and training set the first run of the largest LoRA, where the study derives runs.
-
-    One that diverged is passed over; for one that failed or is still to do nothing else is taken, so that a study that
-    was stopped derives the same as one that never was.
-    """
-    if not (study.analysis.enabled and study.analysis.derived):
-        return []
-    first: dict[tuple[str, str], tuple[PlannedRun, str]] = {}
-    for run in sorted(plan.runs, key=lambda r: (-(r.arm.rank or 0), r.arm.label, r.seed)):
-        status = store.read_status(run.run_id)
-        state = status.state if status is not None else "planned"
-        if run.arm.traits.delta == "factored" and run.fits and state != "diverged":
-            first.setdefault((run.model, run.train_set), (run, state))
-    return [run for run, state in first.values() if state == "done"]
 
 
 def _keep(store: FolderStore, outcome: JobOutcome, failed: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rankscope.analyse.merged import merged_top
 from rankscope.analyse.spectra import INTRUDER_TOP, energy_rank, intruder_columns
 from rankscope.config.study import Study
+from rankscope.edges.store import FolderStore
 from rankscope.evaluate.suites import score_suite
 from rankscope.jobs.bench import Bench, bench
 from rankscope.jobs.run import predictions_frame
@@ -40,6 +41,23 @@ class Derivation:
     rank: int | None = None
     energy: float | None = None
     factor: float | None = None
+
+
+def derived_sources(study: Study, store: FolderStore, plan: Plan) -> list[PlannedRun]:
+    """Of each base model and training set the first run of the largest LoRA, where the study derives runs.
+
+    One that diverged is passed over; for one that failed or is still to do nothing else is taken, so that a study that
+    was stopped derives the same as one that never was.
+    """
+    if not (study.analysis.enabled and study.analysis.derived):
+        return []
+    first: dict[tuple[str, str], tuple[PlannedRun, str]] = {}
+    for run in sorted(plan.runs, key=lambda r: (-(r.arm.rank or 0), r.arm.label, r.seed)):
+        status = store.read_status(run.run_id)
+        state = status.state if status is not None else "planned"
+        if run.arm.traits.delta == "factored" and run.fits and state != "diverged":
+            first.setdefault((run.model, run.train_set), (run, state))
+    return [run for run, state in first.values() if state == "done"]
 
 
 def derived_ids(study: Study, plan: Plan, run: PlannedRun) -> list[str]:
