@@ -36,7 +36,7 @@ ARMS = {
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inside")
-    study = tiny_study(folder / "input", arms=ARMS, seeds=[0, 1], analysis={"probe_items": 12})
+    study = tiny_study(folder / "input", arms=ARMS, seeds=[0, 1], analysis={"enabled": True, "probe_items": 12})
     assert run(study, folder / "out") == Outcome()
     return folder / "out"
 
@@ -175,7 +175,7 @@ def test_scaling_intruders_changes_their_singular_values_only(shape: tuple[int, 
 
 
 def test_settings_are_read_and_wrong_ones_named(tmp_path: Path) -> None:
-    study = tiny_study(tmp_path, analysis={"probe_items": 5, "derived": False})
+    study = tiny_study(tmp_path, analysis={"enabled": True, "probe_items": 5, "derived": False})
     assert read_study(study).analysis.probe_items == 5
     with pytest.raises(Exception, match="probe_items"):
         read_study(study, ["analysis.probe_items=0"])
@@ -202,7 +202,7 @@ def test_methods_without_a_weight_change_say_so(tmp_path: Path) -> None:
         "prompt": {"method": "prompt-tuning", "virtual_tokens": [2], "learning_rate": 1e-2},
         "adapters": {"method": "adapters", "bottlenecks": [4], "learning_rate": 1e-2},
     }
-    study = tiny_study(tmp_path / "input", arms=arms, seeds=[0], analysis={"probe_items": 6})
+    study = tiny_study(tmp_path / "input", arms=arms, seeds=[0], analysis={"enabled": True, "probe_items": 6})
     assert run(study, tmp_path / "out") == Outcome()
     found = {}
     for planned in plan_of(tmp_path / "out").runs:

@@ -146,11 +146,12 @@ class Keep(Frozen):
 class Analysis(Frozen):
     """What is looked at inside of every run after it was scored, on `probe_items` items drawn from the suites.
 
-    `derived`: the largest adapter is truncated to the lower ranks, and its intruder dimensions are scaled by
-    `intruder_factor`; both are scored like runs, of one seed, and are no candidates of the verdict.
+    Off unless asked for: it takes a share of a study's time that small studies notice. `derived`: the largest adapter
+    is truncated to the lower ranks, and its intruder dimensions are scaled by `intruder_factor`; both are scored like
+    runs, of one seed, and are no candidates of the verdict.
     """
 
-    enabled: bool = True
+    enabled: bool = False
     probe_items: int = Field(default=64, gt=0)
     derived: bool = True
     intruder_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5

@@ -57,7 +57,7 @@ decision: {{task_margin: 0.03, retention_margin: 0.03, min_gain: 0.01, confidenc
 
 # checkpoint: {{minutes: 10}}
 # keep: {{full: none}}    # fully fine-tuned weights are deleted when they were scored; adapters are always kept
-# analysis: {{enabled: true, probe_items: 64, derived: true}}    # what changed inside; adapters at lower ranks, by SVD
+# analysis: {{enabled: true}}    # look inside: spectra, hidden states, attention, neurons; takes time
 """
 
 _WORLD_TRAIN = """\
