@@ -103,7 +103,7 @@ class Workers:
         self._count = worker_count
         self._threads = thread_count
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["rankscope.job"])
+        self._context.set_forkserver_preload(["rankscope.jobs.run", "rankscope.jobs.search"])
         self._busy: dict[Connection, tuple[BaseProcess, Job]] = {}
         self._free: list[tuple[BaseProcess, Connection]] = []
 
