@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -35,18 +35,6 @@ _WAIT_SECONDS = 0.2
 
 class Busy(Exception):
     """Another process works on this study or run."""
-
-
-class Store(Protocol):
-    """What the pipeline asks of a place for results; a bucket would be another class with these methods."""
-
-    def read_plan(self) -> Plan | None: ...
-
-    def write_plan(self, plan: Plan) -> None: ...
-
-    def read_status(self, run_id: str) -> RunStatus | None: ...
-
-    def write_status(self, status: RunStatus) -> None: ...
 
 
 class FolderStore:
@@ -242,8 +230,3 @@ def remove_leftovers(folder: Path) -> int:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         count += 1
     return count
-
-
-def describe(value: Any) -> str:
-    """A value as one line of JSON, for messages."""
-    return json.dumps(value, sort_keys=True, default=str)
