@@ -52,6 +52,14 @@ class Row:
     reason: str | None = None
 
 
+@dataclass(frozen=True)
+class Timed:
+    """What a work may return that has to prepare in between: the seconds that count, and its result."""
+
+    seconds: float
+    result: Any
+
+
 class NotMeasured(RuntimeError):
     """A side could not be run; the text says why in a few words."""
 
@@ -62,7 +70,7 @@ def parser_of(doc: str | None, quick: str) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
-    parser.add_argument("--only", default="", metavar="WORD", help="rows with this in their name")
+    parser.add_argument("--only", default="", metavar="WORD", help="only what has this in its name")
     return parser
 
 
@@ -177,7 +185,10 @@ def _serve(side: Side, device: str, pipe: Connection) -> None:
         start = time.perf_counter()
         result = work()
         _wait_for(device)
-        pipe.send(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        if isinstance(result, Timed):
+            seconds, result = result.seconds, result.result
+        pipe.send(seconds)
 
 
 def _wait_for(device: str) -> None:
