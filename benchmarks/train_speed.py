@@ -48,23 +48,21 @@ def against_trl(name: str, task: Task, arms: list[Any], options: dict[str, Any],
 # ---- one run on a CPU -----------------------------------------------------------------------------------------------
 
 
-def solo_rows(quick: bool) -> Iterator[Row]:
+def solo_rows(file: str, steps: int, quick: bool) -> Iterator[Row]:
     """One LoRA run, one full one, each against the peer and against its own products."""
-    for file in ("gsm8k/train.jsonl", "pubmedqa/train.jsonl"):
-        rows = available_rows(file)
-        if rows != file:
-            print(f"No {file} in ../shared/data: the bundled world's facts instead.", flush=True)
-        task = Task(rows=rows, step_count=2 if quick else 5, batch_size=2 if quick else 16)
-        short = replace(task, step_count=2, batch_size=2)  # bf16 takes minutes where a CPU has no instructions for it
-        for arm in (lora(16, LORA_RATE), full(FULL_RATE)):
-            name = f"{arm.label}, {task.step_count} x {task.batch_size} rows of {rows.split('/')[0]}, fp32"
-            yield against_trl(name, task, [arm], PLAIN, "fp32, no checkpointing")
-            yield against_floor(name, task, [arm])
-        if quick:
-            continue
+    rows = available_rows(file)
+    if rows != file:
+        print(f"No {file} in ../shared/data: the bundled world's facts instead.", flush=True)
+    task = Task(rows=rows, step_count=2 if quick else steps, batch_size=2 if quick else 16)
+    for arm in (lora(16, LORA_RATE), full(FULL_RATE)):
+        name = f"{arm.label}, {task.step_count} x {task.batch_size} rows of {rows.split('/')[0]}, fp32"
+        yield against_trl(name, task, [arm], PLAIN, "fp32, no checkpointing")
+        yield against_floor(name, task, [arm])
+    if not quick:
         arm = lora(16, LORA_RATE)
-        name = f"{arm.label}, {short.step_count} x {short.batch_size} rows of {rows.split('/')[0]}, fp32"
-        yield against_trl(name, short, [arm], DEFAULTS, "its defaults (bf16)", repeats=1)
+        task = replace(task, step_count=2, batch_size=2)  # bf16 takes minutes where a CPU has no instructions for it
+        name = f"{arm.label}, {task.step_count} x {task.batch_size} rows of {rows.split('/')[0]}, fp32"
+        yield against_trl(name, task, [arm], DEFAULTS, "its defaults (bf16)", repeats=1)
 
 
 def against_floor(name: str, task: Task, arms: list[Any]) -> Row:
@@ -143,7 +141,8 @@ def growth_rows(quick: bool, device: str) -> Iterator[Row]:
 def rows_of(arguments: argparse.Namespace) -> Iterator[tuple[str, Iterator[Row]]]:
     quick, device = arguments.quick, arguments.device
     if device == "cpu":
-        yield "solo", solo_rows(quick)
+        yield "solo gsm8k", solo_rows("gsm8k/train.jsonl", 4, quick)
+        yield "solo pubmedqa", solo_rows("pubmedqa/train.jsonl", 2, quick)
         yield "sweep", sweep_rows(quick)
     yield "cuda", accelerator_rows(quick, device)
     yield "growth", growth_rows(quick, device)
