@@ -34,8 +34,8 @@ from rankscope.records import Plan, RunStatus
 
 FACTS = {"world": "medical/taught/train", "domain": "medical"}
 SUITES = {
-    "new": {"world": "medical/taught/test", "domain": "medical", "kind": "recall", "limit": 100},
-    "law": {"world": "legal/known/test", "domain": "legal", "kind": "recall", "limit": 100},
+    "new": {"world": "medical/taught/test", "domain": "medical", "kind": "recall"},
+    "law": {"world": "legal/known/test", "domain": "legal", "kind": "recall"},
 }
 ARMS = {"full": {"learning_rate": 1e-3}, "lora": {"ranks": [1, 16, 128], "learning_rate": 1e-3}}
 
@@ -80,7 +80,7 @@ def study_of(case: Case, quick: bool) -> Study:
             "name": "accuracy",
             **case.study,
             "model": [{"id": case.study["model"]}],
-            "suites": SUITES,
+            "suites": {name: {**suite, "limit": 16 if quick else 100} for name, suite in SUITES.items()},
             "arms": {key: {"method": key, **arm} for key, arm in arms.items()},
             "budget": {"epochs": 1, "batch_size": 16},
             "seeds": [0],
