@@ -104,7 +104,9 @@ def real_runs(study: Study, out: Path, machine: Any) -> tuple[Plan, dict[str, Ru
     return plan, {run_id: status for run_id, status in found.items() if status is not None}
 
 
-def rows_of(case: Case, quick: bool, repeats: int, folder: Path, fit: Callable[[Plan, str, float], None]) -> list[Row]:
+def rows_of(
+    case: Case, quick: bool, repeats: int, folder: Path, fit: Callable[[Plan, str, float, float], None]
+) -> list[Row]:
     study, machine = study_of(case, quick), look_at_machine(folder)
     plain = plan_study(study, Path(), machine, folder / "none")
     measured, failed = measure_study(study, Path(), plain, executor)
@@ -120,7 +122,7 @@ def rows_of(case: Case, quick: bool, repeats: int, folder: Path, fit: Callable[[
         done = real[before.run_id]
         seconds = statistics.median((s.train_seconds or 0) + (s.evaluate_seconds or 0) for s in done)
         peak = round(statistics.median(s.peak_memory_bytes or 0 for s in done))
-        fit(plain, before.run_id, seconds)
+        fit(plain, before.run_id, seconds, machine.flops_per_second or 1.0)
         for said, planned in (("plan", before), ("plan --measure", after)):
             name = f"{said}: {case.name}, {before.arm.label}"
             ratio = seconds / planned.seconds
@@ -134,13 +136,14 @@ class Fit:
     def __init__(self) -> None:
         self._left: list[list[float]] = []
 
-    def add(self, plan: Plan, run_id: str, seconds: float) -> None:
+    def add(self, plan: Plan, run_id: str, seconds: float, flops_per_second: float) -> None:
+        """`flops_per_second` is that of one thread, as the plan was made with."""
         run = next(run for run in plan.runs if run.run_id == run_id)
         facts = next(f for f in plan.models if f.name == run.model)
         train = next(t for t in plan.train_sets if (t.model, t.name) == (run.model, run.train_set))
         suites = [s for s in plan.suites if s.model == run.model]
         budget = study_of(Case("", {"model": "bundled", "train": {"new": FACTS}}), False).budget
-        speed = (look_at_machine(Path()).flops_per_second or 1.0) * plan.resolved.thread_count
+        speed = flops_per_second * plan.resolved.thread_count
         parts = zip(train_flops(run.arm, facts, train, budget), evaluate_flops(run.arm, facts, suites), strict=True)
         matrices, attention = (sum(part) / speed for part in parts)
         passes = facts.layer_count * (run.step_count + sum(s.token_count for s in suites) / 8192 / 3)
