@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rankscope.config.plan import make_plan
 from rankscope.config.problems import InputProblems, Problem
@@ -20,10 +21,12 @@ from rankscope.edges.execute import Executor, Job, JobOutcome, stop_requested
 from rankscope.edges.sharing import is_planned, keep_best, write_plan
 from rankscope.edges.store import FolderStore, remove_leftovers
 from rankscope.jobs.derive import derive, derived_ids, derived_sources
+from rankscope.jobs.measure import FOLDER as MEASURED_FOLDER
+from rankscope.jobs.measure import measure, measured_runs
 from rankscope.jobs.run import score_base, train_and_score
 from rankscope.jobs.search import search_rate
 from rankscope.model.load import inspect_model, load_tokenizer
-from rankscope.records import MachineFacts, Plan, RunStatus
+from rankscope.records import MachineFacts, MeasuredSpeed, Plan, RunStatus
 from rankscope.results import base_ids, write_results
 
 
@@ -39,11 +42,13 @@ class Outcome:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def plan_study(study: Study, folder: Path, machine: MachineFacts, out: Path) -> Plan:
+def plan_study(
+    study: Study, folder: Path, machine: MachineFacts, out: Path, measured: Sequence[MeasuredSpeed] = ()
+) -> Plan:
     """Look at models, rows and machine, and calculate every run; trains nothing. Raises InputProblems.
 
     `folder` is what relative paths in the study are relative to; `out` the study's folder, whose earlier plan decides
-    what must stay as it was (dtype, workers, micro-batches).
+    what must stay as it was (dtype, workers, micro-batches). `measured` is what `measure_study` found.
     """
     models = [inspect_model(spec, folder, device=machine.device) for spec in study.models]
     prepared: dict[str, Prepared] = {}
@@ -59,7 +64,29 @@ def plan_study(study: Study, folder: Path, machine: MachineFacts, out: Path) -> 
         {name: [facts for _, facts in data.suites.values()] for name, data in prepared.items()},
         machine,
         previous=previous.resolved if previous is not None else None,
+        measured=measured,
     )
+
+
+def measure_study(
+    study: Study, folder: Path, plan: Plan, make_executor: Callable[[Plan], Executor]
+) -> tuple[list[MeasuredSpeed], dict[str, str]]:
+    """Time a few real steps of each kind of arm of `plan`, in the workers that runs have; nothing is left on disk.
+
+    The second is why a run could not be measured, by its label. `folder` is what relative paths are relative to.
+    """
+    with TemporaryDirectory() as temporary:
+        store = FolderStore(Path(temporary))
+        write_plan(store, dump_study(pinned(absolute(study, folder), plan)), plan)
+        runs = {run.run_id: run for run in measured_runs(plan)}
+        executor = make_executor(plan)
+        try:
+            outcomes = list(executor.run([Job(measure, temporary, (run_id,)) for run_id in runs], lambda: None))
+        finally:
+            executor.close()
+        failed = {runs[o.job.run_ids[0]].arm.label: o.error for o in outcomes if o.error is not None}
+        found = [path.read_text("utf-8") for path in sorted((store.folder / MEASURED_FOLDER).glob("*.json"))]
+    return [MeasuredSpeed.model_validate_json(text) for text in found], failed
 
 
 def run_study(

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from rankscope.config.study import Arm, Kind
+from rankscope.config.study import Arm, Kind, Method
 
 FORMAT_VERSION = 1
 """The layout of the JSON records and tables below; a reader refuses a newer one."""
@@ -248,6 +248,21 @@ class PlannedSearch(Record):
     seconds: float
 
 
+class MeasuredSpeed(Record):
+    """What a few real steps of one arm and a few scored items took, in one worker beside the others."""
+
+    model: str
+    train_set: str
+    arm: str
+    method: Method
+    trainable_parameters: int
+    train_seconds_per_token: float
+    validation_seconds_per_token: float
+    evaluate_seconds: float
+    """Scoring every suite once, from a seeded sample of the items of each."""
+    peak_memory_bytes: int
+
+
 class Plan(Record):
     """plan.json: every run of a study."""
 
@@ -260,6 +275,12 @@ class Plan(Record):
     searches: list[PlannedSearch]
     runs: list[PlannedRun]
     warnings: list[str] = []
+    base_seconds: float = 0.0
+    """Scoring the bases, once each."""
+    derived_seconds: float = 0.0
+    """Scoring runs that are made from others without training."""
+    measured: list[MeasuredSpeed] = []
+    """What `--measure` found; empty where the times are arithmetic alone."""
 
 
 class Provenance(Record):
