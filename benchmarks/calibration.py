@@ -103,7 +103,7 @@ def draw_suites(
         latent = (centre[:, None] + item + ARM_ITEM_SD * drift)[:, None, :] + moved[:, :, None]
         latent = latent + NOISE_SD * rng.standard_normal((arms, seeds, scenario.items), dtype=np.float32)
         right = base_centre + item + rng.normal(size=scenario.items) * ARM_ITEM_SD > 0
-        suites.append((right.astype(float), (latent > 0).astype(float)))
+        suites.append(SuiteArrays(right.astype(float), (latent > 0).astype(float)))
     return suites
 
 

@@ -56,6 +56,8 @@ class Row:
     completion: str | None = None
     text: str | None = None
     messages: tuple[Turn, ...] | None = None
+    cluster: str | None = None
+    """Rows of one cluster (questions on one text, say) are no independent evidence."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Item:
     text_bytes: int = 0
     prompt_text: str = ""
     choice_texts: tuple[str, ...] = ()
+    cluster: str | None = None
 
 
 @dataclass(frozen=True)
@@ -352,6 +355,7 @@ class Prediction:
     loss_nats: float | None = None
     scored_tokens: int | None = None
     text_bytes: int | None = None
+    cluster: str | None = None
 
 
 # ---- verdict --------------------------------------------------------------------------------------------------------

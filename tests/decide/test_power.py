@@ -31,7 +31,7 @@ def suites(seed: int, seeds: int, items: int, levels: tuple[float, ...], seed_sd
     difficulty = rng.random(items)
     moved = np.array(levels)[:, None, None] + seed_sd * rng.normal(size=(len(levels), seeds, 1))
     return [
-        (
+        SuiteArrays(
             (difficulty < 0.5).astype(float),
             (difficulty + 0.1 * rng.normal(size=(len(levels), seeds, items)) < moved) * 1.0,
         )

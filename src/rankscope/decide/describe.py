@@ -83,7 +83,7 @@ def _described(
 
 
 def _outcomes(suite: SuiteScores, decision: Decision, count: int) -> list[SuiteOutcome]:
-    change = intervals(estimate([(suite.base, suite.scores)], gain_contrasts(count)), decision.confidence, count)
+    change = intervals(estimate([suite.arrays], gain_contrasts(count)), decision.confidence, count)
     return [
         SuiteOutcome(
             suite=suite.name,

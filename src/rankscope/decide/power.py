@@ -36,7 +36,7 @@ def detectable(measured: Measured, decision: Decision) -> DetectableEffect:
 
 
 def _effect(part: Estimates | None, alpha: float) -> float | None:
-    if part is None or part.seed_variance is None or min(part.item_counts) < 2:
+    if part is None or part.seed_variance is None or min(part.unit_counts) < 2:
         return None
     error = math.sqrt(float(part.variance.mean()))
     bound = float(np.sqrt((part.half_width(alpha) ** 2).mean()))
@@ -56,7 +56,10 @@ def planned_half_width(part: Estimates, alpha: float, seeds: int, more_items: in
     seed_variance = from_seeds + residual.sum(axis=0)
     seed_df = part.seed_df * (seeds - 1) / (part.seed_count - 1)
     variance = item_variance.sum(axis=0) + seed_variance / seeds
-    new_counts = [count + more_items for count in part.item_counts]
+    new_counts = [
+        round(units * (items + more_items) / items)
+        for units, items in zip(part.unit_counts, part.item_counts, strict=True)
+    ]
     return half_width(variance, item_variance, seed_variance, seed_df, seeds, new_counts, alpha)
 
 

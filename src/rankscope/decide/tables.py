@@ -180,7 +180,7 @@ def _change_rows(
     pairing: Pairing, group: dict[str, Any], members: list[SuiteScores], confidence: float
 ) -> Iterator[dict[str, Any]]:
     count = len(pairing.labels)
-    found = estimate([(suite.base, suite.scores) for suite in members], gain_contrasts(count))
+    found = estimate([suite.arrays for suite in members], gain_contrasts(count))
     for a, interval in enumerate(intervals(found, confidence, count)):
         yield {
             **_arm_columns(pairing, a),
