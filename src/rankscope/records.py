@@ -16,7 +16,7 @@ RESULTS_VERSION = 1
 """Part of every run id: raised when the same settings would give other numbers."""
 
 Form = Literal["choices", "open", "number", "text"]
-State = Literal["planned", "running", "done", "failed", "diverged", "does not fit"]
+State = Literal["planned", "running", "done", "failed", "diverged", "does not fit", "not needed"]
 Relation = Literal["in-domain", "out-of-domain", "general"]
 
 
@@ -263,6 +263,8 @@ class Plan(Record):
     searches: list[PlannedSearch]
     runs: list[PlannedRun]
     warnings: list[str] = []
+    looks: list[int] = []
+    """With adaptive seeds the numbers of seeds after which the verdict is asked; `runs` are then the most."""
 
 
 class Provenance(Record):

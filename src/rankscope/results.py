@@ -26,7 +26,7 @@ def write_results(folder: Path) -> VerdictFile:
         raise FileNotFoundError(f"{folder} holds no plan.json")
     runs, suites = runs_frame(store, plan), suites_frame(plan)
     predictions = predictions_frame(store, plan)
-    tables = make_tables(predictions, suites, runs, confidence=study.decision.confidence)
+    tables = make_tables(predictions, suites, runs, decision=study.decision, looks=study.looks)
     tables["learning"] = learning_frame(store, plan)
     tables |= inside_tables(store, runs, tables["scores"], confidence=study.decision.confidence)
     for name, table in tables.items():
@@ -34,7 +34,9 @@ def write_results(folder: Path) -> VerdictFile:
     pairs = sorted({(run.model, run.train_set) for run in plan.runs})
     verdicts = VerdictFile(
         verdicts=[
-            decide(predictions, suites, runs, model=model, train_set=train_set, decision=study.decision)
+            decide(
+                predictions, suites, runs, model=model, train_set=train_set, decision=study.decision, looks=study.looks
+            )
             for model, train_set in pairs
         ],
         notes=plan.warnings,
@@ -71,6 +73,9 @@ def suites_frame(plan: Plan) -> pd.DataFrame:
     return pd.DataFrame(rows).drop_duplicates("suite", ignore_index=True)
 
 
+_PREDICTED = ["model", "train_set", "arm", "seed", "suite", "item_id", "score"]
+
+
 def predictions_frame(store: FolderStore, plan: Plan) -> pd.DataFrame:
     """Every finished run's predictions on the plan's suites; the base's rows have arm `base` and no training set."""
     frames = []
@@ -86,7 +91,7 @@ def predictions_frame(store: FolderStore, plan: Plan) -> pd.DataFrame:
             )
     found = [frame for frame in frames if frame is not None]
     wanted = {suite.name for suite in plan.suites}
-    joined = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["suite"])
+    joined = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=_PREDICTED)
     return joined[joined["suite"].isin(wanted)].reset_index(drop=True)
 
 

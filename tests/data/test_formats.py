@@ -28,7 +28,11 @@ def test_every_shape() -> None:
 
 
 def test_a_cluster_is_a_name_or_a_number_and_no_content() -> None:
-    plain, named, numbered = row_of(CHOICES), row_of(CHOICES | {"cluster": " text 1 "}), row_of(CHOICES | {"cluster": 3})
+    plain, named, numbered = (
+        row_of(CHOICES),
+        row_of(CHOICES | {"cluster": " text 1 "}),
+        row_of(CHOICES | {"cluster": 3}),
+    )
     assert (plain.cluster, named.cluster, numbered.cluster) == (None, "text 1", "3")
     assert plain.item_id == named.item_id
     wrong = parse(CHOICES | {"cluster": ["a"]}, file="f.jsonl", place="line 3")

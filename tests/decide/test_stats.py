@@ -114,7 +114,9 @@ def test_degrees_of_freedom_grow_with_arms_unless_seeds_move_them_alike() -> Non
     contrary = np.array([[0.1, -0.1, 0.1, -0.1], [-0.1, 0.1, -0.1, 0.1]])[:, :, None] * np.ones((2, 4, 30))
     assert estimate([SuiteArrays(np.zeros(30), alike)], gain_contrasts(5)).seed_df == pytest.approx(3, rel=0.01)
     assert estimate([SuiteArrays(np.zeros(30), contrary)], gain_contrasts(2)).seed_df == pytest.approx(6)
-    assert estimate([SuiteArrays(np.zeros(30), drawn(rng, 5, 4, 30)[1])], pair_contrasts(5)[1]).seed_df == pytest.approx(12)
+    assert estimate(
+        [SuiteArrays(np.zeros(30), drawn(rng, 5, 4, 30)[1])], pair_contrasts(5)[1]
+    ).seed_df == pytest.approx(12)
 
 
 def test_arms_that_never_differ_still_have_a_width() -> None:

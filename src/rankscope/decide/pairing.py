@@ -117,7 +117,7 @@ def pair(
             paired.append(suite)
         else:
             gone.append(str(row["suite"]))
-    unfinished = int(mine["state"].isin(["planned", "running"]).sum())
+    unfinished = int(mine["state"].isin(["planned", "running", "not needed"]).sum())
     return Pairing(model, train_set, labels, seeds, tuple(paired), facts, unfinished, tuple(gone), tuple(notes))
 
 

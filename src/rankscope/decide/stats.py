@@ -46,7 +46,6 @@ class SuiteArrays(NamedTuple):
         return sums
 
 
-
 @dataclass(frozen=True)
 class Estimates:
     """C contrasts and the parts of their variance, S suites, K seeds.
