@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 
-import pandas as pd
-
 from rankscope.config.study import Study
 from rankscope.decide.looks import Evidence, gather
 from rankscope.edges.store import FolderStore

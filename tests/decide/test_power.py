@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from rankscope.config.study import Decision
-from rankscope.decide.measure import Measured, decision_alpha, measure, rule_on
+from rankscope.decide.measure import Measured, measure, rule_on
 from rankscope.decide.power import detectable, more_needed, planned_half_width
+from rankscope.decide.rule import simultaneous_alpha
 from rankscope.decide.stats import SuiteArrays
 
 
@@ -22,6 +23,7 @@ def calibration() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["calibration"] = module
+    sys.path.insert(0, str(path.parent))
     spec.loader.exec_module(module)
     return module
 
@@ -58,7 +60,7 @@ def test_more_seeds_and_more_items_narrow() -> None:
 
 def test_more_needed_is_the_smallest_number_that_decides() -> None:
     open_study = measured(items=150)
-    alpha = decision_alpha(open_study, Decision())
+    alpha = simultaneous_alpha(0.95, 2)
     needed = more_needed(open_study, [1, 2], Decision(), alpha)
     assert needed.items is not None
     assert needed.items > 1

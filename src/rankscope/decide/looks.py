@@ -6,7 +6,8 @@ contention on the seeds that these have; its bounds spend a share of the error, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -95,14 +96,28 @@ def gather(
     """
     mine = runs[(runs["model"] == model) & (runs["train_set"] == train_set)]
     seeds = sorted(mine["seed"].unique())
-    arms = set(mine["arm"])
-    evidence: Evidence | None = None
-    for count in looks or (len(seeds),):
+
+    def compared(count: int, arms: AbstractSet[str]) -> tuple[Pairing, Iterable[str]]:
         chosen = mine[mine["seed"].isin(seeds[:count]) & mine["arm"].isin(arms)]
-        pairing = pair(predictions, suites, chosen, model=model, train_set=train_set)
-        compared = len(pairing.labels) if evidence is None else len(evidence.labels)
-        alpha = nominal_alpha(simultaneous_alpha(decision.confidence, compared), tuple(looks))
-        evidence = add_look(evidence, take_look(pairing, chosen["run_id"], alpha), decision)
+        return pair(predictions, suites, chosen, model=model, train_set=train_set), chosen["run_id"]
+
+    return follow(compared, set(mine["arm"]), len(seeds), decision, tuple(looks))
+
+
+def follow(
+    compared: Callable[[int, AbstractSet[str]], tuple[Pairing, Iterable[str]]],
+    arms: AbstractSet[str],
+    seed_count: int,
+    decision: Decision,
+    looks: tuple[int, ...] = (),
+) -> Evidence:
+    """The looks of `gather`. `compared(count, arms)` pairs these arms on the first `count` seeds, and names the runs."""
+    evidence: Evidence | None = None
+    for count in looks or (seed_count,):
+        pairing, run_ids = compared(count, arms)
+        arm_count = len(pairing.labels) if evidence is None else len(evidence.labels)
+        alpha = nominal_alpha(simultaneous_alpha(decision.confidence, arm_count), looks)
+        evidence = add_look(evidence, take_look(pairing, run_ids, alpha), decision)
         if evidence.last.pairing.unfinished or evidence.ruling.answer != "cannot_distinguish":
             break
         arms = {evidence.labels[a] for a in evidence.ruling.candidates}

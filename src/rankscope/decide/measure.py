@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rankscope.config.study import Decision
 from rankscope.decide.bootstrap import bootstrap_variance
 from rankscope.decide.pairing import Pairing
-from rankscope.decide.rule import Bounds, Ruling, judge, simultaneous_alpha
+from rankscope.decide.rule import Bounds, Ruling, judge
 from rankscope.decide.stats import (
     Estimates,
     SuiteArrays,
@@ -83,7 +83,7 @@ def bootstrap_widths(pairing: Pairing, measured: Measured, alpha: float, seed: i
 
 
 def bounds(measured: Measured, widths: Widths) -> Bounds:
-    """Means and half widths as the rule's bounds. A suite of one item (or cluster), or a single seed, bounds nothing."""
+    """Means and half widths as the rule's bounds. One item or cluster in a suite, or a single seed, bounds nothing."""
     count = measured.arm_count
     gain_low, gain_high = _around(measured.gain, widths[0], count)
     forgetting_low, forgetting_high = _around(measured.forgetting, widths[1], count)
@@ -108,10 +108,6 @@ def rule_on(measured: Measured, widths: Widths, cost: Sequence[float], decision:
     """The rule on these means and widths; arms in order of `cost`."""
     preference = measured.gain.mean if measured.gain is not None else np.zeros(measured.arm_count)
     return judge(bounds(measured, widths), cost, [float(value) for value in preference], decision)
-
-
-def decision_alpha(measured: Measured, decision: Decision) -> float:
-    return simultaneous_alpha(decision.confidence, measured.arm_count)
 
 
 def intervals(part: Estimates | None, confidence: float, count: int, sign: float = 1.0) -> list[Interval]:

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 POWER = 0.8
 MOST_SEEDS = 32
 MOST_MORE_ITEMS = 100_000
-LUCKY_SHARE = 0.5
+LUCKY_SHARE = 0.75
 FEWEST_SEEDS_TO_TRUST = 3
 """What a study of one seed is told to go to: below it the seed variance is a guess (see docs/measures.md)."""
 

@@ -1,8 +1,9 @@
-"""Each statistic once: contrasts between arms with items crossed with seeds, in closed form (bootstrap.py is its check).
+"""Each statistic once: contrasts between arms with items crossed with seeds, in closed form; bootstrap.py is its check.
 
 Model. The score of arm a on item i of suite s with seed k is mu_a + item + seed + (item x seed); items, or clusters of
 items, are a sample of the suite's population, the same in every arm, and seeds are blocks: seed k is the same order of
-rows in every arm. A contrast is a row of weights over (base, arm 1, ..., arm N), taken on the mean over suites of the mean over items.
+rows in every arm. A contrast is a row of weights over (base, arm 1, ..., arm N), taken on the mean over suites of the
+mean over items.
 docs/measures.md, "Intervals and bounds", holds the formulas and what the simulations say of them.
 """
 
@@ -21,7 +22,7 @@ Floats = NDArray[np.float64]
 
 
 class SuiteArrays(NamedTuple):
-    """One suite: base (I,), scores (N, K, I), and the cluster (I,) of each item, numbered from 0; None: each its own."""
+    """One suite: base (I,), scores (N, K, I), the cluster (I,) of each item, numbered from 0; None: each its own."""
 
     base: Floats
     scores: Floats
@@ -52,8 +53,8 @@ class Estimates:
 
     mean (C,); item_variance (S, C): of the mean over seeds, from sampling items; residual_variance (S, C): of one
     seed's mean, from items x seed; own_seed_variance and seed_variance (C,): of one seed's mean between seeds, its own
-    estimate and the one used (None for a single seed); seed_df: degrees of freedom of the latter; unit_counts (S,): items,
-    or clusters of items where a suite has them.
+    estimate and the one used (None for a single seed); seed_df: degrees of freedom of the latter; unit_counts (S,):
+    items, or clusters of items where a suite has them.
     """
 
     mean: Floats
