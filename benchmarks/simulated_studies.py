@@ -39,8 +39,8 @@ ALIKE = Spread()
 """Arms that agree on most items: 0.83 between seeds, 0.77 between arms."""
 
 DEMO = Spread(item=0.707, arm_item=0.316, arm_item_shared=0.0, noise=0.632)
-"""As the demo's predictions over three worlds have it (tetrachoric correlations, medians over suites): 0.6 between seeds
-of an arm, 0.5 between arms, 0.45 between base and arm."""
+"""As the demo's predictions over three worlds have it (tetrachoric correlations, medians over suites): 0.6 between
+seeds of an arm, 0.5 between arms, 0.45 between base and arm."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _suites(
 
 
 def judged(drawn: Drawn, arm_count: int, seed_count: int, decision: Decision, looks: tuple[int, ...] = ()) -> Evidence:
-    """What the verdict makes of it: at `seed_count` seeds, or look by look. It goes the way of a real study's verdict."""
+    """What the verdict makes of it: at `seed_count` seeds, or look by look; by the code of a real study."""
     labels = tuple(f"arm-{a}" for a in range(arm_count))
     facts = {label: _facts(label, 1000 * (a + 1)) for a, label in enumerate(labels)}
 

@@ -16,6 +16,7 @@ from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.resolved import absolute, dump_study, pinned
 from rankscope.config.study import Study
 from rankscope.data.prepare import Prepared, prepare
+from rankscope.decide.planned import planned_power
 from rankscope.edges.execute import Executor, Job, JobOutcome, stop_requested
 from rankscope.edges.sharing import is_planned, keep_best, write_plan
 from rankscope.edges.store import FolderStore, remove_leftovers
@@ -53,7 +54,7 @@ def plan_study(study: Study, folder: Path, machine: MachineFacts, out: Path) -> 
         tokenizer = load_tokenizer(spec, folder)
         prepared[spec.name] = prepare(study, folder, tokenizer, room, spec.system_prompt)
     previous = FolderStore(out).read_plan()
-    return make_plan(
+    plan = make_plan(
         study,
         models,
         {name: [training.facts for training in data.training.values()] for name, data in prepared.items()},
@@ -61,6 +62,7 @@ def plan_study(study: Study, folder: Path, machine: MachineFacts, out: Path) -> 
         machine,
         previous=previous.resolved if previous is not None else None,
     )
+    return plan.model_copy(update={"power": planned_power(plan, study.decision)})
 
 
 def run_study(

@@ -251,6 +251,30 @@ class PlannedSearch(Record):
     seconds: float
 
 
+class PlannedPower(Record):
+    """What one base model and training set can be expected to tell, on assumed variances (docs/measures.md).
+
+    The chances are that an arm as good as the best is found good enough, and that one which forgets nothing is found
+    eligible; seeds_for_power and items_for_power (of the smallest suite, all stretched alike) bring both to four in
+    five, None where no reasonable number does. expected_runs: with adaptive seeds, where arms are equal and forget
+    nothing.
+    """
+
+    model: str
+    train_set: str
+    arms: int
+    seeds: int
+    in_domain_items: int
+    other_items: int
+    detectable_gain: float
+    detectable_forgetting: float | None
+    chance_good_enough: float
+    chance_eligible: float
+    seeds_for_power: int | None
+    items_for_power: int | None
+    expected_runs: int | None = None
+
+
 class Plan(Record):
     """plan.json: every run of a study."""
 
@@ -265,6 +289,7 @@ class Plan(Record):
     warnings: list[str] = []
     looks: list[int] = []
     """With adaptive seeds the numbers of seeds after which the verdict is asked; `runs` are then the most."""
+    power: list[PlannedPower] = []
 
 
 class Provenance(Record):

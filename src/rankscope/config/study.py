@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from rankscope.config.arms import Arm, ArmEntry, Fraction, Frozen, FullArms, LoraArms, Method, Rate
 
 __all__ = [
-    "AdaptiveSeeds", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "FullArms", "Keep",
-    "Kind", "LoraArms", "Method", "ModelSpec", "Name", "Optimizer", "Rate", "Schedule", "Source", "Study", "SuiteSource",
-    "TrainSource", "Validation",
+    "AdaptiveSeeds", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "FullArms",
+    "Keep", "Kind", "LoraArms", "Method", "ModelSpec", "Name", "Optimizer", "Rate", "Schedule", "Source",
+    "Study", "SuiteSource", "TrainSource", "Validation",
 ]  # fmt: skip
 
 Kind = Literal["recall", "reasoning"]

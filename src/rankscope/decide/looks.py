@@ -111,7 +111,7 @@ def follow(
     decision: Decision,
     looks: tuple[int, ...] = (),
 ) -> Evidence:
-    """The looks of `gather`. `compared(count, arms)` pairs these arms on the first `count` seeds, and names the runs."""
+    """The looks of `gather`: `compared(count, arms)` pairs these arms on the first `count` seeds and names the runs."""
     evidence: Evidence | None = None
     for count in looks or (seed_count,):
         pairing, run_ids = compared(count, arms)
