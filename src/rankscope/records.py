@@ -349,8 +349,22 @@ class StepRecord(Record):
     completion_tokens: int
 
 
+class ProbedRate(Record):
+    """A candidate of a search on the probe items of one suite: measured after the choice, never used for it."""
+
+    arm: str
+    learning_rate: float
+    steps: int
+    suite: str
+    accuracy: float
+
+
 class SearchRecord(Record):
-    """search.json: a learning-rate search. `losses[i][k]`: rate i after rung k, None where it was dropped."""
+    """search.json: a learning-rate search. `losses[i][k]`: rate i after rung k, None where it was dropped.
+
+    `rates` may reach beyond the planned grid, where the best was its last. `probe_items` are the item ids that
+    `probed` is of, by suite.
+    """
 
     format_version: int = FORMAT_VERSION
     search_id: str
@@ -364,6 +378,9 @@ class SearchRecord(Record):
     chosen: float | None
     at_end_of_grid: bool
     train_seconds: float
+    probe_seconds: float = 0.0
+    probe_items: dict[str, list[str]] = {}
+    probed: list[ProbedRate] = []
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from rankscope.config.resolved import read_resolved
+from rankscope.decide.rates import rate_sentences, rates
 from rankscope.decide.tables import make_tables
 from rankscope.decide.verdict import decide
 from rankscope.edges.store import FolderStore
@@ -28,6 +29,8 @@ def write_results(folder: Path) -> VerdictFile:
     predictions = predictions_frame(store, plan)
     tables = make_tables(predictions, suites, runs, decision=study.decision, looks=study.looks)
     tables["learning"] = learning_frame(store, plan)
+    domains = {facts.name: facts.domain for facts in plan.train_sets}
+    tables["rates"] = rates(searches_of(store, plan), predictions[predictions["arm"] == "base"], suites, domains)
     tables |= inside_tables(store, runs, tables["scores"], confidence=study.decision.confidence)
     for name, table in tables.items():
         store.write_frame(folder / "tables" / f"{name}.parquet", table)
@@ -50,7 +53,7 @@ def write_results(folder: Path) -> VerdictFile:
         items=items_frame(store, plan, predictions, tables["flips"]),
         searches=searches_of(store, plan),
         provenance=provenance_of(store, plan),
-        warnings=warnings_of(store, plan),
+        warnings=[*warnings_of(store, plan), *rate_sentences(tables["rates"], study.decision)],
         command=f"rankscope run {folder / 'study.yaml'} --out {folder}",
     )
     store.write_text("report.html", render(data))
@@ -118,7 +121,7 @@ def _run_row(
 ) -> dict[str, Any]:
     status, record = store.read_status(run.run_id), store.read_run(run.run_id)
     search_seconds = [
-        search.train_seconds / len(search.arms)
+        (search.train_seconds + search.probe_seconds) / len(search.arms)
         for search in searches
         if (search.model, search.train_set) == (run.model, run.train_set) and run.arm.label in search.arms
     ]
@@ -177,7 +180,7 @@ def provenance_of(store: FolderStore, plan: Plan) -> dict[str, Any]:
 
 
 def warnings_of(store: FolderStore, plan: Plan) -> list[str]:
-    """What a reader must know: overlap, lengths, runs that ended badly, searches that chose the end of their grid."""
+    """What a reader must know: overlap, lengths, runs that ended badly."""
     found = list(plan.warnings)
     for train in plan.train_sets:
         found += train.warnings
@@ -191,10 +194,6 @@ def warnings_of(store: FolderStore, plan: Plan) -> list[str]:
             found.append(f"{name}: {status.state}, {status.reason}")
         if not run.fits:
             found.append(f"{run.arm.label} on {run.train_set} does not fit: {run.reason}")
-    for search in searches_of(store, plan):
-        if search.at_end_of_grid:
-            arms = ", ".join(search.arms)
-            found.append(f"{arms}: the best rate, {search.chosen:g}, ends its grid; a better one may lie beyond")
     return list(dict.fromkeys(found))
 
 
