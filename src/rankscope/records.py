@@ -485,6 +485,8 @@ class Verdict(Record):
     minimum_detectable_effect: DetectableEffect
     more_needed: MoreNeeded
     arms: list[ArmVerdict]
+    findings: list[str] = []
+    """What was forgotten, in plain words: by which arms, recall against reasoning."""
 
 
 class VerdictFile(Record):

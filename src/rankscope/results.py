@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from rankscope.config.resolved import read_resolved
+from rankscope.decide.forgotten import findings, forgotten, forgotten_groups
 from rankscope.decide.rates import rate_sentences, rates
 from rankscope.decide.tables import make_tables
 from rankscope.decide.verdict import decide
@@ -32,6 +33,8 @@ def write_results(folder: Path) -> VerdictFile:
     domains = {facts.name: facts.domain for facts in plan.train_sets}
     tables["rates"] = rates(searches_of(store, plan), predictions[predictions["arm"] == "base"], suites, domains)
     tables |= inside_tables(store, runs, tables["scores"], confidence=study.decision.confidence)
+    tables["forgotten"] = forgotten(tables["flips"], runs)
+    tables["forgotten_groups"] = forgotten_groups(tables["flips"], tables["forgotten"])
     for name, table in tables.items():
         store.write_frame(folder / "tables" / f"{name}.parquet", table)
     pairs = sorted({(run.model, run.train_set) for run in plan.runs})
@@ -39,7 +42,7 @@ def write_results(folder: Path) -> VerdictFile:
         verdicts=[
             decide(
                 predictions, suites, runs, model=model, train_set=train_set, decision=study.decision, looks=study.looks
-            )
+            ).model_copy(update={"findings": findings(tables["forgotten_groups"], tables["kinds"], model, train_set)})
             for model, train_set in pairs
         ],
         notes=plan.warnings,

@@ -126,7 +126,7 @@ def power_sentences(power: PlannedPower, decision: Decision) -> list[str]:
     """The plan's power in plain words."""
     chances = (
         f"{power.chance_good_enough:.0%} that an arm as good as the best is found to be within "
-        f"{100 * decision.task_margin:g} points of it, and {power.chance_eligible:.0%} that an arm that forgets nothing is "
+        f"{100 * decision.task_margin:g} points of it, {power.chance_eligible:.0%} that one that forgets nothing is "
         f"found to forget at most {100 * decision.retention_margin:g}"
     )
     said = [
