@@ -2,8 +2,8 @@
 
 Shapes: N arms that run, M rows of each; R_i rank of arm i. Rows of `x` (N M, in) stand arm after arm. `down` (sum R,
 in) holds the A of all arms one after another, `up` (sum R, out) their B transposed, so that every arm's factors are
-whole rows of both. Ranks are padded to multiples of 8 with zeros, which stay zero: a grouped product wants its strides in
-multiples of 16 bytes.
+whole rows of both. Ranks are padded to multiples of 8 with zeros, which stay zero: a grouped product wants its strides
+in multiples of 16 bytes.
 """
 
 from __future__ import annotations
