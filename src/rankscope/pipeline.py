@@ -24,6 +24,7 @@ from rankscope.edges.store import FolderStore, remove_leftovers
 from rankscope.jobs.derive import derive, derived_ids, derived_sources
 from rankscope.jobs.measure import FOLDER as MEASURED_FOLDER
 from rankscope.jobs.measure import measure, measured_runs
+from rankscope.jobs.packing import choose_packing, groups_of, undecided
 from rankscope.jobs.run import score_base, train_and_score
 from rankscope.jobs.search import search_rate
 from rankscope.model.load import inspect_model, load_tokenizer
@@ -209,9 +210,11 @@ def _round(
     runs: Sequence[PlannedRun],
     failed: dict[str, str],
 ) -> None:
-    """Bases and searches, and the runs that wait for neither; then the runs whose rate was searched. Longest first.
+    """Bases, and how many arms train together; then searches and the runs that wait for none; then the runs whose rate
+    was searched. Longest first.
 
-    With `only` the bases come last: nothing waits for them, and another process may have scored them by then.
+    With `only` nothing is measured, and the bases come last: nothing waits for them, and another process may have
+    scored them by then.
     """
     folder = str(store.folder)
     runs = sorted(runs, key=lambda r: -r.seconds)
@@ -219,11 +222,6 @@ def _round(
     searches = [s for s in plan.searches if any((s.model, s.train_set, a.label) in wanted for a in s.arms)]
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
     bases = [Job(score_base, folder, (base,)) for base in base_ids(plan).values()]
-    first = [
-        *(bases if not only else []),
-        *(Job(search_rate, folder, (s.search_id,)) for s in searches),
-        *(Job(train_and_score, folder, (r.run_id,)) for r in runs if r not in searched),
-    ]
 
     def do(jobs: Sequence[Job]) -> None:
         for outcome in executor.run(jobs, idle):
@@ -231,10 +229,19 @@ def _round(
             if study.keep.full == "best" and outcome.job.function is train_and_score:
                 keep_best(store, plan)
 
-    do(first)
+    def training(runs: Sequence[PlannedRun]) -> list[Job]:
+        return [Job(train_and_score, folder, ids) for ids in groups_of(store, runs)]
+
+    if not only:
+        do([*bases, *(Job(choose_packing, folder, ids) for ids in undecided(store, runs))])
+    do(
+        [
+            *(Job(search_rate, folder, (s.search_id,)) for s in searches),
+            *training([r for r in runs if r not in searched]),
+        ]
+    )
     lost = {(s.model, s.train_set, a.label) for s in searches if s.search_id in failed for a in s.arms}
-    ready = [r for r in searched if (r.model, r.train_set, r.arm.label) not in lost]
-    do([Job(train_and_score, folder, (r.run_id,)) for r in ready])
+    do(training([r for r in searched if (r.model, r.train_set, r.arm.label) not in lost]))
     if only:
         do(bases)
 
@@ -242,6 +249,9 @@ def _round(
 def _keep(store: FolderStore, outcome: JobOutcome, failed: dict[str, str]) -> None:
     """A crash is labelled as what it is; its traceback lies in the run's error.txt."""
     if outcome.error is None:
+        return
+    if outcome.job.function is choose_packing:  # the runs train one by one
+        store.write_text("packing/error.txt", outcome.details or outcome.error)
         return
     for run_id in outcome.job.run_ids:
         failed[run_id] = outcome.error

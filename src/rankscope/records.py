@@ -251,6 +251,26 @@ class PlannedSearch(Record):
     seconds: float
 
 
+class Packing(Record):
+    """packing/NAME.json: how many LoRA arms of one base and training set train together, and the tokens of a
+    micro-batch; decided once, from a few steps, and the same on resume.
+
+    `seconds_per_token` maps `ARMS x TOKENS` to the measured seconds of a step per token of one arm.
+    """
+
+    model: str
+    train_set: str
+    arms_together: int
+    micro_batch_tokens: int
+    seconds_per_token: dict[str, float] = {}
+
+
+class PackMembers(Record):
+    """packs/DIGEST.json: the runs that began to train together, while not all of them are trained."""
+
+    run_ids: list[str]
+
+
 class MeasuredSpeed(Record):
     """What a few real steps of one arm and a few scored items took, in one worker beside the others."""
 
@@ -355,8 +375,10 @@ class RunStatus(Record):
     evaluate_seconds: float | None = None
     peak_memory_bytes: int | None = None
     adapter_bytes: int | None = None
+    arms_together: int | None = None
+    """Arms that trained in one pack, this one included; `train_seconds` is its share of their time."""
     micro_batch_tokens: int | None = None
-    """Tokens of a micro-batch when training ended: fewer than planned where the device ran out of memory."""
+    """Tokens of a micro-batch, of all arms together, when training ended: fewer than planned where memory ran out."""
     updated_at: str = ""
 
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from rankscope.data.batch import order
 from rankscope.evaluate.suites import SuitePlan, score_suite
 from rankscope.jobs.bench import Bench, bench
-from rankscope.model.adapt import Adapted, adapt
 from rankscope.model.load import LoadedModel
+from rankscope.model.packed import Pack, open_pack
 from rankscope.records import Example, MeasuredSpeed, Plan, PlannedRun
-from rankscope.train.fit import FitResult, FitSettings, fit, validation_loss
+from rankscope.train.checkpoint import FitResult
+from rankscope.train.fit import FitSettings, fit, validation_loss
 
 FOLDER = "measured"
 """Of a study's folder: one JSON file for each arm."""
@@ -26,7 +27,7 @@ _STEPS = 4
 _ROWS = 64
 """Validation rows, and items of each suite, that are timed."""
 
-_SOME_RATE = 1e-4
+SOME_RATE = 1e-4
 """Where the study's rate is to be searched for: the time of a step does not depend on it."""
 
 
@@ -55,13 +56,13 @@ def measure(folder: str, run_ids: tuple[str, ...]) -> None:
 def _measure(here: Bench, run: PlannedRun) -> MeasuredSpeed:
     data = here.prepared(run.model).training[run.train_set]
     base = here.base(run.model, own=run.arm.traits.whole)
-    rate = run.arm.learning_rate if isinstance(run.arm.learning_rate, float) else _SOME_RATE
-    settings = here.fit_settings(rate, run.seed)
-    with adapt(base, run.arm, run.seed) as adapted:
-        per_token, result = _train(adapted, data.train, settings)
+    rate = run.arm.learning_rate if isinstance(run.arm.learning_rate, float) else SOME_RATE
+    settings = here.fit_settings(rate, run.seed, here.micro_batch_tokens(run))
+    with open_pack(base, [run.arm], run.seed) as pack:
+        per_token, result = time_steps(pack, data.train, settings)
         rows = data.validation[:_ROWS]
         start = time.perf_counter()
-        validation_loss(adapted, rows, settings.micro_batch_tokens)
+        validation_loss(pack.members[0], rows, settings.micro_batch_tokens)
         validation = (time.perf_counter() - start) / sum(row.token_count for row in rows)
         evaluate = _score(here, base, run)
     return MeasuredSpeed(
@@ -87,15 +88,21 @@ class _Unkept:
         """It is not resumed."""
 
 
-def _train(adapted: Adapted, rows: Sequence[Example], settings: FitSettings) -> tuple[float, FitResult]:
-    """Seconds per token over the timed steps, at the run's first batches; a run of one step has only that."""
+def time_steps(pack: Pack, rows: Sequence[Example], settings: FitSettings) -> tuple[float, FitResult]:
+    """Seconds per token of a batch over the timed steps, at the run's first batches; a run of one step has only that.
+
+    The pack's arms all take `settings`; the result is the first one's.
+    """
     ends: list[float] = []
     budget = settings.budget
+
+    def note(arm: int, _: FitResult) -> None:
+        if arm == 0:
+            ends.append(time.perf_counter())
+
     start = time.perf_counter()
-    result = fit(
-        adapted, rows, settings, checkpoints=_Unkept(), until_step=_STEPS + 1,
-        on_step=lambda _: ends.append(time.perf_counter()),
-    )  # fmt: skip
+    count = len(pack.members)
+    result, *_ = fit(pack, rows, [settings] * count, checkpoints=_Unkept(), until_step=_STEPS + 1, on_step=note)
     batches = order(len(rows), budget.batch_size, budget.epochs, settings.seed)[: len(ends)]
     if len(ends) > 1:
         batches, start = batches[1:], ends[0]

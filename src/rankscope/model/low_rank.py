@@ -73,8 +73,8 @@ def plain_weight(base: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     """(out, in) weight and bias of a frozen module that does nothing but multiply by them; None where it does more."""
     if type(base) is nn.Linear and not base.weight.requires_grad:
         return base.weight, base.bias
-    if type(base).__name__ == "Conv1D" and not base.weight.requires_grad:  # type: ignore[union-attr]
-        return base.weight.T, base.bias  # type: ignore[return-value, operator]
+    if type(base).__name__ == "Conv1D" and not base.weight.requires_grad:
+        return base.weight.T, base.bias  # type: ignore[return-value]
     return None, None
 
 
@@ -152,7 +152,8 @@ def _back_by_arm(
 
 def _groups(down: Tensor, slots: list[Slot | None]) -> tuple[Tensor | slice, Tensor, Tensor]:
     """Rows of `down` that run, where each arm's end among them (int32), and the scale of each."""
-    whole, ends, scales = [], [], []
+    whole: list[int] = []
+    ends, scales = [], []
     for slot in slots:
         if slot is not None:
             whole += range(slot.start, slot.start + slot.padded)

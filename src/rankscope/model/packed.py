@@ -139,7 +139,7 @@ def _put_in(
     for start in started:
         pair = start.factors.get(module)
         slots.append(Slot(end, pair[0].shape[0], start.scale) if pair is not None else None)
-        end += slots[-1].padded if slots[-1] is not None else 0  # type: ignore[union-attr]
+        end += slots[-1].padded if slots[-1] is not None else 0
     first_down, first_up = next(start.factors[module] for start in started if module in start.factors)
     down = nn.Parameter(first_down.new_zeros(end, first_down.shape[1]))
     up = nn.Parameter(first_up.new_zeros(end, first_up.shape[0]))

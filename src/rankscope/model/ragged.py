@@ -67,7 +67,8 @@ def ragged_attention(
             q.contiguous(), k.contiguous(), v.contiguous(), layout.starts, layout.starts, layout.longest,
             layout.longest, scale=scale, window_size=reach, enable_gqa=q.shape[1] != k.shape[1],
         )  # fmt: skip
-        return out[None], None  # type: ignore[index]
+        assert isinstance(out, Tensor)
+        return out[None], None
     if q.dtype == torch.bfloat16 and not q.is_cuda:
         # Softmax in bf16 would round the weights; the products of a bucket are too small to gain from bf16.
         q, k, v = q.float(), k.float(), v.float()
