@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ def rows_of(
         done = real[before.run_id]
         seconds = statistics.median((s.train_seconds or 0) + (s.evaluate_seconds or 0) for s in done)
         peak = round(statistics.median(s.peak_memory_bytes or 0 for s in done))
-        fit(plain, before.run_id, seconds, machine.flops_per_second or 1.0)
+        fit.add(plain, before.run_id, seconds, machine.flops_per_second or 1.0)
         for said, planned in (("plan", before), ("plan --measure", after)):
             name = f"{said}: {case.name}, {before.arm.label}"
             ratio = seconds / planned.seconds
@@ -169,7 +168,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for case in cases(arguments.quick, Path(folder)):
             if arguments.only in case.name:
-                for row in rows_of(case, arguments.quick, arguments.repeats, Path(folder), fit.add):
+                for row in rows_of(case, arguments.quick, arguments.repeats, Path(folder), fit):
                     table.add(row)
     print(f"\n{fit.text()}")
 
