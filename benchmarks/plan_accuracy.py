@@ -103,9 +103,7 @@ def real_runs(study: Study, out: Path, machine: Any) -> tuple[Plan, dict[str, Ru
     return plan, {run_id: status for run_id, status in found.items() if status is not None}
 
 
-def rows_of(
-    case: Case, quick: bool, repeats: int, folder: Path, fit: Callable[[Plan, str, float, float], None]
-) -> list[Row]:
+def rows_of(case: Case, quick: bool, repeats: int, folder: Path, fit: Fit) -> list[Row]:
     study, machine = study_of(case, quick), look_at_machine(folder)
     plain = plan_study(study, Path(), machine, folder / "none")
     measured, failed = measure_study(study, Path(), plain, executor)
