@@ -125,6 +125,7 @@ def make_plan(
         base_seconds=base_seconds,
         derived_seconds=derived_seconds,
         measured=list(measured),
+        looks=list(study.looks),
     )
     return plan.model_copy(update={"warnings": [*warnings, *study_warnings(study, plan, machine, plan_totals(plan))]})
 
@@ -135,7 +136,7 @@ def _setting_runs(setting: _Setting) -> tuple[list[PlannedSearch], list[PlannedR
     for key in setting.study.arms:
         entry = setting.study.arms_of(key)
         for arm in entry:
-            own = [_run(setting, arm, entry, seed) for seed in setting.study.seeds]
+            own = [_run(setting, arm, entry, seed) for seed in setting.study.all_seeds]
             runs += own
             search = _search(setting, arm, search_arms(arm, entry))
             if search is not None and own[0].fits:
@@ -180,7 +181,7 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
 
 def _stays(study: Study, seed: int) -> bool:
     """Whether this run's full checkpoint counts as kept: of `keep: {full: best}` one for each arm."""
-    return study.keep.full == "all" or (study.keep.full == "best" and seed == study.seeds[0])
+    return study.keep.full == "all" or (study.keep.full == "best" and seed == study.all_seeds[0])
 
 
 def _does_not_fit(memory: int, disk: int, setting: _Setting) -> str | None:

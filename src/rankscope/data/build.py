@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -120,9 +120,13 @@ def build_suite(name: str, source: SuiteSource, rows: Rows, encoder: Encoder) ->
 
 
 def check_relations(train_sets: Iterable[TrainFacts], suites: Sequence[SuiteFacts], file: str) -> None:
-    """Raise InputProblems for each training set whose gain cannot be measured: no suite of its domain that has right
-    and wrong answers."""
-    problems = []
+    """Raise InputProblems for each training set whose gain cannot be measured (no suite of its domain that has right
+    and wrong answers), and for each suite of a single item, which says nothing of others."""
+    problems = [
+        Problem(file, f"suites.{suite.name}", "a single item", "at least two: one says nothing of others")
+        for suite in suites
+        if suite.form != "text" and suite.item_count == 1
+    ]
     for facts in train_sets:
         forms = {suite.form for suite in suites if suite.domain is not None and suite.domain == facts.domain}
         if not forms - {"text"}:
@@ -154,7 +158,8 @@ def _form(name: str, source: SuiteSource, rows: Rows) -> Form:
 
 def _with_lengths(source: SuiteSource, rows: Rows, form: Form, encoder: Encoder) -> tuple[list[Item], list[int]]:
     """The items, and the tokens that each needs in the context."""
-    items = encoder.items(rows.rows, source, rows.file)
+    encoded = encoder.items(rows.rows, source, rows.file)
+    items = [replace(item, cluster=row.cluster) for item, row in zip(encoded, rows.rows, strict=True)]
     if form in ("open", "number"):
         return items, [example.token_count for example in encoder.training(rows.rows, source, rows.file)]
     longest = [max(map(len, item.choices_ids), default=0) for item in items]
@@ -206,6 +211,8 @@ def _item_parts(items: Sequence[Item], max_new_tokens: int) -> Iterable[Sequence
         yield f"{item.item_id}\0{item.form}\0{item.answer_index}\0{item.text_bytes}"
         yield from item.answers
         yield from (item.prompt_ids, *item.choices_ids, item.choice_characters)
+        if item.cluster is not None:
+            yield f"cluster {item.cluster}"
 
 
 def _sha256(*groups: Iterable[Sequence[int] | str]) -> str:
