@@ -12,10 +12,11 @@ from torch import Tensor
 from rankscope.data.batch import order
 from rankscope.evaluate.suites import SuitePlan, score_suite
 from rankscope.jobs.bench import Bench, bench
-from rankscope.model.adapt import Adapted, adapt
 from rankscope.model.load import LoadedModel
+from rankscope.model.packed import Pack, open_pack
 from rankscope.records import Example, MeasuredSpeed, Plan, PlannedRun
-from rankscope.train.fit import FitResult, FitSettings, fit, validation_loss
+from rankscope.train.checkpoint import FitResult
+from rankscope.train.fit import FitSettings, fit, validation_loss
 
 FOLDER = "measured"
 """Of a study's folder: one JSON file for each arm."""
@@ -57,11 +58,11 @@ def _measure(here: Bench, run: PlannedRun) -> MeasuredSpeed:
     base = here.base(run.model, own=run.arm.traits.whole)
     rate = run.arm.learning_rate if isinstance(run.arm.learning_rate, float) else _SOME_RATE
     settings = here.fit_settings(rate, run.seed)
-    with adapt(base, run.arm, run.seed) as adapted:
-        per_token, result = _train(adapted, data.train, settings)
+    with open_pack(base, [run.arm], run.seed) as pack:
+        per_token, result = _train(pack, data.train, settings)
         rows = data.validation[:_ROWS]
         start = time.perf_counter()
-        validation_loss(adapted, rows, settings.micro_batch_tokens)
+        validation_loss(pack.members[0], rows, settings.micro_batch_tokens)
         validation = (time.perf_counter() - start) / sum(row.token_count for row in rows)
         evaluate = _score(here, base, run)
     return MeasuredSpeed(
@@ -87,14 +88,14 @@ class _Unkept:
         """It is not resumed."""
 
 
-def _train(adapted: Adapted, rows: Sequence[Example], settings: FitSettings) -> tuple[float, FitResult]:
+def _train(pack: Pack, rows: Sequence[Example], settings: FitSettings) -> tuple[float, FitResult]:
     """Seconds per token over the timed steps, at the run's first batches; a run of one step has only that."""
     ends: list[float] = []
     budget = settings.budget
     start = time.perf_counter()
-    result = fit(
-        adapted, rows, settings, checkpoints=_Unkept(), until_step=_STEPS + 1,
-        on_step=lambda _: ends.append(time.perf_counter()),
+    (result,) = fit(
+        pack, rows, [settings], checkpoints=_Unkept(), until_step=_STEPS + 1,
+        on_step=lambda _, __: ends.append(time.perf_counter()),
     )  # fmt: skip
     batches = order(len(rows), budget.batch_size, budget.epochs, settings.seed)[: len(ends)]
     if len(ends) > 1:
