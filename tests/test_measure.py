@@ -15,13 +15,22 @@ from rankscope.model.packed import Pack
 from rankscope.pipeline import measure_study, plan_study
 from rankscope.records import Plan
 
+SUITES = {
+    "taught": {"path": "taught.jsonl", "domain": "trees", "kind": "recall"},
+    "other": {"path": "other.jsonl", "domain": "stones", "kind": "recall"},
+}
+
 
 def here(_: Plan) -> Executor:
     return InProcess(1)
 
 
 def test_what_was_measured_is_what_the_plan_says(tmp_path: Path) -> None:
-    path = tiny_study(tmp_path, arms={"full": {"learning_rate": 1e-3}, "lora": {"ranks": [1, 2, 4]}})
+    path = tiny_study(
+        tmp_path,
+        arms={"full": {"learning_rate": 1e-3}, "lora": {"ranks": [1, 2, 4], "learning_rate": 1e-2}},
+        suites=SUITES,
+    )
     study = read_study(path, [])
     machine, out = look_at_machine(tmp_path, measure=False), tmp_path / "out"
     plain = plan_study(study, tmp_path, machine, out)
@@ -51,7 +60,7 @@ def test_an_arm_that_cannot_be_measured_says_why_and_the_others_are(
 ) -> None:
     from rankscope.jobs import measure
 
-    study = read_study(tiny_study(tmp_path), [])
+    study = read_study(tiny_study(tmp_path, suites=SUITES), [])
     plan = plan_study(study, tmp_path, look_at_machine(tmp_path, measure=False), tmp_path / "out")
     real = measure.fit
 
