@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from sides_train import run_solo
+from sides_train import run_pack
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from train_rows import Task, examples, load
@@ -49,7 +49,7 @@ def products(task: Task, arms: Sequence[Arm]) -> Callable[[], None]:
     rows = examples(task, loaded)
     with Recorder() as recorder:
         for arm in arms:
-            run_solo(task, arm, loaded, rows)
+            run_pack(task, [arm], loaded, rows)
     del loaded
     if recorder.grouped:
         raise SystemExit("grouped products are not replayed; record a solo run")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,9 +103,7 @@ def real_runs(study: Study, out: Path, machine: Any) -> tuple[Plan, dict[str, Ru
     return plan, {run_id: status for run_id, status in found.items() if status is not None}
 
 
-def rows_of(
-    case: Case, quick: bool, repeats: int, folder: Path, fit: Callable[[Plan, str, float, float], None]
-) -> list[Row]:
+def rows_of(case: Case, quick: bool, repeats: int, folder: Path, fit: Fit) -> list[Row]:
     study, machine = study_of(case, quick), look_at_machine(folder)
     plain = plan_study(study, Path(), machine, folder / "none")
     measured, failed = measure_study(study, Path(), plain, executor)
@@ -122,7 +119,7 @@ def rows_of(
         done = real[before.run_id]
         seconds = statistics.median((s.train_seconds or 0) + (s.evaluate_seconds or 0) for s in done)
         peak = round(statistics.median(s.peak_memory_bytes or 0 for s in done))
-        fit(plain, before.run_id, seconds, machine.flops_per_second or 1.0)
+        fit.add(plain, before.run_id, seconds, machine.flops_per_second or 1.0)
         for said, planned in (("plan", before), ("plan --measure", after)):
             name = f"{said}: {case.name}, {before.arm.label}"
             ratio = seconds / planned.seconds
@@ -169,7 +166,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for case in cases(arguments.quick, Path(folder)):
             if arguments.only in case.name:
-                for row in rows_of(case, arguments.quick, arguments.repeats, Path(folder), fit.add):
+                for row in rows_of(case, arguments.quick, arguments.repeats, Path(folder), fit):
                     table.add(row)
     print(f"\n{fit.text()}")
 

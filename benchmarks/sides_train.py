@@ -22,8 +22,8 @@ from train_rows import Task, examples, load
 
 from rankscope.config.study import Arm, Budget, Optimizer
 from rankscope.data.batch import order
-from rankscope.model.adapt import adapt
 from rankscope.model.load import LoadedModel
+from rankscope.model.packed import open_pack
 from rankscope.model.peft_settings import lora_config
 from rankscope.records import Example
 from rankscope.train.fit import FitSettings, fit
@@ -56,16 +56,23 @@ def settings(task: Task, arm: Arm) -> FitSettings:
 
 
 def ours(task: Task, arms: Sequence[Arm]) -> Callable[[], Losses]:
+    """Our loop, all arms packed on one loaded model; a single arm trains alone."""
+    loaded = load(task)
+    rows = examples(task, loaded)
+    return lambda: run_pack(task, arms, loaded, rows)
+
+
+def in_turn(task: Task, arms: Sequence[Arm]) -> Callable[[], Losses]:
     """Our loop, one arm after another on one loaded model."""
     loaded = load(task)
     rows = examples(task, loaded)
-    return lambda: [run_solo(task, arm, loaded, rows) for arm in arms]
+    return lambda: [loss for arm in arms for loss in run_pack(task, [arm], loaded, rows)]
 
 
-def run_solo(task: Task, arm: Arm, loaded: LoadedModel, rows: Sequence[Example]) -> float:
-    with adapt(loaded, arm, task.seed) as adapted:
-        result = fit(adapted, rows, settings(task, arm), checkpoints=Nowhere())
-    return fmean(step.loss_nats_per_token for step in result.steps)
+def run_pack(task: Task, arms: Sequence[Arm], loaded: LoadedModel, rows: Sequence[Example]) -> Losses:
+    with open_pack(loaded, arms, task.seed) as pack:
+        results = fit(pack, rows, [settings(task, arm) for arm in arms], checkpoints=Nowhere())
+    return [fmean(step.loss_nats_per_token for step in result.steps) for result in results]
 
 
 def peer(task: Task, arms: Sequence[Arm], options: dict[str, Any]) -> Callable[[], Timed]:

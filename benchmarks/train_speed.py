@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from floor_train import products
-from sides_train import ours, peer
+from sides_train import in_turn, ours, peer
 from table import NotMeasured, Row, Table, compare, measure, parser_of
 from train_rows import Task, available_rows, full, lora
 
@@ -77,10 +77,13 @@ def sweep_rows(quick: bool) -> Iterator[Row]:
     """Eight ranks, a seed, on the bundled world's facts."""
     task = Task(rows="facts", step_count=2 if quick else 6, batch_size=4 if quick else 32)
     arms = [lora(rank, LORA_RATE) for rank in RANKS]
-    yield against_trl(
-        f"ranks 1 to 128, {task.step_count} x {task.batch_size} facts, fp32", task, arms, PLAIN,
-        "fp32, no checkpointing, one after another",
-    )  # fmt: skip
+    name, said = f"ranks 1 to 128, {task.step_count} x {task.batch_size} facts, fp32", "fp32, no checkpointing, in turn"
+    trl = partial(peer, task, arms, PLAIN)
+    for how, side in (("packed", ours), ("in turn", in_turn)):
+        if importlib.util.find_spec("trl") is None:
+            yield Row(f"{name}, {how}", f"TRL, {said}", reason="not measured: trl is not installed")
+        else:
+            yield compare(f"{name}, {how}", f"TRL, {said}", "cpu", partial(side, task, arms), trl, losses_apart)
 
 
 def accelerator_rows(quick: bool, device: str) -> Iterator[Row]:

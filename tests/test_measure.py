@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_study import tiny_study
@@ -10,8 +11,14 @@ from tiny_study import tiny_study
 from rankscope.config.read import read_study
 from rankscope.edges.execute import Executor, InProcess
 from rankscope.edges.machine import look_at_machine
+from rankscope.model.packed import Pack
 from rankscope.pipeline import measure_study, plan_study
 from rankscope.records import Plan
+
+SUITES = {
+    "taught": {"path": "taught.jsonl", "domain": "trees", "kind": "recall"},
+    "other": {"path": "other.jsonl", "domain": "stones", "kind": "recall"},
+}
 
 
 def here(_: Plan) -> Executor:
@@ -19,7 +26,11 @@ def here(_: Plan) -> Executor:
 
 
 def test_what_was_measured_is_what_the_plan_says(tmp_path: Path) -> None:
-    path = tiny_study(tmp_path, arms={"full": {"learning_rate": 1e-3}, "lora": {"ranks": [1, 2, 4]}})
+    path = tiny_study(
+        tmp_path,
+        arms={"full": {"learning_rate": 1e-3}, "lora": {"ranks": [1, 2, 4], "learning_rate": 1e-2}},
+        suites=SUITES,
+    )
     study = read_study(path, [])
     machine, out = look_at_machine(tmp_path, measure=False), tmp_path / "out"
     plain = plan_study(study, tmp_path, machine, out)
@@ -49,14 +60,14 @@ def test_an_arm_that_cannot_be_measured_says_why_and_the_others_are(
 ) -> None:
     from rankscope.jobs import measure
 
-    study = read_study(tiny_study(tmp_path), [])
+    study = read_study(tiny_study(tmp_path, suites=SUITES), [])
     plan = plan_study(study, tmp_path, look_at_machine(tmp_path, measure=False), tmp_path / "out")
     real = measure.fit
 
-    def fit(adapted: object, *given: object, **named: object) -> object:
-        if getattr(adapted, "has_adapter", False):
+    def fit(pack: Pack, *given: Any, **named: Any) -> Any:
+        if pack.members[0].has_adapter:
             raise RuntimeError("no room")
-        return real(adapted, *given, **named)  # type: ignore[arg-type]
+        return real(pack, *given, **named)
 
     monkeypatch.setattr(measure, "fit", fit)
     measured, failed = measure_study(study, tmp_path, plan, here)
