@@ -158,6 +158,17 @@ class Analysis(Frozen):
     intruder_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
 
 
+class Execution(Frozen):
+    """How the work is cut, which changes results by rounding only, so it is not part of a run's id.
+
+    `arms_together`: LoRA arms that train in one pack; `micro_batch_tokens`: of all of them together. `auto` measures a
+    few steps on this machine when the study begins, and keeps what it found.
+    """
+
+    arms_together: Literal["auto"] | Annotated[int, Field(gt=0, le=64)] = "auto"
+    micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=16)] = "auto"
+
+
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -192,6 +203,7 @@ class Study(Frozen):
     checkpoint: Checkpoint = Checkpoint()
     keep: Keep = Keep()
     analysis: Analysis = Analysis()
+    execution: Execution = Execution()
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
