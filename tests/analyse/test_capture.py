@@ -167,18 +167,20 @@ def test_an_adapter_is_compared_with_itself_switched_off() -> None:
 
 def test_maps_of_one_layer_at_a_time_and_no_more_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_module, "_MAP_ELEMENTS", 4 * 13 * 13)  # one item of the longest
+    monkeypatch.setattr(attention_module, "_QUERY_BLOCK", 5)
     sizes: list[int] = []
     real = Queries.maps
 
-    def counted(self: Queries, chosen: slice) -> tuple[Tensor, Tensor]:
-        maps, entropies = real(self, chosen)
+    def counted(self: Queries, chosen: slice, block: slice) -> tuple[Tensor, Tensor]:
+        maps, entropies = real(self, chosen, block)
         sizes.append(maps.numel())
         return maps, entropies
 
     monkeypatch.setattr(Queries, "maps", counted)
     model, arm = make_model("Llama"), make_model("Llama", seed=1)
     small = capture(side(model), side(arm), {"s": items(1)}, token_budget=200)
-    assert len(sizes) == 2 * 2 * 6, "both sides of two layers, item by item"
+    blocks_of_five = sum(-(-len(probe_tokens(item)) // 5) for item in items(1))
+    assert len(sizes) == 2 * 2 * blocks_of_five, "both sides of two layers, item by item, five queries at a time"
     monkeypatch.undo()
     whole = capture(side(model), side(arm), {"s": items(1)}, token_budget=200)
     for one, two in zip(small["attention"], whole["attention"], strict=True):
