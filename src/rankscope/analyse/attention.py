@@ -119,7 +119,10 @@ def _measured(
     def summed(by_query: Tensor) -> Tensor:
         return torch.einsum("bht,bt->h", by_query, counted.to(by_query.dtype)).double()
 
-    firsts, distances = [maps[..., 0].clone() for maps in (base, arm)], [positions - maps @ keys for maps in (base, arm)]
+    firsts, distances = (
+        [maps[..., 0].clone() for maps in (base, arm)],
+        [positions - maps @ keys for maps in (base, arm)],
+    )
     twice = base.add_(arm)  # the maps' sum, which sums to 2: the entropy of its half is ln 2 - sum t ln t / 2
     middle = math.log(2) - torch.linalg.vecdot(twice, twice.clamp(min=_TINY).log_()) / 2
     return torch.stack(
