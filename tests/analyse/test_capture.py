@@ -10,8 +10,9 @@ import torch
 from inside_models import FAMILIES, make_model
 from peft import LoraConfig, get_peft_model
 from test_hidden import reference as hidden_reference
+from tiny_families import family_config
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rankscope.analyse import attention as attention_module
 from rankscope.analyse import capture as capture_module
@@ -130,6 +131,29 @@ def test_every_measure_is_that_of_a_plain_eager_forward(family: str, dtype: torc
         rates = [(fired > 0).double().mean(0) for fired in (fired_a, fired_b)]
         assert row["firing_change"] == pytest.approx(float((rates[0] - rates[1]).abs().mean()), **near)
         assert row["top_units"] == change.sort(descending=True).indices[:8].tolist()
+
+
+@pytest.mark.parametrize("family", ["Qwen3", "Gemma 3", "Mixtral", "Qwen3-MoE"])
+def test_attention_of_the_other_documented_families_is_that_of_an_eager_forward(family: str) -> None:
+    models = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        models.append(AutoModelForCausalLM.from_config(family_config(family, vocab_size=97)).eval())
+    probes = items(3, count=3)
+    found = capture(side(models[0]), side(models[1]), {"s": probes}, token_budget=40)
+    assert len(found["hidden"]) == 2
+    assert len(found["neurons"]) == (0 if family in ("Mixtral", "Qwen3-MoE") else 2), "experts are not one MLP"
+    for model in models:
+        model.set_attn_implementation("eager")
+    kept: list[list[tuple[Tensor, ...]]] = [[], []]
+    for k, model in enumerate(models):
+        for item in probes:
+            with torch.no_grad():
+                kept[k].append(model(torch.tensor([probe_tokens(item)]), output_attentions=True).attentions)
+    for row in found["attention"]:
+        base, arm = ([maps[row["layer"]][0] for maps in side_maps] for side_maps in kept)
+        for name, value in attention_reference(base, arm, row["head"]).items():
+            assert row[name] == pytest.approx(value, rel=1e-3, abs=1e-5), (row["layer"], row["head"], name)
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
