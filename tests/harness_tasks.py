@@ -60,12 +60,13 @@ GENERATED: dict[str, Any] = {
     "doc_to_target": "reply",
     "generation_kwargs": {"until": ["\n\n", "e"], "max_gen_toks": 12, "do_sample": False},
     "filter_list": [
-        {"name": "first", "filter": [{"function": "regex", "regex_pattern": "([A-Za-z0-9])"}, {"function": "take_first"}]},
+        {
+            "name": "first",
+            "filter": [{"function": "regex", "regex_pattern": "([A-Za-z0-9])"}, {"function": "take_first"}],
+        },
         {"name": "whole", "filter": [{"function": "take_first"}]},
     ],
-    "metric_list": [
-        {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "ignore_case": True}
-    ],
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "ignore_case": True}],
 }
 ROLLING: dict[str, Any] = {
     "output_type": "loglikelihood_rolling",

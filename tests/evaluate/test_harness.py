@@ -18,7 +18,8 @@ from lm_eval.api.registry import get_model  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
 from rankscope.config.problems import InputProblems  # noqa: E402
-from rankscope.evaluate.harness import RankscopeLM, generation_settings  # noqa: E402
+from rankscope.data.harness_items import generation_settings  # noqa: E402
+from rankscope.evaluate.harness import RankscopeLM  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,7 +37,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate(model: Any, task: Path, **settings: Any) -> list[dict[str, Any]]:
     manager = TaskManager(include_defaults=False)
     found = lm_eval.simple_evaluate(
-        model=model, tasks=[str(task)], task_manager=manager, bootstrap_iters=0, confirm_run_unsafe_code=False, **settings
+        model=model,
+        tasks=[str(task)],
+        task_manager=manager,
+        bootstrap_iters=0,
+        confirm_run_unsafe_code=False,
+        **settings,
     )
     return [sample for samples in found["samples"].values() for sample in samples]
 
@@ -74,7 +80,9 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 QUICK = ("choices few-shot", "generated")
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TASKS])
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TASKS]
+)
 def test_the_same_samples_as_lm_evals_hf_model(name: str, folder: Path, tmp_path: Path) -> None:
     changes, settings = TASKS[name]
     task = save_task(tmp_path, **changes)

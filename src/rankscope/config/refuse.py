@@ -8,10 +8,11 @@ from typing import Any
 from rankscope.config.arms import ENTRIES, METHODS
 from rankscope.config.problems import Problem, show
 from rankscope.config.words import (
+    HARNESS_KEYS,
     HUB_KEYS,
     LATER_METHODS,
     LATER_OPTIMIZERS,
-    LATER_SOURCE_KEYS,
+    ROW_KEYS,
     SECTIONS,
     WORDS,
     known_keys,
@@ -77,20 +78,25 @@ def _top_level(document: Document, study: dict[str, Any]) -> list[Problem]:
 
 
 def _source(document: Document, section: str, name: str, source: dict[str, Any]) -> list[Problem]:
-    """lm-eval's suites. A key set to null is as if it were not there."""
+    """Keys that belong to another origin than the one given. A key set to null is as if it were not there."""
     problems = []
-    given = [key for key in LATER_SOURCE_KEYS if source.pop(key, None) is not None]
-    if "harness" in given:  # its other keys go with it
-        given = ["harness"]
-        source.setdefault("world", "refused")
-    for key in given:
-        found = f"{LATER_SOURCE_KEYS[key]} (`{key}`), {NOT_BUILT}"
-        problems.append(document.problem((section, name, key), found, "rows from `path`, `hub` or `world`"))
-    for key in HUB_KEYS:
-        if source.get("hub") is None and source.pop(key, None) is not None:
-            expected = "it only with `hub`, the data set that it belongs to"
-            problems.append(document.problem((section, name, key), f"`{key}` without `hub`", expected))
+    harness = source.get("harness") is not None
+    owned: list[tuple[tuple[str, ...], bool, str, str]] = [
+        (HUB_KEYS, source.get("hub") is not None, "it only with `hub`, the data set that it belongs to", "hub")
+    ]
+    if section == "suites":
+        owned.append((HARNESS_KEYS, harness, "it only with `harness`, the task that it belongs to", "harness"))
+        if harness:
+            owned.append((ROW_KEYS, False, "no such key: a task of lm-eval brings its own", "rows"))
+    for keys, belongs, expected, owner in owned:
+        for key in keys:
+            if not belongs and source.pop(key, None) is not None:
+                problems.append(document.problem((section, name, key), f"`{key}` without {_quoted(owner)}", expected))
     return problems
+
+
+def _quoted(owner: str) -> str:
+    return f"`{owner}`" if owner != "rows" else "rows of its own"
 
 
 def _arm(document: Document, arms: dict[str, Any], label: str) -> list[Problem]:

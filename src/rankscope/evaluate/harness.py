@@ -9,40 +9,30 @@ task gives the same result; what is computed once is more: every context once fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jinja2 import TemplateError
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
-from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from rankscope.config.problems import InputProblems, Problem, show
 from rankscope.config.study import ModelSpec
 from rankscope.data.encode import Encoder, Ids
+from rankscope.data.harness_items import generation_settings
 from rankscope.evaluate.choices import choices_with_greedy
-from rankscope.evaluate.generate import StopStrings, greedy
 from rankscope.evaluate.suites import eos_ids
+from rankscope.evaluate.until import written_texts
 from rankscope.model.load import LoadedModel, load_model
 from rankscope.model.prompted import virtual_tokens
 from rankscope.model.saved_adapter import saved_adapter
 from rankscope.records import Item
 
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
-MAX_NEW_TOKENS = 256
-"""Where a task gives no limit, as in lm-eval."""
-
-
-class FirstStop(StopStrings):
-    """lm-eval's stop strings: the first one ends the text, even before there is any."""
-
-    def cut(self, text: str) -> str | None:
-        found = [place for stop in self.stops if (place := text.find(stop)) >= 0]
-        return text[: min(found)] if found else None
 
 
 @register_model("rankscope")
@@ -78,10 +68,8 @@ class RankscopeLM(TemplateLM):
         if isinstance(pretrained, LoadedModel):
             loaded = pretrained
         else:
-            spec = _spec(pretrained, revision, dtype, trust_remote_code)
             device = (device or ("cuda" if torch.cuda.is_available() else "cpu")).split(":")[0]
-            auto = "bfloat16" if device == "cuda" else "float32"
-            loaded = load_model(spec, Path(), auto if spec.dtype == "auto" else spec.dtype, device)
+            loaded = load_model(_spec(pretrained, revision, trust_remote_code), Path(), _dtype(dtype, device), device)
         self.loaded, self.tokenizer = loaded, loaded.tokenizer
         self.model = loaded.model
         self._device = self.model.device
@@ -200,50 +188,20 @@ class RankscopeLM(TemplateLM):
         if room < 1:
             _refuse("max_gen_toks", str(max_new_tokens), f"less than the context of {self.max_length} tokens")
         prompts = [ids[-room:] for ids in self._encoder.tokenize(contexts)]
-        return written_texts(self.loaded, prompts, until, max_new_tokens, self.token_budget)
+        ends = eos_ids(self.model, self.tokenizer)
+        return written_texts(self.model, self.tokenizer, prompts, until, max_new_tokens, ends, self.token_budget)
 
 
-def written_texts(
-    loaded: LoadedModel,
-    prompts: Sequence[Ids],
-    until: tuple[str, ...],
-    max_new_tokens: int,
-    token_budget: int,
-) -> list[str]:
-    """Greedy text after each prompt, cut at the first of `until`; white space stays, as lm-eval's filters expect."""
-
-    def decode(tokens: list[int]) -> str:
-        return str(loaded.tokenizer.decode(tokens, skip_special_tokens=True))
-
-    stop = FirstStop([text for text in until if text], decode)
-    ends = eos_ids(loaded.model, loaded.tokenizer)
-    found = greedy(
-        loaded.model, prompts, max_new_tokens=max_new_tokens, eos_ids=ends, token_budget=token_budget, stop=stop
-    )
-    texts = [decode(tokens) for tokens in found]
-    return [text if (cut := stop.cut(text)) is None else cut for text in texts]
+def _spec(pretrained: str, revision: str | None, trust_remote_code: bool) -> ModelSpec:
+    return ModelSpec(id=pretrained, revision=revision, trust_remote_code=bool(trust_remote_code))
 
 
-def generation_settings(given: dict[str, Any], place: str) -> tuple[tuple[str, ...], int]:
-    """(stop strings, limit of new tokens) of lm-eval's generation arguments. Raises InputProblems for sampling."""
-    settings = normalize_gen_kwargs(given, MAX_NEW_TOKENS)
-    if settings.get("do_sample"):
-        _refuse(place, "do_sample: true", "greedy decoding: answers that are drawn differ between arms by chance")
-    if (beams := settings.get("num_beams", 1)) != 1:
-        _refuse(place, f"num_beams: {show(beams)}", "greedy decoding")
-    return tuple(_texts(settings["until"])), int(settings["max_gen_toks"])
-
-
-def _texts(until: str | Iterable[str]) -> Iterable[str]:
-    return (until,) if isinstance(until, str) else until
-
-
-def _spec(pretrained: str, revision: str | None, dtype: str, trust_remote_code: bool) -> ModelSpec:
-    if dtype not in ("auto", "float32", "bfloat16"):
-        _refuse("dtype", show(dtype), "auto, float32 or bfloat16")
-    return ModelSpec.model_validate(
-        {"id": pretrained, "revision": revision, "dtype": dtype, "trust_remote_code": bool(trust_remote_code)}
-    )
+def _dtype(given: str, device: str) -> Literal["float32", "bfloat16"]:
+    if given == "float32" or (given == "auto" and device != "cuda"):
+        return "float32"
+    if given not in ("auto", "bfloat16"):
+        _refuse("dtype", show(given), "auto, float32 or bfloat16")
+    return "bfloat16"
 
 
 def _context_tokens(loaded: LoadedModel) -> int:

@@ -53,7 +53,9 @@ def _arm(folder: Path) -> Arm:
     place = str(folder / CONFIG)
     kind = str(config.get("peft_type"))
     if kind not in _METHODS:
-        raise InputProblems([Problem(place, "peft_type", show(config.get("peft_type")), f"one of {', '.join(_METHODS)}")])
+        raise InputProblems(
+            [Problem(place, "peft_type", show(config.get("peft_type")), f"one of {', '.join(_METHODS)}")]
+        )
     if moved := initialisation_that_moves_the_base(config):
         found = f"init_lora_weights {moved}, with which PEFT changes the base when it loads the adapter"
         expected = "a plain LoRA: save it with PEFT's `path_initial_model_for_weight_conversion` first"
@@ -69,7 +71,9 @@ def _check_modules(adapted: Adapted, folder: Path, base: LoadedModel) -> None:
     for names, what in ((sorted(wanted - held), "no tensor"), (sorted(held - wanted), "a tensor")):
         names = [name for name in names if what == "no tensor" or _of_adapter(name, wanted)]
         if names:
-            found = f"{what} for {names[0].removeprefix('base_model.model.')}, which is {_sides(what)} ({len(names)} such)"
+            found = (
+                f"{what} for {names[0].removeprefix('base_model.model.')}, which is {_sides(what)} ({len(names)} such)"
+            )
             raise InputProblems([Problem(str(folder), "adapter", found, expected)])
 
 
