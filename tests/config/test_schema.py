@@ -16,7 +16,7 @@ from rankscope.config.read import read_study
 from rankscope.config.schema import study_schema
 from rankscope.config.study import Study
 from rankscope.config.template import study_template
-from rankscope.config.words import WORDS, known_keys
+from rankscope.config.words import known_keys
 from rankscope.config.yamltext import parse_yaml
 from rankscope.data.world import make_world
 

@@ -128,7 +128,7 @@ def test_a_chat_model_s_prompts(tmp_path: Path) -> None:
     model = loaded_model(tmp_path / "chat", chat=True)
     task = save_task(tmp_path)
     wanted = reference(task, model, num_fewshot=2, apply_chat_template=True, system_instruction="Be right.")
-    suite, facts = suite_of(task, model, num_fewshot=2, system_prompt="Be right.")
+    suite, _ = suite_of(task, model, num_fewshot=2, system_prompt="Be right.")
     assert suite.items[0].prompt_text == samples(wanted)[0]["arguments"][0][0]
     assert suite.items[0].prompt_text.startswith("<|system|>Be right.<|user|>Question: ")
     for ours, theirs in zip(scored(suite, model), samples(wanted), strict=True):

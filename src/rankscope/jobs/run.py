@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pandas as pd
 from rankscope.edges.execute import stop_requested
 from rankscope.evaluate.check import check_adapter
 from rankscope.evaluate.choices import choice_logprobs
+from rankscope.evaluate.frame import predictions_frame
 from rankscope.evaluate.suites import score_suite
 from rankscope.jobs.bench import Bench, StatusWriter, bench
 from rankscope.jobs.inside import Trained, inside_missing, look_inside
@@ -208,16 +208,6 @@ def _score(here: Bench, model: LoadedModel, name: str, status: RunStatus) -> Run
     status = status.model_copy(update=update)
     here.write_status(status)
     return status
-
-
-def predictions_frame(run_id: str, predictions: Sequence[Prediction]) -> pd.DataFrame:
-    """One row for each item, with the columns of docs/records.md; nullable types, so that missing stays missing."""
-    rows = [asdict(prediction) for prediction in predictions]
-    frame = pd.DataFrame(rows, columns=list(Prediction.__dataclass_fields__))
-    frame.insert(0, "run_id", run_id)
-    floats = ["score", "score_normalized", "f1", "loss_nats"]
-    integers = ["prompt_tokens", "scored_tokens", "text_bytes"]
-    return frame.astype({**dict.fromkeys(floats, "Float64"), **dict.fromkeys(integers, "Int64")})
 
 
 def _size_bytes(folder: Path) -> int | None:

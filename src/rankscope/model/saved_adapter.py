@@ -85,3 +85,10 @@ def _of_adapter(name: str, wanted: set[str]) -> bool:
 
 def _sides(what: str) -> str:
     return "in this base" if what == "no tensor" else "not in this base"
+
+
+def virtual_token_count(folder: Path) -> int:
+    """The tokens that the adapter puts before every sequence; mostly 0. Raises InputProblems where there is none."""
+    if (folder / SETTINGS_FILE).is_file():
+        return 0
+    return int(adapter_config(folder).get("num_virtual_tokens") or 0)
