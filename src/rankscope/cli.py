@@ -293,7 +293,7 @@ def score(
     metric: Annotated[
         str | None, typer.Option(help="A task's metric, METRIC or METRIC,FILTER; else its first.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="auto (bfloat16 where it is fast), float32 or bfloat16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (bfloat16 on CUDA, else float32), float32 or bfloat16.")] = "auto",
     chat: Annotated[str, typer.Option(help="auto (the tokenizer's chat template, if any) or never.")] = "auto",
     confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
     json_: Json = False,
@@ -307,7 +307,6 @@ def score(
     """Evaluate a model and adapters that you already have: accuracies, paired differences to the base, flips."""
     _quiet()
     with _user_errors():
-        from rankscope.edges.machine import look_at_machine
         from rankscope.scoring.ask import model_spec, suite_options
         from rankscope.scoring.score import score_models
         from rankscope.scoring.summary import as_json, summarise
@@ -326,7 +325,7 @@ def score(
         for out in (items.parent if items else None, harness_output):
             if out is not None:
                 _check_writable(out)
-        scored = score_models(spec, adapter or [], suite, options, look_at_machine(Path(), measure=False))
+        scored = score_models(spec, adapter or [], suite, options)
         summary = summarise(scored, confidence)
         if items is not None:
             write_items(scored, items)

@@ -463,6 +463,14 @@ class MoreNeeded(Record):
     items: int | None
 
 
+class SuiteNoise(Record):
+    """How many items of a suite the base answers otherwise when it is merely scored in other batches."""
+
+    suite: str
+    item_count: int
+    changed_items: int
+
+
 class Verdict(Record):
     model: str
     train_set: str
@@ -476,6 +484,7 @@ class Verdict(Record):
     minimum_detectable_effect: DetectableEffect
     more_needed: MoreNeeded
     arms: list[ArmVerdict]
+    noise: list[SuiteNoise] = []
 
 
 class VerdictFile(Record):

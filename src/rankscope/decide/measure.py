@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rankscope.config.study import Decision
+from rankscope.decide.noise import NO_FLOOR, Floor, floor_of
 from rankscope.decide.pairing import Pairing, SuiteScores
 from rankscope.decide.rule import Bounds, Ruling, judge, simultaneous_alpha
 from rankscope.decide.stats import (
@@ -26,13 +27,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measured:
-    """Estimates over N arms, None where no suite (or no second arm) allows one. Difference c is of `pairs[c]`."""
+    """Estimates over N arms, None where no suite (or no second arm) allows one. Difference c is of `pairs[c]`; `floor`
+    is what numerics alone may move."""
 
     gain: Estimates | None
     forgetting: Estimates | None
     differences: Estimates | None
     pairs: list[tuple[int, int]]
     arm_count: int
+    floor: Floor = NO_FLOOR
 
 
 def arrays(suites: Sequence[SuiteScores]) -> list[SuiteArrays]:
@@ -55,7 +58,8 @@ def measure(in_domain: Sequence[SuiteArrays], others: Sequence[SuiteArrays]) -> 
 
 
 def measure_pairing(pairing: Pairing) -> Measured:
-    return measure(arrays(pairing.in_domain), arrays(pairing.others))
+    floor = floor_of([suite.noise for suite in pairing.in_domain], [suite.noise for suite in pairing.others])
+    return replace(measure(arrays(pairing.in_domain), arrays(pairing.others)), floor=floor)
 
 
 Widths = tuple[Floats | None, Floats | None, Floats | None]
@@ -87,8 +91,10 @@ def bootstrap_widths(pairing: Pairing, measured: Measured, alpha: float, seed: i
 
 
 def bounds(measured: Measured, widths: Widths) -> Bounds:
-    """Means and half widths as the rule's bounds. A suite of one item, or a single seed, bounds nothing."""
+    """Means and half widths as the rule's bounds, each wider by what numerics alone may move. A suite of one item, or a
+    single seed, bounds nothing."""
     count = measured.arm_count
+    widths = _above_the_floor(widths, measured.floor)
     gain_low, gain_high = _around(measured.gain, widths[0], count)
     forgetting_low, forgetting_high = _around(measured.forgetting, widths[1], count)
     better_by = np.full((count, count), -np.inf)
@@ -96,6 +102,14 @@ def bounds(measured: Measured, widths: Widths) -> Bounds:
         for (a, b), mean, half in zip(measured.pairs, measured.differences.mean, widths[2], strict=True):
             better_by[a, b], better_by[b, a] = mean - half, -mean - half
     return Bounds(gain_low, gain_high, forgetting_low, forgetting_high, better_by)
+
+
+def _above_the_floor(widths: Widths, floor: Floor) -> Widths:
+    added = (floor.gain, floor.forgetting, floor.gain)
+    gain, forgetting, differences = (
+        None if half is None else half + more for half, more in zip(widths, added, strict=True)
+    )
+    return gain, forgetting, differences
 
 
 def _around(part: Estimates | None, half: Floats | None, count: int) -> tuple[Floats, Floats]:

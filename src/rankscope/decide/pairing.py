@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rankscope.decide.arms import ArmFacts, arm_facts
+from rankscope.decide.noise import changed_share
 from rankscope.records import Relation
 
 Floats = NDArray[np.float64]
@@ -29,6 +30,8 @@ class SuiteScores:
     base: Floats
     scores: Floats
     left_out: int = 0
+    noise: float = 0.0
+    """The share of items that the base answers otherwise in other batches."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,7 @@ def _pair_suite(
             base=base_scores.to_numpy(dtype=float)[whole],
             scores=np.ascontiguousarray(values.T.reshape(len(labels), len(seeds), -1)),
             left_out=left_out,
+            noise=changed_share(here[here["arm"] == "base"], list(joined.index[whole])),
         ),
         notes,
     )

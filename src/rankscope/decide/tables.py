@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from rankscope.decide.measure import intervals
+from rankscope.decide.noise import noise
 from rankscope.decide.pairing import Pairing, SuiteScores, pair, relation, text_or_none
 from rankscope.decide.stats import estimate, gain_contrasts
 
@@ -39,7 +40,7 @@ NO_DOMAIN = "(no domain)"
 def make_tables(
     predictions: pd.DataFrame, suites: pd.DataFrame, runs: pd.DataFrame, *, confidence: float = 0.95
 ) -> dict[str, pd.DataFrame]:
-    """Every table of the decide stage by name: scores, forgetting, matrix, kinds, seeds, flips, cost."""
+    """Every table of the decide stage by name: scores, forgetting, matrix, kinds, seeds, flips, cost, noise."""
     paired = pairings(predictions, suites, runs)
     return {
         "scores": scores(predictions, suites, runs),
@@ -49,6 +50,7 @@ def make_tables(
         "seeds": seeds(paired),
         "flips": flips(paired),
         "cost": cost(runs),
+        "noise": noise(predictions),
     }
 
 

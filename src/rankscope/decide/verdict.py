@@ -20,6 +20,7 @@ from rankscope.decide.measure import (
     measure_pairing,
     rule_on,
 )
+from rankscope.decide.noise import noise_sentences, suite_noise
 from rankscope.decide.pairing import Pairing, pair
 from rankscope.decide.power import detectable, more_needed
 from rankscope.decide.rule import Bounds, Ruling
@@ -61,6 +62,8 @@ def decide(
     if labels and not blocks and bootstrap_draws > 0:
         check = _check(pairing, measured, ruling, cost, decision, seed, bootstrap_draws)
     remaining = [arm.label for arm in pairing.arms if arm.problem in ("planned", "running")]
+    noise = suite_noise(predictions, model)
+    reasons = _reasons(pairing, measured, limits, ruling, decision, blocks, more, check)
     return Verdict(
         model=model,
         train_set=train_set,
@@ -70,7 +73,7 @@ def decide(
         candidates=[labels[a] for a in ruling.candidates] + remaining,
         refuted=[labels[a] for a in ruling.refuted],
         rule=words.rule_sentence(decision, len(labels)),
-        reasons=_reasons(pairing, measured, limits, ruling, decision, blocks, more, check),
+        reasons=[*reasons, *noise_sentences(noise, measured.floor)],
         minimum_detectable_effect=detectable(measured, decision),
         more_needed=more,
         arms=arm_verdicts(
@@ -80,6 +83,7 @@ def decide(
             decision,
             lambda label: pair(predictions, suites, runs, model=model, train_set=train_set, only=[label]),
         ),
+        noise=noise,
     )
 
 

@@ -68,7 +68,8 @@ class RankscopeLM(TemplateLM):
         if isinstance(pretrained, LoadedModel):
             loaded = pretrained
         else:
-            device = (device or ("cuda" if torch.cuda.is_available() else "cpu")).split(":")[0]
+            cuda = torch.cuda.is_available() and not (device or "").startswith("cpu")
+            device = "cuda" if cuda else "cpu"  # lm-eval asks for cuda unless it is told otherwise
             loaded = load_model(_spec(pretrained, revision, trust_remote_code), Path(), _dtype(dtype, device), device)
         self.loaded, self.tokenizer = loaded, loaded.tokenizer
         self.model = loaded.model

@@ -18,6 +18,7 @@ from rankscope.evaluate.frame import predictions_frame
 from rankscope.evaluate.suites import score_suite
 from rankscope.jobs.bench import Bench, StatusWriter, bench
 from rankscope.jobs.inside import Trained, inside_missing, look_inside
+from rankscope.jobs.noise import score_again
 from rankscope.model.adapt import adapt, load_adapter
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel
@@ -28,7 +29,8 @@ _PROBE_ITEMS = 8
 
 
 def score_base(folder: str, run_ids: tuple[str, ...]) -> None:
-    """Score the base models named by `run_ids` (`base`, or `base/NAME`) exactly as the arms are."""
+    """Score the base models named by `run_ids` (`base`, or `base/NAME`) exactly as the arms are, and once more in other
+    batches."""
     here = bench(folder)
     for run_id in run_ids:
         model = run_id.removeprefix("base/") if "/" in run_id else here.study.models[0].name
@@ -37,6 +39,8 @@ def score_base(folder: str, run_ids: tuple[str, ...]) -> None:
                 here.write_run(run_id, model, None, None)
                 _write_items(here, run_id, model)
                 _score(here, here.base(model), model, RunStatus(run_id=run_id, state="running"))
+            if mine and not missing_suites(here, run_id, model):
+                score_again(here, run_id, model)
 
 
 def _write_items(here: Bench, run_id: str, model: str) -> None:

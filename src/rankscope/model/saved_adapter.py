@@ -92,3 +92,12 @@ def virtual_token_count(folder: Path) -> int:
     if (folder / SETTINGS_FILE).is_file():
         return 0
     return int(adapter_config(folder).get("num_virtual_tokens") or 0)
+
+
+def other_base(base: LoadedModel, folder: Path) -> list[str]:
+    """A note where the adapter says that it was made for a model of another name; its shapes fit all the same."""
+    if (folder / SETTINGS_FILE).is_file():
+        return []
+    recorded = Path(str(adapter_config(folder).get("base_model_name_or_path") or "")).name
+    here = Path(str(base.model.config.name_or_path)).name
+    return [f"{folder} says that it was made for {recorded}, not {here}"] if recorded and recorded != here else []

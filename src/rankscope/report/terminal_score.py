@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -20,10 +21,12 @@ def print_scores(console: Console, suites: Sequence[Any], confidence: float, not
     table.add_column("model", overflow="fold", min_width=8)
     for heading in ("accuracy", "to the base", "lost", "won", "p"):
         table.add_column(heading, justify="right", no_wrap=True)
+    adapters = {arm.adapter for suite in suites for arm in suite.arms if arm.adapter is not None}
+    names = [Path(adapter).name for adapter in adapters]
     for suite in suites:
         for place, arm in enumerate(suite.arms):
             first = (escape(suite.name), f"{suite.n:,}") if place == 0 else ("", "")
-            table.add_row(*first, escape(arm.adapter or "base"), *_cells(arm))
+            table.add_row(*first, escape(_name(arm.adapter, names)), *_cells(arm))
     console.print(table)
     console.print(
         f"\nAccuracy in %, differences in percentage points with {100 * confidence:g} % intervals over items; lost and "
@@ -31,6 +34,14 @@ def print_scores(console: Console, suites: Sequence[Any], confidence: float, not
     )
     for note in notes:
         console.print(f"Note: {escape(note)}")
+
+
+def _name(adapter: str | None, names: Sequence[str]) -> str:
+    """The adapter's folder without its path, where that tells it from the others."""
+    if adapter is None:
+        return "base"
+    short = Path(adapter).name
+    return short if names.count(short) == 1 else adapter
 
 
 def _cells(arm: Any) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import ModelSpec
@@ -16,8 +17,8 @@ from rankscope.evaluate.frame import predictions_frame
 from rankscope.evaluate.suites import SuitePlan, score_suite
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel, inspect_model, load_model
-from rankscope.model.saved_adapter import saved_adapter, virtual_token_count
-from rankscope.records import MachineFacts, Prediction, Suite, SuiteFacts
+from rankscope.model.saved_adapter import other_base, saved_adapter, virtual_token_count
+from rankscope.records import Prediction, Suite, SuiteFacts
 from rankscope.scoring.ask import SuiteOptions, read_suites
 
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
@@ -47,10 +48,10 @@ class Scored:
         )
 
 
-def score_models(
-    spec: ModelSpec, adapters: Sequence[str], suites: Sequence[str], options: SuiteOptions, machine: MachineFacts
-) -> Scored:
+def score_models(spec: ModelSpec, adapters: Sequence[str], suites: Sequence[str], options: SuiteOptions) -> Scored:
     """Score the base and every adapter on every suite. Raises InputProblems before anything is scored.
+
+    `dtype: auto` is bfloat16 on CUDA and float32 elsewhere: the same numbers whatever else the machine does.
 
     An item that does not fit into the context of some arm is left out of all.
     """
@@ -61,16 +62,17 @@ def score_models(
         raise InputProblems([*problems, *error.problems]) from error
     if problems:
         raise InputProblems(problems)
-    facts = inspect_model(spec, Path(), device=machine.device)
-    dtype = spec.dtype if spec.dtype != "auto" else "bfloat16" if machine.bfloat16_is_fast else "float32"
-    loaded = load_model(spec, Path(), dtype, machine.device)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    facts = inspect_model(spec, Path(), device=device)
+    dtype = spec.dtype if spec.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
+    loaded = load_model(spec, Path(), dtype, device)
     context = facts.context_tokens - virtual
     encoder = Encoder(loaded.tokenizer, context_tokens=context, system_prompt=spec.system_prompt)
     asked = read_suites(suites, options, encoder)
     for adapter in adapters:  # each is put on once before the first hour is spent
         with saved_adapter(loaded, Path(adapter)):
             pass
-    plans = [SuitePlan(suite, TOKEN_BUDGET[machine.device]) for suite, _ in asked.values()]
+    plans = [SuitePlan(suite, TOKEN_BUDGET[device]) for suite, _ in asked.values()]
     predictions: dict[str | None, list[Prediction]] = {}
     failed: dict[str | None, str] = {}
     every: list[str | None] = [None, *adapters]
@@ -80,7 +82,8 @@ def score_models(
                 predictions[arm] = _score(loaded, plans)
         except NotFinite as error:
             failed[arm] = str(error)
-    return Scored(spec.id, dtype, asked, predictions, failed, tuple(_notes(asked, predictions)))
+    notes = [*_notes(asked, predictions), *(note for adapter in adapters for note in other_base(loaded, Path(adapter)))]
+    return Scored(spec.id, dtype, asked, predictions, failed, tuple(notes))
 
 
 def _again(adapters: Sequence[str]) -> list[str]:
