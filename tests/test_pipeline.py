@@ -15,7 +15,7 @@ from rankscope.edges.execute import InProcess
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.store import FolderStore
 from rankscope.pipeline import Outcome, plan_study, run_study
-from rankscope.records import Plan
+from rankscope.records import Plan, VerdictFile
 
 
 def run(study: Path, out: Path, overrides: list[str] | None = None, only: list[str] | None = None) -> Outcome:

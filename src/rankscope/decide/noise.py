@@ -35,7 +35,7 @@ def changed_share(base: pd.DataFrame, item_ids: Sequence[str]) -> float:
     """
     if "score_again" not in base:
         return 0.0
-    rows = base.drop_duplicates("item_id").set_index("item_id").reindex(item_ids)
+    rows = base.drop_duplicates("item_id").set_index("item_id").reindex(list(item_ids))
     return float(_changed(rows).mean()) if len(rows) else 0.0
 
 

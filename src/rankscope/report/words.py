@@ -203,4 +203,6 @@ def verdict_name(verdict: Verdict) -> str:
 def noise_sentence(verdict: Verdict) -> str | None:
     """How many items of the base numerics alone change; None where none does, or it was not scored twice."""
     changed, count = sum(n.changed_items for n in verdict.noise), sum(n.item_count for n in verdict.noise)
-    return f"Numerics alone change {changed:,} of the base's {count:,} items; no bound rests on less." if changed else None
+    return (
+        f"Numerics alone change {changed:,} of the base's {count:,} items; no bound rests on less." if changed else None
+    )
