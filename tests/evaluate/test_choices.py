@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import rankscope.evaluate.choices as choices_module
 from rankscope.config.study import SuiteSource
 from rankscope.data.encode import Encoder
-from rankscope.evaluate.choices import choice_logprobs, choices_with_greedy, plan_batches
+from rankscope.evaluate.choices import choice_logprobs, plan_batches
 from rankscope.model.forward import NotFinite
 from rankscope.records import Item, Row
 
@@ -216,22 +216,3 @@ def test_equals_lm_eval_on_real_items(
     wanted = lm_eval_logprobs(llama, tokenizer, pairs)
     # The peer adds in fp32, whose steps are 1.2e-4 at the 1500 nats of the longest choices.
     assert_close(choice_logprobs(llama, items, token_budget=2000), wanted, nats=1e-3)
-
-
-@pytest.mark.parametrize("family", ["Llama", "GPT2", "Mamba"])
-def test_greedy_is_what_the_model_itself_would_write(family: str, model_of: Callable[[str], PreTrainedModel]) -> None:
-    """One choice is the most likely continuation, one leaves it at its last token, one at its first."""
-    model = model_of(family)
-    items, wanted = [], []
-    for item in random_items(5, seed=6):
-        ids = list(item.prompt_ids)
-        for _ in range(3):
-            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-        best = tuple(ids[-3:])
-        late, early = (*best[:2], (best[2] + 1) % 320), ((best[0] + 1) % 320, *best[1:])
-        items.append(Item(item.item_id, "choices", item.prompt_ids, (late, best, early, best[:1])))
-        wanted.append([False, True, False, True])
-    found = choices_with_greedy(model, items, token_budget=120)
-    assert [[greedy for _, greedy in row] for row in found] == wanted
-    plain = choice_logprobs(model, items, token_budget=120)
-    assert_close([[value for value, _ in row] for row in found], plain)
