@@ -27,8 +27,9 @@ ALLOWED = {
     "results": {"results_inside", "decide", "report", "edges", "config", "records"},
     "export": {"results", "decide", "report", "model", "edges", "config", "records"},
     "adapter_tools": {"analyse", "model", "config", "records"},
+    "scoring": {"scoring", "evaluate", "decide", "model", "data", "config", "records"},
     "pipeline": {"jobs", "results", "data", "model", "edges", "config", "records"},
-    "cli": {"cli", "adapter_tools", "pipeline", "results", "export", "report", "edges", "config", "records"},
+    "cli": {"cli", "adapter_tools", "scoring", "pipeline", "results", "export", "report", "edges", "config", "records"},
     "__init__": set(),
     "__main__": {"cli"},
 }

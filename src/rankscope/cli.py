@@ -289,6 +289,91 @@ def compress(
 
 
 @app.command()
+def score(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="`bundled`, a folder or a hub id.")],
+    suite: Annotated[
+        list[str], typer.Option("--suite", metavar="[NAME=]FILE", help="Rows, or a task of lm-eval; may be repeated.")
+    ],
+    adapter: Annotated[
+        list[str] | None, typer.Option("--adapter", metavar="DIR", help="An adapter of the model; may be repeated.")
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(help="recall, reasoning, or auto: reasoning where every answer is a number.")
+    ] = "auto",
+    choices: Annotated[
+        str, typer.Option(help="Score the choices' texts, or their letters after a list: text, letters.")
+    ] = "text",
+    limit: Annotated[int | None, typer.Option(help="So many items of each suite, drawn at random.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="The longest answer that is written.")] = 256,
+    num_fewshot: Annotated[int | None, typer.Option(help="Examples before each question of a task of lm-eval.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="A task's metric, METRIC or METRIC,FILTER; else its first.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto (bfloat16 on CUDA, else float32), float32 or bfloat16.")] = "auto",
+    chat: Annotated[str, typer.Option(help="auto (the tokenizer's chat template, if any) or never.")] = "auto",
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    json_: Json = False,
+    items: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write every prediction (.parquet or .jsonl).")
+    ] = None,
+    harness_output: Annotated[
+        Path | None, typer.Option("--harness-output", metavar="DIR", help="Write lm-eval's results and samples files.")
+    ] = None,
+) -> None:
+    """Evaluate a model and adapters that you already have: accuracies, paired differences to the base, flips."""
+    _quiet()
+    with _user_errors():
+        from rankscope.scoring.ask import model_spec, suite_options
+        from rankscope.scoring.score import score_models
+        from rankscope.scoring.summary import as_json, summarise
+        from rankscope.scoring.write import check_outputs, write_items
+
+        spec = model_spec(model, dtype=dtype, chat=chat)
+        options = suite_options(
+            kind=kind,
+            choices=choices,
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            num_fewshot=num_fewshot,
+            metric=metric,
+        )
+        check_outputs(items, confidence)
+        for out in (items.parent if items else None, harness_output):
+            if out is not None:
+                _check_writable(out)
+        scored = score_models(spec, adapter or [], suite, options)
+        summary = summarise(scored, confidence)
+        if items is not None:
+            write_items(scored, items)
+        if harness_output is not None:
+            from rankscope.scoring.lm_eval_files import write_lm_eval_files
+
+            write_lm_eval_files(scored, harness_output)
+    if json_:
+        typer.echo(json.dumps(as_json(scored, summary), indent=1))
+    else:
+        from rankscope.report.terminal import console
+        from rankscope.report.terminal_score import print_scores
+
+        print_scores(console(), summary, confidence, scored.notes)
+    for name, why in scored.failed.items():
+        typer.echo(f"{name or 'base'} failed: {why}", err=True)
+    if scored.failed:
+        raise typer.Exit(1)
+
+
+@app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)  # fmt: skip
+def harness(words: typer.Context) -> None:
+    """Run lm-eval's own command line with the model `rankscope` registered; `rankscope harness --help` is lm-eval's."""
+    with _user_errors():
+        from rankscope.scoring.lm_eval_line import run_lm_eval
+
+        run_lm_eval(words.args)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of a study file, for editors."""
     from rankscope.config.schema import study_schema

@@ -86,7 +86,12 @@ def predictions_frame(store: FolderStore, plan: Plan) -> pd.DataFrame:
     """Every finished run's predictions on the plan's suites; the base's rows have arm `base` and no training set."""
     frames = []
     for model, run_id in base_ids(plan).items():
-        frames.append(_predictions(store, run_id, model=model, train_set=None, arm="base", seed=None))
+        base = _predictions(store, run_id, model=model, train_set=None, arm="base", seed=None)
+        frames.append(
+            base
+            if base is None
+            else _with_second_scores(base, store.read_frame(store.run_folder(run_id) / "again.parquet"))
+        )
     for run in plan.runs:
         status = store.read_status(run.run_id)
         if status is not None and status.state == "done":
@@ -99,6 +104,15 @@ def predictions_frame(store: FolderStore, plan: Plan) -> pd.DataFrame:
     wanted = {suite.name for suite in plan.suites}
     joined = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=_PREDICTED)
     return joined[joined["suite"].isin(wanted)].reset_index(drop=True)
+
+
+def _with_second_scores(base: pd.DataFrame, again: pd.DataFrame | None) -> pd.DataFrame:
+    """`score_again` and `choice_logprobs_again`: what the base got when it was scored in other batches."""
+    if again is None:
+        return base
+    columns = {name: f"{name}_again" for name in ("score", "choice_logprobs")}
+    second = again[["suite", "item_id", *columns]].rename(columns=columns)
+    return base.merge(second, on=["suite", "item_id"], how="left", validate="one_to_one")
 
 
 def _predictions(store: FolderStore, run_id: str, **columns: Any) -> pd.DataFrame | None:

@@ -133,9 +133,20 @@ WRONG = [
     ("domain: legal", "domain: legal, limit: 0", f"line 7, suites.law.limit: found 0, expected {COUNT}: how many rows to "
      "draw at random"),
     ("domain: legal", "domian: legal", "line 7, suites.law.domian: found the unknown key `domian`, expected one of path, "
-     "hub, config, split, revision, columns, bad_rows, world, world_seed, domain, choices, template, limit, kind, max_new_tokens; did you mean `domain`?"),
+     "hub, config, split, revision, columns, bad_rows, world, world_seed, domain, choices, template, limit, kind, harness, num_fewshot, metric, max_new_tokens; did you mean `domain`?"),
     ("path: law.jsonl", "path: law.jsonl, split: test", "line 7, suites.law.split: found `split` without `hub`, expected it "
      "only with `hub`, the data set that it belongs to"),
+    ("path: law.jsonl", "path: law.jsonl, num_fewshot: 5", "line 7, suites.law.num_fewshot: found `num_fewshot` without "
+     "`harness`, expected it only with `harness`, the task that it belongs to"),
+    ("path: law.jsonl", "harness: arc_easy, choices: letters", "line 7, suites.law.choices: found `choices` without rows of "
+     "its own, expected no such key: a task of lm-eval brings its own"),
+    ("path: law.jsonl", "harness: gone.yaml", 'line 7, suites.law.harness: found "gone.yaml", where no file is, expected '
+     "the YAML file of an lm-eval task; relative paths start at FOLDER"),
+    ("path: law.jsonl", "harness: arc_easy, path: law.jsonl", "line 7, suites.law: found `path` and `harness`, expected "
+     "exactly one of `path`, `hub`, `world` and `harness`"),
+    ("path: law.jsonl", "harness: arc_easy, num_fewshot: -1", "line 7, suites.law.num_fewshot: found -1, expected a whole "
+     "number of 0 or more: examples before each question of a `harness` suite"),
+    ("path: train.jsonl", "harness: arc_easy", None),
     ("path: law.jsonl", "path: law.jsonl, columns: [q]", "line 7, suites.law.columns: found [\"q\"], expected a mapping from "
      "fields to the columns that hold them, such as {question: problem, answer: solution}"),
     ("path: law.jsonl", "path: law.jsonl, bad_rows: skip", 'line 7, suites.law.bad_rows: found "skip", expected refuse, or '
@@ -171,6 +182,7 @@ SECTIONS = [
 
 LATER = [
     ("path: law.jsonl", "harness: arc_easy, num_fewshot: 5", "`harness`"),
+    ("[0, 1, 2]", "{start: 3, max: 8}", "adaptive seeds"),
     ("seeds:", "track: [mlflow]\nseeds:", "experiment tracking"),
     ("seeds:", "optimizer: paged_adamw_8bit\nseeds:", "the optimizer paged_adamw_8bit"),
     ("seeds:", "optimizer: {name: adafactor, clip_norm: 1}\nseeds:", "the optimizer adafactor"),

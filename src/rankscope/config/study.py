@@ -71,7 +71,9 @@ class Source(Frozen):
     def _one_origin(self) -> Source:
         given = [key for key in ("path", "world", "hub", "harness") if getattr(self, key, None) is not None]
         if len(given) != 1:
-            raise ValueError(f"exactly one of path, world, hub is needed, found {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"exactly one of path, world, hub, harness is needed, found {' and '.join(given) or 'none'}"
+            )
         return self
 
 
@@ -82,12 +84,22 @@ class TrainSource(Source):
 
 
 class SuiteSource(Source):
-    """Items to score. Only plain text (nats per token, reported and not decided on) needs no `kind`."""
+    """Items to score. Only plain text (nats per token, reported and not decided on) needs no `kind`.
+
+    `harness` is a task of lm-eval, or a YAML file of one, in place of rows; `metric` says which of its metrics is an
+    item's score (and after a comma which of its filters), the task's first where it is not given.
+    """
 
     kind: Kind | None = None
-    harness: str | None = None
+    harness: str | None = Field(default=None, min_length=1)
     num_fewshot: int | None = Field(default=None, ge=0)
+    metric: str | None = None
     max_new_tokens: int = Field(default=256, gt=0)
+
+
+def is_task_file(harness: str) -> bool:
+    """Whether a suite's `harness` is a YAML file of its own, not a task's name."""
+    return harness.endswith((".yaml", ".yml"))
 
 
 class Validation(Frozen):

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rankscope.decide.arms import ArmFacts, arm_facts
+from rankscope.decide.noise import changed_share
 from rankscope.decide.stats import SuiteArrays
 from rankscope.records import Relation
 
@@ -38,6 +39,9 @@ class SuiteScores:
     @property
     def arrays(self) -> SuiteArrays:
         return SuiteArrays(self.base, self.scores, self.clusters)
+
+    noise: float = 0.0
+    """The share of items that the base answers otherwise in other batches."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,7 @@ def _pair_suite(
             scores=np.ascontiguousarray(values.T.reshape(len(labels), len(seeds), -1)),
             left_out=left_out,
             clusters=_clusters(here, joined.index[whole]),
+            noise=changed_share(here[here["arm"] == "base"], list(joined.index[whole])),
         ),
         notes,
     )

@@ -71,7 +71,7 @@ class Adapter:
 def read_adapter(folder: Path) -> Adapter:
     """The adapter in `folder`. Raises InputProblems for what is none, is damaged, or is not a LoRA that can be read."""
     config = _config(folder)
-    tensors = _tensors(folder)
+    tensors = adapter_tensors(folder)
     problems = [
         Problem(str(folder / CONFIG), key, f"{show(config[key])}, {why}", "a LoRA whose change is B A times a scale")
         for key, why in _UNREADABLE.items()
@@ -101,7 +101,8 @@ def scale_of(config: dict[str, Any], alpha: float, rank: int) -> float:
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json of any adapter that PEFT saved. Raises InputProblems where there is none."""
     if not folder.is_dir():
         found = "a file" if folder.exists() else "no such folder"
         raise InputProblems([Problem(str(folder), "adapter", found, _EXPECTED)])
@@ -112,7 +113,13 @@ def _config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputProblems([Problem(str(path), "", f"no JSON ({error})", _EXPECTED)]) from error
-    kind = config.get("peft_type") if isinstance(config, dict) else None
+    return dict(config) if isinstance(config, dict) else {}
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config = adapter_config(folder)
+    path = folder / CONFIG
+    kind = config.get("peft_type")
     if kind != "LORA":
         raise InputProblems([Problem(str(path), "peft_type", show(kind), "LORA")])
     if problems := [*_wrong_numbers(path, config)]:
@@ -142,7 +149,8 @@ def _is_factor(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value != 0
 
 
-def _tensors(folder: Path) -> dict[str, Tensor]:
+def adapter_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors that PEFT saved, by their keys. Raises InputProblems where there are none, or only pickled ones."""
     path = folder / WEIGHTS
     if not path.is_file():
         other = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "no weights"
