@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,10 @@ import typer
 from rankscope import __version__
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.read import read_study
+
+if TYPE_CHECKING:
+    from rankscope.edges.execute import Executor
+    from rankscope.records import Plan
 
 app = typer.Typer(
     name="rankscope", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -85,12 +89,23 @@ def init(
     typer.echo(f"{out} is written. Change its model and data, then: rankscope plan {out}")
 
 
+def _executor(planned: Plan) -> Executor:
+    """Where the jobs of this plan run: here, or in worker processes."""
+    from rankscope.edges.execute import InProcess, Workers
+
+    resolved = planned.resolved
+    if resolved.worker_count == 1:
+        return InProcess(resolved.thread_count)
+    return Workers(resolved.worker_count, resolved.thread_count)
+
+
 @app.command()
 def plan(
     study: StudyFile,
     set_: Overrides = None,
     json_: Json = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Time a few steps of each kind of arm first.")] = False,
 ) -> None:
     """Print every run with its parameters, FLOPs, memory, disk and time, and what does not fit. Trains nothing."""
     _quiet()
@@ -99,9 +114,15 @@ def plan(
         folder = out or Path(settings.name)
         from rankscope.edges.machine import look_at_machine
         from rankscope.edges.store import FolderStore
-        from rankscope.pipeline import plan_study
+        from rankscope.pipeline import measure_study, plan_study
 
-        planned = plan_study(settings, study.resolve().parent, look_at_machine(folder), folder)
+        base, machine = study.resolve().parent, look_at_machine(folder)
+        planned = plan_study(settings, base, machine, folder)
+        if measure:
+            measured, failed = measure_study(settings, base, planned, _executor)
+            for label, why in failed.items():
+                typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)
+            planned = plan_study(settings, base, machine, folder, measured)
         states = {run.run_id: FolderStore(folder).read_status(run.run_id) for run in planned.runs}
     if json_:
         typer.echo(planned.model_dump_json(indent=1))
@@ -132,23 +153,16 @@ def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -
         settings = read_study(study, overrides)
         folder = out or Path(settings.name)
         _check_writable(folder)
-        from rankscope.edges.execute import Executor, InProcess, Workers, stop_on_signals
+        from rankscope.edges.execute import stop_on_signals
         from rankscope.edges.machine import look_at_machine
         from rankscope.edges.store import FolderStore
         from rankscope.pipeline import run_study
-        from rankscope.records import Plan
         from rankscope.report.live import Live
-
-        def make_executor(planned: Plan) -> Executor:
-            resolved = planned.resolved
-            if resolved.worker_count == 1:
-                return InProcess(resolved.thread_count)
-            return Workers(resolved.worker_count, resolved.thread_count)
 
         store = FolderStore(folder)
         with stop_on_signals(), Live(store.read_status) as live:
             outcome = run_study(
-                settings, study.resolve().parent, folder, machine=look_at_machine(folder), make_executor=make_executor,
+                settings, study.resolve().parent, folder, machine=look_at_machine(folder), make_executor=_executor,
                 only=only, progress=live.update,
             )  # fmt: skip
     for run_id, why in outcome.failed.items():

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from rankscope.config.study import Arm, Kind
+from rankscope.config.study import Arm, Kind, Method
 
 FORMAT_VERSION = 1
 """The layout of the JSON records and tables below; a reader refuses a newer one."""
@@ -251,6 +251,41 @@ class PlannedSearch(Record):
     seconds: float
 
 
+class Packing(Record):
+    """packing/NAME.json: how many LoRA arms of one base and training set train together, and the tokens of a
+    micro-batch; decided once, from a few steps, and the same on resume.
+
+    `seconds_per_token` maps `ARMS x TOKENS` to the measured seconds of a step per token of one arm.
+    """
+
+    model: str
+    train_set: str
+    arms_together: int
+    micro_batch_tokens: int
+    seconds_per_token: dict[str, float] = {}
+
+
+class PackMembers(Record):
+    """packs/DIGEST.json: the runs that began to train together, while not all of them are trained."""
+
+    run_ids: list[str]
+
+
+class MeasuredSpeed(Record):
+    """What a few real steps of one arm and a few scored items took, in one worker beside the others."""
+
+    model: str
+    train_set: str
+    arm: str
+    method: Method
+    trainable_parameters: int
+    train_seconds_per_token: float
+    validation_seconds_per_token: float
+    evaluate_seconds: float
+    """Scoring every suite once, from a seeded sample of the items of each."""
+    peak_memory_bytes: int
+
+
 class PlannedPower(Record):
     """What one base model and training set can be expected to tell, on assumed variances (docs/measures.md).
 
@@ -289,6 +324,12 @@ class Plan(Record):
     searches: list[PlannedSearch]
     runs: list[PlannedRun]
     warnings: list[str] = []
+    base_seconds: float = 0.0
+    """Scoring the bases, once each."""
+    derived_seconds: float = 0.0
+    """Scoring runs that are made from others without training."""
+    measured: list[MeasuredSpeed] = []
+    """What `--measure` found; empty where the times are arithmetic alone."""
     looks: list[int] = []
     """With adaptive seeds the numbers of seeds after which the verdict is asked; `runs` are then the most."""
     power: list[PlannedPower] = []
@@ -336,8 +377,10 @@ class RunStatus(Record):
     evaluate_seconds: float | None = None
     peak_memory_bytes: int | None = None
     adapter_bytes: int | None = None
+    arms_together: int | None = None
+    """Arms that trained in one pack, this one included; `train_seconds` is its share of their time."""
     micro_batch_tokens: int | None = None
-    """Tokens of a micro-batch when training ended: fewer than planned where the device ran out of memory."""
+    """Tokens of a micro-batch, of all arms together, when training ended: fewer than planned where memory ran out."""
     updated_at: str = ""
 
 

@@ -15,7 +15,7 @@ from rankscope.edges.execute import stop_requested
 from rankscope.edges.store import RunCheckpoints
 from rankscope.evaluate.suites import score_suite
 from rankscope.jobs.bench import Bench, bench
-from rankscope.model.adapt import adapt
+from rankscope.model.packed import open_pack
 from rankscope.records import PlannedSearch, Prediction, ProbedRate, SearchRecord, Suite
 from rankscope.train.fit import fit, validation_loss
 from rankscope.train.search import SearchOutcome, successive_halving
@@ -106,11 +106,11 @@ class _Candidates:
     def _train(self, arm: Arm, rate: float, until_step: int) -> tuple[float | None, float]:
         """Validation loss (None: diverged) and the seconds trained since the candidate's start."""
         here, search = self._here, self._search
-        with adapt(here.base(search.model, own=arm.traits.whole), arm, search.seed) as adapted:
-            result = fit(
-                adapted,
+        with open_pack(here.base(search.model, own=arm.traits.whole), [arm], search.seed) as pack:
+            (result,) = fit(
+                pack,
                 self._data.train,
-                here.fit_settings(rate, search.seed),
+                [here.fit_settings(rate, search.seed, here.micro_batch_tokens(search))],
                 checkpoints=RunCheckpoints(self._checkpoint(arm, rate)),
                 should_stop=stop_requested,
                 until_step=until_step,
@@ -119,7 +119,7 @@ class _Candidates:
                 raise Stopped
             if result.state == "diverged":
                 return None, result.train_seconds
-            loss = validation_loss(adapted, self._data.validation, result.micro_batch_tokens)
+            loss = validation_loss(pack.members[0], self._data.validation, result.micro_batch_tokens)
         return loss, result.train_seconds
 
     def probe(self, suites: Sequence[Suite], outcome: SearchOutcome) -> list[ProbedRate]:
@@ -134,16 +134,16 @@ class _Candidates:
     def _probe(self, arm: Arm, rate: float, steps: int, suites: Sequence[Suite]) -> list[ProbedRate]:
         here, search = self._here, self._search
         base = here.base(search.model, own=arm.traits.whole)
-        with adapt(base, arm, search.seed) as adapted:
+        with open_pack(base, [arm], search.seed) as pack:
             fit(
-                adapted,
+                pack,
                 self._data.train,
-                here.fit_settings(rate, search.seed),
+                [here.fit_settings(rate, search.seed, here.micro_batch_tokens(search))],
                 checkpoints=RunCheckpoints(self._checkpoint(arm, rate)),
                 until_step=steps,  # where the checkpoint is: nothing is trained
             )
             scored = {
-                suite.name: score_suite(adapted.model, base.tokenizer, suite, token_budget=here.evaluate_tokens)
+                suite.name: score_suite(base.model, base.tokenizer, suite, token_budget=here.evaluate_tokens)
                 for suite in suites
             }
         if stop_requested():

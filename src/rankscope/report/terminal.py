@@ -148,7 +148,8 @@ def _run_state(run: PlannedRun, states: Mapping[str, str]) -> str:
 
 def _totals(plan: Plan, states: Mapping[str, str]) -> str:
     left = [run for run in plan.runs if run.fits and states.get(run.run_id) != "done"]
-    seconds = (sum(r.seconds for r in left) + sum(s.seconds for s in plan.searches)) / plan.resolved.worker_count
+    seconds = sum(r.seconds for r in left) + sum(s.seconds for s in plan.searches)
+    seconds = (seconds + plan.base_seconds + plan.derived_seconds) / plan.resolved.worker_count
     done = sum(states.get(run.run_id) == "done" for run in plan.runs)
     unfit = sum(not run.fits for run in plan.runs)
     parts = [f"{len(plan.runs)} runs", f"{done} done", f"{len(left)} to do"]
