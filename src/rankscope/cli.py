@@ -72,15 +72,20 @@ def demo(
 @app.command()
 def init(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")] = Path("study.yaml"),
+    from_: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Arms from what `rankscope defaults` wrote.")
+    ] = None,
 ) -> None:
     """Write a commented study file to start from."""
+    from rankscope.config.defaults import arms_lines, read_defaults
     from rankscope.config.template import study_template
 
     with _user_errors():
         if out.exists():
             raise InputProblems([Problem(str(out), "--out", "a file that exists", "a new file")])
         _check_writable(out.parent)
-        out.write_text(study_template(), encoding="utf-8")
+        arms = arms_lines(read_defaults(from_)) if from_ is not None else None
+        out.write_text(study_template(arms=arms), encoding="utf-8")
     typer.echo(f"{out} is written. Change its model and data, then: rankscope plan {out}")
 
 
@@ -122,11 +127,9 @@ def plan(
     if json_:
         typer.echo(planned.model_dump_json(indent=1))
         return
-    from rankscope.decide.planned import power_sentences
     from rankscope.report.terminal import console, print_plan
 
-    power = [sentence for one in planned.power for sentence in power_sentences(one, settings.decision)]
-    print_plan(console(), planned, {run_id: s.state for run_id, s in states.items() if s is not None}, power)
+    print_plan(console(), planned, {run_id: s.state for run_id, s in states.items() if s is not None})
 
 
 @app.command()
@@ -239,6 +242,27 @@ def export(
 
         done = export_arm(folder, out, arm=arm, merged=merged)
     typer.echo(f"{done} is written to {out}")
+
+
+@app.command()
+def defaults(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Study folders that `rankscope run` made.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write it here; else it is printed.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Pool studies into default ranks and learning rates with intervals, as YAML for `rankscope init --from`."""
+    with _user_errors():
+        from rankscope.config.defaults import dump_defaults
+        from rankscope.results_defaults import pool_folders
+
+        pooled = pool_folders(folders)
+        text = pooled.model_dump_json(indent=1) + "\n" if json_ else dump_defaults(pooled)
+        if out is not None:
+            _check_writable(out.parent)
+            out.write_text(text, encoding="utf-8")
+    typer.echo(text if out is None else f"{pooled.reason} {out} is written.", nl=out is not None)
 
 
 @app.command()

@@ -347,6 +347,8 @@ class PlannedPower(Record):
     seeds_for_power: int | None
     items_for_power: int | None
     expected_runs: int | None = None
+    said: list[str] = []
+    """The same in plain words."""
 
 
 class Plan(Record):

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from rankscope.config.study import Decision
-from rankscope.decide.planned import DIFFERENCE, FORGETTING, Assumed, _bound, _one, power_sentences
+from rankscope.decide.planned import DIFFERENCE, FORGETTING, Assumed, _bound, _one
 
 WIDE = Decision(task_margin=0.06, retention_margin=0.06)
 
@@ -48,7 +48,7 @@ def test_narrow_margins_are_said_to_be_out_of_reach() -> None:
     narrow = Decision(task_margin=0.001, retention_margin=0.001)
     found = _one("m", "t", 4, 3, [300], [300], narrow, ())
     assert (found.seeds_for_power, found.items_for_power) == (None, None)
-    assert "wider margins only" in "\n".join(power_sentences(found, narrow))
+    assert "wider margins only" in "\n".join(found.said)
 
 
 def test_adaptive_seeds_expect_fewer_runs_where_the_first_look_can_decide() -> None:

@@ -73,7 +73,7 @@ def forgotten_groups(flips: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings(groups: pd.DataFrame, kinds: pd.DataFrame, model: str, train_set: str) -> list[str]:
-    """What was forgotten, in words: by which arms, and recall against reasoning, inside and outside the domain."""
+    """What was forgotten, in words: by which arms, recall against reasoning, in and outside the domain."""
     mine = groups[(groups["model"] == model) & (groups["train_set"] == train_set) & (groups["relation"] != "in-domain")]
     said = []
     total = mine.groupby("group", sort=False)[["items", "base_correct", "expected"]].sum()

@@ -80,7 +80,7 @@ def _one(
         left = [1.0, *(1.0 - math.prod(chances(count)) for count in looks[:-1])]
         grown = np.diff([0, *looks])
         expected = round(float(arms * sum(add * share for add, share in zip(grown, left, strict=True))))
-    return PlannedPower(
+    power = PlannedPower(
         model=model,
         train_set=train_set,
         arms=arms,
@@ -95,6 +95,7 @@ def _one(
         items_for_power=None if stretch is None else math.ceil(stretch * smallest),
         expected_runs=expected,
     )
+    return power.model_copy(update={"said": power_sentences(power, decision)})
 
 
 def _bound(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.markup import escape
@@ -113,11 +113,8 @@ def _interval(interval: Interval, *, wide: bool) -> str:
 # ---- the plan -------------------------------------------------------------------------------------------------------
 
 
-def print_plan(console: Console, plan: Plan, states: Mapping[str, str], power: Sequence[str] = ()) -> None:
-    """Every run of a plan with its cost; `states` maps the ids of runs that were begun to their state.
-
-    `power` are the sentences on what the study can be expected to tell.
-    """
+def print_plan(console: Console, plan: Plan, states: Mapping[str, str]) -> None:
+    """Every run of a plan with its cost; `states` maps the ids of runs that were begun to their state."""
     several = len({(run.model, run.train_set) for run in plan.runs}) > 1
     wide = console.width >= WIDE_COLUMNS
     table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
@@ -139,8 +136,8 @@ def print_plan(console: Console, plan: Plan, states: Mapping[str, str], power: S
         line = f"learning-rate search for {labels} on {search.train_set}: {len(search.rates)} rates"
         console.print(escape(f"{line}, {words.duration(search.seconds)}"))
     console.print(f"[bold]{escape(_totals(plan, states))}[/]")
-    for sentence in power:
-        console.print(escape(sentence))
+    for power in plan.power:
+        console.print(escape(" ".join(power.said)))
     for warning in plan.warnings:
         console.print(f"[yellow]Warning:[/] {escape(warning)}")
 
