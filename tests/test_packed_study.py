@@ -100,3 +100,22 @@ def test_auto_measures_and_keeps_what_it_found(tmp_path: Path) -> None:
     assert found.arms_together in (1, 2)
     assert {"1 x 4096", "1 x 2048"} <= found.seconds_per_token.keys()
     assert all(value > 0 for value in found.seconds_per_token.values())
+
+
+@pytest.mark.slow
+def test_a_search_in_packs_chooses_as_one_by_one(tmp_path: Path) -> None:
+    arms = {"lora": {"ranks": [2, 5], "learning_rate": "auto"}}
+    records = []
+    for together in (1, 3):
+        execution = {"arms_together": together, "micro_batch_tokens": 4096}
+        study = tiny_study(tmp_path / f"input{together}", arms=arms, seeds=[0], execution=execution)
+        out = tmp_path / f"out{together}"
+        assert run(study, out) == Outcome()
+        records.append([FolderStore(out).read_search(planned.search_id) for planned in plan_of(out).searches])
+    for one, several in zip(*records, strict=True):
+        assert one is not None
+        assert several is not None
+        assert several.chosen == one.chosen
+        for ours, alone in zip(several.losses, one.losses, strict=True):
+            assert [loss is None for loss in ours] == [loss is None for loss in alone]
+            assert [loss for loss in ours if loss] == pytest.approx([loss for loss in alone if loss], abs=1e-3)
