@@ -156,9 +156,9 @@ def test_planned_activations_are_what_autograd_keeps(tmp_path: Path, arm: Arm, d
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("arm", [LORA, FULL], ids=lambda a: a.label)
+@pytest.mark.parametrize("arm", [LORA.model_copy(update={"rank": 8}), FULL], ids=lambda a: a.label)
 def test_planned_state_is_what_training_holds(tiny_folder: Path, arm: Arm, dtype: Any) -> None:
-    """Weights, masters and moments, byte for byte."""
+    """Weights, masters and moments, byte for byte; ranks that are no multiple of 8 are held padded to one."""
     facts = inspect_model(ModelSpec(id=str(tiny_folder)), tiny_folder)
     parts = memory_parts(arm, facts, dtype, 1, 0.0)
     kept = InMemory()

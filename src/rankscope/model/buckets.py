@@ -18,7 +18,8 @@ _SPREAD = 1.2
 @dataclass(frozen=True)
 class Bucket:
     """`count` sequences side by side, the longest of `longest` tokens. `gather` (b n,): the token of each place, where
-    padding points at token 0; `padding` (b, 1, n, 1): True where no token stands, None where one stands everywhere."""
+    padding points at the first token of its own sequence, so that what is not finite stays in its sequence. `padding`
+    (b, 1, n, 1): True where no token stands, None where one stands everywhere."""
 
     count: int
     longest: int
@@ -49,7 +50,7 @@ def buckets_of(lengths: list[int], device: torch.device) -> Buckets:
         longest = int(count[group].max())
         column = np.arange(longest)
         real = column < count[group][:, None]
-        token = np.where(real, starts[group][:, None] + column, 0)
+        token = starts[group][:, None] + np.where(real, column, 0)
         places[token[real]] = before + np.flatnonzero(real)
         before += token.size
         padding = None if real.all() else torch.from_numpy(~real[:, None, :, None]).to(device)
