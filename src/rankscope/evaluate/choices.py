@@ -79,7 +79,7 @@ def tree_logprobs(model: PreTrainedModel, batches: Iterable[TreeBatch]) -> Itera
     """Log-probabilities (M,) of the scored tokens of each batch."""
     virtual = virtual_tokens(model)
     for ids, group in groupby(batches, key=lambda batch: batch.beginning):
-        beginning = _beginning(model, ids)
+        beginning = beginning_of(model, ids)
         with without_virtual_tokens(model), layout_attention_on(model):
             for batch in group:
                 arguments = {
@@ -89,7 +89,7 @@ def tree_logprobs(model: PreTrainedModel, batches: Iterable[TreeBatch]) -> Itera
                 yield batch.reads, _target_logprobs(model, batch.input_ids[None], batch.reads, **arguments)
 
 
-def _beginning(model: PreTrainedModel, ids: tuple[int, ...]) -> Beginning | None:
+def beginning_of(model: PreTrainedModel, ids: tuple[int, ...]) -> Beginning | None:
     """Keys and values of the model's virtual tokens and of `ids`, by the model's own forward; None without either."""
     count = virtual_tokens(model) + len(ids)
     if not count:

@@ -44,15 +44,15 @@ class BranchLayout:
     def __init__(self, shape: Shape, beginning: Beginning | None = None) -> None:
         self.beginning = beginning
         self._shape = shape
-        self._trunk_places, trunk_scatter = _places(shape.trunk_lengths, 0)
+        self.trunk_places, trunk_scatter = _places(shape.trunk_lengths, 0)
         self._scatter = trunk_scatter
         self._masks: dict[tuple[str, int | None, torch.dtype], Tensor] = {}
         self._branch_places: Tensor | None = None
         if len(shape.owners):
             first = int(shape.trunk_lengths.sum())
             self._branch_places, scatter = _places(shape.branch_lengths, first)
-            self._key_places = torch.cat([self._trunk_places[shape.owners], self._branch_places], 1)
-            self._scatter = torch.cat([trunk_scatter, scatter + self._trunk_places.numel()])
+            self._key_places = torch.cat([self.trunk_places[shape.owners], self._branch_places], 1)
+            self._scatter = torch.cat([trunk_scatter, scatter + self.trunk_places.numel()])
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
         heads, tokens, size = query.shape
@@ -60,7 +60,7 @@ class BranchLayout:
         if window is not None and window >= self._longest:
             window = None
         trunk_mask = None if window is None else self._mask("trunks", window, query.dtype)
-        parts = [self._part(query, key, value, self._trunk_places, self._trunk_places, scores, trunk_mask)]
+        parts = [self._part(query, key, value, self.trunk_places, self.trunk_places, scores, trunk_mask)]
         if self._branch_places is not None:
             mask = self._mask("branches", window, query.dtype)
             parts.append(self._part(query, key, value, self._branch_places, self._key_places, scores, mask))
@@ -78,7 +78,7 @@ class BranchLayout:
         mask: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """Output (rows * Q, H * d), and its log-sums (rows * Q, H) where a beginning must be joined."""
-        q, k, v = _laid(query, queries), _laid(key, keys), _laid(value, keys)
+        q, k, v = laid(query, queries), laid(key, keys), laid(value, keys)
         if self.beginning is None:
             output, total = attend(q, k, v, scores, causal=mask is None, mask=mask), None
         else:
@@ -89,14 +89,14 @@ class BranchLayout:
     @property
     def _longest(self) -> int:
         deepest = int(self._shape.depths.max()) + 1 if len(self._shape.depths) else 0
-        return self._trunk_places.shape[1] + deepest
+        return self.trunk_places.shape[1] + deepest
 
     def _mask(self, which: str, window: int | None, dtype: torch.dtype) -> Tensor:
         key = (which, window, dtype)
         if key not in self._masks:
             if which == "trunks":
                 assert window is not None
-                seen = _band(self._trunk_places.shape[1], window, self._scatter.device)[None]
+                seen = _band(self.trunk_places.shape[1], window, self._scatter.device)[None]
             else:
                 seen = self._branches_see(window)
             mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
@@ -107,7 +107,7 @@ class BranchLayout:
         """(C, N, P + N), True where a branch token sees a key. Padding sees the first key: a softmax needs one."""
         shape, device = self._shape, self._scatter.device
         assert self._branch_places is not None
-        width = self._trunk_places.shape[1]
+        width = self.trunk_places.shape[1]
         lengths = shape.trunk_lengths[shape.owners][:, None]  # (C, 1)
         counts = shape.branch_lengths.tolist()
         ends = pad_sequence(list(shape.ends.split(counts)), batch_first=True)  # (C, N)
@@ -134,10 +134,14 @@ def _places(lengths: Tensor, first: int) -> tuple[Tensor, Tensor]:
     return torch.where(real, starts[:, None] + column, 0), torch.nonzero(real.flatten()).flatten()
 
 
-def _laid(states: Tensor, places: Tensor) -> Tensor:
+def laid(states: Tensor, places: Tensor) -> Tensor:
     """(heads, T, d) to (rows, heads, longest, d)."""
     heads, _, size = states.shape
     rows, longest = places.shape
+    by_token = states.transpose(0, 1)
+    if by_token.is_contiguous():  # values are as the linear layer left them: whole tokens are copied at once
+        flat = by_token.view(-1, heads * size).index_select(0, places.flatten())
+        return flat.view(rows, longest, heads, size).transpose(1, 2)
     return states.index_select(1, places.flatten()).view(heads, rows, longest, size).transpose(0, 1)
 
 
