@@ -9,8 +9,7 @@ import torch
 from conftest import VOCABULARY, make_model, random_items
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from rankscope.evaluate.generate import greedy
-from rankscope.evaluate.stops import StopStrings
+from rankscope.evaluate.generate import StopStrings, greedy
 from rankscope.model.forward import NotFinite
 
 EOS = frozenset(range(2, 22))

@@ -1,9 +1,10 @@
-"""Which prompts begin alike, so that the beginning is computed once: few-shot examples, a system prompt, a long text."""
+"""Which prompts begin alike, so that the beginning is computed once: few-shot examples, a system prompt, a text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ def shared_beginnings(
 def _best_spans(prompts: Sequence[tuple[int, ...]], saving: int, shortest: int) -> list[Span]:
     """The tree of intervals of common prefixes, closed from below: an interval is one group, or the groups inside."""
     rows = [np.asarray(prompt, np.int64) for prompt in prompts]
-    common = [_common(a, b) for a, b in zip(rows, rows[1:], strict=False)]
+    common = [_common(a, b) for a, b in pairwise(rows)]
     stack = [_Interval(0, 0)]
     for place, shared in enumerate([*common, 0]):  # `shared` by prompts `place` and `place + 1`
         first = place

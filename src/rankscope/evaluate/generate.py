@@ -1,36 +1,60 @@
 """Greedy decoding of many rows at once: finished rows leave and waiting rows enter.
 
-Shapes: T tokens of a flat row, n rows that are decoded now, V vocabulary.
+Shapes: n rows that are decoded now.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 
-from rankscope.evaluate.choices import beginning_of
-from rankscope.evaluate.stops import StopStrings
-from rankscope.model.attend import LAYOUT_KEY, REFUSALS, layout_attention_on
-from rankscope.model.branches import Beginning
-from rankscope.model.forward import Forward, NotFinite, evaluating, forward_of, probe_ids
-from rankscope.model.parts import key_value_width, sliding_window, text_config
-from rankscope.model.prompted import virtual_tokens, without_virtual_tokens
-from rankscope.model.slots import FillLayout, Slots, StepLayout
+from rankscope.evaluate.decoder import Decoder, best, bytes_per_token, cache_bytes_of, slots_hold
+from rankscope.model.forward import evaluating
+from rankscope.model.parts import text_config
+from rankscope.model.prompted import virtual_tokens
 
-logger = logging.getLogger(__name__)
-
+STOP_WINDOW_TOKENS = 24
 MOST_ROWS = 128
 """Rows at once: beyond, a step of a small model is not cheaper by row any more, and memory grows."""
-CPU_CACHE_BYTES = 1 << 30
-PROBE_PROMPT_TOKENS = 12
-PROBE_STEPS = 4
+
+
+class StopStrings:
+    """Says when a row has just written one of `stops`, after some text that is not blank.
+
+    `decode` turns token ids into text. Text is only decoded after a token that holds the last character of a stop;
+    what a single token holds is remembered.
+    """
+
+    def __init__(self, stops: Sequence[str], decode: Callable[[list[int]], str]) -> None:
+        self.stops = tuple(stops)
+        self.decode = decode
+        self._last = {stop[-1] for stop in self.stops}
+        self._may_end: dict[int, bool] = {}
+
+    def __call__(self, tokens: list[int]) -> bool:
+        """Whether `tokens`, generated so far, now hold a stop."""
+        if not self.stops:
+            return False
+        last = tokens[-1]
+        if last not in self._may_end:
+            text = self.decode([last])
+            # A part of a character decodes to the replacement mark: then only the whole text can tell.
+            self._may_end[last] = "\ufffd" in text or any(end in text for end in self._last)
+        if not self._may_end[last]:
+            return False
+        tail = self.decode(tokens[-STOP_WINDOW_TOKENS:])
+        return any(stop in tail for stop in self.stops) and self.cut(self.decode(tokens)) is not None
+
+    def cut(self, text: str) -> str | None:
+        """The text before the first stop that follows some text; None where there is none."""
+        begin = len(text) - len(text.lstrip())
+        found = [place for stop in self.stops if (place := text.find(stop, begin)) >= 0]
+        return text[: min(found)] if found else None
 
 
 def greedy(
@@ -62,14 +86,13 @@ def greedy(
     rows = [_Row(prompt, space) for prompt, space in zip(prompts, room, strict=True)]
     ending = _Ending(frozenset(eos_ids), stop)
     waiting = sorted((row for row in rows if row.room > 0), key=lambda row: -len(row.prompt))
+    longest = max((len(row.prompt) + row.room for row in waiting), default=0) + virtual_tokens(model)
     with evaluating(model):
-        if not waiting:
-            pass
-        elif _slots_hold(model, max(len(row.prompt) + row.room for row in waiting) + virtual_tokens(model)):
-            longest = max(len(row.prompt) + row.room for row in waiting)
-            fitting = (cache_bytes or cache_bytes_of(model)) // (_bytes_per_token(model) * longest)
-            size = max(1, min(MOST_ROWS, len(waiting), fitting))
-            _Decoder(model, size).run(waiting, ending, token_budget)
+        if slots_hold(model, longest):
+            fitting = (cache_bytes or cache_bytes_of(model)) // (bytes_per_token(model) * longest)
+            decoder = Decoder(model, max(1, min(MOST_ROWS, len(waiting), fitting)))
+            with decoder.ready():
+                _decode(decoder, waiting, ending, token_budget)
         else:
             for row in waiting:
                 _own_generate(model, row, ending)
@@ -98,139 +121,28 @@ class _Ending:
         return len(row.tokens) >= row.room or (self.stop is not None and self.stop(row.tokens))
 
 
-class _Decoder:
-    """A model with the slots of at most `size` rows."""
-
-    def __init__(self, model: PreTrainedModel, size: int) -> None:
-        self.slots = Slots(size, model.device)
-        self._model, self._forward = model, forward_of(model)
-        self._beginning: Beginning | None = beginning_of(model, ())
-
-    def run(self, waiting: list[_Row], ending: _Ending, token_budget: int) -> None:
-        """Decodes all of `waiting`, which are in order of their length, the longest first."""
-        active: list[_Row] = []
-        following = torch.zeros(0, dtype=torch.int64, device=self._model.device)
-        with without_virtual_tokens(self._model), layout_attention_on(self._model):
-            while waiting or active:
-                free = self.slots.count - len(active)
-                if waiting and (not active or free >= max(1, self.slots.count // 4)):
-                    size = max(1, min(free, token_budget // len(waiting[0].prompt)))
-                    entering, waiting = waiting[:size], waiting[size:]
-                    logits = self.fill([row.prompt for row in entering])
-                    active += entering
-                    following = torch.cat([following, _best(logits)])
-                    fresh = range(len(active) - len(entering), len(active))
-                else:
-                    following = _best(self.step(following))
-                    fresh = range(len(active))
-                active, following = self._settle(active, following, fresh, ending)
-
-    def _settle(
-        self, active: list[_Row], following: Tensor, fresh: range, ending: _Ending
-    ) -> tuple[list[_Row], Tensor]:
-        """Gives the `fresh` of the `active` rows their next tokens and lets finished ones go."""
+def _decode(decoder: Decoder, waiting: list[_Row], ending: _Ending, token_budget: int) -> None:
+    """Decodes all of `waiting`, which are in order of their length, the longest first."""
+    active: list[_Row] = []
+    following = torch.zeros(0, dtype=torch.int64, device=decoder.slots.device)
+    while waiting or active:
+        free = decoder.slots.count - len(active)
+        old = len(active)
+        if waiting and (not active or free >= max(1, decoder.slots.count // 4)):
+            size = max(1, min(free, token_budget // len(waiting[0].prompt)))
+            entering, waiting = waiting[:size], waiting[size:]
+            active += entering
+            following = torch.cat([following, best(decoder.fill([row.prompt for row in entering]))])
+            fresh = range(old, len(active))
+        else:
+            following = best(decoder.step(following))
+            fresh = range(old)
         tokens = following.tolist()
         done = {index for index in fresh if ending.take(active[index], tokens[index])}
-        if not done:
-            return active, following
-        order = self.slots.keep([index for index in range(len(active)) if index not in done])
-        kept = torch.tensor(order, dtype=torch.int64, device=following.device)
-        return [active[index] for index in order], following[kept]
-
-    def fill(self, prompts: Sequence[tuple[int, ...]]) -> Tensor:
-        """Puts prompts into the next slots; logits (prompts, V) of what follows each."""
-        device = self._model.device
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        ids = torch.tensor([token for prompt in prompts for token in prompt], device=device)
-        ends = lengths.cumsum(0)
-        positions = torch.arange(len(ids), device=device) - (ends - lengths).repeat_interleave(lengths)
-        layout = FillLayout(self.slots, lengths, self._beginning)
-        before = 0 if self._beginning is None else self._beginning[0][0].shape[1]
-        logits = self._logits(ids, ends - 1, positions + before, layout)
-        layout.commit()
-        return logits
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Appends tokens (n,) to the rows of the slots; logits (n, V) of what follows each."""
-        layout = StepLayout(self.slots)
-        everywhere = torch.arange(len(tokens), device=tokens.device)
-        logits = self._logits(tokens, everywhere, self.slots.lengths, layout)
-        layout.commit()
-        return logits
-
-    def _logits(self, ids: Tensor, read: Tensor, positions: Tensor, layout: FillLayout | StepLayout) -> Tensor:
-        arguments: dict[str, Any] = {"position_ids": positions[None], LAYOUT_KEY: layout}
-        return torch.cat(list(self._forward.logits_at(ids[None], read, **arguments)))
-
-
-def _best(logits: Tensor) -> Tensor:
-    """The most likely tokens (n,) of logits (n, V). Raises NotFinite where one is NaN or infinite."""
-    largest, tokens = logits.max(-1)
-    if not bool(torch.isfinite(largest).all()):
-        raise NotFinite("a logit is not finite")
-    return tokens
-
-
-def _bytes_per_token(model: PreTrainedModel) -> int:
-    """Keys and values of one token in all layers."""
-    return 2 * int(text_config(model).num_hidden_layers) * key_value_width(model) * model.dtype.itemsize
-
-
-def cache_bytes_of(model: PreTrainedModel) -> int:
-    """What the slots may take: 1 GiB of main memory, or a quarter of what is free on a CUDA device."""
-    if model.device.type != "cuda":
-        return CPU_CACHE_BYTES
-    free, _ = torch.cuda.mem_get_info(model.device)
-    return int(free) // 4
-
-
-# ---- may this model be decoded in slots? ----------------------------------------------------------------------------
-
-
-_decided: WeakKeyDictionary[PreTrainedModel, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
-
-
-def _slots_hold(model: PreTrainedModel, longest: int) -> bool:
-    """Whether rows in slots give the model's own logits; decided once for each model, attention and window."""
-    window = sliding_window(model)
-    window = None if window is None or longest <= window else window
-    virtual = virtual_tokens(model)
-    decided = _decided.setdefault(model, {})
-    key = (model.config._attn_implementation, window, model.dtype, virtual)
-    if key not in decided:
-        reason = "virtual tokens stand before a window" if virtual and window is not None else _probe(model, window)
-        decided[key] = not reason
-        if reason:
-            logger.info("%s: decoded by its own generate, because %s", type(model).__name__, reason)
-    return decided[key]
-
-
-def _probe(model: PreTrainedModel, window: int | None) -> str:
-    """Runs two rows of random tokens, of unlike lengths, in slots and alone. Returns why slots do not hold, or nothing.
-
-    A key in the wrong place, a wrong position or a lost window moves logits by their own size.
-    """
-    if not key_value_width(model):
-        return "it keeps more than keys and values"
-    long = PROBE_PROMPT_TOKENS if window is None else window + 2
-    tokens = probe_ids(model, long + PROBE_STEPS)
-    wanted: list[Tensor] = []
-    forward = forward_of(model)
-    starts = [long, long // 2]
-    for start in starts:
-        read = torch.arange(start - 1, start + PROBE_STEPS, device=model.device)
-        wanted.append(torch.cat(list(forward.logits_at(tokens[None, : start + PROBE_STEPS], read))))
-    try:
-        decoder = _Decoder(model, len(starts))
-        with without_virtual_tokens(model), layout_attention_on(model):
-            found = [decoder.fill([tuple(tokens[:start].tolist()) for start in starts])]
-            for step in range(PROBE_STEPS):
-                found.append(decoder.step(torch.stack([tokens[start + step] for start in starts])))
-    except REFUSALS as refusal:
-        return f"it refuses the attention ({type(refusal).__name__})"
-    error = (torch.stack(found, 1) - torch.stack(wanted)).abs().max()
-    allowed = (1e-4 if model.dtype == torch.float32 else 5e-2) * max(1.0, float(torch.stack(wanted).abs().max()))
-    return "" if float(error) <= allowed else f"logits differ by {float(error):.2g}"
+        if done:
+            order = decoder.slots.keep([index for index in range(len(active)) if index not in done])
+            active = [active[index] for index in order]
+            following = following[torch.tensor(order, dtype=torch.int64, device=following.device)]
 
 
 def _own_generate(model: PreTrainedModel, row: _Row, ending: _Ending) -> None:

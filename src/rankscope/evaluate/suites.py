@@ -10,9 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rankscope.data.encode import stop_ids
 from rankscope.evaluate.choices import choice_logprobs
-from rankscope.evaluate.generate import greedy
+from rankscope.evaluate.generate import StopStrings, greedy
 from rankscope.evaluate.grade import exact_match, number_match, token_f1
-from rankscope.evaluate.stops import StopStrings
 from rankscope.evaluate.tree import ChoicePlan
 from rankscope.records import Form, Item, Prediction, Suite
 

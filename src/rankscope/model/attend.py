@@ -61,7 +61,8 @@ def layout_attention(
     """Signature and shapes of transformers' registry: (1, heads, T, d) in, (1, T, H, d) out. For inference only."""
     layout: Layout = kwargs[LAYOUT_KEY]
     scores = Scores(scaling, sliding_window, softcap)
-    return layout.attend(int(module.layer_idx), query[0], key[0], value[0], scores)[None], None
+    layer: Any = module.layer_idx
+    return layout.attend(layer, query[0], key[0], value[0], scores)[None], None
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

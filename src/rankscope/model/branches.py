@@ -1,11 +1,11 @@
 """The layout of scoring: trunks one after another, then the branches of each, all after a common beginning or none.
 
-A trunk is a prompt, causal in itself. A trunk's branches (the choices, shared beginnings once, in depth-first order) see
-all of it; among them, token j is an ancestor of token i exactly where j <= i < end[j], with end[j] the end of j's
+A trunk is a prompt, causal in itself. A trunk's branches (the choices, shared beginnings once, in depth-first order)
+see all of it; among them, token j is an ancestor of token i exactly where j <= i < end[j], with end[j] the end of j's
 subtree. The common beginning is not in the row: its keys and values were computed before, once.
 
-Shapes as in attend.py; B trunks, P tokens of the longest; C trunks that have branches, N tokens of the most; S tokens of
-the common beginning.
+Shapes as in attend.py; B trunks, P tokens of the longest; C trunks that have branches, N tokens of the most; S tokens
+of the common beginning.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class BranchLayout:
             trunk = trunk & (depths[:, :, None] - column < window)
             own = own & (depths[:, :, None] - depths[:, None, :] < window)
         seen = torch.cat([trunk, own], 2)
-        seen[:, :, 0] |= (number >= shape.branch_lengths[:, None])
+        seen[:, :, 0] |= number >= shape.branch_lengths[:, None]
         return seen
 
 

@@ -147,7 +147,7 @@ def _may_skip(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def _last_feed_forward_at(model: PreTrainedModel, positions: Tensor) -> Iterator[None]:
-    """The last block's feed-forward runs at flat positions (N,) into B*T only; elsewhere it gives 0, which nobody reads.
+    """The last block's feed-forward runs at flat positions (N,) into B*T only; elsewhere it gives 0, never read.
 
     Raises LookupError where the block's feed-forward is not known.
     """
