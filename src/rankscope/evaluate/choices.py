@@ -124,8 +124,8 @@ def beginning_of(model: PreTrainedModel, ids: tuple[int, ...]) -> Beginning | No
 def _target_logprobs(
     model: PreTrainedModel, input_ids: Tensor, reads: Reads, misses: Tensor | None = None, **arguments: Any
 ) -> Tensor:
-    """Log-probabilities (M,) in fp32, on the CPU, of the scored tokens of a batch. `misses`, where it is given, counts of
-    every choice the tokens that are not the most likely where they stand."""
+    """Log-probabilities (M,) in fp32, on the CPU, of the scored tokens of a batch. `misses`, where it is given, counts
+    of every choice the tokens that are not the most likely where they stand."""
     device = model.device
     target_read, target_ids = reads.target_read.to(device), reads.target_ids.to(device)
     found: list[Tensor] = []
