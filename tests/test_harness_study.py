@@ -14,6 +14,7 @@ from tiny_study import tiny_study, write_rows
 from typer.testing import CliRunner
 
 from rankscope.cli import app
+from rankscope.config.read import read_study
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.slow
@@ -53,6 +54,7 @@ def test_a_study_on_tasks_of_lm_eval(tmp_path: Path) -> None:
     assert plan["train_sets"][0]["dropped"] == {"also in suite towns": 1}
     held = yaml.safe_load((out / "study.yaml").read_text())
     assert held["suites"]["towns"]["harness"] == str(tmp_path / "tasks" / "towns.yaml")
+    assert read_study(out / "study.yaml").suites["replies"].limit == 5  # it can be run again
 
     base = pd.read_parquet(out / "base" / "predictions.parquet")
     assert base.groupby("suite").size().to_dict() == {"towns": ITEMS, "replies": 5, "prose": ITEMS}

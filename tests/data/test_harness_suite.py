@@ -88,6 +88,7 @@ def test_multiple_choice_few_shot(model: LoadedModel, tmp_path: Path) -> None:
     assert 0 < sum(one["acc"] for one in wanted) < ITEMS
 
 
+@pytest.mark.slow
 def test_generated_text_with_stops_and_a_filter(model: LoadedModel, tmp_path: Path) -> None:
     rows = save_task(tmp_path, **GENERATED)
     free = scored(suite_of(rows, model)[0], model)
@@ -105,6 +106,7 @@ def test_generated_text_with_stops_and_a_filter(model: LoadedModel, tmp_path: Pa
     assert any(one.predicted for one in free)
 
 
+@pytest.mark.slow
 def test_rolling_text_and_continuations(model: LoadedModel, tmp_path: Path) -> None:
     task = save_task(tmp_path, **ROLLING)
     wanted = samples(reference(task, model))
@@ -156,6 +158,7 @@ def test_several_contexts_and_mutual_information(model: LoadedModel, tmp_path: P
             assert ours.choice_logprobs == pytest.approx([resp[0][0] for resp in theirs["resps"]], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_hash_is_lm_evals_and_a_limit_is_a_seeded_sample(model: LoadedModel, tmp_path: Path) -> None:
     from lm_eval.loggers import EvaluationTracker
 

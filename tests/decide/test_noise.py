@@ -15,6 +15,7 @@ from rankscope.decide.noise import Floor, changed_share, floor_of, noise
 from rankscope.decide.pairing import pair
 from rankscope.decide.verdict import decide
 from rankscope.records import Verdict
+from rankscope.report.words import noise_sentence
 
 Frames = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
 
@@ -98,3 +99,5 @@ def test_a_verdict_does_not_rest_on_less_than_the_floor(clear: Frames) -> None:
     noisy = judged(scored_twice(clear, {"law": above}))
     assert (noisy.kind, noisy.recommended) == ("cannot_distinguish", None)
     assert f"{above} of the base's 1,200 items change by numerics alone" in noisy.reasons[-1]
+    assert noise_sentence(noisy) == f"Numerics alone change {above} of the base's 1,200 items; no bound rests on less."
+    assert noise_sentence(still) is noise_sentence(plain) is None

@@ -77,7 +77,7 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "rolling": (ROLLING, {}),
     "continued": (CONTINUED, {}),
 }
-QUICK = ("choices few-shot", "generated")
+QUICK = ("generated",)
 
 
 @pytest.mark.parametrize(

@@ -80,23 +80,20 @@ def _top_level(document: Document, study: dict[str, Any]) -> list[Problem]:
 def _source(document: Document, section: str, name: str, source: dict[str, Any]) -> list[Problem]:
     """Keys that belong to another origin than the one given. A key set to null is as if it were not there."""
     problems = []
-    harness = source.get("harness") is not None
-    owned: list[tuple[tuple[str, ...], bool, str, str]] = [
-        (HUB_KEYS, source.get("hub") is not None, "it only with `hub`, the data set that it belongs to", "hub")
-    ]
+    harness = section == "suites" and source.get("harness") is not None
+    owned = [(key, source.get("hub") is not None, "hub", "the data set") for key in HUB_KEYS]
     if section == "suites":
-        owned.append((HARNESS_KEYS, harness, "it only with `harness`, the task that it belongs to", "harness"))
-        if harness:
-            owned.append((ROW_KEYS, False, "no such key: a task of lm-eval brings its own", "rows"))
-    for keys, belongs, expected, owner in owned:
-        for key in keys:
-            if not belongs and source.pop(key, None) is not None:
-                problems.append(document.problem((section, name, key), f"`{key}` without {_quoted(owner)}", expected))
+        owned += [(key, harness, "harness", "the task") for key in HARNESS_KEYS]
+    for key, belongs, owner, what in owned:
+        if not belongs and source.pop(key, None) is not None:
+            expected = f"it only with `{owner}`, {what} that it belongs to"
+            problems.append(document.problem((section, name, key), f"`{key}` without `{owner}`", expected))
+    for key, default in ROW_KEYS.items() if harness else ():
+        if source.get(key, default) not in (default, None):
+            del source[key]
+            expected = "no such key: a task of lm-eval brings its own"
+            problems.append(document.problem((section, name, key), f"`{key}` without rows of its own", expected))
     return problems
-
-
-def _quoted(owner: str) -> str:
-    return f"`{owner}`" if owner != "rows" else "rows of its own"
 
 
 def _arm(document: Document, arms: dict[str, Any], label: str) -> list[Problem]:

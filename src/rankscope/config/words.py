@@ -107,8 +107,8 @@ SECTIONS = ("validation", "budget", "optimizer", "decision", "checkpoint", "keep
 LATER_METHODS = frozenset({"qlora", "adalora"})
 HARNESS_KEYS = ("num_fewshot", "metric")
 """What only a task of lm-eval has."""
-ROW_KEYS = ("columns", "choices", "template", "bad_rows", "max_new_tokens")
-"""What only rows have: a task brings its own prompts and limits."""
+ROW_KEYS = {"columns": None, "choices": "text", "template": None, "bad_rows": "refuse", "max_new_tokens": 256}
+"""What only rows have, and its default, which a resolved study writes out: a task brings its own prompts and limits."""
 HUB_KEYS = ("config", "split", "revision")
 """What only a hub data set has."""
 LATER_OPTIMIZERS = frozenset({"paged_adamw_8bit", "adafactor", "muon", "sgd"})
