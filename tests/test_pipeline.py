@@ -147,7 +147,16 @@ def test_an_automatic_rate_is_searched_once_and_used(tmp_path: Path) -> None:
     assert run_record is not None
     assert run_record.learning_rate == record.chosen
     cost = pd.read_parquet(out / "tables" / "cost.parquet")
-    assert cost["search_seconds"].iloc[0] == pytest.approx(record.train_seconds)
+    assert cost["search_seconds"].iloc[0] == pytest.approx(record.train_seconds + record.probe_seconds)
+    rates = pd.read_parquet(out / "tables" / "rates.parquet")
+    assert list(rates["learning_rate"]) == record.rates
+    assert rates.loc[rates["chosen"], "learning_rate"].tolist() == [record.chosen]
+    assert {suite: len(items) for suite, items in record.probe_items.items()} == {"taught": 40, "other": 30, "sums": 6}
+    known = rates["validation_loss"].notna()
+    assert rates.loc[known, ["gain", "forgetting"]].notna().all(axis=None)
+    assert rates["steps"].max() == plan.runs[0].step_count
+    # The probed model is the candidate as it was trained: another rate, other answers.
+    assert rates.loc[known, "gain"].nunique() > 1
     assert not list(out.rglob("*checkpoint*"))
     assert [p.name for p in (out / "searches" / search.search_id).glob("*.safetensors")] == []
 

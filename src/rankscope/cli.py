@@ -101,9 +101,11 @@ def plan(
     if json_:
         typer.echo(planned.model_dump_json(indent=1))
         return
+    from rankscope.decide.planned import power_sentences
     from rankscope.report.terminal import console, print_plan
 
-    print_plan(console(), planned, {run_id: s.state for run_id, s in states.items() if s is not None})
+    power = [sentence for one in planned.power for sentence in power_sentences(one, settings.decision)]
+    print_plan(console(), planned, {run_id: s.state for run_id, s in states.items() if s is not None}, power)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.resolved import absolute, dump_study, pinned
 from rankscope.config.study import Study
 from rankscope.data.prepare import Prepared, prepare
+from rankscope.decide.planned import planned_power
 from rankscope.edges.execute import Executor, Job, JobOutcome, stop_requested
 from rankscope.edges.sharing import is_planned, keep_best, write_plan
 from rankscope.edges.store import FolderStore, remove_leftovers
@@ -23,8 +24,9 @@ from rankscope.jobs.derive import derive, derived_ids, derived_sources
 from rankscope.jobs.run import score_base, train_and_score
 from rankscope.jobs.search import search_rate
 from rankscope.model.load import inspect_model, load_tokenizer
-from rankscope.records import MachineFacts, Plan, RunStatus
+from rankscope.records import MachineFacts, Plan, PlannedRun, RunStatus
 from rankscope.results import base_ids, write_results
+from rankscope.results_seeds import mark_unneeded, wanted_runs
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def plan_study(study: Study, folder: Path, machine: MachineFacts, out: Path) -> 
         tokenizer = load_tokenizer(spec, folder)
         prepared[spec.name] = prepare(study, folder, tokenizer, room, spec.system_prompt)
     previous = FolderStore(out).read_plan()
-    return make_plan(
+    plan = make_plan(
         study,
         models,
         {name: [training.facts for training in data.training.values()] for name, data in prepared.items()},
@@ -60,6 +62,7 @@ def plan_study(study: Study, folder: Path, machine: MachineFacts, out: Path) -> 
         machine,
         previous=previous.resolved if previous is not None else None,
     )
+    return plan.model_copy(update={"power": planned_power(plan, study.decision)})
 
 
 def run_study(
@@ -140,16 +143,54 @@ def _work(
 def _execute(
     store: FolderStore, study: Study, plan: Plan, executor: Executor, only: set[str], idle: Callable[[], None]
 ) -> Outcome:
+    """Rounds of runs, until the verdict asks for no more (with a fixed list of seeds one round), then derived runs."""
+    failed: dict[str, str] = {}
+    asked: set[str] = set()
+    more = _next(store, study, plan, only, asked)
+    while True:
+        asked |= {run.run_id for run in more}
+        _round(store, study, plan, executor, only, idle, [run for run in more if run.fits], failed)
+        more = _next(store, study, plan, only, asked)
+        if stop_requested() or not more:
+            break
+    if not only and not stop_requested():
+        if plan.looks:
+            mark_unneeded(store, study, plan, asked)
+        folder = str(store.folder)
+        sources = derived_sources(study, store, plan)
+        jobs = [Job(derive, folder, (name,)) for run in sources for name in derived_ids(study, plan, run)]
+        for outcome in executor.run(jobs, idle):
+            _keep(store, outcome, failed)
+    left_out = {run.run_id: run.reason or "" for run in plan.runs if run.run_id in only and not run.fits}
+    return Outcome(failed=failed, stopped=stop_requested(), left_out=left_out)
+
+
+def _next(store: FolderStore, study: Study, plan: Plan, only: set[str], asked: set[str]) -> list[PlannedRun]:
+    """The runs to do next: of `only` all at once, else what the verdict still asks for."""
+    if only:
+        return [run for run in plan.runs if run.run_id in only and run.run_id not in asked]
+    return wanted_runs(store, study, plan, asked)
+
+
+def _round(
+    store: FolderStore,
+    study: Study,
+    plan: Plan,
+    executor: Executor,
+    only: set[str],
+    idle: Callable[[], None],
+    runs: Sequence[PlannedRun],
+    failed: dict[str, str],
+) -> None:
     """Bases and searches, and the runs that wait for neither; then the runs whose rate was searched. Longest first.
 
     With `only` the bases come last: nothing waits for them, and another process may have scored them by then.
     """
     folder = str(store.folder)
-    runs = sorted((r for r in plan.runs if r.fits and (not only or r.run_id in only)), key=lambda r: -r.seconds)
+    runs = sorted(runs, key=lambda r: -r.seconds)
     wanted = {(r.model, r.train_set, r.arm.label) for r in runs}
     searches = [s for s in plan.searches if any((s.model, s.train_set, a.label) in wanted for a in s.arms)]
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
-    failed: dict[str, str] = {}
     bases = [Job(score_base, folder, (base,)) for base in base_ids(plan).values()]
     first = [
         *(bases if not only else []),
@@ -169,11 +210,6 @@ def _execute(
     do([Job(train_and_score, folder, (r.run_id,)) for r in ready])
     if only:
         do(bases)
-    elif not stop_requested():
-        sources = derived_sources(study, store, plan)
-        do([Job(derive, folder, (name,)) for run in sources for name in derived_ids(study, plan, run)])
-    left_out = {run.run_id: run.reason or "" for run in plan.runs if run.run_id in only and not run.fits}
-    return Outcome(failed=failed, stopped=stop_requested(), left_out=left_out)
 
 
 def _keep(store: FolderStore, outcome: JobOutcome, failed: dict[str, str]) -> None:

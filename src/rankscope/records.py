@@ -17,7 +17,7 @@ RESULTS_VERSION = 1
 """Part of every run id: raised when the same settings would give other numbers."""
 
 Form = Literal["choices", "open", "number", "text"]
-State = Literal["planned", "running", "done", "failed", "diverged", "does not fit"]
+State = Literal["planned", "running", "done", "failed", "diverged", "does not fit", "not needed"]
 Relation = Literal["in-domain", "out-of-domain", "general"]
 
 
@@ -57,6 +57,8 @@ class Row:
     completion: str | None = None
     text: str | None = None
     messages: tuple[Turn, ...] | None = None
+    cluster: str | None = None
+    """Rows of one cluster (questions on one text, say) are no independent evidence."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Item:
     text_bytes: int = 0
     prompt_text: str = ""
     choice_texts: tuple[str, ...] = ()
+    cluster: str | None = None
     parts: tuple[Item, ...] = ()
     """Where choices follow different prompts: an item for each prompt, whose choices in order are this item's."""
 
@@ -287,6 +290,30 @@ class PlannedSearch(Record):
     seconds: float
 
 
+class PlannedPower(Record):
+    """What one base model and training set can be expected to tell, on assumed variances (docs/measures.md).
+
+    The chances are that an arm as good as the best is found good enough, and that one which forgets nothing is found
+    eligible; seeds_for_power and items_for_power (of the smallest suite, all stretched alike) bring both to four in
+    five, None where no reasonable number does. expected_runs: with adaptive seeds, where arms are equal and forget
+    nothing.
+    """
+
+    model: str
+    train_set: str
+    arms: int
+    seeds: int
+    in_domain_items: int
+    other_items: int
+    detectable_gain: float
+    detectable_forgetting: float | None
+    chance_good_enough: float
+    chance_eligible: float
+    seeds_for_power: int | None
+    items_for_power: int | None
+    expected_runs: int | None = None
+
+
 class Plan(Record):
     """plan.json: every run of a study."""
 
@@ -299,6 +326,9 @@ class Plan(Record):
     searches: list[PlannedSearch]
     runs: list[PlannedRun]
     warnings: list[str] = []
+    looks: list[int] = []
+    """With adaptive seeds the numbers of seeds after which the verdict is asked; `runs` are then the most."""
+    power: list[PlannedPower] = []
 
 
 class Provenance(Record):
@@ -358,8 +388,22 @@ class StepRecord(Record):
     completion_tokens: int
 
 
+class ProbedRate(Record):
+    """A candidate of a search on the probe items of one suite: measured after the choice, never used for it."""
+
+    arm: str
+    learning_rate: float
+    steps: int
+    suite: str
+    accuracy: float
+
+
 class SearchRecord(Record):
-    """search.json: a learning-rate search. `losses[i][k]`: rate i after rung k, None where it was dropped."""
+    """search.json: a learning-rate search. `losses[i][k]`: rate i after rung k, None where it was dropped.
+
+    `rates` may reach beyond the planned grid, where the best was its last. `probe_items` are the item ids that
+    `probed` is of, by suite.
+    """
 
     format_version: int = FORMAT_VERSION
     search_id: str
@@ -373,6 +417,9 @@ class SearchRecord(Record):
     chosen: float | None
     at_end_of_grid: bool
     train_seconds: float
+    probe_seconds: float = 0.0
+    probe_items: dict[str, list[str]] = {}
+    probed: list[ProbedRate] = []
 
 
 @dataclass(frozen=True)
@@ -391,6 +438,7 @@ class Prediction:
     loss_nats: float | None = None
     scored_tokens: int | None = None
     text_bytes: int | None = None
+    cluster: str | None = None
 
 
 # ---- verdict --------------------------------------------------------------------------------------------------------
@@ -484,6 +532,8 @@ class Verdict(Record):
     minimum_detectable_effect: DetectableEffect
     more_needed: MoreNeeded
     arms: list[ArmVerdict]
+    findings: list[str] = []
+    """What was forgotten, in plain words: by which arms, recall against reasoning."""
     noise: list[SuiteNoise] = []
 
 

@@ -86,14 +86,20 @@ WRONG = [
     ("full: {", "a b: {method: full, ", 'line 10, arms.a b: found the name "a b", expected a name of letters, digits, '
      "`.`, `_` or `-` that begins with a letter or digit (at most 64)"),
     ("[0, 1, 2]", "[]", "line 12, seeds: found an empty list, expected a list of different whole numbers of 0 or more, "
-     "such as [0, 1, 2]"),
+     "such as [0, 1, 2], or {start: 3, max: 8}"),
     ("[0, 1, 2]", "3", "line 12, seeds: found 3, expected a list of different whole numbers of 0 or more, such as "
-     "[0, 1, 2]"),
+     "[0, 1, 2], or {start: 3, max: 8}"),
+    ("[0, 1, 2]", "{start: 1, max: 8}", "line 12, seeds.start: found 1, expected a whole number of 2 or more: the seeds "
+     "that every arm gets"),
+    ("[0, 1, 2]", "{start: 3, max: 8, stop: 5}", "line 12, seeds.stop: found the unknown key `stop`, expected one of "
+     "start, max"),
+    ("[0, 1, 2]", "{start: 3, max: 3}", "line 12, seeds.max: found 3, expected a whole number above `start`, at most 64: "
+     "the seeds that an arm gets at most"),
     ("[0, 1, 2]", "[0, 1, 0]", "line 12, seeds[2]: found the seed 0 again, expected each seed once"),
     ("[0, 1, 2]", "[-1]", "line 12, seeds[0]: found -1, expected a whole number from 0 to 2147483647"),
     ("[0, 1, 2]", "[2147483648]", "line 12, seeds[0]: found 2147483648, expected a whole number from 0 to 2147483647"),
     ("seeds: [0, 1, 2]", "# none", "seeds: found nothing, expected a list of different whole numbers of 0 or more, such "
-     "as [0, 1, 2]"),
+     "as [0, 1, 2], or {start: 3, max: 8}"),
     ("name: small", "name: a/b", 'line 1, name: found "a/b", expected a name of letters, digits, `.`, `_` or `-` that '
      "begins with a letter or digit (at most 64)"),
     ("name: small", "nmae: small", None),
@@ -175,7 +181,6 @@ SECTIONS = [
 """A section, a setting in it, and the rest of the line."""
 
 LATER = [
-    ("[0, 1, 2]", "{start: 3, max: 8}", "adaptive seeds"),
     ("seeds:", "track: [mlflow]\nseeds:", "experiment tracking"),
     ("seeds:", "optimizer: paged_adamw_8bit\nseeds:", "the optimizer paged_adamw_8bit"),
     ("seeds:", "optimizer: {name: adafactor, clip_norm: 1}\nseeds:", "the optimizer adafactor"),

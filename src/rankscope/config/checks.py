@@ -9,6 +9,7 @@ from typing import Any
 from rankscope.config.arms import METHODS, TRAITS, arm_label
 from rankscope.config.problems import Problem, show
 from rankscope.config.study import Arm, Study, is_task_file
+from rankscope.config.words import WORDS
 from rankscope.config.yamltext import Document
 
 RESERVED_LABEL = "base"
@@ -127,6 +128,9 @@ def _check_quantization(document: Document) -> list[Problem]:
 
 def _check_seeds(document: Document) -> list[Problem]:
     seeds = document.get("seeds")
+    start, most = _mapping(seeds).get("start"), _mapping(seeds).get("max")
+    if type(start) is int and type(most) is int and 0 < most <= start:
+        return [document.problem(("seeds", "max"), show(most), WORDS["seeds.max"])]
     if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
         return []
     return [

@@ -107,6 +107,7 @@ def make_plan(
         suites=[s.model_copy(update={"model": f.name}) for f in models for s in suites[f.name]],
         searches=searches,
         runs=runs,
+        looks=list(study.looks),
     )
     return plan.model_copy(update={"warnings": [*warnings, *study_warnings(study, plan, machine, plan_totals(plan))]})
 
@@ -117,7 +118,7 @@ def _setting_runs(setting: _Setting) -> tuple[list[PlannedSearch], list[PlannedR
     for key in setting.study.arms:
         entry = setting.study.arms_of(key)
         for arm in entry:
-            own = [_run(setting, arm, entry, seed) for seed in setting.study.seeds]
+            own = [_run(setting, arm, entry, seed) for seed in setting.study.all_seeds]
             runs += own
             search = _search(setting, arm, search_arms(arm, entry))
             if search is not None and own[0].fits:
@@ -162,7 +163,7 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
 
 def _stays(study: Study, seed: int) -> bool:
     """Whether this run's full checkpoint counts as kept: of `keep: {full: best}` one for each arm."""
-    return study.keep.full == "all" or (study.keep.full == "best" and seed == study.seeds[0])
+    return study.keep.full == "all" or (study.keep.full == "best" and seed == study.all_seeds[0])
 
 
 def _does_not_fit(memory: int, disk: int, setting: _Setting) -> str | None:
@@ -240,19 +241,26 @@ def describe_plan(plan: Plan) -> list[dict[str, Any]]:
 
 
 def plan_totals(plan: Plan) -> dict[str, Any]:
-    """Sums over the runs that fit and the searches. Time is shared out over workers; each has a checkpoint on disk."""
+    """Sums over the runs that fit and the searches. Time is shared out over workers; each has a checkpoint on disk.
+
+    With adaptive seeds these are the most that there can be; `first_runs` and `first_seconds` are those of the first
+    seeds, which every arm gets, and the searches.
+    """
     runs = [run for run in plan.runs if run.fits]
+    first = [run for run in runs if not plan.looks or run.seed < plan.looks[0]]
     workers = plan.resolved.worker_count
     kept = sum(run.kept_disk_bytes for run in runs)
     temporary = sorted((run.disk_bytes - run.kept_disk_bytes for run in runs), reverse=True)[:workers]
     flops = sum(run.train_flops + run.evaluate_flops for run in runs) + sum(s.train_flops for s in plan.searches)
     return {
         "runs": len(runs),
+        "first_runs": len(first),
         "runs_that_do_not_fit": len(plan.runs) - len(runs),
         "searches": len(plan.searches),
         "train_tokens": sum(run.train_tokens for run in runs),
         "teraflops": flops / 1e12,
         "memory_bytes": sum(sorted((run.memory_bytes for run in runs), reverse=True)[:workers]),
         "disk_bytes": kept + sum(temporary),
+        "first_seconds": (sum(run.seconds for run in first) + sum(s.seconds for s in plan.searches)) / workers,
         "seconds": (sum(run.seconds for run in runs) + sum(s.seconds for s in plan.searches)) / workers,
     }

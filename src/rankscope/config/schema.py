@@ -10,7 +10,7 @@ from rankscope.config.words import SECTIONS, WORDS
 
 Schema = dict[str, Any]
 
-_PLACES = {"ModelSpec": "model[]", "TrainSource": "train.*", "SuiteSource": "suites.*"} | {
+_PLACES = {"ModelSpec": "model[]", "TrainSource": "train.*", "SuiteSource": "suites.*", "AdaptiveSeeds": "seeds"} | {
     section.capitalize(): section for section in SECTIONS
 }
 

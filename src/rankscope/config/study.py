@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Literal
 
@@ -10,9 +11,9 @@ from pydantic import Field, model_validator
 from rankscope.config.arms import Arm, ArmEntry, Fraction, Frozen, FullArms, LoraArms, Method, Rate
 
 __all__ = [
-    "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "FullArms", "Keep", "Kind",
-    "LoraArms", "Method", "ModelSpec", "Name", "Optimizer", "Rate", "Schedule", "Source", "Study", "SuiteSource",
-    "TrainSource", "Validation",
+    "AdaptiveSeeds", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "FullArms",
+    "Keep", "Kind", "LoraArms", "Method", "ModelSpec", "Name", "Optimizer", "Rate", "Schedule", "Source",
+    "Study", "SuiteSource", "TrainSource", "Validation",
 ]  # fmt: skip
 
 Kind = Literal["recall", "reasoning"]
@@ -169,6 +170,24 @@ class Analysis(Frozen):
     intruder_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class AdaptiveSeeds(Frozen):
+    """Seeds 0 to `start` - 1 for every arm, then more, up to `max`, for the arms that may still be the answer."""
+
+    start: int = Field(ge=2)
+    max: int = Field(le=64)
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """How many seeds each arm has when the verdict is asked: half as many again each time (3, 5, 8), then `max`."""
+        counts = [self.start]
+        while counts[-1] < self.max:
+            counts.append(min(self.max, math.ceil(1.5 * counts[-1])))
+        return tuple(counts)
+
+
 class Study(Frozen):
     """One question, one YAML file, one folder of results."""
 
@@ -180,11 +199,21 @@ class Study(Frozen):
     validation: Validation = Validation()
     budget: Budget = Budget()
     optimizer: Optimizer = Optimizer()
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | AdaptiveSeeds
     decision: Decision = Decision()
     checkpoint: Checkpoint = Checkpoint()
     keep: Keep = Keep()
     analysis: Analysis = Analysis()
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """Every seed that an arm may be trained with."""
+        return tuple(range(self.seeds.max)) if isinstance(self.seeds, AdaptiveSeeds) else self.seeds
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """The numbers of seeds after which the verdict is asked; empty where every arm gets every seed."""
+        return self.seeds.looks if isinstance(self.seeds, AdaptiveSeeds) else ()
 
     def expand_arms(self) -> tuple[Arm, ...]:
         """Every arm, one for each size, in the file's order. A label is the entry's key and, say, `-r16`."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -145,9 +145,13 @@ def _fitting(given: Sequence[Item], needed: Sequence[int], context_tokens: int) 
 
 
 def check_relations(train_sets: Iterable[TrainFacts], suites: Sequence[SuiteFacts], file: str) -> None:
-    """Raise InputProblems for each training set whose gain cannot be measured: no suite of its domain that has right
-    and wrong answers."""
-    problems = []
+    """Raise InputProblems for each training set whose gain cannot be measured (no suite of its domain that has right
+    and wrong answers), and for each suite of a single item, which says nothing of others."""
+    problems = [
+        Problem(file, f"suites.{suite.name}", "a single item", "at least two: one says nothing of others")
+        for suite in suites
+        if suite.form != "text" and suite.item_count == 1
+    ]
     for facts in train_sets:
         forms = {suite.form for suite in suites if suite.domain is not None and suite.domain == facts.domain}
         if not forms - {"text"}:
@@ -183,7 +187,8 @@ def _check_kind(name: str, source: SuiteSource, rows: Rows, form: Form) -> None:
 
 def _with_lengths(source: SuiteSource, rows: Rows, form: Form, encoder: Encoder) -> tuple[list[Item], list[int]]:
     """The items, and the tokens that each needs in the context."""
-    items = encoder.items(rows.rows, source, rows.file)
+    encoded = encoder.items(rows.rows, source, rows.file)
+    items = [replace(item, cluster=row.cluster) for item, row in zip(encoded, rows.rows, strict=True)]
     if form in ("open", "number"):
         return items, [example.token_count for example in encoder.training(rows.rows, source, rows.file)]
     longest = [max(map(len, item.choices_ids), default=0) for item in items]
@@ -239,6 +244,8 @@ def _item_parts(
         yield from (item.prompt_ids, *item.choices_ids, item.choice_characters)
         for part in item.parts:
             yield from (part.prompt_ids, *part.choices_ids)
+        if item.cluster is not None:
+            yield f"cluster {item.cluster}"
     if harness is not None:  # what decides a score beside the prompts
         yield json.dumps(harness.model_dump(mode="json"), sort_keys=True)
 

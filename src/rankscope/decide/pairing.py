@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rankscope.decide.arms import ArmFacts, arm_facts
 from rankscope.decide.noise import changed_share
+from rankscope.decide.stats import SuiteArrays
 from rankscope.records import Relation
 
 Floats = NDArray[np.float64]
@@ -20,7 +21,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SuiteScores:
-    """One suite, paired: `base` (I,), `scores` (N, K, I) for N arms, K seeds, I items that every run scored."""
+    """One suite, paired: `base` (I,), `scores` (N, K, I) for N arms, K seeds, I items that every run scored.
+
+    `clusters` (I,) numbers the cluster of each item (several questions on one text), None where each is its own.
+    """
 
     name: str
     domain: str | None
@@ -30,8 +34,13 @@ class SuiteScores:
     base: Floats
     scores: Floats
     left_out: int = 0
+    clusters: NDArray[np.int64] | None = None
     noise: float = 0.0
     """The share of items that the base answers otherwise in other batches."""
+
+    @property
+    def arrays(self) -> SuiteArrays:
+        return SuiteArrays(self.base, self.scores, self.clusters)
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ def pair(
             paired.append(suite)
         else:
             gone.append(str(row["suite"]))
-    unfinished = int(mine["state"].isin(["planned", "running"]).sum())
+    unfinished = int(mine["state"].isin(["planned", "running", "not needed"]).sum())
     return Pairing(model, train_set, labels, seeds, tuple(paired), facts, unfinished, tuple(gone), tuple(notes))
 
 
@@ -177,7 +186,20 @@ def _pair_suite(
             base=base_scores.to_numpy(dtype=float)[whole],
             scores=np.ascontiguousarray(values.T.reshape(len(labels), len(seeds), -1)),
             left_out=left_out,
+            clusters=cluster_numbers(here, joined.index[whole]),
             noise=changed_share(here[here["arm"] == "base"], list(joined.index[whole])),
         ),
         notes,
     )
+
+
+def cluster_numbers(here: pd.DataFrame, item_ids: pd.Index) -> NDArray[np.int64] | None:
+    """The cluster of each item by number, as the base's rows name it; an item without a name is its own cluster."""
+    if "cluster" not in here.columns:
+        return None
+    base = here.loc[here["arm"] == "base"].drop_duplicates("item_id").set_index("item_id")["cluster"]
+    names = base.reindex(item_ids)
+    if names.isna().all():
+        return None
+    own = [("item", item) if pd.isna(name) else ("cluster", name) for item, name in zip(item_ids, names, strict=True)]
+    return pd.factorize(pd.Series(own, dtype=object))[0].astype(np.int64)

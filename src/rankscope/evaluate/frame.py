@@ -17,4 +17,4 @@ def predictions_frame(run_id: str, predictions: Sequence[Prediction]) -> pd.Data
     frame.insert(0, "run_id", run_id)
     floats = ["score", "score_normalized", "f1", "loss_nats"]
     integers = ["prompt_tokens", "scored_tokens", "text_bytes"]
-    return frame.astype({**dict.fromkeys(floats, "Float64"), **dict.fromkeys(integers, "Int64")})
+    return frame.astype({**dict.fromkeys(floats, "Float64"), **dict.fromkeys(integers, "Int64"), "cluster": "str"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -73,7 +73,7 @@ def score_suite(
         items = [item for item in suite.items if item.form == form]
         texts = generate_answers(model, tokenizer, items, form, suite.max_new_tokens, token_budget)
         written.update((id(item), text) for item, text in zip(items, texts, strict=True))
-    return [
+    graded = [
         grade_choices(suite.name, item, found[id(item)])
         if item.form == "choices"
         else grade_text(suite.name, item, found[id(item)])
@@ -81,6 +81,7 @@ def score_suite(
         else grade_written(suite.name, item, written[id(item)])
         for item in suite.items
     ]
+    return [replace(one, cluster=item.cluster) for one, item in zip(graded, suite.items, strict=True)]
 
 
 def score_graded(

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from rankscope.config.identity import MOST_BEYOND, next_rate
 from rankscope.config.study import Arm
+from rankscope.data.source import seeded_sample
 from rankscope.edges.execute import stop_requested
 from rankscope.edges.store import RunCheckpoints
+from rankscope.evaluate.suites import score_suite
 from rankscope.jobs.bench import Bench, bench
 from rankscope.model.adapt import adapt
-from rankscope.records import PlannedSearch, SearchRecord
+from rankscope.records import PlannedSearch, Prediction, ProbedRate, SearchRecord, Suite
 from rankscope.train.fit import fit, validation_loss
-from rankscope.train.search import successive_halving
+from rankscope.train.search import SearchOutcome, successive_halving
+
+PROBE_ITEMS, PROBE_WRITTEN = 64, 16
+"""How many items of a suite the curve of a search is measured on: with choices, and with answers to write."""
 
 
 class Stopped(Exception):
@@ -33,7 +42,12 @@ def search_rate(folder: str, run_ids: tuple[str, ...]) -> None:
 
 def _search(here: Bench, search: PlannedSearch) -> None:
     candidates = _Candidates(here, search)
-    outcome = successive_halving(search.rates, search.step_count, candidates.advance)
+    outcome = successive_halving(
+        search.rates, search.step_count, candidates.advance, lambda rate, up: next_rate(rate, up=up), MOST_BEYOND
+    )
+    start = time.perf_counter()
+    suites = probe_suites(here, search.model)
+    probed = candidates.probe(suites, outcome)
     here.store.write_search(
         SearchRecord(
             search_id=search.search_id,
@@ -47,9 +61,23 @@ def _search(here: Bench, search: PlannedSearch) -> None:
             chosen=outcome.chosen,
             at_end_of_grid=outcome.at_end_of_grid,
             train_seconds=candidates.seconds(),
+            probe_seconds=time.perf_counter() - start,
+            probe_items={suite.name: [item.item_id for item in suite.items] for suite in suites},
+            probed=probed,
         )
     )
-    candidates.remove_checkpoints()
+    candidates.remove_checkpoints(outcome.rates)
+
+
+def probe_suites(here: Bench, model: str) -> list[Suite]:
+    """A seeded sample of every suite that has right answers: fewer items where answers are generated."""
+    found = []
+    for suite, facts in here.prepared(model).suites.values():
+        if facts.form != "text":
+            count = PROBE_ITEMS if facts.form == "choices" else PROBE_WRITTEN
+            chosen = seeded_sample([item.item_id for item in suite.items], count, "rate search")
+            found.append(replace(suite, items=tuple(suite.items[i] for i in chosen)))
+    return found
 
 
 class _Candidates:
@@ -94,6 +122,37 @@ class _Candidates:
             loss = validation_loss(adapted, self._data.validation, result.micro_batch_tokens)
         return loss, result.train_seconds
 
+    def probe(self, suites: Sequence[Suite], outcome: SearchOutcome) -> list[ProbedRate]:
+        """Every candidate, as far as it was trained, on the probe items; those that diverged are left out."""
+        found = []
+        for rate, curve in zip(outcome.rates, outcome.losses, strict=True):
+            reached = [step for step, loss in zip(outcome.rung_steps, curve, strict=True) if loss is not None]
+            for arm in self._search.arms if reached and curve[len(reached) - 1] is not None else ():
+                found += self._probe(arm, rate, reached[-1], suites)
+        return found
+
+    def _probe(self, arm: Arm, rate: float, steps: int, suites: Sequence[Suite]) -> list[ProbedRate]:
+        here, search = self._here, self._search
+        base = here.base(search.model, own=arm.traits.whole)
+        with adapt(base, arm, search.seed) as adapted:
+            fit(
+                adapted,
+                self._data.train,
+                here.fit_settings(rate, search.seed),
+                checkpoints=RunCheckpoints(self._checkpoint(arm, rate)),
+                until_step=steps,  # where the checkpoint is: nothing is trained
+            )
+            scored = {
+                suite.name: score_suite(adapted.model, base.tokenizer, suite, token_budget=here.evaluate_tokens)
+                for suite in suites
+            }
+        if stop_requested():
+            raise Stopped
+        return [
+            ProbedRate(arm=arm.label, learning_rate=rate, steps=steps, suite=name, accuracy=_accuracy(predictions))
+            for name, predictions in scored.items()
+        ]
+
     def _checkpoint(self, arm: Arm, rate: float) -> Path:
         return self._here.store.folder / self._folder / f"{arm.label}-{rate:g}.safetensors"
 
@@ -105,7 +164,12 @@ class _Candidates:
             last[candidate] = max(last.get(candidate, 0.0), measured["seconds"] or 0.0)
         return sum(last.values())
 
-    def remove_checkpoints(self) -> None:
+    def remove_checkpoints(self, rates: Sequence[float]) -> None:
         for arm in self._search.arms:
-            for rate in self._search.rates:
+            for rate in rates:
                 self._checkpoint(arm, rate).unlink(missing_ok=True)
+
+
+def _accuracy(predictions: Sequence[Prediction]) -> float:
+    known = [prediction.score for prediction in predictions if prediction.score is not None]
+    return sum(known) / len(known)

@@ -19,7 +19,7 @@ from rankscope.records import Plan, PlannedRun, RunStatus
 ReadStatus = Callable[[str], RunStatus | None]
 
 _LOG_SECONDS = 15.0
-ENDED = ("done", "diverged", "failed", "does not fit")
+ENDED = ("done", "diverged", "failed", "does not fit", "not needed")
 
 
 class Live:
@@ -160,7 +160,9 @@ def _table(plan: Plan, statuses: dict[str, RunStatus], left: float | None, elaps
         groups.setdefault((run.model, run.arm.label, run.train_set), []).append(statuses[run.run_id])
     for (_, label, train_set), group in groups.items():
         done = sum(status.state == "done" for status in group)
-        trouble = [status.state for status in group if status.state in ENDED and status.state != "done"]
+        trouble = [
+            status.state for status in group if status.state in ENDED and status.state not in ("done", "not needed")
+        ]
         losses = [s.final_train_loss for s in group if s.final_train_loss is not None]
         bar = ProgressBar(total=len(group), completed=sum(map(_share, group)), width=24)
         loss = f"{losses[-1]:.3f}" if losses else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -113,8 +113,11 @@ def _interval(interval: Interval, *, wide: bool) -> str:
 # ---- the plan -------------------------------------------------------------------------------------------------------
 
 
-def print_plan(console: Console, plan: Plan, states: Mapping[str, str]) -> None:
-    """Every run of a plan with its cost; `states` maps the ids of runs that were begun to their state."""
+def print_plan(console: Console, plan: Plan, states: Mapping[str, str], power: Sequence[str] = ()) -> None:
+    """Every run of a plan with its cost; `states` maps the ids of runs that were begun to their state.
+
+    `power` are the sentences on what the study can be expected to tell.
+    """
     several = len({(run.model, run.train_set) for run in plan.runs}) > 1
     wide = console.width >= WIDE_COLUMNS
     table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
@@ -136,6 +139,8 @@ def print_plan(console: Console, plan: Plan, states: Mapping[str, str]) -> None:
         line = f"learning-rate search for {labels} on {search.train_set}: {len(search.rates)} rates"
         console.print(escape(f"{line}, {words.duration(search.seconds)}"))
     console.print(f"[bold]{escape(_totals(plan, states))}[/]")
+    for sentence in power:
+        console.print(escape(sentence))
     for warning in plan.warnings:
         console.print(f"[yellow]Warning:[/] {escape(warning)}")
 
@@ -152,6 +157,13 @@ def _totals(plan: Plan, states: Mapping[str, str]) -> str:
     done = sum(states.get(run.run_id) == "done" for run in plan.runs)
     unfit = sum(not run.fits for run in plan.runs)
     parts = [f"{len(plan.runs)} runs", f"{done} done", f"{len(left)} to do"]
+    if plan.looks:
+        first = sum(run.seed < plan.looks[0] for run in plan.runs)
+        parts = [
+            f"{first} runs, then up to {len(plan.runs)} as the verdict asks",
+            f"{done} done",
+            f"{len(left)} at most to do",
+        ]
     if unfit:
         parts.append(f"{unfit} that do not fit")
     disk = words.size(sum(run.disk_bytes for run in left))
