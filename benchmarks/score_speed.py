@@ -17,21 +17,27 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from score_work import CONTEXT_TOKENS, NEW_TOKENS, WORKS, Asked, Work, asked, sample, save_random_model
 from table import NotMeasured, Row, Table, compare, measure, parser_of
 
+from rankscope.config.arms import Arm
 from rankscope.config.study import ModelSpec
 from rankscope.data.encode import Encoder
-from rankscope.evaluate.choices import choice_logprobs
+from rankscope.evaluate.choices import choice_logprobs, plan_batches
 from rankscope.evaluate.suites import generate_answers
 from rankscope.jobs.bench import EVALUATE_TOKENS
-from rankscope.model.load import LoadedModel, load_model
+from rankscope.model.adapt import adapt, load_adapter
+from rankscope.model.load import LoadedModel, load_model, model_path
 
 BATCH_SIZES = (4, 8, 16, 32, 64, 128)
+ADAPTERS = 8
+LORA = Arm(label="lora-r8", method="lora", rank=8, alpha=16.0, targets="all-linear", learning_rate=1e-3)
 TUNED_ON = {"text": 24, "letters": 48, "generated": 64}
 Answers = list[tuple[float, ...]] | list[str]
 
@@ -74,10 +80,73 @@ def peer_answers(question: Asked, base: LoadedModel, batch_size: int) -> Answers
             Instance("generate_until", {}, (prompt, rules), i) for i, (prompt, _) in enumerate(question.strings)
         ]
         return [text.strip() for text in model.generate_until(asked_of, disable_tqdm=True)]
+    return peer_choices(question, model)
+
+
+def peer_choices(question: Asked, model: Any) -> list[tuple[float, ...]]:
+    from lm_eval.api.instance import Instance
+
     pairs = [(prompt, choice) for prompt, choices in question.strings for choice in choices]
     requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
     values = iter(value for value, _ in model.loglikelihood(requests, disable_tqdm=True))
     return [tuple(next(values) for _ in choices) for _, choices in question.strings]
+
+
+# ---- several adapters on one base -----------------------------------------------------------------------------------
+
+
+def save_adapters(folder: Path, model: str, device: str) -> tuple[Path, ...]:
+    """Random LoRA adapters in PEFT's format."""
+    base = loaded(model, device)
+    folders = tuple(folder / f"{model.replace('/', '_')}-{seed}" for seed in range(ADAPTERS))
+    for seed, path in enumerate(folders):
+        with adapt(base, LORA, seed) as adapted:
+            for name, parameter in adapted.model.model.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(seed))
+            path.mkdir()
+            adapted.save(path)
+    return folders
+
+
+def our_adapters(question: Asked, model: str, device: str, folders: Sequence[Path]) -> Callable[[], Answers]:
+    """One base, loaded once, on which the adapters take turns; the suite is tokenised and planned once."""
+
+    def work() -> Answers:
+        base = load_model(ModelSpec(id=model), Path(), "float32", device)
+        encoder = Encoder(base.tokenizer, context_tokens=CONTEXT_TOKENS, chat=False)
+        items = encoder.items(question.rows, question.source, "rows")
+        budget = EVALUATE_TOKENS[device]
+        plan = plan_batches(items, budget)
+        found: list[tuple[float, ...]] = []
+        for folder in folders:
+            with load_adapter(base, LORA, folder):
+                found += choice_logprobs(base.model, items, token_budget=budget, plan=plan)
+        return found
+
+    return work
+
+
+def peer_adapters(
+    question: Asked, model: str, device: str, folders: Sequence[Path], batch_size: int
+) -> Callable[[], Answers]:
+    """lm-eval loads the base and an adapter, one after another."""
+
+    def work() -> Answers:
+        from lm_eval.models.huggingface import HFLM
+
+        logging.disable(logging.WARNING)
+        path = model_path(ModelSpec(id=model), Path())
+        found: list[tuple[float, ...]] = []
+        for folder in folders:
+            evaluated = HFLM(
+                pretrained=path, peft=str(folder), dtype="float32", device=device, batch_size=batch_size,
+                max_length=CONTEXT_TOKENS,
+            )  # fmt: skip
+            found += peer_choices(question, evaluated)
+        return found
+
+    return work
 
 
 def tune(question: Asked, model: str, device: str) -> Callable[[], int]:
@@ -111,21 +180,29 @@ def _best(values: Sequence[Any]) -> int:
     return max(range(len(values)), key=values.__getitem__)
 
 
-def row_of(work: Work, label: str, model: str, count: int, device: str) -> Row:
+def row_of(work: Work, label: str, model: str, count: int, device: str, folder: Path | None = None) -> Row:
+    """The work's row; with a `folder` to keep them in, that of eight adapters on it."""
     name = f"{work.name}, {count} items; {label}, fp32, {device}"
+    if folder is not None:
+        name = f"{ADAPTERS} adapters, {name}"
     try:
         question = asked(work, model, count)
-        _, _, best = measure(
-            partial(tune, sample(question, TUNED_ON[work.style]), model, device), device, repeats=1, warm_ups=0
-        )
+        part = sample(question, TUNED_ON[work.style])
+        _, _, best = measure(partial(tune, part, model, device), device, repeats=1, warm_ups=0)
     except FileNotFoundError as missing:
         return Row(name, "lm-eval hf", reason=f"not measured: no file {Path(missing.filename).name} in ../shared/data")
     except NotMeasured as reason:
         return Row(name, "lm-eval hf", reason=f"not measured: {reason}")
-    return compare(
-        name, f"lm-eval hf, batch {best}", device, partial(ours, question, model, device),
-        partial(peer, question, model, device, best), partial(difference, question),
-    )  # fmt: skip
+    if folder is None:
+        sides = partial(ours, question, model, device), partial(peer, question, model, device, best)
+        return compare(name, f"lm-eval hf, batch {best}", device, *sides, partial(difference, question))
+    folders = save_adapters(folder, model, device)
+    many = replace(question, rows=question.rows * len(folders))
+    ways = (
+        partial(our_adapters, question, model, device, folders),
+        partial(peer_adapters, question, model, device, folders, best),
+    )
+    return compare(name, f"lm-eval hf with peft=, batch {best}", device, *ways, partial(difference, many))
 
 
 def main() -> None:
@@ -138,9 +215,11 @@ def main() -> None:
             models.append(("random Llama 27M", save_random_model(Path(folder)), 10))
         for label, model, share in models:
             for work in WORKS:
+                count = 24 if arguments.quick else work.items // share
                 if arguments.only in f"{work.name} {label}":
-                    count = 24 if arguments.quick else work.items // share
                     table.add(row_of(work, label, model, count, arguments.device))
+                if work is WORKS[0] and arguments.only in f"{ADAPTERS} adapters {work.name} {label}":
+                    table.add(row_of(work, label, model, count, arguments.device, Path(folder)))
 
 
 if __name__ == "__main__":

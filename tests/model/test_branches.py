@@ -20,7 +20,7 @@ SHAPE = Shape(
 )
 # One row for each token of the flat row: its sequence in flat places, itself last. Branches begin at place 13.
 SEQUENCES = [
-    *(list(range(0, place + 1)) for place in range(6)),
+    *(list(range(place + 1)) for place in range(6)),
     *(list(range(6, place + 1)) for place in range(6, 9)),
     *(list(range(9, place + 1)) for place in range(9, 13)),
     *([*range(6), *path] for path in ([13], [13, 14], [13, 15], [16])),

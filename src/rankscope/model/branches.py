@@ -97,7 +97,12 @@ class BranchLayout:
             owners = shape.owners[rows]
             trunks, _ = padded(starts[owners], lengths[owners])
             places, real = padded(branch_starts[rows], counts[rows])
-            branches = (lengths[owners, None], counts[rows, None], shape.ends[places] * real, shape.depths[places] * real)
+            branches = (
+                lengths[owners, None],
+                counts[rows, None],
+                shape.ends[places] * real,
+                shape.depths[places] * real,
+            )
             part = _Part(first + places, torch.cat([trunks, first + places], 1), branches)
             self._add(part, real, tokens, back)
         scatter = torch.empty(first + int(counts.sum()), dtype=torch.int64, device=lengths.device)
