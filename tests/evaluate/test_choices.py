@@ -18,7 +18,7 @@ from rankscope.config.study import SuiteSource
 from rankscope.data.encode import Encoder
 from rankscope.evaluate.choices import choice_logprobs, plan_batches, tree_logprobs
 from rankscope.evaluate.tree import Reads, TreeBatch
-from rankscope.model.branches import BranchLayout
+from rankscope.model.branches import _Part
 from rankscope.model.forward import NotFinite
 from rankscope.records import Item, Row
 
@@ -75,13 +75,13 @@ def test_a_model_that_gets_trees_wrong_runs_rows(
     if mistake == "positions":
         monkeypatch.setattr(choices_module, "tree_logprobs", in_a_row)
     else:
-        honest = BranchLayout._branches_see
+        honest = _Part.see
 
-        def wrong(layout: BranchLayout, window: int | None) -> torch.Tensor:
-            seen = honest(layout, None if mistake == "window" else window)
+        def wrong(part: _Part, window: int | None) -> torch.Tensor:
+            seen = honest(part, None if mistake == "window" else window)
             return torch.ones_like(seen) if mistake == "mask" else seen
 
-        monkeypatch.setattr(BranchLayout, "_branches_see", wrong)
+        monkeypatch.setattr(_Part, "see", wrong)
     assert "differ" in choices_module._probe(model, window)
 
 

@@ -44,11 +44,12 @@ def few_shot_items() -> list[Item]:
 
 
 def test_shared_beginnings_stand_once() -> None:
-    line = tree_line((1, 2), [((5, 6, 7), 10), ((5, 6, 8, 9), 11), ((4,), 12), ((5, 3), 13)])
-    assert sorted(line.branches) == [5, 6, 8]
+    line = tree_line((1, 2), [((5, 6, 7), 10), ((5, 6, 8, 9), 11), ((4,), 12), ((5, 3, 3), 13)])
+    assert line.trunk == (1, 2)
+    assert sorted(line.branches) == [3, 5, 6, 8]
     everything = (*line.trunk, *line.branches)
     read = {number: {everything[at] for at, _, owner in line.targets if owner == number} for number in range(10, 14)}
-    assert read == {10: {2, 5, 6}, 11: {2, 5, 6, 8}, 12: {2}, 13: {2, 5}}
+    assert read == {10: {2, 5, 6}, 11: {2, 5, 6, 8}, 12: {2}, 13: {2, 5, 3}}
 
 
 def test_one_branch_is_no_branch() -> None:

@@ -31,8 +31,9 @@ def shared_beginnings(
 ) -> list[tuple[int, list[int]]]:
     """Groups of prompts as (tokens that all begin with, indices), every prompt in one group.
 
-    The groups save the most tokens that groups can, where n prompts that share m tokens save (n - 1) m; a group shares
-    at least `shortest` tokens, never a whole prompt, and saves at least `saving`. The last group shares nothing.
+    n prompts that share m tokens save (n - 1) m. Prompts that are alike are one group, or the groups of those among
+    them that are more alike, whichever saves more. A group shares at least `shortest` tokens, never a whole prompt, and
+    saves at least `saving`. The last group shares nothing.
     """
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
     spans = _best_spans([prompts[index] for index in order], saving, shortest)

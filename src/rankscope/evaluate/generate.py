@@ -86,7 +86,9 @@ def greedy(
     rows = [_Row(prompt, space) for prompt, space in zip(prompts, room, strict=True)]
     ending = _Ending(frozenset(eos_ids), stop)
     waiting = sorted((row for row in rows if row.room > 0), key=lambda row: -len(row.prompt))
-    longest = max((len(row.prompt) + row.room for row in waiting), default=0) + virtual_tokens(model)
+    if not waiting:
+        return [row.tokens for row in rows]
+    longest = max(len(row.prompt) + row.room for row in waiting) + virtual_tokens(model)
     with evaluating(model):
         if slots_hold(model, longest):
             fitting = (cache_bytes or cache_bytes_of(model)) // (bytes_per_token(model) * longest)

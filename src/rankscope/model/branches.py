@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from rankscope.model.attend import Scores, attend, attend_with_sum, joined
 
 Beginning = list[tuple[Tensor, Tensor]]
 """Keys and values (K, S, d) of every layer."""
+
+PADDING = 1.3
+"""Smaller groups of rows waste less on padding and take more calls."""
 
 
 @dataclass(frozen=True)
@@ -38,34 +40,89 @@ class Shape:
         return Shape(*(part.to(device) for part in parts))
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Rows of like size that are padded and attend together; trunks have `branches` None and attend causally.
+
+    `queries` and `keys` are the tokens of the padded places; `branches` are (tokens of the trunk (C, 1), branch tokens
+    (C, 1), ends (C, N), depths (C, N)).
+    """
+
+    queries: Tensor
+    keys: Tensor
+    branches: tuple[Tensor, Tensor, Tensor, Tensor] | None
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """Additive, (C or 1, 1, N, keys); None for what is causal."""
+        if self.branches is None and window is None:
+            return None
+        seen = _band(self.queries.shape[1], window, self.queries.device) if self.branches is None else self.see(window)
+        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+
+    def see(self, window: int | None) -> Tensor:
+        """(C, 1, N, P + N), True where a branch token sees a key. Padding sees the first: a softmax needs one."""
+        assert self.branches is not None
+        lengths, counts, ends, depths = self.branches
+        number = torch.arange(ends.shape[1], device=ends.device)
+        column = torch.arange(self.keys.shape[1] - len(number), device=ends.device)
+        own = (number[:, None] >= number) & (number[:, None] < ends[:, None, :])  # (C, N, N)
+        trunk = (column < lengths)[:, None, :].expand(-1, len(number), -1)  # (C, N, P)
+        if window is not None:
+            places = depths + lengths
+            trunk = trunk & (places[:, :, None] - column < window)
+            own = own & (depths[:, :, None] - depths[:, None, :] < window)
+        seen = torch.cat([trunk, own], 2)
+        seen[:, :, 0] |= number >= counts
+        return seen[:, None]
+
+
 class BranchLayout:
     """Who sees whom in a flat row of this `shape`, after `beginning`."""
 
     def __init__(self, shape: Shape, beginning: Beginning | None = None) -> None:
         self.beginning = beginning
-        self._shape = shape
-        self.trunk_places, trunk_scatter = _places(shape.trunk_lengths, 0)
-        self._scatter = trunk_scatter
-        self._masks: dict[tuple[str, int | None, torch.dtype], Tensor] = {}
-        self._branch_places: Tensor | None = None
-        if len(shape.owners):
-            first = int(shape.trunk_lengths.sum())
-            self._branch_places, scatter = _places(shape.branch_lengths, first)
-            self._key_places = torch.cat([self.trunk_places[shape.owners], self._branch_places], 1)
-            self._scatter = torch.cat([trunk_scatter, scatter + self.trunk_places.numel()])
+        self._masks: dict[tuple[int, int | None, torch.dtype], Tensor | None] = {}
+        self._parts: list[_Part] = []
+        back: list[Tensor] = []  # the place of every token in its part, parts one after another
+        tokens: list[Tensor] = []
+        lengths, counts = shape.trunk_lengths, shape.branch_lengths
+        self._longest = int(lengths.max()) + (int(shape.depths.max()) + 1 if len(shape.depths) else 0)
+        starts = torch.cumsum(lengths, 0) - lengths
+        first = int(lengths.sum())
+        branch_starts = torch.cumsum(counts, 0) - counts
+        for rows in _alike(lengths.tolist(), lengths.tolist(), lengths.device):
+            places, real = padded(starts[rows], lengths[rows])
+            self._add(_Part(places, places, None), real, tokens, back)
+        for rows in _alike(counts.tolist(), (lengths[shape.owners] + counts).tolist(), lengths.device):
+            owners = shape.owners[rows]
+            trunks, _ = padded(starts[owners], lengths[owners])
+            places, real = padded(branch_starts[rows], counts[rows])
+            branches = (
+                lengths[owners, None],
+                counts[rows, None],
+                shape.ends[places] * real,
+                shape.depths[places] * real,
+            )
+            part = _Part(first + places, torch.cat([trunks, first + places], 1), branches)
+            self._add(part, real, tokens, back)
+        scatter = torch.empty(first + int(counts.sum()), dtype=torch.int64, device=lengths.device)
+        scatter[torch.cat(tokens)] = torch.cat(back)
+        self._scatter = scatter
+
+    def _add(self, part: _Part, real: Tensor, tokens: list[Tensor], back: list[Tensor]) -> None:
+        before = sum(one.queries.numel() for one in self._parts)
+        tokens.append(part.queries[real])
+        back.append(before + torch.nonzero(real.flatten()).flatten())
+        self._parts.append(part)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
-        heads, tokens, size = query.shape
+        heads, tokens, _ = query.shape
         window = scores.window
         if window is not None and window >= self._longest:
             window = None
-        trunk_mask = None if window is None else self._mask("trunks", window, query.dtype)
-        parts = [self._part(query, key, value, self.trunk_places, self.trunk_places, scores, trunk_mask)]
-        if self._branch_places is not None:
-            mask = self._mask("branches", window, query.dtype)
-            parts.append(self._part(query, key, value, self._branch_places, self._key_places, scores, mask))
+        parts = [self._part(number, query, key, value, scores, window) for number in range(len(self._parts))]
         output = torch.cat([part for part, _ in parts]).index_select(0, self._scatter)  # (T, H * d)
-        output = output.view(tokens, heads, size)
+        output = output.view(tokens, heads, -1)
         if self.beginning is None:
             return output
         sums = [total for _, total in parts if total is not None]
@@ -74,11 +131,15 @@ class BranchLayout:
         return joined(output, total, before, before_total)
 
     def _part(
-        self, query: Tensor, key: Tensor, value: Tensor, queries: Tensor, keys: Tensor, scores: Scores,
-        mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        self, number: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores, window: int | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Output (rows * Q, H * d), and its log-sums (rows * Q, H) where a beginning must be joined."""
-        q, k, v = laid(query, queries), laid(key, keys), laid(value, keys)
+        part = self._parts[number]
+        q, k, v = laid(query, part.queries), laid(key, part.keys), laid(value, part.keys)
+        at = (number, window, query.dtype)
+        if at not in self._masks:
+            self._masks[at] = part.mask(window, query.dtype)
+        mask = self._masks[at]
         if self.beginning is None:
             output, total = attend(q, k, v, scores, causal=mask is None, mask=mask), None
         else:
@@ -86,52 +147,27 @@ class BranchLayout:
             total = total.transpose(1, 2).flatten(0, 1)
         return output.transpose(1, 2).flatten(0, 1).flatten(1), total
 
-    @property
-    def _longest(self) -> int:
-        deepest = int(self._shape.depths.max()) + 1 if len(self._shape.depths) else 0
-        return self.trunk_places.shape[1] + deepest
 
-    def _mask(self, which: str, window: int | None, dtype: torch.dtype) -> Tensor:
-        key = (which, window, dtype)
-        if key not in self._masks:
-            if which == "trunks":
-                assert window is not None
-                seen = _band(self.trunk_places.shape[1], window, self._scatter.device)[None]
-            else:
-                seen = self._branches_see(window)
-            mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-            self._masks[key] = mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
-        return self._masks[key]
-
-    def _branches_see(self, window: int | None) -> Tensor:
-        """(C, N, P + N), True where a branch token sees a key. Padding sees the first key: a softmax needs one."""
-        shape, device = self._shape, self._scatter.device
-        assert self._branch_places is not None
-        width = self.trunk_places.shape[1]
-        lengths = shape.trunk_lengths[shape.owners][:, None]  # (C, 1)
-        counts = shape.branch_lengths.tolist()
-        ends = pad_sequence(list(shape.ends.split(counts)), batch_first=True)  # (C, N)
-        depths = pad_sequence(list(shape.depths.split(counts)), batch_first=True) + lengths
-        column, number = torch.arange(width, device=device), torch.arange(ends.shape[1], device=device)
-        own = (number[:, None] >= number) & (number[:, None] < ends[:, None, :])  # (C, N, N)
-        trunk = (column < lengths)[:, None, :].expand(-1, len(number), -1)  # (C, N, P)
-        if window is not None:
-            trunk = trunk & (depths[:, :, None] - column < window)
-            own = own & (depths[:, :, None] - depths[:, None, :] < window)
-        seen = torch.cat([trunk, own], 2)
-        seen[:, :, 0] |= number >= shape.branch_lengths[:, None]
-        return seen
+def _alike(queries: list[int], keys: list[int], device: torch.device) -> list[Tensor]:
+    """Rows in groups whose padded attention is at most `PADDING` times what it would be without padding."""
+    groups: list[list[int]] = []
+    width = span = work = 0
+    for row in sorted(range(len(queries)), key=lambda row: (-queries[row], -keys[row])):
+        wide = max(span, keys[row])
+        if groups and (len(groups[-1]) + 1) * width * wide <= PADDING * (work + queries[row] * keys[row]):
+            groups[-1].append(row)
+            span, work = wide, work + queries[row] * keys[row]
+        else:
+            groups.append([row])
+            width, span, work = queries[row], keys[row], queries[row] * keys[row]
+    return [torch.tensor(group, device=device) for group in groups]
 
 
-def _places(lengths: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """Where the tokens of sequences that stand one after another from `first` come in padded rows, and back.
-
-    (rows, longest) token of each place, padding pointing at the first token; (tokens,) place of each token.
-    """
+def padded(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens (rows, longest) of sequences that begin at `starts`, and which are real; padding points at token 0."""
     column = torch.arange(int(lengths.max()), device=lengths.device)
     real = column < lengths[:, None]
-    starts = first + torch.cumsum(lengths, 0) - lengths
-    return torch.where(real, starts[:, None] + column, 0), torch.nonzero(real.flatten()).flatten()
+    return torch.where(real, starts[:, None] + column, 0), real
 
 
 def laid(states: Tensor, places: Tensor) -> Tensor:
@@ -145,10 +181,11 @@ def laid(states: Tensor, places: Tensor) -> Tensor:
     return states.index_select(1, places.flatten()).view(heads, rows, longest, size).transpose(0, 1)
 
 
-def _band(count: int, window: int, device: torch.device) -> Tensor:
-    """(count, count), True where a token looks at itself and what came before it, `window` tokens at most."""
+def _band(count: int, window: int | None, device: torch.device) -> Tensor:
+    """(1, 1, count, count), True where a token looks at itself and what came before it, `window` tokens at most."""
     distance = torch.arange(count, device=device)[:, None] - torch.arange(count, device=device)
-    return (distance >= 0) & (distance < window)
+    seen = (distance >= 0) & (distance < (count if window is None else window))
+    return seen[None, None]
 
 
 def _after_beginning(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:

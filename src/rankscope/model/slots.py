@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rankscope.model.attend import Scores, attend
-from rankscope.model.branches import Beginning, BranchLayout, Shape, laid
+from rankscope.model.branches import Beginning, BranchLayout, Shape, laid, padded
 
 SPARE_TOKENS = 64
 
@@ -72,10 +72,11 @@ class FillLayout:
         none = torch.zeros(0, dtype=torch.int64, device=lengths.device)
         self._tree = BranchLayout(Shape(lengths, none, none, none, none), beginning)
         self._slots, self._lengths = slots, lengths
+        self._places = padded(torch.cumsum(lengths, 0) - lengths, lengths)[0]
         self._before = 0 if beginning is None else beginning[0][0].shape[1]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
-        places = self._tree.trunk_places
+        places = self._places
         rows, width = places.shape
         first, start, stop = len(self._slots.lengths), self._before, self._before + width
         buffers = self._slots.buffers(layer, key, value, stop)
