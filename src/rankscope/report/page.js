@@ -75,6 +75,7 @@
           tooltip: { theme: name }, downloadFileName: id,
           actions: { export: true, source: false, compiled: false, editor: false },
         });
+        place.querySelector("summary").setAttribute("aria-label", "Save this chart as a picture");
         place.dataset.drawn = name;
         await pause();
       } catch (error) {
