@@ -141,7 +141,7 @@ def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -
             return Workers(resolved.worker_count, resolved.thread_count)
 
         store = FolderStore(folder)
-        with stop_on_signals(), Live(store.read_status) as live:
+        with stop_on_signals(), Live(store.read_status, store.read_rungs) as live:
             outcome = run_study(
                 settings, study.resolve().parent, folder, machine=look_at_machine(folder), make_executor=make_executor,
                 only=only, progress=live.update,
@@ -171,13 +171,15 @@ def status(
         store = _open(folder)
         planned = store.read_plan()
         assert planned is not None
-        from rankscope.report.live import Live, as_json
+        from rankscope.report.live import Live
+        from rankscope.report.progress import as_json, look
 
         if json_:
-            typer.echo(json.dumps(as_json(planned, store.read_status), indent=1))
+            progress = look(planned, store.read_status, store.read_rungs)
+            typer.echo(json.dumps(as_json(planned, progress), indent=1))
             return
-        with Live(store.read_status) as live:
-            live.follow(planned) if watch else live.update(planned)
+        with Live(store.read_status, store.read_rungs) as live:
+            live.follow(planned) if watch else live.show_once(planned)
 
 
 @app.command()
