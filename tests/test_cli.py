@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ import yaml
 from tiny_study import tiny_study
 from typer.testing import CliRunner, Result
 
+import rankscope
 from rankscope.cli import app
+from rankscope.config.problems import InputProblems
 
 
 def call(*words: object) -> Result:
@@ -105,11 +109,37 @@ def test_export_writes_an_adapter_that_plain_peft_loads(study: Path, done: Path,
     model = PeftModel.from_pretrained(plain, tmp_path / "adapter")
     assert sum("lora_A" in name for name, _ in model.named_parameters()) == 14
     card = (tmp_path / "adapter" / "README.md").read_text()
-    assert yaml.safe_load(card.split("---")[1])["library_name"] == "peft"
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "peft"
+    assert {result["dataset"]["name"] for result in front["model-index"][0]["results"]} == {"taught", "other", "sums"}
+    assert "](trade-off.png)" in card
+    assert (tmp_path / "adapter" / "trade-off.png").read_bytes().startswith(b"\x89PNG")
     assert problems(call("export", done, "--arm", "lora-r2", "--out", tmp_path / "adapter"))
     assert "lora-r2" in problems(call("export", done, "--arm", "lora-r99", "--out", tmp_path / "x"))[0]
     assert "keep" in problems(call("export", done, "--arm", "full", "--out", tmp_path / "x"))[0]
     assert not (tmp_path / "x").exists()
+
+
+def test_a_notebook_gets_tables_and_charts_without_torch(done: Path) -> None:
+    """In a process of its own: torch must not be imported, nor the charts' library before it is needed."""
+    code = f"""
+import sys, rankscope
+assert not {{"torch", "altair", "pandas"}} & set(sys.modules)
+study = rankscope.load({str(done)!r})
+assert list(study.arms()["arm"]) == ["lora-r2", "full"], study.arms()
+assert set(study.tables["scores"]["arm"]) == {{"base", "full", "lora-r2"}}
+for name in ("gain", "trade_off", "learning", "matrix", "cost"):
+    assert study.chart(name)._repr_mimebundle_(None, None), name
+assert "lora-r2" in study._repr_html_()
+assert "torch" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_folder_without_a_verdict_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(InputProblems, match="no verdict.json, expected the folder of a study that has ended"):
+        rankscope.load(tmp_path)
 
 
 def test_a_merged_export_is_a_model_with_its_tokenizer(done: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -141,11 +142,20 @@ def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -
             return Workers(resolved.worker_count, resolved.thread_count)
 
         store = FolderStore(folder)
+        tracking = _tracking(settings, store, str(study))
         with stop_on_signals(), Live(store.read_status, store.read_rungs) as live:
+
+            def progress(planned: Plan) -> None:
+                live.update(planned)
+                if not only:  # array jobs share the folder: the run that decides logs them all
+                    tracking.update(planned)
+
             outcome = run_study(
                 settings, study.resolve().parent, folder, machine=look_at_machine(folder), make_executor=make_executor,
-                only=only, progress=live.update,
+                only=only, progress=progress,
             )  # fmt: skip
+        if not only:
+            tracking.finish()
     for run_id, why in outcome.failed.items():
         typer.echo(f"{run_id} failed: {why}", err=True)
     for run_id, why in outcome.left_out.items():
@@ -275,6 +285,22 @@ def compress(
 
 
 @app.command()
+def doctor(json_: Json = False) -> None:
+    """Show what this machine can train: device, memory, dtype, the largest model, and what would help."""
+    _quiet()
+    from rankscope.doctor import examine
+
+    found = examine(Path.cwd())
+    if json_:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    from rankscope.report.terminal import console
+    from rankscope.report.terminal_doctor import print_doctor
+
+    print_doctor(console(), found)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of a study file, for editors."""
     from rankscope.config.schema import study_schema
@@ -301,6 +327,17 @@ def _open(folder: Path) -> Any:
         found = "no such folder" if not folder.exists() else "no plan.json"
         raise InputProblems([Problem(str(folder), "DIR", found, "a study folder that `rankscope run` made")])
     return FolderStore(folder)
+
+
+def _tracking(settings: Any, store: Any, file: str) -> Any:
+    """What hands the study's runs to its trackers. Raises InputProblems where a tracker is not installed."""
+    from rankscope.edges.track import make_tracker, missing_packages
+    from rankscope.tracking import Tracking
+
+    problems = missing_packages(settings.track, file)
+    if problems:
+        raise InputProblems(problems)
+    return Tracking(store, [partial(make_tracker, name, settings.name, store.folder) for name in settings.track])
 
 
 def _check_writable(folder: Path) -> None:

@@ -231,7 +231,7 @@ def test_a_chart_s_numbers_stand_below_it_and_download(visit: Visit) -> None:
 
 
 def test_everything_that_can_be_pressed_is_reached_by_tab_and_has_a_name(visit: Visit) -> None:
-    nameless = visit.page.evaluate("""() => [...document.querySelectorAll("button, input, select, summary, a, [tabindex]")]
+    nameless = visit.page.evaluate("""() => [...document.querySelectorAll("button,input,select,summary,a,[tabindex]")]
       .filter((node) => node.tabIndex >= 0 && node.getClientRects().length)
       .filter((node) => !(node.getAttribute("aria-label") || node.textContent.trim() || node.title
         || (node.labels && node.labels.length)))

@@ -60,8 +60,6 @@ def _models(document: Document, study: dict[str, Any]) -> None:
 
 def _top_level(document: Document, study: dict[str, Any]) -> list[Problem]:
     problems = []
-    if study.pop("track", None) is not None:
-        problems.append(document.problem(("track",), f"experiment tracking, {NOT_BUILT}", "no such key"))
     if isinstance(study.get("seeds"), dict):
         problems.append(document.problem(("seeds",), f"adaptive seeds, {NOT_BUILT}", WORDS["seeds"]))
         study["seeds"] = [0]

@@ -12,7 +12,7 @@ from rankscope.config.arms import Arm, ArmEntry, Fraction, Frozen, FullArms, Lor
 __all__ = [
     "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "FullArms", "Keep", "Kind",
     "LoraArms", "Method", "ModelSpec", "Name", "Optimizer", "Rate", "Schedule", "Source", "Study", "SuiteSource",
-    "TrainSource", "Validation",
+    "TrackerName", "TrainSource", "Validation",
 ]  # fmt: skip
 
 Kind = Literal["recall", "reasoning"]
@@ -21,6 +21,7 @@ Chat = Literal["auto", "never"]
 BadRows = Literal["refuse", "drop"]
 Schedule = Literal["cosine", "linear", "constant"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
+TrackerName = Literal["tensorboard", "mlflow"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 
 
@@ -173,6 +174,7 @@ class Study(Frozen):
     checkpoint: Checkpoint = Checkpoint()
     keep: Keep = Keep()
     analysis: Analysis = Analysis()
+    track: tuple[TrackerName, ...] = ()
 
     def expand_arms(self) -> tuple[Arm, ...]:
         """Every arm, one for each size, in the file's order. A label is the entry's key and, say, `-r16`."""

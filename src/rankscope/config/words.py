@@ -95,6 +95,8 @@ WORDS: dict[str, str] = {
     "analysis.probe_items": f"{_COUNT}: how many items, drawn from all suites, are looked at inside the model",
     "analysis.derived": "true or false",
     "analysis.intruder_factor": "a number of 0 or more: what intruder dimensions are multiplied by",
+    "track": "a list of tensorboard, mlflow",
+    "track[]": "tensorboard or mlflow",
 }
 
 SECTIONS = ("validation", "budget", "optimizer", "decision", "checkpoint", "keep", "analysis")

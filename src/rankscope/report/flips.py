@@ -51,9 +51,7 @@ def pack(items: pd.DataFrame, total: int | None = None) -> Packed:
         if key not in questions:
             questions[key] = len(asked)
             asked.append([row["item_id"], row["prompt"], row["answer"], row["base_predicted"]])
-        packed.append(
-            [row[name] for name in ("way", *GROUP[:-1])] + [questions[key]] + _tail(row)
-        )
+        packed.append([row[name] for name in ("way", *GROUP[:-1])] + [questions[key]] + _tail(row))
     payload = {"questions": asked, "rows": packed}
     return Packed(payload, len(packed), max(len(flipped), total or 0))
 
