@@ -18,6 +18,8 @@ import rankscope
 from rankscope.cli import app
 from rankscope.config.problems import InputProblems
 
+COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
+
 
 def call(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
@@ -138,7 +140,7 @@ assert "torch" not in sys.modules
 
 
 def test_a_folder_without_a_verdict_cannot_be_loaded(tmp_path: Path) -> None:
-    with pytest.raises(InputProblems, match="no verdict.json, expected the folder of a study that has ended"):
+    with pytest.raises(InputProblems, match=r"no verdict\.json, expected the folder of a study that has ended"):
         rankscope.load(tmp_path)
 
 
@@ -155,6 +157,56 @@ def test_init_writes_a_study_that_is_valid_but_for_its_paths(tmp_path: Path) -> 
     assert call("init", "--out", out).exit_code == 0
     assert "arms:" in out.read_text()
     assert "exists" in problems(call("init", "--out", out))[0]
+
+
+def test_init_takes_flags(study: Path, tmp_path: Path) -> None:
+    """The study that it writes is planned as it is: the paths in it are found from where it lies."""
+    data, out = study.parent, tmp_path / "made" / "study.yaml"
+    out.parent.mkdir()
+    words = ["--model", data / "model", "--train", data / "train.jsonl", "--test", data / "taught.jsonl"]
+    done = call("init", "--out", out, *words, "--keep", data / "other.jsonl", "--domain", "trees", "--name", "oaks")
+    assert done.exit_code == 0, done.output
+    result = call("plan", out, "--json", "--out", tmp_path / "none", "--set", "arms.lora.ranks=[2]")
+    planned = json.loads(result.stdout)
+    assert planned["study"] == "oaks"
+    assert {suite["name"] for suite in planned["suites"]} == {"trees", "other"}
+
+
+def test_init_asks(study: Path, tmp_path: Path) -> None:
+    data, out = study.parent, tmp_path / "study.yaml"
+    answers = ["oaks", str(data / "model"), str(data / "train.jsonl"), "trees", str(data / "taught.jsonl"),
+               str(data / "other.jsonl"), ""]  # fmt: skip
+    result = CliRunner().invoke(app, ["init", "--ask", "--out", str(out)], input="\n".join(answers) + "\n")
+    assert result.exit_code == 0, result.output
+    settings = yaml.safe_load(out.read_text())
+    assert (settings["name"], set(settings["suites"])) == ("oaks", {"trees", "other"})
+
+
+def test_init_says_what_is_missing(study: Path, tmp_path: Path) -> None:
+    rows, out = study.parent / "train.jsonl", tmp_path / "study.yaml"
+    assert "--test" in problems(call("init", "--out", out, "--train", rows))[0]
+    assert "--train" in problems(call("init", "--out", out, "--test", rows))[0]
+    assert "no such file" in problems(call("init", "--out", out, "--train", "none.jsonl", "--test", rows))[0]
+    assert (
+        "two files"
+        in problems(call("init", "--out", out, "--train", rows, "--test", rows, "--keep", rows, "--keep", rows))[0]
+    )
+    assert "a b" in problems(call("init", "--out", out, "--name", "a b"))[0]
+    assert not out.exists(), "nothing half-written"
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "harness"])
+def test_every_command_s_help_has_an_example_that_names_it(command: str) -> None:
+    lines = call(command, "--help").stdout.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.strip() in ("Example:", "Examples:"))
+    examples = [line.strip() for line in lines[start + 1 :] if line.strip().startswith("rankscope ")]
+    assert examples
+    assert all(example.split()[1] == command for example in examples)
+
+
+def test_the_shell_completes_commands() -> None:
+    typed = {"_RANKSCOPE_COMPLETE": "complete_bash", "COMP_WORDS": "rankscope ver", "COMP_CWORD": "1"}
+    assert "verdict" in CliRunner().invoke(app, [], env=typed, prog_name="rankscope").stdout.split()
 
 
 def test_schema_and_version() -> None:

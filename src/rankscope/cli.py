@@ -7,6 +7,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -61,7 +62,13 @@ def _quiet() -> None:
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")] = Path("demo"),
 ) -> None:
-    """Run the bundled study: a small base model and a world of invented facts. No downloads."""
+    """Run the bundled study: a small base model and a world of invented facts. No downloads.
+
+    \b
+    Examples:
+      rankscope demo
+      rankscope demo --out my-demo
+    """
     with resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
         _run(path, out, [], [])
 
@@ -69,16 +76,53 @@ def demo(
 @app.command()
 def init(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")] = Path("study.yaml"),
+    name: Annotated[str, typer.Option("--name", help="The study's name, and its folder's.")] = "my-study",
+    model: Annotated[str, typer.Option("--model", help="`bundled`, a folder, or a hub id.")] = "bundled",
+    train: Annotated[Path | None, typer.Option("--train", metavar="FILE", help="Rows to train on.")] = None,
+    test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="Questions on what they teach.")] = None,
+    keep: Annotated[
+        list[Path] | None, typer.Option("--keep", metavar="FILE", help="Questions it must not forget; repeatable.")
+    ] = None,
+    domain: Annotated[str, typer.Option("--domain", help="What the training rows are about.")] = "mine",
+    ask: Annotated[bool, typer.Option("--ask", help="Ask for what was not given.")] = False,
 ) -> None:
-    """Write a commented study file to start from."""
-    from rankscope.config.template import study_template
+    """Write a commented study file to start from: about the bundled world, or about your own files.
+
+    \b
+    Examples:
+      rankscope init
+      rankscope init --ask
+      rankscope init --model ./my-model --train train.jsonl --test test.jsonl --keep general.jsonl
+    """
+    from rankscope.config.first import Wishes, write_first_study
 
     with _user_errors():
-        if out.exists():
-            raise InputProblems([Problem(str(out), "--out", "a file that exists", "a new file")])
+        wishes = Wishes(name=name, model=model, train=train, test=test, domain=domain, keep=keep or ())
+        if ask:
+            wishes = _ask(wishes)
         _check_writable(out.parent)
-        out.write_text(study_template(), encoding="utf-8")
-    typer.echo(f"{out} is written. Change its model and data, then: rankscope plan {out}")
+        write_first_study(out, wishes)
+    typer.echo(f"{out} is written. See what it would do: rankscope plan {out}")
+
+
+def _ask(wishes: Any) -> Any:
+    """Each question with what is known as its answer; an empty line takes it."""
+
+    def path(question: str, known: Path | None) -> Path | None:
+        given = typer.prompt(question, default=str(known or ""), show_default=known is not None)
+        return Path(given) if given else None
+
+    name = typer.prompt("Name of the study", default=wishes.name)
+    model = typer.prompt("Base model: bundled, a folder, or a hub id", default=wishes.model)
+    train = path("File of rows to train on (empty: the bundled world)", wishes.train)
+    if train is None:
+        return replace(wishes, name=name, model=model)
+    domain = typer.prompt("What the rows are about, in one word", default=wishes.domain)
+    test = path("File of questions on what they teach", wishes.test)
+    keep = list(wishes.keep)
+    while (more := path("File of questions it must not forget (empty: no more)", None)) is not None:
+        keep.append(more)
+    return replace(wishes, name=name, model=model, train=train, test=test, domain=domain, keep=keep)
 
 
 @app.command()
@@ -88,7 +132,13 @@ def plan(
     json_: Json = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR")] = None,
 ) -> None:
-    """Print every run with its parameters, FLOPs, memory, disk and time, and what does not fit. Trains nothing."""
+    """Print every run with its parameters, FLOPs, memory, disk and time, and what does not fit. Trains nothing.
+
+    \b
+    Examples:
+      rankscope plan study.yaml
+      rankscope plan study.yaml --set seeds=[0,1,2,3,4] --json
+    """
     _quiet()
     with _user_errors():
         settings = read_study(study, set_ or [])
@@ -118,7 +168,13 @@ def run(
         list[str] | None, typer.Option("--only", metavar="RUN_ID", help="Do only this run; may be repeated.")
     ] = None,
 ) -> None:
-    """Do what is missing of a study: train, score, decide, report. Run it again to resume."""
+    """Do what is missing of a study: train, score, decide, report. Run it again to resume.
+
+    \b
+    Examples:
+      rankscope run study.yaml
+      rankscope run study.yaml --out results --set budget.epochs=1
+    """
     _run(study, out, set_ or [], only or [])
 
 
@@ -176,7 +232,13 @@ def status(
     json_: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow until it ends.")] = False,
 ) -> None:
-    """What is done, running, failed and left."""
+    """What is done, running, failed and left.
+
+    \b
+    Examples:
+      rankscope status my-study
+      rankscope status my-study --watch
+    """
     with _user_errors():
         store = _open(folder)
         planned = store.read_plan()
@@ -194,7 +256,13 @@ def status(
 
 @app.command()
 def verdict(folder: StudyFolder, json_: Json = False) -> None:
-    """Print the decision and why. Exits 3 where the evidence cannot distinguish."""
+    """Print the decision and why. Exits 3 where the evidence cannot distinguish.
+
+    \b
+    Examples:
+      rankscope verdict my-study
+      rankscope verdict my-study --json
+    """
     with _user_errors():
         store = _open(folder)
         verdicts = store.read_verdicts()
@@ -211,7 +279,12 @@ def verdict(folder: StudyFolder, json_: Json = False) -> None:
 
 @app.command()
 def report(folder: StudyFolder) -> None:
-    """Rebuild tables/, verdict.json and report.html from the records, without a model."""
+    """Rebuild tables/, verdict.json and report.html from the records, without a model.
+
+    \b
+    Example:
+      rankscope report my-study
+    """
     with _user_errors():
         _open(folder)
         from rankscope.results import write_results
@@ -227,7 +300,13 @@ def export(
     arm: Annotated[str | None, typer.Option("--arm", metavar="LABEL", help="An arm; else the recommended one.")] = None,
     merged: Annotated[bool, typer.Option("--merged", help="Write the whole model with the adapter merged in.")] = False,
 ) -> None:
-    """Write the chosen arm's median-validation seed with a model card, ready to load and to push."""
+    """Write the chosen arm's median-validation seed with a model card, ready to load and to push.
+
+    \b
+    Examples:
+      rankscope export my-study --out adapter
+      rankscope export my-study --arm lora-r16 --merged --out model
+    """
     _quiet()
     with _user_errors():
         _open(folder)
@@ -245,7 +324,13 @@ def audit(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Show how much of its rank an adapter uses, and a rank that would do."""
+    """Show how much of its rank an adapter uses, and a rank that would do.
+
+    \b
+    Examples:
+      rankscope audit adapter
+      rankscope audit adapter --base ./my-model --json
+    """
     _quiet()
     with _user_errors():
         from rankscope.adapter_tools import audit as audit_adapter
@@ -269,7 +354,13 @@ def compress(
         float | None, typer.Option("--energy", metavar="E", help="For each matrix the smallest rank that holds this.")
     ] = None,
 ) -> None:
-    """Write the same adapter at a lower rank, by truncated SVD."""
+    """Write the same adapter at a lower rank, by truncated SVD.
+
+    \b
+    Examples:
+      rankscope compress adapter --rank 8 --out smaller
+      rankscope compress adapter --energy 0.95 --out smaller
+    """
     _quiet()
     with _user_errors():
         from rankscope.adapter_tools import compress as compress_adapter
@@ -286,7 +377,13 @@ def compress(
 
 @app.command()
 def doctor(json_: Json = False) -> None:
-    """Show what this machine can train: device, memory, dtype, the largest model, and what would help."""
+    """Show what this machine can train: device, memory, dtype, the largest model, and what would help.
+
+    \b
+    Examples:
+      rankscope doctor
+      rankscope doctor --json
+    """
     _quiet()
     from rankscope.doctor import examine
 
@@ -302,7 +399,12 @@ def doctor(json_: Json = False) -> None:
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of a study file, for editors."""
+    """Print the JSON Schema of a study file, for editors.
+
+    \b
+    Example:
+      rankscope schema > study.schema.json
+    """
     from rankscope.config.schema import study_schema
 
     typer.echo(json.dumps(study_schema(), indent=1))

@@ -97,13 +97,9 @@ def fixes(machine: MachineFacts) -> list[str]:
             how = "see whether nvidia-smi works and CUDA_VISIBLE_DEVICES is not empty"
         found.append(f"An NVIDIA driver is here, but torch sees no GPU: {how}.")
     elif machine.device == "cpu":
-        found.append(
-            "No GPU: models of about a billion parameters and more will be slow. The bundled demo is made for it."
-        )
+        found.append("No GPU: models of a billion parameters and more will be slow; the bundled demo is made for it.")
     if not machine.bfloat16_is_fast:
-        found.append(
-            "bfloat16 is not fast here, so `dtype: auto` is float32, which takes twice the memory for weights."
-        )
+        found.append("bfloat16 is not fast here, so `dtype: auto` is float32: twice the memory for weights.")
     if machine.device == "cuda" and not machine.bitsandbytes:
         found.append("Bases in 4 bits and 8-bit AdamW need a package: pip install 'rankscope[quant]'.")
     limit = _container_memory()

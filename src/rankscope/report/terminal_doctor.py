@@ -40,9 +40,7 @@ def print_doctor(console: Console, found: Mapping[str, Any]) -> None:
         more = f"{large['model']}: {words.size(large['memory_bytes'])}" if large else ""
         table.add_row(way["way"], escape(model), words.size(fits["memory_bytes"]) if fits else "", escape(more))
     console.print(table)
-    console.print(
-        "[dim]With gradient checkpointing and rows of 1,024 tokens, one at a time; docs/plan.md has the sums.[/]"
-    )
+    console.print("[dim]With gradient checkpointing, one row of 1,024 tokens at a time; docs/plan.md.[/]")
     if found["fixes"]:
         console.print("\n[bold]What would help[/]")
         for fix in found["fixes"]:
