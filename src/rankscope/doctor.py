@@ -73,7 +73,7 @@ def _largest(
         reason = "needs a CUDA device" if machine.device != "cuda" else "needs pip install 'rankscope[quant]'"
         return {"way": name, "fits": None, "too_large": None, "reason": reason}
     room = available_bytes(machine, machine.device)
-    needs = []
+    needs: list[dict[str, Any]] = []
     for facts in models:
         held = facts.model_copy(update={"quantization": "nf4"}) if quantized else facts
         parts = memory_parts(_way(method), held, dtype, TOKENS, _SHARE_WITH_LOSS, machine.device, checkpointing=True)

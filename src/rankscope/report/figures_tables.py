@@ -137,8 +137,8 @@ def learning(curves: pd.DataFrame) -> Chart | None:
     x = alt.X("step:Q", title="Step", scale=steps, axis=alt.Axis(tickCount=4, format="~s"))
     y_scale = _loss_scale([row["loss"] for row in rows])
     y = alt.Y("loss:Q", title="Nats per token", scale=y_scale, axis=alt.Axis(tickCount=5))
-    symbols = {"symbolType": "stroke", "symbolStrokeWidth": 3, "symbolOpacity": 1}
-    legend = alt.Legend(title=None, orient="top", **symbols) if len(series) > 1 else None
+    shown = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1)
+    legend = shown if len(series) > 1 else None
     colour = alt.Color("series:N", scale=alt.Scale(domain=["training", "validation"]), legend=legend)
     told = tooltips(
         ("arm", "arm", ""),
