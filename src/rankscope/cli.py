@@ -7,8 +7,6 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,35 +92,15 @@ def init(
       rankscope init --ask
       rankscope init --model ./my-model --train train.jsonl --test test.jsonl --keep general.jsonl
     """
-    from rankscope.config.first import Wishes, write_first_study
+    from rankscope.config.first import Wishes, ask_for, write_first_study
 
     with _user_errors():
         wishes = Wishes(name=name, model=model, train=train, test=test, domain=domain, keep=keep or ())
         if ask:
-            wishes = _ask(wishes)
+            wishes = ask_for(wishes, lambda question, known: typer.prompt(question, default=known))
         _check_writable(out.parent)
         write_first_study(out, wishes)
     typer.echo(f"{out} is written. See what it would do: rankscope plan {out}")
-
-
-def _ask(wishes: Any) -> Any:
-    """Each question with what is known as its answer; an empty line takes it."""
-
-    def path(question: str, known: Path | None) -> Path | None:
-        given = typer.prompt(question, default=str(known or ""), show_default=known is not None)
-        return Path(given) if given else None
-
-    name = typer.prompt("Name of the study", default=wishes.name)
-    model = typer.prompt("Base model: bundled, a folder, or a hub id", default=wishes.model)
-    train = path("File of rows to train on (empty: the bundled world)", wishes.train)
-    if train is None:
-        return replace(wishes, name=name, model=model)
-    domain = typer.prompt("What the rows are about, in one word", default=wishes.domain)
-    test = path("File of questions on what they teach", wishes.test)
-    keep = list(wishes.keep)
-    while (more := path("File of questions it must not forget (empty: no more)", None)) is not None:
-        keep.append(more)
-    return replace(wishes, name=name, model=model, train=train, test=test, domain=domain, keep=keep)
 
 
 @app.command()
@@ -190,6 +168,7 @@ def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -
         from rankscope.pipeline import run_study
         from rankscope.records import Plan
         from rankscope.report.live import Live
+        from rankscope.tracking import tracking_of
 
         def make_executor(planned: Plan) -> Executor:
             resolved = planned.resolved
@@ -198,7 +177,7 @@ def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -
             return Workers(resolved.worker_count, resolved.thread_count)
 
         store = FolderStore(folder)
-        tracking = _tracking(settings, store, str(study))
+        tracking = tracking_of(settings, store, str(study))
         with stop_on_signals(), Live(store.read_status, store.read_rungs) as live:
 
             def progress(planned: Plan) -> None:
@@ -429,17 +408,6 @@ def _open(folder: Path) -> Any:
         found = "no such folder" if not folder.exists() else "no plan.json"
         raise InputProblems([Problem(str(folder), "DIR", found, "a study folder that `rankscope run` made")])
     return FolderStore(folder)
-
-
-def _tracking(settings: Any, store: Any, file: str) -> Any:
-    """What hands the study's runs to its trackers. Raises InputProblems where a tracker is not installed."""
-    from rankscope.edges.track import make_tracker, missing_packages
-    from rankscope.tracking import Tracking
-
-    problems = missing_packages(settings.track, file)
-    if problems:
-        raise InputProblems(problems)
-    return Tracking(store, [partial(make_tracker, name, settings.name, store.folder) for name in settings.track])
 
 
 def _check_writable(folder: Path) -> None:

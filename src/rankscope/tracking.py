@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from rankscope.config.problems import InputProblems
+from rankscope.config.study import Study
 from rankscope.edges.store import FolderStore
-from rankscope.edges.track import TrackedRun, Tracker
+from rankscope.edges.track import TrackedRun, Tracker, make_tracker, missing_packages
 from rankscope.records import Plan, PlannedRun, RunStatus
 from rankscope.report.words import headline, sentence, verdict_name
 
@@ -21,6 +23,14 @@ _MEASURED = (
     "peak_memory_bytes", "adapter_bytes",
 )  # fmt: skip
 _CURVES = ("loss_nats_per_token", "learning_rate", "gradient_norm")
+
+
+def tracking_of(study: Study, store: FolderStore, file: str) -> Tracking:
+    """What hands a study's runs to its trackers. Raises InputProblems where a tracker is not installed."""
+    problems = missing_packages(study.track, file)
+    if problems:
+        raise InputProblems(problems)
+    return Tracking(store, [partial(make_tracker, name, study.name, store.folder) for name in study.track])
 
 
 class Tracking:

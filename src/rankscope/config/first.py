@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankscope.config.problems import InputProblems, Problem, show
@@ -45,6 +45,26 @@ def write_first_study(out: Path, wishes: Wishes) -> None:
     except InputProblems:
         out.unlink()
         raise
+
+
+def ask_for(wishes: Wishes, prompt: Callable[[str, str], str]) -> Wishes:
+    """`prompt(question, known)` gives an answer, or what is known where the user's line is empty."""
+
+    def path(question: str, known: Path | None) -> Path | None:
+        given = prompt(question, str(known or ""))
+        return Path(given) if given else None
+
+    name = prompt("Name of the study", wishes.name)
+    model = prompt("Base model: bundled, a folder, or a hub id", wishes.model)
+    train = path("File of rows to train on (empty: the bundled world)", wishes.train)
+    if train is None:
+        return replace(wishes, name=name, model=model)
+    domain = prompt("What the rows are about, in one word", wishes.domain)
+    test = path("File of questions on what they teach", wishes.test)
+    keep = list(wishes.keep)
+    while (more := path("File of questions it must not forget (empty: no more)", None)) is not None:
+        keep.append(more)
+    return replace(wishes, name=name, model=model, train=train, test=test, domain=domain, keep=keep)
 
 
 def _problems(out: Path, wishes: Wishes) -> list[Problem]:
