@@ -192,16 +192,17 @@ def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -
         if not only:
             tracking.finish()
     for run_id, why in outcome.failed.items():
-        typer.echo(f"{run_id} failed: {why}", err=True)
+        typer.echo(f"{run_id} failed: {why} (its traceback: error.txt in its folder)", err=True)
     for run_id, why in outcome.left_out.items():
         typer.echo(f"{run_id} does not fit: {why}", err=True)
+    again = " ".join([f"rankscope run {study} --out {folder}", *(f"--only {run_id}" for run_id in only)])
     if outcome.stopped:
-        again = " ".join([f"rankscope run {study} --out {folder}", *(f"--only {run_id}" for run_id in only)])
         typer.echo(f"stopped; what is done is kept. To go on: {again}", err=True)
         raise typer.Exit(1)
     if not only:
         _print_verdict(folder)
     if outcome.failed:
+        typer.echo(f"the other runs are done; to try again those that failed: {again}", err=True)
         raise typer.Exit(1)
 
 

@@ -176,7 +176,8 @@ def provenance_of(store: FolderStore, plan: Plan) -> dict[str, Any]:
     record = next((r for r in records if r is not None), None)
     resolved = plan.resolved.model_dump()
     found = record.provenance.model_dump() if record is not None else {}
-    trained = {facts.name: facts.content_sha256 for facts in plan.train_sets}  # a base's record knows of none
+    several = len(plan.models) > 1  # each tokenizer makes other rows of the same file
+    trained = {f"{t.model} {t.name}" if several else t.name: t.content_sha256 for t in plan.train_sets}
     return {**found, **({"train_sha256": trained} if found else {}), **resolved}
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_report import make_large_report, make_report, make_verdict
+from test_sections_inside import made_tables as inside_tables
 
 from rankscope.report.page import render
 
@@ -95,6 +97,18 @@ def test_it_draws_every_chart_without_a_word_on_the_console_or_a_request(visit: 
     assert visit.page.locator(".chart .failed").count() == 0
     assert visit.said == []
     assert visit.requests == [file.as_uri()]
+
+
+def test_the_charts_of_what_changed_inside_draw_too(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "inside.html"
+    report = make_report()
+    path.write_text(render(replace(report, tables=report.tables | inside_tables())), encoding="utf-8")
+    page = Visit(browser, path).page
+    inside = page.locator("#spectra .chart, #drift .chart, #attention .chart, #overlap .chart, #derived .chart")
+    assert inside.count() >= 11
+    for index in range(inside.count()):
+        assert inside.nth(index).locator("svg path[d]").count() >= 3, inside.nth(index).get_attribute("id")
+    assert page.locator(".chart .failed").count() == 0
 
 
 def test_model_output_is_text(visit: Visit) -> None:
@@ -221,7 +235,7 @@ def test_a_chart_s_numbers_stand_below_it_and_download(visit: Visit) -> None:
     numbers = page.locator("details[data-chart=chart-tradeoff-0]")
     numbers.locator("summary").focus()
     page.keyboard.press("Enter")
-    assert numbers.locator("tbody tr").count() >= 5
+    numbers.locator("tbody tr").nth(4).wait_for()  # filled when it opens
     assert "forgetting high" in numbers.locator("thead").inner_text()
     with page.expect_download() as waiting:
         numbers.locator("button").click()
