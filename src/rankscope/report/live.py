@@ -41,7 +41,7 @@ class Live:
     ) -> None:
         self._read, self._read_rungs = read_status, read_rungs
         self._console = console or Console(stderr=True)
-        self._started = time.monotonic()
+        self._started = self._moved = time.monotonic()
         self._plan: Plan | None = None
         self._before: Progress | None = None
         self._logged: set[str] = set()
@@ -95,15 +95,17 @@ class Live:
             progress = look(plan, self._read, self._read_rungs)
             if self._before is None:
                 self._before = progress
-            elapsed = time.monotonic() - self._started
-            left = seconds_left(plan, progress.shares, self._before.shares, elapsed)
+            now = time.monotonic()
+            if progress.shares == self._before.shares:
+                self._moved = now  # the clock of the work starts with it: not with imports, or with the base's scores
+            left = seconds_left(plan, progress.shares, self._before.shares, now - self._moved)
             if not self._console.is_terminal:
                 self._log(plan, progress, left)
                 return
             if self._live is None:
                 self._live = RichLive(console=self._console, refresh_per_second=4, transient=True)
                 self._live.start()
-            summary = f"{_summary(progress, left)}; {duration(elapsed)} so far"
+            summary = f"{_summary(progress, left)}; {duration(now - self._started)} so far"
             self._live.update(Group(_table(plan, progress), Text(summary, style="dim")))
 
     def _log(self, plan: Plan, progress: Progress, left: float | None) -> None:
