@@ -303,3 +303,24 @@ def test_an_unwritable_folder(study: Path, tmp_path: Path) -> None:
 def test_a_file_in_place_of_the_out_folder(study: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     assert "a file" in problems(call("run", study, "--out", tmp_path / "out"))[0]
+
+
+def test_defaults_of_studies_are_yaml_that_init_starts_from(done: Path, tmp_path: Path) -> None:
+    pooled = tmp_path / "defaults.yaml"
+    result = call("defaults", done, "--out", pooled)
+    assert result.exit_code == 0, result.output
+    found = yaml.safe_load(pooled.read_text())
+    assert [(arm["method"], arm["rank"], arm["studies"]) for arm in found["arms"]] == [
+        ("lora", 2, 1),
+        ("full", None, 1),
+    ]
+    assert yaml.safe_load(call("defaults", done).stdout) == found
+    assert json.loads(call("defaults", done, "--json").stdout) == found
+    file = tmp_path / "study.yaml"
+    assert call("init", "--from", pooled, "--out", file).exit_code == 0
+    assert set(yaml.safe_load(file.read_text())["arms"]) == {"full", "lora-r2"}
+    assert problems(call("defaults", tmp_path / "nowhere", tmp_path)) == [
+        f"{tmp_path / 'nowhere'}: DIR: found no such folder, expected a study folder that `rankscope run` made",
+        f"{tmp_path}: DIR: found no plan.json, expected a study folder that `rankscope run` made",
+    ]
+    assert len(problems(call("init", "--from", done / "study.yaml", "--out", tmp_path / "other.yaml"))) == 1

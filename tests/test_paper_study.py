@@ -16,9 +16,10 @@ from tiny_models import save_tiny_model
 from tiny_study import choice_rows
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 
-from rankscope.config.plan import make_plan, plan_totals
+from rankscope.config.plan import make_plan
 from rankscope.config.read import read_study
 from rankscope.config.study import Study
+from rankscope.config.totals import plan_totals
 from rankscope.edges.execute import InProcess
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.store import FolderStore

@@ -15,7 +15,7 @@ from rankscope.edges.execute import InProcess
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.store import FolderStore
 from rankscope.pipeline import Outcome, plan_study, run_study
-from rankscope.records import Plan
+from rankscope.records import Plan, VerdictFile
 
 
 def run(study: Path, out: Path, overrides: list[str] | None = None, only: list[str] | None = None) -> Outcome:
@@ -44,6 +44,7 @@ def test_every_file_of_the_contract_is_there(done: tuple[Path, Path]) -> None:
     _, out = done
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and ".locks" not in path.parts}
     expected = {"study.yaml", "plan.json", "verdict.json", "report.html", "base/predictions.parquet", "base/run.json"}
+    expected |= {"base/again.parquet", "tables/noise.parquet"}
     expected |= {f"tables/{name}.parquet" for name in ("scores", "forgetting", "flips", "cost", "matrix", "learning")}
     for planned in plan_of(out).runs:
         files = {"run.json", "status.json", "train.jsonl", "predictions.parquet"}
@@ -89,9 +90,28 @@ def test_run_records_say_where_numbers_come_from(done: tuple[Path, Path]) -> Non
 
 def test_a_second_call_does_nothing_again(done: tuple[Path, Path]) -> None:
     study, out = done
-    before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()}
+
+    def times() -> dict[Path, int]:
+        files = [path for folder in ("runs", "base") for path in (out / folder).rglob("*")]
+        return {path: path.stat().st_mtime_ns for path in files if path.is_file()}
+
+    before = times()
     assert run(study, out) == Outcome()
-    assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()} == before
+    assert times() == before
+
+
+def test_the_base_is_scored_again_in_other_batches(done: tuple[Path, Path]) -> None:
+    _, out = done
+    first, again = (pd.read_parquet(out / "base" / name) for name in ("predictions.parquet", "again.parquet"))
+    assert set(again["suite"]) == {"taught", "other", "sums"}
+    both = first.merge(again, on=["suite", "item_id"], suffixes=("", "_again"))
+    assert len(both) == len(again) == 76
+    changed = (both["score"] != both["score_again"]).groupby(both["suite"]).sum()
+    (verdict,) = VerdictFile.model_validate_json((out / "verdict.json").read_text()).verdicts
+    assert {one.suite: (one.item_count, one.changed_items) for one in verdict.noise} == {
+        suite: (int((again["suite"] == suite).sum()), int(count)) for suite, count in changed.items()
+    }
+    assert any(reason.startswith("Scored again in other batches") for reason in verdict.reasons)
 
 
 def test_a_new_suite_is_scored_without_training_and_a_new_rank_is_one_run(tmp_path: Path) -> None:
@@ -127,7 +147,16 @@ def test_an_automatic_rate_is_searched_once_and_used(tmp_path: Path) -> None:
     assert run_record is not None
     assert run_record.learning_rate == record.chosen
     cost = pd.read_parquet(out / "tables" / "cost.parquet")
-    assert cost["search_seconds"].iloc[0] == pytest.approx(record.train_seconds)
+    assert cost["search_seconds"].iloc[0] == pytest.approx(record.train_seconds + record.probe_seconds)
+    rates = pd.read_parquet(out / "tables" / "rates.parquet")
+    assert list(rates["learning_rate"]) == record.rates
+    assert rates.loc[rates["chosen"], "learning_rate"].tolist() == [record.chosen]
+    assert {suite: len(items) for suite, items in record.probe_items.items()} == {"taught": 40, "other": 30, "sums": 6}
+    known = rates["validation_loss"].notna()
+    assert rates.loc[known, ["gain", "forgetting"]].notna().all(axis=None)
+    assert rates["steps"].max() == plan.runs[0].step_count
+    # The probed model is the candidate as it was trained: another rate, other answers.
+    assert rates.loc[known, "gain"].nunique() > 1
     assert not list(out.rglob("*checkpoint*"))
     assert [p.name for p in (out / "searches" / search.search_id).glob("*.safetensors")] == []
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,10 @@ import typer
 from rankscope import __version__
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.read import read_study
+
+if TYPE_CHECKING:
+    from rankscope.edges.execute import Executor
+    from rankscope.records import Plan
 
 app = typer.Typer(
     name="rankscope", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -83,6 +87,9 @@ def init(
     ] = None,
     domain: Annotated[str, typer.Option("--domain", help="What the training rows are about.")] = "mine",
     ask: Annotated[bool, typer.Option("--ask", help="Ask for what was not given.")] = False,
+    from_: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Arms from what `rankscope defaults` wrote.")
+    ] = None,
 ) -> None:
     """Write a commented study file to start from: about the bundled world, or about your own files.
 
@@ -91,7 +98,9 @@ def init(
       rankscope init
       rankscope init --ask
       rankscope init --model ./my-model --train train.jsonl --test test.jsonl --keep general.jsonl
+      rankscope init --from defaults.yaml
     """
+    from rankscope.config.defaults import arms_lines, read_defaults
     from rankscope.config.first import Wishes, ask_for, write_first_study
 
     with _user_errors():
@@ -99,8 +108,19 @@ def init(
         if ask:
             wishes = ask_for(wishes, lambda question, known: typer.prompt(question, default=known))
         _check_writable(out.parent)
-        write_first_study(out, wishes)
+        arms = arms_lines(read_defaults(from_)) if from_ is not None else None
+        write_first_study(out, wishes, arms)
     typer.echo(f"{out} is written. See what it would do: rankscope plan {out}")
+
+
+def _executor(planned: Plan) -> Executor:
+    """Where the jobs of this plan run: here, or in worker processes."""
+    from rankscope.edges.execute import InProcess, Workers
+
+    resolved = planned.resolved
+    if resolved.worker_count == 1:
+        return InProcess(resolved.thread_count)
+    return Workers(resolved.worker_count, resolved.thread_count)
 
 
 @app.command()
@@ -109,6 +129,7 @@ def plan(
     set_: Overrides = None,
     json_: Json = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Time a few steps of each kind of arm first.")] = False,
 ) -> None:
     """Print every run with its parameters, FLOPs, memory, disk and time, and what does not fit. Trains nothing.
 
@@ -123,9 +144,15 @@ def plan(
         folder = out or Path(settings.name)
         from rankscope.edges.machine import look_at_machine
         from rankscope.edges.store import FolderStore
-        from rankscope.pipeline import plan_study
+        from rankscope.pipeline import measure_study, plan_study
 
-        planned = plan_study(settings, study.resolve().parent, look_at_machine(folder), folder)
+        base, machine = study.resolve().parent, look_at_machine(folder)
+        planned = plan_study(settings, base, machine, folder)
+        if measure:
+            measured, failed = measure_study(settings, base, planned, _executor)
+            for label, why in failed.items():
+                typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)
+            planned = plan_study(settings, base, machine, folder, measured)
         states = {run.run_id: FolderStore(folder).read_status(run.run_id) for run in planned.runs}
     if json_:
         typer.echo(planned.model_dump_json(indent=1))
@@ -162,19 +189,12 @@ def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -
         settings = read_study(study, overrides)
         folder = out or Path(settings.name)
         _check_writable(folder)
-        from rankscope.edges.execute import Executor, InProcess, Workers, stop_on_signals
+        from rankscope.edges.execute import stop_on_signals
         from rankscope.edges.machine import look_at_machine
         from rankscope.edges.store import FolderStore
         from rankscope.pipeline import run_study
-        from rankscope.records import Plan
         from rankscope.report.live import Live
         from rankscope.tracking import tracking_of
-
-        def make_executor(planned: Plan) -> Executor:
-            resolved = planned.resolved
-            if resolved.worker_count == 1:
-                return InProcess(resolved.thread_count)
-            return Workers(resolved.worker_count, resolved.thread_count)
 
         store = FolderStore(folder)
         tracking = tracking_of(settings, store, str(study))
@@ -186,7 +206,7 @@ def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -
                     tracking.update(planned)
 
             outcome = run_study(
-                settings, study.resolve().parent, folder, machine=look_at_machine(folder), make_executor=make_executor,
+                settings, study.resolve().parent, folder, machine=look_at_machine(folder), make_executor=_executor,
                 only=only, progress=progress,
             )  # fmt: skip
         if not only:
@@ -297,6 +317,32 @@ def export(
 
 
 @app.command()
+def defaults(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Study folders that `rankscope run` made.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write it here; else it is printed.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Pool studies into default ranks and learning rates with intervals, as YAML for `rankscope init --from`.
+
+    \b
+    Example:
+      rankscope defaults my-study other-study --out defaults.yaml
+    """
+    with _user_errors():
+        from rankscope.config.defaults import dump_defaults
+        from rankscope.results_defaults import pool_folders
+
+        pooled = pool_folders(folders)
+        text = pooled.model_dump_json(indent=1) + "\n" if json_ else dump_defaults(pooled)
+        if out is not None:
+            _check_writable(out.parent)
+            out.write_text(text, encoding="utf-8")
+    typer.echo(text if out is None else f"{pooled.reason} {out} is written.", nl=out is not None)
+
+
+@app.command()
 def audit(
     adapter: AdapterFolder,
     base: Annotated[
@@ -375,6 +421,96 @@ def doctor(json_: Json = False) -> None:
     from rankscope.report.terminal_doctor import print_doctor
 
     print_doctor(console(), found)
+
+
+@app.command()
+def score(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="`bundled`, a folder or a hub id.")],
+    suite: Annotated[
+        list[str], typer.Option("--suite", metavar="[NAME=]FILE", help="Rows, or a task of lm-eval; may be repeated.")
+    ],
+    adapter: Annotated[
+        list[str] | None, typer.Option("--adapter", metavar="DIR", help="An adapter of the model; may be repeated.")
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(help="recall, reasoning, or auto: reasoning where every answer is a number.")
+    ] = "auto",
+    choices: Annotated[
+        str, typer.Option(help="Score the choices' texts, or their letters after a list: text, letters.")
+    ] = "text",
+    limit: Annotated[int | None, typer.Option(help="So many items of each suite, drawn at random.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="The longest answer that is written.")] = 256,
+    num_fewshot: Annotated[int | None, typer.Option(help="Examples before each question of a task of lm-eval.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="A task's metric, METRIC or METRIC,FILTER; else its first.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto (bfloat16 on CUDA, else float32), float32 or bfloat16.")] = "auto",
+    chat: Annotated[str, typer.Option(help="auto (the tokenizer's chat template, if any) or never.")] = "auto",
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    json_: Json = False,
+    items: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write every prediction (.parquet or .jsonl).")
+    ] = None,
+    harness_output: Annotated[
+        Path | None, typer.Option("--harness-output", metavar="DIR", help="Write lm-eval's results and samples files.")
+    ] = None,
+) -> None:
+    """Evaluate a model and adapters that you already have: accuracies, paired differences to the base, flips.
+
+    \b
+    Example:
+      rankscope score ./my-model --suite law.jsonl --adapter ./adapter
+    """
+    _quiet()
+    with _user_errors():
+        from rankscope.scoring.ask import model_spec, suite_options
+        from rankscope.scoring.score import score_models
+        from rankscope.scoring.summary import as_json, summarise
+        from rankscope.scoring.write import check_outputs, write_items
+
+        spec = model_spec(model, dtype=dtype, chat=chat)
+        options = suite_options(
+            kind=kind,
+            choices=choices,
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            num_fewshot=num_fewshot,
+            metric=metric,
+        )
+        check_outputs(items, confidence)
+        for out in (items.parent if items else None, harness_output):
+            if out is not None:
+                _check_writable(out)
+        scored = score_models(spec, adapter or [], suite, options)
+        summary = summarise(scored, confidence)
+        if items is not None:
+            write_items(scored, items)
+        if harness_output is not None:
+            from rankscope.scoring.lm_eval_files import write_lm_eval_files
+
+            write_lm_eval_files(scored, harness_output)
+    if json_:
+        typer.echo(json.dumps(as_json(scored, summary), indent=1))
+    else:
+        from rankscope.report.terminal import console
+        from rankscope.report.terminal_score import print_scores
+
+        print_scores(console(), summary, confidence, scored.notes)
+    for name, why in scored.failed.items():
+        typer.echo(f"{name or 'base'} failed: {why}", err=True)
+    if scored.failed:
+        raise typer.Exit(1)
+
+
+@app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)  # fmt: skip
+def harness(words: typer.Context) -> None:
+    """Run lm-eval's own command line with the model `rankscope` registered; `rankscope harness --help` is lm-eval's."""
+    with _user_errors():
+        from rankscope.scoring.lm_eval_line import run_lm_eval
+
+        run_lm_eval(words.args)
 
 
 @app.command()

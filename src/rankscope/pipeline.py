@@ -10,21 +10,27 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rankscope.config.plan import make_plan
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.resolved import absolute, dump_study, pinned
 from rankscope.config.study import Study
 from rankscope.data.prepare import Prepared, prepare
+from rankscope.decide.planned import planned_power
 from rankscope.edges.execute import Executor, Job, JobOutcome, stop_requested
 from rankscope.edges.sharing import is_planned, keep_best, write_plan
 from rankscope.edges.store import FolderStore, remove_leftovers
 from rankscope.jobs.derive import derive, derived_ids, derived_sources
+from rankscope.jobs.measure import FOLDER as MEASURED_FOLDER
+from rankscope.jobs.measure import measure, measured_runs
+from rankscope.jobs.packing import choose_packing, groups_of, undecided
 from rankscope.jobs.run import score_base, train_and_score
 from rankscope.jobs.search import search_rate
 from rankscope.model.load import inspect_model, load_tokenizer
-from rankscope.records import MachineFacts, Plan, RunStatus
+from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun, RunStatus
 from rankscope.results import base_ids, write_results
+from rankscope.results_seeds import mark_unneeded, wanted_runs
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,13 @@ class Outcome:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def plan_study(study: Study, folder: Path, machine: MachineFacts, out: Path) -> Plan:
+def plan_study(
+    study: Study, folder: Path, machine: MachineFacts, out: Path, measured: Sequence[MeasuredSpeed] = ()
+) -> Plan:
     """Look at models, rows and machine, and calculate every run; trains nothing. Raises InputProblems.
 
     `folder` is what relative paths in the study are relative to; `out` the study's folder, whose earlier plan decides
-    what must stay as it was (dtype, workers, micro-batches).
+    what must stay as it was (dtype, workers, micro-batches). `measured` is what `measure_study` found.
     """
     models = [inspect_model(spec, folder, device=machine.device) for spec in study.models]
     prepared: dict[str, Prepared] = {}
@@ -52,14 +60,37 @@ def plan_study(study: Study, folder: Path, machine: MachineFacts, out: Path) -> 
         tokenizer = load_tokenizer(spec, folder)
         prepared[spec.name] = prepare(study, folder, tokenizer, room, spec.system_prompt)
     previous = FolderStore(out).read_plan()
-    return make_plan(
+    plan = make_plan(
         study,
         models,
         {name: [training.facts for training in data.training.values()] for name, data in prepared.items()},
         {name: [facts for _, facts in data.suites.values()] for name, data in prepared.items()},
         machine,
         previous=previous.resolved if previous is not None else None,
+        measured=measured,
     )
+    return plan.model_copy(update={"power": planned_power(plan, study.decision)})
+
+
+def measure_study(
+    study: Study, folder: Path, plan: Plan, make_executor: Callable[[Plan], Executor]
+) -> tuple[list[MeasuredSpeed], dict[str, str]]:
+    """Time a few real steps of each kind of arm of `plan`, in the workers that runs have; nothing is left on disk.
+
+    The second is why a run could not be measured, by its label. `folder` is what relative paths are relative to.
+    """
+    with TemporaryDirectory() as temporary:
+        store = FolderStore(Path(temporary))
+        write_plan(store, dump_study(pinned(absolute(study, folder), plan)), plan)
+        runs = {run.run_id: run for run in measured_runs(plan)}
+        executor = make_executor(plan)
+        try:
+            outcomes = list(executor.run([Job(measure, temporary, (run_id,)) for run_id in runs], lambda: None))
+        finally:
+            executor.close()
+        failed = {runs[o.job.run_ids[0]].arm.label: o.error for o in outcomes if o.error is not None}
+        found = [path.read_text("utf-8") for path in sorted((store.folder / MEASURED_FOLDER).glob("*.json"))]
+    return [MeasuredSpeed.model_validate_json(text) for text in found], failed
 
 
 def run_study(
@@ -140,22 +171,57 @@ def _work(
 def _execute(
     store: FolderStore, study: Study, plan: Plan, executor: Executor, only: set[str], idle: Callable[[], None]
 ) -> Outcome:
-    """Bases and searches, and the runs that wait for neither; then the runs whose rate was searched. Longest first.
+    """Rounds of runs, until the verdict asks for no more (with a fixed list of seeds one round), then derived runs."""
+    failed: dict[str, str] = {}
+    asked: set[str] = set()
+    more = _next(store, study, plan, only, asked)
+    while True:
+        asked |= {run.run_id for run in more}
+        _round(store, study, plan, executor, only, idle, [run for run in more if run.fits], failed)
+        more = _next(store, study, plan, only, asked)
+        if stop_requested() or not more:
+            break
+    if not only and not stop_requested():
+        if plan.looks:
+            mark_unneeded(store, study, plan, asked)
+        folder = str(store.folder)
+        sources = derived_sources(study, store, plan)
+        jobs = [Job(derive, folder, (name,)) for run in sources for name in derived_ids(study, plan, run)]
+        for outcome in executor.run(jobs, idle):
+            _keep(store, outcome, failed)
+    left_out = {run.run_id: run.reason or "" for run in plan.runs if run.run_id in only and not run.fits}
+    return Outcome(failed=failed, stopped=stop_requested(), left_out=left_out)
 
-    With `only` the bases come last: nothing waits for them, and another process may have scored them by then.
+
+def _next(store: FolderStore, study: Study, plan: Plan, only: set[str], asked: set[str]) -> list[PlannedRun]:
+    """The runs to do next: of `only` all at once, else what the verdict still asks for."""
+    if only:
+        return [run for run in plan.runs if run.run_id in only and run.run_id not in asked]
+    return wanted_runs(store, study, plan, asked)
+
+
+def _round(
+    store: FolderStore,
+    study: Study,
+    plan: Plan,
+    executor: Executor,
+    only: set[str],
+    idle: Callable[[], None],
+    runs: Sequence[PlannedRun],
+    failed: dict[str, str],
+) -> None:
+    """Bases, and how many arms train together; then searches and the runs that wait for none; then the runs whose rate
+    was searched. Longest first.
+
+    With `only` nothing is measured, and the bases come last: nothing waits for them, and another process may have
+    scored them by then.
     """
     folder = str(store.folder)
-    runs = sorted((r for r in plan.runs if r.fits and (not only or r.run_id in only)), key=lambda r: -r.seconds)
+    runs = sorted(runs, key=lambda r: -r.seconds)
     wanted = {(r.model, r.train_set, r.arm.label) for r in runs}
     searches = [s for s in plan.searches if any((s.model, s.train_set, a.label) in wanted for a in s.arms)]
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
-    failed: dict[str, str] = {}
     bases = [Job(score_base, folder, (base,)) for base in base_ids(plan).values()]
-    first = [
-        *(bases if not only else []),
-        *(Job(search_rate, folder, (s.search_id,)) for s in searches),
-        *(Job(train_and_score, folder, (r.run_id,)) for r in runs if r not in searched),
-    ]
 
     def do(jobs: Sequence[Job]) -> None:
         for outcome in executor.run(jobs, idle):
@@ -163,22 +229,29 @@ def _execute(
             if study.keep.full == "best" and outcome.job.function is train_and_score:
                 keep_best(store, plan)
 
-    do(first)
+    def training(runs: Sequence[PlannedRun]) -> list[Job]:
+        return [Job(train_and_score, folder, ids) for ids in groups_of(store, runs)]
+
+    if not only:
+        do([*bases, *(Job(choose_packing, folder, ids) for ids in undecided(store, runs))])
+    do(
+        [
+            *(Job(search_rate, folder, (s.search_id,)) for s in searches),
+            *training([r for r in runs if r not in searched]),
+        ]
+    )
     lost = {(s.model, s.train_set, a.label) for s in searches if s.search_id in failed for a in s.arms}
-    ready = [r for r in searched if (r.model, r.train_set, r.arm.label) not in lost]
-    do([Job(train_and_score, folder, (r.run_id,)) for r in ready])
+    do(training([r for r in searched if (r.model, r.train_set, r.arm.label) not in lost]))
     if only:
         do(bases)
-    elif not stop_requested():
-        sources = derived_sources(study, store, plan)
-        do([Job(derive, folder, (name,)) for run in sources for name in derived_ids(study, plan, run)])
-    left_out = {run.run_id: run.reason or "" for run in plan.runs if run.run_id in only and not run.fits}
-    return Outcome(failed=failed, stopped=stop_requested(), left_out=left_out)
 
 
 def _keep(store: FolderStore, outcome: JobOutcome, failed: dict[str, str]) -> None:
     """A crash is labelled as what it is; its traceback lies in the run's error.txt."""
     if outcome.error is None:
+        return
+    if outcome.job.function is choose_packing:  # the runs train one by one
+        store.write_text("packing/error.txt", outcome.details or outcome.error)
         return
     for run_id in outcome.job.run_ids:
         failed[run_id] = outcome.error

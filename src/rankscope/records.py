@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from rankscope.config.study import Arm, Kind
+from rankscope.config.study import Arm, Kind, Method
 
 FORMAT_VERSION = 1
 """The layout of the JSON records and tables below; a reader refuses a newer one."""
@@ -16,7 +17,7 @@ RESULTS_VERSION = 1
 """Part of every run id: raised when the same settings would give other numbers."""
 
 Form = Literal["choices", "open", "number", "text"]
-State = Literal["planned", "running", "done", "failed", "diverged", "does not fit"]
+State = Literal["planned", "running", "done", "failed", "diverged", "does not fit", "not needed"]
 Relation = Literal["in-domain", "out-of-domain", "general"]
 
 
@@ -56,6 +57,8 @@ class Row:
     completion: str | None = None
     text: str | None = None
     messages: tuple[Turn, ...] | None = None
+    cluster: str | None = None
+    """Rows of one cluster (questions on one text, say) are no independent evidence."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,35 @@ class Item:
     text_bytes: int = 0
     prompt_text: str = ""
     choice_texts: tuple[str, ...] = ()
+    cluster: str | None = None
+    parts: tuple[Item, ...] = ()
+    """Where choices follow different prompts: an item for each prompt, whose choices in order are this item's."""
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What a suite's own grader says of one item; scores from 0 to 1."""
+
+    score: float
+    score_normalized: float | None
+    predicted: str | None
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class Grading:
+    """How a suite of lm-eval is answered and graded. `grade` takes ids of items and for each what the model gave to
+    each of its requests: (log-likelihood, is greedy) for each choice, or the text written until one of `stops`."""
+
+    stops: tuple[str, ...]
+    needs_greedy: bool
+    grade: Callable[[Sequence[str], Sequence[Sequence[Any]]], list[Graded]]
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Encoded items of one suite with what the verdict needs to know of it. `left_out` maps a reason to a count."""
+    """Encoded items of one suite with what the verdict needs to know of it. `left_out` maps a reason to a count.
+    `grading` is None where an item's form says how it is graded."""
 
     name: str
     domain: str | None
@@ -107,6 +134,7 @@ class Suite:
     items: tuple[Item, ...]
     max_new_tokens: int = 256
     left_out: dict[str, int] = field(default_factory=dict)
+    grading: Grading | None = None
 
 
 # ---- facts: what the plan calculates with ---------------------------------------------------------------------------
@@ -160,6 +188,19 @@ class TrainFacts(Record):
     """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
 
 
+class HarnessFacts(Record):
+    """The task of lm-eval that a suite is; `task_sha256` is lm-eval's own `task_hashes` entry for these documents."""
+
+    task: str
+    output_type: str
+    version: int | float | str | None
+    task_sha256: str
+    num_fewshot: int
+    metric: str | None
+    filter: str
+    lm_eval_version: str
+
+
 class SuiteFacts(Record):
     """A suite, as scored."""
 
@@ -176,6 +217,7 @@ class SuiteFacts(Record):
     left_out: dict[str, int] = {}
     revision: str | None = None
     """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
+    harness: HarnessFacts | None = None
 
 
 class MachineFacts(Record):
@@ -248,6 +290,67 @@ class PlannedSearch(Record):
     seconds: float
 
 
+class Packing(Record):
+    """packing/NAME.json: how many LoRA arms of one base and training set train together, and the tokens of a
+    micro-batch; decided once, from a few steps, and the same on resume.
+
+    `seconds_per_token` maps `ARMS x TOKENS` to the measured seconds of a step per token of one arm.
+    """
+
+    model: str
+    train_set: str
+    arms_together: int
+    micro_batch_tokens: int
+    seconds_per_token: dict[str, float] = {}
+
+
+class PackMembers(Record):
+    """packs/DIGEST.json: the runs that began to train together, while not all of them are trained."""
+
+    run_ids: list[str]
+
+
+class MeasuredSpeed(Record):
+    """What a few real steps of one arm and a few scored items took, in one worker beside the others."""
+
+    model: str
+    train_set: str
+    arm: str
+    method: Method
+    trainable_parameters: int
+    train_seconds_per_token: float
+    validation_seconds_per_token: float
+    evaluate_seconds: float
+    """Scoring every suite once, from a seeded sample of the items of each."""
+    peak_memory_bytes: int
+
+
+class PlannedPower(Record):
+    """What one base model and training set can be expected to tell, on assumed variances (docs/measures.md).
+
+    The chances are that an arm as good as the best is found good enough, and that one which forgets nothing is found
+    eligible; seeds_for_power and items_for_power (of the smallest suite, all stretched alike) bring both to four in
+    five, None where no reasonable number does. expected_runs: with adaptive seeds, where arms are equal and forget
+    nothing.
+    """
+
+    model: str
+    train_set: str
+    arms: int
+    seeds: int
+    in_domain_items: int
+    other_items: int
+    detectable_gain: float
+    detectable_forgetting: float | None
+    chance_good_enough: float
+    chance_eligible: float
+    seeds_for_power: int | None
+    items_for_power: int | None
+    expected_runs: int | None = None
+    said: list[str] = []
+    """The same in plain words."""
+
+
 class Plan(Record):
     """plan.json: every run of a study."""
 
@@ -260,6 +363,15 @@ class Plan(Record):
     searches: list[PlannedSearch]
     runs: list[PlannedRun]
     warnings: list[str] = []
+    base_seconds: float = 0.0
+    """Scoring the bases, once each."""
+    derived_seconds: float = 0.0
+    """Scoring runs that are made from others without training."""
+    measured: list[MeasuredSpeed] = []
+    """What `--measure` found; empty where the times are arithmetic alone."""
+    looks: list[int] = []
+    """With adaptive seeds the numbers of seeds after which the verdict is asked; `runs` are then the most."""
+    power: list[PlannedPower] = []
 
 
 class Provenance(Record):
@@ -305,8 +417,10 @@ class RunStatus(Record):
     evaluate_seconds: float | None = None
     peak_memory_bytes: int | None = None
     adapter_bytes: int | None = None
+    arms_together: int | None = None
+    """Arms that trained in one pack, this one included; `train_seconds` is its share of their time."""
     micro_batch_tokens: int | None = None
-    """Tokens of a micro-batch when training ended: fewer than planned where the device ran out of memory."""
+    """Tokens of a micro-batch, of all arms together, when training ended: fewer than planned where memory ran out."""
     updated_at: str = ""
 
 
@@ -320,8 +434,22 @@ class StepRecord(Record):
     completion_tokens: int
 
 
+class ProbedRate(Record):
+    """A candidate of a search on the probe items of one suite: measured after the choice, never used for it."""
+
+    arm: str
+    learning_rate: float
+    steps: int
+    suite: str
+    accuracy: float
+
+
 class SearchRecord(Record):
-    """search.json: a learning-rate search. `losses[i][k]`: rate i after rung k, None where it was dropped."""
+    """search.json: a learning-rate search. `losses[i][k]`: rate i after rung k, None where it was dropped.
+
+    `rates` may reach beyond the planned grid, where the best was its last. `probe_items` are the item ids that
+    `probed` is of, by suite.
+    """
 
     format_version: int = FORMAT_VERSION
     search_id: str
@@ -335,6 +463,9 @@ class SearchRecord(Record):
     chosen: float | None
     at_end_of_grid: bool
     train_seconds: float
+    probe_seconds: float = 0.0
+    probe_items: dict[str, list[str]] = {}
+    probed: list[ProbedRate] = []
 
 
 @dataclass(frozen=True)
@@ -353,6 +484,7 @@ class Prediction:
     loss_nats: float | None = None
     scored_tokens: int | None = None
     text_bytes: int | None = None
+    cluster: str | None = None
 
 
 # ---- verdict --------------------------------------------------------------------------------------------------------
@@ -425,6 +557,14 @@ class MoreNeeded(Record):
     items: int | None
 
 
+class SuiteNoise(Record):
+    """How many items of a suite the base answers otherwise when it is merely scored in other batches."""
+
+    suite: str
+    item_count: int
+    changed_items: int
+
+
 class Verdict(Record):
     model: str
     train_set: str
@@ -438,6 +578,9 @@ class Verdict(Record):
     minimum_detectable_effect: DetectableEffect
     more_needed: MoreNeeded
     arms: list[ArmVerdict]
+    findings: list[str] = []
+    """What was forgotten, in plain words: by which arms, recall against reasoning."""
+    noise: list[SuiteNoise] = []
 
 
 class VerdictFile(Record):

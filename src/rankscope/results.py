@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 
 from rankscope.config.resolved import read_resolved
+from rankscope.decide.forgotten import findings, forgotten, forgotten_groups
+from rankscope.decide.rates import rate_sentences, rates
 from rankscope.decide.tables import make_tables
 from rankscope.decide.verdict import decide
 from rankscope.edges.store import FolderStore
@@ -26,15 +28,21 @@ def write_results(folder: Path) -> VerdictFile:
         raise FileNotFoundError(f"{folder} holds no plan.json")
     runs, suites = runs_frame(store, plan), suites_frame(plan)
     predictions = predictions_frame(store, plan)
-    tables = make_tables(predictions, suites, runs, confidence=study.decision.confidence)
+    tables = make_tables(predictions, suites, runs, decision=study.decision, looks=study.looks)
     tables["learning"] = learning_frame(store, plan)
+    domains = {facts.name: facts.domain for facts in plan.train_sets}
+    tables["rates"] = rates(searches_of(store, plan), predictions[predictions["arm"] == "base"], suites, domains)
     tables |= inside_tables(store, runs, tables["scores"], confidence=study.decision.confidence)
+    tables["forgotten"] = forgotten(tables["flips"], runs)
+    tables["forgotten_groups"] = forgotten_groups(tables["flips"], tables["forgotten"])
     for name, table in tables.items():
         store.write_frame(folder / "tables" / f"{name}.parquet", table)
     pairs = sorted({(run.model, run.train_set) for run in plan.runs})
     verdicts = VerdictFile(
         verdicts=[
-            decide(predictions, suites, runs, model=model, train_set=train_set, decision=study.decision)
+            decide(
+                predictions, suites, runs, model=model, train_set=train_set, decision=study.decision, looks=study.looks
+            ).model_copy(update={"findings": findings(tables["forgotten_groups"], tables["kinds"], model, train_set)})
             for model, train_set in pairs
         ],
         notes=plan.warnings,
@@ -48,7 +56,7 @@ def write_results(folder: Path) -> VerdictFile:
         items=items_frame(store, plan, predictions, tables["flips"]),
         searches=searches_of(store, plan),
         provenance=provenance_of(store, plan),
-        warnings=warnings_of(store, plan),
+        warnings=[*warnings_of(store, plan), *rate_sentences(tables["rates"], study.decision)],
         command=f"rankscope run {folder / 'study.yaml'} --out {folder}",
     )
     store.write_text("report.html", render(data))
@@ -71,11 +79,19 @@ def suites_frame(plan: Plan) -> pd.DataFrame:
     return pd.DataFrame(rows).drop_duplicates("suite", ignore_index=True)
 
 
+_PREDICTED = ["model", "train_set", "arm", "seed", "suite", "item_id", "score"]
+
+
 def predictions_frame(store: FolderStore, plan: Plan) -> pd.DataFrame:
     """Every finished run's predictions on the plan's suites; the base's rows have arm `base` and no training set."""
     frames = []
     for model, run_id in base_ids(plan).items():
-        frames.append(_predictions(store, run_id, model=model, train_set=None, arm="base", seed=None))
+        base = _predictions(store, run_id, model=model, train_set=None, arm="base", seed=None)
+        frames.append(
+            base
+            if base is None
+            else _with_second_scores(base, store.read_frame(store.run_folder(run_id) / "again.parquet"))
+        )
     for run in plan.runs:
         status = store.read_status(run.run_id)
         if status is not None and status.state == "done":
@@ -86,8 +102,17 @@ def predictions_frame(store: FolderStore, plan: Plan) -> pd.DataFrame:
             )
     found = [frame for frame in frames if frame is not None]
     wanted = {suite.name for suite in plan.suites}
-    joined = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["suite"])
+    joined = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=_PREDICTED)
     return joined[joined["suite"].isin(wanted)].reset_index(drop=True)
+
+
+def _with_second_scores(base: pd.DataFrame, again: pd.DataFrame | None) -> pd.DataFrame:
+    """`score_again` and `choice_logprobs_again`: what the base got when it was scored in other batches."""
+    if again is None:
+        return base
+    columns = {name: f"{name}_again" for name in ("score", "choice_logprobs")}
+    second = again[["suite", "item_id", *columns]].rename(columns=columns)
+    return base.merge(second, on=["suite", "item_id"], how="left", validate="one_to_one")
 
 
 def _predictions(store: FolderStore, run_id: str, **columns: Any) -> pd.DataFrame | None:
@@ -113,7 +138,7 @@ def _run_row(
 ) -> dict[str, Any]:
     status, record = store.read_status(run.run_id), store.read_run(run.run_id)
     search_seconds = [
-        search.train_seconds / len(search.arms)
+        (search.train_seconds + search.probe_seconds) / len(search.arms)
         for search in searches
         if (search.model, search.train_set) == (run.model, run.train_set) and run.arm.label in search.arms
     ]
@@ -182,7 +207,7 @@ def provenance_of(store: FolderStore, plan: Plan) -> dict[str, Any]:
 
 
 def warnings_of(store: FolderStore, plan: Plan) -> list[str]:
-    """What a reader must know: overlap, lengths, runs that ended badly, searches that chose the end of their grid."""
+    """What a reader must know: overlap, lengths, runs that ended badly."""
     found = list(plan.warnings)
     for train in plan.train_sets:
         found += train.warnings
@@ -196,10 +221,6 @@ def warnings_of(store: FolderStore, plan: Plan) -> list[str]:
             found.append(f"{name}: {status.state}, {status.reason}")
         if not run.fits:
             found.append(f"{run.arm.label} on {run.train_set} does not fit: {run.reason}")
-    for search in searches_of(store, plan):
-        if search.at_end_of_grid:
-            arms = ", ".join(search.arms)
-            found.append(f"{arms}: the best rate, {search.chosen:g}, ends its grid; a better one may lie beyond")
     return list(dict.fromkeys(found))
 
 

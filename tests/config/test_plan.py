@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 from made_facts import LLAMA_8B, STUDY, machine_facts, model_facts, suite_facts, train_facts
 
-from rankscope.config.plan import check_ranks, describe_plan, make_plan, plan_totals
+from rankscope.config.plan import check_ranks, make_plan
 from rankscope.config.problems import InputProblems
 from rankscope.config.resolve import dtype_of
 from rankscope.config.study import Study
+from rankscope.config.totals import describe_plan, plan_totals
 from rankscope.records import MachineFacts, ModelFacts, Plan, Resolved
 
 Read = Callable[..., Study]
@@ -222,5 +223,6 @@ def test_rows_and_totals_add_up(read: Read) -> None:
     searched = sum(search.train_flops for search in plan.searches) / 1e12
     assert totals["teraflops"] == pytest.approx(sum(row["teraflops"] for row in rows) + searched)
     seconds = sum(row["seconds"] for row in rows) + sum(search.seconds for search in plan.searches)
+    seconds += plan.base_seconds + plan.derived_seconds
     assert totals["seconds"] == pytest.approx(seconds / plan.resolved.worker_count)
     assert totals["memory_bytes"] == sum(sorted(row["memory_bytes"] for row in rows)[-4:])

@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 
 from rankscope.config.memory import NF4_BYTES, memory_parts, weight_bytes
 from rankscope.config.parameters import trainable_parameters
-from rankscope.config.plan import make_plan, plan_totals
+from rankscope.config.plan import make_plan
 from rankscope.config.problems import InputProblems
 from rankscope.config.study import Arm, Study
+from rankscope.config.totals import plan_totals
 from rankscope.model.load import linear_shapes
 from rankscope.records import ModelFacts, Plan
 

@@ -42,6 +42,15 @@ def problem_of(build: object, *args: object, **more: object) -> str:
     return str(problem)
 
 
+def test_clusters_of_rows_stand_in_items_and_in_the_suites_hash() -> None:
+    rows = [ask(i) for i in range(3)]
+    plain, facts = suite_of(rows, kind="recall")
+    suite, other = suite_of([replace(row, cluster=f"text {i // 2}") for i, row in enumerate(rows)], kind="recall")
+    assert [item.cluster for item in plain.items] == [None] * 3
+    assert [item.cluster for item in suite.items] == ["text 0", "text 0", "text 1"]
+    assert facts.content_sha256 != other.content_sha256
+
+
 # ---- training -------------------------------------------------------------------------------------------------------
 
 
@@ -235,6 +244,15 @@ def test_a_gain_needs_a_suite_with_answers() -> None:
     nowhere = facts.model_copy(update={"domain": None})
     general = asked.model_copy(update={"domain": None})
     assert "no suite" in problem_of(check_relations, [nowhere], [general], "study.yaml")
+
+
+def test_a_suite_of_a_single_item_is_refused_unless_it_is_plain_text() -> None:
+    facts = train_of([ask(i) for i in range(5)]).facts
+    asked = suite_of(CHOICES, kind="recall", domain="law")[1]
+    single = suite_of(CHOICES[:1], kind="recall")[1]
+    said = problem_of(check_relations, [facts], [asked, single], "study.yaml")
+    assert said == "study.yaml: suites.suite: found a single item, expected at least two: one says nothing of others"
+    check_relations([facts], [asked, suite_of([Row("a", "line 1", text="A text.")])[1]], "study.yaml")
 
 
 # ---- real data ------------------------------------------------------------------------------------------------------

@@ -27,6 +27,18 @@ def test_every_shape() -> None:
     assert row_of({"text": " kept as is\n"}).text == " kept as is\n"
 
 
+def test_a_cluster_is_a_name_or_a_number_and_no_content() -> None:
+    plain, named, numbered = (
+        row_of(CHOICES),
+        row_of(CHOICES | {"cluster": " text 1 "}),
+        row_of(CHOICES | {"cluster": 3}),
+    )
+    assert (plain.cluster, named.cluster, numbered.cluster) == (None, "text 1", "3")
+    assert plain.item_id == named.item_id
+    wrong = parse(CHOICES | {"cluster": ["a"]}, file="f.jsonl", place="line 3")
+    assert isinstance(wrong, Problem)
+
+
 def test_conversations_of_every_tool_are_turns() -> None:
     turns = (Turn("system", "s"), Turn("user", "u"), Turn("assistant", "a"))
     named = [{"from": "system", "value": "s"}, {"from": "human", "value": " u"}, {"from": "gpt", "value": "a\n"}]

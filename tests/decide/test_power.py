@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from rankscope.config.study import Decision
-from rankscope.decide.measure import Measured, decision_alpha, measure, rule_on
+from rankscope.decide.measure import Measured, measure, rule_on
 from rankscope.decide.power import detectable, more_needed, planned_half_width
+from rankscope.decide.rule import simultaneous_alpha
 from rankscope.decide.stats import SuiteArrays
 
 
@@ -22,6 +23,7 @@ def calibration() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["calibration"] = module
+    sys.path.insert(0, str(path.parent))
     spec.loader.exec_module(module)
     return module
 
@@ -31,7 +33,7 @@ def suites(seed: int, seeds: int, items: int, levels: tuple[float, ...], seed_sd
     difficulty = rng.random(items)
     moved = np.array(levels)[:, None, None] + seed_sd * rng.normal(size=(len(levels), seeds, 1))
     return [
-        (
+        SuiteArrays(
             (difficulty < 0.5).astype(float),
             (difficulty + 0.1 * rng.normal(size=(len(levels), seeds, items)) < moved) * 1.0,
         )
@@ -58,10 +60,10 @@ def test_more_seeds_and_more_items_narrow() -> None:
 
 def test_more_needed_is_the_smallest_number_that_decides() -> None:
     open_study = measured(items=150)
-    needed = more_needed(open_study, [1, 2], Decision())
+    alpha = simultaneous_alpha(0.95, 2)
+    needed = more_needed(open_study, [1, 2], Decision(), alpha)
     assert needed.items is not None
     assert needed.items > 1
-    alpha = decision_alpha(open_study, Decision())
     for items, decided in ((needed.items, True), (needed.items - 1, False)):
         parts = (open_study.gain, open_study.forgetting, open_study.differences)
         gain, forgetting, differences = (
@@ -75,19 +77,19 @@ def test_where_forgetting_lies_on_the_margin_nothing_would_decide() -> None:
     study = measured(items=400, lost=0.47)
     assert study.forgetting is not None
     margin = float(study.forgetting.mean.max())
-    needed = more_needed(study, [1, 2], Decision(retention_margin=margin))
+    needed = more_needed(study, [1, 2], Decision(retention_margin=margin), 0.0125)
     assert needed.seeds is None
 
 
 def test_a_single_seed_asks_for_two_more() -> None:
-    needed = more_needed(measured(seeds=1), [1, 2], Decision())
+    needed = more_needed(measured(seeds=1), [1, 2], Decision(), 0.0125)
     assert (needed.seeds, needed.items) == (2, None)
-    assert detectable(measured(seeds=1), Decision()).gain is None
+    assert detectable(measured(seeds=1), 0.0125).gain is None
 
 
 def test_the_detectable_effect_is_found_four_times_in_five() -> None:
     found, total = 0, 200
-    reference = detectable(measured(seeds=6, items=400), Decision()).forgetting
+    reference = detectable(measured(seeds=6, items=400), 0.0125).forgetting
     assert reference is not None
     for seed in range(total):
         kept = suites(seed, 6, 400, (0.5 - 0.03 - reference,) * 2)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
+from rankscope.config.identity import next_rate
 from rankscope.config.study import Schedule
 from rankscope.train.schedule import rate_factor, warmup_steps
 from rankscope.train.search import successive_halving
@@ -74,3 +75,39 @@ def test_decay_is_that_of_transformers(schedule: Schedule, warmup: int) -> None:
 def test_warmup_is_rounded_up() -> None:
     assert [warmup_steps(n, 0.03) for n in (1, 33, 34, 100)] == [1, 1, 2, 3]
     assert warmup_steps(100, 0.0) == 0
+
+
+def further(rate: float, up: bool) -> float:
+    return next_rate(rate, up=up)
+
+
+@pytest.mark.parametrize(
+    ("best", "rates", "at_end"),
+    [
+        (3e-2, (*RATES, 3e-2, 1e-1), False),  # 1e-1 shows that 3e-2 is no end
+        (1e-1, (*RATES, 3e-2, 1e-1), True),
+        (3e-6, (1e-6, 3e-6, *RATES), False),
+        (3e-4, RATES, False),
+    ],
+)
+def test_a_grid_whose_end_is_best_is_extended(best: float, rates: tuple[float, ...], at_end: bool) -> None:
+    outcome = successive_halving(RATES, 100, bowl(best)[0], beyond=further, most_beyond=2)
+    assert (outcome.chosen, outcome.rates, outcome.at_end_of_grid) == (best, rates, at_end)
+    assert all(loss is not None for loss in outcome.losses[rates.index(best)])
+
+
+def test_a_rate_beyond_that_diverges_or_is_worse_ends_the_extension() -> None:
+    worse = successive_halving(RATES, 100, bowl(1e-2)[0], beyond=further, most_beyond=2)
+    assert (worse.chosen, worse.rates[-1], worse.at_end_of_grid) == (1e-2, 3e-2, False)
+    advance, _ = bowl(1e-1, diverges_above=2e-2)
+    gone = successive_halving(RATES, 100, advance, beyond=further, most_beyond=2)
+    assert (gone.chosen, gone.losses[-1]) == (1e-2, (None, None, None))
+
+
+def test_the_next_rate_is_half_a_decade_on() -> None:
+    rates = [1e-6]
+    for _ in range(10):
+        rates.append(next_rate(rates[-1], up=True))
+    assert rates[1:7] == [3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3]
+    for above, below in zip(rates[1:], rates, strict=False):
+        assert next_rate(above, up=False) == below

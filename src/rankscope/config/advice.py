@@ -22,7 +22,7 @@ def study_warnings(study: Study, plan: Plan, machine: MachineFacts, totals: dict
 
 
 def _seeds(study: Study) -> list[str]:
-    if len(study.seeds) > 1:
+    if len(study.all_seeds) > 1:
         return []
     return ["one seed: the results are a description, and no arm can be recommended; three seeds or more can decide"]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from rankscope.config.arms import METHODS, TRAITS, arm_label
 from rankscope.config.problems import Problem, show
-from rankscope.config.study import Arm, Study
+from rankscope.config.study import Arm, Study, is_task_file
+from rankscope.config.words import WORDS
 from rankscope.config.yamltext import Document
 
 RESERVED_LABEL = "base"
@@ -20,6 +21,7 @@ def check_values(document: Document, base: Path) -> list[Problem]:
     return [
         *_check_domains(document),
         *_check_files(document, base),
+        *_check_tasks(document, base),
         *_check_models(document, base),
         *_check_quantization(document),
         *_check_seeds(document),
@@ -72,6 +74,20 @@ def _check_files(document: Document, base: Path) -> list[Problem]:
     return problems
 
 
+def _check_tasks(document: Document, base: Path) -> list[Problem]:
+    """A suite's `harness` that is a YAML file is there."""
+    problems = []
+    for name, source in _mapping(document.get("suites")).items():
+        given = _mapping(source).get("harness")
+        if isinstance(given, str) and is_task_file(given):
+            path = os.path.join(base, os.path.expanduser(given))
+            if not os.path.isfile(path):
+                expected = f"the YAML file of an lm-eval task; relative paths start at {base}"
+                found = f"{show(given)}, where no file is"
+                problems.append(document.problem(("suites", name, "harness"), found, expected))
+    return problems
+
+
 def _check_models(document: Document, base: Path) -> list[Problem]:
     """Folders that are named as such exist, and no two models have the same name in tables."""
     problems = []
@@ -112,6 +128,9 @@ def _check_quantization(document: Document) -> list[Problem]:
 
 def _check_seeds(document: Document) -> list[Problem]:
     seeds = document.get("seeds")
+    start, most = _mapping(seeds).get("start"), _mapping(seeds).get("max")
+    if type(start) is int and type(most) is int and 0 < most <= start:
+        return [document.problem(("seeds", "max"), show(most), WORDS["seeds.max"])]
     if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
         return []
     return [

@@ -1,4 +1,4 @@
-"""What a run costs: trainable parameters, FLOPs, memory, disk, time. Arithmetic on facts; loads nothing.
+"""What a run costs: trainable parameters, FLOPs, memory, disk. Arithmetic on facts; loads nothing. Time: `seconds.py`.
 
 Letters: P weights in the blocks' matrices, p trainable parameters, D hidden size, L layers, V vocabulary,
 n mean row length. A product of (a, b) by (b, c) is 2abc FLOPs.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 from rankscope.config.memory import BYTES, memory_parts, moment_bytes
 from rankscope.config.parameters import adapted_shapes, matches_target, stored_parameters, trainable_parameters
@@ -16,27 +15,16 @@ from rankscope.config.study import Arm, Budget, OptimizerName
 from rankscope.records import ModelFacts, SuiteFacts, TrainFacts
 
 __all__ = [
-    "BYTES", "RUNG_FRACTIONS", "adapted_shapes", "disk_bytes", "evaluate_flops", "evaluate_seconds", "generated_tokens",
-    "matches_target", "memory_parts", "rows_seen", "search_share", "step_count", "train_flops", "train_seconds",
-    "trainable_parameters",
+    "BYTES", "RUNG_FRACTIONS", "adapted_shapes", "disk_bytes", "evaluate_flops", "forward_flops", "generated_tokens",
+    "matches_target", "memory_parts", "rows_seen", "search_share", "step_count", "train_flops", "trainable_parameters",
 ]  # fmt: skip
 
 RUNG_FRACTIONS = (0.25, 0.5, 1.0)
 """Where a rate search drops the worse half of its candidates, as shares of a run; `train/search.py` does it."""
 
-EFFICIENCY = 0.5
-"""Share of the measured speed of one large matrix product that a training step reaches: an assumption."""
-
-LAYER_STEP_SECONDS = {"cpu": 0.011, "cuda": 0.0015}
-"""What a training step costs per layer besides arithmetic (calls, small kernels); a forward alone takes a third.
-
-On CPU as measured on the bundled base with batches of 16 rows; on CUDA an assumption."""
-
 GENERATED_SHARE = 0.25
 """Share of `max_new_tokens` that a generated answer is taken to have on average: an assumption."""
 
-_EVALUATION_BATCH_TOKENS = 8192
-_GENERATION_BATCH_ITEMS = 64
 _PREDICTION_BYTES = 300
 
 
@@ -70,8 +58,8 @@ def _head_flops(facts: ModelFacts) -> float:
     return 2.0 * facts.vocab_size * facts.hidden_size
 
 
-def train_flops(arm: Arm, facts: ModelFacts, train: TrainFacts, budget: Budget) -> float:
-    """FLOPs of a run's updates.
+def train_flops(arm: Arm, facts: ModelFacts, train: TrainFacts, budget: Budget) -> tuple[float, float]:
+    """FLOPs of a run's updates: (of matrices, inside attention), which hardware does at different speeds.
 
     Per token, with w the forward of the matrices, a of attention and h of one position's logits: full fine-tuning
     3w + 3a, and 3h at each completion token (the backward is two products for each of the forward); an adapter
@@ -89,30 +77,41 @@ def train_flops(arm: Arm, facts: ModelFacts, train: TrainFacts, budget: Budget) 
     weights, attention, head = _weight_flops(facts), _attention_flops(facts, length), _head_flops(facts)
     again = 1 if budget.gradient_checkpointing else 0
     if arm.method == "full":
-        return (3 + again) * (weights + attention) * tokens + 3 * head * completions
+        return (3 + again) * weights * tokens + 3 * head * completions, (3 + again) * attention * tokens
     if arm.method == "full-frozen-embeddings":
-        return (3 + again) * (weights + attention) * tokens + 2 * head * completions
+        return (3 + again) * weights * tokens + 2 * head * completions, (3 + again) * attention * tokens
     if arm.method == "last-k-layers":
-        part = (arm.layers or 0) / max(1, facts.layer_count)
-        return (1 + (2 + again) * part) * (weights + attention) * tokens + 2 * head * completions
+        passes = 1 + (2 + again) * (arm.layers or 0) / max(1, facts.layer_count)
+        return passes * weights * tokens + 2 * head * completions, passes * attention * tokens
     adapter = 0.0 if virtual else (10.0 if arm.method == "pissa" else 6.0) * trainable_parameters(arm, facts)
-    once_more = again * (weights + attention + adapter / 3)
-    return (2 * weights + 3 * attention + adapter + once_more) * tokens + 2 * head * completions
+    matrices = (2 + again) * weights + (1 + again / 3) * adapter
+    return matrices * tokens + 2 * head * completions, (3 + again) * attention * tokens
 
 
-def evaluate_flops(arm: Arm, facts: ModelFacts, suites: Sequence[SuiteFacts]) -> float:
-    """FLOPs of scoring every suite once: one forward per token, the adapter's 2p on top; logits for generated tokens
+def forward_flops(
+    arm: Arm | None, facts: ModelFacts, tokens: float, logits: float, length: float
+) -> tuple[float, float]:
+    """FLOPs of a forward over rows of `length` tokens: (of matrices, inside attention). An adapter's 2p on top."""
+    adapted = arm is not None and not (arm.traits.whole or arm.virtual_tokens)
+    adapter = 2.0 * stored_parameters(arm, facts) if arm is not None and adapted else 0.0
+    return (_weight_flops(facts) + adapter) * tokens + _head_flops(facts) * logits, _attention_flops(
+        facts, length
+    ) * tokens
+
+
+def evaluate_flops(arm: Arm | None, facts: ModelFacts, suites: Sequence[SuiteFacts]) -> tuple[float, float]:
+    """FLOPs of scoring every suite once (None: the base): (of matrices, inside attention). Logits for generated tokens
     and, as an upper bound, for every token of a suite that is not generated."""
-    adapter = 0.0 if arm.traits.whole or arm.virtual_tokens else 2.0 * stored_parameters(arm, facts)
-    total = 0.0
+    virtual = arm.virtual_tokens or 0 if arm is not None else 0
+    matrices, attention = 0.0, 0.0
     for suite in suites:
         generated = generated_tokens(suite)
-        length = (suite.token_count + generated) / max(1, suite.item_count) + (arm.virtual_tokens or 0)
-        per_token = _weight_flops(facts) + _attention_flops(facts, length) + adapter
-        prompts = suite.item_count * (arm.virtual_tokens or 0) if arm.method == "prompt-tuning" else 0
-        total += per_token * (suite.token_count + generated + prompts)
-        total += _head_flops(facts) * (generated or suite.token_count)
-    return total
+        length = (suite.token_count + generated) / max(1, suite.item_count) + virtual
+        prompts = suite.item_count * virtual if arm is not None and arm.method == "prompt-tuning" else 0
+        tokens = suite.token_count + generated + prompts
+        of_suite = forward_flops(arm, facts, tokens, generated or suite.token_count, length)
+        matrices, attention = matrices + of_suite[0], attention + of_suite[1]
+    return matrices, attention
 
 
 def generated_tokens(suite: SuiteFacts) -> int:
@@ -149,30 +148,3 @@ def disk_bytes(
     predictions = _PREDICTION_BYTES * sum(suite.item_count for suite in suites)
     kept = predictions + (weights if not arm.traits.whole or keep_full else 0)
     return 4 * trained + moment_bytes(trained, optimizer) + weights + predictions, kept
-
-
-# ---- time -----------------------------------------------------------------------------------------------------------
-
-
-def train_seconds(
-    flops: float, steps: int, facts: ModelFacts, flops_per_second: float, device: Literal["cpu", "cuda"]
-) -> float:
-    """Arithmetic at the share of the measured speed that a step reaches, and a fixed cost per step and layer."""
-    return flops / (flops_per_second * EFFICIENCY) + steps * facts.layer_count * LAYER_STEP_SECONDS[device]
-
-
-def evaluate_seconds(
-    flops: float,
-    suites: Sequence[SuiteFacts],
-    facts: ModelFacts,
-    flops_per_second: float,
-    device: Literal["cpu", "cuda"],
-) -> float:
-    """As for training, with a third of its fixed cost per batch of prompts and per token of a batch of answers."""
-    passes = 0.0
-    for suite in suites:
-        passes += math.ceil(suite.token_count / _EVALUATION_BATCH_TOKENS)
-        if generated_tokens(suite):
-            batches = math.ceil(suite.item_count / _GENERATION_BATCH_ITEMS)
-            passes += batches * suite.max_new_tokens * GENERATED_SHARE
-    return flops / (flops_per_second * EFFICIENCY) + passes * facts.layer_count * LAYER_STEP_SECONDS[device] / 3

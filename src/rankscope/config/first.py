@@ -25,8 +25,11 @@ class Wishes:
     keep: Sequence[Path] = ()
 
 
-def write_first_study(out: Path, wishes: Wishes) -> None:
-    """Write a study file that reads without a problem. Raises InputProblems, and then nothing is left at `out`."""
+def write_first_study(out: Path, wishes: Wishes, arms: str | None = None) -> None:
+    """Write a study file that reads without a problem. Raises InputProblems, and then nothing is left at `out`.
+
+    `arms` are the lines of its arms, where they are not the template's.
+    """
     problems = _problems(out, wishes)
     if problems:
         raise InputProblems(problems)
@@ -38,6 +41,7 @@ def write_first_study(out: Path, wishes: Wishes) -> None:
         domain=wishes.domain,
         in_domain_path="" if wishes.test is None else _relative(wishes.test, out),
         other_paths=keep,
+        arms=arms,
     )
     out.write_text(text, encoding="utf-8")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,19 @@ def rate_grid(method: Method) -> list[float]:
     """The learning rates that `auto` tries: two for each decade, 1e-6 to 1e-3 for full and 1e-5 to 1e-2 for LoRA."""
     low, high = TRAITS[method].rate_decades
     return [float(f"{digit}e{power}") for power in range(low, high) for digit in (1, 3)] + [float(f"1e{high}")]
+
+
+MOST_BEYOND = 2
+"""How many half decades a search may go beyond its grid, where the best rate is the last one."""
+
+
+def next_rate(rate: float, *, up: bool) -> float:
+    """The next rate of the half-decade grid: 1e-3 -> 3e-3 -> 1e-2, or back."""
+    power = math.floor(math.log10(rate) + 1e-9)
+    one = round(rate / 10.0**power) == 1
+    if up:
+        return float(f"3e{power}") if one else float(f"1e{power + 1}")
+    return float(f"3e{power - 1}") if one else float(f"1e{power}")
 
 
 def search_arms(arm: Arm, entry: Sequence[Arm]) -> tuple[Arm, ...]:
@@ -87,7 +101,7 @@ def _settings(arm: Arm) -> dict[str, Any]:
 
 def _search(searching: Sequence[Arm]) -> dict[str, Any]:
     arms = sorted((_settings(arm) for arm in searching), key=lambda settings: json.dumps(settings, sort_keys=True))
-    return {"rates": rate_grid(searching[0].method), "seed": SEARCH_SEED, "arms": arms}
+    return {"rates": rate_grid(searching[0].method), "beyond": MOST_BEYOND, "seed": SEARCH_SEED, "arms": arms}
 
 
 def _digest(payload: dict[str, Any]) -> str:

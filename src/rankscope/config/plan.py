@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 from rankscope.config.advice import study_warnings
 from rankscope.config.cost import (
+    RUNG_FRACTIONS,
     disk_bytes,
     evaluate_flops,
-    evaluate_seconds,
     rows_seen,
     search_share,
     step_count,
     train_flops,
-    train_seconds,
     trainable_parameters,
 )
 from rankscope.config.identity import SEARCH_SEED, rate_grid, run_id, search_arms, search_id
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.resolve import Dtype, available_bytes, dtype_of, resolve, run_memory_parts
+from rankscope.config.seconds import Clock
 from rankscope.config.study import Arm, Study
 from rankscope.config.support import check_support
 from rankscope.config.targets import check_ranks
+from rankscope.config.totals import plan_totals
 from rankscope.records import (
     MachineFacts,
+    MeasuredSpeed,
     ModelFacts,
     Plan,
     PlannedRun,
@@ -36,10 +39,14 @@ from rankscope.records import (
     TrainFacts,
 )
 
-__all__ = ["check_ranks", "describe_plan", "dtype_of", "make_plan", "plan_totals", "rate_grid", "run_id"]
+__all__ = ["check_ranks", "dtype_of", "make_plan", "rate_grid", "run_id"]
 
 NOMINAL_FLOPS_PER_SECOND = {"cpu": 3e10, "cuda": 1e14}
 """Stands in where the speed was not measured (on CPU of one thread); the plan then says so."""
+
+
+_OTHER_DERIVATIONS = 3
+"""Of an adapter besides its lower ranks: by energy, and its intruders scaled, with a control."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,15 @@ class _Setting:
     machine: MachineFacts
     resolved: Resolved
     dtype: Dtype
+    measured: Sequence[MeasuredSpeed]
 
-    @property
-    def flops_per_second(self) -> float:
+    @cached_property
+    def clock(self) -> Clock:
         """Of one worker: a CPU's speed is measured on one thread, a GPU's on the whole device."""
         speed = self.machine.flops_per_second or NOMINAL_FLOPS_PER_SECOND[self.resolved.device]
-        return speed * (self.resolved.thread_count if self.resolved.device == "cpu" else 1)
+        threads = self.resolved.thread_count if self.resolved.device == "cpu" else 1
+        budget, device = self.study.budget, self.resolved.device
+        return Clock(self.facts, self.train, self.suites, budget, speed * threads, device, self.measured)
 
 
 def make_plan(
@@ -69,12 +79,14 @@ def make_plan(
     machine: MachineFacts,
     *,
     previous: Resolved | None = None,
+    measured: Sequence[MeasuredSpeed] = (),
     file: str = "study",
 ) -> Plan:
     """Every search and run of the study, by model, training set, arm and seed in the file's order.
 
     `train_sets` and `suites` are by model name, since every tokenizer counts otherwise. `previous` is what an earlier
     plan of the same study folder decided; it is kept. A run that does not fit into memory or on the disk says so.
+    `measured` speeds take the place of arithmetic where there are any.
     Raises InputProblems (naming `file`) for targets that do not exist, for ranks that no target can use, for settings
     that this machine or a model cannot do, and where two runs would be the same.
     """
@@ -91,13 +103,16 @@ def make_plan(
     specs = {spec.name: spec for spec in study.models}
     searches: list[PlannedSearch] = []
     runs: list[PlannedRun] = []
+    base_seconds, derived_seconds = 0.0, 0.0
     for facts in models:
         for train in train_sets[facts.name]:
             dtype = dtype_of(specs[facts.name], resolved)
-            setting = _Setting(study, facts, train, suites[facts.name], machine, resolved, dtype)
+            setting = _Setting(study, facts, train, suites[facts.name], machine, resolved, dtype, measured)
             found_searches, found_runs = _setting_runs(setting)
             searches += found_searches
             runs += found_runs
+            derived_seconds += _derived_seconds(setting, found_runs)
+        base_seconds += setting.clock.scoring(None)
     _check_ids(runs, file)
     plan = Plan(
         study=study.name,
@@ -107,6 +122,10 @@ def make_plan(
         suites=[s.model_copy(update={"model": f.name}) for f in models for s in suites[f.name]],
         searches=searches,
         runs=runs,
+        base_seconds=base_seconds,
+        derived_seconds=derived_seconds,
+        measured=list(measured),
+        looks=list(study.looks),
     )
     return plan.model_copy(update={"warnings": [*warnings, *study_warnings(study, plan, machine, plan_totals(plan))]})
 
@@ -117,7 +136,7 @@ def _setting_runs(setting: _Setting) -> tuple[list[PlannedSearch], list[PlannedR
     for key in setting.study.arms:
         entry = setting.study.arms_of(key)
         for arm in entry:
-            own = [_run(setting, arm, entry, seed) for seed in setting.study.seeds]
+            own = [_run(setting, arm, entry, seed) for seed in setting.study.all_seeds]
             runs += own
             search = _search(setting, arm, search_arms(arm, entry))
             if search is not None and own[0].fits:
@@ -132,10 +151,10 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
     at_most, kept = disk_bytes(
         arm, facts, setting.dtype, setting.suites, keep_full=_stays(study, seed), optimizer=study.optimizer.name
     )
-    training, scoring = train_flops(arm, facts, train, study.budget), evaluate_flops(arm, facts, setting.suites)
-    steps = step_count(train.row_count, study.budget)
-    seconds = train_seconds(training, steps, facts, setting.flops_per_second, resolved.device)
-    seconds += evaluate_seconds(scoring, setting.suites, facts, setting.flops_per_second, resolved.device)
+    clock = setting.clock
+    seconds = clock.training(arm) + clock.validation(arm) + clock.scoring(arm)
+    if study.analysis.enabled:
+        seconds += clock.inside(arm, study.analysis.probe_items)
     reason = _does_not_fit(sum(parts.values()), at_most, setting)
     return PlannedRun(
         run_id=run_id(arm, seed, study, facts, train, setting.dtype, searching),
@@ -144,10 +163,10 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         arm=arm,
         seed=seed,
         trainable_parameters=trainable_parameters(arm, facts),
-        step_count=steps,
+        step_count=step_count(train.row_count, study.budget),
         train_tokens=round(train.token_count * sum(rows_seen(train.row_count, study.budget.epochs)) / train.row_count),
-        train_flops=training,
-        evaluate_flops=scoring,
+        train_flops=sum(train_flops(arm, facts, train, study.budget)),
+        evaluate_flops=sum(evaluate_flops(arm, facts, setting.suites)),
         memory_bytes=sum(parts.values()),
         memory_parts_bytes=parts,
         disk_bytes=at_most,
@@ -162,7 +181,7 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
 
 def _stays(study: Study, seed: int) -> bool:
     """Whether this run's full checkpoint counts as kept: of `keep: {full: best}` one for each arm."""
-    return study.keep.full == "all" or (study.keep.full == "best" and seed == study.seeds[0])
+    return study.keep.full == "all" or (study.keep.full == "best" and seed == study.all_seeds[0])
 
 
 def _does_not_fit(memory: int, disk: int, setting: _Setting) -> str | None:
@@ -181,9 +200,8 @@ def _search(setting: _Setting, arm: Arm, searching: tuple[Arm, ...]) -> PlannedS
     study, facts, train = setting.study, setting.facts, setting.train
     rates = rate_grid(arm.method)
     share = search_share(len(rates))
-    flops = share * sum(train_flops(a, facts, train, study.budget) for a in searching)
-    steps = step_count(train.row_count, study.budget)
-    updates = round(steps * share * len(searching))
+    passes = sum(math.ceil(len(rates) / 2**rung) for rung in range(len(RUNG_FRACTIONS)))
+    seconds = sum(setting.clock.training(a, share) + passes * setting.clock.validation(a) for a in searching)
     return PlannedSearch(
         search_id=search_id(searching, study, facts, train, setting.dtype),
         model=facts.name,
@@ -191,10 +209,21 @@ def _search(setting: _Setting, arm: Arm, searching: tuple[Arm, ...]) -> PlannedS
         arms=list(searching),
         rates=rates,
         seed=SEARCH_SEED,
-        step_count=steps,
-        train_flops=flops,
-        seconds=train_seconds(flops, updates, facts, setting.flops_per_second, setting.resolved.device),
+        step_count=step_count(train.row_count, study.budget),
+        train_flops=share * sum(sum(train_flops(a, facts, train, study.budget)) for a in searching),
+        seconds=seconds,
     )
+
+
+def _derived_seconds(setting: _Setting, runs: Sequence[PlannedRun]) -> float:
+    """Scoring what is made of the largest LoRA: one for each lower rank of its method, and three others."""
+    analysis = setting.study.analysis
+    factored = [r.arm for r in runs if r.arm.traits.delta == "factored" and r.fits]
+    if not (analysis.enabled and analysis.derived and factored):
+        return 0.0
+    largest = max(factored, key=lambda arm: arm.rank or 0)
+    ranks = {arm.rank for arm in factored if arm.method == largest.method and arm.rank != largest.rank}
+    return (len(ranks) + _OTHER_DERIVATIONS) * setting.clock.scoring(largest)
 
 
 def _check_ids(runs: Sequence[PlannedRun], file: str) -> None:
@@ -211,48 +240,3 @@ def _check_ids(runs: Sequence[PlannedRun], file: str) -> None:
 
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.3g} GB"
-
-
-# ---- for people -----------------------------------------------------------------------------------------------------
-
-
-def describe_plan(plan: Plan) -> list[dict[str, Any]]:
-    """One row for each run, in the plan's order; FLOPs in 10^12, all else in the units that the names say."""
-    return [
-        {
-            "run_id": run.run_id,
-            "model": run.model,
-            "train_set": run.train_set,
-            "arm": run.arm.label,
-            "seed": run.seed,
-            "trainable_parameters": run.trainable_parameters,
-            "steps": run.step_count,
-            "train_tokens": run.train_tokens,
-            "teraflops": (run.train_flops + run.evaluate_flops) / 1e12,
-            "memory_bytes": run.memory_bytes,
-            "disk_bytes": run.disk_bytes,
-            "seconds": run.seconds,
-            "fits": run.fits,
-            "reason": run.reason,
-        }
-        for run in plan.runs
-    ]
-
-
-def plan_totals(plan: Plan) -> dict[str, Any]:
-    """Sums over the runs that fit and the searches. Time is shared out over workers; each has a checkpoint on disk."""
-    runs = [run for run in plan.runs if run.fits]
-    workers = plan.resolved.worker_count
-    kept = sum(run.kept_disk_bytes for run in runs)
-    temporary = sorted((run.disk_bytes - run.kept_disk_bytes for run in runs), reverse=True)[:workers]
-    flops = sum(run.train_flops + run.evaluate_flops for run in runs) + sum(s.train_flops for s in plan.searches)
-    return {
-        "runs": len(runs),
-        "runs_that_do_not_fit": len(plan.runs) - len(runs),
-        "searches": len(plan.searches),
-        "train_tokens": sum(run.train_tokens for run in runs),
-        "teraflops": flops / 1e12,
-        "memory_bytes": sum(sorted((run.memory_bytes for run in runs), reverse=True)[:workers]),
-        "disk_bytes": kept + sum(temporary),
-        "seconds": (sum(run.seconds for run in runs) + sum(s.seconds for s in plan.searches)) / workers,
-    }

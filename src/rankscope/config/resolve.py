@@ -80,7 +80,7 @@ def resolve(
         tokens //= 2
     workers = 1
     if machine.device == "cpu":
-        run_count = len(arms) * len(study.seeds) * sum(len(train_sets[facts.name]) for facts in models)
+        run_count = len(arms) * len(study.all_seeds) * sum(len(train_sets[facts.name]) for facts in models)
         largest = max(fitting(tokens), default=budget)
         workers = max(1, min(machine.core_count, run_count, budget // largest))
     update = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Literal
 
@@ -10,9 +11,9 @@ from pydantic import Field, model_validator
 from rankscope.config.arms import Arm, ArmEntry, Fraction, Frozen, FullArms, LoraArms, Method, Rate
 
 __all__ = [
-    "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "FullArms", "Keep", "Kind",
-    "LoraArms", "Method", "ModelSpec", "Name", "Optimizer", "Rate", "Schedule", "Source", "Study", "SuiteSource",
-    "TrackerName", "TrainSource", "Validation",
+    "AdaptiveSeeds", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "FullArms",
+    "Keep", "Kind", "LoraArms", "Method", "ModelSpec", "Name", "Optimizer", "Rate", "Schedule", "Source",
+    "Study", "SuiteSource", "TrackerName", "TrainSource", "Validation",
 ]  # fmt: skip
 
 Kind = Literal["recall", "reasoning"]
@@ -71,7 +72,9 @@ class Source(Frozen):
     def _one_origin(self) -> Source:
         given = [key for key in ("path", "world", "hub", "harness") if getattr(self, key, None) is not None]
         if len(given) != 1:
-            raise ValueError(f"exactly one of path, world, hub is needed, found {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"exactly one of path, world, hub, harness is needed, found {' and '.join(given) or 'none'}"
+            )
         return self
 
 
@@ -82,12 +85,22 @@ class TrainSource(Source):
 
 
 class SuiteSource(Source):
-    """Items to score. Only plain text (nats per token, reported and not decided on) needs no `kind`."""
+    """Items to score. Only plain text (nats per token, reported and not decided on) needs no `kind`.
+
+    `harness` is a task of lm-eval, or a YAML file of one, in place of rows; `metric` says which of its metrics is an
+    item's score (and after a comma which of its filters), the task's first where it is not given.
+    """
 
     kind: Kind | None = None
-    harness: str | None = None
+    harness: str | None = Field(default=None, min_length=1)
     num_fewshot: int | None = Field(default=None, ge=0)
+    metric: str | None = None
     max_new_tokens: int = Field(default=256, gt=0)
+
+
+def is_task_file(harness: str) -> bool:
+    """Whether a suite's `harness` is a YAML file of its own, not a task's name."""
+    return harness.endswith((".yaml", ".yml"))
 
 
 class Validation(Frozen):
@@ -158,6 +171,35 @@ class Analysis(Frozen):
     intruder_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
 
 
+class Execution(Frozen):
+    """How the work is cut, which changes results by rounding only, so it is not part of a run's id.
+
+    `arms_together`: LoRA arms that train in one pack; `micro_batch_tokens`: of all of them together. `auto` measures a
+    few steps on this machine when the study begins, and keeps what it found.
+    """
+
+    arms_together: Literal["auto"] | Annotated[int, Field(gt=0, le=64)] = "auto"
+    micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=16)] = "auto"
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class AdaptiveSeeds(Frozen):
+    """Seeds 0 to `start` - 1 for every arm, then more, up to `max`, for the arms that may still be the answer."""
+
+    start: int = Field(ge=2)
+    max: int = Field(le=64)
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """How many seeds each arm has when the verdict is asked: half as many again each time (3, 5, 8), then `max`."""
+        counts = [self.start]
+        while counts[-1] < self.max:
+            counts.append(min(self.max, math.ceil(1.5 * counts[-1])))
+        return tuple(counts)
+
+
 class Study(Frozen):
     """One question, one YAML file, one folder of results."""
 
@@ -169,12 +211,23 @@ class Study(Frozen):
     validation: Validation = Validation()
     budget: Budget = Budget()
     optimizer: Optimizer = Optimizer()
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | AdaptiveSeeds
     decision: Decision = Decision()
     checkpoint: Checkpoint = Checkpoint()
     keep: Keep = Keep()
     analysis: Analysis = Analysis()
     track: tuple[TrackerName, ...] = ()
+    execution: Execution = Execution()
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """Every seed that an arm may be trained with."""
+        return tuple(range(self.seeds.max)) if isinstance(self.seeds, AdaptiveSeeds) else self.seeds
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """The numbers of seeds after which the verdict is asked; empty where every arm gets every seed."""
+        return self.seeds.looks if isinstance(self.seeds, AdaptiveSeeds) else ()
 
     def expand_arms(self) -> tuple[Arm, ...]:
         """Every arm, one for each size, in the file's order. A label is the entry's key and, say, `-r16`."""

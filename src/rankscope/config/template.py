@@ -33,17 +33,18 @@ suites:
 
 # The arms to compare; the base model is the reference of them all. The label is the method unless `method` is given.
 # learning_rate: auto finds a rate for each arm and rank on rows held out of training, never on a suite; this costs
-# about four more runs an arm. A number uses that one: 1e-5 is usual for full, 2e-4 for lora.
+# about four more runs an arm, and up to two beyond where the best rate ends the grid. A number uses that one: 1e-5 is
+# usual for full, 2e-4 for lora.
 arms:
-  full: {{learning_rate: auto}}
-  lora: {{ranks: [4, 16, 64], alpha: 2r, targets: all-linear, learning_rate: auto}}
+{arms}
   # lora-attention: {{method: lora, ranks: [16], alpha: 2r, targets: [q_proj, v_proj], learning_rate: 2e-4}}
   # Other methods: rslora, dora, pissa (ranks); prompt-tuning, prefix-tuning (virtual_tokens); adapters (bottlenecks);
   # last-k-layers (layers); ia3, ln-tuning, full-frozen-embeddings (no size). docs/models.md says what each trains.
   # dora: {{ranks: [16]}}
   # prefix-tuning: {{virtual_tokens: [16]}}
 
-# One seed describes; three or more can decide.
+# One seed describes; three or more can decide. {{start: 3, max: 8}} adds seeds for the arms that may still be the
+# answer, until the verdict stands.
 seeds: [0, 1, 2]
 
 # The same for every arm.
@@ -60,6 +61,10 @@ decision: {{task_margin: 0.03, retention_margin: 0.03, min_gain: 0.01, confidenc
 # analysis: {{enabled: true}}    # look inside: spectra, hidden states, attention, neurons; takes time
 # track: [tensorboard, mlflow]    # show runs there too; needs pip install 'rankscope[tensorboard,mlflow]'
 """
+
+_ARMS = """\
+  full: {learning_rate: auto}
+  lora: {ranks: [4, 16, 64], alpha: 2r, targets: all-linear, learning_rate: auto}"""
 
 _WORLD_TRAIN = """\
   medical: {world: medical/taught/train, domain: medical}    # from the bundled world of invented facts
@@ -83,14 +88,18 @@ def study_template(
     domain: str = "mine",
     in_domain_path: str = "test.jsonl",
     other_paths: Mapping[str, str] | None = None,
+    arms: str | None = None,
 ) -> str:
     """A study file that `read_study` takes. Without `train_path` it runs as it is, on the bundled world.
 
     With it, `in_domain_path` is the suite that measures the gain and `other_paths` maps the names of further suites to
     their files. `name`, `domain` and those names are names as studies have them (letters, digits, `.`, `_`, `-`).
+    `arms` are the lines of that section, as `config.defaults.arms_lines` makes them.
     """
+    arms = _ARMS if arms is None else arms
     if train_path is None:
-        return _TEXT.format(name=_scalar(name), model=_scalar(model), train=_WORLD_TRAIN, suites=_WORLD_SUITES)
+        named = {"name": _scalar(name), "model": _scalar(model)}
+        return _TEXT.format(**named, train=_WORLD_TRAIN, suites=_WORLD_SUITES, arms=arms)
     other = {} if other_paths is None else dict(other_paths)
     own = f"{domain}-test" if domain in other else domain
     lines = [f"  {_scalar(own)}: {{path: {_scalar(in_domain_path)}, domain: {_scalar(domain)}, kind: recall}}"]
@@ -98,7 +107,7 @@ def study_template(
     if not other:
         lines.append("  # general: {path: what-it-must-not-forget.jsonl, kind: recall}")
     train = f"  {_scalar(domain)}: {{path: {_scalar(train_path)}, domain: {_scalar(domain)}}}"
-    return _TEXT.format(name=_scalar(name), model=_scalar(model), train=train, suites="\n".join(lines))
+    return _TEXT.format(name=_scalar(name), model=_scalar(model), train=train, suites="\n".join(lines), arms=arms)
 
 
 def _scalar(text: str) -> str:

@@ -66,6 +66,20 @@ def collate(examples: Sequence[Example], device: torch.device | str | None = Non
     )
 
 
+def repeated(batch: Batch, count: int) -> Batch:
+    """The same rows `count` times, one copy after another: a batch for so many arms."""
+    if count == 1:
+        return batch
+    starts = torch.arange(count, device=batch.input_ids.device)[:, None] * len(batch.input_ids)
+    return Batch(
+        input_ids=batch.input_ids.repeat(count),
+        position_ids=batch.position_ids.repeat(count),
+        sequence_lengths=batch.sequence_lengths.repeat(count),
+        target_positions=(starts + batch.target_positions).flatten(),
+        target_ids=batch.target_ids.repeat(count),
+    )
+
+
 def order(row_count: int, batch_size: int, epochs: float, seed: int) -> list[list[int]]:
     """The rows of every step: each epoch a new seeded shuffle of all rows, cut into batches, never sorted by length.
 

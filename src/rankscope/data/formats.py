@@ -31,7 +31,7 @@ _SAID = (
 )
 """The fields of a Row that say something."""
 
-FIELDS = ("id", *_SAID, "conversations", "instruction", "input", "output", "system")
+FIELDS = ("id", *_SAID, "conversations", "instruction", "input", "output", "system", "cluster")
 """Every field that is read; all others are ignored. A field that is null, empty or [] counts as absent."""
 
 SHAPES = (
@@ -93,8 +93,8 @@ def _row(record: object, place: str, reasoning: bool) -> Row:
     else:
         turns = _CONVERSATIONS[shape](record)
         row = Row(item_id="", place=place, messages=turns, aliases=texts(record, "aliases"))
-    own_id = _item_id(record)
-    return replace(row, item_id=content_id(row) if own_id is None else own_id)
+    own_id = _name(record, "id")
+    return replace(row, item_id=content_id(row) if own_id is None else own_id, cluster=_name(record, "cluster"))
 
 
 def _shape(record: Mapping[object, object]) -> str:
@@ -112,8 +112,9 @@ def _shape(record: Mapping[object, object]) -> str:
     raise Refused("", show(dict(record)), SHAPES + " (`columns:` in the study can name the fields to read)")
 
 
-def _item_id(record: Mapping[object, object]) -> str | None:
-    value = record.get("id")
+def _name(record: Mapping[object, object], field: str) -> str | None:
+    """A text or a whole number that names the record or its cluster; None where the field says nothing."""
+    value = record.get(field)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return text(record, "id")
+    return text(record, field)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from rankscope.records import ArmCost
 
-_WORST_FIRST = ("diverged", "does not fit", "failed", "running", "planned")
+_WORST_FIRST = ("diverged", "does not fit", "failed", "running", "planned", "not needed")
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from rankscope.config.study import Decision
 from rankscope.decide.arms import ArmFacts
+from rankscope.decide.looks import Evidence
 from rankscope.decide.measure import Measured, intervals, measure_pairing
 from rankscope.decide.pairing import Pairing, SuiteScores
-from rankscope.decide.rule import Ruling
 from rankscope.decide.stats import estimate, gain_contrasts
 from rankscope.records import ArmVerdict, Interval, Recommended, SuiteOutcome
 
@@ -28,29 +28,30 @@ def recommended(arm: ArmFacts) -> Recommended:
     )
 
 
-def arm_verdicts(
-    pairing: Pairing,
-    measured: Measured,
-    ruling: Ruling,
-    decision: Decision,
-    pair_alone: Callable[[str], Pairing],
-) -> list[ArmVerdict]:
+def arm_verdicts(evidence: Evidence, decision: Decision, pair_alone: Callable[[str], Pairing]) -> list[ArmVerdict]:
     """Every arm by trainable parameters; an arm that is not compared is described by its own done runs.
 
-    `pair_alone` pairs one arm, by its label, with the base.
+    `pair_alone` pairs one arm, by its label, with the base. An arm that left early stands as in its last look.
     """
-    rows = _described(pairing, measured, decision)
+    described = {
+        label: rows
+        for look in evidence.looks
+        for label, rows in _described(look.pairing, look.measured, decision).items()
+    }
     result = []
-    for arm in pairing.arms:
-        if arm.problem is None:
-            gain, forgetting, outcomes = rows[arm.label]
-            status = ruling.status[pairing.labels.index(arm.label)]
-            seeds = list(pairing.seeds)
+    for first in evidence.looks[0].pairing.arms:
+        arm = first
+        if first.label in evidence.labels:
+            look, _ = evidence.of(first.label)
+            arm = look.pairing.facts(first.label)
+            gain, forgetting, outcomes = described[arm.label]
+            status = evidence.ruling.status[evidence.labels.index(arm.label)]
+            seeds = list(look.pairing.seeds)
         else:
             alone = pair_alone(arm.label)
-            described = _described(alone, measure_pairing(alone), decision) if alone.seeds else {}
-            gain, forgetting, outcomes = described.get(arm.label, (_NOTHING, _NOTHING, []))
-            status, seeds = arm.problem, list(arm.seeds)
+            rows = _described(alone, measure_pairing(alone), decision) if alone.seeds else {}
+            gain, forgetting, outcomes = rows.get(arm.label, (_NOTHING, _NOTHING, []))
+            status, seeds = arm.problem or "failed", list(arm.seeds)
         result.append(
             ArmVerdict(
                 label=arm.label,
@@ -83,7 +84,7 @@ def _described(
 
 
 def _outcomes(suite: SuiteScores, decision: Decision, count: int) -> list[SuiteOutcome]:
-    change = intervals(estimate([(suite.base, suite.scores)], gain_contrasts(count)), decision.confidence, count)
+    change = intervals(estimate([suite.arrays], gain_contrasts(count)), decision.confidence, count)
     return [
         SuiteOutcome(
             suite=suite.name,

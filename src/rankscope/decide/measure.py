@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rankscope.config.study import Decision
-from rankscope.decide.pairing import Pairing, SuiteScores
-from rankscope.decide.rule import Bounds, Ruling, judge, simultaneous_alpha
+from rankscope.decide.bootstrap import bootstrap_variance
+from rankscope.decide.noise import NO_FLOOR, Floor, floor_of
+from rankscope.decide.pairing import Pairing
+from rankscope.decide.rule import Bounds, Ruling, judge
 from rankscope.decide.stats import (
     Estimates,
     SuiteArrays,
-    bootstrap_variance,
     estimate,
     gain_contrasts,
     pair_contrasts,
@@ -26,23 +27,21 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measured:
-    """Estimates over N arms, None where no suite (or no second arm) allows one. Difference c is of `pairs[c]`."""
+    """Estimates over N arms, None where no suite (or no second arm) allows one. Difference c is of `pairs[c]`; `floor`
+    is what numerics alone may move."""
 
     gain: Estimates | None
     forgetting: Estimates | None
     differences: Estimates | None
     pairs: list[tuple[int, int]]
     arm_count: int
-
-
-def arrays(suites: Sequence[SuiteScores]) -> list[SuiteArrays]:
-    return [(suite.base, suite.scores) for suite in suites]
+    floor: Floor = NO_FLOOR
 
 
 def measure(in_domain: Sequence[SuiteArrays], others: Sequence[SuiteArrays]) -> Measured:
     """G over the in-domain suites, F over the others, and every pairwise difference of G."""
     some = in_domain or others
-    count = some[0][1].shape[0] if some else 0
+    count = some[0].scores.shape[0] if some else 0
     gains = gain_contrasts(count)
     pairs, matrix = pair_contrasts(count)
     return Measured(
@@ -55,7 +54,9 @@ def measure(in_domain: Sequence[SuiteArrays], others: Sequence[SuiteArrays]) -> 
 
 
 def measure_pairing(pairing: Pairing) -> Measured:
-    return measure(arrays(pairing.in_domain), arrays(pairing.others))
+    floor = floor_of([suite.noise for suite in pairing.in_domain], [suite.noise for suite in pairing.others])
+    measured = measure([suite.arrays for suite in pairing.in_domain], [suite.arrays for suite in pairing.others])
+    return replace(measured, floor=floor)
 
 
 Widths = tuple[Floats | None, Floats | None, Floats | None]
@@ -72,7 +73,7 @@ def bootstrap_widths(pairing: Pairing, measured: Measured, alpha: float, seed: i
     """As `closed_form_widths`, the standard errors from a bootstrap over items and seeds; t quantiles as there."""
     rng = np.random.default_rng(seed)
     gains = gain_contrasts(measured.arm_count)
-    inside, outside = arrays(pairing.in_domain), arrays(pairing.others)
+    inside, outside = ([suite.arrays for suite in suites] for suites in (pairing.in_domain, pairing.others))
 
     def width(part: Estimates | None, suites: list[SuiteArrays], contrasts: Floats) -> Floats | None:
         if part is None:
@@ -87,8 +88,10 @@ def bootstrap_widths(pairing: Pairing, measured: Measured, alpha: float, seed: i
 
 
 def bounds(measured: Measured, widths: Widths) -> Bounds:
-    """Means and half widths as the rule's bounds. A suite of one item, or a single seed, bounds nothing."""
+    """Means and half widths as the rule's bounds, each wider by what numerics alone may move. One item or cluster in a
+    suite, or a single seed, bounds nothing."""
     count = measured.arm_count
+    widths = _above_the_floor(widths, measured.floor)
     gain_low, gain_high = _around(measured.gain, widths[0], count)
     forgetting_low, forgetting_high = _around(measured.forgetting, widths[1], count)
     better_by = np.full((count, count), -np.inf)
@@ -98,6 +101,14 @@ def bounds(measured: Measured, widths: Widths) -> Bounds:
     return Bounds(gain_low, gain_high, forgetting_low, forgetting_high, better_by)
 
 
+def _above_the_floor(widths: Widths, floor: Floor) -> Widths:
+    added = (floor.gain, floor.forgetting, floor.gain)
+    gain, forgetting, differences = (
+        None if half is None else half + more for half, more in zip(widths, added, strict=True)
+    )
+    return gain, forgetting, differences
+
+
 def _around(part: Estimates | None, half: Floats | None, count: int) -> tuple[Floats, Floats]:
     if part is None or half is None or not _can_bound(part):
         return np.full(count, -np.inf), np.full(count, np.inf)
@@ -105,7 +116,7 @@ def _around(part: Estimates | None, half: Floats | None, count: int) -> tuple[Fl
 
 
 def _can_bound(part: Estimates) -> bool:
-    return part.seed_count > 1 and min(part.item_counts) > 1
+    return part.seed_count > 1 and min(part.unit_counts) > 1
 
 
 def rule_on(measured: Measured, widths: Widths, cost: Sequence[float], decision: Decision) -> Ruling:
@@ -114,19 +125,15 @@ def rule_on(measured: Measured, widths: Widths, cost: Sequence[float], decision:
     return judge(bounds(measured, widths), cost, [float(value) for value in preference], decision)
 
 
-def decision_alpha(measured: Measured, decision: Decision) -> float:
-    return simultaneous_alpha(decision.confidence, measured.arm_count)
-
-
 def intervals(part: Estimates | None, confidence: float, count: int, sign: float = 1.0) -> list[Interval]:
     """Two-sided intervals at `confidence`, each for itself (not simultaneous); over items only for a single seed.
 
-    A suite of one item has a mean and no interval.
+    A suite of one item, or of one cluster, has a mean and no interval.
     """
     if part is None:
         return [Interval(mean=None, low=None, high=None)] * count
     half = part.half_width((1 - confidence) / 2)
-    if min(part.item_counts) < 2:
+    if min(part.unit_counts) < 2:
         half = np.full(count, np.nan)
     return [
         Interval(

@@ -12,6 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rankscope.decide.arms import ArmFacts, arm_facts
+from rankscope.decide.noise import changed_share
+from rankscope.decide.stats import SuiteArrays
 from rankscope.records import Relation
 
 Floats = NDArray[np.float64]
@@ -19,7 +21,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SuiteScores:
-    """One suite, paired: `base` (I,), `scores` (N, K, I) for N arms, K seeds, I items that every run scored."""
+    """One suite, paired: `base` (I,), `scores` (N, K, I) for N arms, K seeds, I items that every run scored.
+
+    `clusters` (I,) numbers the cluster of each item (several questions on one text), None where each is its own.
+    """
 
     name: str
     domain: str | None
@@ -29,6 +34,14 @@ class SuiteScores:
     base: Floats
     scores: Floats
     left_out: int = 0
+    clusters: NDArray[np.int64] | None = None
+
+    @property
+    def arrays(self) -> SuiteArrays:
+        return SuiteArrays(self.base, self.scores, self.clusters)
+
+    noise: float = 0.0
+    """The share of items that the base answers otherwise in other batches."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,7 @@ def pair(
             paired.append(suite)
         else:
             gone.append(str(row["suite"]))
-    unfinished = int(mine["state"].isin(["planned", "running"]).sum())
+    unfinished = int(mine["state"].isin(["planned", "running", "not needed"]).sum())
     return Pairing(model, train_set, labels, seeds, tuple(paired), facts, unfinished, tuple(gone), tuple(notes))
 
 
@@ -174,6 +187,20 @@ def _pair_suite(
             base=base_scores.to_numpy(dtype=float)[whole],
             scores=np.ascontiguousarray(values.T.reshape(len(labels), len(seeds), -1)),
             left_out=left_out,
+            clusters=_clusters(here, joined.index[whole]),
+            noise=changed_share(here[here["arm"] == "base"], list(joined.index[whole])),
         ),
         notes,
     )
+
+
+def _clusters(here: pd.DataFrame, item_ids: pd.Index) -> NDArray[np.int64] | None:
+    """The cluster of each item by number, as the base's rows name it; an item without a name is its own cluster."""
+    if "cluster" not in here.columns:
+        return None
+    base = here.loc[here["arm"] == "base"].drop_duplicates("item_id").set_index("item_id")["cluster"]
+    names = base.reindex(item_ids)
+    if names.isna().all():
+        return None
+    own = [("item", item) if pd.isna(name) else ("cluster", name) for item, name in zip(item_ids, names, strict=True)]
+    return pd.factorize(pd.Series(own, dtype=object))[0].astype(np.int64)

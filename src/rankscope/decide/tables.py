@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rankscope.config.study import Decision
+from rankscope.decide.looks import gather
 from rankscope.decide.measure import intervals
+from rankscope.decide.noise import noise
 from rankscope.decide.pairing import Pairing, SuiteScores, pair, relation, text_or_none
 from rankscope.decide.stats import estimate, gain_contrasts
 
@@ -37,10 +40,20 @@ NO_DOMAIN = "(no domain)"
 
 
 def make_tables(
-    predictions: pd.DataFrame, suites: pd.DataFrame, runs: pd.DataFrame, *, confidence: float = 0.95
+    predictions: pd.DataFrame,
+    suites: pd.DataFrame,
+    runs: pd.DataFrame,
+    *,
+    decision: Decision | None = None,
+    looks: Sequence[int] = (),
 ) -> dict[str, pd.DataFrame]:
-    """Every table of the decide stage by name: scores, forgetting, matrix, kinds, seeds, flips, cost."""
-    paired = pairings(predictions, suites, runs)
+    """Every table of the decide stage by name: scores, forgetting, matrix, kinds, seeds, flips, cost, noise.
+
+    `looks` as in `decide`: with adaptive seeds an arm stands in every table as in its last look.
+    """
+    decision = decision or Decision()
+    confidence = decision.confidence
+    paired = pairings(predictions, suites, runs, decision, looks)
     return {
         "scores": scores(predictions, suites, runs),
         "forgetting": forgetting(paired, confidence),
@@ -49,16 +62,25 @@ def make_tables(
         "seeds": seeds(paired),
         "flips": flips(paired),
         "cost": cost(runs),
+        "noise": noise(predictions),
     }
 
 
-def pairings(predictions: pd.DataFrame, suites: pd.DataFrame, runs: pd.DataFrame) -> list[Pairing]:
-    """The compared arms of every base model and training set together, then each arm set aside that has done runs."""
+def pairings(
+    predictions: pd.DataFrame,
+    suites: pd.DataFrame,
+    runs: pd.DataFrame,
+    decision: Decision,
+    looks: Sequence[int] = (),
+) -> list[Pairing]:
+    """Look by look the compared arms of every base model and training set together, then each arm set aside that has
+    done runs. What a later one says of an arm counts."""
     made = []
     for model, train_set in sorted(set(zip(runs["model"], runs["train_set"], strict=True))):
-        together = pair(predictions, suites, runs, model=model, train_set=train_set)
-        if together.labels:
-            made.append(together)
+        where = {"model": model, "train_set": train_set}
+        seen = gather(predictions, suites, runs, **where, decision=decision, looks=looks).looks
+        together = seen[0].pairing
+        made += [look.pairing for look in seen if look.labels]
         alone = [arm.label for arm in together.arms if arm.problem is not None and arm.seeds]
         made += [pair(predictions, suites, runs, model=model, train_set=train_set, only=[label]) for label in alone]
     return made
@@ -149,7 +171,7 @@ def seeds(paired: Sequence[Pairing]) -> pd.DataFrame:
                 }
             )
     frame = pd.DataFrame(made, columns=SEEDS).astype({"rank": "Int64", "gain": "Float64", "forgetting": "Float64"})
-    return frame.sort_values(["model", "train_set", "arm", "seed"]).reset_index(drop=True)
+    return _latest(frame, ["model", "train_set", "arm", "seed"])
 
 
 def kinds(paired: Sequence[Pairing], confidence: float = 0.95) -> pd.DataFrame:
@@ -172,15 +194,20 @@ def _changes(
         for group, members in groups.values():
             made += _change_rows(pairing, group, members, confidence)
     frame = pd.DataFrame(made, columns=columns).astype({"rank": "Int64"})
-    order = [name for name in columns if name not in ("method", "rank", *_CHANGES)]
-    return frame.sort_values(order).reset_index(drop=True)
+    order = [name for name in columns if name not in ("method", "rank", "suites", *_CHANGES)]
+    return _latest(frame, order)
+
+
+def _latest(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Sorted by `keys`; of rows that are alike in them the last."""
+    return frame.drop_duplicates(keys, keep="last").sort_values(keys).reset_index(drop=True)
 
 
 def _change_rows(
     pairing: Pairing, group: dict[str, Any], members: list[SuiteScores], confidence: float
 ) -> Iterator[dict[str, Any]]:
     count = len(pairing.labels)
-    found = estimate([(suite.base, suite.scores) for suite in members], gain_contrasts(count))
+    found = estimate([suite.arrays for suite in members], gain_contrasts(count))
     for a, interval in enumerate(intervals(found, confidence, count)):
         yield {
             **_arm_columns(pairing, a),
@@ -224,7 +251,7 @@ def flips(paired: Sequence[Pairing]) -> pd.DataFrame:
     if not made:
         return pd.DataFrame(columns=FLIPS)
     frame = pd.concat(made, ignore_index=True)[FLIPS]
-    return frame.sort_values(["model", "train_set", "arm", "suite", "item_id"]).reset_index(drop=True)
+    return _latest(frame, ["model", "train_set", "arm", "suite", "item_id"])
 
 
 def _flips_of(pairing: Pairing, a: int, suite: SuiteScores) -> pd.DataFrame:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rankscope.config.study import Decision
 from rankscope.decide.arms import ArmFacts
-from rankscope.decide.measure import Measured
 from rankscope.decide.rule import Bounds, Ruling
 from rankscope.records import DetectableEffect, Interval, MoreNeeded
+
+Floats = NDArray[np.float64]
 
 
 def points(value: float) -> str:
@@ -43,7 +46,7 @@ def percent(confidence: float) -> str:
     return f"{100 * confidence:g} %"
 
 
-def rule_sentence(decision: Decision, arm_count: int) -> str:
+def rule_sentence(decision: Decision, arm_count: int, alpha: float) -> str:
     """The rule in one sentence with the study's numbers."""
     return (
         f"Recommend the arm with the fewest trainable parameters that surely gains, surely forgets at most "
@@ -51,7 +54,7 @@ def rule_sentence(decision: Decision, arm_count: int) -> str:
         f"behind every rival that does not forget more; if no arm may gain {counted(decision.min_gain)}, say so; "
         f"if only arms that forget more may, show the trade-off; else say that it cannot be told. 'Surely' is "
         f"{percent(decision.confidence)} confidence shared over the {arm_count} arms compared: each bound is one-sided "
-        f"at {(1 - decision.confidence) / (2 * max(arm_count, 1)):.4g}."
+        f"at {alpha:.4g}."
     )
 
 
@@ -130,9 +133,9 @@ def _behind(a: int, labels: Sequence[str], bounds: Bounds, ruling: Ruling, decis
 
 
 def headline(
-    arms: Sequence[ArmFacts], measured: Measured, bounds: Bounds, ruling: Ruling, decision: Decision
+    arms: Sequence[ArmFacts], gain: Floats, lost: Floats, bounds: Bounds, ruling: Ruling, decision: Decision
 ) -> list[str]:
-    """The first sentences: what the answer is."""
+    """The first sentences: what the answer is. `gain` and `lost` are the arms' observed gain and forgetting."""
     labels = [arm.label for arm in arms]
     if ruling.answer == "recommended" and ruling.recommended is not None:
         chosen = arms[ruling.recommended]
@@ -155,17 +158,14 @@ def headline(
         return [
             f"Every arm that may learn {counted(decision.min_gain)} forgets more than your margin of "
             f"{points(decision.retention_margin)}: there is a price to pay, and only you know what it is worth.",
-            *front(labels, measured),
+            *front(labels, gain, lost),
         ]
     names = ", ".join(labels[a] for a in ruling.candidates)
     return ["The evidence cannot tell yet." + (f" Still possible: {names}." if names else "")]
 
 
-def front(labels: Sequence[str], measured: Measured) -> list[str]:
+def front(labels: Sequence[str], gain: Floats, lost: Floats) -> list[str]:
     """The arms that no other arm beats on both axes, by gain, each with its price."""
-    if measured.gain is None or measured.forgetting is None:
-        return []
-    gain, lost = measured.gain.mean, measured.forgetting.mean
     kept = [
         a
         for a in range(len(labels))
@@ -185,6 +185,26 @@ def front(labels: Sequence[str], measured: Measured) -> list[str]:
 def set_aside_sentence(arm: ArmFacts) -> str:
     detail = f" ({arm.reason})" if arm.reason else ""
     return f"{arm.label} could not be compared: {arm.problem}{detail}."
+
+
+def seed_sentences(looks: Sequence[tuple[int, Sequence[str]]], most: int, *, futile: bool) -> list[str]:
+    """What adaptive seeds did. `looks`: seeds and the arms that were compared on them."""
+    said = []
+    for (count, before), (_, after) in pairwise(looks):
+        left = [label for label in before if label not in after]
+        if left:
+            said.append(
+                f"After {count} seeds {_listed(left)} could not be the answer any more and got no further seeds."
+            )
+    asked = f"The verdict was asked after {_listed([str(count) for count, _ in looks])} of at most {most} seeds"
+    said.append(f"{asked}; its bounds are wider for that.")
+    if futile:
+        said.append(f"No more seeds were added: {most} would hardly decide, even with some luck.")
+    return said
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def design_sentences(effect: DetectableEffect, more: MoreNeeded, seeds: int, items: int, answer: str) -> list[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rankscope.records import Plan, Record, RunRecord, RunStatus, SearchRecord, VerdictFile
+from rankscope.records import Packing, PackMembers, Plan, Record, RunRecord, RunStatus, SearchRecord, VerdictFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,6 +113,35 @@ class FolderStore:
 
     def write_search(self, record: SearchRecord) -> None:
         _write_record(self.folder / "searches" / record.search_id / "search.json", record)
+
+    def read_packing(self, model: str, train_set: str) -> Packing | None:
+        return _read(self.folder / "packing" / f"{model} {train_set}.json", Packing)
+
+    def write_packing(self, packing: Packing) -> None:
+        _write_record(self.folder / "packing" / f"{packing.model} {packing.train_set}.json", packing)
+
+    def read_packs(self) -> list[PackMembers]:
+        """Packs that began to train and did not end."""
+        found = (_read(path, PackMembers) for path in sorted((self.folder / "packs").glob("*.json")))
+        return [pack for pack in found if pack is not None]
+
+    @contextmanager
+    def pack(self, run_ids: Sequence[str]) -> Iterator[RunCheckpoints]:
+        """The checkpoint of runs that train together, and a note of who they are, both gone when they are trained."""
+        name = hashlib.sha256(" ".join(run_ids).encode()).hexdigest()[:16]
+        checkpoints = RunCheckpoints(self.folder / "packs" / f"{name}.safetensors")
+        note = self.folder / "packs" / f"{name}.json"
+        _write_record(note, PackMembers(run_ids=list(run_ids)))
+        yield checkpoints
+        if all(self.is_trained(run_id) for run_id in run_ids):
+            checkpoints.remove()
+            note.unlink()
+
+    def is_trained(self, run_id: str) -> bool:
+        """Whether a run's weights were saved, or will never be."""
+        status = self.read_status(run_id)
+        saved = self.adapter_folder(run_id).is_dir() or self.model_folder(run_id).is_dir()
+        return saved or (status is not None and status.state in ("done", "diverged"))
 
     def read_verdicts(self) -> VerdictFile | None:
         return _read(self.folder / "verdict.json", VerdictFile)

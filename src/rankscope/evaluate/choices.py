@@ -48,23 +48,46 @@ def choice_logprobs(
     Raises NotFinite where a log-likelihood is NaN or infinite, ValueError for an item that cannot be scored.
     """
     plan = plan or ChoicePlan(items, token_budget)
+    return plan.by_item(_sums(model, plan, None).tolist())
+
+
+def choices_with_greedy(
+    model: PreTrainedModel, items: Sequence[Item], *, token_budget: int
+) -> list[tuple[tuple[float, bool], ...]]:
+    """Of every choice what `choice_logprobs` gives, and whether each of its tokens is the most likely one where it
+    stands: lm-eval's `loglikelihood` with its `is_greedy`."""
+    plan = ChoicePlan(items, token_budget)
+    misses = torch.zeros(plan.choice_count, dtype=torch.int64)
+    sums = _sums(model, plan, misses)
+    greedy = plan.by_item((misses == 0).tolist())
+    return [tuple(zip(a, map(bool, b), strict=True)) for a, b in zip(plan.by_item(sums.tolist()), greedy, strict=True)]
+
+
+def _sums(model: PreTrainedModel, plan: ChoicePlan, misses: Tensor | None) -> Tensor:
+    """Log-likelihoods of all choices in double; `misses` counts of each the tokens that are not the most likely."""
+    sums = torch.zeros(plan.choice_count, dtype=torch.float64)
     if not plan.choice_count:
-        return []
+        return sums
     virtual = virtual_tokens(model)
     window = _window_that_matters(model, plan.longest + virtual)
     # A mask that knows the window does not know virtual tokens; rows need no mask.
     use_trees = not plan.branches or ((window is None or not virtual) and _trees_hold(model, window))
-    sums = torch.zeros(plan.choice_count, dtype=torch.float64)
     with evaluating(model):
         for batch in plan.trees if use_trees else plan.rows:
-            sums.index_add_(0, batch.target_choice, _target_logprobs(model, batch, window).double())
+            missed: list[Tensor] | None = None if misses is None else []
+            sums.index_add_(0, batch.target_choice, _target_logprobs(model, batch, window, missed).double())
+            if misses is not None and missed:
+                misses.index_add_(0, batch.target_choice, torch.cat(missed))
     if not bool(torch.isfinite(sums).all()):
         raise NotFinite("a log-likelihood is not finite")
-    return plan.by_item(sums.tolist())
+    return sums
 
 
-def _target_logprobs(model: PreTrainedModel, batch: Batch, window: Window) -> Tensor:
-    """Log-probabilities (M,) in fp32, on the CPU, of the scored tokens of a batch."""
+def _target_logprobs(
+    model: PreTrainedModel, batch: Batch, window: Window, missed: list[Tensor] | None = None
+) -> Tensor:
+    """Log-probabilities (M,) in fp32, on the CPU, of the scored tokens of a batch. To `missed`, where it is given, is
+    added for each of them 1 where another token is more likely, else 0."""
     device = model.device
     target_read, target_ids = batch.target_read.to(device), batch.target_ids.to(device)
     found: list[Tensor] = []
@@ -76,6 +99,8 @@ def _target_logprobs(model: PreTrainedModel, batch: Batch, window: Window) -> Te
         last = int(torch.searchsorted(batch.target_read, stop))
         rows, ids = target_read[done:last] - start, target_ids[done:last]
         found.append(logits.log_softmax(-1)[rows, ids])
+        if missed is not None:
+            missed.append((logits.argmax(-1)[rows] != ids).long().cpu())
         start, done = stop, last
     return torch.cat(found).cpu()
 

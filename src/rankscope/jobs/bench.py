@@ -16,7 +16,8 @@ from rankscope.edges.store import FolderStore, RunCheckpoints
 from rankscope.evaluate.suites import SuitePlan
 from rankscope.model.load import LoadedModel, load_model, load_tokenizer
 from rankscope.records import ModelFacts, Plan, PlannedRun, PlannedSearch, Provenance, RunRecord, RunStatus
-from rankscope.train.fit import FitResult, FitSettings
+from rankscope.train.checkpoint import FitResult
+from rankscope.train.fit import FitSettings
 
 EVALUATE_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens in one scoring batch, by device; fixed, since another batching may round differently."""
@@ -98,13 +99,21 @@ class Bench:
 
     # ---- records ----
 
-    def fit_settings(self, learning_rate: float, seed: int) -> FitSettings:
+    def micro_batch_tokens(self, run: PlannedRun | PlannedSearch) -> int:
+        """What the study gives, or was measured to be best for the run's base and training set, or the plan's."""
+        given = self.study.execution.micro_batch_tokens
+        packing = self.store.read_packing(run.model, run.train_set)
+        if isinstance(given, int):
+            return given
+        return packing.micro_batch_tokens if packing is not None else self.plan.resolved.micro_batch_tokens
+
+    def fit_settings(self, learning_rate: float, seed: int, micro_batch_tokens: int) -> FitSettings:
         return FitSettings(
             learning_rate=learning_rate,
             seed=seed,
             budget=self.study.budget,
             optimizer=self.study.optimizer,
-            micro_batch_tokens=self.plan.resolved.micro_batch_tokens,
+            micro_batch_tokens=micro_batch_tokens,
             checkpoint_seconds=60.0 * self.study.checkpoint.minutes,
         )
 

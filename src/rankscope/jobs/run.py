@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from rankscope.edges.execute import stop_requested
-from rankscope.evaluate.check import check_adapter
-from rankscope.evaluate.choices import choice_logprobs
+from rankscope.evaluate.frame import predictions_frame
 from rankscope.evaluate.suites import score_suite
-from rankscope.jobs.bench import Bench, StatusWriter, bench
+from rankscope.jobs.bench import Bench, bench
 from rankscope.jobs.inside import Trained, inside_missing, look_inside
-from rankscope.model.adapt import adapt, load_adapter
+from rankscope.jobs.noise import score_again
+from rankscope.jobs.train import train_missing, weights_folder
+from rankscope.model.adapt import load_adapter
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel
-from rankscope.records import Example, Item, PlannedRun, Prediction, RunStatus
-from rankscope.train.fit import FitResult, fit, memory_in_use_bytes, validation_loss
-
-_PROBE_ITEMS = 8
+from rankscope.records import PlannedRun, Prediction, RunStatus
+from rankscope.train.fit import memory_in_use_bytes
 
 
 def score_base(folder: str, run_ids: tuple[str, ...]) -> None:
-    """Score the base models named by `run_ids` (`base`, or `base/NAME`) exactly as the arms are."""
+    """Score the base models named by `run_ids` (`base`, or `base/NAME`) exactly as the arms are, and once more in other
+    batches."""
     here = bench(folder)
     for run_id in run_ids:
         model = run_id.removeprefix("base/") if "/" in run_id else here.study.models[0].name
@@ -37,6 +35,8 @@ def score_base(folder: str, run_ids: tuple[str, ...]) -> None:
                 here.write_run(run_id, model, None, None)
                 _write_items(here, run_id, model)
                 _score(here, here.base(model), model, RunStatus(run_id=run_id, state="running"))
+            if mine and not missing_suites(here, run_id, model):
+                score_again(here, run_id, model)
 
 
 def _write_items(here: Bench, run_id: str, model: str) -> None:
@@ -50,12 +50,18 @@ def _write_items(here: Bench, run_id: str, model: str) -> None:
 
 
 def train_and_score(folder: str, run_ids: tuple[str, ...]) -> None:
-    """Train the runs that are not trained, score the suites that are not scored."""
+    """Train the runs that are not trained, together, and score the suites that are not scored."""
     here = bench(folder)
-    for run_id in run_ids:
-        with here.store.wait_lock(run_id, stop_requested) as mine:
-            if mine:
-                _train_and_score(here, here.runs[run_id])
+    runs = [here.runs[run_id] for run_id in run_ids]
+    with ExitStack() as held:
+        # In one order everywhere, so that no two processes wait for each other.
+        mine = [held.enter_context(here.store.wait_lock(run_id, stop_requested)) for run_id in sorted(run_ids)]
+        if not all(mine):
+            return
+        train_missing(here, runs)
+        for run in runs:
+            if not stop_requested():
+                _finish(here, run)
 
 
 def missing_suites(here: Bench, run_id: str, model: str) -> list[str]:
@@ -65,40 +71,15 @@ def missing_suites(here: Bench, run_id: str, model: str) -> list[str]:
     return [name for name, (_, facts) in suites.items() if scored.get(name) != facts.content_sha256]
 
 
-def rate_of(here: Bench, run: PlannedRun) -> float | None:
-    """The run's learning rate: the study's number, or what its search chose (None: every rate diverged)."""
-    if isinstance(run.arm.learning_rate, float | int):
-        return float(run.arm.learning_rate)
-    for search in here.plan.searches:
-        if search.model == run.model and search.train_set == run.train_set and run.arm in search.arms:
-            record = here.store.read_search(search.search_id)
-            if record is None:
-                raise RuntimeError(f"the search {search.search_id} of this run's learning rate is not done")
-            return record.chosen
-    raise RuntimeError(f"{run.run_id} has no learning rate and no search")
-
-
-def _weights_folder(here: Bench, run: PlannedRun) -> Path:
-    store = here.store
-    return store.model_folder(run.run_id) if run.arm.traits.whole else store.adapter_folder(run.run_id)
-
-
-def _train_and_score(here: Bench, run: PlannedRun) -> None:
-    status = here.store.read_status(run.run_id) or RunStatus(run_id=run.run_id, state="planned")
-    weights = _weights_folder(here, run)
+def _finish(here: Bench, run: PlannedRun) -> None:
+    """Score a trained run, and look inside it."""
+    status = here.store.read_status(run.run_id)
+    weights = weights_folder(here, run)
+    if status is None or status.state == "diverged" or not weights.is_dir():
+        return
     scored = status.state == "done" and not missing_suites(here, run.run_id, run.model)
-    if status.state == "diverged" or (scored and not (inside_missing(here, run) and weights.is_dir())):
-        return None
-    if not weights.is_dir():
-        rate = rate_of(here, run)
-        if rate is None:
-            update = {"state": "diverged", "reason": "every rate of its search diverged"}
-            return here.write_status(status.model_copy(update=update))
-        here.write_run(run.run_id, run.model, run, rate)
-        status = _train(here, run, rate, weights)
-        if status.state != "running":
-            return None
-    here.checkpoints(run.run_id).remove()
+    if scored and not inside_missing(here, run):
+        return
     with _trained(here, run, weights) as trained:
         if not scored:
             status = _score(here, trained.model, run.model, status)
@@ -106,59 +87,6 @@ def _train_and_score(here: Bench, run: PlannedRun) -> None:
             look_inside(here, run, trained)
     if run.arm.traits.whole and here.study.keep.full == "none" and status.state == "done":
         shutil.rmtree(weights)
-    return None
-
-
-def _train(here: Bench, run: PlannedRun, rate: float, weights: Path) -> RunStatus:
-    """Train from where the checkpoint is; `running` in the status given back means: trained, saved, to be scored."""
-    data = here.prepared(run.model).training[run.train_set]
-    base = here.base(run.model, own=run.arm.traits.whole)
-    probe = _probe(data.validation)
-    base_logprobs = choice_logprobs(base.model, probe, token_budget=here.evaluate_tokens)
-    with adapt(base, run.arm, run.seed) as adapted:
-        status = RunStatus(
-            run_id=run.run_id, state="running", steps_total=run.step_count,
-            trainable_parameters=adapted.trainable_parameters,
-        )  # fmt: skip
-        here.write_status(status)
-        result = fit(
-            adapted, data.train, here.fit_settings(rate, run.seed), checkpoints=here.checkpoints(run.run_id),
-            on_step=StatusWriter(here, status), should_stop=stop_requested,
-        )  # fmt: skip
-        here.store.write_lines(run.run_id, list(result.steps))
-        status = status.model_copy(update=_outcome(result))
-        if result.state == "done":
-            loss = validation_loss(adapted, data.validation, result.micro_batch_tokens)
-            status = status.model_copy(update={"validation_loss": loss})
-            if adapted.has_adapter:
-                check_adapter(adapted.model, adapted.off, probe, base_logprobs, token_budget=here.evaluate_tokens)
-            here.write_status(status)
-            here.store.write_folder(weights, adapted.save)
-    here.write_status(status)
-    return status
-
-
-def _outcome(result: FitResult) -> dict[str, Any]:
-    state = {"done": "running", "paused": "planned", "diverged": "diverged"}[result.state]
-    return {
-        "state": state,
-        "reason": result.reason,
-        "steps_done": len(result.steps),
-        "final_train_loss": result.final_train_loss,
-        "train_seconds": result.train_seconds,
-        "peak_memory_bytes": result.peak_memory_bytes,
-        "micro_batch_tokens": result.micro_batch_tokens,
-    }
-
-
-def _probe(examples: Sequence[Example]) -> list[Item]:
-    """A few validation rows as items with one choice, to see whether an adapter is applied."""
-    return [
-        Item(
-            item_id=e.item_id, form="choices", prompt_ids=e.prompt_ids, choices_ids=(e.completion_ids,), answer_index=0
-        )
-        for e in examples[:_PROBE_ITEMS]
-    ]
 
 
 @contextmanager
@@ -211,16 +139,6 @@ def _score(here: Bench, model: LoadedModel, name: str, status: RunStatus) -> Run
     status = status.model_copy(update=update)
     here.write_status(status)
     return status
-
-
-def predictions_frame(run_id: str, predictions: Sequence[Prediction]) -> pd.DataFrame:
-    """One row for each item, with the columns of docs/records.md; nullable types, so that missing stays missing."""
-    rows = [asdict(prediction) for prediction in predictions]
-    frame = pd.DataFrame(rows, columns=list(Prediction.__dataclass_fields__))
-    frame.insert(0, "run_id", run_id)
-    floats = ["score", "score_normalized", "f1", "loss_nats"]
-    integers = ["prompt_tokens", "scored_tokens", "text_bytes"]
-    return frame.astype({**dict.fromkeys(floats, "Float64"), **dict.fromkeys(integers, "Int64")})
 
 
 def _size_bytes(folder: Path) -> int | None:

@@ -21,6 +21,8 @@ PROBE_TOKENS = 8
 CHUNK_ELEMENTS = {"cpu": 1 << 20}
 """Logits held at once, 2**24 on devices not named here; a chunk that stays in a core's cache is faster on CPU."""
 
+LEAST_CHUNK_ROWS = 32
+
 
 class NotFinite(ArithmeticError):
     """The model's numbers are NaN or infinite: a failed run, never an answer."""
@@ -145,14 +147,14 @@ class Forward:
             yield own.flatten(0, 1)[positions].float()
             return
         states = hidden_states(self.model, input_ids, **kwargs).flatten(0, 1)[positions]
-        for part in states.split(self.chunk_rows):
+        for part in states.split(chunk_rows(self.model)):
             yield head_logits(self.model, part)
 
-    @property
-    def chunk_rows(self) -> int:
-        """Rows of logits per chunk."""
-        vocabulary = self.model.get_input_embeddings().num_embeddings
-        return max(1, CHUNK_ELEMENTS.get(self.model.device.type, 1 << 24) // vocabulary)
+
+def chunk_rows(model: PreTrainedModel) -> int:
+    """Rows of logits to hold at once; of a large vocabulary enough that the head's weight is not read for each few."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    return max(LEAST_CHUNK_ROWS, CHUNK_ELEMENTS.get(model.device.type, 1 << 24) // vocabulary)
 
 
 _known: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()

@@ -1,7 +1,7 @@
 """Training rows without padding: linear layers, norms and the loss see real tokens only.
 
-A batch is one long row of T tokens, its sequences one after another. Only inside attention are the sequences laid side
-by side, (B, H, longest, head), which a causal kernel can do without a mask because the padding stands at the right.
+A batch is one long row of T tokens, its sequences one after another. Only inside attention are sequences laid side by
+side, those of nearly the same length together.
 The attention is registered with transformers, so one function serves every model that uses its attention registry; a
 check against the model's own padded forward decides once per model whether it may be used.
 """
@@ -16,9 +16,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from rankscope.data.batch import Batch
+from rankscope.model.buckets import Buckets, buckets_of
+from rankscope.model.causal import Scores, causal_attention
 from rankscope.model.forward import hidden_states
 
 ATTENTION_NAME = "rankscope_ragged"
@@ -27,60 +30,19 @@ LAYOUT_KEY = "rankscope_layout"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each token stands among the padded sequences, and back.
+    """Where the sequences of a ragged row begin: `starts` (B + 1,) in int32, and the longest of them. On CUDA torch's
+    kernel for sequences of unequal length reads these; elsewhere the sequences go by `buckets`."""
 
-    `gather` (B, longest): token of each padded place (padding points at token 0); `scatter` (T,): padded place of each
-    token; `real` (B * longest, 1): False at padding.
-    """
-
-    gather: Tensor
-    scatter: Tensor
-    real: Tensor
+    starts: Tensor
+    longest: int
+    buckets: Buckets
 
     @staticmethod
     def of(lengths: Tensor) -> Layout:
         """The layout of sequences of these `lengths` (B,), which stand one after another."""
-        longest = int(lengths.max())
-        column = torch.arange(longest, device=lengths.device)
-        real = column[None, :] < lengths[:, None]
-        starts = torch.cumsum(lengths, 0) - lengths
-        gather = torch.where(real, starts[:, None] + column[None, :], 0)
-        return Layout(gather=gather, scatter=torch.nonzero(real.flatten()).flatten(), real=real.reshape(-1, 1))
-
-
-class _Pad(torch.autograd.Function):
-    """Tokens (T, X) to padded places (B * longest, X); backward is a gather, not the slower scatter-add of autograd."""
-
-    @staticmethod
-    def forward(ctx: Any, tokens: Tensor, layout: Layout) -> Tensor:
-        ctx.layout = layout
-        return tokens.index_select(0, layout.gather.flatten())
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].index_select(0, ctx.layout.scatter), None
-
-
-class _Unpad(torch.autograd.Function):
-    """Padded places (B * longest, X) to tokens (T, X)."""
-
-    @staticmethod
-    def forward(ctx: Any, padded: Tensor, layout: Layout) -> Tensor:
-        ctx.layout = layout
-        return padded.index_select(0, layout.scatter)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        layout: Layout = ctx.layout
-        return gradients[0].index_select(0, layout.gather.flatten()) * layout.real, None
-
-
-def _pad(states: Tensor, layout: Layout) -> Tensor:
-    """(1, H, T, head) to (B, H, longest, head)."""
-    _, heads, _, width = states.shape
-    batch, longest = layout.gather.shape
-    flat = states[0].transpose(0, 1).reshape(-1, heads * width)
-    return _Pad.apply(flat, layout).view(batch, longest, heads, width).transpose(1, 2)
+        counts = lengths.tolist()
+        starts = nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).to(torch.int32)
+        return Layout(starts=starts, longest=max(counts), buckets=buckets_of(counts, lengths.device))
 
 
 def ragged_attention(
@@ -97,48 +59,22 @@ def ragged_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention within each sequence of a ragged row; signature and shapes of transformers' registry."""
     layout: Layout = kwargs[LAYOUT_KEY]
-    q, k, v = _pad(query, layout), _pad(key, layout), _pad(value, layout)
-    dtype = q.dtype
-    if dtype == torch.bfloat16 and q.device.type == "cpu":
-        # torch's CPU kernel has a bf16 backward that is about ten times slower than its fp32 one.
+    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+    scale = scaling if scaling is not None else q.shape[-1] ** -0.5
+    window = sliding_window if sliding_window is not None and sliding_window < layout.longest else None
+    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and softcap is None and not dropout:
+        reach = (-1 if window is None else window - 1, 0)
+        out = varlen_attn(
+            q.contiguous(), k.contiguous(), v.contiguous(), layout.starts, layout.starts, layout.longest,
+            layout.longest, scale=scale, window_size=reach, enable_gqa=q.shape[1] != k.shape[1],
+        )  # fmt: skip
+        assert isinstance(out, Tensor)
+        return out[None], None
+    if q.dtype == torch.bfloat16 and not q.is_cuda:
+        # Softmax in bf16 would round the weights; the products of a bucket are too small to gain from bf16.
         q, k, v = q.float(), k.float(), v.float()
-    longest = layout.gather.shape[1]
-    grouped = q.shape[1] != k.shape[1]
-    window = sliding_window if sliding_window is not None and sliding_window < longest else None
-    if softcap is not None:
-        out = _softcapped(q, k, v, scaling, softcap, window, dropout)
-    elif window is not None:
-        mask = _band(longest, window, q.device)
-        out = nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=grouped
-        )
-    else:
-        out = nn.functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True, dropout_p=dropout, scale=scaling, enable_gqa=grouped
-        )
-    batch, heads, _, width = out.shape
-    padded = out.to(dtype).transpose(1, 2).reshape(batch * longest, heads * width)
-    return _Unpad.apply(padded, layout).view(1, -1, heads, width), None
-
-
-def _band(longest: int, window: int | None, device: torch.device) -> Tensor:
-    """(longest, longest), True where a query may look: itself and what came before it, `window` tokens at most."""
-    distance = torch.arange(longest, device=device)[:, None] - torch.arange(longest, device=device)[None, :]
-    allowed = distance >= 0
-    return allowed & (distance < window) if window is not None else allowed
-
-
-def _softcapped(
-    q: Tensor, k: Tensor, v: Tensor, scaling: float | None, softcap: float, window: int | None, dropout: float
-) -> Tensor:
-    """Attention with tanh-capped scores (Gemma 2, arXiv 2408.00118, section 2), without a fused kernel."""
-    groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    scores = q @ k.transpose(-1, -2) * (scaling if scaling is not None else q.shape[-1] ** -0.5)
-    scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.masked_fill(~_band(q.shape[2], window, q.device), float("-inf"))
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
-    return nn.functional.dropout(weights, dropout, training=dropout > 0) @ v
+    out = causal_attention(q, k, v, layout.buckets, Scores(scale, window, softcap, dropout))
+    return out.to(query.dtype)[None], None
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
@@ -207,13 +143,16 @@ def _ragged_states(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 def _padded_states(model: PreTrainedModel, batch: Batch) -> Tensor:
-    layout = Layout.of(batch.sequence_lengths)
-    real = layout.real.view(layout.gather.shape)
+    """Rows side by side, padded on the right, with a mask and the model's own attention."""
+    lengths = batch.sequence_lengths
+    column = torch.arange(int(lengths.max()), device=lengths.device)
+    real = column < lengths[:, None]
+    token = torch.where(real, (torch.cumsum(lengths, 0) - lengths)[:, None] + column, 0)
     states = hidden_states(
-        model, batch.input_ids[layout.gather], attention_mask=real.long(),
-        position_ids=batch.position_ids[layout.gather], use_cache=False,
+        model, batch.input_ids[token], attention_mask=real.long(), position_ids=batch.position_ids[token],
+        use_cache=False,
     )  # fmt: skip
-    return states.flatten(0, 1).index_select(0, layout.scatter)
+    return states.flatten(0, 1).index_select(0, torch.nonzero(real.flatten()).flatten())
 
 
 @torch.no_grad()

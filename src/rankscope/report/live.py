@@ -179,7 +179,7 @@ def _table(plan: Plan, progress: Progress) -> RenderableType:
     for (model, label, train_set), runs in groups.items():
         statuses = [progress.statuses[run.run_id] for run in runs]
         done = sum(status.state == "done" for status in statuses)
-        trouble = dict.fromkeys(s.state for s in statuses if s.state in ENDED and s.state != "done")
+        trouble = dict.fromkeys(s.state for s in statuses if s.state in ENDED and s.state not in ("done", "not needed"))
         bar = ProgressBar(total=len(runs), completed=sum(progress.shares[run.run_id] for run in runs), width=14)
         losses = [s.final_train_loss for s in statuses if s.final_train_loss is not None]
         scored = sum(status.items_scored for status in statuses)

@@ -34,10 +34,12 @@
   const colours = {
     light: { ink: "#1b1f24", soft: "#59626d", line: "#e3e6ea", gray: "#6d7681",
       category: ["#0072b2", "#d55e00", "#00845f", "#b0457f", "#8a6d00", "#3a9bd1", "#5b4ba8", "#4d4d4d"],
-      diverging: ["#e38b3d", "#f4c999", "#f6f6f6", "#a9cdea", "#4f97cf"] },
+      diverging: ["#e38b3d", "#f4c999", "#f6f6f6", "#a9cdea", "#4f97cf"],
+      sequential: ["#f1f4f7", "#a9cdea", "#4f97cf"] },
     dark: { ink: "#e8eaed", soft: "#a5adb7", line: "#2c3138", gray: "#98a1ab",
       category: ["#56b4e9", "#f28e3c", "#3fcf9f", "#e892c0", "#e5cf52", "#9fb8ff", "#b9a6f5", "#c9c9c9"],
-      diverging: ["#b3611a", "#6d4526", "#262b32", "#27506f", "#2f7db5"] },
+      diverging: ["#b3611a", "#6d4526", "#262b32", "#27506f", "#2f7db5"],
+      sequential: ["#262b32", "#27506f", "#2f7db5"] },
   };
   function config(name) {
     const c = colours[name];
@@ -53,7 +55,7 @@
       header: { labelColor: c.ink, titleColor: c.soft, labelFontSize: 12 },
       text: { color: c.ink }, bar: { color: c.category[0] }, line: { color: c.category[0] },
       point: { color: c.category[0] }, rule: gray, tick: gray,
-      range: { category: c.category, diverging: c.diverging, heatmap: c.diverging, ramp: c.diverging },
+      range: { category: c.category, diverging: c.diverging, heatmap: c.diverging, ramp: c.sequential },
     };
   }
   const specs = JSON.parse($("charts-data").textContent);

@@ -14,7 +14,7 @@ ReadStatus = Callable[[str], RunStatus | None]
 ReadRungs = Callable[[str], Mapping[str, Any] | None]
 """What a search has measured so far, by `arm rate step`; None before it began."""
 
-ENDED = ("done", "diverged", "failed", "does not fit")
+ENDED = ("done", "diverged", "failed", "does not fit", "not needed")
 
 
 @dataclass(frozen=True)

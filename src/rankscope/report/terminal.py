@@ -65,6 +65,8 @@ def _print_one(console: Console, verdict: Verdict) -> None:
         told = tuple(f"{arm.label} learns " for arm in verdict.arms)  # the table above says it shorter
         for reason in (text for text in verdict.reasons if not text.startswith(told)):
             console.print(Padding(f"[dim]{escape(reason)}[/]", (0, 0, 0, 2)))
+    elif (sentence := words.noise_sentence(verdict)) is not None:  # else it stands among the reasons
+        console.print(Padding(f"[dim]{escape(sentence)}[/]", (0, 0, 0, 2)))
 
 
 def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
@@ -134,6 +136,8 @@ def print_plan(console: Console, plan: Plan, states: Mapping[str, str]) -> None:
         line = f"learning-rate search for {labels} on {search.train_set}: {len(search.rates)} rates"
         console.print(escape(f"{line}, {words.duration(search.seconds)}"))
     console.print(f"[bold]{escape(_totals(plan, states))}[/]")
+    for power in plan.power:
+        console.print(escape(" ".join(power.said)))
     for warning in plan.warnings:
         console.print(f"[yellow]Warning:[/] {escape(warning)}")
 
@@ -146,10 +150,18 @@ def _run_state(run: PlannedRun, states: Mapping[str, str]) -> str:
 
 def _totals(plan: Plan, states: Mapping[str, str]) -> str:
     left = [run for run in plan.runs if run.fits and states.get(run.run_id) != "done"]
-    seconds = (sum(r.seconds for r in left) + sum(s.seconds for s in plan.searches)) / plan.resolved.worker_count
+    seconds = sum(r.seconds for r in left) + sum(s.seconds for s in plan.searches)
+    seconds = (seconds + plan.base_seconds + plan.derived_seconds) / plan.resolved.worker_count
     done = sum(states.get(run.run_id) == "done" for run in plan.runs)
     unfit = sum(not run.fits for run in plan.runs)
     parts = [f"{len(plan.runs)} runs", f"{done} done", f"{len(left)} to do"]
+    if plan.looks:
+        first = sum(run.seed < plan.looks[0] for run in plan.runs)
+        parts = [
+            f"{first} runs, then up to {len(plan.runs)} as the verdict asks",
+            f"{done} done",
+            f"{len(left)} at most to do",
+        ]
     if unfit:
         parts.append(f"{unfit} that do not fit")
     disk = words.size(sum(run.disk_bytes for run in left))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from rankscope.data.batch import Batch, collate, split_micro
-from rankscope.model.adapt import Adapted
-from rankscope.model.forward import head_logits
+from rankscope.data.batch import Batch, collate, repeated, split_micro
+from rankscope.model.head_loss import summed_cross_entropy
+from rankscope.model.packed import Pack
 from rankscope.model.ragged import TokenPath
 from rankscope.records import Example
 from rankscope.train.optimize import Trainee
@@ -18,58 +19,63 @@ from rankscope.train.optimize import Trainee
 class Accumulator:
     """Forward and backward of a batch, in micro-batches of at most `token_budget` tokens (but at least one row).
 
-    Where the device's memory does not hold one, the budget is halved for good and the batch is begun again:
-    micro-batches change nothing but rounding, and a run that was planned too large still ends.
+    The tokens are those of all arms together. Where the device's memory does not hold a micro-batch, the budget is
+    halved for good and the batch is begun again: micro-batches change nothing but rounding, and a run that was planned
+    too large still ends.
     """
 
-    def __init__(self, adapted: Adapted, path: TokenPath, trainee: Trainee, token_budget: int) -> None:
+    def __init__(self, pack: Pack, path: TokenPath, trainees: Sequence[Trainee], token_budget: int) -> None:
         self.token_budget = token_budget
-        self._adapted, self._path, self._trainee = adapted, path, trainee
+        self._pack, self._path, self._trainees = pack, path, trainees
 
-    def gradients(self, rows: Sequence[Example], seed: int) -> tuple[float, int]:
-        """Leaves the gradients of the mean loss per completion token; that loss in nats, and the number of tokens.
+    def gradients(self, rows: Sequence[Example], arms: Sequence[int], seed: int) -> tuple[list[float], int]:
+        """Leaves the gradients of each arm's mean loss per completion token; these losses in nats, and the number of
+        tokens.
 
         `seed` is that of dropout. Raises torch.OutOfMemoryError where one row alone is too large.
         """
         while True:
             torch.manual_seed(seed)
             try:
-                return self._accumulate(rows)
+                with self._pack.running(arms):
+                    return self._accumulate(rows, arms)
             except torch.OutOfMemoryError:
-                if not self._smaller(rows):
+                if not self._smaller(rows, len(arms)):
                     raise
             # Outside the handler, whose traceback would keep the failed step's tensors alive.
-            self._trainee.drop_gradients()
+            self._pack.drop_gradients()
+            for arm in arms:
+                self._trainees[arm].drop_gradients()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _accumulate(self, rows: Sequence[Example]) -> tuple[float, int]:
+    def _accumulate(self, rows: Sequence[Example], arms: Sequence[int]) -> tuple[list[float], int]:
         token_count = sum(row.target_count for row in rows)
-        total = 0.0
-        for part in self._parts(rows, self.token_budget):
-            batch = collate(part, device=self._adapted.model.device)
-            loss = summed_loss(self._adapted, self._path, batch) / token_count
-            loss.backward()
-            self._trainee.take_gradients()
-            total += loss.item()
-        return total, token_count
+        total = torch.zeros(len(arms), dtype=torch.float64, device=self._pack.model.device)
+        for part in self._parts(rows, len(arms)):
+            batch = repeated(collate(part, device=self._pack.model.device), len(arms))
+            losses = summed_losses(self._pack.model, self._path, batch, len(arms)) / token_count
+            losses.sum().backward()
+            self._pack.hand_out_gradients(arms)
+            for arm in arms:
+                self._trainees[arm].take_gradients()
+            total += losses.detach()
+        return total.tolist(), token_count
 
-    def _smaller(self, rows: Sequence[Example]) -> bool:
+    def _smaller(self, rows: Sequence[Example], arms: int) -> bool:
         """Halve the budget until this batch has more micro-batches; False where each is a single row already."""
-        count = len(self._parts(rows, self.token_budget))
+        count = len(self._parts(rows, arms))
         if count == len(rows):
             return False
-        while len(self._parts(rows, self.token_budget)) == count:
+        while len(self._parts(rows, arms)) == count:
             self.token_budget = max(1, self.token_budget // 2)
         return True
 
-    @staticmethod
-    def _parts(rows: Sequence[Example], token_budget: int) -> list[list[Example]]:
-        indices = split_micro(range(len(rows)), [row.token_count for row in rows], token_budget)
+    def _parts(self, rows: Sequence[Example], arms: int) -> list[list[Example]]:
+        indices = split_micro(range(len(rows)), [row.token_count * arms for row in rows], self.token_budget)
         return [[rows[i] for i in part] for part in indices]
 
 
-def summed_loss(adapted: Adapted, path: TokenPath, batch: Batch) -> Tensor:
-    """Cross-entropy summed over the completion tokens, in nats; logits exist for those positions only."""
-    logits = head_logits(adapted.model, path.target_states(batch))
-    return nn.functional.cross_entropy(logits, batch.target_ids, reduction="sum")
+def summed_losses(model: PreTrainedModel, path: TokenPath, batch: Batch, arms: int = 1) -> Tensor:
+    """(arms,): cross-entropy summed over each arm's completion tokens, in nats."""
+    return summed_cross_entropy(model, path.target_states(batch), batch.target_ids, arms)
