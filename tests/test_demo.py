@@ -76,5 +76,5 @@ def test_an_arm_of_the_demo_is_exported_with_its_card(demo: tuple[Path, str], tm
     result = call("export", out, "--arm", label, "--out", tmp_path / "adapter")
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (tmp_path / "adapter").iterdir()} == {
-        "README.md", "adapter_config.json", "adapter_model.safetensors",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "trade-off.png",
     }  # fmt: skip

@@ -409,6 +409,7 @@ class RunStatus(Record):
     reason: str | None = None
     steps_done: int = 0
     steps_total: int = 0
+    items_scored: int = 0
     trainable_parameters: int | None = None
     final_train_loss: float | None = None
     validation_loss: float | None = None

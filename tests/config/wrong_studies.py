@@ -27,7 +27,7 @@ OVERRIDES = [
     ("budget.epoch=2", "--set: budget.epoch: found the unknown key `epoch`, expected one of epochs, batch_size, "
      "max_sequence_tokens, gradient_checkpointing; did you mean `epochs`?"),
     ("budgets.epochs=2", "--set: budgets: found the unknown key `budgets`, expected one of name, model, train, suites, "
-     "arms, validation, budget, optimizer, seeds, decision, checkpoint, keep, analysis, execution; did you mean `budget`?"),
+     "arms, validation, budget, optimizer, seeds, decision, checkpoint, keep, analysis, track, execution; did you mean `budget`?"),
     ("budget.epochs=-1", "--set: budget.epochs: found -1, expected a number above 0"),
     ("arms.lora.ranks=[8, x]", '--set: arms.lora.ranks[1]: found "x", expected a whole number above 0'),
     ("arms.lora.ranks[5]=8", "--set: arms.lora.ranks[5]: found [4, 8] for arms.lora.ranks, expected a list with an "
@@ -181,7 +181,6 @@ SECTIONS = [
 """A section, a setting in it, and the rest of the line."""
 
 LATER = [
-    ("seeds:", "track: [mlflow]\nseeds:", "experiment tracking"),
     ("seeds:", "optimizer: paged_adamw_8bit\nseeds:", "the optimizer paged_adamw_8bit"),
     ("seeds:", "optimizer: {name: adafactor, clip_norm: 1}\nseeds:", "the optimizer adafactor"),
     *[("full: {", f"x: {{method: {method}, ", f"the method {method}") for method in ("qlora", "adalora")],

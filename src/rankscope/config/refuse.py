@@ -61,8 +61,6 @@ def _models(document: Document, study: dict[str, Any]) -> None:
 
 def _top_level(document: Document, study: dict[str, Any]) -> list[Problem]:
     problems = []
-    if study.pop("track", None) is not None:
-        problems.append(document.problem(("track",), f"experiment tracking, {NOT_BUILT}", "no such key"))
     if isinstance(study.get("optimizer"), str):
         study["optimizer"] = {"name": study["optimizer"]}
     optimizer = study.get("optimizer")

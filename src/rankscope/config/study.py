@@ -13,7 +13,7 @@ from rankscope.config.arms import Arm, ArmEntry, Fraction, Frozen, FullArms, Lor
 __all__ = [
     "AdaptiveSeeds", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "FullArms",
     "Keep", "Kind", "LoraArms", "Method", "ModelSpec", "Name", "Optimizer", "Rate", "Schedule", "Source",
-    "Study", "SuiteSource", "TrainSource", "Validation",
+    "Study", "SuiteSource", "TrackerName", "TrainSource", "Validation",
 ]  # fmt: skip
 
 Kind = Literal["recall", "reasoning"]
@@ -22,6 +22,7 @@ Chat = Literal["auto", "never"]
 BadRows = Literal["refuse", "drop"]
 Schedule = Literal["cosine", "linear", "constant"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
+TrackerName = Literal["tensorboard", "mlflow"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 
 
@@ -215,6 +216,7 @@ class Study(Frozen):
     checkpoint: Checkpoint = Checkpoint()
     keep: Keep = Keep()
     analysis: Analysis = Analysis()
+    track: tuple[TrackerName, ...] = ()
     execution: Execution = Execution()
 
     @property

@@ -101,6 +101,8 @@ WORDS: dict[str, str] = {
     "analysis.probe_items": f"{_COUNT}: how many items, drawn from all suites, are looked at inside the model",
     "analysis.derived": "true or false",
     "analysis.intruder_factor": "a number of 0 or more: what intruder dimensions are multiplied by",
+    "track": "a list of tensorboard, mlflow",
+    "track[]": "tensorboard or mlflow",
     "execution": _SETTINGS,
     "execution.arms_together": "auto or a whole number from 1 to 64: LoRA arms that train in one pack",
     "execution.micro_batch_tokens": "auto or a whole number of at least 16",

@@ -164,7 +164,11 @@ class StatusWriter:
         if time.monotonic() - self._last < _STATUS_SECONDS:
             return
         self._last = time.monotonic()
-        update = {"steps_done": len(result.steps), "train_seconds": result.train_seconds}
+        update: dict[str, object] = {
+            "steps_done": len(result.steps),
+            "train_seconds": result.train_seconds,
+            "peak_memory_bytes": result.peak_memory_bytes,
+        }
         if result.steps:
             update["final_train_loss"] = result.steps[-1].loss_nats_per_token
         self._bench.write_status(self._status.model_copy(update=update))

@@ -109,6 +109,7 @@ def _score(here: Bench, model: LoadedModel, name: str, status: RunStatus) -> Run
     suites = here.prepared(name).suites
     before = store.read_frame(path)
     kept = before[before["suite"].isin(set(suites) - set(missing))] if before is not None else None
+    already = len(kept) if kept is not None else 0
     predictions: list[Prediction] = []
     try:
         for suite in missing:
@@ -116,6 +117,8 @@ def _score(here: Bench, model: LoadedModel, name: str, status: RunStatus) -> Run
                 model.model, model.tokenizer, here.plan_of(name, suite), token_budget=here.evaluate_tokens
             )
             peak = max(peak, memory_in_use_bytes())
+            status = status.model_copy(update={"items_scored": already + len(predictions), "peak_memory_bytes": peak})
+            here.write_status(status)
     except NotFinite as error:
         status = status.model_copy(update={"state": "diverged", "reason": str(error)})
         here.write_status(status)
