@@ -58,10 +58,12 @@ def train_and_score(folder: str, run_ids: tuple[str, ...]) -> None:
         mine = [held.enter_context(here.store.wait_lock(run_id, stop_requested)) for run_id in sorted(run_ids)]
         if not all(mine):
             return
-        train_missing(here, runs)
-        for run in runs:
-            if not stop_requested():
-                _finish(here, run)
+        try:
+            train_missing(here, runs)
+        finally:  # what one arm of a pack could not do is no reason to leave the others unscored
+            for run in runs:
+                if not stop_requested():
+                    _finish(here, run)
 
 
 def missing_suites(here: Bench, run_id: str, model: str) -> list[str]:
