@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import Phase, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from peft import PeftModel, get_peft_model
@@ -36,7 +36,7 @@ def lora(rank: int, method: Any = "lora", targets: Any = "all-linear", rate: flo
     )
 
 
-MIXED = [lora(8), lora(3, "rslora", rate=2e-3), lora(32, targets=("q_proj", "v_proj"), rate=1e-2), lora(1, rate=1e-3)]
+MIXED = [lora(8), lora(3, "rslora", rate=2e-3), lora(32, targets=("q_proj", "v_proj"), rate=4e-3), lora(1, rate=1e-3)]
 
 
 def alike(arms: Sequence[Arm], **changes: Any) -> list[FitSettings]:
@@ -115,7 +115,7 @@ RANKS = st.lists(st.one_of(st.integers(1, 128), st.sampled_from([1, 8, 128])), m
     "examples_drawn", [pytest.param(3, id="few"), pytest.param(25, id="many", marks=pytest.mark.slow)]
 )
 def test_any_ranks_rates_and_micro_batches(tiny_folder: Path, examples_drawn: int) -> None:
-    @effort(max_examples=examples_drawn, deadline=None, derandomize=True, database=None)
+    @effort(max_examples=examples_drawn, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
     @given(ranks=RANKS, data=st.data(), micro_batch_tokens=st.sampled_from([1, 100, 300, 10_000]))
     def check(ranks: list[int], data: st.DataObject, micro_batch_tokens: int) -> None:
         arms = [
@@ -123,7 +123,7 @@ def test_any_ranks_rates_and_micro_batches(tiny_folder: Path, examples_drawn: in
                 rank,
                 data.draw(st.sampled_from(["lora", "rslora"])),
                 data.draw(st.sampled_from(["all-linear", ("q_proj", "v_proj"), ("down_proj",)])),
-                data.draw(st.sampled_from([1e-4, 1e-3, 3e-3])),
+                data.draw(st.sampled_from([1e-4, 5e-4, 2e-3])),
             )
             for rank in ranks
         ]
