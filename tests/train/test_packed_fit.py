@@ -112,7 +112,7 @@ RANKS = st.lists(st.one_of(st.integers(1, 128), st.sampled_from([1, 8, 128])), m
 
 
 @pytest.mark.parametrize(
-    "examples_drawn", [pytest.param(3, id="few"), pytest.param(25, id="many", marks=pytest.mark.slow)]
+    "examples_drawn", [pytest.param(2, id="few"), pytest.param(25, id="many", marks=pytest.mark.slow)]
 )
 def test_any_ranks_rates_and_micro_batches(tiny_folder: Path, examples_drawn: int) -> None:
     @effort(max_examples=examples_drawn, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
@@ -156,7 +156,7 @@ WILD = lora(4, rate=1e25)
 """Its weights overflow within a few steps."""
 
 
-@pytest.mark.parametrize("place", [0, 1, 4])
+@pytest.mark.parametrize("place", [0, pytest.param(1, marks=pytest.mark.slow), 4])
 def test_an_arm_that_diverges_leaves_the_others_alone(tiny_folder: Path, place: int) -> None:
     arms = [*MIXED[:place], WILD, *MIXED[place:]]
     given = alike(arms)
@@ -191,8 +191,15 @@ def test_an_arm_whose_loss_rises_is_judged_by_itself(tiny_folder: Path) -> None:
 # ---- stopped and gone on ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("arms", [MIXED, [MIXED[0], WILD, MIXED[1]]], ids=["all well", "one diverged"])
+@pytest.mark.parametrize(
+    ("arms", "dtype"),
+    [
+        pytest.param([MIXED[0], WILD, MIXED[1]], "float32", id="one diverged, float32"),
+        pytest.param(MIXED, "bfloat16", id="all well, bfloat16"),
+        pytest.param(MIXED, "float32", id="all well, float32", marks=pytest.mark.slow),
+        pytest.param([MIXED[0], WILD, MIXED[1]], "bfloat16", id="one diverged, bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_pack_is_bit_for_bit_the_pack_never_stopped(
     tiny_folder: Path, arms: Sequence[Arm], dtype: str
 ) -> None:
@@ -233,13 +240,12 @@ def test_checkpoints_leave_out_what_a_diverged_arm_no_longer_needs(tiny_folder: 
 
 def test_each_arm_has_its_own_clipping_and_its_share_of_the_time(tiny_folder: Path) -> None:
     tight = Optimizer(weight_decay=0.0, clip_norm=1e-3)
-    given = alike(MIXED, optimizer=tight)
-    for arm, own, found in zip(MIXED, given, train(tiny_folder, MIXED, given), strict=True):
+    arms = MIXED[1:3]
+    given = alike(arms, optimizer=tight)
+    for arm, own, found in zip(arms, given, train(tiny_folder, arms, given), strict=True):
         assert_as_alone(tiny_folder, arm, own, found)
         assert all(record.gradient_norm > 1e-2 for record in found[0].steps), "the norm before clipping"
         assert found[0].train_seconds > 0
-    norms = [found[0].steps[3].gradient_norm for found in train(tiny_folder, MIXED, given)]
-    assert len(set(norms)) == len(norms)
 
 
 def test_a_trained_arm_loads_in_plain_peft(tiny_folder: Path, tmp_path: Path) -> None:
