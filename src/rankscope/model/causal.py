@@ -32,7 +32,8 @@ _SPREAD = 1.2
 @dataclass(frozen=True)
 class Bucket:
     """`count` sequences side by side, the longest of `longest` tokens. `gather` (b n,): the token of each place, for
-    padding the first of its own sequence, so that what is not finite stays in its sequence. `padding` (b, 1, n, 1): True where no token stands, None where one stands everywhere."""
+    padding the first of its own sequence, so that what is not finite stays in its sequence. `padding`
+    (b, 1, n, 1): True where no token stands, None where one stands everywhere."""
 
     count: int
     longest: int
