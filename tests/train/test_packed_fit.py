@@ -180,12 +180,14 @@ def test_where_all_arms_diverge_the_pack_ends(tiny_folder: Path) -> None:
         assert len(result.steps) < STEPS - 1
 
 
-def test_an_arm_whose_loss_rises_is_judged_by_itself(tiny_folder: Path) -> None:
-    arms = [lora(4), lora(4, rate=3.0)]
-    (calm, _), (risen, _) = train(tiny_folder, arms, alike(arms))
-    assert (calm.state, risen.state) == ("done", "diverged")
-    assert "training loss rose" in str(risen.reason)
-    assert len(risen.steps) == len(calm.steps)
+def test_each_arm_is_judged_by_its_own_losses(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here an arm must have come down by 4 %; one does, one hardly moves, and both train to the end."""
+    monkeypatch.setattr("rankscope.train.fit.DIVERGED_FACTOR", 0.96)
+    arms = [lora(4, rate=1e-9), lora(8, rate=1e-2)]
+    (still, _), (learned, _) = train(tiny_folder, arms, alike(arms))
+    assert (still.state, learned.state) == ("diverged", "done")
+    assert "the training loss rose from" in str(still.reason)
+    assert len(still.steps) == len(learned.steps) == STEPS
 
 
 # ---- stopped and gone on ---------------------------------------------------------------------------------------------
@@ -195,7 +197,7 @@ def test_an_arm_whose_loss_rises_is_judged_by_itself(tiny_folder: Path) -> None:
     ("arms", "dtype"),
     [
         pytest.param([MIXED[0], WILD, MIXED[1]], "float32", id="one diverged, float32"),
-        pytest.param(MIXED, "bfloat16", id="all well, bfloat16"),
+        pytest.param(MIXED[1:3], "bfloat16", id="all well, bfloat16"),
         pytest.param(MIXED, "float32", id="all well, float32", marks=pytest.mark.slow),
         pytest.param([MIXED[0], WILD, MIXED[1]], "bfloat16", id="one diverged, bfloat16", marks=pytest.mark.slow),
     ],
