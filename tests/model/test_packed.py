@@ -136,7 +136,7 @@ def test_one_step_of_every_family_is_each_arms_alone(folder_of: Callable[[str], 
         assert_same(ours, packed(base, arms, [rows()], [i])[0], 1e-9)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     arms=st.lists(
         st.builds(
@@ -172,8 +172,7 @@ def test_one_kernel_for_all_arms_gives_the_same(folder_of: Callable[[str], Path]
         assert_same(ours, theirs, 1e-5)
 
 
-@pytest.mark.parametrize("bad", [0, 1, 2])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize(("value", "bad"), [(float("nan"), 0), (float("inf"), 1), (1e30, 0), (float("nan"), 2)])
 @pytest.mark.parametrize("grouped", [False, True])
 def test_an_arm_that_is_not_finite_leaves_the_others_alone(
     folder_of: Callable[[str], Path], bad: int, value: float, grouped: bool
@@ -282,7 +281,7 @@ def test_a_saved_arm_is_the_file_that_peft_writes(
         assert configs[0] == configs[1]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["Llama", "GPT-2", "Mixtral"])
 def test_a_saved_arm_runs_in_plain_peft(folder_of: Callable[[str], Path], family: str, tmp_path: Path) -> None:
     base = fresh(folder_of(family))
     with torch.no_grad(), open_pack(base, [lora(4), lora(3, "rslora")], 0) as pack:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import Phase, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from peft import PeftModel, get_peft_model
@@ -36,7 +36,7 @@ def lora(rank: int, method: Any = "lora", targets: Any = "all-linear", rate: flo
     )
 
 
-MIXED = [lora(8), lora(3, "rslora", rate=2e-3), lora(32, targets=("q_proj", "v_proj"), rate=1e-2), lora(1, rate=1e-3)]
+MIXED = [lora(8), lora(3, "rslora", rate=2e-3), lora(32, targets=("q_proj", "v_proj"), rate=4e-3), lora(1, rate=1e-3)]
 
 
 def alike(arms: Sequence[Arm], **changes: Any) -> list[FitSettings]:
@@ -112,10 +112,10 @@ RANKS = st.lists(st.one_of(st.integers(1, 128), st.sampled_from([1, 8, 128])), m
 
 
 @pytest.mark.parametrize(
-    "examples_drawn", [pytest.param(3, id="few"), pytest.param(25, id="many", marks=pytest.mark.slow)]
+    "examples_drawn", [pytest.param(2, id="few"), pytest.param(25, id="many", marks=pytest.mark.slow)]
 )
 def test_any_ranks_rates_and_micro_batches(tiny_folder: Path, examples_drawn: int) -> None:
-    @effort(max_examples=examples_drawn, deadline=None, derandomize=True, database=None)
+    @effort(max_examples=examples_drawn, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
     @given(ranks=RANKS, data=st.data(), micro_batch_tokens=st.sampled_from([1, 100, 300, 10_000]))
     def check(ranks: list[int], data: st.DataObject, micro_batch_tokens: int) -> None:
         arms = [
@@ -123,7 +123,7 @@ def test_any_ranks_rates_and_micro_batches(tiny_folder: Path, examples_drawn: in
                 rank,
                 data.draw(st.sampled_from(["lora", "rslora"])),
                 data.draw(st.sampled_from(["all-linear", ("q_proj", "v_proj"), ("down_proj",)])),
-                data.draw(st.sampled_from([1e-4, 1e-3, 3e-3])),
+                data.draw(st.sampled_from([1e-4, 5e-4, 2e-3])),
             )
             for rank in ranks
         ]
@@ -156,7 +156,7 @@ WILD = lora(4, rate=1e25)
 """Its weights overflow within a few steps."""
 
 
-@pytest.mark.parametrize("place", [0, 1, 4])
+@pytest.mark.parametrize("place", [0, pytest.param(1, marks=pytest.mark.slow), 4])
 def test_an_arm_that_diverges_leaves_the_others_alone(tiny_folder: Path, place: int) -> None:
     arms = [*MIXED[:place], WILD, *MIXED[place:]]
     given = alike(arms)
@@ -180,19 +180,28 @@ def test_where_all_arms_diverge_the_pack_ends(tiny_folder: Path) -> None:
         assert len(result.steps) < STEPS - 1
 
 
-def test_an_arm_whose_loss_rises_is_judged_by_itself(tiny_folder: Path) -> None:
-    arms = [lora(4), lora(4, rate=3.0)]
-    (calm, _), (risen, _) = train(tiny_folder, arms, alike(arms))
-    assert (calm.state, risen.state) == ("done", "diverged")
-    assert "training loss rose" in str(risen.reason)
-    assert len(risen.steps) == len(calm.steps)
+def test_each_arm_is_judged_by_its_own_losses(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here an arm must have come down by 4 %; one does, one hardly moves, and both train to the end."""
+    monkeypatch.setattr("rankscope.train.fit.DIVERGED_FACTOR", 0.96)
+    arms = [lora(4, rate=1e-9), lora(8, rate=1e-2)]
+    (still, _), (learned, _) = train(tiny_folder, arms, alike(arms))
+    assert (still.state, learned.state) == ("diverged", "done")
+    assert "the training loss rose from" in str(still.reason)
+    assert len(still.steps) == len(learned.steps) == STEPS
 
 
 # ---- stopped and gone on ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("arms", [MIXED, [MIXED[0], WILD, MIXED[1]]], ids=["all well", "one diverged"])
+@pytest.mark.parametrize(
+    ("arms", "dtype"),
+    [
+        pytest.param([MIXED[0], WILD, MIXED[1]], "float32", id="one diverged, float32"),
+        pytest.param(MIXED[1:3], "bfloat16", id="all well, bfloat16"),
+        pytest.param(MIXED, "float32", id="all well, float32", marks=pytest.mark.slow),
+        pytest.param([MIXED[0], WILD, MIXED[1]], "bfloat16", id="one diverged, bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_pack_is_bit_for_bit_the_pack_never_stopped(
     tiny_folder: Path, arms: Sequence[Arm], dtype: str
 ) -> None:
@@ -233,13 +242,12 @@ def test_checkpoints_leave_out_what_a_diverged_arm_no_longer_needs(tiny_folder: 
 
 def test_each_arm_has_its_own_clipping_and_its_share_of_the_time(tiny_folder: Path) -> None:
     tight = Optimizer(weight_decay=0.0, clip_norm=1e-3)
-    given = alike(MIXED, optimizer=tight)
-    for arm, own, found in zip(MIXED, given, train(tiny_folder, MIXED, given), strict=True):
+    arms = MIXED[1:3]
+    given = alike(arms, optimizer=tight)
+    for arm, own, found in zip(arms, given, train(tiny_folder, arms, given), strict=True):
         assert_as_alone(tiny_folder, arm, own, found)
         assert all(record.gradient_norm > 1e-2 for record in found[0].steps), "the norm before clipping"
         assert found[0].train_seconds > 0
-    norms = [found[0].steps[3].gradient_norm for found in train(tiny_folder, MIXED, given)]
-    assert len(set(norms)) == len(norms)
 
 
 def test_a_trained_arm_loads_in_plain_peft(tiny_folder: Path, tmp_path: Path) -> None:
