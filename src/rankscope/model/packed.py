@@ -61,7 +61,8 @@ class Pack:
             return
         for arm in arms:
             for view, shared, rows in self._views[arm]:
-                assert shared.grad is not None
+                if shared.grad is None:  # a layer that no row reached
+                    continue
                 view.grad = shared.grad[rows] if view.grad is None else view.grad.add_(shared.grad[rows])
         self.drop_gradients()
 
