@@ -181,8 +181,6 @@ SECTIONS = [
 """A section, a setting in it, and the rest of the line."""
 
 LATER = [
-    ("path: law.jsonl", "harness: arc_easy, num_fewshot: 5", "`harness`"),
-    ("[0, 1, 2]", "{start: 3, max: 8}", "adaptive seeds"),
     ("seeds:", "optimizer: paged_adamw_8bit\nseeds:", "the optimizer paged_adamw_8bit"),
     ("seeds:", "optimizer: {name: adafactor, clip_norm: 1}\nseeds:", "the optimizer adafactor"),
     *[("full: {", f"x: {{method: {method}, ", f"the method {method}") for method in ("qlora", "adalora")],
