@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from rankscope.decide.stats import Estimates, gain_contrasts, pair_contrasts
 Floats = NDArray[np.float64]
 
 LOOKS = (3, 5, 8)
+COMPARED = ("rising with rank", "rare flips, 200 items", "as the demo", "two seeds")
 Z = 1.645
 
 
@@ -162,21 +165,19 @@ def compare_bounds(scenario: Scenario, studies: int, draws: int, decision: Decis
 # ---- power ----------------------------------------------------------------------------------------------------------
 
 
-def power_curve(studies: int, seed: int) -> list[dict[str, Any]]:
-    """Share of studies decided where six arms are equally good and keep all but one point, by margin, seeds, items."""
-    rows = []
-    for items in (200, 500, 1000, 2000):
-        scenario = Scenario("power", EQUAL, GOOD, items=items, seed_sd=(0.06,), seed_correlation=0.1, spread=DEMO)
-        for seeds in (3, 5, 8):
-            rng = np.random.default_rng(seed)
-            drawn = [draw(rng, scenario, seeds) for _ in range(studies)]
-            row: dict[str, Any] = {"scenario": "power", "items": items, "seeds": seeds, "studies": studies}
-            for margin in (0.02, 0.03, 0.05):
-                decision = Decision(task_margin=margin, retention_margin=margin)
-                answers = [judged(one, len(EQUAL), seeds, decision).ruling.answer for one in drawn]
-                row[f"margin_{margin:g}"] = float(np.mean([answer == "recommended" for answer in answers]))
-            rows.append(row)
-    return rows
+def power_row(items: int, seeds: int, studies: int, seed: int) -> dict[str, Any]:
+    """Share of studies decided where six arms are equally good and keep all but one point, by margin."""
+    scenario = Scenario("power", EQUAL, GOOD, items=items, seed_sd=(0.06,), seed_correlation=0.1, spread=DEMO)
+    rng = np.random.default_rng(seed)
+    decided: dict[str, list[bool]] = defaultdict(list)
+    for _ in range(studies):
+        drawn = draw(rng, scenario, seeds)
+        for margin in (0.02, 0.03, 0.05):
+            decision = Decision(task_margin=margin, retention_margin=margin)
+            ruling = judged(drawn, len(EQUAL), seeds, decision).ruling
+            decided[f"margin_{margin:g}"].append(ruling.answer == "recommended")
+    means = {name: float(np.mean(values)) for name, values in decided.items()}
+    return {"scenario": "power", "items": items, "seeds": seeds, "studies": studies, **means}
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -216,32 +217,44 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--studies", type=int, help="simulated studies per scenario")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     arguments = parser.parse_args()
     studies = arguments.studies or (60 if arguments.quick else 1000)
-    start, decision = time.perf_counter(), Decision()
-    rows = []
-    for i, scenario in enumerate(SCENARIOS):
-        rows.append(run(scenario, studies, decision, arguments.seed + 1000 * i))
-        print(f"{scenario.name}: {time.perf_counter() - start:.0f} s", flush=True)
-    chosen = [
-        one
-        for one in SCENARIOS
-        if one.name in ("rising with rank", "rare flips, 200 items", "as the demo", "two seeds")
+    start, decision, seed = time.perf_counter(), Decision(), arguments.seed
+    chosen = [one for one in SCENARIOS if one.name in COMPARED]
+    chosen.append(replace(chosen[0], name="rising with rank, 200 items", items=200))
+    few = max(20, studies // 8)
+    work: list[tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]] = [
+        *((run, (one, studies, decision, seed + 1000 * i)) for i, one in enumerate(SCENARIOS)),
+        *((compare_bounds, (one, few, 500, decision, seed)) for one in chosen),
+        *((power_row, (n, k, few, seed)) for n in (200, 500, 1000, 2000) for k in (3, 5, 8)),
     ]
-    chosen.append(replace(chosen[0], name="rising, 200 items", items=200))
-    checks = [compare_bounds(one, max(20, studies // 4), 500, decision, arguments.seed) for one in chosen]
-    power = power_curve(max(20, studies // 5), arguments.seed)
+    found: list[dict[str, Any]] = []
+    with Pool(arguments.workers) as pool:
+        for row in pool.imap(_call, work):
+            found.append(row)
+            print(f"{len(found)} of {len(work)}: {row['scenario']}, {time.perf_counter() - start:.0f} s", flush=True)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(_published(found), indent=2) + "\n")
+    rows, checks, power = found[: len(SCENARIOS)], found[len(SCENARIOS) : -12], found[-12:]
     grown = [row for row in rows if "adaptive_runs" in row]
     for part, columns in ((rows, FIXED), (grown, GROWN), (checks, BOUNDS), (power, POWER)):
         print(f"\n{table(part, columns)}")
     print(_summary(rows, grown, studies, time.perf_counter() - start))
-    if arguments.json:
-        machine = f"{platform.machine()} {platform.system()}"
-        speed = dict.fromkeys(("ours_seconds", "peer_seconds", "ratio", "ours_peak_bytes", "peer_peak_bytes"))
-        shared = {**speed, "peer": "argmax of the mean", "max_difference": None, "machine": machine}
-        shared["reason"] = "it measures how often an answer is wrong, not speed"
-        written = [{"work": row["scenario"], **shared, **row} for row in [*rows, *checks, *power]]
-        arguments.json.write_text(json.dumps(written, indent=2) + "\n")
+
+
+def _call(work: tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]) -> dict[str, Any]:
+    function, settings = work
+    return function(*settings)
+
+
+def _published(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the columns that every benchmark has."""
+    speed = dict.fromkeys(("ours_seconds", "peer_seconds", "ratio", "ours_peak_bytes", "peer_peak_bytes"))
+    shared = {**speed, "peer": "argmax of the mean", "max_difference": None}
+    shared |= {"machine": f"{platform.machine()} {platform.system()}"}
+    shared |= {"reason": "it measures how often an answer is wrong, not speed"}
+    return [{"work": row["scenario"], **shared, **row} for row in rows]
 
 
 def _summary(rows: Sequence[dict[str, Any]], grown: Sequence[dict[str, Any]], studies: int, seconds: float) -> str:

@@ -19,7 +19,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A gain is asked for that no arm can have, so that the first look decides."""
     folder = tmp_path_factory.mktemp("adaptive")
     decision = {"min_gain": 0.9, "confidence": 0.5}
-    return tiny_study(folder / "input", seeds=SEEDS, decision=decision)
+    suites = {
+        "taught": {"path": "taught.jsonl", "domain": "trees", "kind": "recall"},
+        "other": {"path": "other.jsonl", "domain": "stones", "kind": "recall"},
+    }
+    budget = {"epochs": 1, "batch_size": 8, "max_sequence_tokens": 128}
+    return tiny_study(folder / "input", seeds=SEEDS, decision=decision, suites=suites, budget=budget)
 
 
 def states(out: Path) -> dict[tuple[str, int], str]:

@@ -102,8 +102,18 @@ def test_the_detectable_effect_is_found_four_times_in_five() -> None:
 @pytest.mark.parametrize("name", ["five just inferior", "rare flips, 200 items", "two arms, just inferior"])
 def test_a_small_calibration_holds(calibration: ModuleType, name: str) -> None:
     scenario = next(one for one in calibration.SCENARIOS if one.name == name)
-    row = calibration.run(scenario, 120, Decision(), seed=1)
+    row = calibration.run(scenario, 120, Decision(), seed=1, looks=(99,))  # the fixed list of seeds only
     assert row["wrong"] <= 0.05
     assert row["coverage_gain"] >= 0.93
     assert row["coverage_forgetting"] >= 0.93
-    assert name in calibration.table([row])
+    assert name in calibration.table([row], calibration.FIXED)
+
+
+@pytest.mark.slow
+def test_adaptive_seeds_save_runs_and_keep_the_error(calibration: ModuleType) -> None:
+    scenario = next(one for one in calibration.SCENARIOS if one.name == "five just inferior, 2,000 items")
+    row = calibration.run(scenario, 60, Decision(), seed=1)
+    assert row["adaptive_wrong"] <= 0.05
+    assert row["adaptive_runs"] < 0.75
+    assert row["adaptive_decided"] > 0.5
+    assert row["wrong_z_test"] > row["adaptive_wrong"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rankscope.model import causal
+from rankscope.model import buckets, causal
 from rankscope.model.buckets import buckets_of
 from rankscope.model.causal import Scores, causal_attention
 
@@ -97,7 +97,8 @@ def test_is_attention_for_any_lengths(
 def test_gradients_are_those_of_small_steps(scores: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also over the edges of blocks, which are made small here."""
     monkeypatch.setattr(causal, "_BLOCK", 2)
-    monkeypatch.setattr(causal, "_SHORT", 2)
+    monkeypatch.setattr(causal, "_FUSED", 0)
+    monkeypatch.setattr(buckets, "_SHORT", 2)
     lengths = [1, 5, 3]
     *given, _ = drawn(lengths, 2, 1, width=2)
     assert torch.autograd.gradcheck(lambda *g: causal_attention(*g, buckets_of(lengths, CPU), scores), given)

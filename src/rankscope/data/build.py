@@ -242,10 +242,10 @@ def _item_parts(
         yield f"{item.item_id}\0{item.form}\0{item.answer_index}\0{item.text_bytes}"
         yield from item.answers
         yield from (item.prompt_ids, *item.choices_ids, item.choice_characters)
-        if item.cluster is not None:
-            yield f"cluster {item.cluster}"
         for part in item.parts:
             yield from (part.prompt_ids, *part.choices_ids)
+        if item.cluster is not None:
+            yield f"cluster {item.cluster}"
     if harness is not None:  # what decides a score beside the prompts
         yield json.dumps(harness.model_dump(mode="json"), sort_keys=True)
 

@@ -44,8 +44,9 @@ def decide(
     last, ruling = evidence.last, evidence.ruling
     more = _more(evidence, decision)
     remaining = [arm.label for arm in last.pairing.arms if arm.problem in ("planned", "running", "not needed")]
-    noise = suite_noise(predictions, model)
     chosen = None if ruling.recommended is None else evidence.labels[ruling.recommended]
+    noise = suite_noise(predictions, model)
+    reasons = _reasons(evidence, decision, more, looks, _check(evidence, decision, seed, bootstrap_draws))
     return Verdict(
         model=model,
         train_set=train_set,
@@ -55,10 +56,7 @@ def decide(
         candidates=[evidence.labels[a] for a in ruling.candidates] + remaining,
         refuted=[evidence.labels[a] for a in ruling.refuted],
         rule=words.rule_sentence(decision, len(evidence.labels), last.alpha),
-        reasons=[
-            *_reasons(evidence, decision, more, looks, _check(evidence, decision, seed, bootstrap_draws)),
-            *noise_sentences(noise, last.measured.floor),
-        ],
+        reasons=[*reasons, *noise_sentences(noise, last.measured.floor)],
         minimum_detectable_effect=detectable(last.measured, last.alpha),
         more_needed=more,
         arms=arm_verdicts(

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from rankscope.decide.measure import intervals
+from rankscope.decide.pairing import cluster_numbers
 from rankscope.decide.stats import SuiteArrays, estimate, gain_contrasts, mcnemar_exact
 from rankscope.records import Interval, Prediction
 from rankscope.scoring.score import Scored
@@ -78,20 +80,21 @@ def _suite(scored: Scored, name: str, confidence: float) -> SuiteScore:
     scores = np.array([[p.score for p in by_arm[arm]] for arm in present], dtype=float)
     found: dict[str | None, ArmScore] = {}
     if present[:1] == [None]:
-        found = _against_base(present, scores, confidence)
+        base = pd.DataFrame([{"arm": "base", "item_id": p.item_id, "cluster": p.cluster} for p in by_arm[None]])
+        found = _against_base(present, scores, cluster_numbers(base, pd.Index(base["item_id"])), confidence)
     return SuiteScore(name, count, tuple(found.get(arm, ArmScore(arm, _NOTHING)) for arm in scored.arms))
 
 
 def _against_base(
-    present: list[str | None], scores: NDArray[np.float64], confidence: float
+    present: list[str | None], scores: NDArray[np.float64], clusters: NDArray[np.int64] | None, confidence: float
 ) -> dict[str | None, ArmScore]:
-    """`scores` (1 + N, I), the base first."""
-    base, arms = scores[0], scores[1:, None, :]
-    accuracies = intervals(estimate([SuiteArrays(base, arms)], np.eye(len(scores))), confidence, len(scores))
+    """`scores` (1 + N, I), the base first; `clusters` (I,) as in `SuiteArrays`."""
+    base, arms = scores[0], SuiteArrays(scores[0], scores[1:, None, :], clusters)
+    accuracies = intervals(estimate([arms], np.eye(len(scores))), confidence, len(scores))
     found: dict[str | None, ArmScore] = {None: ArmScore(None, _within_0_and_1(accuracies[0]))}
-    if not len(arms):
+    if len(scores) == 1:
         return found
-    changes = intervals(estimate([SuiteArrays(base, arms)], gain_contrasts(len(arms))), confidence, len(arms))
+    changes = intervals(estimate([arms], gain_contrasts(len(scores) - 1)), confidence, len(scores) - 1)
     for place, adapter in enumerate(present[1:]):
         lost = int(((base > 0.5) & (scores[place + 1] <= 0.5)).sum())
         won = int(((base <= 0.5) & (scores[place + 1] > 0.5)).sum())
