@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from made_report import HOSTILE, arm_labels, make_items, make_report, make_search, make_tables, make_verdict
 
-from rankscope.records import Interval
+from rankscope.records import Interval, SuiteNoise
 from rankscope.report import flips
 from rankscope.report.page import render
 
@@ -94,6 +94,22 @@ def test_the_answer_is_said_in_words(parsed: Parsed) -> None:
     assert "loss above 20 nats at step 41" in text
     assert "rankscope run medical-demo/study.yaml --out medical-demo" in text
     assert "12 rows of medical are near items of medqa" in text
+
+
+def test_findings_noise_and_rates_are_told() -> None:
+    """What the study found beyond the verdict: in words at the top, and the rates that a search tried in a table."""
+    noise = SuiteNoise(suite="law", item_count=350, changed_items=7)
+    verdict = make_verdict(findings=["Of 900 items, 12 are forgotten by every arm."], noise=[noise])
+    tried = {"model": "bundled", "train_set": "medical", "arm": "full", "learning_rate": 3e-4, "steps": 90,
+             "validation_loss": 0.71, "chosen": True, "at_end_of_grid": False, "gain": 0.25, "forgetting": None,
+             "probe_items": 40}  # fmt: skip
+    lost = {**tried, "learning_rate": 3e-3, "validation_loss": None, "chosen": False, "gain": None}
+    tables = make_tables([verdict]) | {"rates": pd.DataFrame([tried, lost])}
+    text = " ".join(" ".join(Parsed(render(make_report([verdict], tables=tables))).text).split())
+    assert "12 are forgotten by every arm." in text
+    assert "Numerics alone change 7 of the base's 350 items" in text
+    assert "3e-4 90 0.7100 +25.0 not measured 40 chosen" in text
+    assert "3e-3 90 diverged not measured not measured 40" in text
 
 
 def test_model_output_is_data_and_never_markup() -> None:

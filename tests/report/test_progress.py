@@ -46,6 +46,8 @@ def test_what_an_earlier_session_did_does_not_count_as_speed() -> None:
     half = {run.run_id: 1.0 if run.seed < 2 else 0.5 for run in plan.runs}
     assert seconds_left(plan, half, before, 60.0) == pytest.approx(60.0)
     assert seconds_left(plan, before, before, 60.0) is None
+    derived = plan.model_copy(update={"derived_seconds": sum(run.seconds for run in plan.runs if run.seed == 2) / 2})
+    assert seconds_left(derived, half, before, 60.0) == pytest.approx(120.0)
 
 
 def test_the_last_long_run_is_not_shared_out_over_workers() -> None:

@@ -61,6 +61,7 @@ def render(report: ReportData) -> str:
         costs=page_tables.costs_table(pairs),
         suites=page_tables.suites_table(report.verdicts, report.tables.get("forgetting"), interval),
         texts=page_tables.text_table(report.tables.get("scores")),
+        rates=page_tables.rates_table(report.tables.get("rates")),
         undone=page_tables.undone_table(report.tables.get("cost")),
         charts=_json(charts),
         items=_json(packed.payload),
@@ -79,13 +80,14 @@ def render(report: ReportData) -> str:
 
 def _answer(pair: Pair, confidence: float | None) -> dict[str, Any]:
     verdict = pair.verdict
+    sure = (words.confidence_sentence(verdict, confidence), words.noise_sentence(verdict))
     return {
         "name": pair.name,
         "kind": verdict.kind.replace("_", "-"),
         "headline": words.headline(verdict),
         "sentence": words.sentence(verdict),
-        "forgotten": [words.forgotten_sentence(arm) for arm in words.told_arms(verdict)],
-        "confidence": words.confidence_sentence(verdict, confidence),
+        "forgotten": [*map(words.forgotten_sentence, words.told_arms(verdict)), *verdict.findings],
+        "confidence": [text for text in sure if text],
         "rule": verdict.rule,
         "reasons": verdict.reasons,
     }

@@ -178,6 +178,32 @@ def text_table(scores: pd.DataFrame | None) -> DataTable:
     return DataTable("texts", "Plain text, lower is better", columns, rows)
 
 
+def rates_table(rates: pd.DataFrame | None) -> DataTable:
+    """Every rate that a search tried: its loss, and what it gained and forgot on the probe items."""
+    columns = [
+        ("model", False), ("trained on", False), ("arm", False), ("learning rate", True), ("steps", True),
+        ("validation loss", True), ("gain (points)", True), ("forgetting (points)", True), ("probe items", True),
+        ("choice", False),
+    ]  # fmt: skip
+    rows = []
+    for raw in [] if rates is None else rates.to_dict("records"):
+        row = {str(key): plain(value) for key, value in raw.items()}
+        loss, gain, lost = row["validation_loss"], row["gain"], row["forgetting"]
+        rows.append(
+            [
+                *(_text(row[name]) for name in ("model", "train_set", "arm")),
+                _number(row["learning_rate"], rate(row["learning_rate"])),
+                _number(row["steps"], "" if row["steps"] is None else f"{row['steps']:,.0f}"),
+                _number(loss, "diverged" if loss is None else f"{loss:.4f}"),
+                _number(gain, NOT_MEASURED if gain is None else points(gain)),
+                _number(lost, NOT_MEASURED if lost is None else points(lost)),
+                _number(row["probe_items"], "" if row["probe_items"] is None else f"{row['probe_items']:,.0f}"),
+                _text("chosen" if row["chosen"] else "", "chosen"),
+            ]
+        )
+    return DataTable("rates", "Learning rates that were tried", columns, rows)
+
+
 def undone_table(cost: pd.DataFrame | None) -> DataTable:
     """The runs that did not end well, and why."""
     columns = [("arm", False), ("trained on", False), ("seed", True), ("state", False), ("reason", False)]

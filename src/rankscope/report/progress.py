@@ -79,11 +79,12 @@ def seconds_left(
     planned |= {search.search_id: search.seconds for search in plan.searches}
     finished = sum(seconds * (now[name] - before[name]) for name, seconds in planned.items())
     left = {name: seconds * (1.0 - now[name]) for name, seconds in planned.items()}
-    total = finished + sum(left.values())
+    rest = sum(left.values()) + plan.derived_seconds  # derived runs come last, when no run is left
+    total = finished + rest
     if total <= 0 or finished < 0.02 * total:
         return None
     workers = max(1, min(plan.resolved.worker_count, len(planned)))
-    return max(sum(left.values()), max(left.values()) * workers) * elapsed_seconds / finished
+    return max(rest, max(left.values()) * workers) * elapsed_seconds / finished
 
 
 def tokens_per_second(run: PlannedRun, status: RunStatus) -> float | None:
