@@ -28,7 +28,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,harness]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,harness,tensorboard,mlflow]"
 	touch $@
 
 clean:

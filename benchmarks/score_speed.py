@@ -1,197 +1,225 @@
 """Scoring against lm-eval's `hf` model on the same items: seconds, peak memory, and the largest difference.
 
-    python benchmarks/score_speed.py [--quick] [--device cpu|cuda] [--json FILE] [--model FOLDER] [--data FOLDER]
+    python benchmarks/score_speed.py [--quick] [--device cpu|cuda] [--json FILE] [--only WORD]
 
-Both sides start from strings, tokenise them and use the same weights in fp32, each in a process of its own. lm-eval has
-the best of several batch sizes, found on a part of the items.
+Both sides start from strings, tokenise them and use the same weights in fp32, each in a process of its own, in turns.
+lm-eval has the best of several batch sizes, found beforehand on a part of the items. The difference is in nats; of
+generated text it is the share of items whose text differs. Items that the two answer differently are named on stderr.
+Questions come from ../shared/data beside the checkout. Two models: the bundled base (2.5 million parameters), and a
+random Llama of 27 million, with a tenth of the items.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import multiprocessing
-import platform
-import resource
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from score_work import CONTEXT_TOKENS, NEW_TOKENS, WORKS, Asked, Work, asked, sample, save_random_model
+from table import NotMeasured, Row, Table, compare, measure, parser_of
 
-from rankscope.config.study import ModelSpec, SuiteSource
+from rankscope.config.arms import Arm
+from rankscope.config.study import ModelSpec
 from rankscope.data.encode import Encoder
-from rankscope.evaluate.choices import choice_logprobs
+from rankscope.evaluate.choices import choice_logprobs, plan_batches
 from rankscope.evaluate.suites import generate_answers
-from rankscope.model.load import LoadedModel, load_model
-from rankscope.records import Row
+from rankscope.jobs.bench import EVALUATE_TOKENS
+from rankscope.model.adapt import adapt, load_adapter
+from rankscope.model.load import LoadedModel, load_model, model_path
 
-BATCH_SIZES = (1, 4, 8, 16, 32, 64)
-NEW_TOKENS = 128
+BATCH_SIZES = (4, 8, 16, 32, 64, 128)
+ADAPTERS = 8
+LORA = Arm(label="lora-r8", method="lora", rank=8, alpha=16.0, targets="all-linear", learning_rate=1e-3)
+TUNED_ON = {"text": 24, "letters": 48, "generated": 64}
 Answers = list[tuple[float, ...]] | list[str]
 
 
-@dataclass(frozen=True)
-class Work:
-    """One row of the table: which file, how many items, and how they are answered."""
-
-    name: str
-    file: str
-    items: int
-    generated: bool = False
+@cache
+def loaded(model: str, device: str) -> LoadedModel:
+    return load_model(ModelSpec(id=model), Path(), "float32", device)
 
 
-WORKS = (
-    Work("zero-shot, 4 text choices: medmcqa", "medmcqa/validation.jsonl", 300),
-    Work("zero-shot, 4 text choices: mmlu_law", "mmlu_law/test.jsonl", 150),
-    Work("generation: gsm8k", "gsm8k/test.jsonl", 100, generated=True),
-)
+def ours(question: Asked, model: str, device: str) -> Callable[[], Answers]:
+    base = loaded(model, device)
+
+    def work() -> Answers:
+        encoder = Encoder(base.tokenizer, context_tokens=CONTEXT_TOKENS, chat=False)
+        items = encoder.items(question.rows, question.source, "rows")
+        budget = EVALUATE_TOKENS[device]
+        if question.style == "generated":
+            return generate_answers(base.model, base.tokenizer, items, "number", NEW_TOKENS, budget)
+        return choice_logprobs(base.model, items, token_budget=budget)
+
+    return work
 
 
-@dataclass(frozen=True)
-class Settings:
-    model: str
-    device: str
-    token_budget: int
+def peer(question: Asked, model: str, device: str, batch_size: int) -> Callable[[], Answers]:
+    return partial(peer_answers, question, loaded(model, device), batch_size)
 
 
-def read_rows(folder: Path, work: Work, quick: bool) -> list[Row]:
-    lines = (folder / work.file).read_text(encoding="utf-8").splitlines()[: 16 if quick else work.items]
-    records = [json.loads(line) for line in lines]
-    if work.generated:
-        return [Row(record["id"], "", record["question"], answer=record["answer"]) for record in records]
-    return [
-        Row(one["id"], "", one["question"], choices=tuple(one["choices"]), answer_index=one["answer_index"])
-        for one in records
-    ]
-
-
-def ours(loaded: LoadedModel, rows: Sequence[Row], generated: bool, settings: Settings) -> Answers:
-    encoder = Encoder(loaded.tokenizer, context_tokens=2048, chat=False)
-    items = encoder.items(rows, SuiteSource(path="rows", kind="reasoning" if generated else "recall"), "rows")
-    if generated:
-        budget = settings.token_budget
-        return generate_answers(loaded.model, loaded.tokenizer, items, "number", NEW_TOKENS, budget)
-    return choice_logprobs(loaded.model, items, token_budget=settings.token_budget)
-
-
-def peer(loaded: LoadedModel, rows: Sequence[Row], generated: bool, batch_size: int) -> Answers:
+def peer_answers(question: Asked, base: LoadedModel, batch_size: int) -> Answers:
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     logging.disable(logging.WARNING)
-    model = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size, max_length=2048)
-    prompts = [f"Question: {row.question}\nAnswer:" for row in rows]
-    if generated:
+    model = HFLM(
+        pretrained=base.model, tokenizer=base.tokenizer, batch_size=batch_size, max_length=CONTEXT_TOKENS,
+        device=str(base.model.device),
+    )  # fmt: skip
+    if question.style == "generated":
         rules = {"until": ["\nQuestion:"], "do_sample": False, "max_gen_toks": NEW_TOKENS}
-        requests = [Instance("generate_until", {}, (prompt, rules), i) for i, prompt in enumerate(prompts)]
-        return [text.strip() for text in model.generate_until(requests, disable_tqdm=True)]
-    pairs = [(prompt, f" {choice}") for prompt, row in zip(prompts, rows, strict=True) for choice in row.choices or ()]
+        asked_of = [
+            Instance("generate_until", {}, (prompt, rules), i) for i, (prompt, _) in enumerate(question.strings)
+        ]
+        return [text.strip() for text in model.generate_until(asked_of, disable_tqdm=True)]
+    return peer_choices(question, model)
+
+
+def peer_choices(question: Asked, model: Any) -> list[tuple[float, ...]]:
+    from lm_eval.api.instance import Instance
+
+    pairs = [(prompt, choice) for prompt, choices in question.strings for choice in choices]
     requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
     values = iter(value for value, _ in model.loglikelihood(requests, disable_tqdm=True))
-    return [tuple(next(values) for _ in row.choices or ()) for row in rows]
+    return [tuple(next(values) for _ in choices) for _, choices in question.strings]
 
 
-def timed(side: str, work: Work, rows: Sequence[Row], settings: Settings, pipe: Any) -> None:
-    """Runs one side in this process; sends (answers, seconds, peak bytes)."""
-    loaded = load_model(ModelSpec(id=settings.model), Path(), "float32", settings.device)
-    sample = rows[:: max(1, len(rows) // 16)]
-    if side == "peer":
+# ---- several adapters on one base -----------------------------------------------------------------------------------
+
+
+def save_adapters(folder: Path, model: str, device: str) -> tuple[Path, ...]:
+    """Random LoRA adapters in PEFT's format."""
+    base = loaded(model, device)
+    folders = tuple(folder / f"{model.replace('/', '_')}-{seed}" for seed in range(ADAPTERS))
+    for seed, path in enumerate(folders):
+        with adapt(base, LORA, seed) as adapted:
+            for name, parameter in adapted.model.model.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(seed))
+            path.mkdir()
+            adapted.save(path)
+    return folders
+
+
+def our_adapters(question: Asked, model: str, device: str, folders: Sequence[Path]) -> Callable[[], Answers]:
+    """One base, loaded once, on which the adapters take turns; the suite is tokenised and planned once."""
+
+    def work() -> Answers:
+        base = load_model(ModelSpec(id=model), Path(), "float32", device)
+        encoder = Encoder(base.tokenizer, context_tokens=CONTEXT_TOKENS, chat=False)
+        items = encoder.items(question.rows, question.source, "rows")
+        budget = EVALUATE_TOKENS[device]
+        plan = plan_batches(items, budget)
+        found: list[tuple[float, ...]] = []
+        for folder in folders:
+            with load_adapter(base, LORA, folder):
+                found += choice_logprobs(base.model, items, token_budget=budget, plan=plan)
+        return found
+
+    return work
+
+
+def peer_adapters(
+    question: Asked, model: str, device: str, folders: Sequence[Path], batch_size: int
+) -> Callable[[], Answers]:
+    """lm-eval loads the base and an adapter, one after another."""
+
+    def work() -> Answers:
+        from lm_eval.models.huggingface import HFLM
+
+        logging.disable(logging.WARNING)
+        path = model_path(ModelSpec(id=model), Path())
+        found: list[tuple[float, ...]] = []
+        for folder in folders:
+            evaluated = HFLM(
+                pretrained=path, peft=str(folder), dtype="float32", device=device, batch_size=batch_size,
+                max_length=CONTEXT_TOKENS,
+            )  # fmt: skip
+            found += peer_choices(question, evaluated)
+        return found
+
+    return work
+
+
+def tune(question: Asked, model: str, device: str) -> Callable[[], int]:
+    """The peer's fastest batch size on these questions."""
+    base = loaded(model, device)
+
+    def work() -> int:
+        peer_answers(question, base, BATCH_SIZES[0])
         seconds = {}
         for size in BATCH_SIZES:
             start = time.perf_counter()
-            peer(loaded, sample, work.generated, size)
+            peer_answers(question, base, size)
             seconds[size] = time.perf_counter() - start
-        best = min(seconds, key=seconds.__getitem__)
-    else:
-        ours(loaded, sample, work.generated, settings)
-    cuda = settings.device == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
-    if side == "peer":
-        answers = peer(loaded, rows, work.generated, best)
-    else:
-        answers = ours(loaded, rows, work.generated, settings)
-    if cuda:
-        torch.cuda.synchronize()
-    seconds_taken = time.perf_counter() - start
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    pipe.send((answers, seconds_taken, peak))
+        return min(seconds, key=seconds.__getitem__)
+
+    return work
 
 
-def in_own_process(side: str, work: Work, rows: Sequence[Row], settings: Settings) -> tuple[Answers, float, int]:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=timed, args=(side, work, rows, settings, sender))
-    process.start()
-    sender.close()
-    try:
-        result: tuple[Answers, float, int] = receiver.recv()
-    except EOFError as error:
-        raise RuntimeError(f"{side} ended without a result") from error
-    finally:
-        process.join()
-    return result
-
-
-def largest_difference(left: Answers, right: Answers) -> float:
+def difference(question: Asked, mine: Answers, theirs: Answers) -> float:
     """In nats; for generated text the share of items whose text differs."""
-    if left and isinstance(left[0], str):
-        return sum(a != b for a, b in zip(left, right, strict=True)) / len(left)
-    pairs = (pair for a, b in zip(left, right, strict=True) for pair in zip(a, b, strict=True))
+    if question.style == "generated":
+        return sum(a != b for a, b in zip(mine, theirs, strict=True)) / len(mine)
+    other = [row.item_id for row, a, b in zip(question.rows, mine, theirs, strict=True) if _best(a) != _best(b)]
+    if other:
+        print(f"answered differently: {', '.join(other)}", file=sys.stderr)
+    pairs = (pair for a, b in zip(mine, theirs, strict=True) for pair in zip(a, b, strict=True))
     return max(abs(float(a) - float(b)) for a, b in pairs)
 
 
-def measure(work: Work, folder: Path, quick: bool, settings: Settings) -> dict[str, Any]:
-    row: dict[str, Any] = {"work": f"{work.name} ({settings.device}, fp32)", "peer": "lm-eval hf"}
-    names = ("ours_seconds", "peer_seconds", "ratio", "ours_peak_bytes", "peer_peak_bytes", "max_difference")
-    row |= dict.fromkeys(names) | {"machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        return row | {"reason": "not measured: no CUDA device"}
-    if not (folder / work.file).is_file():
-        return row | {"reason": f"not measured: no file {work.file}"}
-    rows = read_rows(folder, work, quick)
-    our_answers, our_seconds, our_peak = in_own_process("ours", work, rows, settings)
-    answers, seconds, peak = in_own_process("peer", work, rows, settings)
-    return row | {
-        "ours_seconds": our_seconds,
-        "peer_seconds": seconds,
-        "ratio": seconds / our_seconds,
-        "ours_peak_bytes": our_peak,
-        "peer_peak_bytes": peak,
-        "max_difference": largest_difference(our_answers, answers),
-        "items": len(rows),
-    }
+def _best(values: Sequence[Any]) -> int:
+    return max(range(len(values)), key=values.__getitem__)
+
+
+def row_of(work: Work, label: str, model: str, count: int, device: str, folder: Path | None = None) -> Row:
+    """The work's row; with a `folder` to keep them in, that of eight adapters on it."""
+    name = f"{work.name}, {count} items; {label}, fp32, {device}"
+    if folder is not None:
+        name = f"{ADAPTERS} adapters, {name}"
+    try:
+        question = asked(work, model, count)
+        part = sample(question, TUNED_ON[work.style])
+        _, _, best = measure(partial(tune, part, model, device), device, repeats=1, warm_ups=0)
+    except FileNotFoundError as missing:
+        return Row(name, "lm-eval hf", reason=f"not measured: no file {Path(missing.filename).name} in ../shared/data")
+    except NotMeasured as reason:
+        return Row(name, "lm-eval hf", reason=f"not measured: {reason}")
+    if folder is None:
+        sides = partial(ours, question, model, device), partial(peer, question, model, device, best)
+        return compare(name, f"lm-eval hf, batch {best}", device, *sides, partial(difference, question))
+    folders = save_adapters(folder, model, device)
+    many = replace(question, rows=question.rows * len(folders))
+    ways = (
+        partial(our_adapters, question, model, device, folders),
+        partial(peer_adapters, question, model, device, folders, best),
+    )
+    return compare(name, f"lm-eval hf with peft=, batch {best}", device, *ways, partial(difference, many))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="16 items of each")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--model", default="bundled")
-    parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
-    parser.add_argument("--token-budget", type=int, default=2048)
-    arguments = parser.parse_args()
-    settings = Settings(arguments.model, arguments.device, arguments.token_budget)
-    rows = []
-    for work in WORKS:
-        row = measure(work, arguments.data, arguments.quick, settings)
-        rows.append(row)
-        if row["ratio"] is None:
-            print(f"{row['work']}: {row['reason']}", flush=True)
-            continue
-        memory = f"{row['ours_peak_bytes'] / 2**20:.0f} / {row['peer_peak_bytes'] / 2**20:.0f} MiB"
-        times = f"{row['ours_seconds']:.2f} s, {row['peer_seconds']:.2f} s, {row['ratio']:.1f}x"
-        print(f"{row['work']}: {times}, {memory}, difference {row['max_difference']:.2g}", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    parser = parser_of(__doc__, "24 items of each, on the bundled base only")
+    arguments: argparse.Namespace = parser.parse_args()
+    table = Table(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        models = [("bundled base", "bundled", 1)]
+        if not arguments.quick:
+            models.append(("random Llama 27M", save_random_model(Path(folder)), 10))
+        for label, model, share in models:
+            for work in WORKS:
+                count = 24 if arguments.quick else work.items // share
+                if arguments.only in f"{work.name} {label}":
+                    table.add(row_of(work, label, model, count, arguments.device))
+                if work is WORKS[0] and arguments.only in f"{ADAPTERS} adapters {work.name} {label}":
+                    table.add(row_of(work, label, model, count, arguments.device, Path(folder)))
 
 
 if __name__ == "__main__":

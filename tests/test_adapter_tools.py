@@ -245,6 +245,44 @@ def test_weights_that_are_no_numbers_name_the_module(adapter: Path, tmp_path: Pa
     assert "factors of one rank" in lines_of("audit", bad)[0]
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.update({KEY: torch.ones(6, 32).to(torch.float8_e4m3fn)}), "lora_A of float8_e4m3fn"),
+        (lambda t: t.update({KEY: torch.ones(6, 32, dtype=torch.int8)}), "lora_A of int8"),
+        (lambda t: t.update({KEY: torch.full((6, 32), 3e38)}), "a change of size"),
+        (lambda t: t.update({KEY: t[KEY][:0], KEY.replace("_A", "_B"): t[KEY.replace("_A", "_B")][:, :0]}), "at least"),
+    ],
+)
+def test_factors_that_cannot_be_decomposed_name_the_module(
+    adapter: Path, tmp_path: Path, change: Any, words: str
+) -> None:
+    (line,) = lines_of("audit", broken(adapter, tmp_path / "bad", change))
+    assert "layers.1.self_attn.q_proj" in line
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"lora_alpha": 0}, "lora_alpha: found 0"),
+        ({"lora_alpha": float("nan")}, "lora_alpha: found NaN"),
+        ({"r": True}, "r: found true"),
+        ({"alpha_pattern": {"q_proj": "x"}}, "alpha_pattern"),
+        ({"alpha_pattern": [1]}, "alpha_pattern"),
+        ({"alpha_pattern": {"(": 3}}, "no regular expression"),
+    ],
+)
+def test_settings_that_no_scale_follows_from(
+    adapter: Path, tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    shutil.copytree(adapter, tmp_path / "a")
+    file = tmp_path / "a" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    (line,) = lines_of("compress", tmp_path / "a", "--rank", 1, "--out", tmp_path / "out")
+    assert words in line
+
+
 def test_a_base_that_does_not_match_names_each_module(adapter: Path, tmp_path: Path) -> None:
     wider = save_base(tmp_path / "wider", hidden_size=40, num_attention_heads=5, num_key_value_heads=5)
     lines = lines_of("audit", adapter, "--base", wider)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,11 @@ import yaml
 from tiny_study import tiny_study
 from typer.testing import CliRunner, Result
 
+import rankscope
 from rankscope.cli import app
+from rankscope.config.problems import InputProblems
+
+COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
 
 
 def call(*words: object) -> Result:
@@ -105,11 +111,37 @@ def test_export_writes_an_adapter_that_plain_peft_loads(study: Path, done: Path,
     model = PeftModel.from_pretrained(plain, tmp_path / "adapter")
     assert sum("lora_A" in name for name, _ in model.named_parameters()) == 14
     card = (tmp_path / "adapter" / "README.md").read_text()
-    assert yaml.safe_load(card.split("---")[1])["library_name"] == "peft"
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "peft"
+    assert {result["dataset"]["name"] for result in front["model-index"][0]["results"]} == {"taught", "other", "sums"}
+    assert "](trade-off.png)" in card
+    assert (tmp_path / "adapter" / "trade-off.png").read_bytes().startswith(b"\x89PNG")
     assert problems(call("export", done, "--arm", "lora-r2", "--out", tmp_path / "adapter"))
     assert "lora-r2" in problems(call("export", done, "--arm", "lora-r99", "--out", tmp_path / "x"))[0]
     assert "keep" in problems(call("export", done, "--arm", "full", "--out", tmp_path / "x"))[0]
     assert not (tmp_path / "x").exists()
+
+
+def test_a_notebook_gets_tables_and_charts_without_torch(done: Path) -> None:
+    """In a process of its own: torch must not be imported, nor the charts' library before it is needed."""
+    code = f"""
+import sys, rankscope
+assert not {{"torch", "altair", "pandas"}} & set(sys.modules)
+study = rankscope.load({str(done)!r})
+assert list(study.arms()["arm"]) == ["lora-r2", "full"], study.arms()
+assert set(study.tables["scores"]["arm"]) == {{"base", "full", "lora-r2"}}
+for name in ("gain", "trade_off", "learning", "matrix", "cost"):
+    assert study.chart(name)._repr_mimebundle_(None, None), name
+assert "lora-r2" in study._repr_html_()
+assert "torch" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_folder_without_a_verdict_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(InputProblems, match=r"no verdict\.json, expected the folder of a study that has ended"):
+        rankscope.load(tmp_path)
 
 
 def test_a_merged_export_is_a_model_with_its_tokenizer(done: Path, tmp_path: Path) -> None:
@@ -125,6 +157,56 @@ def test_init_writes_a_study_that_is_valid_but_for_its_paths(tmp_path: Path) -> 
     assert call("init", "--out", out).exit_code == 0
     assert "arms:" in out.read_text()
     assert "exists" in problems(call("init", "--out", out))[0]
+
+
+def test_init_takes_flags(study: Path, tmp_path: Path) -> None:
+    """The study that it writes is planned as it is: the paths in it are found from where it lies."""
+    data, out = study.parent, tmp_path / "made" / "study.yaml"
+    out.parent.mkdir()
+    words = ["--model", data / "model", "--train", data / "train.jsonl", "--test", data / "taught.jsonl"]
+    done = call("init", "--out", out, *words, "--keep", data / "other.jsonl", "--domain", "trees", "--name", "oaks")
+    assert done.exit_code == 0, done.output
+    result = call("plan", out, "--json", "--out", tmp_path / "none", "--set", "arms.lora.ranks=[2]")
+    planned = json.loads(result.stdout)
+    assert planned["study"] == "oaks"
+    assert {suite["name"] for suite in planned["suites"]} == {"trees", "other"}
+
+
+def test_init_asks(study: Path, tmp_path: Path) -> None:
+    data, out = study.parent, tmp_path / "study.yaml"
+    answers = ["oaks", str(data / "model"), str(data / "train.jsonl"), "trees", str(data / "taught.jsonl"),
+               str(data / "other.jsonl"), ""]  # fmt: skip
+    result = CliRunner().invoke(app, ["init", "--ask", "--out", str(out)], input="\n".join(answers) + "\n")
+    assert result.exit_code == 0, result.output
+    settings = yaml.safe_load(out.read_text())
+    assert (settings["name"], set(settings["suites"])) == ("oaks", {"trees", "other"})
+
+
+def test_init_says_what_is_missing(study: Path, tmp_path: Path) -> None:
+    rows, out = study.parent / "train.jsonl", tmp_path / "study.yaml"
+    assert "--test" in problems(call("init", "--out", out, "--train", rows))[0]
+    assert "--train" in problems(call("init", "--out", out, "--test", rows))[0]
+    assert "no such file" in problems(call("init", "--out", out, "--train", "none.jsonl", "--test", rows))[0]
+    assert (
+        "two files"
+        in problems(call("init", "--out", out, "--train", rows, "--test", rows, "--keep", rows, "--keep", rows))[0]
+    )
+    assert "a b" in problems(call("init", "--out", out, "--name", "a b"))[0]
+    assert not out.exists(), "nothing half-written"
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "harness"])
+def test_every_command_s_help_has_an_example_that_names_it(command: str) -> None:
+    lines = call(command, "--help").stdout.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.strip() in ("Example:", "Examples:"))
+    examples = [line.strip() for line in lines[start + 1 :] if line.strip().startswith("rankscope ")]
+    assert examples
+    assert all(example.split()[1] == command for example in examples)
+
+
+def test_the_shell_completes_commands() -> None:
+    typed = {"_RANKSCOPE_COMPLETE": "complete_bash", "COMP_WORDS": "rankscope ver", "COMP_CWORD": "1"}
+    assert "verdict" in CliRunner().invoke(app, [], env=typed, prog_name="rankscope").stdout.split()
 
 
 def test_schema_and_version() -> None:

@@ -49,10 +49,13 @@ def test_the_demo_writes_every_file_of_the_contract(demo: tuple[Path, str]) -> N
     out, _ = demo
     for name in ("study.yaml", "plan.json", "verdict.json", "report.html", "base/predictions.parquet"):
         assert (out / name).is_file(), name
-    for table in ("scores", "forgetting", "flips", "cost"):
+    inside = ("spectra", "hidden", "attention", "neurons", "subspaces", "diagnostics", "derived")
+    for table in ("scores", "forgetting", "flips", "cost", *inside):
         assert len(pd.read_parquet(out / "tables" / f"{table}.parquet")), table
     page = (out / "report.html").read_text(encoding="utf-8")
     assert len(page) < 4_000_000
+    for section in ("spectra", "drift", "attention", "overlap", "diagnostics", "derived"):
+        assert f'id="{section}"' in page, section
 
 
 @pytest.mark.slow
@@ -73,5 +76,5 @@ def test_an_arm_of_the_demo_is_exported_with_its_card(demo: tuple[Path, str], tm
     result = call("export", out, "--arm", label, "--out", tmp_path / "adapter")
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (tmp_path / "adapter").iterdir()} == {
-        "README.md", "adapter_config.json", "adapter_model.safetensors",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "trade-off.png",
     }  # fmt: skip

@@ -29,10 +29,17 @@ ALLOWED = {
     "results": {"results_inside", "decide", "report", "edges", "config", "records"},
     "export": {"results", "decide", "report", "model", "edges", "config", "records"},
     "adapter_tools": {"analyse", "model", "config", "records"},
+    "scoring": {"scoring", "evaluate", "decide", "model", "data", "config", "records"},
     "pipeline": {"jobs", "results", "results_seeds", "decide", "data", "model", "edges", "config", "records"},
+    "tracking": {"report", "edges", "config", "records"},
+    "notebook": {"report", "config", "records"},
+    "doctor": {"edges", "config", "records"},
     "cli": {
         "cli",
         "adapter_tools",
+        "doctor",
+        "tracking",
+        "scoring",
         "pipeline",
         "results",
         "results_defaults",
@@ -42,7 +49,7 @@ ALLOWED = {
         "config",
         "records",
     },
-    "__init__": set(),
+    "__init__": {"notebook"},
     "__main__": {"cli"},
 }
 

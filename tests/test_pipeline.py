@@ -15,7 +15,7 @@ from rankscope.edges.execute import InProcess
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.store import FolderStore
 from rankscope.pipeline import Outcome, plan_study, run_study
-from rankscope.records import Plan
+from rankscope.records import Plan, VerdictFile
 
 
 def run(study: Path, out: Path, overrides: list[str] | None = None, only: list[str] | None = None) -> Outcome:
@@ -44,6 +44,7 @@ def test_every_file_of_the_contract_is_there(done: tuple[Path, Path]) -> None:
     _, out = done
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and ".locks" not in path.parts}
     expected = {"study.yaml", "plan.json", "verdict.json", "report.html", "base/predictions.parquet", "base/run.json"}
+    expected |= {"base/again.parquet", "tables/noise.parquet"}
     expected |= {f"tables/{name}.parquet" for name in ("scores", "forgetting", "flips", "cost", "matrix", "learning")}
     for planned in plan_of(out).runs:
         files = {"run.json", "status.json", "train.jsonl", "predictions.parquet"}
@@ -89,9 +90,28 @@ def test_run_records_say_where_numbers_come_from(done: tuple[Path, Path]) -> Non
 
 def test_a_second_call_does_nothing_again(done: tuple[Path, Path]) -> None:
     study, out = done
-    before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()}
+
+    def times() -> dict[Path, int]:
+        files = [path for folder in ("runs", "base") for path in (out / folder).rglob("*")]
+        return {path: path.stat().st_mtime_ns for path in files if path.is_file()}
+
+    before = times()
     assert run(study, out) == Outcome()
-    assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()} == before
+    assert times() == before
+
+
+def test_the_base_is_scored_again_in_other_batches(done: tuple[Path, Path]) -> None:
+    _, out = done
+    first, again = (pd.read_parquet(out / "base" / name) for name in ("predictions.parquet", "again.parquet"))
+    assert set(again["suite"]) == {"taught", "other", "sums"}
+    both = first.merge(again, on=["suite", "item_id"], suffixes=("", "_again"))
+    assert len(both) == len(again) == 76
+    changed = (both["score"] != both["score_again"]).groupby(both["suite"]).sum()
+    (verdict,) = VerdictFile.model_validate_json((out / "verdict.json").read_text()).verdicts
+    assert {one.suite: (one.item_count, one.changed_items) for one in verdict.noise} == {
+        suite: (int((again["suite"] == suite).sum()), int(count)) for suite, count in changed.items()
+    }
+    assert any(reason.startswith("Scored again in other batches") for reason in verdict.reasons)
 
 
 def test_a_new_suite_is_scored_without_training_and_a_new_rank_is_one_run(tmp_path: Path) -> None:

@@ -64,7 +64,13 @@ def _quiet() -> None:
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")] = Path("demo"),
 ) -> None:
-    """Run the bundled study: a small base model and a world of invented facts. No downloads."""
+    """Run the bundled study: a small base model and a world of invented facts. No downloads.
+
+    \b
+    Examples:
+      rankscope demo
+      rankscope demo --out my-demo
+    """
     with resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
         _run(path, out, [], [])
 
@@ -72,21 +78,39 @@ def demo(
 @app.command()
 def init(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")] = Path("study.yaml"),
+    name: Annotated[str, typer.Option("--name", help="The study's name, and its folder's.")] = "my-study",
+    model: Annotated[str, typer.Option("--model", help="`bundled`, a folder, or a hub id.")] = "bundled",
+    train: Annotated[Path | None, typer.Option("--train", metavar="FILE", help="Rows to train on.")] = None,
+    test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="Questions on what they teach.")] = None,
+    keep: Annotated[
+        list[Path] | None, typer.Option("--keep", metavar="FILE", help="Questions it must not forget; repeatable.")
+    ] = None,
+    domain: Annotated[str, typer.Option("--domain", help="What the training rows are about.")] = "mine",
+    ask: Annotated[bool, typer.Option("--ask", help="Ask for what was not given.")] = False,
     from_: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Arms from what `rankscope defaults` wrote.")
     ] = None,
 ) -> None:
-    """Write a commented study file to start from."""
+    """Write a commented study file to start from: about the bundled world, or about your own files.
+
+    \b
+    Examples:
+      rankscope init
+      rankscope init --ask
+      rankscope init --model ./my-model --train train.jsonl --test test.jsonl --keep general.jsonl
+      rankscope init --from defaults.yaml
+    """
     from rankscope.config.defaults import arms_lines, read_defaults
-    from rankscope.config.template import study_template
+    from rankscope.config.first import Wishes, ask_for, write_first_study
 
     with _user_errors():
-        if out.exists():
-            raise InputProblems([Problem(str(out), "--out", "a file that exists", "a new file")])
+        wishes = Wishes(name=name, model=model, train=train, test=test, domain=domain, keep=keep or ())
+        if ask:
+            wishes = ask_for(wishes, lambda question, known: typer.prompt(question, default=known))
         _check_writable(out.parent)
         arms = arms_lines(read_defaults(from_)) if from_ is not None else None
-        out.write_text(study_template(arms=arms), encoding="utf-8")
-    typer.echo(f"{out} is written. Change its model and data, then: rankscope plan {out}")
+        write_first_study(out, wishes, arms)
+    typer.echo(f"{out} is written. See what it would do: rankscope plan {out}")
 
 
 def _executor(planned: Plan) -> Executor:
@@ -107,7 +131,13 @@ def plan(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Time a few steps of each kind of arm first.")] = False,
 ) -> None:
-    """Print every run with its parameters, FLOPs, memory, disk and time, and what does not fit. Trains nothing."""
+    """Print every run with its parameters, FLOPs, memory, disk and time, and what does not fit. Trains nothing.
+
+    \b
+    Examples:
+      rankscope plan study.yaml
+      rankscope plan study.yaml --set seeds=[0,1,2,3,4] --json
+    """
     _quiet()
     with _user_errors():
         settings = read_study(study, set_ or [])
@@ -143,7 +173,13 @@ def run(
         list[str] | None, typer.Option("--only", metavar="RUN_ID", help="Do only this run; may be repeated.")
     ] = None,
 ) -> None:
-    """Do what is missing of a study: train, score, decide, report. Run it again to resume."""
+    """Do what is missing of a study: train, score, decide, report. Run it again to resume.
+
+    \b
+    Examples:
+      rankscope run study.yaml
+      rankscope run study.yaml --out results --set budget.epochs=1
+    """
     _run(study, out, set_ or [], only or [])
 
 
@@ -158,24 +194,35 @@ def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -
         from rankscope.edges.store import FolderStore
         from rankscope.pipeline import run_study
         from rankscope.report.live import Live
+        from rankscope.tracking import tracking_of
 
         store = FolderStore(folder)
-        with stop_on_signals(), Live(store.read_status) as live:
+        tracking = tracking_of(settings, store, str(study))
+        with stop_on_signals(), Live(store.read_status, store.read_rungs) as live:
+
+            def progress(planned: Plan) -> None:
+                live.update(planned)
+                if not only:  # array jobs share the folder: the run that decides logs them all
+                    tracking.update(planned)
+
             outcome = run_study(
                 settings, study.resolve().parent, folder, machine=look_at_machine(folder), make_executor=_executor,
-                only=only, progress=live.update,
+                only=only, progress=progress,
             )  # fmt: skip
+        if not only:
+            tracking.finish()
     for run_id, why in outcome.failed.items():
-        typer.echo(f"{run_id} failed: {why}", err=True)
+        typer.echo(f"{run_id} failed: {why} (its traceback: error.txt in its folder)", err=True)
     for run_id, why in outcome.left_out.items():
         typer.echo(f"{run_id} does not fit: {why}", err=True)
+    again = " ".join([f"rankscope run {study} --out {folder}", *(f"--only {run_id}" for run_id in only)])
     if outcome.stopped:
-        again = " ".join([f"rankscope run {study} --out {folder}", *(f"--only {run_id}" for run_id in only)])
         typer.echo(f"stopped; what is done is kept. To go on: {again}", err=True)
         raise typer.Exit(1)
     if not only:
         _print_verdict(folder)
     if outcome.failed:
+        typer.echo(f"the other runs are done; to try again those that failed: {again}", err=True)
         raise typer.Exit(1)
 
 
@@ -185,23 +232,37 @@ def status(
     json_: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow until it ends.")] = False,
 ) -> None:
-    """What is done, running, failed and left."""
+    """What is done, running, failed and left.
+
+    \b
+    Examples:
+      rankscope status my-study
+      rankscope status my-study --watch
+    """
     with _user_errors():
         store = _open(folder)
         planned = store.read_plan()
         assert planned is not None
-        from rankscope.report.live import Live, as_json
+        from rankscope.report.live import Live
+        from rankscope.report.progress import as_json, look
 
         if json_:
-            typer.echo(json.dumps(as_json(planned, store.read_status), indent=1))
+            progress = look(planned, store.read_status, store.read_rungs)
+            typer.echo(json.dumps(as_json(planned, progress), indent=1))
             return
-        with Live(store.read_status) as live:
-            live.follow(planned) if watch else live.update(planned)
+        with Live(store.read_status, store.read_rungs) as live:
+            live.follow(planned) if watch else live.show_once(planned)
 
 
 @app.command()
 def verdict(folder: StudyFolder, json_: Json = False) -> None:
-    """Print the decision and why. Exits 3 where the evidence cannot distinguish."""
+    """Print the decision and why. Exits 3 where the evidence cannot distinguish.
+
+    \b
+    Examples:
+      rankscope verdict my-study
+      rankscope verdict my-study --json
+    """
     with _user_errors():
         store = _open(folder)
         verdicts = store.read_verdicts()
@@ -218,7 +279,12 @@ def verdict(folder: StudyFolder, json_: Json = False) -> None:
 
 @app.command()
 def report(folder: StudyFolder) -> None:
-    """Rebuild tables/, verdict.json and report.html from the records, without a model."""
+    """Rebuild tables/, verdict.json and report.html from the records, without a model.
+
+    \b
+    Example:
+      rankscope report my-study
+    """
     with _user_errors():
         _open(folder)
         from rankscope.results import write_results
@@ -234,7 +300,13 @@ def export(
     arm: Annotated[str | None, typer.Option("--arm", metavar="LABEL", help="An arm; else the recommended one.")] = None,
     merged: Annotated[bool, typer.Option("--merged", help="Write the whole model with the adapter merged in.")] = False,
 ) -> None:
-    """Write the chosen arm's median-validation seed with a model card, ready to load and to push."""
+    """Write the chosen arm's median-validation seed with a model card, ready to load and to push.
+
+    \b
+    Examples:
+      rankscope export my-study --out adapter
+      rankscope export my-study --arm lora-r16 --merged --out model
+    """
     _quiet()
     with _user_errors():
         _open(folder)
@@ -252,7 +324,12 @@ def defaults(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Pool studies into default ranks and learning rates with intervals, as YAML for `rankscope init --from`."""
+    """Pool studies into default ranks and learning rates with intervals, as YAML for `rankscope init --from`.
+
+    \b
+    Example:
+      rankscope defaults my-study other-study --out defaults.yaml
+    """
     with _user_errors():
         from rankscope.config.defaults import dump_defaults
         from rankscope.results_defaults import pool_folders
@@ -273,7 +350,13 @@ def audit(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Show how much of its rank an adapter uses, and a rank that would do."""
+    """Show how much of its rank an adapter uses, and a rank that would do.
+
+    \b
+    Examples:
+      rankscope audit adapter
+      rankscope audit adapter --base ./my-model --json
+    """
     _quiet()
     with _user_errors():
         from rankscope.adapter_tools import audit as audit_adapter
@@ -297,7 +380,13 @@ def compress(
         float | None, typer.Option("--energy", metavar="E", help="For each matrix the smallest rank that holds this.")
     ] = None,
 ) -> None:
-    """Write the same adapter at a lower rank, by truncated SVD."""
+    """Write the same adapter at a lower rank, by truncated SVD.
+
+    \b
+    Examples:
+      rankscope compress adapter --rank 8 --out smaller
+      rankscope compress adapter --energy 0.95 --out smaller
+    """
     _quiet()
     with _user_errors():
         from rankscope.adapter_tools import compress as compress_adapter
@@ -313,8 +402,125 @@ def compress(
 
 
 @app.command()
+def doctor(json_: Json = False) -> None:
+    """Show what this machine can train: device, memory, dtype, the largest model, and what would help.
+
+    \b
+    Examples:
+      rankscope doctor
+      rankscope doctor --json
+    """
+    _quiet()
+    from rankscope.doctor import examine
+
+    found = examine(Path.cwd())
+    if json_:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    from rankscope.report.terminal import console
+    from rankscope.report.terminal_doctor import print_doctor
+
+    print_doctor(console(), found)
+
+
+@app.command()
+def score(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="`bundled`, a folder or a hub id.")],
+    suite: Annotated[
+        list[str], typer.Option("--suite", metavar="[NAME=]FILE", help="Rows, or a task of lm-eval; may be repeated.")
+    ],
+    adapter: Annotated[
+        list[str] | None, typer.Option("--adapter", metavar="DIR", help="An adapter of the model; may be repeated.")
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(help="recall, reasoning, or auto: reasoning where every answer is a number.")
+    ] = "auto",
+    choices: Annotated[
+        str, typer.Option(help="Score the choices' texts, or their letters after a list: text, letters.")
+    ] = "text",
+    limit: Annotated[int | None, typer.Option(help="So many items of each suite, drawn at random.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="The longest answer that is written.")] = 256,
+    num_fewshot: Annotated[int | None, typer.Option(help="Examples before each question of a task of lm-eval.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="A task's metric, METRIC or METRIC,FILTER; else its first.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto (bfloat16 on CUDA, else float32), float32 or bfloat16.")] = "auto",
+    chat: Annotated[str, typer.Option(help="auto (the tokenizer's chat template, if any) or never.")] = "auto",
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    json_: Json = False,
+    items: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write every prediction (.parquet or .jsonl).")
+    ] = None,
+    harness_output: Annotated[
+        Path | None, typer.Option("--harness-output", metavar="DIR", help="Write lm-eval's results and samples files.")
+    ] = None,
+) -> None:
+    """Evaluate a model and adapters that you already have: accuracies, paired differences to the base, flips.
+
+    \b
+    Example:
+      rankscope score ./my-model --suite law.jsonl --adapter ./adapter
+    """
+    _quiet()
+    with _user_errors():
+        from rankscope.scoring.ask import model_spec, suite_options
+        from rankscope.scoring.score import score_models
+        from rankscope.scoring.summary import as_json, summarise
+        from rankscope.scoring.write import check_outputs, write_items
+
+        spec = model_spec(model, dtype=dtype, chat=chat)
+        options = suite_options(
+            kind=kind,
+            choices=choices,
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            num_fewshot=num_fewshot,
+            metric=metric,
+        )
+        check_outputs(items, confidence)
+        for out in (items.parent if items else None, harness_output):
+            if out is not None:
+                _check_writable(out)
+        scored = score_models(spec, adapter or [], suite, options)
+        summary = summarise(scored, confidence)
+        if items is not None:
+            write_items(scored, items)
+        if harness_output is not None:
+            from rankscope.scoring.lm_eval_files import write_lm_eval_files
+
+            write_lm_eval_files(scored, harness_output)
+    if json_:
+        typer.echo(json.dumps(as_json(scored, summary), indent=1))
+    else:
+        from rankscope.report.terminal import console
+        from rankscope.report.terminal_score import print_scores
+
+        print_scores(console(), summary, confidence, scored.notes)
+    for name, why in scored.failed.items():
+        typer.echo(f"{name or 'base'} failed: {why}", err=True)
+    if scored.failed:
+        raise typer.Exit(1)
+
+
+@app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)  # fmt: skip
+def harness(words: typer.Context) -> None:
+    """Run lm-eval's own command line with the model `rankscope` registered; `rankscope harness --help` is lm-eval's."""
+    with _user_errors():
+        from rankscope.scoring.lm_eval_line import run_lm_eval
+
+        run_lm_eval(words.args)
+
+
+@app.command()
 def schema() -> None:
-    """Print the JSON Schema of a study file, for editors."""
+    """Print the JSON Schema of a study file, for editors.
+
+    \b
+    Example:
+      rankscope schema > study.schema.json
+    """
     from rankscope.config.schema import study_schema
 
     typer.echo(json.dumps(study_schema(), indent=1))

@@ -14,7 +14,11 @@ from rankscope.model.adapt import load_adapter, unmergeable
 from rankscope.model.load import load_model, load_tokenizer
 from rankscope.records import ArmVerdict, Plan, PlannedRun, Verdict
 from rankscope.report.card import model_card
+from rankscope.report.picture import trade_off_png
 from rankscope.results import provenance_of, runs_frame
+
+PICTURE = "trade-off.png"
+"""Beside the card, which shows it."""
 
 
 def export_arm(folder: Path, out: Path, *, arm: str | None, merged: bool) -> str:
@@ -45,8 +49,18 @@ def export_arm(folder: Path, out: Path, *, arm: str | None, merged: bool) -> str
     if merged and next(facts for facts in plan.models if facts.name == run.model).quantization is not None:
         found = f"{row.label}, trained on a base in 4 bits"
         raise InputProblems([Problem("--merged", row.label, found, "the adapter, exported without --merged")])
-    card = _card(store, plan, study, verdict, row, run)
-    store.write_folder(out.absolute(), lambda target: _fill(store, study, run, target, card, merged=merged))
+    picture = trade_off_png(
+        verdict, store.read_frame(folder / "tables" / "seeds.parquet"),
+        retention_margin=study.decision.retention_margin, min_gain=study.decision.min_gain,
+    )  # fmt: skip
+    card = _card(store, plan, study, verdict, row, run, PICTURE if picture is not None else None)
+
+    def fill(target: Path) -> None:
+        _fill(store, study, run, target, card, merged=merged)
+        if picture is not None:
+            (target / PICTURE).write_bytes(picture)
+
+    store.write_folder(out.absolute(), fill)
     what = "model" if merged or run.arm.traits.whole else "adapter"
     return f"the {what} of {row.label}, seed {seed},"
 
@@ -67,12 +81,20 @@ def _choose(folder: Path, verdicts: list[Verdict], arm: str | None) -> tuple[Ver
     raise _nothing(folder, f"no arm {arm}", f"one of {labels}")
 
 
-def _card(store: FolderStore, plan: Plan, study: Study, verdict: Verdict, row: ArmVerdict, run: PlannedRun) -> str:
+def _card(
+    store: FolderStore,
+    plan: Plan,
+    study: Study,
+    verdict: Verdict,
+    row: ArmVerdict,
+    run: PlannedRun,
+    picture: str | None,
+) -> str:
     scores = store.read_frame(store.folder / "tables" / "scores.parquet")
     if scores is None:
         raise _nothing(store.folder, "no tables/scores.parquet", "the tables; `rankscope report` rebuilds them")
     settings = study.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return model_card(verdict, row, run.arm, scores, settings, provenance_of(store, plan))
+    return model_card(verdict, row, run.arm, scores, settings, provenance_of(store, plan), picture)
 
 
 def _fill(store: FolderStore, study: Study, run: PlannedRun, target: Path, card: str, *, merged: bool) -> None:

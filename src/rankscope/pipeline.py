@@ -254,6 +254,9 @@ def _keep(store: FolderStore, outcome: JobOutcome, failed: dict[str, str]) -> No
         store.write_text("packing/error.txt", outcome.details or outcome.error)
         return
     for run_id in outcome.job.run_ids:
+        ended = store.read_status(run_id) if outcome.job.function is train_and_score else None
+        if ended is not None and ended.state in ("done", "diverged"):
+            continue  # of a pack those that came through
         failed[run_id] = outcome.error
         if outcome.job.function is search_rate:
             store.write_text(f"searches/{run_id}/error.txt", outcome.details or outcome.error)

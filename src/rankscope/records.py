@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -98,11 +99,34 @@ class Item:
     prompt_text: str = ""
     choice_texts: tuple[str, ...] = ()
     cluster: str | None = None
+    parts: tuple[Item, ...] = ()
+    """Where choices follow different prompts: an item for each prompt, whose choices in order are this item's."""
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What a suite's own grader says of one item; scores from 0 to 1."""
+
+    score: float
+    score_normalized: float | None
+    predicted: str | None
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class Grading:
+    """How a suite of lm-eval is answered and graded. `grade` takes ids of items and for each what the model gave to
+    each of its requests: (log-likelihood, is greedy) for each choice, or the text written until one of `stops`."""
+
+    stops: tuple[str, ...]
+    needs_greedy: bool
+    grade: Callable[[Sequence[str], Sequence[Sequence[Any]]], list[Graded]]
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Encoded items of one suite with what the verdict needs to know of it. `left_out` maps a reason to a count."""
+    """Encoded items of one suite with what the verdict needs to know of it. `left_out` maps a reason to a count.
+    `grading` is None where an item's form says how it is graded."""
 
     name: str
     domain: str | None
@@ -110,6 +134,7 @@ class Suite:
     items: tuple[Item, ...]
     max_new_tokens: int = 256
     left_out: dict[str, int] = field(default_factory=dict)
+    grading: Grading | None = None
 
 
 # ---- facts: what the plan calculates with ---------------------------------------------------------------------------
@@ -163,6 +188,19 @@ class TrainFacts(Record):
     """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
 
 
+class HarnessFacts(Record):
+    """The task of lm-eval that a suite is; `task_sha256` is lm-eval's own `task_hashes` entry for these documents."""
+
+    task: str
+    output_type: str
+    version: int | float | str | None
+    task_sha256: str
+    num_fewshot: int
+    metric: str | None
+    filter: str
+    lm_eval_version: str
+
+
 class SuiteFacts(Record):
     """A suite, as scored."""
 
@@ -179,6 +217,7 @@ class SuiteFacts(Record):
     left_out: dict[str, int] = {}
     revision: str | None = None
     """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
+    harness: HarnessFacts | None = None
 
 
 class MachineFacts(Record):
@@ -370,6 +409,7 @@ class RunStatus(Record):
     reason: str | None = None
     steps_done: int = 0
     steps_total: int = 0
+    items_scored: int = 0
     trainable_parameters: int | None = None
     final_train_loss: float | None = None
     validation_loss: float | None = None
@@ -517,6 +557,14 @@ class MoreNeeded(Record):
     items: int | None
 
 
+class SuiteNoise(Record):
+    """How many items of a suite the base answers otherwise when it is merely scored in other batches."""
+
+    suite: str
+    item_count: int
+    changed_items: int
+
+
 class Verdict(Record):
     model: str
     train_set: str
@@ -532,6 +580,7 @@ class Verdict(Record):
     arms: list[ArmVerdict]
     findings: list[str] = []
     """What was forgotten, in plain words: by which arms, recall against reasoning."""
+    noise: list[SuiteNoise] = []
 
 
 class VerdictFile(Record):

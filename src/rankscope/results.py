@@ -86,7 +86,12 @@ def predictions_frame(store: FolderStore, plan: Plan) -> pd.DataFrame:
     """Every finished run's predictions on the plan's suites; the base's rows have arm `base` and no training set."""
     frames = []
     for model, run_id in base_ids(plan).items():
-        frames.append(_predictions(store, run_id, model=model, train_set=None, arm="base", seed=None))
+        base = _predictions(store, run_id, model=model, train_set=None, arm="base", seed=None)
+        frames.append(
+            base
+            if base is None
+            else _with_second_scores(base, store.read_frame(store.run_folder(run_id) / "again.parquet"))
+        )
     for run in plan.runs:
         status = store.read_status(run.run_id)
         if status is not None and status.state == "done":
@@ -99,6 +104,15 @@ def predictions_frame(store: FolderStore, plan: Plan) -> pd.DataFrame:
     wanted = {suite.name for suite in plan.suites}
     joined = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=_PREDICTED)
     return joined[joined["suite"].isin(wanted)].reset_index(drop=True)
+
+
+def _with_second_scores(base: pd.DataFrame, again: pd.DataFrame | None) -> pd.DataFrame:
+    """`score_again` and `choice_logprobs_again`: what the base got when it was scored in other batches."""
+    if again is None:
+        return base
+    columns = {name: f"{name}_again" for name in ("score", "choice_logprobs")}
+    second = again[["suite", "item_id", *columns]].rename(columns=columns)
+    return base.merge(second, on=["suite", "item_id"], how="left", validate="one_to_one")
 
 
 def _predictions(store: FolderStore, run_id: str, **columns: Any) -> pd.DataFrame | None:
@@ -157,16 +171,23 @@ def _run_row(
 
 
 def learning_frame(store: FolderStore, plan: Plan) -> pd.DataFrame:
-    """Every step of every run, from train.jsonl."""
+    """Every step of every run, from train.jsonl; the validation loss, measured when training ends, at the last one."""
     rows: list[dict[str, Any]] = []
     for run in plan.runs:
         path = store.run_folder(run.run_id) / "train.jsonl"
         if not path.is_file():
             continue
         named = {"run_id": run.run_id, "model": run.model, "train_set": run.train_set, "arm": run.arm.label}
-        for line in path.read_text(encoding="utf-8").splitlines():
-            rows.append({**named, "seed": run.seed, **json.loads(line)})
-    return pd.DataFrame(rows)
+        steps = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        own: list[dict[str, Any]] = [
+            {**named, "seed": run.seed, **step, "validation_loss_nats_per_token": None} for step in steps
+        ]
+        status = store.read_status(run.run_id)
+        if own and status is not None:
+            own[-1]["validation_loss_nats_per_token"] = status.validation_loss
+        rows += own
+    frame = pd.DataFrame(rows)
+    return frame.astype({"validation_loss_nats_per_token": "Float64"}) if rows else frame
 
 
 def searches_of(store: FolderStore, plan: Plan) -> list[SearchRecord]:
@@ -179,7 +200,10 @@ def provenance_of(store: FolderStore, plan: Plan) -> dict[str, Any]:
     records = (store.read_run(run_id) for run_id in [*base_ids(plan).values(), *(r.run_id for r in plan.runs)])
     record = next((r for r in records if r is not None), None)
     resolved = plan.resolved.model_dump()
-    return {**(record.provenance.model_dump() if record is not None else {}), **resolved}
+    found = record.provenance.model_dump() if record is not None else {}
+    several = len(plan.models) > 1  # each tokenizer makes other rows of the same file
+    trained = {f"{t.model} {t.name}" if several else t.name: t.content_sha256 for t in plan.train_sets}
+    return {**found, **({"train_sha256": trained} if found else {}), **resolved}
 
 
 def warnings_of(store: FolderStore, plan: Plan) -> list[str]:

@@ -10,8 +10,9 @@ import torch
 from inside_models import FAMILIES, make_model
 from peft import LoraConfig, get_peft_model
 from test_hidden import reference as hidden_reference
+from tiny_families import family_config
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rankscope.analyse import attention as attention_module
 from rankscope.analyse import capture as capture_module
@@ -132,6 +133,29 @@ def test_every_measure_is_that_of_a_plain_eager_forward(family: str, dtype: torc
         assert row["top_units"] == change.sort(descending=True).indices[:8].tolist()
 
 
+@pytest.mark.parametrize("family", ["Qwen3", "Gemma 3", "Mixtral", "Qwen3-MoE"])
+def test_attention_of_the_other_documented_families_is_that_of_an_eager_forward(family: str) -> None:
+    models = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        models.append(AutoModelForCausalLM.from_config(family_config(family, vocab_size=97)).eval())
+    probes = items(3, count=3)
+    found = capture(side(models[0]), side(models[1]), {"s": probes}, token_budget=40)
+    assert len(found["hidden"]) == 2
+    assert len(found["neurons"]) == (0 if family in ("Mixtral", "Qwen3-MoE") else 2), "experts are not one MLP"
+    for model in models:
+        model.set_attn_implementation("eager")
+    kept: list[list[tuple[Tensor, ...]]] = [[], []]
+    for k, model in enumerate(models):
+        for item in probes:
+            with torch.no_grad():
+                kept[k].append(model(torch.tensor([probe_tokens(item)]), output_attentions=True).attentions)
+    for row in found["attention"]:
+        base, arm = ([maps[row["layer"]][0] for maps in side_maps] for side_maps in kept)
+        for name, value in attention_reference(base, arm, row["head"]).items():
+            assert row[name] == pytest.approx(value, rel=1e-3, abs=1e-5), (row["layer"], row["head"], name)
+
+
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_the_base_against_itself_shows_nothing(family: str) -> None:
     model = make_model(family)
@@ -167,18 +191,20 @@ def test_an_adapter_is_compared_with_itself_switched_off() -> None:
 
 def test_maps_of_one_layer_at_a_time_and_no_more_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_module, "_MAP_ELEMENTS", 4 * 13 * 13)  # one item of the longest
+    monkeypatch.setattr(attention_module, "_QUERY_BLOCK", 5)
     sizes: list[int] = []
     real = Queries.maps
 
-    def counted(self: Queries, chosen: slice) -> tuple[Tensor, Tensor]:
-        maps, entropies = real(self, chosen)
+    def counted(self: Queries, chosen: slice, block: slice) -> tuple[Tensor, Tensor]:
+        maps, entropies = real(self, chosen, block)
         sizes.append(maps.numel())
         return maps, entropies
 
     monkeypatch.setattr(Queries, "maps", counted)
     model, arm = make_model("Llama"), make_model("Llama", seed=1)
     small = capture(side(model), side(arm), {"s": items(1)}, token_budget=200)
-    assert len(sizes) == 2 * 2 * 6, "both sides of two layers, item by item"
+    blocks_of_five = sum(-(-len(probe_tokens(item)) // 5) for item in items(1))
+    assert len(sizes) == 2 * 2 * blocks_of_five, "both sides of two layers, item by item, five queries at a time"
     monkeypatch.undo()
     whole = capture(side(model), side(arm), {"s": items(1)}, token_budget=200)
     for one, two in zip(small["attention"], whole["attention"], strict=True):

@@ -27,7 +27,7 @@ OVERRIDES = [
     ("budget.epoch=2", "--set: budget.epoch: found the unknown key `epoch`, expected one of epochs, batch_size, "
      "max_sequence_tokens, gradient_checkpointing; did you mean `epochs`?"),
     ("budgets.epochs=2", "--set: budgets: found the unknown key `budgets`, expected one of name, model, train, suites, "
-     "arms, validation, budget, optimizer, seeds, decision, checkpoint, keep, analysis; did you mean `budget`?"),
+     "arms, validation, budget, optimizer, seeds, decision, checkpoint, keep, analysis, track, execution; did you mean `budget`?"),
     ("budget.epochs=-1", "--set: budget.epochs: found -1, expected a number above 0"),
     ("arms.lora.ranks=[8, x]", '--set: arms.lora.ranks[1]: found "x", expected a whole number above 0'),
     ("arms.lora.ranks[5]=8", "--set: arms.lora.ranks[5]: found [4, 8] for arms.lora.ranks, expected a list with an "
@@ -133,9 +133,20 @@ WRONG = [
     ("domain: legal", "domain: legal, limit: 0", f"line 7, suites.law.limit: found 0, expected {COUNT}: how many rows to "
      "draw at random"),
     ("domain: legal", "domian: legal", "line 7, suites.law.domian: found the unknown key `domian`, expected one of path, "
-     "hub, config, split, revision, columns, bad_rows, world, world_seed, domain, choices, template, limit, kind, max_new_tokens; did you mean `domain`?"),
+     "hub, config, split, revision, columns, bad_rows, world, world_seed, domain, choices, template, limit, kind, harness, num_fewshot, metric, max_new_tokens; did you mean `domain`?"),
     ("path: law.jsonl", "path: law.jsonl, split: test", "line 7, suites.law.split: found `split` without `hub`, expected it "
      "only with `hub`, the data set that it belongs to"),
+    ("path: law.jsonl", "path: law.jsonl, num_fewshot: 5", "line 7, suites.law.num_fewshot: found `num_fewshot` without "
+     "`harness`, expected it only with `harness`, the task that it belongs to"),
+    ("path: law.jsonl", "harness: arc_easy, choices: letters", "line 7, suites.law.choices: found `choices` without rows of "
+     "its own, expected no such key: a task of lm-eval brings its own"),
+    ("path: law.jsonl", "harness: gone.yaml", 'line 7, suites.law.harness: found "gone.yaml", where no file is, expected '
+     "the YAML file of an lm-eval task; relative paths start at FOLDER"),
+    ("path: law.jsonl", "harness: arc_easy, path: law.jsonl", "line 7, suites.law: found `path` and `harness`, expected "
+     "exactly one of `path`, `hub`, `world` and `harness`"),
+    ("path: law.jsonl", "harness: arc_easy, num_fewshot: -1", "line 7, suites.law.num_fewshot: found -1, expected a whole "
+     "number of 0 or more: examples before each question of a `harness` suite"),
+    ("path: train.jsonl", "harness: arc_easy", None),
     ("path: law.jsonl", "path: law.jsonl, columns: [q]", "line 7, suites.law.columns: found [\"q\"], expected a mapping from "
      "fields to the columns that hold them, such as {question: problem, answer: solution}"),
     ("path: law.jsonl", "path: law.jsonl, bad_rows: skip", 'line 7, suites.law.bad_rows: found "skip", expected refuse, or '
@@ -170,8 +181,6 @@ SECTIONS = [
 """A section, a setting in it, and the rest of the line."""
 
 LATER = [
-    ("path: law.jsonl", "harness: arc_easy, num_fewshot: 5", "`harness`"),
-    ("seeds:", "track: [mlflow]\nseeds:", "experiment tracking"),
     ("seeds:", "optimizer: paged_adamw_8bit\nseeds:", "the optimizer paged_adamw_8bit"),
     ("seeds:", "optimizer: {name: adafactor, clip_norm: 1}\nseeds:", "the optimizer adafactor"),
     *[("full: {", f"x: {{method: {method}, ", f"the method {method}") for method in ("qlora", "adalora")],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import rankscope.evaluate.choices as choices_module
 from rankscope.config.study import SuiteSource
 from rankscope.data.encode import Encoder
-from rankscope.evaluate.choices import choice_logprobs, plan_batches
+from rankscope.evaluate.choices import choice_logprobs, plan_batches, tree_logprobs
+from rankscope.evaluate.tree import Reads, TreeBatch
+from rankscope.model.branches import _Part
 from rankscope.model.forward import NotFinite
 from rankscope.records import Item, Row
 
@@ -41,7 +44,7 @@ def test_families_equal_plain_forwards(
     model = make_model(family)
     items = random_items(8, seed=3)
     assert_close(choice_logprobs(model, items, token_budget=200), [plain_logprobs(model, item) for item in items])
-    used = "plain rows" if family in ROWS else "one sequence for each item"
+    used = "plain rows" if family in ROWS else "branches of their prompt"
     assert used in caplog.text
 
 
@@ -69,30 +72,42 @@ def test_a_model_that_gets_trees_wrong_runs_rows(
     model = make_model("Mistral" if mistake == "window" else "Llama").to(dtype)
     window = 9 if mistake == "window" else None
     assert choices_module._probe(model, window) == ""
-    honest = choices_module._tree_arguments
+    if mistake == "positions":
+        monkeypatch.setattr(choices_module, "tree_logprobs", in_a_row)
+    else:
+        honest = _Part.see
 
-    def wrong(model: PreTrainedModel, batch: choices_module.Batch, window: int | None) -> dict[str, object]:
-        arguments = honest(model, batch, None if mistake == "window" else window)
-        if arguments and mistake == "mask":
-            size = arguments["attention_mask"].shape[-1]
-            low = torch.finfo(model.dtype).min
-            arguments["attention_mask"] = torch.full((1, 1, size, size), low, dtype=model.dtype).triu(1)
-        if arguments and mistake == "positions":
-            arguments["position_ids"] = torch.arange(arguments["position_ids"].shape[-1])[None]
-        return arguments
+        def wrong(part: _Part, window: int | None) -> torch.Tensor:
+            seen = honest(part, None if mistake == "window" else window)
+            return torch.ones_like(seen) if mistake == "mask" else seen
 
-    monkeypatch.setattr(choices_module, "_tree_arguments", wrong)
+        monkeypatch.setattr(_Part, "see", wrong)
     assert "differ" in choices_module._probe(model, window)
 
 
-def test_an_attention_that_takes_no_mask_runs_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_model("Llama")
-    items = random_items(6, seed=5)
-    wanted = [plain_logprobs(model, item) for item in items]
-    monkeypatch.setattr(model.config, "_attn_implementation_internal", "flash_attention_2")
-    assert not choices_module._trees_hold(model, None)
-    monkeypatch.undo()
-    assert_close(choice_logprobs(model, items, token_budget=100), wanted)
+def in_a_row(model: PreTrainedModel, batches: Sequence[TreeBatch]) -> Iterator[tuple[Reads, torch.Tensor]]:
+    """Trees whose tokens count their positions through."""
+    positions = [torch.arange(len(batch.position_ids)) + len(batch.beginning) for batch in batches]
+    wrong = [replace(batch, position_ids=own) for batch, own in zip(batches, positions, strict=True)]
+    return tree_logprobs(model, wrong)
+
+
+def test_a_lost_beginning_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices_module, "beginning_of", lambda model, ids: None)
+    assert "differ" in choices_module._probe(make_model("Llama"), None)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen3", "Gemma2", "GPT2", "Mistral", "Bloom"])
+def test_few_shot_equals_plain_forwards(family: str, model_of: Callable[[str], PreTrainedModel]) -> None:
+    model = model_of(family)
+    beginning = tuple(range(20, 90))
+    items = [
+        choice_item(one.item_id, (*beginning, *one.prompt_ids), one.choices_ids) for one in random_items(9, seed=13)
+    ]
+    plan = plan_batches(items, 150)
+    assert {batch.beginning for batch in plan.trees} == {beginning}
+    found = choice_logprobs(model, items, token_budget=150, plan=plan)
+    assert_close(found, [plain_logprobs(model, item) for item in items])
 
 
 def test_order_and_budget_do_not_matter(llama: PreTrainedModel) -> None:

@@ -266,3 +266,32 @@ def make_report(verdicts: list[Verdict] | None = None, **changes: Any) -> Report
         "command": "rankscope run medical-demo/study.yaml --out medical-demo",
     }
     return ReportData(**{**fields, **changes})
+
+
+def make_large_report(item_count: int = 10_000, flip_share: float = 0.3) -> ReportData:
+    """20 arms, 5 seeds and 10,000 items, of which every arm flips a share."""
+    rng = np.random.default_rng(0)
+    labels = arm_labels((1, 2, 4, 8, 16, 32, 64, 128), 10)
+    verdicts = [make_verdict(labels=labels)]
+    names = np.array([suite[0] for suite in SUITES])
+    prompts = np.array(
+        [f"Question: {i} {'In which ward is the patient treated? ' * 9}\nAnswer:" for i in range(item_count)]
+    )
+    frames = []
+    for label, _ in labels:
+        places = np.flatnonzero(rng.random(item_count) < flip_share)
+        lost = rng.random(len(places)) < 0.6
+        frames.append(
+            pd.DataFrame(
+                {
+                    "model": "bundled", "train_set": "medical", "arm": label, "suite": names[places % len(names)],
+                    "item_id": [f"i{place}" for place in places], "seeds_total": 5, "seeds_lost": 2 * lost,
+                    "seeds_won": 2 * ~lost, "prompt": prompts[places], "answer": "the north ward",
+                    "choices": [["the north ward", "the south ward"]] * len(places), "base_predicted": "nobody knows",
+                    "arm_predicted": "the south ward",
+                }
+            )
+        )  # fmt: skip
+    items = pd.concat(frames, ignore_index=True)
+    tables = make_tables(verdicts, seeds=5, steps=600) | {"flips": items}
+    return make_report(verdicts, tables=tables, items=items, searches=[make_search(label) for label, _ in labels])

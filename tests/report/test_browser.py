@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_report import make_report, make_verdict
+from made_report import make_large_report, make_report, make_verdict
+from test_sections_inside import made_tables as inside_tables
 
 from rankscope.report.page import render
 
@@ -76,9 +79,7 @@ class Visit:
         self.wait()
 
     def wait(self) -> None:
-        self.page.wait_for_function(
-            "document.documentElement.dataset.ready === document.documentElement.dataset.charts"
-        )
+        self.page.wait_for_selector("html[data-ready]", state="attached")  # the policy forbids to wait for a script
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,18 @@ def test_it_draws_every_chart_without_a_word_on_the_console_or_a_request(visit: 
     assert visit.requests == [file.as_uri()]
 
 
+def test_the_charts_of_what_changed_inside_draw_too(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "inside.html"
+    report = make_report()
+    path.write_text(render(replace(report, tables=report.tables | inside_tables())), encoding="utf-8")
+    page = Visit(browser, path).page
+    inside = page.locator("#spectra .chart, #drift .chart, #attention .chart, #overlap .chart, #derived .chart")
+    assert inside.count() >= 11
+    for index in range(inside.count()):
+        assert inside.nth(index).locator("svg path[d]").count() >= 3, inside.nth(index).get_attribute("id")
+    assert page.locator(".chart .failed").count() == 0
+
+
 def test_model_output_is_text(visit: Visit) -> None:
     visit.page.fill("#filter-text", "window.hacked")
     assert "<img src=x" in visit.page.inner_text("#items-table tbody")
@@ -108,12 +121,13 @@ def test_model_output_is_text(visit: Visit) -> None:
 
 def test_items_filter_search_and_turn_pages(visit: Visit) -> None:
     page = visit.page
-    everything = int(page.inner_text("#items-count").split()[0])
+    everything = int(page.inner_text("#items-count").split()[0].replace(",", ""))
     page.select_option("#filter-way", "forgotten")
     page.select_option("#filter-arm", "full")
     page.select_option("#filter-suite", "gsm8k")
     page.select_option("#filter-pair", "bundled · legal")
     few = int(page.inner_text("#items-count").split()[0])
+    assert page.inner_text("#items-count") == f"{few} of {everything:,} shown here match."
     assert 0 < few < everything
     rows = page.locator("#items-table tbody tr")
     assert rows.count() == few
@@ -174,7 +188,7 @@ def test_the_toggle_redraws_in_the_other_theme_and_tells_so(browser: Any, file: 
     visit = Visit(browser, file, color_scheme="light")
     before = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
     visit.page.click("#theme")
-    visit.page.wait_for_function("document.documentElement.dataset.ready === 'dark'")
+    visit.page.wait_for_selector("html[data-ready=dark]", state="attached")
     assert visit.page.get_attribute("#theme", "aria-pressed") == "true"
     assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") != before
     assert visit.page.get_attribute(".chart >> nth=0", "data-drawn") == "dark"
@@ -188,3 +202,80 @@ def test_a_phone_shows_no_sideways_scroll_and_print_hides_the_tools(browser: Any
     assert not visit.page.is_visible("#theme")
     assert not visit.page.is_visible("#filters")
     assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+# ---- charts: tooltips, files, numbers -------------------------------------------------------------------------------
+
+
+def test_a_point_tells_its_numbers(visit: Visit) -> None:
+    visit.page.locator("#chart-rank-1 path[aria-roledescription='point']").first.hover(force=True)
+    tooltip = visit.page.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for()
+    assert "forgetting" in tooltip.inner_text()
+
+
+@pytest.mark.parametrize(("link", "beginning"), [("Save as SVG", b"<svg"), ("Save as PNG", b"\x89PNG")])
+def test_a_chart_is_saved_as_a_picture_from_the_keyboard(visit: Visit, link: str, beginning: bytes) -> None:
+    page = visit.page
+    page.focus("#chart-rank-0 summary")
+    page.keyboard.press("Enter")
+    with page.expect_download() as waiting:
+        page.locator("#chart-rank-0 a", has_text=link).click()
+    data = Path(waiting.value.path()).read_bytes()
+    assert waiting.value.suggested_filename.startswith("chart-rank-0.")
+    assert data.startswith(beginning)
+    assert len(data) > 5_000
+    page.focus("#chart-rank-0 summary")
+    page.keyboard.press("Enter")  # closes the menu
+    assert visit.said == []
+
+
+def test_a_chart_s_numbers_stand_below_it_and_download(visit: Visit) -> None:
+    page = visit.page
+    numbers = page.locator("details[data-chart=chart-tradeoff-0]")
+    numbers.locator("summary").focus()
+    page.keyboard.press("Enter")
+    numbers.locator("tbody tr").nth(4).wait_for()  # filled when it opens
+    assert "forgetting high" in numbers.locator("thead").inner_text()
+    with page.expect_download() as waiting:
+        numbers.locator("button").click()
+    lines = Path(waiting.value.path()).read_text(encoding="utf-8-sig").splitlines()
+    assert len(lines) == 1 + numbers.locator("tbody tr").count()
+    assert any("lora-r16" in line for line in lines)
+
+
+def test_everything_that_can_be_pressed_is_reached_by_tab_and_has_a_name(visit: Visit) -> None:
+    nameless = visit.page.evaluate("""() => [...document.querySelectorAll("button,input,select,summary,a,[tabindex]")]
+      .filter((node) => node.tabIndex >= 0 && node.getClientRects().length)
+      .filter((node) => !(node.getAttribute("aria-label") || node.textContent.trim() || node.title
+        || (node.labels && node.labels.length)))
+      .map((node) => node.outerHTML.slice(0, 120))""")
+    assert nameless == []
+    levels = visit.page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map((node) => Number(node.tagName[1]))")
+    assert levels[0] == 1
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
+
+
+def test_a_large_study_opens_fast(browser: Any, tmp_path: Path) -> None:
+    """20 arms, 5 seeds, 10,000 items. Seconds are of the page's own thread, which other work does not stretch."""
+    path = tmp_path / "large.html"
+    path.write_text(render(make_large_report()), encoding="utf-8")
+    assert path.stat().st_size < 4_000_000
+    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def seconds() -> float:
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return float(next(metric["value"] for metric in metrics if metric["name"] == "ThreadTime"))
+
+    page.goto(path.as_uri())
+    opened = seconds()
+    assert page.locator("#chart-rank-0[data-drawn]").count() == 1
+    assert "seeded sample of" in page.inner_text("#items")
+    page.fill("#filter-text", "ward")
+    assert page.locator("#items-table tbody tr").count() == 25
+    page.wait_for_selector("html[data-ready]", state="attached")
+    print(f"opened after {opened:.2f} s, all charts drawn after {seconds():.2f} s")
+    assert opened < 2.0
+    assert page.locator(".chart .failed").count() == 0

@@ -44,6 +44,10 @@ def made_tables(diagnosed: bool = True) -> dict[str, pd.DataFrame]:
                     )  # fmt: skip
     subspaces = [{**front, "arm": ARMS[0], "other_arm": ARMS[1], "similarity": 0.25}]
     subspaces += [{**front, "arm": ARMS[0], "other_arm": ARMS[0], "similarity": 0.75}]
+    overlaps = [
+        {**front, "arm": ARMS[0], "other_arm": o, "overlap": v, "chance": 0.02}
+        for o, v in zip(ARMS, (0.6, 0.3), strict=False)
+    ]
     found = {"measure": "CKA to the base", "correlation": -0.5, "partial": -0.4, "partial_low": -0.8,
              "partial_high": 0.1, "p_corrected": 0.2, "runs": 12, "predicts": "no", "reason": None}  # fmt: skip
     if not diagnosed:
@@ -57,7 +61,8 @@ def made_tables(diagnosed: bool = True) -> dict[str, pd.DataFrame]:
     ]  # fmt: skip
     return {
         "spectra": pd.DataFrame(spectra), "hidden": pd.DataFrame(hidden), "attention": pd.DataFrame(attention),
-        "neurons": pd.DataFrame(neurons), "subspaces": pd.DataFrame(subspaces), "neuron_overlaps": pd.DataFrame(),
+        "neurons": pd.DataFrame(neurons), "subspaces": pd.DataFrame(subspaces),
+        "neuron_overlaps": pd.DataFrame(overlaps),
         "diagnostics": pd.DataFrame([{**front, **found}]), "derived": pd.DataFrame(derived),
     }  # fmt: skip
 
@@ -106,6 +111,10 @@ def test_frames_hold_the_means_of_the_tables() -> None:
     drift = frames_inside.drift_frame(tables["hidden"], tables["neurons"], arms)
     assert set(drift[drift["measure"] == "1 - CKA to the base"]["value"].round(6)) == {0.1}
     both = frames_inside.similarity_frame(tables["subspaces"], tables["neuron_overlaps"], arms)
+    neurons = both[both["what"] == "most changed neurons (by chance 0.02)"]
+    assert set(neurons["value"]) == {0.6, 0.3}
+    assert neurons[neurons["arm"] == neurons["other_arm"]]["value"].tolist() == [0.6]
+    both = both[both["what"] == "directions of the change"]
     cells = {(r.arm, r.other_arm): r.value for r in both.itertuples()}
     assert cells[ARMS[0], ARMS[1]] == cells[ARMS[1], ARMS[0]] == 0.25
     assert cells[ARMS[0], ARMS[0]] == 0.75

@@ -10,7 +10,7 @@ import torch
 from test_fit import InMemory, base, examples, run, settings
 
 from rankscope.config.study import Arm
-from rankscope.model.adapt import adapt
+from rankscope.model.packed import open_pack
 from rankscope.train.fit import fit, validation_loss
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -35,9 +35,9 @@ def test_a_resumed_run_is_bit_for_bit_the_run_never_stopped(tiny_folder: Path, a
     whole, expected = run(tiny_folder, arm, given, dtype)
     kept = InMemory()
     for until in (9, None):
-        with adapt(base(tiny_folder, dtype), arm, given.seed) as adapted:
-            result = fit(adapted, examples(), given, checkpoints=kept, until_step=until)
-            weights = {name: p.detach().clone() for name, p in adapted.parameters.items()}
+        with open_pack(base(tiny_folder, dtype), [arm], given.seed) as pack:
+            (result,) = fit(pack, examples(), [given], checkpoints=kept, until_step=until)
+            weights = {name: p.detach().clone() for name, p in pack.members[0].parameters.items()}
     assert result.steps == whole.steps
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
@@ -47,11 +47,12 @@ def test_a_resumed_run_is_bit_for_bit_the_run_never_stopped(tiny_folder: Path, a
 def test_only_what_the_method_trains_is_changed(tiny_folder: Path, arm: Arm) -> None:
     loaded = base(tiny_folder)
     before = {name: p.detach().clone() for name, p in loaded.model.named_parameters()}
-    with adapt(loaded, arm, 3) as adapted:
+    with open_pack(loaded, [arm], 3) as pack:
+        (adapted,) = pack.members
         own = set(adapted.parameters)
         start = {name: p.detach().clone() for name, p in adapted.parameters.items()}
         first = validation_loss(adapted, examples(), 10_000)
-        fit(adapted, examples(), settings(), checkpoints=InMemory())
+        fit(pack, examples(), [settings()], checkpoints=InMemory())
         moved = [name for name, p in adapted.parameters.items() if not torch.equal(p, start[name])]
         assert validation_loss(adapted, examples(), 10_000) < first - 0.01
     assert set(moved) == own, "every trained weight has moved"

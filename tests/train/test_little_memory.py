@@ -14,16 +14,18 @@ import torch
 from test_fit import FULL, LORA, InMemory, base, examples, run, settings
 from tiny_models import save_tiny_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from rankscope.config.memory import activation_bytes, memory_parts
 from rankscope.config.study import Arm, Budget, ModelSpec, Optimizer
 from rankscope.data.batch import collate
 from rankscope.model.adapt import Adapted, adapt
 from rankscope.model.load import inspect_model, load_model
+from rankscope.model.packed import open_pack
 from rankscope.model.quantize import dequantized_weight, is_quantized
 from rankscope.train import accumulate
-from rankscope.train.fit import FitResult, fit
+from rankscope.train.checkpoint import FitResult
+from rankscope.train.fit import fit
 from rankscope.train.optimize import Trainee
 
 
@@ -38,16 +40,16 @@ def losses(result: FitResult) -> list[float]:
 def device_of(monkeypatch: pytest.MonkeyPatch, tokens: int) -> Iterator[list[int]]:
     """A device whose memory holds forward passes of so many tokens; gives the sizes that were tried."""
     tried: list[int] = []
-    real = accumulate.summed_loss
+    real = accumulate.summed_losses
 
-    def forward(adapted: Adapted, path: Any, batch: Any) -> Tensor:
+    def forward(model: PreTrainedModel, path: Any, batch: Any, arms: int = 1) -> Tensor:
         tried.append(len(batch.input_ids))
         if tried[-1] > tokens:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real(adapted, path, batch)
+        return real(model, path, batch, arms)
 
     with monkeypatch.context() as patch:
-        patch.setattr(accumulate, "summed_loss", forward)
+        patch.setattr(accumulate, "summed_losses", forward)
         yield tried
 
 
@@ -69,7 +71,7 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
 def test_a_failed_half_step_leaves_nothing_behind(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second micro-batch fails after the first left its gradients and drew its dropout."""
     arm = LORA.model_copy(update={"dropout": 0.3})
-    real, calls = accumulate.summed_loss, []
+    real, calls = accumulate.summed_losses, []
 
     def forward(*arguments: Any) -> Tensor:
         calls.append(1)
@@ -78,7 +80,7 @@ def test_a_failed_half_step_leaves_nothing_behind(tiny_folder: Path, monkeypatch
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(accumulate, "summed_loss", forward)
+        patch.setattr(accumulate, "summed_losses", forward)
         result, weights = run(tiny_folder, arm, settings(micro_batch_tokens=120))
     assert result.micro_batch_tokens == 60
     expected, same = run(tiny_folder, arm, settings(micro_batch_tokens=60))
@@ -88,10 +90,10 @@ def test_a_failed_half_step_leaves_nothing_behind(tiny_folder: Path, monkeypatch
 
 def test_the_smaller_micro_batch_survives_a_stop(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = InMemory()
-    with device_of(monkeypatch, 60), adapt(base(tiny_folder), LORA, 3) as adapted:
-        first = fit(adapted, examples(), settings(micro_batch_tokens=400), checkpoints=kept, until_step=3)
-    with device_of(monkeypatch, 60) as tried, adapt(base(tiny_folder), LORA, 3) as adapted:
-        fit(adapted, examples(), settings(micro_batch_tokens=400), checkpoints=kept, until_step=5)
+    with device_of(monkeypatch, 60), open_pack(base(tiny_folder), [LORA], 3) as pack:
+        (first,) = fit(pack, examples(), [settings(micro_batch_tokens=400)], checkpoints=kept, until_step=3)
+    with device_of(monkeypatch, 60) as tried, open_pack(base(tiny_folder), [LORA], 3) as pack:
+        fit(pack, examples(), [settings(micro_batch_tokens=400)], checkpoints=kept, until_step=5)
     assert max(tried) <= 60
     assert first.micro_batch_tokens < 400
 
@@ -154,19 +156,19 @@ def test_planned_activations_are_what_autograd_keeps(tmp_path: Path, arm: Arm, d
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("arm", [LORA, FULL], ids=lambda a: a.label)
+@pytest.mark.parametrize("arm", [LORA.model_copy(update={"rank": 8}), FULL], ids=lambda a: a.label)
 def test_planned_state_is_what_training_holds(tiny_folder: Path, arm: Arm, dtype: Any) -> None:
-    """Weights, masters and moments, byte for byte."""
+    """Weights, masters and moments, byte for byte; ranks that are no multiple of 8 are held padded to one."""
     facts = inspect_model(ModelSpec(id=str(tiny_folder)), tiny_folder)
     parts = memory_parts(arm, facts, dtype, 1, 0.0)
     kept = InMemory()
-    with adapt(base(tiny_folder, dtype), arm, 0) as adapted:
-        fit(adapted, examples(), settings(), checkpoints=kept, until_step=1)
-        weights = sum(p.numel() * p.element_size() for p in set(adapted.model.parameters()))
+    with open_pack(base(tiny_folder, dtype), [arm], 0) as pack:
+        fit(pack, examples(), [settings()], checkpoints=kept, until_step=1)
+        weights = sum(p.numel() * p.element_size() for p in set(pack.model.parameters()))
     assert kept.saved is not None
     held = dict.fromkeys(("master", "exp_avg", "exp_avg_sq", "step"), 0)
     for key, tensor in kept.saved[0].items():
-        held[key.split("/")[0]] += tensor.numel() * tensor.element_size()
+        held[key.split("/")[1]] += tensor.numel() * tensor.element_size()
     assert parts["weights"] == weights
     assert parts["moments"] == held["exp_avg"] + held["exp_avg_sq"]
     assert parts["masters"] == (held["master"] if dtype == "bfloat16" else 0)
@@ -220,9 +222,9 @@ def test_8_bit_adamw_has_the_studys_settings_and_resumes_bit_for_bit(tiny_folder
     assert losses(whole)[:10] == pytest.approx(losses(plain)[:10], abs=1e-3)
     kept = InMemory()
     for until in (7, None):
-        with adapt(base(tiny_folder), LORA, given.seed) as adapted:
-            result = fit(adapted, examples(), given, checkpoints=kept, until_step=until)
-            weights = {name: p.detach().clone() for name, p in adapted.parameters.items()}
+        with open_pack(base(tiny_folder), [LORA], given.seed) as pack:
+            (result,) = fit(pack, examples(), [given], checkpoints=kept, until_step=until)
+            weights = {name: p.detach().clone() for name, p in pack.members[0].parameters.items()}
     assert result.steps == whole.steps
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 

@@ -91,16 +91,16 @@ def further(rate: float, up: bool) -> float:
     ],
 )
 def test_a_grid_whose_end_is_best_is_extended(best: float, rates: tuple[float, ...], at_end: bool) -> None:
-    outcome = successive_halving(RATES, 100, bowl(best)[0], further, 2)
+    outcome = successive_halving(RATES, 100, bowl(best)[0], beyond=further, most_beyond=2)
     assert (outcome.chosen, outcome.rates, outcome.at_end_of_grid) == (best, rates, at_end)
     assert all(loss is not None for loss in outcome.losses[rates.index(best)])
 
 
 def test_a_rate_beyond_that_diverges_or_is_worse_ends_the_extension() -> None:
-    worse = successive_halving(RATES, 100, bowl(1e-2)[0], further, 2)
+    worse = successive_halving(RATES, 100, bowl(1e-2)[0], beyond=further, most_beyond=2)
     assert (worse.chosen, worse.rates[-1], worse.at_end_of_grid) == (1e-2, 3e-2, False)
     advance, _ = bowl(1e-1, diverges_above=2e-2)
-    gone = successive_halving(RATES, 100, advance, further, 2)
+    gone = successive_halving(RATES, 100, advance, beyond=further, most_beyond=2)
     assert (gone.chosen, gone.losses[-1]) == (1e-2, (None, None, None))
 
 

@@ -5,6 +5,7 @@ docs/measures.md, "Attention", holds the formulas. Shapes: B items, H heads, T t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,16 @@ from torch import Tensor
 
 from rankscope.model.delta import working
 
-_MAP_ELEMENTS = 1 << 22
-"""Elements of the maps that are held at once, for each side."""
+_MAP_ELEMENTS = 1 << 19
+"""Elements of the maps that are held at once, for each side: on a CPU they stay in its cache."""
+
+_QUERY_BLOCK = 64
+"""Queries taken together: they see no key after the last of them, so that nearly half of a map need not be made."""
 
 _UNSEEN = -1e30
 """Finite, so that 0 times it is 0."""
+
+_TINY = 1e-30
 
 MEASURES = ("entropy", "distance", "first_token")
 
@@ -36,29 +42,34 @@ class Queries:
     scaling: float
     softcap: float | None = None
 
-    def maps(self, items: slice) -> tuple[Tensor, Tensor]:
-        """Attention probabilities (b, H, T, T) of some items, in at least fp32, and their entropies (b, H, T).
+    def maps(self, items: slice, block: slice) -> tuple[Tensor, Tensor]:
+        """Attention probabilities (b, H, t, s) of some items' queries in `block` over the keys up to its end, s of
+        them, in at least fp32, and the entropies (b, H, t).
 
         The entropy is ln Z - sum p s of the scores s, with ln Z from the largest of both: a logarithm for each query
         instead of one for each key.
         """
-        query, key = working(self.query[items]), working(self.key[items])
+        query, key = working(self.query[items, :, block]), working(self.key[items, :, : block.stop])
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
             key = key.repeat_interleave(groups, dim=1)
         scores = (query * self.scaling) @ key.transpose(-1, -2)
         if self.softcap is not None:
             scores = torch.tanh(scores / self.softcap) * self.softcap
-        mask = self.mask
-        if mask is None:
-            size = scores.shape[-1]
-            mask = torch.ones(size, size, dtype=torch.bool, device=scores.device).tril()
-        else:
-            mask = mask[items] if len(mask) > 1 else mask
-        scores = scores.masked_fill_(~mask, _UNSEEN) if mask.dtype == torch.bool else scores.add_(mask).clamp_(_UNSEEN)
+        scores += self._bias(items, block, scores)
         maps = scores.softmax(-1)
         normaliser = scores.amax(-1) - maps.amax(-1).log()
         return maps, normaliser - torch.linalg.vecdot(maps, scores)
+
+    def _bias(self, items: slice, block: slice, scores: Tensor) -> Tensor:
+        """What hides keys, to be added to scores (b, H, t, s): 0 where a key is seen."""
+        if self.mask is None:
+            size, keys = scores.shape[-2:]
+            return torch.full((size, keys), _UNSEEN, dtype=scores.dtype, device=scores.device).triu(keys - size + 1)
+        mask = (self.mask[items] if len(self.mask) > 1 else self.mask)[..., block, : block.stop]
+        if mask.dtype != torch.bool:
+            return mask.clamp(min=_UNSEEN)
+        return torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device).masked_fill_(~mask, _UNSEEN)
 
 
 class AttentionStream:
@@ -78,7 +89,9 @@ class AttentionStream:
         for start in range(0, count, step):
             items = slice(start, min(start + step, count))
             counted = (positions >= 1) & (positions < lengths[items, None])
-            sums += _measured(base.maps(items), arm.maps(items), counted)
+            for first in range(0, int(lengths[items].max()), _QUERY_BLOCK):
+                block = slice(first, min(first + _QUERY_BLOCK, size))
+                sums += _measured(base.maps(items, block), arm.maps(items, block), counted[:, block], positions[block])
         self._queries[layer] = self._queries.get(layer, 0) + int((lengths - 1).clamp(min=0).sum())
 
     def rows(self) -> list[dict[str, Any]]:
@@ -95,23 +108,29 @@ class AttentionStream:
         return found
 
 
-def _measured(base_side: tuple[Tensor, Tensor], arm_side: tuple[Tensor, Tensor], counted: Tensor) -> Tensor:
-    """Sums over the counted queries (b, T), of both sides' maps and entropies: (7, H), in the order of `rows`."""
+def _measured(
+    base_side: tuple[Tensor, Tensor], arm_side: tuple[Tensor, Tensor], counted: Tensor, positions: Tensor
+) -> Tensor:
+    """Sums over the counted queries (b, t) at `positions` (t,), of both sides' maps and entropies: (7, H), in the order
+    of `rows`."""
     (base, base_entropy), (arm, arm_entropy) = base_side, arm_side
-    size = base.shape[-1]
-    positions = torch.arange(size, device=base.device, dtype=base.dtype)
-    distances = positions[:, None] - positions  # keys after a query have probability 0
+    keys = torch.arange(base.shape[-1], device=base.device, dtype=base.dtype)
 
     def summed(by_query: Tensor) -> Tensor:
         return torch.einsum("bht,bt->h", by_query, counted.to(by_query.dtype)).double()
 
-    middle = torch.special.entr((base + arm).div_(2)).sum(-1)
+    firsts, distances = (
+        [maps[..., 0].clone() for maps in (base, arm)],
+        [positions - maps @ keys for maps in (base, arm)],
+    )
+    twice = base.add_(arm)  # the maps' sum, which sums to 2: the entropy of its half is ln 2 - sum t ln t / 2
+    middle = math.log(2) - torch.linalg.vecdot(twice, twice.clamp(min=_TINY).log_()) / 2
     return torch.stack(
         [
             summed(base_entropy),
             summed(arm_entropy),
-            *(summed(torch.einsum("bhts,ts->bht", maps, distances)) for maps in (base, arm)),
-            *(summed(maps[..., 0]) for maps in (base, arm)),
+            *map(summed, distances),
+            *map(summed, firsts),
             summed((middle - (base_entropy + arm_entropy) / 2).clamp(min=0)),
         ]
     )

@@ -114,15 +114,17 @@ def _one_batch(base: SideModel, arm: SideModel, ids: Tensor, lengths: Tensor, st
         (arm, "arm", compare_states, compare_attention),
     )
     for side, name, on_states, on_attention in sides:
-        on_units = partial(_add_units, streams.neurons, name)
+        on_units = partial(_add_units, streams.neurons, name, real)
         with side.during(), evaluating(side.model), _watching(side.model, real, on_states, on_attention, on_units):
             hidden_states(side.model, ids)
     if states or queries:
         raise CannotCapture(f"{type(arm.model).__name__}: base and arm did not run the same layers")
 
 
-def _add_units(stream: NeuronStream, side: Side, layer: int, activation: Tensor, fired: Tensor) -> None:
-    stream.add(layer, side, activation, fired)
+def _add_units(
+    stream: NeuronStream, side: Side, real: Tensor, layer: int, activation: Tensor, nonlinear: Tensor
+) -> None:
+    stream.add(layer, side, activation, nonlinear, real)
 
 
 # ---- hooks ----------------------------------------------------------------------------------------------------------
@@ -136,7 +138,7 @@ def _watching(
     on_attention: Callable[[int, Queries], None],
     on_units: Callable[[int, Tensor, Tensor], None],
 ) -> Iterator[None]:
-    """Inside, every layer reports what it does with the real tokens (B, T): states (n, D), queries, units (n, F)."""
+    """Inside, every layer reports what it does with the real tokens (B, T): states (n, D), queries, units (B, T, F)."""
     with ExitStack() as stack:
         try:
             found = blocks(model)
@@ -156,16 +158,16 @@ def _hooks(
     mlp = getattr(mlp, "wrapped", mlp)  # a bottleneck adapter stands around it
     last = next((m for name in _LAST_PROJECTIONS if isinstance(m := getattr(mlp, name, None), nn.Module)), None)
     act = next((m for name in _NONLINEARITIES if isinstance(m := getattr(mlp, name, None), nn.Module)), None)
-    fired: list[Tensor] = []
+    nonlinear: list[Tensor] = []
 
     def after_block(_: nn.Module, __: Any, output: Any) -> None:
         on_states(number, (output if isinstance(output, Tensor) else output[0])[real])
 
     def after_nonlinearity(_: nn.Module, __: Any, output: Tensor) -> None:
-        fired.append((output > 0)[real])
+        nonlinear.append(output)
 
     def before_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        on_units(number, inputs[0][real], fired.pop())
+        on_units(number, inputs[0], nonlinear.pop())
 
     yield block.register_forward_hook(after_block)
     if last is None or act is None:  # a mixture of experts: its units are not those of one MLP

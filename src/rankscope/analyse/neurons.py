@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rankscope.model.delta import working
+
 TOP_SHARE = 0.01
 TOP_LEAST = 8
 """The most changed units of a layer: this share of them, and at least so many."""
@@ -35,17 +37,19 @@ class NeuronStream:
     def __init__(self) -> None:
         self._sums: dict[tuple[int, Side], _UnitSums] = {}
 
-    def add(self, layer: int, side: Side, activation: Tensor, fired: Tensor) -> None:
-        """Activations (n, F) and whether the nonlinearity's output was above zero (n, F)."""
+    def add(self, layer: int, side: Side, activation: Tensor, nonlinear: Tensor, real: Tensor) -> None:
+        """Activations and outputs of the nonlinearity (B, T, F), of which the tokens where `real` (B, T) count."""
         sums = self._sums.get((layer, side))
         if sums is None:
-            zeros = torch.zeros(3, activation.shape[1], dtype=torch.float64, device=activation.device)
+            zeros = torch.zeros(3, activation.shape[-1], dtype=torch.float64, device=activation.device)
             sums = self._sums[layer, side] = _UnitSums(0, *zeros)
-        precise = activation if activation.dtype == torch.float64 else activation.float()
-        sums.tokens += len(precise)
-        sums.total += precise.sum(0)
-        sums.squares += torch.linalg.vecdot(precise, precise, dim=0)
-        sums.fired += fired.sum(0)
+        precise = working(activation).flatten(0, 1)
+        counted = real.flatten().to(precise.dtype)  # products with zeros and ones are faster than picking rows
+        above = torch.gt(nonlinear.flatten(0, 1), 0, out=torch.empty_like(precise))
+        sums.tokens += int(real.sum())
+        sums.total += counted @ precise
+        sums.squares += counted @ precise.square()
+        sums.fired += counted @ above
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each layer; see `layer_row`."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from rankscope.config.arms import METHODS, TRAITS, arm_label
 from rankscope.config.problems import Problem, show
-from rankscope.config.study import Arm, Study
+from rankscope.config.study import Arm, Study, is_task_file
 from rankscope.config.words import WORDS
 from rankscope.config.yamltext import Document
 
@@ -21,6 +21,7 @@ def check_values(document: Document, base: Path) -> list[Problem]:
     return [
         *_check_domains(document),
         *_check_files(document, base),
+        *_check_tasks(document, base),
         *_check_models(document, base),
         *_check_quantization(document),
         *_check_seeds(document),
@@ -70,6 +71,20 @@ def _check_files(document: Document, base: Path) -> list[Problem]:
             if found is not None:
                 expected = f"a file of rows; relative paths start at {base}"
                 problems.append(document.problem((section, name, "path"), found, expected))
+    return problems
+
+
+def _check_tasks(document: Document, base: Path) -> list[Problem]:
+    """A suite's `harness` that is a YAML file is there."""
+    problems = []
+    for name, source in _mapping(document.get("suites")).items():
+        given = _mapping(source).get("harness")
+        if isinstance(given, str) and is_task_file(given):
+            path = os.path.join(base, os.path.expanduser(given))
+            if not os.path.isfile(path):
+                expected = f"the YAML file of an lm-eval task; relative paths start at {base}"
+                found = f"{show(given)}, where no file is"
+                problems.append(document.problem(("suites", name, "harness"), found, expected))
     return problems
 
 

@@ -8,10 +8,11 @@ from typing import Any
 from rankscope.config.arms import ENTRIES, METHODS
 from rankscope.config.problems import Problem, show
 from rankscope.config.words import (
+    HARNESS_KEYS,
     HUB_KEYS,
     LATER_METHODS,
     LATER_OPTIMIZERS,
-    LATER_SOURCE_KEYS,
+    ROW_KEYS,
     SECTIONS,
     WORDS,
     known_keys,
@@ -60,8 +61,6 @@ def _models(document: Document, study: dict[str, Any]) -> None:
 
 def _top_level(document: Document, study: dict[str, Any]) -> list[Problem]:
     problems = []
-    if study.pop("track", None) is not None:
-        problems.append(document.problem(("track",), f"experiment tracking, {NOT_BUILT}", "no such key"))
     if isinstance(study.get("optimizer"), str):
         study["optimizer"] = {"name": study["optimizer"]}
     optimizer = study.get("optimizer")
@@ -74,19 +73,21 @@ def _top_level(document: Document, study: dict[str, Any]) -> list[Problem]:
 
 
 def _source(document: Document, section: str, name: str, source: dict[str, Any]) -> list[Problem]:
-    """lm-eval's suites. A key set to null is as if it were not there."""
+    """Keys that belong to another origin than the one given. A key set to null is as if it were not there."""
     problems = []
-    given = [key for key in LATER_SOURCE_KEYS if source.pop(key, None) is not None]
-    if "harness" in given:  # its other keys go with it
-        given = ["harness"]
-        source.setdefault("world", "refused")
-    for key in given:
-        found = f"{LATER_SOURCE_KEYS[key]} (`{key}`), {NOT_BUILT}"
-        problems.append(document.problem((section, name, key), found, "rows from `path`, `hub` or `world`"))
-    for key in HUB_KEYS:
-        if source.get("hub") is None and source.pop(key, None) is not None:
-            expected = "it only with `hub`, the data set that it belongs to"
-            problems.append(document.problem((section, name, key), f"`{key}` without `hub`", expected))
+    harness = section == "suites" and source.get("harness") is not None
+    owned = [(key, source.get("hub") is not None, "hub", "the data set") for key in HUB_KEYS]
+    if section == "suites":
+        owned += [(key, harness, "harness", "the task") for key in HARNESS_KEYS]
+    for key, belongs, owner, what in owned:
+        if not belongs and source.pop(key, None) is not None:
+            expected = f"it only with `{owner}`, {what} that it belongs to"
+            problems.append(document.problem((section, name, key), f"`{key}` without `{owner}`", expected))
+    for key, default in ROW_KEYS.items() if harness else ():
+        if source.get(key, default) not in (default, None):
+            del source[key]
+            expected = "no such key: a task of lm-eval brings its own"
+            problems.append(document.problem((section, name, key), f"`{key}` without rows of its own", expected))
     return problems
 
 

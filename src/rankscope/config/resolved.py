@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import yaml
 
-from rankscope.config.study import ModelSpec, Source, Study, SuiteSource, TrainSource
+from rankscope.config.study import ModelSpec, Source, Study, SuiteSource, TrainSource, is_task_file
 from rankscope.records import Plan
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -23,6 +23,8 @@ def absolute(study: Study, folder: Path) -> Study:
             return given.model_copy(update={"path": str((folder / Path(given.path).expanduser()).resolve())})
         if given.hub is not None and (local := folder / Path(given.hub).expanduser()).is_dir():
             return given.model_copy(update={"hub": str(local.resolve())})
+        if isinstance(given, SuiteSource) and given.harness is not None and is_task_file(given.harness):
+            return given.model_copy(update={"harness": str((folder / Path(given.harness).expanduser()).resolve())})
         return given
 
     def model(spec: ModelSpec) -> ModelSpec:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from rankscope.config.arms import ENTRIES, TRAITS
 from rankscope.config.study import OptimizerName, Study
-from rankscope.config.words import LATER_SOURCE_KEYS, SECTIONS, WORDS
+from rankscope.config.words import SECTIONS, WORDS
 
 Schema = dict[str, Any]
 
@@ -22,7 +22,8 @@ def study_schema() -> Schema:
     for name, place in _PLACES.items():
         _describe(definitions[name], place)
     for name in ("TrainSource", "SuiteSource"):
-        _without_later_keys(definitions[name])
+        origins = ["path", "hub", "world", *(["harness"] if name == "SuiteSource" else [])]
+        definitions[name]["oneOf"] = [{"required": [key]} for key in origins]
     for entry in ENTRIES.values():
         _describe(definitions[entry.__name__], "arms.*")
     _describe(schema, "")
@@ -47,12 +48,6 @@ def _describe(schema: Schema, place: str) -> None:
         words = WORDS.get(f"{place}.{key}".removeprefix("."))
         if words is not None:
             setting["description"] = words
-
-
-def _without_later_keys(schema: Schema) -> None:
-    for key in LATER_SOURCE_KEYS:
-        schema["properties"].pop(key, None)
-    schema["oneOf"] = [{"required": [key]} for key in ("path", "hub", "world")]
 
 
 def _models() -> Schema:

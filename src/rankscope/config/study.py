@@ -13,7 +13,7 @@ from rankscope.config.arms import Arm, ArmEntry, Fraction, Frozen, FullArms, Lor
 __all__ = [
     "AdaptiveSeeds", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "FullArms",
     "Keep", "Kind", "LoraArms", "Method", "ModelSpec", "Name", "Optimizer", "Rate", "Schedule", "Source",
-    "Study", "SuiteSource", "TrainSource", "Validation",
+    "Study", "SuiteSource", "TrackerName", "TrainSource", "Validation",
 ]  # fmt: skip
 
 Kind = Literal["recall", "reasoning"]
@@ -22,6 +22,7 @@ Chat = Literal["auto", "never"]
 BadRows = Literal["refuse", "drop"]
 Schedule = Literal["cosine", "linear", "constant"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
+TrackerName = Literal["tensorboard", "mlflow"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 
 
@@ -71,7 +72,9 @@ class Source(Frozen):
     def _one_origin(self) -> Source:
         given = [key for key in ("path", "world", "hub", "harness") if getattr(self, key, None) is not None]
         if len(given) != 1:
-            raise ValueError(f"exactly one of path, world, hub is needed, found {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"exactly one of path, world, hub, harness is needed, found {' and '.join(given) or 'none'}"
+            )
         return self
 
 
@@ -82,12 +85,22 @@ class TrainSource(Source):
 
 
 class SuiteSource(Source):
-    """Items to score. Only plain text (nats per token, reported and not decided on) needs no `kind`."""
+    """Items to score. Only plain text (nats per token, reported and not decided on) needs no `kind`.
+
+    `harness` is a task of lm-eval, or a YAML file of one, in place of rows; `metric` says which of its metrics is an
+    item's score (and after a comma which of its filters), the task's first where it is not given.
+    """
 
     kind: Kind | None = None
-    harness: str | None = None
+    harness: str | None = Field(default=None, min_length=1)
     num_fewshot: int | None = Field(default=None, ge=0)
+    metric: str | None = None
     max_new_tokens: int = Field(default=256, gt=0)
+
+
+def is_task_file(harness: str) -> bool:
+    """Whether a suite's `harness` is a YAML file of its own, not a task's name."""
+    return harness.endswith((".yaml", ".yml"))
 
 
 class Validation(Frozen):
@@ -158,6 +171,17 @@ class Analysis(Frozen):
     intruder_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
 
 
+class Execution(Frozen):
+    """How the work is cut, which changes results by rounding only, so it is not part of a run's id.
+
+    `arms_together`: LoRA arms that train in one pack; `micro_batch_tokens`: of all of them together. `auto` measures a
+    few steps on this machine when the study begins, and keeps what it found.
+    """
+
+    arms_together: Literal["auto"] | Annotated[int, Field(gt=0, le=64)] = "auto"
+    micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=16)] = "auto"
+
+
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -192,6 +216,8 @@ class Study(Frozen):
     checkpoint: Checkpoint = Checkpoint()
     keep: Keep = Keep()
     analysis: Analysis = Analysis()
+    track: tuple[TrackerName, ...] = ()
+    execution: Execution = Execution()
 
     @property
     def all_seeds(self) -> tuple[int, ...]:

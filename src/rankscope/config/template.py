@@ -58,7 +58,9 @@ decision: {{task_margin: 0.03, retention_margin: 0.03, min_gain: 0.01, confidenc
 
 # checkpoint: {{minutes: 10}}
 # keep: {{full: none}}    # fully fine-tuned weights are deleted when they were scored; adapters are always kept
+# execution: {{arms_together: auto}}    # LoRA arms that train in one pack; auto measures a few steps
 # analysis: {{enabled: true}}    # look inside: spectra, hidden states, attention, neurons; takes time
+# track: [tensorboard, mlflow]    # show runs there too; needs pip install 'rankscope[tensorboard,mlflow]'
 """
 
 _ARMS = """\

@@ -56,8 +56,11 @@ def _problem(document: Document, details: ErrorDetails, path: Path) -> Problem:
         return document.problem(path, f"the name {show(path[-1])}", NAME)
     key = pattern(path)
     if key in ("train.*", "suites.*") and details["type"] == "value_error":
-        given = [f"`{name}`" for name in ("path", "hub", "world") if value.get(name) is not None]
-        return document.problem(path, " and ".join(given) or "none of them", "exactly one of `path`, `hub` and `world`")
+        names = ("path", "hub", "world", "harness")[: 4 if key == "suites.*" else 3]
+        given = [f"`{name}`" for name in names if value.get(name) is not None]
+        *most, last = (f"`{name}`" for name in names)
+        expected = f"exactly one of {', '.join(most)} and {last}"
+        return document.problem(path, " and ".join(given) or "none of them", expected)
     shown = show(value)
     if key == "model":
         shown = "an empty list" if value == [] else show(value)

@@ -52,6 +52,10 @@ WORDS: dict[str, str] = {
     **{f"train.*{key}": words for key, words in _SOURCE.items()},
     "suites": "at least one suite, by name",
     **{f"suites.*{key}": words for key, words in _SOURCE.items()},
+    "suites.*": "a mapping with one of `path`, `hub`, `world` and `harness`",
+    "suites.*.harness": "the name of an lm-eval task, or a YAML file of one",
+    "suites.*.num_fewshot": "a whole number of 0 or more: examples before each question of a `harness` suite",
+    "suites.*.metric": "a metric of the task, such as acc_norm, or with a filter: exact_match,flexible-extract",
     "suites.*.max_new_tokens": _COUNT,
     "arms": "at least one arm, by label",
     "arms.*": "a mapping of an arm's settings",
@@ -97,13 +101,21 @@ WORDS: dict[str, str] = {
     "analysis.probe_items": f"{_COUNT}: how many items, drawn from all suites, are looked at inside the model",
     "analysis.derived": "true or false",
     "analysis.intruder_factor": "a number of 0 or more: what intruder dimensions are multiplied by",
+    "track": "a list of tensorboard, mlflow",
+    "track[]": "tensorboard or mlflow",
+    "execution": _SETTINGS,
+    "execution.arms_together": "auto or a whole number from 1 to 64: LoRA arms that train in one pack",
+    "execution.micro_batch_tokens": "auto or a whole number of at least 16",
 }
 
-SECTIONS = ("validation", "budget", "optimizer", "decision", "checkpoint", "keep", "analysis")
+SECTIONS = ("validation", "budget", "optimizer", "decision", "checkpoint", "keep", "analysis", "execution")
 """Settings that all have defaults: a section left empty means these."""
 
 LATER_METHODS = frozenset({"qlora", "adalora"})
-LATER_SOURCE_KEYS = {"harness": "a suite of lm-eval", "num_fewshot": "few-shot examples"}
+HARNESS_KEYS = ("num_fewshot", "metric")
+"""What only a task of lm-eval has."""
+ROW_KEYS = {"columns": None, "choices": "text", "template": None, "bad_rows": "refuse", "max_new_tokens": 256}
+"""What only rows have, and its default, which a resolved study writes out: a task brings its own prompts and limits."""
 HUB_KEYS = ("config", "split", "revision")
 """What only a hub data set has."""
 LATER_OPTIMIZERS = frozenset({"paged_adamw_8bit", "adafactor", "muon", "sgd"})

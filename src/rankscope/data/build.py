@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,11 @@ from rankscope.config.problems import InputProblems, Problem
 from rankscope.config.study import SuiteSource, TrainSource, Validation
 from rankscope.data.encode import Encoder, form_of
 from rankscope.data.formats import content_id
+from rankscope.data.harness_items import harness_items
+from rankscope.data.harness_load import HarnessRows
 from rankscope.data.overlap import GRAM_WORDS, NEAR_SHARE, find_overlap
 from rankscope.data.source import Rows, seeded_sample
-from rankscope.records import Example, Form, Item, Row, Suite, SuiteFacts, TrainFacts
+from rankscope.records import Example, Form, HarnessFacts, Item, Row, Suite, SuiteFacts, TrainFacts
 
 
 @dataclass(frozen=True)
@@ -88,35 +91,57 @@ def build_suite(name: str, source: SuiteSource, rows: Rows, encoder: Encoder) ->
     Raises InputProblems for a suite that nobody can score: rows of several forms, no `kind` though it is no plain
     text, or no item that fits.
     """
-    form = _form(name, source, rows)
-    left_out: Counter[str] = Counter({"cannot be read": rows.bad_count} if rows.bad_count else {})
-    items = []
-    for item, token_count in zip(*_with_lengths(source, rows, form, encoder), strict=True):
-        if form in ("choices", "text") and not (item.choices_ids and all(item.choices_ids)):
-            left_out["has no token to score"] += 1
-        elif token_count > encoder.context_tokens:
-            left_out[f"longer than the context of {encoder.context_tokens} tokens"] += 1
-        else:
-            items.append(item)
+    grading, harness, max_new_tokens = None, None, source.max_new_tokens
+    if isinstance(rows, HarnessRows):
+        item_ids = [row.item_id for row in rows.rows]
+        given, needed, grading, max_new_tokens, harness = harness_items(rows.task, source, item_ids, encoder)
+        form = given[0].form
+        _check_kind(name, source, rows, form)
+    else:
+        form = _form(name, source, rows)
+        given, needed = _with_lengths(source, rows, form, encoder)
+    items, left_out = _fitting(given, needed, encoder.context_tokens)
+    if rows.bad_count:
+        left_out["cannot be read"] = rows.bad_count
     if not items:
         why = ", ".join(f"{count} items: {reason}" for reason, count in left_out.items())
         raise InputProblems(
             [Problem(rows.file, f"suites.{name}", f"no item that can be scored ({why})", "at least one")]
         )
-    suite = Suite(name, source.domain, source.kind, tuple(items), source.max_new_tokens, dict(left_out))
+    suite = Suite(name, source.domain, source.kind, tuple(items), max_new_tokens, dict(left_out), grading)
     facts = SuiteFacts(
         name=name,
         domain=source.domain,
         kind=source.kind,
         form=form,
-        content_sha256=_sha256(_item_parts(items, source.max_new_tokens)),
+        content_sha256=_sha256(_item_parts(items, max_new_tokens, harness)),
         item_count=len(items),
-        token_count=sum(len(item.prompt_ids) + sum(map(len, item.choices_ids)) for item in items),
-        max_new_tokens=source.max_new_tokens,
+        token_count=sum(_token_count(part) for item in items for part in item.parts or (item,)),
+        max_new_tokens=max_new_tokens,
         left_out=dict(left_out),
         revision=rows.revision,
+        harness=harness,
     )
     return suite, facts
+
+
+def _token_count(item: Item) -> int:
+    return len(item.prompt_ids) + sum(map(len, item.choices_ids))
+
+
+def _fitting(given: Sequence[Item], needed: Sequence[int], context_tokens: int) -> tuple[list[Item], Counter[str]]:
+    """The items that can be scored, and how many cannot, by the reason."""
+    items: list[Item] = []
+    left_out: Counter[str] = Counter()
+    for item, count in zip(given, needed, strict=True):
+        parts = item.parts or (item,)
+        if item.form in ("choices", "text") and not all(part.choices_ids and all(part.choices_ids) for part in parts):
+            left_out["has no token to score"] += 1
+        elif count > context_tokens:
+            left_out[f"longer than the context of {context_tokens} tokens"] += 1
+        else:
+            items.append(item)
+    return items, left_out
 
 
 def check_relations(train_sets: Iterable[TrainFacts], suites: Sequence[SuiteFacts], file: str) -> None:
@@ -151,9 +176,13 @@ def _form(name: str, source: SuiteSource, rows: Rows) -> Form:
             expected = "only numbers as answers, or `kind: recall` to grade them as words"
         raise InputProblems([Problem(rows.file, f"suites.{name}", found, expected)])
     form = next(iter(counts))
+    _check_kind(name, source, rows, form)
+    return form
+
+
+def _check_kind(name: str, source: SuiteSource, rows: Rows, form: Form) -> None:
     if source.kind is None and form != "text":
         raise InputProblems([Problem(rows.file, f"suites.{name}.kind", "nothing", "recall or reasoning")])
-    return form
 
 
 def _with_lengths(source: SuiteSource, rows: Rows, form: Form, encoder: Encoder) -> tuple[list[Item], list[int]]:
@@ -205,14 +234,20 @@ def _example_parts(examples: Sequence[Example]) -> Iterable[Sequence[int] | str]
             yield example.loss_mask
 
 
-def _item_parts(items: Sequence[Item], max_new_tokens: int) -> Iterable[Sequence[int] | str]:
+def _item_parts(
+    items: Sequence[Item], max_new_tokens: int, harness: HarnessFacts | None
+) -> Iterable[Sequence[int] | str]:
     yield str(max_new_tokens)
     for item in items:
         yield f"{item.item_id}\0{item.form}\0{item.answer_index}\0{item.text_bytes}"
         yield from item.answers
         yield from (item.prompt_ids, *item.choices_ids, item.choice_characters)
+        for part in item.parts:
+            yield from (part.prompt_ids, *part.choices_ids)
         if item.cluster is not None:
             yield f"cluster {item.cluster}"
+    if harness is not None:  # what decides a score beside the prompts
+        yield json.dumps(harness.model_dump(mode="json"), sort_keys=True)
 
 
 def _sha256(*groups: Iterable[Sequence[int] | str]) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
+import jinja2
+
 from rankscope.config.problems import InputProblems, Problem
 from rankscope.data.prompts import TEMPLATE_ERRORS
 from rankscope.records import Turn
@@ -104,6 +106,22 @@ class ChatFrame:
             self._addition = ""
         self.end_text, end_token, self.end_id = self._turn_end(after)
         self._closing = self.end_text + end_token
+
+    def text(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        """Turns as lm-eval hands them to its `hf` model's template; a system turn is dropped where none is taken."""
+
+        def rendered(given: list[dict[str, str]]) -> str:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    given, tokenize=False, add_generation_prompt=add_generation_prompt,
+                    continue_final_message=not add_generation_prompt, chat_template=self._template,
+                )
+            )  # fmt: skip
+
+        try:
+            return rendered(turns)
+        except jinja2.TemplateError:
+            return rendered([turn for turn in turns if turn["role"] != "system"])
 
     def before(self, turns: Sequence[Turn]) -> str:
         """All text before the assistant's answer to these turns."""

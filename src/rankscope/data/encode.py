@@ -43,6 +43,7 @@ class Encoder:
         if system_prompt is not None and not self.chat:
             expected = "a model that is asked by a chat template, or no `system_prompt`"
             raise InputProblems([Problem(name, "system_prompt", "no chat template that is used", expected)])
+        self.system_prompt = system_prompt
         self._frame = ChatFrame(tokenizer, system_prompt) if self.chat else None
         self._turns: Frame = self._frame or PlainFrame(tokenizer)
         eos_id: int = tokenizer.eos_token_id
@@ -104,6 +105,16 @@ class Encoder:
             else:
                 items.append(self._choice_item(row, prompt, maker, [next(split) for _ in row.choices or ()]))
         return items
+
+    def chat_text(self, turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A conversation of lm-eval's by the chat template, the date fixed; without the system turn where it takes
+        none. Without `add_generation_prompt` the last turn is left open."""
+        assert self._frame is not None
+        return self._frame.text(turns, add_generation_prompt)
+
+    def text_ids(self, texts: Sequence[str]) -> list[tuple[Ids, Ids]]:
+        """Whole texts as (prefix, the tokens that lm-eval's `loglikelihood_rolling` predicts after it)."""
+        return [((self._prefix_id,), ids) for ids in self.tokenize(texts)]
 
     def split(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
         """Each (prompt, continuation) as (prompt ids, continuation ids), by the rule of lm-eval's causal models.

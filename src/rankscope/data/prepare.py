@@ -10,9 +10,10 @@ from typing import TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from rankscope.config.problems import InputProblems, Problem
-from rankscope.config.study import Study
+from rankscope.config.study import Study, SuiteSource
 from rankscope.data.build import TrainingSet, build_suite, build_training, check_relations
 from rankscope.data.encode import Encoder
+from rankscope.data.harness_load import load_harness
 from rankscope.data.source import Rows, load_rows
 from rankscope.records import Suite, SuiteFacts
 
@@ -42,7 +43,7 @@ def prepare(
     problems: list[Problem] = []
     encoder = Encoder(tokenizer, context_tokens=context_tokens, system_prompt=system_prompt)
     train_rows = _each(study.train, problems, lambda n, s: load_rows(s, base=folder, name=f"train.{n}"))
-    suite_rows = _each(study.suites, problems, lambda n, s: load_rows(s, base=folder, name=f"suites.{n}"))
+    suite_rows = _each(study.suites, problems, lambda n, s: load_suite(s, folder, f"suites.{n}"))
     suites = _each(suite_rows, problems, lambda n, rows: build_suite(n, study.suites[n], rows, encoder))
     training = _each(train_rows, problems, lambda n, rows: _training(study, n, rows, encoder, suite_rows))
     if not problems:
@@ -50,6 +51,13 @@ def prepare(
     if problems:
         raise InputProblems(problems)
     return Prepared(training=training, suites=suites)
+
+
+def load_suite(source: SuiteSource, folder: Path, name: str) -> Rows:
+    """Rows, or a task of lm-eval with its documents. Raises InputProblems."""
+    if source.harness is not None:
+        return load_harness(source, base=folder, name=name)
+    return load_rows(source, base=folder, name=name)
 
 
 def _each(given: Mapping[str, _S], problems: list[Problem], make: Callable[[str, _S], _T]) -> dict[str, _T]:

@@ -62,7 +62,7 @@ def load_rows(source: Source, *, base: Path, name: str) -> Rows:
         read = read_hub(source, base, name)
         file, records, revision = read.file, read.records, read.revision
     else:
-        raise InputProblems([Problem(name, "source", "harness, which is not built yet", "path, hub or world")])
+        raise ValueError(f"{name} has no rows of its own")
     if source.columns is not None:
         check_columns(source.columns, records, file, name)
     reasoning = getattr(source, "kind", None) == "reasoning"

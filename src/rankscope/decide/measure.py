@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rankscope.config.study import Decision
 from rankscope.decide.bootstrap import bootstrap_variance
+from rankscope.decide.noise import NO_FLOOR, Floor, floor_of
 from rankscope.decide.pairing import Pairing
 from rankscope.decide.rule import Bounds, Ruling, judge
 from rankscope.decide.stats import (
@@ -26,13 +27,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measured:
-    """Estimates over N arms, None where no suite (or no second arm) allows one. Difference c is of `pairs[c]`."""
+    """Estimates over N arms, None where no suite (or no second arm) allows one. Difference c is of `pairs[c]`; `floor`
+    is what numerics alone may move."""
 
     gain: Estimates | None
     forgetting: Estimates | None
     differences: Estimates | None
     pairs: list[tuple[int, int]]
     arm_count: int
+    floor: Floor = NO_FLOOR
 
 
 def measure(in_domain: Sequence[SuiteArrays], others: Sequence[SuiteArrays]) -> Measured:
@@ -51,7 +54,9 @@ def measure(in_domain: Sequence[SuiteArrays], others: Sequence[SuiteArrays]) -> 
 
 
 def measure_pairing(pairing: Pairing) -> Measured:
-    return measure([suite.arrays for suite in pairing.in_domain], [suite.arrays for suite in pairing.others])
+    floor = floor_of([suite.noise for suite in pairing.in_domain], [suite.noise for suite in pairing.others])
+    measured = measure([suite.arrays for suite in pairing.in_domain], [suite.arrays for suite in pairing.others])
+    return replace(measured, floor=floor)
 
 
 Widths = tuple[Floats | None, Floats | None, Floats | None]
@@ -83,8 +88,10 @@ def bootstrap_widths(pairing: Pairing, measured: Measured, alpha: float, seed: i
 
 
 def bounds(measured: Measured, widths: Widths) -> Bounds:
-    """Means and half widths as the rule's bounds. One item or cluster in a suite, or a single seed, bounds nothing."""
+    """Means and half widths as the rule's bounds, each wider by what numerics alone may move. One item or cluster in a
+    suite, or a single seed, bounds nothing."""
     count = measured.arm_count
+    widths = _above_the_floor(widths, measured.floor)
     gain_low, gain_high = _around(measured.gain, widths[0], count)
     forgetting_low, forgetting_high = _around(measured.forgetting, widths[1], count)
     better_by = np.full((count, count), -np.inf)
@@ -92,6 +99,14 @@ def bounds(measured: Measured, widths: Widths) -> Bounds:
         for (a, b), mean, half in zip(measured.pairs, measured.differences.mean, widths[2], strict=True):
             better_by[a, b], better_by[b, a] = mean - half, -mean - half
     return Bounds(gain_low, gain_high, forgetting_low, forgetting_high, better_by)
+
+
+def _above_the_floor(widths: Widths, floor: Floor) -> Widths:
+    added = (floor.gain, floor.forgetting, floor.gain)
+    gain, forgetting, differences = (
+        None if half is None else half + more for half, more in zip(widths, added, strict=True)
+    )
+    return gain, forgetting, differences
 
 
 def _around(part: Estimates | None, half: Floats | None, count: int) -> tuple[Floats, Floats]:

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rankscope.decide.arms import ArmFacts, arm_facts
+from rankscope.decide.noise import changed_share
 from rankscope.decide.stats import SuiteArrays
 from rankscope.records import Relation
 
@@ -34,6 +35,8 @@ class SuiteScores:
     scores: Floats
     left_out: int = 0
     clusters: NDArray[np.int64] | None = None
+    noise: float = 0.0
+    """The share of items that the base answers otherwise in other batches."""
 
     @property
     def arrays(self) -> SuiteArrays:
@@ -183,13 +186,14 @@ def _pair_suite(
             base=base_scores.to_numpy(dtype=float)[whole],
             scores=np.ascontiguousarray(values.T.reshape(len(labels), len(seeds), -1)),
             left_out=left_out,
-            clusters=_clusters(here, joined.index[whole]),
+            clusters=cluster_numbers(here, joined.index[whole]),
+            noise=changed_share(here[here["arm"] == "base"], list(joined.index[whole])),
         ),
         notes,
     )
 
 
-def _clusters(here: pd.DataFrame, item_ids: pd.Index) -> NDArray[np.int64] | None:
+def cluster_numbers(here: pd.DataFrame, item_ids: pd.Index) -> NDArray[np.int64] | None:
     """The cluster of each item by number, as the base's rows name it; an item without a name is its own cluster."""
     if "cluster" not in here.columns:
         return None

@@ -18,6 +18,7 @@ import pandas as pd
 from rankscope.config.study import Decision
 from rankscope.decide.looks import gather
 from rankscope.decide.measure import intervals
+from rankscope.decide.noise import noise
 from rankscope.decide.pairing import Pairing, SuiteScores, pair, relation, text_or_none
 from rankscope.decide.stats import estimate, gain_contrasts
 
@@ -46,7 +47,7 @@ def make_tables(
     decision: Decision | None = None,
     looks: Sequence[int] = (),
 ) -> dict[str, pd.DataFrame]:
-    """Every table of the decide stage by name: scores, forgetting, matrix, kinds, seeds, flips, cost.
+    """Every table of the decide stage by name: scores, forgetting, matrix, kinds, seeds, flips, cost, noise.
 
     `looks` as in `decide`: with adaptive seeds an arm stands in every table as in its last look.
     """
@@ -61,6 +62,7 @@ def make_tables(
         "seeds": seeds(paired),
         "flips": flips(paired),
         "cost": cost(runs),
+        "noise": noise(predictions),
     }
 
 

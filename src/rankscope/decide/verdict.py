@@ -12,6 +12,7 @@ from rankscope.decide.arms import median_seed
 from rankscope.decide.describe import arm_verdicts, recommended
 from rankscope.decide.looks import Evidence, gather
 from rankscope.decide.measure import bootstrap_widths, closed_form_widths, intervals, rule_on
+from rankscope.decide.noise import noise_sentences, suite_noise
 from rankscope.decide.pairing import Pairing, pair
 from rankscope.decide.power import detectable, more_needed
 from rankscope.decide.stats import mcnemar_exact
@@ -44,6 +45,8 @@ def decide(
     more = _more(evidence, decision)
     remaining = [arm.label for arm in last.pairing.arms if arm.problem in ("planned", "running", "not needed")]
     chosen = None if ruling.recommended is None else evidence.labels[ruling.recommended]
+    noise = suite_noise(predictions, model)
+    reasons = _reasons(evidence, decision, more, looks, _check(evidence, decision, seed, bootstrap_draws))
     return Verdict(
         model=model,
         train_set=train_set,
@@ -53,7 +56,7 @@ def decide(
         candidates=[evidence.labels[a] for a in ruling.candidates] + remaining,
         refuted=[evidence.labels[a] for a in ruling.refuted],
         rule=words.rule_sentence(decision, len(evidence.labels), last.alpha),
-        reasons=_reasons(evidence, decision, more, looks, _check(evidence, decision, seed, bootstrap_draws)),
+        reasons=[*reasons, *noise_sentences(noise, last.measured.floor)],
         minimum_detectable_effect=detectable(last.measured, last.alpha),
         more_needed=more,
         arms=arm_verdicts(
@@ -61,6 +64,7 @@ def decide(
             decision,
             lambda label: pair(predictions, suites, runs, model=model, train_set=train_set, only=[label]),
         ),
+        noise=noise,
     )
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -105,6 +105,11 @@ class FolderStore:
 
     def read_search(self, search_id: str) -> SearchRecord | None:
         return _read(self.folder / "searches" / search_id / "search.json", SearchRecord)
+
+    def read_rungs(self, search_id: str) -> dict[str, Any] | None:
+        """What a search has measured so far, by arm, rate and step; None before it began."""
+        path = self.folder / "searches" / search_id / "rungs.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
     def write_search(self, record: SearchRecord) -> None:
         _write_record(self.folder / "searches" / record.search_id / "search.json", record)

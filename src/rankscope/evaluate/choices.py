@@ -1,23 +1,27 @@
-"""Log-likelihoods of choices and of text, with the prompt computed once for all choices of an item.
+"""Log-likelihoods of choices and of text, with whatever requests have in common computed once.
 
-Shapes: B lines of a batch, T tokens, N positions read, V vocabulary.
+Shapes: T tokens of a batch, N positions read, M scored tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
-from rankscope.evaluate.tree import Batch, ChoicePlan, tree_mask
-from rankscope.model.forward import NotFinite, evaluating, forward_of, probe_ids
-from rankscope.model.prompted import virtual_tokens
+from rankscope.evaluate.tree import ChoicePlan, Reads, RowBatch, TreeBatch, tree_batch, tree_line
+from rankscope.model.attend import LAYOUT_KEY, REFUSALS, layout_attention_on
+from rankscope.model.branches import Beginning, BranchLayout
+from rankscope.model.forward import NotFinite, evaluating, forward_of, hidden_states, probe_ids
+from rankscope.model.parts import sliding_window
+from rankscope.model.prompted import virtual_tokens, without_virtual_tokens
 from rankscope.records import Item
 
 logger = logging.getLogger(__name__)
@@ -43,67 +47,104 @@ def choice_logprobs(
 
     sum over t of log p(choice[t] | prompt, choice[:t]), log-softmax in fp32, added in double: what lm-eval's
     `loglikelihood` returns. `token_budget` bounds the padded tokens of a batch. A model that cannot run choices as
-    branches of one sequence is noticed by a probe and runs plain rows; the log says which was used.
+    branches of their prompt is noticed by a probe and runs plain rows; the log says which was used.
 
     Raises NotFinite where a log-likelihood is NaN or infinite, ValueError for an item that cannot be scored.
     """
     plan = plan or ChoicePlan(items, token_budget)
-    if not plan.choice_count:
-        return []
-    virtual = virtual_tokens(model)
-    window = _window_that_matters(model, plan.longest + virtual)
-    # A mask that knows the window does not know virtual tokens; rows need no mask.
-    use_trees = not plan.branches or ((window is None or not virtual) and _trees_hold(model, window))
+    return plan.by_item(_sums(model, plan, None).tolist())
+
+
+def choices_with_greedy(
+    model: PreTrainedModel, items: Sequence[Item], *, token_budget: int
+) -> list[tuple[tuple[float, bool], ...]]:
+    """Of every choice what `choice_logprobs` gives, and whether each of its tokens is the most likely one where it
+    stands: lm-eval's `loglikelihood` with its `is_greedy`."""
+    plan = ChoicePlan(items, token_budget)
+    misses = torch.zeros(plan.choice_count, dtype=torch.int64)
+    sums = _sums(model, plan, misses)
+    greedy = plan.by_item((misses == 0).tolist())
+    return [tuple(zip(a, map(bool, b), strict=True)) for a, b in zip(plan.by_item(sums.tolist()), greedy, strict=True)]
+
+
+def _sums(model: PreTrainedModel, plan: ChoicePlan, misses: Tensor | None) -> Tensor:
+    """Log-likelihoods of all choices in double; `misses` counts of each the tokens that are not the most likely."""
     sums = torch.zeros(plan.choice_count, dtype=torch.float64)
+    if not plan.choice_count:
+        return sums
+    window = _window_that_matters(model, plan.longest + virtual_tokens(model))
     with evaluating(model):
-        for batch in plan.trees if use_trees else plan.rows:
-            sums.index_add_(0, batch.target_choice, _target_logprobs(model, batch, window).double())
+        if not _trees_hold(model, window):
+            found = row_logprobs(model, plan.rows, misses)
+        else:
+            # A window would end inside a beginning, at another place for each token.
+            found = tree_logprobs(model, plan.trees if window is None else plan.whole_trees, misses)
+        for reads, logprobs in found:
+            sums.index_add_(0, reads.target_choice, logprobs.double())
     if not bool(torch.isfinite(sums).all()):
         raise NotFinite("a log-likelihood is not finite")
-    return plan.by_item(sums.tolist())
+    return sums
 
 
-def _target_logprobs(model: PreTrainedModel, batch: Batch, window: Window) -> Tensor:
-    """Log-probabilities (M,) in fp32, on the CPU, of the scored tokens of a batch."""
+def row_logprobs(
+    model: PreTrainedModel, batches: Iterable[RowBatch], misses: Tensor | None = None
+) -> Iterator[tuple[Reads, Tensor]]:
+    """Log-probabilities (M,) of the scored tokens of each batch. Nothing sees the padding, so no mask is needed."""
+    for batch in batches:
+        yield batch.reads, _target_logprobs(model, batch.input_ids, batch.reads, misses)
+
+
+def tree_logprobs(
+    model: PreTrainedModel, batches: Iterable[TreeBatch], misses: Tensor | None = None
+) -> Iterator[tuple[Reads, Tensor]]:
+    """Log-probabilities (M,) of the scored tokens of each batch."""
+    virtual = virtual_tokens(model)
+    for ids, group in groupby(batches, key=lambda batch: batch.beginning):
+        beginning = beginning_of(model, ids)
+        with without_virtual_tokens(model), layout_attention_on(model):
+            for batch in group:
+                arguments = {
+                    "position_ids": (batch.position_ids + virtual)[None].to(model.device),
+                    LAYOUT_KEY: BranchLayout(batch.shape.to(model.device), beginning),
+                }
+                yield batch.reads, _target_logprobs(model, batch.input_ids[None], batch.reads, misses, **arguments)
+
+
+def beginning_of(model: PreTrainedModel, ids: tuple[int, ...]) -> Beginning | None:
+    """Keys and values of the model's virtual tokens and of `ids`, by the model's own forward; None without either."""
+    count = virtual_tokens(model) + len(ids)
+    if not count:
+        return None
+    cache = DynamicCache(config=model.config)
+    # Virtual tokens alone need some token after them, whose keys are then left away.
+    hidden_states(model, torch.tensor([ids or (0,)], device=model.device), past_key_values=cache, use_cache=True)
+    return [(layer.keys[0, :, :count], layer.values[0, :, :count]) for layer in cache.layers]
+
+
+def _target_logprobs(
+    model: PreTrainedModel, input_ids: Tensor, reads: Reads, misses: Tensor | None = None, **arguments: Any
+) -> Tensor:
+    """Log-probabilities (M,) in fp32, on the CPU, of the scored tokens of a batch. `misses`, where it is given, counts
+    of every choice the tokens that are not the most likely where they stand."""
     device = model.device
-    target_read, target_ids = batch.target_read.to(device), batch.target_ids.to(device)
+    target_read, target_ids = reads.target_read.to(device), reads.target_ids.to(device)
     found: list[Tensor] = []
     start = done = 0
-    forward = forward_of(model)
-    arguments = _tree_arguments(model, batch, window)
-    for logits in forward.logits_at(batch.input_ids.to(device), batch.read.to(device), **arguments):
+    for logits in forward_of(model).logits_at(input_ids.to(device), reads.read.to(device), **arguments):
         stop = start + len(logits)
-        last = int(torch.searchsorted(batch.target_read, stop))
+        last = int(torch.searchsorted(reads.target_read, stop))
         rows, ids = target_read[done:last] - start, target_ids[done:last]
         found.append(logits.log_softmax(-1)[rows, ids])
+        if misses is not None:
+            misses.index_add_(0, reads.target_choice[done:last], (logits.argmax(-1)[rows] != ids).long().cpu())
         start, done = stop, last
     return torch.cat(found).cpu()
 
 
-def _tree_arguments(model: PreTrainedModel, batch: Batch, window: Window) -> dict[str, Any]:
-    """Mask and positions for the model. Rows without branches need neither: nothing sees the padding on their right."""
-    if batch.ends is None or batch.depths is None:
-        return {}
-    ends, depths = batch.ends.to(model.device), batch.depths.to(model.device)
-    if window is None:
-        return {"attention_mask": tree_mask(ends, depths, model.dtype), "position_ids": depths}
-    near = tree_mask(ends, depths, model.dtype, window)
-    kinds = set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ())
-    if not kinds:
-        return {"attention_mask": near, "position_ids": depths}
-    whole = tree_mask(ends, depths, model.dtype)
-    masks = {kind: near if kind == "sliding_attention" else whole for kind in kinds}
-    return {"attention_mask": masks, "position_ids": depths}
-
-
 def _window_that_matters(model: PreTrainedModel, longest: int) -> Window:
     """The sliding window in tokens, where some item is longer than it."""
-    config = model.config.get_text_config(decoder=True)
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    if not isinstance(window, int) or longest <= window or (kinds and "sliding_attention" not in kinds):
-        return None
-    return window
+    window = sliding_window(model)
+    return None if window is None or longest <= window else window
 
 
 # ---- may this model run trees? --------------------------------------------------------------------------------------
@@ -114,14 +155,13 @@ _decided: WeakKeyDictionary[PreTrainedModel, dict[tuple[Any, ...], bool]] = Weak
 
 def _trees_hold(model: PreTrainedModel, window: Window) -> bool:
     """Whether trees give this model's plain scores; decided once for each model, attention and window."""
-    attention = str(getattr(model.config, "_attn_implementation", None))
+    virtual = virtual_tokens(model)
     decided = _decided.setdefault(model, {})
-    key = (attention, window, model.dtype)
+    key = (model.config._attn_implementation, window, model.dtype, virtual)
     if key not in decided:
-        reason = "" if attention in ("eager", "sdpa") else f"its attention is {attention}"
-        reason = reason or _probe(model, window)
+        reason = "virtual tokens stand before a window" if virtual and window is not None else _probe(model, window)
         decided[key] = not reason
-        used = f"plain rows, because {reason}" if reason else "one sequence for each item"
+        used = f"plain rows, because {reason}" if reason else "branches of their prompt"
         logger.info("%s: choices are scored as %s", type(model).__name__, used)
     return decided[key]
 
@@ -130,46 +170,54 @@ def _probe(model: PreTrainedModel, window: Window) -> str:
     """Scores an item of random tokens as a tree and as plain rows. Returns why trees do not hold, or nothing.
 
     In fp32 they agree to 1e-4 nats. In half precision the tree is nearer to the rows than each of the mistakes that a
-    model could make: to ignore the mask, the positions, or the window.
+    model could make: to ignore who sees whom, the positions, or the window.
     """
     prompt_tokens = PROBE_PROMPT_TOKENS if window is None else window + 2
     tokens = probe_ids(model, prompt_tokens + 4 * PROBE_CHOICE_TOKENS).tolist()
     tails = [tokens[prompt_tokens + k * PROBE_CHOICE_TOKENS :][:PROBE_CHOICE_TOKENS] for k in range(4)]
     item = Item("probe", "choices", tuple(tokens[:prompt_tokens]), tuple(map(tuple, tails)))
     plan = ChoicePlan([item], token_budget=1 << 20)
-    (tree,) = plan.trees
-    assert tree.ends is not None
-    assert tree.depths is not None
-    count = tree.input_ids.shape[1]
+    (tree,) = plan.whole_trees
+    line = tree_line(item.prompt_ids, [(choice, number) for number, choice in enumerate(item.choices_ids)])
+    begun = [] if window is not None else [tree_batch([line], prompt_tokens // 2)]
     with evaluating(model):
-        rows = _by_choice(plan.rows, [_target_logprobs(model, batch, window) for batch in plan.rows])
+        rows = _by_choice(row_logprobs(model, plan.rows))
 
-        def distances(batch: Batch, window: Window) -> Tensor:
-            tree = _by_choice([batch], [_target_logprobs(model, batch, window)])
-            return torch.tensor([tree[key] - value for key, value in rows.items()]).abs()
+        def distances(batch: TreeBatch) -> Tensor:
+            found = _by_choice(tree_logprobs(model, [batch]))
+            return torch.tensor([found[key] - value for key, value in rows.items()]).abs()
 
         try:
-            errors = distances(tree, window)
+            errors = torch.stack([distances(batch) for batch in [tree, *begun]])
             if model.dtype not in (torch.bfloat16, torch.float16):
                 return "" if float(errors.max()) <= TOLERANCE_NATS else f"they differ by {float(errors.max()):.2g} nats"
-            blind = replace(tree, ends=torch.full_like(tree.ends, count))
-            shifted = replace(tree, depths=torch.arange(count)[None])
-            mistakes = [distances(blind, window), distances(shifted, window)]
-            mistakes += [] if window is None else [distances(tree, None)]
-        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as refusal:
-            # Each architecture refuses a mask that it does not know in its own way.
-            return f"it refuses the mask ({type(refusal).__name__})"
+            mistakes = [distances(mistake) for mistake in _mistakes(tree, window)]
+        except REFUSALS as refusal:
+            return f"it refuses the attention ({type(refusal).__name__})"
     nearest = min(float(mistake.norm()) for mistake in mistakes)
-    error = float(errors.norm())
+    error = max(float(one.norm()) for one in errors)
     return "" if error <= SHARE_OF_MISTAKE * nearest else f"they differ by {error:.2g} nats"
 
 
-def _by_choice(batches: Sequence[Batch], values: Sequence[Tensor]) -> dict[tuple[int, int], float]:
+def _mistakes(tree: TreeBatch, window: Window) -> list[TreeBatch]:
+    """The same tree with choices that see one another, with positions in a row, and with choices that see all of the
+    prompt, beyond the window."""
+    shape = tree.shape
+    count = int(shape.branch_lengths[0])
+    blind = replace(tree, shape=replace(shape, ends=torch.full_like(shape.ends, count)))
+    shifted = replace(tree, position_ids=torch.arange(len(tree.position_ids)))
+    if window is None:
+        return [blind, shifted]
+    far = int(shape.trunk_lengths[0])
+    return [blind, shifted, replace(tree, shape=replace(shape, depths=shape.depths - far))]
+
+
+def _by_choice(found: Iterable[tuple[Reads, Tensor]]) -> dict[tuple[int, int], float]:
     """Log-probabilities by choice and place in it (the positions of a choice ascend)."""
     table: dict[tuple[int, int], float] = {}
-    for batch, logprobs in zip(batches, values, strict=True):
+    for reads, logprobs in found:
         seen: dict[int, int] = {}
-        for choice, value in zip(batch.target_choice.tolist(), logprobs.tolist(), strict=True):
+        for choice, value in zip(reads.target_choice.tolist(), logprobs.tolist(), strict=True):
             place = seen.get(choice, 0)
             seen[choice] = place + 1
             table[choice, place] = value

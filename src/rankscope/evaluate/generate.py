@@ -1,6 +1,6 @@
-"""Greedy decoding in batches with cached keys and values; finished rows leave the batch.
+"""Greedy decoding of many rows at once: finished rows leave and waiting rows enter.
 
-Shapes: B rows of a batch, T tokens of its longest prompt, V vocabulary.
+Shapes: n rows that are decoded now.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 
-from rankscope.evaluate.cache import bytes_per_token, cache_bytes_of, plain_cache
-from rankscope.model.forward import Forward, NotFinite, evaluating, forward_of
+from rankscope.evaluate.decoder import Decoder, best, bytes_per_token, cache_bytes_of, slots_hold
+from rankscope.model.forward import evaluating
+from rankscope.model.parts import text_config
 from rankscope.model.prompted import virtual_tokens
 
 STOP_WINDOW_TOKENS = 24
+MOST_ROWS = 128
+"""Rows at once: beyond, a step of a small model is not cheaper by row any more, and memory grows."""
 
 
 class StopStrings:
@@ -69,41 +72,33 @@ def greedy(
 
     A row ends before a token of `eos_ids` (which is not returned), after the token that completes a stop string, after
     `max_new_tokens`, or at the end of the context (`context_tokens`, by default the config's position limit). Prompts
-    of like length share a batch, padded on the left: at most 4 * `token_budget` tokens of prompts (no logits are made
-    of them) with at most `cache_bytes` of keys and values (by default `cache_bytes_of`), and one row at least. A model
-    that keeps anything but keys and values is run by its own `generate`.
+    enter in batches of at most `token_budget` padded tokens, the longest first; at most `MOST_ROWS` rows are decoded
+    at once, and no more than fit `cache_bytes` of keys and values (by default `cache_bytes_of`), one row at least. A
+    model that keeps anything but keys and values, or has an attention of its own, is run by its own `generate`.
 
     Raises NotFinite where logits are not finite, and ValueError for an empty prompt.
     """
     if not all(prompts):
         raise ValueError("an empty prompt cannot be continued")
-    limit = context_tokens or _setting(model, "max_position_embeddings")
-    limit = None if limit is None else limit - virtual_tokens(model)
+    limit = context_tokens or getattr(text_config(model), "max_position_embeddings", None)
+    limit = limit - virtual_tokens(model) if isinstance(limit, int) else None
     room = [max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt)) for prompt in prompts]
     rows = [_Row(prompt, space) for prompt, space in zip(prompts, room, strict=True)]
     ending = _Ending(frozenset(eos_ids), stop)
-    order = sorted((row for row in rows if row.room > 0), key=lambda row: -len(row.prompt))
+    waiting = sorted((row for row in rows if row.room > 0), key=lambda row: -len(row.prompt))
+    if not waiting:
+        return [row.tokens for row in rows]
+    longest = max(len(row.prompt) + row.room for row in waiting) + virtual_tokens(model)
     with evaluating(model):
-        if plain_cache(model) is None:
-            for row in order:
+        if slots_hold(model, longest):
+            fitting = (cache_bytes or cache_bytes_of(model)) // (bytes_per_token(model) * longest)
+            decoder = Decoder(model, max(1, min(MOST_ROWS, len(waiting), fitting)))
+            with decoder.ready():
+                _decode(decoder, waiting, ending, token_budget)
+        else:
+            for row in waiting:
                 _own_generate(model, row, ending)
-            return [row.tokens for row in rows]
-        forward = forward_of(model)
-        cached_tokens = (cache_bytes or cache_bytes_of(model)) // bytes_per_token(model)
-        while order:
-            longest = len(order[0].prompt)
-            size = max(1, min(4 * token_budget // longest, cached_tokens // (longest + max_new_tokens)))
-            if virtual_tokens(model) and _setting(model, "sliding_window"):
-                # Padding would stand between virtual tokens and the row, and push them out of the window.
-                size = min(size, sum(len(row.prompt) == longest for row in order))
-            batch, order = order[:size], order[size:]
-            _decode(forward, batch, ending)
     return [row.tokens for row in rows]
-
-
-def _setting(model: PreTrainedModel, name: str) -> int | None:
-    value = getattr(model.config.get_text_config(decoder=True), name, None)
-    return value if isinstance(value, int) else None
 
 
 @dataclass(eq=False)
@@ -128,47 +123,28 @@ class _Ending:
         return len(row.tokens) >= row.room or (self.stop is not None and self.stop(row.tokens))
 
 
-def _decode(forward: Forward, rows: list[_Row], ending: _Ending) -> None:
-    """Decodes one batch. The keys and values of finished rows are dropped once they are an eighth of the batch."""
-    device = forward.model.device
-    cache = plain_cache(forward.model)
-    assert cache is not None
-    input_ids, real = _left_padded(rows, device)
-    padded = not bool(real.all())
-    positions = (real.cumsum(1) - 1).clamp(min=0)
-    active: list[_Row | None] = list(rows)
-    while True:
-        count, width = input_ids.shape
-        last = torch.arange(1, count + 1, device=device) * width - 1
-        arguments: dict[str, Any] = {"position_ids": positions, "past_key_values": cache, "use_cache": True}
-        if padded:
-            arguments["attention_mask"] = real
-        logits = torch.cat(list(forward.logits_at(input_ids, last, **arguments)))
-        following = logits.argmax(-1)
-        if not bool(torch.isfinite(logits.gather(1, following[:, None])).all()):
-            raise NotFinite("a logit is not finite")
-        for index, token in enumerate(following.tolist()):
-            row = active[index]
-            if row is not None and ending.take(row, token):
-                active[index] = None
-        left = [index for index, row in enumerate(active) if row is not None]
-        if not left:
-            return
-        input_ids, positions = following[:, None], positions[:, -1:] + 1
-        if len(left) <= count - max(1, count // 8):
-            kept = torch.tensor(left, device=device)
-            cache.batch_select_indices(kept)
-            input_ids, positions, real = input_ids[kept], positions[kept], real[kept]
-            active = [active[index] for index in left]
-        real = torch.nn.functional.pad(real, (0, 1), value=1)
-
-
-def _left_padded(rows: Sequence[_Row], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids (B, T) and which of them are real (B, T), 1 or 0."""
-    width = max(len(row.prompt) for row in rows)
-    ids = [[0] * (width - len(row.prompt)) + list(row.prompt) for row in rows]
-    real = [[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows]
-    return torch.tensor(ids, device=device), torch.tensor(real, device=device)
+def _decode(decoder: Decoder, waiting: list[_Row], ending: _Ending, token_budget: int) -> None:
+    """Decodes all of `waiting`, which are in order of their length, the longest first."""
+    active: list[_Row] = []
+    following = torch.zeros(0, dtype=torch.int64, device=decoder.slots.device)
+    while waiting or active:
+        free = decoder.slots.count - len(active)
+        old = len(active)
+        if waiting and (not active or free >= max(1, decoder.slots.count // 4)):
+            size = max(1, min(free, token_budget // len(waiting[0].prompt)))
+            entering, waiting = waiting[:size], waiting[size:]
+            active += entering
+            following = torch.cat([following, best(decoder.fill([row.prompt for row in entering]))])
+            fresh = range(old, len(active))
+        else:
+            following = best(decoder.step(following))
+            fresh = range(old)
+        tokens = following.tolist()
+        done = {index for index in fresh if ending.take(active[index], tokens[index])}
+        if done:
+            order = decoder.slots.keep([index for index in range(len(active)) if index not in done])
+            active = [active[index] for index in order]
+            following = following[torch.tensor(order, dtype=torch.int64, device=following.device)]
 
 
 def _own_generate(model: PreTrainedModel, row: _Row, ending: _Ending) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rankscope.data.encode import stop_ids
-from rankscope.evaluate.choices import choice_logprobs
+from rankscope.evaluate.choices import choice_logprobs, choices_with_greedy
 from rankscope.evaluate.generate import StopStrings, greedy
 from rankscope.evaluate.grade import exact_match, number_match, token_f1
 from rankscope.evaluate.tree import ChoicePlan
-from rankscope.records import Form, Item, Prediction, Suite
+from rankscope.evaluate.until import written_texts
+from rankscope.records import Form, Grading, Item, Prediction, Suite
 
 NEXT_QUESTION = "\nQuestion:"
 """A model that goes on with the next question has ended its answer."""
@@ -31,8 +33,9 @@ class SuitePlan:
 
     @cached_property
     def scored(self) -> tuple[Item, ...]:
-        """The items whose log-likelihood is taken."""
-        return tuple(item for item in self.suite.items if item.form in ("choices", "text"))
+        """The items whose log-likelihood is taken; of an item with parts the parts."""
+        taken = (item for item in self.suite.items if item.form in ("choices", "text"))
+        return tuple(part for item in taken for part in item.parts or (item,))
 
     @cached_property
     def choices(self) -> ChoicePlan:
@@ -55,10 +58,14 @@ def score_suite(
     Open answers end at a line break (unless some answer of the suite has one), all generated text at the next
     `Question:` (of a plain conversation, `User:`), EOS, `max_new_tokens` or the end of the context.
 
+    A suite of lm-eval ends and grades its answers as the task says.
+
     Raises NotFinite where the model gives NaN: a failed run, not a wrong answer.
     """
     plan = suite if isinstance(suite, SuitePlan) else SuitePlan(suite, token_budget)
     suite = plan.suite
+    if suite.grading is not None:
+        return score_graded(model, tokenizer, plan, suite.grading, token_budget)
     logprobs = choice_logprobs(model, plan.scored, token_budget=plan.token_budget, plan=plan.choices)
     found = {id(item): scores for item, scores in zip(plan.scored, logprobs, strict=True)}
     written: dict[int, str] = {}
@@ -75,6 +82,37 @@ def score_suite(
         for item in suite.items
     ]
     return [replace(one, cluster=item.cluster) for one, item in zip(graded, suite.items, strict=True)]
+
+
+def score_graded(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: SuitePlan, grading: Grading, token_budget: int
+) -> list[Prediction]:
+    """The predictions of a suite of lm-eval, graded by its task."""
+    suite = plan.suite
+    logprobs: list[tuple[float, ...] | None] = [None] * len(suite.items)
+    responses: list[list[Any]] = []
+    if suite.items[0].form == "open":
+        prompts = [item.prompt_ids for item in suite.items]
+        ends = eos_ids(model, tokenizer)
+        texts = written_texts(model, tokenizer, prompts, grading.stops, suite.max_new_tokens, ends, token_budget)
+        responses = [[text] for text in texts]
+    else:
+        if grading.needs_greedy:
+            scores = choices_with_greedy(model, plan.scored, token_budget=plan.token_budget)
+        else:
+            found = choice_logprobs(model, plan.scored, token_budget=plan.token_budget, plan=plan.choices)
+            scores = [tuple((value, False) for value in values) for values in found]
+        by_part = iter(scores)
+        responses = [[pair for _ in item.parts or (item,) for pair in next(by_part)] for item in suite.items]
+        logprobs = [tuple(value for value, _ in found) for found in responses]
+    graded = grading.grade([item.item_id for item in suite.items], responses)
+    return [
+        Prediction(
+            suite=suite.name, item_id=item.item_id, score=one.score, score_normalized=one.score_normalized, f1=None,
+            predicted=one.predicted, answer=one.answer, choice_logprobs=values, prompt_tokens=len(item.prompt_ids),
+        )
+        for item, one, values in zip(suite.items, graded, logprobs, strict=True)
+    ]  # fmt: skip
 
 
 def grade_choices(suite: str, item: Item, logprobs: Sequence[float]) -> Prediction:

@@ -1,11 +1,10 @@
-"""Choices as branches of one sequence: the batches to run, planned once for a suite and used for every arm.
+"""Choices as branches of their prompt: the batches to run, planned once for a suite and used for every arm.
 
-A line is one row of a batch. As a tree, an item's prompt comes once and its choices branch off it, shared beginnings
-once, in depth-first order: token j is an ancestor of token i exactly where j <= i < end[j], with end[j] the end of j's
-subtree. So one array of ends describes the attention mask of a whole batch. A choice's last token is never an input,
-so a choice of one token costs nothing beyond the prompt.
+The requests are a prefix tree: a beginning that many prompts share (few-shot examples), the prompts, and the choices of
+each, shared beginnings of choices once. A choice's last token is never an input, so a choice of one token costs nothing
+beyond the prompt, and items with the same prompt are one.
 
-Shapes: B lines of a batch, T tokens of its longest line, N positions read, M scored tokens.
+Shapes: T tokens of a batch, B rows, N positions read, M scored tokens.
 """
 
 from __future__ import annotations
@@ -19,30 +18,59 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankscope.evaluate.beginnings import shared_beginnings
+from rankscope.model.branches import Shape
 from rankscope.records import Item
+
+Ids = tuple[int, ...]
+Target = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Line:
-    """Tokens of one row; `targets` are (position that predicts, token predicted, choice it belongs to)."""
+    """A prompt and its branches. `depths` and `ends` as in `model.branches.Shape`; `targets` are (position that
+    predicts, counting the branches after the trunk; token predicted; choice it belongs to). The first `prompt_tokens`
+    of the trunk are the prompt, whose last is the first position read."""
 
-    tokens: tuple[int, ...]
-    depths: tuple[int, ...] | None
-    ends: tuple[int, ...] | None
-    targets: tuple[tuple[int, int, int], ...]
+    prompt_tokens: int
+    trunk: Ids
+    branches: Ids
+    depths: Ids
+    ends: Ids
+    targets: tuple[Target, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.trunk) + len(self.branches)
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Lines padded on the right. `depths` and `ends` are None where no line branches: causal attention is right."""
+class Reads:
+    """Which logits of a batch are needed, and for what."""
 
-    input_ids: Tensor  # (B, T)
-    depths: Tensor | None  # (B, T): the position in its own sequence
-    ends: Tensor | None  # (B, T)
-    read: Tensor  # (N,) positions in B*T whose logits are needed, ascending
+    read: Tensor  # (N,) flat positions, ascending
     target_read: Tensor  # (M,) index into `read`, ascending
     target_ids: Tensor  # (M,)
     target_choice: Tensor  # (M,) number of the choice among all choices of all items
+
+
+@dataclass(frozen=True)
+class TreeBatch:
+    """All trunks one after another, then all branches, in one row without padding."""
+
+    beginning: Ids
+    input_ids: Tensor  # (T,)
+    position_ids: Tensor  # (T,) position of a token in its own sequence, the beginning included
+    shape: Shape
+    reads: Reads
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Plain rows padded on the right, which causal attention never sees."""
+
+    input_ids: Tensor  # (B, longest)
+    reads: Reads
 
 
 class ChoicePlan:
@@ -70,32 +98,42 @@ class ChoicePlan:
         """Tokens of the longest prompt with a choice."""
         return max((len(prompt) + max(map(len, choices)) for prompt, choices in self.parts), default=0)
 
-    @property
-    def branches(self) -> bool:
-        """Whether any item branches; without one, a tree and plain rows are the same."""
-        return any(batch.ends is not None for batch in self.trees)
+    @cached_property
+    def trees(self) -> tuple[TreeBatch, ...]:
+        """One line for each different prompt, beginnings that are worth it taken out."""
+        lines = self._lines()
+        batches: list[TreeBatch] = []
+        prompts = [line.trunk[: line.prompt_tokens] for line in lines]
+        for shared, members in shared_beginnings(prompts, saving=self.token_budget):
+            parts = pack([lines[index] for index in members], self.token_budget, shared)
+            batches += [tree_batch(part, shared) for part in parts]
+        return tuple(batches)
 
     @cached_property
-    def trees(self) -> tuple[Batch, ...]:
-        """One line for each item."""
-        firsts = self.first_choice
-        lines = (tree_line(*part, first) for part, first in zip(self.parts, firsts, strict=False))
-        return tuple(pack(list(lines), self.token_budget))
+    def whole_trees(self) -> tuple[TreeBatch, ...]:
+        """One line for each different prompt, each from its first token."""
+        return tuple(tree_batch(part, 0) for part in pack(self._lines(), self.token_budget))
 
     @cached_property
-    def rows(self) -> tuple[Batch, ...]:
+    def rows(self) -> tuple[RowBatch, ...]:
         """One line for each different choice: what any causal model can run."""
         pairs = zip(self.parts, self.first_choice, strict=False)
-        lines = (line for part, first in pairs for line in row_lines(*part, first))
-        return tuple(pack(list(lines), self.token_budget))
+        lines = [line for part, first in pairs for line in row_lines(*part, first)]
+        return tuple(row_batch(part) for part in pack(lines, self.token_budget))
 
     def by_item(self, values: Sequence[float]) -> list[tuple[float, ...]]:
         """A value for each choice, grouped by item, in the order that the items were given."""
         firsts = self.first_choice
         return [tuple(values[a:b]) for a, b in pairwise(firsts)]
 
+    def _lines(self) -> list[Line]:
+        same: dict[Ids, list[tuple[Ids, int]]] = {}
+        for (prompt, choices), first in zip(self.parts, self.first_choice, strict=False):
+            same.setdefault(prompt, []).extend((choice, first + k) for k, choice in enumerate(choices))
+        return [tree_line(prompt, choices) for prompt, choices in same.items()]
 
-def split_item(item: Item) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+
+def split_item(item: Item) -> tuple[Ids, tuple[Ids, ...]]:
     """Prompt and choices. Without a prompt nothing predicts the first token, so it becomes the prompt, unscored."""
     prompt, choices = item.prompt_ids, item.choices_ids
     if not prompt and len(choices) == 1:
@@ -105,39 +143,39 @@ def split_item(item: Item) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]
     return prompt, choices
 
 
-def tree_line(prompt: tuple[int, ...], choices: Sequence[tuple[int, ...]], first: int) -> Line:
-    """An item as one line, its choices numbered from `first`."""
+def tree_line(prompt: Ids, choices: Sequence[tuple[Ids, int]]) -> Line:
+    """A prompt with its (choice, number of the choice) as branches. A single branch lengthens the trunk instead."""
     size = len(prompt)
-    if all(len(choice) == 1 for choice in choices):
-        return Line(prompt, None, None, tuple((size - 1, choice[0], first + k) for k, choice in enumerate(choices)))
-    tokens, depths, ends = list(prompt), list(range(size)), [0] * size
-    targets: list[tuple[int, int, int]] = []
-    path: list[int] = []  # positions of the present branch
-    for k in sorted(range(len(choices)), key=lambda k: choices[k]):
-        choice = choices[k]
+    tokens: list[int] = []
+    depths: list[int] = []
+    ends: list[int] = []
+    targets: list[Target] = []
+    path: list[int] = []  # branch tokens of the present choice
+    for choice, number in sorted(choices):
         inner = len(choice) - 1
         shared = 0
         while shared < min(len(path), inner) and tokens[path[shared]] == choice[shared]:
             shared += 1
-        for position in path[shared:]:
-            ends[position] = len(tokens)
+        for place in path[shared:]:
+            ends[place] = len(tokens)
         del path[shared:]
         for depth in range(shared, inner):
             path.append(len(tokens))
             tokens.append(choice[depth])
-            depths.append(size + depth)
+            depths.append(depth)
             ends.append(0)
-        before = (size - 1, *path)
-        targets.extend((before[t], token, first + k) for t, token in enumerate(choice))
-    whole = len(tokens)
-    if depths[-1] == whole - 1:  # a single branch: plain causal attention
-        return Line(tuple(tokens), None, None, tuple(targets))
-    return Line(tuple(tokens), tuple(depths), tuple(end or whole for end in ends), tuple(targets))
+        before = (size - 1, *(size + place for place in path))
+        targets.extend((before[t], token, number) for t, token in enumerate(choice))
+    for place in path:
+        ends[place] = len(tokens)
+    if not tokens or depths[-1] == len(tokens) - 1:
+        return Line(size, (*prompt, *tokens), (), (), (), tuple(targets))
+    return Line(size, prompt, tuple(tokens), tuple(depths), tuple(ends), tuple(targets))
 
 
-def row_lines(prompt: tuple[int, ...], choices: Sequence[tuple[int, ...]], first: int) -> Iterator[Line]:
+def row_lines(prompt: Ids, choices: Sequence[Ids], first: int) -> Iterator[Line]:
     """An item as plain rows, longest first; a choice that another row begins with is read from that row."""
-    rows: list[tuple[tuple[int, ...], list[tuple[int, int, int]]]] = []
+    rows: list[tuple[Ids, list[Target]]] = []
     before = len(prompt) - 1
     for k in sorted(range(len(choices)), key=lambda k: -len(choices[k])):
         inner = choices[k][:-1]
@@ -147,40 +185,62 @@ def row_lines(prompt: tuple[int, ...], choices: Sequence[tuple[int, ...]], first
             rows.append((inner, targets))
         targets.extend((before + t, token, first + k) for t, token in enumerate(choices[k]))
     for inner, targets in rows:
-        yield Line((*prompt, *inner), None, None, tuple(targets))
+        yield Line(len(prompt), (*prompt, *inner), (), (), (), tuple(targets))
 
 
-def pack(lines: list[Line], token_budget: int) -> Iterator[Batch]:
-    """Batches of lines of like length, longest first."""
-    lines = sorted(lines, key=lambda line: -len(line.tokens))
+def pack(lines: Sequence[Line], token_budget: int, shared: int = 0) -> Iterator[list[Line]]:
+    """Lines of like length together, longest first; of each, `shared` tokens are not run."""
+    lines = sorted(lines, key=lambda line: (-line.size, -len(line.trunk)))
     start = 0
     while start < len(lines):
-        size = max(1, token_budget // len(lines[start].tokens))
-        yield _batch(lines[start : start + size])
-        start += size
+        count = max(1, token_budget // (lines[start].size - shared))
+        yield lines[start : start + count]
+        start += count
 
 
-def _batch(lines: Sequence[Line]) -> Batch:
-    width = len(lines[0].tokens)
-    shape = (len(lines), width)
-    branching = any(line.ends is not None for line in lines)
-    ids = np.zeros(shape, np.int64)
-    depths = np.zeros(shape, np.int64)
-    ends = np.tile(np.arange(1, width + 1), (len(lines), 1))  # padding sees itself alone
-    targets: list[tuple[int, int, int]] = []
+def tree_batch(lines: Sequence[Line], shared: int) -> TreeBatch:
+    """Lines without their first `shared` tokens, which they have in common."""
+    trunks = [line.trunk[shared:] for line in lines]
+    branched = [index for index, line in enumerate(lines) if line.branches]
+    trunk_at = _starts(trunks)
+    branch_at = _starts([line.branches for line in lines], trunk_at[-1])
+    targets: list[Target] = []
+    for line, start, branch_start in zip(lines, trunk_at, branch_at, strict=False):
+        size = len(line.trunk)
+        for position, token, choice in line.targets:
+            place = start + position - shared if position < size else branch_start + position - size
+            targets.append((place, token, choice))
+    positions = [np.arange(shared, len(line.trunk)) for line in lines]
+    positions += [len(line.trunk) + np.array(line.depths, np.int64) for line in lines]
+    return TreeBatch(
+        beginning=lines[0].trunk[:shared],
+        input_ids=_numbers([*trunks, *(line.branches for line in lines)]),
+        position_ids=torch.from_numpy(np.concatenate(positions)),
+        shape=Shape(
+            trunk_lengths=torch.tensor([len(trunk) for trunk in trunks]),
+            owners=torch.tensor(branched, dtype=torch.int64),
+            branch_lengths=torch.tensor([len(lines[index].branches) for index in branched], dtype=torch.int64),
+            depths=_numbers([line.depths for line in lines]),
+            ends=_numbers([line.ends for line in lines]),
+        ),
+        reads=_reads(targets),
+    )
+
+
+def row_batch(lines: Sequence[Line]) -> RowBatch:
+    width = len(lines[0].trunk)
+    ids = np.zeros((len(lines), width), np.int64)
+    targets: list[Target] = []
     for row, line in enumerate(lines):
-        size = len(line.tokens)
-        ids[row, :size] = line.tokens
-        depths[row, :size] = np.arange(size) if line.depths is None else line.depths
-        ends[row, :size] = size if line.ends is None else line.ends
-        offset = row * width
-        targets.extend((offset + position, token, choice) for position, token, choice in line.targets)
+        ids[row, : len(line.trunk)] = line.trunk
+        targets.extend((row * width + position, token, choice) for position, token, choice in line.targets)
+    return RowBatch(torch.from_numpy(ids), _reads(targets))
+
+
+def _reads(targets: Sequence[Target]) -> Reads:
     table = np.array(sorted(targets), np.int64).reshape(-1, 3)
     read, target_read = np.unique(table[:, 0], return_inverse=True)
-    return Batch(
-        input_ids=torch.from_numpy(ids),
-        depths=torch.from_numpy(depths) if branching else None,
-        ends=torch.from_numpy(ends) if branching else None,
+    return Reads(
         read=torch.from_numpy(read),
         target_read=torch.from_numpy(target_read),
         target_ids=torch.from_numpy(table[:, 1].copy()),
@@ -188,14 +248,13 @@ def _batch(lines: Sequence[Line]) -> Batch:
     )
 
 
-def tree_mask(ends: Tensor, depths: Tensor, dtype: torch.dtype, window: int | None = None) -> Tensor:
-    """Additive attention mask (B, 1, T, T) of a batch: each token sees its ancestors and itself.
+def _starts(parts: Sequence[Ids], first: int = 0) -> list[int]:
+    """Where each part begins among all, from `first`, and where the last ends."""
+    starts: list[int] = [first]
+    for part in parts:
+        starts.append(starts[-1] + len(part))
+    return starts
 
-    `window`: only those fewer than `window` positions back, as layers with sliding-window attention see them.
-    """
-    index = torch.arange(ends.shape[1], device=ends.device)
-    seen = (index[:, None] >= index) & (index[:, None] < ends[:, None, :])
-    if window is not None:
-        seen &= depths[:, :, None] - depths[:, None, :] < window
-    mask = torch.zeros(seen.shape, dtype=dtype, device=ends.device)
-    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+
+def _numbers(parts: Sequence[Ids]) -> Tensor:
+    return torch.from_numpy(np.fromiter((number for part in parts for number in part), np.int64))

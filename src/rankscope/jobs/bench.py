@@ -100,8 +100,11 @@ class Bench:
     # ---- records ----
 
     def micro_batch_tokens(self, run: PlannedRun | PlannedSearch) -> int:
-        """What was measured to be best for the run's base and training set, else what the plan calculated."""
+        """What the study gives, or was measured to be best for the run's base and training set, or the plan's."""
+        given = self.study.execution.micro_batch_tokens
         packing = self.store.read_packing(run.model, run.train_set)
+        if isinstance(given, int):
+            return given
         return packing.micro_batch_tokens if packing is not None else self.plan.resolved.micro_batch_tokens
 
     def fit_settings(self, learning_rate: float, seed: int, micro_batch_tokens: int) -> FitSettings:
@@ -161,7 +164,11 @@ class StatusWriter:
         if time.monotonic() - self._last < _STATUS_SECONDS:
             return
         self._last = time.monotonic()
-        update = {"steps_done": len(result.steps), "train_seconds": result.train_seconds}
+        update: dict[str, object] = {
+            "steps_done": len(result.steps),
+            "train_seconds": result.train_seconds,
+            "peak_memory_bytes": result.peak_memory_bytes,
+        }
         if result.steps:
             update["final_train_loss"] = result.steps[-1].loss_nats_per_token
         self._bench.write_status(self._status.model_copy(update=update))

@@ -14,9 +14,9 @@ from rankscope.analyse.merged import merged_top
 from rankscope.analyse.spectra import INTRUDER_TOP, energy_rank, intruder_columns
 from rankscope.config.study import Study
 from rankscope.edges.store import FolderStore
+from rankscope.evaluate.frame import predictions_frame
 from rankscope.evaluate.suites import score_suite
 from rankscope.jobs.bench import Bench, bench
-from rankscope.jobs.run import predictions_frame
 from rankscope.model.adapt import Adapted, load_adapter
 from rankscope.model.adapter_file import Adapter, read_adapter
 from rankscope.model.delta import FactoredDelta

@@ -60,31 +60,25 @@ def groups_of(store: FolderStore, runs: Sequence[PlannedRun]) -> list[tuple[str,
     return [tuple(group) for group in found]
 
 
-def choose_packing(folder: str, run_ids: tuple[str, ...]) -> None:
-    """Decide for the setting of these runs, which differ in nothing but their LoRA arms, from a few steps of each.
+Seconds = dict[tuple[int, int], float]
+"""Of a step, per token of one arm, by (arms, tokens of a micro-batch)."""
 
-    First the tokens of a micro-batch, with one arm; then twice as many arms as long as a step of one arm gets cheaper
-    and the memory holds them.
+
+def choose_packing(folder: str, run_ids: tuple[str, ...]) -> None:
+    """Decide for the setting of these runs, which differ in nothing but their LoRA arms.
+
+    What the study gives is taken. Else a few steps are timed: first by the tokens of a micro-batch, with one arm, then
+    with twice as many arms as long as a step of one arm gets cheaper and the memory holds them.
     """
     here = bench(folder)
     runs = [here.runs[run_id] for run_id in run_ids]
-    planned = here.plan.resolved.micro_batch_tokens
-    seconds: dict[tuple[int, int], float] = {}
-    tokens = planned
-    _try(here, runs, 1, tokens, seconds)
-    while tokens // 2 >= _LEAST_TOKENS:
-        smaller = tokens // 2
-        _try(here, runs, 1, smaller, seconds)
-        if seconds[1, smaller] > WORTH_IT * seconds[1, tokens]:
-            break
-        tokens = smaller
-    count = 1
-    while 2 * count <= min(len(runs), MOST_TOGETHER) and _fits(here, runs, 2 * count):
-        if not _try(here, runs, 2 * count, tokens, seconds):
-            break
-        if seconds[2 * count, tokens] > WORTH_IT * seconds[count, tokens]:
-            break
-        count *= 2
+    given, seconds = here.study.execution, Seconds()
+    tokens = given.micro_batch_tokens
+    if tokens == "auto":
+        tokens = _best_tokens(here, runs, seconds)
+    count = given.arms_together
+    if count == "auto":
+        count = _best_count(here, runs, tokens, seconds)
     here.store.write_packing(
         Packing(
             model=runs[0].model,
@@ -96,9 +90,32 @@ def choose_packing(folder: str, run_ids: tuple[str, ...]) -> None:
     )
 
 
-def _try(
-    here: Bench, runs: Sequence[PlannedRun], count: int, tokens: int, seconds: dict[tuple[int, int], float]
-) -> bool:
+def _best_tokens(here: Bench, runs: Sequence[PlannedRun], seconds: Seconds) -> int:
+    tokens = here.plan.resolved.micro_batch_tokens
+    _try(here, runs, 1, tokens, seconds)
+    while tokens // 2 >= _LEAST_TOKENS:
+        smaller = tokens // 2
+        _try(here, runs, 1, smaller, seconds)
+        if seconds[1, smaller] > WORTH_IT * seconds[1, tokens]:
+            break
+        tokens = smaller
+    return tokens
+
+
+def _best_count(here: Bench, runs: Sequence[PlannedRun], tokens: int, seconds: Seconds) -> int:
+    count = 1
+    if (1, tokens) not in seconds:
+        _try(here, runs, 1, tokens, seconds)
+    while 2 * count <= min(len(runs), MOST_TOGETHER) and _fits(here, runs, 2 * count):
+        if not _try(here, runs, 2 * count, tokens, seconds):
+            break
+        if seconds[2 * count, tokens] > WORTH_IT * seconds[count, tokens]:
+            break
+        count *= 2
+    return count
+
+
+def _try(here: Bench, runs: Sequence[PlannedRun], count: int, tokens: int, seconds: Seconds) -> bool:
     """Time `count` arms, of ranks spread over all of them; False where the device's memory does not hold them."""
     by_size = sorted(runs, key=lambda run: run.trainable_parameters)
     chosen = [by_size[(2 * i + 1) * len(runs) // (2 * count)] for i in range(count)]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
 from rankscope.edges.execute import stop_requested
+from rankscope.evaluate.frame import predictions_frame
 from rankscope.evaluate.suites import score_suite
 from rankscope.jobs.bench import Bench, bench
 from rankscope.jobs.inside import Trained, inside_missing, look_inside
+from rankscope.jobs.noise import score_again
 from rankscope.jobs.train import train_missing, weights_folder
 from rankscope.model.adapt import load_adapter
 from rankscope.model.forward import NotFinite
@@ -24,7 +25,8 @@ from rankscope.train.fit import memory_in_use_bytes
 
 
 def score_base(folder: str, run_ids: tuple[str, ...]) -> None:
-    """Score the base models named by `run_ids` (`base`, or `base/NAME`) exactly as the arms are."""
+    """Score the base models named by `run_ids` (`base`, or `base/NAME`) exactly as the arms are, and once more in other
+    batches."""
     here = bench(folder)
     for run_id in run_ids:
         model = run_id.removeprefix("base/") if "/" in run_id else here.study.models[0].name
@@ -33,6 +35,8 @@ def score_base(folder: str, run_ids: tuple[str, ...]) -> None:
                 here.write_run(run_id, model, None, None)
                 _write_items(here, run_id, model)
                 _score(here, here.base(model), model, RunStatus(run_id=run_id, state="running"))
+            if mine and not missing_suites(here, run_id, model):
+                score_again(here, run_id, model)
 
 
 def _write_items(here: Bench, run_id: str, model: str) -> None:
@@ -54,10 +58,12 @@ def train_and_score(folder: str, run_ids: tuple[str, ...]) -> None:
         mine = [held.enter_context(here.store.wait_lock(run_id, stop_requested)) for run_id in sorted(run_ids)]
         if not all(mine):
             return
-        train_missing(here, runs)
-        for run in runs:
-            if not stop_requested():
-                _finish(here, run)
+        try:
+            train_missing(here, runs)
+        finally:  # what one arm of a pack could not do is no reason to leave the others unscored
+            for run in runs:
+                if not stop_requested():
+                    _finish(here, run)
 
 
 def missing_suites(here: Bench, run_id: str, model: str) -> list[str]:
@@ -105,6 +111,7 @@ def _score(here: Bench, model: LoadedModel, name: str, status: RunStatus) -> Run
     suites = here.prepared(name).suites
     before = store.read_frame(path)
     kept = before[before["suite"].isin(set(suites) - set(missing))] if before is not None else None
+    already = len(kept) if kept is not None else 0
     predictions: list[Prediction] = []
     try:
         for suite in missing:
@@ -112,6 +119,8 @@ def _score(here: Bench, model: LoadedModel, name: str, status: RunStatus) -> Run
                 model.model, model.tokenizer, here.plan_of(name, suite), token_budget=here.evaluate_tokens
             )
             peak = max(peak, memory_in_use_bytes())
+            status = status.model_copy(update={"items_scored": already + len(predictions), "peak_memory_bytes": peak})
+            here.write_status(status)
     except NotFinite as error:
         status = status.model_copy(update={"state": "diverged", "reason": str(error)})
         here.write_status(status)
@@ -132,16 +141,6 @@ def _score(here: Bench, model: LoadedModel, name: str, status: RunStatus) -> Run
     status = status.model_copy(update=update)
     here.write_status(status)
     return status
-
-
-def predictions_frame(run_id: str, predictions: Sequence[Prediction]) -> pd.DataFrame:
-    """One row for each item, with the columns of docs/records.md; nullable types, so that missing stays missing."""
-    rows = [asdict(prediction) for prediction in predictions]
-    frame = pd.DataFrame(rows, columns=list(Prediction.__dataclass_fields__))
-    frame.insert(0, "run_id", run_id)
-    floats = ["score", "score_normalized", "f1", "loss_nats"]
-    integers = ["prompt_tokens", "scored_tokens", "text_bytes"]
-    return frame.astype({**dict.fromkeys(floats, "Float64"), **dict.fromkeys(integers, "Int64"), "cluster": "str"})
 
 
 def _size_bytes(folder: Path) -> int | None:

@@ -15,8 +15,9 @@ from rankscope.edges.execute import stop_requested
 from rankscope.edges.store import RunCheckpoints
 from rankscope.evaluate.suites import score_suite
 from rankscope.jobs.bench import Bench, bench
-from rankscope.model.packed import open_pack
+from rankscope.model.packed import can_pack, open_pack
 from rankscope.records import PlannedSearch, Prediction, ProbedRate, SearchRecord, Suite
+from rankscope.train.checkpoint import OneFileEach, steps_kept
 from rankscope.train.fit import fit, validation_loss
 from rankscope.train.search import SearchOutcome, successive_halving
 
@@ -43,7 +44,12 @@ def search_rate(folder: str, run_ids: tuple[str, ...]) -> None:
 def _search(here: Bench, search: PlannedSearch) -> None:
     candidates = _Candidates(here, search)
     outcome = successive_halving(
-        search.rates, search.step_count, candidates.advance, lambda rate, up: next_rate(rate, up=up), MOST_BEYOND
+        search.rates,
+        search.step_count,
+        candidates.advance,
+        candidates.advance_together,
+        lambda rate, up: next_rate(rate, up=up),
+        MOST_BEYOND,
     )
     start = time.perf_counter()
     suites = probe_suites(here, search.model)
@@ -95,32 +101,52 @@ class _Candidates:
         losses = [self._advance_arm(arm, rate, until_step) for arm in self._search.arms]
         return None if None in losses else sum(loss for loss in losses if loss is not None) / len(losses)
 
+    def advance_together(self, rates: Sequence[float], until_step: int) -> None:
+        """What `advance` will be asked for, in packs of as many candidates as were found to pay."""
+        packing = self._here.store.read_packing(self._search.model, self._search.train_set)
+        if packing is None or packing.arms_together == 1:
+            return
+        waiting: dict[int, list[tuple[Arm, float]]] = {}
+        for rate in rates:
+            for arm in self._search.arms:
+                if can_pack(arm) and _key(arm, rate, until_step) not in self._measured:
+                    # After a kill some may be a checkpoint ahead of others.
+                    done = steps_kept(RunCheckpoints(self._checkpoint(arm, rate)))
+                    waiting.setdefault(done, []).append((arm, rate))
+        for group in waiting.values():
+            for start in range(0, len(group), packing.arms_together):
+                self._train(group[start : start + packing.arms_together], until_step)
+
     def _advance_arm(self, arm: Arm, rate: float, until_step: int) -> float | None:
-        key = f"{arm.label} {rate:g} {until_step}"
+        key = _key(arm, rate, until_step)
         if key not in self._measured:
-            loss, seconds = self._train(arm, rate, until_step)
-            self._measured[key] = {"loss": loss, "seconds": seconds}
-            self._here.store.write_text(f"{self._folder}/rungs.json", json.dumps(self._measured))
+            self._train([(arm, rate)], until_step)
         return self._measured[key]["loss"]
 
-    def _train(self, arm: Arm, rate: float, until_step: int) -> tuple[float | None, float]:
-        """Validation loss (None: diverged) and the seconds trained since the candidate's start."""
+    def _train(self, candidates: Sequence[tuple[Arm, float]], until_step: int) -> None:
+        """Measure validation losses (None: diverged) and the seconds trained since each candidate's start."""
         here, search = self._here, self._search
-        with open_pack(here.base(search.model, own=arm.traits.whole), [arm], search.seed) as pack:
-            (result,) = fit(
+        arms = [arm for arm, _ in candidates]
+        tokens = here.micro_batch_tokens(search)
+        with open_pack(here.base(search.model, own=arms[0].traits.whole), arms, search.seed) as pack:
+            results = fit(
                 pack,
                 self._data.train,
-                [here.fit_settings(rate, search.seed, here.micro_batch_tokens(search))],
-                checkpoints=RunCheckpoints(self._checkpoint(arm, rate)),
+                [here.fit_settings(rate, search.seed, tokens) for _, rate in candidates],
+                checkpoints=OneFileEach([RunCheckpoints(self._checkpoint(arm, rate)) for arm, rate in candidates]),
                 should_stop=stop_requested,
                 until_step=until_step,
             )
             if stop_requested():
                 raise Stopped
-            if result.state == "diverged":
-                return None, result.train_seconds
-            loss = validation_loss(pack.members[0], self._data.validation, result.micro_batch_tokens)
-        return loss, result.train_seconds
+            for i, ((arm, rate), result) in enumerate(zip(candidates, results, strict=True)):
+                loss = None
+                if result.state != "diverged":
+                    with pack.running([i]):
+                        loss = validation_loss(pack.members[i], self._data.validation, result.micro_batch_tokens)
+                key = _key(arm, rate, until_step)
+                self._measured[key] = {"loss": loss, "seconds": result.train_seconds}
+        self._here.store.write_text(f"{self._folder}/rungs.json", json.dumps(self._measured))
 
     def probe(self, suites: Sequence[Suite], outcome: SearchOutcome) -> list[ProbedRate]:
         """Every candidate, as far as it was trained, on the probe items; those that diverged are left out."""
@@ -168,6 +194,10 @@ class _Candidates:
         for arm in self._search.arms:
             for rate in rates:
                 self._checkpoint(arm, rate).unlink(missing_ok=True)
+
+
+def _key(arm: Arm, rate: float, until_step: int) -> str:
+    return f"{arm.label} {rate:g} {until_step}"
 
 
 def _accuracy(predictions: Sequence[Prediction]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rankscope.edges.execute import stop_requested
 from rankscope.edges.store import RunCheckpoints
-from rankscope.evaluate.check import check_adapter
+from rankscope.evaluate.check import AdapterProblem, check_adapter
 from rankscope.evaluate.choices import choice_logprobs
 from rankscope.jobs.bench import Bench, StatusWriter
 from rankscope.model.packed import open_pack
@@ -92,19 +92,27 @@ def _train(here: Bench, runs: Sequence[PlannedRun], rates: Sequence[float | None
             pack, data.train, settings, checkpoints=checkpoints, should_stop=stop_requested,
             on_step=lambda arm, result: writers[arm](result),
         )  # fmt: skip
+        problems: list[AdapterProblem] = []
         for i, (run, status, result) in enumerate(zip(runs, statuses, results, strict=True)):
             here.store.write_lines(run.run_id, list(result.steps))
             status = status.model_copy(update=_outcome(result))
-            if result.state == "done":
-                member = pack.members[i]
-                with pack.running([i]):
-                    loss = validation_loss(member, data.validation, result.micro_batch_tokens)
-                    status = status.model_copy(update={"validation_loss": loss})
+            if result.state != "done":
+                here.write_status(status)
+                continue
+            member = pack.members[i]
+            with pack.running([i]):
+                loss = validation_loss(member, data.validation, result.micro_batch_tokens)
+                try:
                     if member.has_adapter:
                         check_adapter(pack.model, member.off, probe, base_logprobs, token_budget=here.evaluate_tokens)
-                here.write_status(status)
-                here.store.write_folder(weights_folder(here, run), member.save)
-            here.write_status(status)
+                except AdapterProblem as problem:
+                    problems.append(problem)
+                    continue
+            # Before the weights: where these are, the status is whole.
+            here.write_status(status.model_copy(update={"validation_loss": loss}))
+            here.store.write_folder(weights_folder(here, run), member.save)
+        if problems:
+            raise problems[0]
 
 
 def _outcome(result: FitResult) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.weight)?")
 _EXPECTED = "a folder with adapter_config.json and adapter_model.safetensors, as PEFT saves LoRA adapters"
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LARGEST = 1e18
+"""Bound on the Frobenius norm of a change."""
 
 _UNREADABLE = {
     "layer_replication": "layers that are used more than once",
@@ -66,7 +71,7 @@ class Adapter:
 def read_adapter(folder: Path) -> Adapter:
     """The adapter in `folder`. Raises InputProblems for what is none, is damaged, or is not a LoRA that can be read."""
     config = _config(folder)
-    tensors = _tensors(folder)
+    tensors = adapter_tensors(folder)
     problems = [
         Problem(str(folder / CONFIG), key, f"{show(config[key])}, {why}", "a LoRA whose change is B A times a scale")
         for key, why in _UNREADABLE.items()
@@ -96,7 +101,8 @@ def scale_of(config: dict[str, Any], alpha: float, rank: int) -> float:
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json of any adapter that PEFT saved. Raises InputProblems where there is none."""
     if not folder.is_dir():
         found = "a file" if folder.exists() else "no such folder"
         raise InputProblems([Problem(str(folder), "adapter", found, _EXPECTED)])
@@ -107,17 +113,44 @@ def _config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputProblems([Problem(str(path), "", f"no JSON ({error})", _EXPECTED)]) from error
-    kind = config.get("peft_type") if isinstance(config, dict) else None
+    return dict(config) if isinstance(config, dict) else {}
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config = adapter_config(folder)
+    path = folder / CONFIG
+    kind = config.get("peft_type")
     if kind != "LORA":
         raise InputProblems([Problem(str(path), "peft_type", show(kind), "LORA")])
-    for key, kinds, expected in (("r", int, "a whole number above 0"), ("lora_alpha", (int, float), "a number")):
-        value = config.get(key)
-        if not isinstance(value, kinds) or isinstance(value, bool) or (key == "r" and value < 1):
-            raise InputProblems([Problem(str(path), key, show(value), expected)])
+    if problems := [*_wrong_numbers(path, config)]:
+        raise InputProblems(problems)
     return dict(config)
 
 
-def _tensors(folder: Path) -> dict[str, Tensor]:
+def _wrong_numbers(path: Path, config: dict[str, Any]) -> Iterator[Problem]:
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        yield Problem(str(path), "r", show(rank), "a whole number above 0")
+    if not _is_factor(alpha):
+        yield Problem(str(path), "lora_alpha", show(alpha), "a finite number other than 0")
+    for key in ("rank_pattern", "alpha_pattern"):
+        pattern = config.get(key) or {}
+        if not isinstance(pattern, dict) or not all(map(_is_factor, pattern.values())):
+            yield Problem(str(path), key, show(pattern), "finite numbers other than 0 by module pattern")
+            continue
+        for module in pattern:
+            try:
+                re.compile(module)
+            except re.error as error:
+                yield Problem(str(path), key, f"{show(module)}, no regular expression ({error})", "a module pattern")
+
+
+def _is_factor(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value != 0
+
+
+def adapter_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors that PEFT saved, by their keys. Raises InputProblems where there are none, or only pickled ones."""
     path = folder / WEIGHTS
     if not path.is_file():
         other = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "no weights"
@@ -138,7 +171,11 @@ def _assemble(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) 
             rest[key] = tensor
             continue
         module = match["module"]
-        if not bool(torch.isfinite(tensor).all()):
+        if tensor.dtype not in _DTYPES:
+            found = f"lora_{match['side']} of {str(tensor.dtype).removeprefix('torch.')}"
+            expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+            problems.append(Problem(str(folder / WEIGHTS), module, found, f"one of {expected}"))
+        elif not bool(torch.isfinite(tensor).all()):
             problems.append(
                 Problem(str(folder / WEIGHTS), module, f"NaN or infinity in lora_{match['side']}", "numbers")
             )
@@ -156,13 +193,25 @@ def _assemble(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) 
         elif pair["B"].shape[-1] != pair["A"].shape[0]:
             found = f"lora_B {list(pair['B'].shape)} and lora_A {list(pair['A'].shape)}"
             problems.append(Problem(str(folder / WEIGHTS), module, found, "factors of one rank"))
+        elif 0 in (*pair["A"].shape, *pair["B"].shape):
+            problems.append(Problem(str(folder / WEIGHTS), module, "factors without numbers", "a rank of at least 1"))
     if not sides:
         problems.append(Problem(str(folder / WEIGHTS), "", "no lora_A and lora_B", "a LoRA adapter"))
     if problems:
         raise InputProblems(problems)
     deltas = {m: _delta(config, m, pair["A"], pair["B"], m in embeddings) for m, pair in sides.items()}
+    if too_large := [*_too_large(folder, deltas)]:
+        raise InputProblems(too_large)
     dtypes = {m: pair["A"].dtype for m, pair in sides.items()}
     return Adapter(folder, config, deltas, rest, frozenset(embeddings), _notes(config, rest), dtypes)
+
+
+def _too_large(folder: Path, deltas: dict[str, FactoredDelta]) -> Iterator[Problem]:
+    for module, delta in deltas.items():
+        bound = abs(delta.scale) * float(delta.lora_b.double().norm() * delta.lora_a.double().norm())
+        if bound > _LARGEST:
+            found = f"a change of size {bound:.2g}"
+            yield Problem(str(folder / WEIGHTS), module, found, f"at most {_LARGEST:g}, whose square fp32 holds")
 
 
 def _delta(config: dict[str, Any], module: str, a: Tensor, b: Tensor, embedding: bool) -> FactoredDelta:

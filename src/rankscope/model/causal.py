@@ -15,60 +15,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from rankscope.model.buckets import Bucket, Buckets
 
 _BLOCK = 128
 """Queries in a block: its scores against all keys should stay in a core's cache."""
 
-_SHORT = 48
-"""Sequences up to here share a bucket whatever their length: the calls cost more than the padding."""
-
-_SPREAD = 1.2
-"""Longest over shortest in a bucket of longer sequences."""
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """`count` sequences side by side, the longest of `longest` tokens. `gather` (b n,): the token of each place, where
-    padding points at token 0; `padding` (b, 1, n, 1): True where no token stands, None where one stands everywhere."""
-
-    count: int
-    longest: int
-    gather: Tensor
-    padding: Tensor | None
-
-
-@dataclass(frozen=True)
-class Buckets:
-    """All sequences of a row. `places` (T,): where each token stands among the places of all buckets together."""
-
-    parts: tuple[Bucket, ...]
-    places: Tensor
-
-
-def buckets_of(lengths: list[int], device: torch.device) -> Buckets:
-    """Buckets for sequences of these lengths, which stand one after another."""
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if groups and lengths[i] <= max(_SHORT, _SPREAD * lengths[groups[-1][0]]):
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    count = np.array(lengths)
-    starts = np.cumsum(count) - count
-    parts, places, before = [], np.empty(int(count.sum()), dtype=np.int64), 0
-    for group in groups:
-        longest = int(count[group].max())
-        column = np.arange(longest)
-        real = column < count[group][:, None]
-        token = np.where(real, starts[group][:, None] + column, 0)
-        places[token[real]] = before + np.flatnonzero(real)
-        before += token.size
-        padding = None if real.all() else torch.from_numpy(~real[:, None, :, None]).to(device)
-        parts.append(Bucket(len(group), longest, torch.from_numpy(token.ravel()).to(device), padding))
-    return Buckets(tuple(parts), torch.from_numpy(places).to(device))
+_FUSED = 64
+"""Up to here torch's fused kernel is faster, where all sequences are as short."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +40,69 @@ class Scores:
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, buckets: Buckets, scores: Scores) -> Tensor:
     """(T, H, d) from queries (T, H, d), keys and values (T, K, d): each token sees its own sequence up to itself."""
+    if _is_short(buckets, scores):
+        return _short_attention(query, key, value, buckets, scores)
     out: Tensor = _Attention.apply(query, key, value, buckets, scores)
     return out
+
+
+# ---- short sequences, in one bucket ----------------------------------------------------------------------------------
+
+
+def _is_short(buckets: Buckets, scores: Scores) -> bool:
+    longest = buckets.parts[-1].longest
+    plain = scores.softcap is None and (scores.window is None or scores.window >= longest)
+    return plain and len(buckets.parts) == 1 and longest <= _FUSED
+
+
+def _short_attention(query: Tensor, key: Tensor, value: Tensor, buckets: Buckets, scores: Scores) -> Tensor:
+    """torch's fused kernel: its two passes take less than the calls that blocks of products would need."""
+    (bucket,) = buckets.parts
+
+    def padded(tokens: Tensor) -> Tensor:
+        places: Tensor = _ToPlaces.apply(tokens.flatten(1), bucket, buckets.places)
+        return places.view(bucket.count, bucket.longest, *tokens.shape[1:]).transpose(1, 2)
+
+    out = nn.functional.scaled_dot_product_attention(
+        padded(query), padded(key), padded(value), is_causal=True, dropout_p=scores.dropout, scale=scores.scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+    tokens: Tensor = _ToTokens.apply(out.transpose(1, 2).flatten(2).flatten(0, 1), bucket, buckets.places)
+    return tokens.view(query.shape)
+
+
+class _ToPlaces(torch.autograd.Function):
+    """Tokens (T, X) to places (b n, X); backward picks, where autograd would scatter. Padding has no gradient: no real
+    query sees it, and what it gives is dropped."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, bucket: Bucket, places: Tensor) -> Tensor:
+        ctx.places = places
+        return tokens.index_select(0, bucket.gather)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0].index_select(0, ctx.places), None, None
+
+
+class _ToTokens(torch.autograd.Function):
+    """Places (b n, X) to tokens (T, X)."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, bucket: Bucket, places: Tensor) -> Tensor:
+        ctx.bucket = bucket
+        return padded.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        bucket: Bucket = ctx.bucket
+        made = gradients[0].index_select(0, bucket.gather)
+        if bucket.padding is not None:
+            made.masked_fill_(bucket.padding.view(-1, 1), 0.0)
+        return made, None, None
+
+
+# ---- sequences of any length -----------------------------------------------------------------------------------------
 
 
 class _Attention(torch.autograd.Function):

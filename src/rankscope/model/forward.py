@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from rankscope.model.parts import blocks, feed_forward_name
+from rankscope.model.prompted import virtual_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -130,15 +133,57 @@ def _is_direct(model: PreTrainedModel) -> bool:
     return True
 
 
+def _may_skip(model: PreTrainedModel) -> bool:
+    """Whether logits at some positions stay the same when the last feed-forward sees those positions only."""
+    tokens = probe_ids(model, PROBE_TOKENS)[None]
+    positions = torch.arange(1, PROBE_TOKENS, 3, device=model.device)
+    with evaluating(model):
+        whole = torch.cat(list(Forward(model, direct=True, skips=False).logits_at(tokens, positions)))
+        try:
+            found = torch.cat(list(Forward(model, direct=True, skips=True).logits_at(tokens, positions)))
+        except (LookupError, TypeError, ValueError, RuntimeError):  # no feed-forward that is known, or of another form
+            return False
+    allowed = (1e-5 if model.dtype == torch.float32 else 2e-2) * max(1.0, float(whole.abs().max()))
+    return float((found - whole).abs().max()) <= allowed
+
+
+@contextmanager
+def _last_feed_forward_at(model: PreTrainedModel, positions: Tensor) -> Iterator[None]:
+    """The last block's feed-forward runs at flat positions (N,) into B*T only; elsewhere it gives 0, never read.
+
+    Raises LookupError where the block's feed-forward is not known.
+    """
+    block = blocks(model)[-1]
+    feed_forward = getattr(block, feed_forward_name(block))
+    plain, own = feed_forward.forward, vars(feed_forward).get("forward")
+
+    def forward(states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        output = plain(states.flatten(0, 1).index_select(0, positions)[None], *args, **kwargs)
+        first = output[0] if isinstance(output, tuple) else output
+        whole = torch.zeros_like(states)
+        whole.view(-1, states.shape[-1]).index_copy_(0, positions, first.flatten(0, -2))
+        return (whole, *output[1:]) if isinstance(output, tuple) else whole
+
+    feed_forward.forward = forward
+    try:
+        yield
+    finally:
+        del feed_forward.forward
+        if own is not None:
+            feed_forward.forward = own
+
+
 class Forward:
     """How a model gives logits at chosen positions, decided once: through its head (`direct`), or by its own forward.
 
-    Raises NotFinite where the model's numbers are not finite.
+    `skips`: the last feed-forward runs at those positions only. Raises NotFinite where the model's numbers are not
+    finite.
     """
 
-    def __init__(self, model: PreTrainedModel, *, direct: bool | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, *, direct: bool | None = None, skips: bool | None = None) -> None:
         self.model = model
         self.direct = _is_direct(model) if direct is None else direct
+        self.skips = (self.direct and _may_skip(model)) if skips is None else skips
 
     def logits_at(self, input_ids: Tensor, positions: Tensor, **kwargs: Any) -> Iterator[Tensor]:
         """Logits (n, V) in fp32 of tokens (B, T) at flat positions (N,) into B*T, in order, a chunk at a time."""
@@ -146,8 +191,10 @@ class Forward:
             own = self.model(input_ids=input_ids, use_cache=kwargs.pop("use_cache", False), **kwargs).logits
             yield own.flatten(0, 1)[positions].float()
             return
-        states = hidden_states(self.model, input_ids, **kwargs).flatten(0, 1)[positions]
-        for part in states.split(chunk_rows(self.model)):
+        few = self.skips and len(positions) < input_ids.numel()
+        with _last_feed_forward_at(self.model, positions) if few else nullcontext():
+            states = hidden_states(self.model, input_ids, **kwargs)
+        for part in states.flatten(0, 1)[positions].split(chunk_rows(self.model)):
             yield head_logits(self.model, part)
 
 
@@ -157,12 +204,15 @@ def chunk_rows(model: PreTrainedModel) -> int:
     return max(LEAST_CHUNK_ROWS, CHUNK_ELEMENTS.get(model.device.type, 1 << 24) // vocabulary)
 
 
-_known: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
-"""Whether a model's `Forward` is direct; the answer only, since it would keep its model in memory for good."""
+_known: WeakKeyDictionary[PreTrainedModel, tuple[bool, bool]] = WeakKeyDictionary()
+"""What a model's `Forward` may do; the answers only, since it would keep its model in memory for good."""
 
 
 def forward_of(model: PreTrainedModel) -> Forward:
     """The model's `Forward`, checked at first use. Weights and adapters may change since; the architecture does not."""
     if model not in _known:
-        _known[model] = _is_direct(model)
-    return Forward(model, direct=_known[model])
+        made = Forward(model)
+        _known[model] = made.direct, made.skips
+    direct, skips = _known[model]
+    # Virtual tokens stand among the positions of the blocks, but not among those that are asked for.
+    return Forward(model, direct=direct, skips=skips and not virtual_tokens(model))

@@ -132,6 +132,16 @@ def virtual_tokens(model: PreTrainedModel) -> int:
     return found.count if found is not None and found.active else 0
 
 
+@contextmanager
+def without_virtual_tokens(model: PreTrainedModel) -> Iterator[None]:
+    """Whoever puts the virtual tokens before a sequence in another way runs the model inside."""
+    if not virtual_tokens(model):
+        yield
+        return
+    with _installed[model].off():
+        yield
+
+
 @torch.no_grad()
 def drawn_prefix(model: PreTrainedModel, count: int) -> Tensor:
     """Keys and values (v, 2 L K) of `count` drawn tokens: where a prefix starts (arXiv 2101.00190, section 7.4).

@@ -20,7 +20,8 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from rankscope.data.batch import Batch
-from rankscope.model.causal import Buckets, Scores, buckets_of, causal_attention
+from rankscope.model.buckets import Buckets, buckets_of
+from rankscope.model.causal import Scores, causal_attention
 from rankscope.model.forward import hidden_states
 
 ATTENTION_NAME = "rankscope_ragged"

@@ -21,11 +21,12 @@ def model_card(
     scores: pd.DataFrame,
     study: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    picture: str | None = None,
 ) -> str:
     """The card as Markdown with YAML front matter (the Hub's model-index: the arm's mean accuracy on every suite).
 
     `row` is the arm's part of `verdict`, `arm` its settings, `scores` the table of that name (share correct by run
-    and suite), `study` and `provenance` as the report gets them.
+    and suite), `study` and `provenance` as the report gets them, `picture` the trade-off's file beside the card.
     """
     parts = [
         f"---\n{yaml.safe_dump(_front_matter(verdict, row, arm, study), sort_keys=False, allow_unicode=True)}---",
@@ -33,6 +34,7 @@ def model_card(
         _lead(verdict, row, arm),
         f"## Verdict\n\n**{_inline(words.headline(verdict))}.** {_inline(words.sentence(verdict))}\n\n"
         f"{_inline(words.confidence_sentence(verdict, _confidence(study)))}\n\n{_inline(verdict.rule)}",
+        *([f"![Gain against forgetting of every arm of the study]({picture})"] if picture is not None else []),
         f"## What was forgotten\n\n{_inline(words.forgotten_sentence(row))}",
         f"## Suites\n\n{_suite_table(row, scores, verdict)}",
         f"## Load it\n\n{_loading(verdict, arm, study)}",

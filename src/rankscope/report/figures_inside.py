@@ -9,7 +9,24 @@ from rankscope.report.drawing import SHAPES, Chart, Record, arm_axis, chart, dom
 from rankscope.report.figures import HEIGHT, POINTS, WIDTH, tooltips
 from rankscope.report.figures_tables import PLOT_WIDTH
 
-_CELL = 22
+_CELL, _SMALLEST_CELL = 22, 12
+"""Pixels of a cell of a map: the smallest where all arms' panels then stand in one row."""
+
+_PANEL_EDGES = 60
+
+_MATRICES = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "qkv_proj",
+    "c_attn",
+    "gate_proj",
+    "up_proj",
+    "gate_up_proj",
+    "c_fc",
+)
+"""The order in which a token meets the matrices of a block; others follow by name."""
 
 
 def _arm_colour(arms: list[str]) -> alt.Color:
@@ -62,28 +79,46 @@ def _map(rows: list[Record], down: str, across: str, value: str, title: str, uni
     signed = min(row[value] for row in rows) < 0
     reach = max(abs(row[value]) for row in rows) or 1.0
     scale = (
-        alt.Scale(domain=[-reach, reach], domainMid=0, interpolate="rgb") if signed else alt.Scale(domain=[0, reach])
+        alt.Scale(domain=[-reach, reach], domainMid=0, interpolate="rgb")
+        if signed
+        else alt.Scale(domain=[0, reach], range="ramp", interpolate="rgb")
     )
     kind = "O" if across == "head" else "N"
-    width = len({row[across] for row in rows})
+    places = sorted({row[across] for row in rows}, key=_place)
+    room = PLOT_WIDTH / len(arms) - _PANEL_EDGES / 2
+    one_row = room / len(places) >= _SMALLEST_CELL
+    cell = min(_CELL, int(room / len(places))) if one_row else _CELL
     shown = [{k: row[k] for k in ("arm", down, across, value)} for row in rows]
     cells = (
         alt.Chart()
         .mark_rect()
         .encode(
-            x=alt.X(f"{across}:{kind}", title=across.capitalize(), axis=alt.Axis(labelAngle=-45 if kind == "N" else 0)),
+            x=alt.X(
+                f"{across}:{kind}",
+                sort=places,
+                title=across.capitalize(),
+                axis=alt.Axis(labelAngle=-45 if kind == "N" else 0),
+            ),
             y=alt.Y(f"{down}:O", title=down.capitalize(), sort="ascending"),
             color=alt.Color(f"{value}:Q", scale=scale, legend=alt.Legend(title=unit, gradientLength=100)),
             tooltip=tooltips(
                 ("arm", "arm", ""), (down, down, "d"), (across, across, "" if kind == "N" else "d"), (value, unit, form)
             ),
         )
-        .properties(width=alt.Step(_CELL), height=alt.Step(_CELL if len({r[down] for r in rows}) <= 16 else 9))
+        .properties(width=alt.Step(cell), height=alt.Step(_CELL if len({r[down] for r in rows}) <= 16 else 9))
     )
-    columns = max(1, PLOT_WIDTH // (width * _CELL + 60))
+    columns = len(arms) if one_row else max(1, PLOT_WIDTH // (len(places) * cell + _PANEL_EDGES))
     header = alt.Header(title=None, labelFontWeight="bold")
     facet = alt.Facet("arm:N", sort=arms, header=header)
     return cells.facet(facet=facet, columns=columns, data=inline(shown)).properties(title=title)
+
+
+def _place(across: object) -> tuple[int, str, int]:
+    """Where a head or a kind of matrix stands in a map."""
+    if isinstance(across, int):
+        return 0, "", across
+    name = str(across)
+    return (_MATRICES.index(name) if name in _MATRICES else len(_MATRICES)), name, 0
 
 
 def drift(drifts: pd.DataFrame) -> Chart | None:
@@ -119,7 +154,7 @@ def similarity(pairs: pd.DataFrame) -> Chart | None:
     x = alt.X("other_arm:N", sort=arms, title=None, axis=alt.Axis(labelAngle=-35, labelLimit=160))
     y = alt.Y("arm:N", sort=arms, title=None, axis=alt.Axis(labelLimit=160))
     colour = alt.Color(
-        "value:Q", scale=alt.Scale(domain=[0, 1]), legend=alt.Legend(title="overlap", gradientLength=100)
+        "value:Q", scale=alt.Scale(domain=[0, 1], range="ramp"), legend=alt.Legend(title="overlap", gradientLength=100)
     )
     told = tooltips(("arm", "arm", ""), ("other_arm", "and", ""), ("value", "overlap", ".3f"))
     cells = alt.Chart().mark_rect().encode(x=x, y=y, color=colour, tooltip=told)

@@ -129,37 +129,39 @@ def _panels(drawn: list[alt.LayerChart], columns: int, title: str) -> Chart:
 
 def learning(curves: pd.DataFrame) -> Chart | None:
     """Training and validation loss by step, a panel an arm, a line a seed. Columns: frames.learning_frame."""
-    rows = records(curves, "step", "loss")
+    rows = [{name: row[name] for name in CURVE} for row in records(curves, "step", "loss")]
     if not rows:
         return None
-    arms = arm_axis(rows)
-    scale = _loss_scale([row["loss"] for row in rows])
+    arms, series = arm_axis(records(curves, "step", "loss")), sorted({str(row["series"]) for row in rows})
     steps = alt.Scale(domain=[0, max(row["step"] for row in rows)], nice=False)
     x = alt.X("step:Q", title="Step", scale=steps, axis=alt.Axis(tickCount=4, format="~s"))
-    legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1)
+    y_scale = _loss_scale([row["loss"] for row in rows])
+    y = alt.Y("loss:Q", title="Nats per token", scale=y_scale, axis=alt.Axis(tickCount=5))
+    shown = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1)
+    legend = shown if len(series) > 1 else None
     colour = alt.Color("series:N", scale=alt.Scale(domain=["training", "validation"]), legend=legend)
     told = tooltips(
+        ("arm", "arm", ""),
         ("seed", "seed", "d"),
         ("series", "loss", ""),
         ("step", "step", ",d"),
         ("loss", "nats per token", ".4f"),
     )
     columns = _columns(len(arms))
-    drawn = []
-    for index, arm in enumerate(arms):
-        title = "Nats per token" if index % columns == 0 else None
-        y = alt.Y("loss:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
-        base = chart([{name: row[name] for name in CURVE} for row in rows if row["arm"] == arm])
-        base = base.encode(x=x, y=y, color=colour, detail="seed:N", tooltip=told)
-        trained = base.transform_filter("datum.series == 'training'").mark_line(strokeWidth=1, opacity=0.55)
+    base = alt.Chart().encode(x=x, y=y, color=colour, detail="seed:N", tooltip=told)
+    trained = base.transform_filter("datum.series == 'training'").mark_line(strokeWidth=1, opacity=0.55)
+    parts = [trained]
+    if "validation" in series:
         held_out = base.transform_filter("datum.series == 'validation'")
-        held_out = held_out.mark_line(strokeWidth=2.2, point=alt.OverlayMarkDef(size=30))
-        width = PLOT_WIDTH // max(3, columns) - 45
-        drawn.append(layer(trained, held_out).properties(width=width, height=120, title=_panel_title(arm)))
-    return _panels(drawn, columns, "Loss by training step, a line for each seed (nats per token)")
+        parts.append(held_out.mark_line(strokeWidth=2.2, point=alt.OverlayMarkDef(size=34, opacity=1)))
+    sized = layer(*parts).properties(width=PLOT_WIDTH // max(3, columns) - 45, height=120)
+    header = alt.Header(title=None, labelFontWeight="bold", labelLimit=240, labelPadding=4)
+    panels = alt.Facet("arm:N", sort=arms, header=header)
+    faceted = sized.facet(panels, columns=columns, data=inline(rows)).properties(spacing=14)
+    return faceted.properties(title="Loss by training step, a line for each seed (nats per token)")
 
 
-CURVE = ("seed", "series", "step", "loss")
+CURVE = ("arm", "seed", "series", "step", "loss")
 """What a panel of learning needs of a row: with thousands of rows, every field counts."""
 
 

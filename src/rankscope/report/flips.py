@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ MAX_TEXT = 2500
 """A longer prompt or answer is shown up to here, with the number of characters left out."""
 
 TEXTS = ("prompt", "answer", "base_predicted", "arm_predicted")
+GROUP = ("model", "train_set", "arm", "suite", "way")
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,12 @@ def pack(items: pd.DataFrame, total: int | None = None) -> Packed:
     drawn in turn from every model, training set, arm, suite and direction, in a seeded random order, until the page
     is full.
     """
-    rows = [row for row in map(_row, items.to_dict("records")) if row is not None] if not items.empty else []
-    chosen = _in_turn(rows)
+    flipped = _flipped(items)
     questions: dict[tuple[str, str, str], int] = {}
     asked: list[list[str]] = []
     packed: list[list[Any]] = []
     characters = 0
-    for row in chosen:
+    for row in _in_turn(flipped):
         key = (row["model"], row["suite"], row["item_id"])
         new = 0 if key in questions else len(row["prompt"]) + len(row["answer"]) + len(row["base_predicted"])
         new += len(row["arm_predicted"]) + 60
@@ -50,29 +51,32 @@ def pack(items: pd.DataFrame, total: int | None = None) -> Packed:
         if key not in questions:
             questions[key] = len(asked)
             asked.append([row["item_id"], row["prompt"], row["answer"], row["base_predicted"]])
-        packed.append(
-            [row[name] for name in ("way", "model", "train_set", "arm", "suite")] + [questions[key]] + _tail(row)
-        )
+        packed.append([row[name] for name in ("way", *GROUP[:-1])] + [questions[key]] + _tail(row))
     payload = {"questions": asked, "rows": packed}
-    return Packed(payload, len(packed), max(len(rows), total or 0))
+    return Packed(payload, len(packed), max(len(flipped), total or 0))
 
 
 def _tail(row: dict[str, Any]) -> list[Any]:
     return [row["arm_predicted"], row["flipped"], row["seeds"]]
 
 
-def _row(cells: dict[Any, Any]) -> dict[str, Any] | None:
-    lost, won = int(plain(cells.get("seeds_lost")) or 0), int(plain(cells.get("seeds_won")) or 0)
-    if not lost and not won:
-        return None
+def _flipped(items: pd.DataFrame) -> pd.DataFrame:
+    """The rows that flipped, with `way` and `flipped` (the seeds in which they did); the others are left out."""
+    if items.empty:
+        return items
+    lost, won = (pd.to_numeric(items[name]).fillna(0).astype(int) for name in ("seeds_lost", "seeds_won"))
+    way = lost.gt(0).map({True: "forgotten", False: "gained"})
+    return items.assign(way=way, flipped=lost.where(lost > 0, won))[(lost > 0) | (won > 0)]
+
+
+def _row(cells: dict[Any, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {name: _text(cells.get(name)) for name in TEXTS}
     choices = cells.get("choices")
     if choices is not None and not isinstance(choices, str) and hasattr(choices, "__len__") and len(choices):
         row["prompt"] += "\n" + "\n".join(f"– {_text(choice)}" for choice in choices)
-    for name in ("model", "train_set", "arm", "suite", "item_id"):
+    for name in (*GROUP, "item_id"):
         row[name] = _text(cells.get(name), missing="")
-    row["way"] = "forgotten" if lost else "gained"
-    row["flipped"] = lost or won
+    row["flipped"] = int(cells["flipped"])
     seeds = plain(cells.get("seeds_total"))
     row["seeds"] = None if seeds is None else int(seeds)
     return row
@@ -86,14 +90,15 @@ def _text(value: Any, *, missing: str = "(none)") -> str:
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} … ({len(text) - MAX_TEXT:,} more characters)"
 
 
-def _in_turn(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _in_turn(flipped: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Rows in an order of which every beginning is a fair sample: one of each group, then the next of each, ..."""
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        key = tuple(row[name] for name in ("model", "train_set", "arm", "suite", "way"))
-        groups.setdefault(key, []).append(row)
+    if flipped.empty:
+        return
     generator = random.Random(0)
-    for group in groups.values():
+    groups = [list(places) for places in flipped.groupby(list(GROUP), dropna=False, sort=False).indices.values()]
+    for group in groups:
         generator.shuffle(group)
-    turns = max((len(group) for group in groups.values()), default=0)
-    return [group[turn] for turn in range(turns) for group in groups.values() if turn < len(group)]
+    for turn in range(max(map(len, groups))):
+        for group in groups:
+            if turn < len(group):
+                yield _row(flipped.iloc[group[turn]].to_dict())

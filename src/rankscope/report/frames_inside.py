@@ -73,12 +73,16 @@ def drift_frame(hidden: Frame, neurons: Frame, arms: Frame) -> Frame:
 
 
 def similarity_frame(subspaces: Frame, overlaps: Frame, arms: Frame) -> Frame:
-    """arm, other_arm, what, value: means over matrices (layers, suites) and seeds, both ways round."""
+    """arm, other_arm, what, value: means over matrices (layers, suites) and seeds, both ways round.
+
+    Of neurons the diagonal is one arm on two suites: see inside.neuron_overlaps.
+    """
     parts = []
     if len(subspaces):
         parts.append(_pair_means(subspaces, "similarity", "directions of the change"))
     if len(overlaps):
-        parts.append(_pair_means(overlaps[overlaps["arm"] != overlaps["other_arm"]], "overlap", "most changed neurons"))
+        chance = f"most changed neurons (by chance {overlaps['chance'].mean():.2f})"
+        parts.append(_pair_means(overlaps, "overlap", chance))
     parts = [part for part in parts if len(part)]
     if not parts or arms.empty:
         return pd.DataFrame()

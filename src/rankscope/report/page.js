@@ -2,6 +2,13 @@
 (function () {
   const $ = (id) => document.getElementById(id);
   const root = document.documentElement;
+  const NUMBERS = 500;  // rows of a chart's table that are shown
+  function element(tag, text, className) {
+    const made = document.createElement(tag);
+    if (text !== undefined) made.textContent = text;  // model output is text, never markup
+    if (className) made.className = className;
+    return made;
+  }
 
   // ---- theme: the system's, or what the reader chose --------------------------------------------------------------
   const system = window.matchMedia("(prefers-color-scheme: dark)");
@@ -27,10 +34,12 @@
   const colours = {
     light: { ink: "#1b1f24", soft: "#59626d", line: "#e3e6ea", gray: "#6d7681",
       category: ["#0072b2", "#d55e00", "#00845f", "#b0457f", "#8a6d00", "#3a9bd1", "#5b4ba8", "#4d4d4d"],
-      diverging: ["#e38b3d", "#f4c999", "#f6f6f6", "#a9cdea", "#4f97cf"] },
+      diverging: ["#e38b3d", "#f4c999", "#f6f6f6", "#a9cdea", "#4f97cf"],
+      sequential: ["#f1f4f7", "#a9cdea", "#4f97cf"] },
     dark: { ink: "#e8eaed", soft: "#a5adb7", line: "#2c3138", gray: "#98a1ab",
       category: ["#56b4e9", "#f28e3c", "#3fcf9f", "#e892c0", "#e5cf52", "#9fb8ff", "#b9a6f5", "#c9c9c9"],
-      diverging: ["#b3611a", "#6d4526", "#262b32", "#27506f", "#2f7db5"] },
+      diverging: ["#b3611a", "#6d4526", "#262b32", "#27506f", "#2f7db5"],
+      sequential: ["#262b32", "#27506f", "#2f7db5"] },
   };
   function config(name) {
     const c = colours[name];
@@ -46,15 +55,18 @@
       header: { labelColor: c.ink, titleColor: c.soft, labelFontSize: 12 },
       text: { color: c.ink }, bar: { color: c.category[0] }, line: { color: c.category[0] },
       point: { color: c.category[0] }, rule: gray, tick: gray,
-      range: { category: c.category, diverging: c.diverging, heatmap: c.diverging, ramp: c.diverging },
+      range: { category: c.category, diverging: c.diverging, heatmap: c.diverging, ramp: c.sequential },
     };
   }
   const specs = JSON.parse($("charts-data").textContent);
+  // Between two charts the page answers: it can be read and used before the last one is drawn.
+  const pause = () => new Promise((go) => setTimeout(go, 0));
   let drawing = 0;
   async function draw() {
     const turn = ++drawing;
     const name = theme();
     root.dataset.charts = name;
+    delete root.dataset.ready;
     for (const [id, spec] of Object.entries(specs)) {
       const place = $(id);
       if (!place || turn !== drawing) continue;
@@ -65,7 +77,9 @@
           tooltip: { theme: name }, downloadFileName: id,
           actions: { export: true, source: false, compiled: false, editor: false },
         });
+        place.querySelector("summary").setAttribute("aria-label", "Save this chart as a picture");
         place.dataset.drawn = name;
+        await pause();
       } catch (error) {
         const message = document.createElement("p");
         message.className = "failed";
@@ -98,6 +112,46 @@
     });
   }
 
+  // ---- the numbers of a chart: for whoever cannot see it, or wants to calculate with it ------------------------------
+  function rowsOf(spec) {
+    // A chart's layers may hold parts of the same rows: the widest kind of row is what it was drawn from.
+    const kinds = new Map();
+    for (const rows of Object.values(spec.datasets)) for (const row of rows) {
+      const kind = Object.keys(row).sort().join();
+      if (!kinds.has(kind)) kinds.set(kind, new Map());
+      kinds.get(kind).set(JSON.stringify(row), row);
+    }
+    const width = (kind) => kind.split(",").length;
+    const widest = [...kinds.keys()].sort((a, b) => width(b) - width(a))[0];
+    return widest === undefined ? [] : [...kinds.get(widest).values()];
+  }
+  for (const details of document.querySelectorAll("details.numbers")) {
+    const rows = () => {
+      const found = rowsOf(specs[details.dataset.chart]);
+      const columns = Object.keys(found[0] || {});
+      return [columns, ...found.map((row) => columns.map((column) => row[column] === null ? "" : row[column]))];
+    };
+    details.querySelector("button").addEventListener("click", () => saveCsv(details.dataset.chart, rows()));
+    details.addEventListener("toggle", () => {
+      const place = details.querySelector("table");
+      if (!details.open || place.rows.length) return;
+      const [head, ...lines] = rows();
+      place.createTHead().append(element("tr"));
+      for (const name of head) {
+        const cell = element("th", name.replaceAll("_", " "));
+        cell.scope = "col";
+        place.tHead.rows[0].append(cell);
+      }
+      const shown = lines.slice(0, NUMBERS);
+      place.createTBody().append(...shown.map((line) => {
+        const made = element("tr");
+        made.append(...line.map((value) => element("td", String(value), typeof value === "number" ? "number" : undefined)));
+        return made;
+      }));
+      if (shown.length < lines.length) details.append(element("p", "The first " + NUMBERS + " of " + lines.length + " rows; the CSV has them all.", "reads"));
+    });
+  }
+
   // ---- sortable tables --------------------------------------------------------------------------------------------
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells];
@@ -125,12 +179,6 @@
   const body = $("items-table") && $("items-table").tBodies[0];
   let found = [], page = 0;
 
-  function element(tag, text, className) {
-    const made = document.createElement(tag);
-    if (text !== undefined) made.textContent = text;  // model output is text, never markup
-    if (className) made.className = className;
-    return made;
-  }
   function folded(text, className) {
     const cell = element("td", undefined, className);
     if (text.length <= 180) { cell.textContent = text; return cell; }
@@ -157,8 +205,9 @@
     page = Math.min(Math.max(page, 0), pages - 1);
     const rows = found.slice(page * PAGE, (page + 1) * PAGE);
     body.replaceChildren(...rows.map(itemRow));
+    const count = (number) => number.toLocaleString("en");
     $("items-count").textContent = found.length === 0 ? "No item matches."
-      : found.length + (found.length === 1 ? " item matches." : " items match.");
+      : count(found.length) + " of " + count(data.rows.length) + " shown here match.";
     $("items-page").textContent = "page " + (page + 1) + " of " + pages;
     $("items-before").disabled = page === 0;
     $("items-after").disabled = page === pages - 1;

@@ -130,9 +130,9 @@ def _learning_section(pairs: list[Pair], tables: dict[str, pd.DataFrame]) -> Sec
     return Section(
         "learning",
         "Learning curves",
-        "The loss while training, on the batch and on the validation rows.",
-        "A validation loss that turns upwards means that the arm began to memorise. Long curves are drawn at every "
-        "k-th step; the runs' train.jsonl hold every step.",
+        "The loss while training, on each batch before its update, and on the validation rows when training ended.",
+        "An orange end point far above its blue curve means that the arm began to memorise. Long curves are drawn at "
+        "every k-th step; the runs' train.jsonl hold every step.",
         each(pairs, curves, "training and validation loss by step for each arm and seed"),
         "No training steps were recorded.",
     )

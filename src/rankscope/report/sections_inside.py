@@ -89,8 +89,8 @@ def _attention(pairs: Sequence[Pair], tables: Tables) -> Section:
         "attention",
         "Inside: attention",
         "Which heads look elsewhere than the base's.",
-        "A cell is a head: dark means that it attends to other tokens (at most 0.69 nats), or more widely (entropy "
-        "above 0) or more narrowly (below).",
+        "A cell is a head. Divergence: 0 where it attends as the base's does, at most 0.69 nats where to other tokens "
+        "altogether. Entropy: above 0 it attends more widely than the base's, below more narrowly.",
         found,
         "No attention was looked at.",
     )
@@ -105,8 +105,9 @@ def _overlap(pairs: Sequence[Pair], tables: Tables) -> Section:
         "overlap",
         "Inside: what arms share",
         "Whether arms changed the weights along the same directions, and the same neurons.",
-        "1 is the same space or the same neurons, 0 nothing in common. The diagonal compares seeds of one arm: two "
-        "arms that share as much as two seeds of one have learned the same.",
+        "1 is the same space or the same neurons, 0 nothing in common. On the diagonal stand two seeds of one arm "
+        "(directions), or one arm on two suites (neurons): two arms that share as much as two seeds of one changed the "
+        "same.",
         each(pairs, draw, "overlap between arms"),
         "There are no two runs to compare.",
     )
@@ -121,8 +122,8 @@ def _diagnostics(pairs: Sequence[Pair], tables: Tables) -> Section:
         "Do the diagnostics predict forgetting?",
         answer(tables.get("diagnostics", pd.DataFrame())),
         "Points are rank correlations over runs with what rank and learning rate explain taken out, bars their "
-        "bootstrap intervals. `yes` needs p below the study's error after correction for all measures tried. Seeds of "
-        "one arm are no independent runs, so even a `yes` is a reason to look, not a cause.",
+        "bootstrap intervals. A yes needs p below the study's error after correction for all measures tried. Seeds of "
+        "one arm are no independent runs, so even a yes is a reason to look, not a cause.",
         found,
         f"Not tested: {why}.",
     )

@@ -65,6 +65,8 @@ def _print_one(console: Console, verdict: Verdict) -> None:
         told = tuple(f"{arm.label} learns " for arm in verdict.arms)  # the table above says it shorter
         for reason in (text for text in verdict.reasons if not text.startswith(told)):
             console.print(Padding(f"[dim]{escape(reason)}[/]", (0, 0, 0, 2)))
+    elif (sentence := words.noise_sentence(verdict)) is not None:  # else it stands among the reasons
+        console.print(Padding(f"[dim]{escape(sentence)}[/]", (0, 0, 0, 2)))
 
 
 def _arms_table(verdict: Verdict, *, wide: bool) -> Table:

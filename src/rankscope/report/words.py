@@ -198,3 +198,11 @@ def told_arms(verdict: Verdict) -> list[ArmVerdict]:
 
 def verdict_name(verdict: Verdict) -> str:
     return f"{verdict.model} trained on {verdict.train_set}"
+
+
+def noise_sentence(verdict: Verdict) -> str | None:
+    """How many items of the base numerics alone change; None where none does, or it was not scored twice."""
+    changed, count = sum(n.changed_items for n in verdict.noise), sum(n.item_count for n in verdict.noise)
+    return (
+        f"Numerics alone change {changed:,} of the base's {count:,} items; no bound rests on less." if changed else None
+    )

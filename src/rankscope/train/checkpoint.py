@@ -72,5 +72,34 @@ def restore(
     return results
 
 
+class OneFileEach:
+    """Arms that train together now and may not do so later: each arm's state in a place of its own, as if alone."""
+
+    def __init__(self, places: Sequence[Checkpoints]) -> None:
+        self._places = places
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        tensors: dict[str, Tensor] = {}
+        arms = []
+        for i, place in enumerate(self._places):
+            saved = place.load()
+            if saved is None:
+                return None
+            tensors |= {f"{i}/{key.partition('/')[2]}": value for key, value in saved[0].items()}
+            arms += json.loads(saved[1]["arms"])
+        return tensors, {"arms": json.dumps(arms)}
+
+    def save(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        for i, (place, arm) in enumerate(zip(self._places, json.loads(metadata["arms"]), strict=True)):
+            own = {f"0/{key.partition('/')[2]}": value for key, value in tensors.items() if key.startswith(f"{i}/")}
+            place.save(own, {"arms": json.dumps([arm])})
+
+
+def steps_kept(place: Checkpoints) -> int:
+    """Steps of a single arm's state; 0 where nothing is kept."""
+    saved = place.load()
+    return 0 if saved is None else len(json.loads(saved[1]["arms"])[0]["steps"])
+
+
 def _result(kept: dict[str, Any]) -> FitResult:
     return FitResult(**kept | {"steps": [StepRecord.model_validate(record) for record in kept["steps"]]})

@@ -29,21 +29,23 @@ def successive_halving(
     rates: Sequence[float],
     step_count: int,
     advance: Callable[[float, int], float | None],
+    prepare: Callable[[Sequence[float], int], None] = lambda _, __: None,
     beyond: Callable[[float, bool], float] | None = None,
     most_beyond: int = 0,
 ) -> SearchOutcome:
     """Train every rate to the first rung, the better half to the second, and so on (arXiv 1502.07943, algorithm 1).
 
     `advance(rate, until_step)` continues the rate's run on its own full-length schedule and gives its validation loss,
-    or None where it diverged. No rate is chosen (None) where all diverged. Where the best rate is the last of the grid,
-    up to `most_beyond` further ones, `beyond(rate, up)`, are trained through, as long as each is better than the one
-    before.
+    or None where it diverged; `prepare` hears before each rung which rates it will be asked for. No rate is chosen
+    (None) where all diverged. Where the best rate is the last of the grid, up to `most_beyond` further ones,
+    `beyond(rate, up)`, are trained through, as long as each is better than the one before.
     """
     rungs = sorted({max(1, round(step_count * fraction)) for fraction in RUNG_FRACTIONS})
     losses: dict[float, list[float | None]] = {rate: [None] * len(rungs) for rate in rates}
     alive = list(rates)
     chosen: float | None = None
     for k, until_step in enumerate(rungs):
+        prepare(alive, until_step)
         reached = {rate: advance(rate, until_step) for rate in alive}
         for rate, loss in reached.items():
             losses[rate][k] = loss

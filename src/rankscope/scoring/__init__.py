@@ -1,0 +1,1 @@
+"""Scoring models and adapters that a user already has, without a study."""
