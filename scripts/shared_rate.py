@@ -73,10 +73,12 @@ def main() -> None:
     with resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
         demo = read_study(path)
         study, labels = with_every_rate(demo)
-        run_study(
+        outcome = run_study(
             study, path.parent, arguments.out, machine=look_at_machine(arguments.out),
             make_executor=lambda plan: Workers(plan.resolved.worker_count, plan.resolved.thread_count),
         )  # fmt: skip
+    if outcome.stopped or outcome.failed:
+        raise SystemExit(f"not every run is done: run it again to go on. {outcome.failed or ''}")
     own = {label: float(entry.learning_rate) for label, entry in demo.arms.items()}
     show("each at its own rate", judge(arguments.out, study, {labels[key]: key[0] for key in own.items()}))
     for rate in RATES:
