@@ -35,7 +35,8 @@ def with_every_rate(study: Study) -> tuple[Study, dict[tuple[str, float], str]]:
         for rate in sorted({own, *RATES}):
             labels[label, rate] = label if rate == own else f"{label}-at-{rate:g}"
             arms[labels[label, rate]] = entry.model_copy(update={"learning_rate": rate})
-    return study.model_copy(update={"arms": arms}), labels
+    every = study.model_copy(update={"arms": arms})
+    return every, {key: every.arms_of(label)[0].label for key, label in labels.items()}
 
 
 def judge(out: Path, study: Study, labels: dict[str, str]) -> Verdict:
