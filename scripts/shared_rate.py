@@ -35,7 +35,8 @@ def with_every_rate(study: Study) -> tuple[Study, dict[tuple[str, float], str]]:
         for rate in sorted({own, *RATES}):
             labels[label, rate] = label if rate == own else f"{label}-at-{rate:g}"
             arms[labels[label, rate]] = entry.model_copy(update={"learning_rate": rate})
-    return study.model_copy(update={"arms": arms}), labels
+    every = study.model_copy(update={"arms": arms})
+    return every, {key: every.arms_of(label)[0].label for key, label in labels.items()}
 
 
 def judge(out: Path, study: Study, labels: dict[str, str]) -> Verdict:
@@ -73,10 +74,12 @@ def main() -> None:
     with resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
         demo = read_study(path)
         study, labels = with_every_rate(demo)
-        run_study(
+        outcome = run_study(
             study, path.parent, arguments.out, machine=look_at_machine(arguments.out),
             make_executor=lambda plan: Workers(plan.resolved.worker_count, plan.resolved.thread_count),
         )  # fmt: skip
+    if outcome.stopped or outcome.failed:
+        raise SystemExit(f"not every run is done: run it again to go on. {outcome.failed or ''}")
     own = {label: float(entry.learning_rate) for label, entry in demo.arms.items()}
     show("each at its own rate", judge(arguments.out, study, {labels[key]: key[0] for key in own.items()}))
     for rate in RATES:
