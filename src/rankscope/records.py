@@ -13,7 +13,7 @@ from rankscope.config.study import Arm, Kind, Method
 FORMAT_VERSION = 1
 """The layout of the JSON records and tables below; a reader refuses a newer one."""
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Part of every run id: raised when the same settings would give other numbers."""
 
 Form = Literal["choices", "open", "number", "text"]
