@@ -134,7 +134,7 @@ def test_a_method_without_weights_is_not_merged(done: Path, tmp_path: Path) -> N
         with pytest.raises(InputProblems, match="adds modules or tokens, not weights"):
             export_arm(done, tmp_path / label, arm=label, merged=True)
     assert "adapter of adapters-b4" in export_arm(done, tmp_path / "plain", arm="adapters-b4", merged=False)
-    assert {"bottleneck.safetensors", "bottleneck.json", "README.md"} == {
+    assert {"bottleneck.safetensors", "bottleneck.json", "README.md", "trade-off.png"} == {
         p.name for p in (tmp_path / "plain").iterdir()
     }
     with no_progress_bars():

@@ -105,6 +105,7 @@ def test_logits_at_positions_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = Forward(model)
     positions = torch.tensor([0, 3, 8, 9, 17])
     monkeypatch.setattr("rankscope.model.forward.CHUNK_ELEMENTS", {"cpu": 2 * VOCABULARY})
+    monkeypatch.setattr("rankscope.model.forward.LEAST_CHUNK_ROWS", 1)
     with torch.no_grad():
         own = model(TOKENS).logits.flatten(0, 1)[positions]
         parts = list(forward.logits_at(TOKENS, positions))

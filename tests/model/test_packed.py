@@ -130,7 +130,7 @@ def assert_same(
 def test_one_step_of_every_family_is_each_arms_alone(folder_of: Callable[[str], Path], family: str) -> None:
     base = double(folder_of(family))
     arms = [lora(4), lora(3, "rslora"), lora(24)]
-    tolerance = 1e-7 if family == "Gemma 2" else 1e-9  # its own attention takes the softmax in fp32
+    tolerance = 1e-6 if family == "Gemma 2" else 1e-9  # its own attention takes the softmax in fp32
     for i, ours in enumerate(packed(base, arms, [rows()])):
         assert_same(ours, alone(base, arms[i], i, rows()), tolerance)
         assert_same(ours, packed(base, arms, [rows()], [i])[0], 1e-9)

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import time
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -43,14 +44,15 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def matrix_flops_per_second(dtype: torch.dtype, device: str) -> float:
-    """Speed of one (1024, 1024) x (1024, 1024) product, best of several, on one CPU thread or the whole GPU."""
-    a = torch.randn(1024, 1024, dtype=torch.float32).to(device=device, dtype=dtype)
+@cache
+def matrix_flops_per_second(dtype: torch.dtype, device: str, size: int = 1024, repeats: int = 6) -> float:
+    """Speed of one (size, size) x (size, size) product, best of `repeats`, on one CPU thread or the whole GPU."""
+    a = torch.randn(size, size, dtype=torch.float32).to(device=device, dtype=dtype)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         best = float("inf")
-        for _ in range(6):
+        for _ in range(repeats):
             start = time.perf_counter()
             a @ a
             if device == "cuda":
@@ -58,7 +60,7 @@ def matrix_flops_per_second(dtype: torch.dtype, device: str) -> float:
             best = min(best, time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)
-    return 2 * 1024**3 / best
+    return 2 * size**3 / best
 
 
 def versions() -> dict[str, str]:
@@ -102,7 +104,13 @@ def _cpu_name() -> str:
 
 
 def _cpu_bfloat16_is_fast() -> bool:
-    """bf16 products beat fp32 ones clearly; measured, since instruction sets do not tell of every library's kernels."""
+    """bf16 products beat fp32 ones clearly; measured, since instruction sets do not tell of every library's kernels.
+
+    Small ones first: a CPU without instructions for bf16 may take seconds for a large one.
+    """
+    small = [matrix_flops_per_second(dtype, "cpu", 192, 3) for dtype in (torch.bfloat16, torch.float32)]
+    if small[0] < 0.5 * small[1]:
+        return False
     return matrix_flops_per_second(torch.bfloat16, "cpu") > 1.5 * matrix_flops_per_second(torch.float32, "cpu")
 
 
