@@ -5,16 +5,19 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow test-guides check clean
 
 demo: $(VENV)/.installed          ## the main job, on the bundled model and world
 	$(BIN)/rankscope demo
 
 test: check                       ## checks and the fast tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not cuda"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not guide and not cuda"
 
 test-slow: $(VENV)/.dev           ## kills, the demo itself, the browser
-	$(BIN)/python -m pytest -q -m "slow and not cuda"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow and not cuda"
+
+test-guides: $(VENV)/.dev         ## every command of the guides in docs/, as printed
+	$(BIN)/python -m pytest -q -m guide
 
 check: $(VENV)/.dev               ## ruff and mypy
 	$(BIN)/ruff check src tests benchmarks scripts

@@ -31,9 +31,9 @@ Trained = tuple[FitResult, dict[str, Tensor]]
 
 
 def lora(rank: int, method: Any = "lora", targets: Any = "all-linear", rate: float = 3e-3) -> Arm:
-    return Arm(
-        label=f"{method}-{rank}", method=method, rank=rank, alpha=2.0 * rank, targets=targets, learning_rate=rate
-    )
+    """Of scale 2 by either method: a larger one makes rounding grow faster along the steps (docs/log.md)."""
+    alpha = 2.0 * (math.sqrt(rank) if method == "rslora" else rank)
+    return Arm(label=f"{method}-{rank}", method=method, rank=rank, alpha=alpha, targets=targets, learning_rate=rate)
 
 
 MIXED = [lora(8), lora(3, "rslora", rate=2e-3), lora(32, targets=("q_proj", "v_proj"), rate=4e-3), lora(1, rate=1e-3)]
