@@ -61,7 +61,6 @@ def test_every_link_leads_to_a_file(path: Path) -> None:
 
 
 @pytest.mark.guide
-@pytest.mark.timeout(3000)
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("name", ["tutorial.md", "own-data.md"])
 def test_a_guide_runs_as_printed(name: str, tmp_path: Path) -> None:
