@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rankscope.model.low_rank import PackedLinear, Running, Slot
+from rankscope.model.low_rank import PackedLinear, Running
 
 IN, OUT = 24, 40
 DOUBLE = {"rtol": 1e-11, "atol": 1e-11}
@@ -45,22 +45,14 @@ def make(
 ) -> tuple[PackedLinear, list[tuple[Tensor, Tensor, float] | None]]:
     """The layer, and the factors of every arm that targets it: A (R, in), B (out, R), scale."""
     base = make_base(kind, dtype)
-    slots: list[Slot | None] = []
-    end = 0
-    for i, rank in enumerate(ranks):
-        slots.append(None if rank is None else Slot(end, rank, 0.5 + i))
-        end += 0 if rank is None else slots[-1].padded  # type: ignore[union-attr]
-    down, up = (nn.Parameter(torch.zeros(end, width, dtype=dtype)) for width in (IN, OUT))
     factors: list[tuple[Tensor, Tensor, float] | None] = []
-    for slot in slots:
-        if slot is None:
+    for i, rank in enumerate(ranks):
+        if rank is None:
             factors.append(None)
             continue
-        a, b = torch.randn(slot.rank, IN, dtype=dtype) / IN**0.5, torch.randn(OUT, slot.rank, dtype=dtype) / slot.rank
-        with torch.no_grad():
-            down[slot.rows], up[slot.rows] = a, b.T
-        factors.append((a.requires_grad_(), b.requires_grad_(), slot.scale))
-    return PackedLinear(base, Running(tuple(range(len(ranks))), grouped), slots, down, up), factors
+        a, b = torch.randn(rank, IN, dtype=dtype) / IN**0.5, torch.randn(OUT, rank, dtype=dtype) / rank
+        factors.append((a.requires_grad_(), b.requires_grad_(), 0.5 + i))
+    return PackedLinear(base, Running(tuple(range(len(ranks))), grouped), factors), factors
 
 
 def plain(layer: PackedLinear, factors: Sequence[tuple[Tensor, Tensor, float] | None], x: Tensor) -> Tensor:
@@ -78,7 +70,7 @@ def assert_same(
     layer: PackedLinear, factors: Sequence[tuple[Tensor, Tensor, float] | None], tolerance: dict[str, float],
     rows: int = 5, *, input_gradient: bool = True,
 ) -> None:  # fmt: skip
-    dtype = layer.down.dtype
+    dtype = next(slot.down.dtype for slot in layer.slots if slot is not None)
     x = torch.randn(rows * len(layer.running.arms), IN, dtype=dtype, requires_grad=input_gradient)
     dy = torch.randn(len(x), OUT, dtype=dtype)
     found, expected = layer(x[None]), plain(layer, factors, x)
@@ -90,22 +82,16 @@ def assert_same(
         return
     leaves = [part for arm in ran for part in factors[arm][:2]]  # type: ignore[index]
     theirs = torch.autograd.grad(expected, [*inputs, *leaves], dy)
-    if not ran:
-        torch.testing.assert_close(torch.autograd.grad(found, x, dy[None])[0], theirs[0], **tolerance)
-        return
-    *d_x, d_down, d_up = torch.autograd.grad(found, [*inputs, layer.down, layer.up], dy[None])
-    if input_gradient:
-        torch.testing.assert_close(d_x[0], theirs[0], **tolerance)
-    rest = torch.ones(len(d_down), dtype=torch.bool)
-    for i, arm in enumerate(ran):
-        slot = layer.slots[arm]
-        assert slot is not None
-        a, b = theirs[len(inputs) + 2 * i : len(inputs) + 2 * i + 2]
-        torch.testing.assert_close(d_down[slot.rows], a, **tolerance)
-        torch.testing.assert_close(d_up[slot.rows].T, b, **tolerance)
-        rest[slot.rows] = False
-    assert not d_down[rest].any(), "padding and arms that do not run stay as they are"
-    assert not d_up[rest].any()
+    slots = [slot for slot in layer.slots if slot is not None]
+    own = [part for arm in ran for part in (layer.slots[arm].down, layer.slots[arm].up)]  # type: ignore[union-attr]
+    ours = torch.autograd.grad(found, [*inputs, *own], dy[None], retain_graph=True)
+    for place, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+        is_up = place >= len(inputs) and (place - len(inputs)) % 2 == 1
+        torch.testing.assert_close(mine.T if is_up else mine, other, **tolerance)
+    idle = [part for slot in slots for part in (slot.down, slot.up) if all(part is not one for one in own)]
+    if idle:
+        untouched = torch.autograd.grad(found, idle, dy[None], allow_unused=True)
+        assert all(part is None for part in untouched), "arms that do not run stay as they are"
 
 
 HOW = [pytest.param(False, torch.float64, DOUBLE, id="by arm"), pytest.param(True, torch.float32, SINGLE, id="grouped")]
@@ -125,7 +111,7 @@ def test_is_the_base_and_each_arms_update(
 @pytest.mark.parametrize(("grouped", "dtype", "tolerance"), HOW)
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(
-    ranks=st.lists(st.one_of(st.none(), st.integers(1, 128)), min_size=1, max_size=5),
+    ranks=st.lists(st.one_of(st.none(), st.integers(1, 128)), min_size=1, max_size=5).filter(any),
     kind=st.sampled_from(KINDS),
     rows=st.integers(1, 9),
     data=st.data(),
@@ -167,16 +153,8 @@ def test_arms_without_rows_of_their_own_are_refused(grouped: bool) -> None:
 def test_gradients_are_those_of_small_steps(kind: str) -> None:
     layer, _ = make(kind, [1, 3], torch.float64, grouped=False)
     x = torch.randn(4, IN, dtype=torch.float64, requires_grad=True)
-    real = torch.cat([torch.arange(s.start, s.start + s.rank) for s in layer.slots if s is not None])
-
-    def forward(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
-        given = {
-            name: getattr(layer, name).detach().index_copy(0, real, part) for name, part in (("down", down), ("up", up))
-        }
-        return torch.func.functional_call(layer, given, (x,))
-
-    given = [part.detach()[real].requires_grad_() for part in (layer.down, layer.up)]
-    assert torch.autograd.gradcheck(forward, (x, *given))
+    own = [part for slot in layer.slots if slot is not None for part in (slot.down, slot.up)]
+    assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *own))
 
 
 @pytest.mark.parametrize("kind", ["bias", "few bits"])

@@ -101,7 +101,6 @@ def packed(
             for part in parts:
                 losses = summed_losses(base.model, pack.token_path(), repeated(collate(part), len(ran)), len(ran))
                 losses.sum().backward()
-                pack.hand_out_gradients(ran)
                 total += losses.detach()
         gradients = []
         for arm in ran:
@@ -193,7 +192,6 @@ def test_an_arm_that_is_not_finite_leaves_the_others_alone(
                         weight.fill_(value)
             losses = summed_losses(base.model, pack.token_path(), batch, len(arms))
             losses.sum().backward()
-            pack.hand_out_gradients(range(len(arms)))
             found.append(
                 (losses.detach(), [{n: p.grad for n, p in member.parameters.items()} for member in pack.members])
             )

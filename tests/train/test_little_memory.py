@@ -158,13 +158,14 @@ def test_planned_activations_are_what_autograd_keeps(tmp_path: Path, arm: Arm, d
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("arm", [LORA.model_copy(update={"rank": 8}), FULL], ids=lambda a: a.label)
 def test_planned_state_is_what_training_holds(tiny_folder: Path, arm: Arm, dtype: Any) -> None:
-    """Weights, masters and moments, byte for byte; ranks that are no multiple of 8 are held padded to one."""
+    """Weights, masters and moments, byte for byte."""
     facts = inspect_model(ModelSpec(id=str(tiny_folder)), tiny_folder)
     parts = memory_parts(arm, facts, dtype, 1, 0.0)
     kept = InMemory()
     with open_pack(base(tiny_folder, dtype), [arm], 0) as pack:
         fit(pack, examples(), [settings()], checkpoints=kept, until_step=1)
-        weights = sum(p.numel() * p.element_size() for p in set(pack.model.parameters()))
+        held_now = {*pack.model.parameters(), *pack.members[0].parameters.values()}
+        weights = sum(p.numel() * p.element_size() for p in held_now)
     assert kept.saved is not None
     held = dict.fromkeys(("master", "exp_avg", "exp_avg_sq", "step"), 0)
     for key, tensor in kept.saved[0].items():

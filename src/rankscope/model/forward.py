@@ -148,9 +148,10 @@ def _may_skip(model: PreTrainedModel) -> bool:
 
 
 @contextmanager
-def _last_feed_forward_at(model: PreTrainedModel, positions: Tensor) -> Iterator[None]:
+def last_feed_forward_at(model: PreTrainedModel, positions: Tensor) -> Iterator[None]:
     """The last block's feed-forward runs at flat positions (N,) into B*T only; elsewhere it gives 0, never read.
 
+    Not around a forward that is computed again later (gradient checkpointing): the second time it would be whole.
     Raises LookupError where the block's feed-forward is not known.
     """
     block = blocks(model)[-1]
@@ -192,7 +193,7 @@ class Forward:
             yield own.flatten(0, 1)[positions].float()
             return
         few = self.skips and len(positions) < input_ids.numel()
-        with _last_feed_forward_at(self.model, positions) if few else nullcontext():
+        with last_feed_forward_at(self.model, positions) if few else nullcontext():
             states = hidden_states(self.model, input_ids, **kwargs)
         for part in states.flatten(0, 1)[positions].split(chunk_rows(self.model)):
             yield head_logits(self.model, part)

@@ -8,6 +8,7 @@ in multiples of 16 bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,19 +20,29 @@ RANK_MULTIPLE = 8
 
 @dataclass(frozen=True)
 class Slot:
-    """Rows of `down` and `up` that are an arm's: `start` to `start` + `rank`; its update has the factor `scale`."""
+    """An arm's own factors: `down` (R, in) and `up` (R, out), views of the rows from `start` on of what all arms share;
+    its update has the factor `scale`."""
 
     start: int
-    rank: int
+    down: nn.Parameter
+    up: nn.Parameter
     scale: float
 
     @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    @property
     def padded(self) -> int:
-        return -(-self.rank // RANK_MULTIPLE) * RANK_MULTIPLE
+        return _padded(self.rank)
 
     @property
     def rows(self) -> slice:
         return slice(self.start, self.start + self.rank)
+
+
+def _padded(rank: int) -> int:
+    return -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
 
 
 @dataclass
@@ -43,21 +54,38 @@ class Running:
 
 
 class PackedLinear(nn.Module):
-    """In the place of a linear module; `slots[i]` is arm i's, None where that arm does not target this module."""
+    """In the place of a linear module, arm i's factors in `slots[i]`; None where it does not target it."""
 
     def __init__(
-        self, base: nn.Module, running: Running, slots: list[Slot | None], down: nn.Parameter, up: nn.Parameter
+        self, base: nn.Module, running: Running, factors: Sequence[tuple[Tensor, Tensor, float] | None]
     ) -> None:
+        """`factors` of each arm: A (R, in), B (out, R) and the scale of the update. They are copied.
+
+        One arm at least has some."""
         super().__init__()
         self.base_layer = base
         self.running = running
-        self.slots = slots
-        self.down, self.up = down, up
+        given = [factor for factor in factors if factor is not None]
+        total = sum(_padded(a.shape[0]) for a, _, _ in given)
+        a, b, _ = given[0]
+        self._down, self._up = a.new_zeros(total, a.shape[1]), b.new_zeros(total, b.shape[0])
+        self.slots: list[Slot | None] = []
+        start = 0
+        for factor in factors:
+            self.slots.append(None if factor is None else self._slot(start, *factor))
+            start += 0 if factor is None else _padded(factor[0].shape[0])
+
+    def _slot(self, start: int, a: Tensor, b: Tensor, scale: float) -> Slot:
+        rows = slice(start, start + a.shape[0])
+        for shared, value in ((self._down, a), (self._up, b.T)):
+            shared[rows].copy_(value.detach())
+        return Slot(start, nn.Parameter(self._down[rows]), nn.Parameter(self._up[rows]), scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Raises RuntimeError where the rows cannot be shared out among the arms: a layer that sees a part of them."""
         slots = [self.slots[arm] for arm in self.running.arms]
-        if not any(slots):
+        own = [factor for slot in slots if slot is not None for factor in (slot.down, slot.up)]
+        if not own:
             out: Tensor = self.base_layer(x)
             return out
         rows = x.reshape(-1, x.shape[-1])
@@ -65,7 +93,8 @@ class PackedLinear(nn.Module):
             raise RuntimeError(f"{rows.shape[0]} rows cannot be shared out among {len(slots)} arms")
         weight, bias = plain_weight(self.base_layer)
         before = self.base_layer(rows) if weight is None else None
-        y: Tensor = _LowRank.apply(rows, weight, bias, before, self.down, self.up, slots, self.running.grouped)
+        shared = (self._down, self._up) if self.running.grouped else None
+        y: Tensor = _LowRank.apply(rows, weight, bias, before, slots, shared, *own)
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
@@ -79,7 +108,10 @@ def plain_weight(base: nn.Module) -> tuple[Tensor | None, Tensor | None]:
 
 
 class _LowRank(torch.autograd.Function):
-    """Base product and update in one: no scaled copy, no sum of two gradients, nothing kept but x and x A^T."""
+    """Base product and update in one: no scaled copy, no sum of two gradients, nothing kept but x and x A^T.
+
+    `own` are the factors of the slots, which are there for autograd to see; `shared` those of all arms, for one kernel.
+    """
 
     @staticmethod
     def forward(
@@ -88,66 +120,70 @@ class _LowRank(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         before: Tensor | None,
-        down: Tensor,
-        up: Tensor,
         slots: list[Slot | None],
-        grouped: bool,
+        shared: tuple[Tensor, Tensor] | None,
+        *own: Tensor,
     ) -> Tensor:
         if weight is None:
             assert before is not None
             y = before.clone()
         else:
             y = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
-        ctx.slots, ctx.grouped, ctx.has_weight = slots, grouped, weight is not None
-        inner = _add_grouped(x, y, down, up, slots) if grouped else _add_by_arm(x, y, down, up, slots)
-        ctx.save_for_backward(x, inner, down, up, *([] if weight is None else [weight]))
+        ctx.slots, ctx.shared, ctx.has_weight = slots, shared, weight is not None
+        inner = _add_by_arm(x, y, slots) if shared is None else [_add_grouped(x, y, *shared, slots)]
+        ctx.save_for_backward(x, *inner, *([] if weight is None else [weight]))
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, inner, down, up, *weight = ctx.saved_tensors
+        x, *inner = ctx.saved_tensors
+        weight = inner.pop() if ctx.has_weight else None
         dy = gradients[0].contiguous()
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = dy @ weight[0] if weight else torch.zeros_like(x)
-        back = _back_grouped if ctx.grouped else _back_by_arm
-        d_down, d_up = back(dy, x, inner, down, up, dx, ctx.slots)
-        return dx, None, None, None if weight else dy, d_down, d_up, None, None
+            dx = torch.zeros_like(x) if weight is None else dy @ weight
+        if ctx.shared is None:
+            own = _back_by_arm(dy, x, inner, dx, ctx.slots)
+        else:
+            own = _back_grouped(dy, x, inner[0], *ctx.shared, dx, ctx.slots)
+        return dx, None, None, dy if weight is None else None, None, None, *own
 
 
-def _spans(x: Tensor, slots: list[Slot | None]) -> list[tuple[slice, Slot]]:
-    """Rows of x and slot of every arm that has one."""
-    count = x.shape[0] // len(slots)
-    return [(slice(i * count, (i + 1) * count), slot) for i, slot in enumerate(slots) if slot is not None]
+# ---- one product for each arm ----------------------------------------------------------------------------------------
 
 
-def _add_by_arm(x: Tensor, y: Tensor, down: Tensor, up: Tensor, slots: list[Slot | None]) -> Tensor:
-    """Adds every arm's update to y; gives x A^T of all arms one after another, flat."""
+def _of_arms(rows: Tensor, slots: list[Slot | None]) -> list[tuple[Tensor, Slot]]:
+    """Rows of every arm that has a slot, and its slot."""
+    parts = rows.view(len(slots), -1, rows.shape[1]).unbind(0)
+    return [(part, slot) for part, slot in zip(parts, slots, strict=True) if slot is not None]
+
+
+def _add_by_arm(x: Tensor, y: Tensor, slots: list[Slot | None]) -> list[Tensor]:
+    """Adds every arm's update to y; gives x A^T of each."""
     inner = []
-    for rows, slot in _spans(x, slots):
-        inner.append(x[rows] @ down[slot.rows].T)
-        y[rows].addmm_(inner[-1], up[slot.rows], alpha=slot.scale)
-    return torch.cat([part.flatten() for part in inner]) if len(inner) > 1 else inner[0].flatten()
+    for (rows, slot), (out, _) in zip(_of_arms(x, slots), _of_arms(y, slots), strict=True):
+        inner.append(rows @ slot.down.T)
+        out.addmm_(inner[-1], slot.up, alpha=slot.scale)
+    return inner
 
 
 def _back_by_arm(
-    dy: Tensor, x: Tensor, inner: Tensor, down: Tensor, up: Tensor, dx: Tensor | None, slots: list[Slot | None]
-) -> tuple[Tensor, Tensor]:
-    d_down, d_up = torch.zeros_like(down), torch.zeros_like(up)
-    start = 0
-    for rows, slot in _spans(x, slots):
-        count = (rows.stop - rows.start) * slot.rank
-        made = inner[start : start + count].view(-1, slot.rank)
-        start += count
-        d_up[slot.rows].addmm_(made.T, dy[rows], beta=0, alpha=slot.scale)
-        d_made = (dy[rows] @ up[slot.rows].T).mul_(slot.scale)
-        torch.mm(d_made.T, x[rows], out=d_down[slot.rows])
-        if dx is not None:
-            dx[rows].addmm_(d_made, down[slot.rows])
-    return d_down, d_up
+    dy: Tensor, x: Tensor, inner: list[Tensor], dx: Tensor | None, slots: list[Slot | None]
+) -> list[Tensor]:
+    """The gradients of each arm's factors, down and up; adds to dx."""
+    own = []
+    into = [part for part, _ in _of_arms(dx, slots)] if dx is not None else [None] * len(inner)
+    for (d_out, slot), (rows, _), made, d_rows in zip(
+        _of_arms(dy, slots), _of_arms(x, slots), inner, into, strict=True
+    ):
+        d_made = (d_out @ slot.up.T).mul_(slot.scale)
+        own += [d_made.T @ rows, torch.addmm(slot.up, made.T, d_out, beta=0, alpha=slot.scale)]
+        if d_rows is not None:
+            d_rows.addmm_(d_made, slot.down)
+    return own
 
 
-# ---- grouped ---------------------------------------------------------------------------------------------------------
+# ---- one kernel for all arms -----------------------------------------------------------------------------------------
 
 
 def _groups(down: Tensor, slots: list[Slot | None]) -> tuple[Tensor | slice, Tensor, Tensor]:
@@ -175,7 +211,7 @@ def _add_grouped(x: Tensor, y: Tensor, down: Tensor, up: Tensor, slots: list[Slo
 
 def _back_grouped(
     dy: Tensor, x: Tensor, inner: Tensor, down: Tensor, up: Tensor, dx: Tensor | None, slots: list[Slot | None]
-) -> tuple[Tensor, Tensor]:
+) -> list[Tensor]:
     rows, ends, scales = _groups(down, slots)
     arms = len(slots)
     dy, x = dy.view(arms, -1, dy.shape[1]), x.view(arms, -1, x.shape[1])
@@ -185,4 +221,4 @@ def _back_grouped(
     d_down[rows] = nn.functional.grouped_mm(d_inner.T, x, offs=ends)
     if dx is not None:
         dx.view(arms, -1, dx.shape[1]).add_(nn.functional.grouped_mm(d_inner, down[rows], offs=ends))
-    return d_down, d_up
+    return [part[slot.rows] for slot in slots if slot is not None for part in (d_down, d_up)]

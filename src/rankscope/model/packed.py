@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from rankscope.config.study import Arm
 from rankscope.model.adapt import Adapted, adapt
 from rankscope.model.load import LoadedModel
-from rankscope.model.low_rank import PackedLinear, Running, Slot
+from rankscope.model.low_rank import PackedLinear, Running
 from rankscope.model.ragged import TokenPath, token_path_of
 
 _A, _B = ".lora_A.default.weight", ".lora_B.default.weight"
@@ -38,7 +38,6 @@ class Pack:
     model: PreTrainedModel
     members: list[Adapted]
     _running: Running | None = None
-    _views: list[list[tuple[nn.Parameter, nn.Parameter, slice]]] = field(default_factory=list)
 
     def token_path(self) -> TokenPath:
         return self.members[0].token_path()
@@ -54,23 +53,6 @@ class Pack:
             yield
         finally:
             self._running.arms = before
-
-    def hand_out_gradients(self, arms: Sequence[int]) -> None:
-        """What a backward pass left at the shared factors, added to each member's own `grad`."""
-        if self._running is None:
-            return
-        for arm in arms:
-            for view, shared, rows in self._views[arm]:
-                if shared.grad is None:  # a layer that no row reached
-                    continue
-                view.grad = shared.grad[rows] if view.grad is None else view.grad.add_(shared.grad[rows])
-        self.drop_gradients()
-
-    def drop_gradients(self) -> None:
-        """Forget what a backward pass left at the shared factors."""
-        for views in self._views:
-            for _, shared, _ in views:
-                shared.grad = None
 
 
 def can_pack(arm: Arm) -> bool:
@@ -95,7 +77,7 @@ def open_pack(base: LoadedModel, arms: Sequence[Arm], seed: int, *, grouped: boo
     started = [_start(base, arm, seed) for arm in arms]
     by_kernel = base.model.device.type == "cuda" if grouped is None else grouped
     running = Running(arms=tuple(range(len(arms))), grouped=by_kernel)
-    pack = Pack(model=base.model, members=[], _running=running, _views=[[] for _ in arms])
+    pack = Pack(model=base.model, members=[], _running=running)
     with ExitStack() as stack:
         parameters: list[dict[str, nn.Parameter]] = [{} for _ in arms]
         for module in dict.fromkeys(name for start in started for name in start.factors):
@@ -135,30 +117,16 @@ def _put_in(
     module: str, started: Sequence[_Start], pack: Pack, parameters: list[dict[str, nn.Parameter]]
 ) -> Callable[[], None]:
     """One adapted layer; gives what puts the plain one back."""
-    slots: list[Slot | None] = []
-    end = 0
-    for start in started:
-        pair = start.factors.get(module)
-        slots.append(Slot(end, pair[0].shape[0], start.scale) if pair is not None else None)
-        end += slots[-1].padded if slots[-1] is not None else 0
-    first_down, first_up = next(start.factors[module] for start in started if module in start.factors)
-    down = nn.Parameter(first_down.new_zeros(end, first_down.shape[1]))
-    up = nn.Parameter(first_up.new_zeros(end, first_up.shape[0]))
-    for i, (start, slot) in enumerate(zip(started, slots, strict=True)):
-        if slot is None:
-            continue
-        for shared, value, suffix in (
-            (down, start.factors[module][0], _A),
-            (up, start.factors[module][1].T, _B),
-        ):
-            shared.data[slot.rows].copy_(value)
-            view = nn.Parameter(shared.data[slot.rows])
-            parameters[i][f"base_model.model.{module}{suffix}"] = view
-            pack._views[i].append((view, shared, slot.rows))
     path, _, name = module.rpartition(".")
     parent, plain = pack.model.get_submodule(path), pack.model.get_submodule(module)
     assert pack._running is not None
-    setattr(parent, name, PackedLinear(plain, pack._running, slots, down, up))
+    pairs = [start.factors.get(module) for start in started]
+    factors = [None if pair is None else (*pair, start.scale) for pair, start in zip(pairs, started, strict=True)]
+    layer = PackedLinear(plain, pack._running, factors)
+    for own, slot in zip(parameters, layer.slots, strict=True):
+        if slot is not None:
+            own[f"base_model.model.{module}{_A}"], own[f"base_model.model.{module}{_B}"] = slot.down, slot.up
+    setattr(parent, name, layer)
     return lambda: setattr(parent, name, plain)
 
 

@@ -8,9 +8,9 @@ check against the model's own padded forward decides once per model whether it m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from rankscope.data.batch import Batch
 from rankscope.model.buckets import Buckets, buckets_of
 from rankscope.model.causal import Scores, causal_attention
-from rankscope.model.forward import hidden_states
+from rankscope.model.forward import hidden_states, last_feed_forward_at
 
 ATTENTION_NAME = "rankscope_ragged"
 LAYOUT_KEY = "rankscope_layout"
@@ -98,11 +98,15 @@ def register() -> None:
 
 
 class TokenPath:
-    """How a model computes the states that predict completions: ragged where that is proven equal, else padded."""
+    """How a model computes the states that predict completions: ragged where that is proven equal, else padded.
 
-    def __init__(self, model: PreTrainedModel, *, ragged: bool) -> None:
+    `skips`: of ragged rows, the last feed-forward runs at the positions that are read only.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, ragged: bool, skips: bool = False) -> None:
         self.model = model
         self.ragged = ragged
+        self.skips = ragged and skips
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -116,19 +120,26 @@ class TokenPath:
     def target_states(self, batch: Batch) -> Tensor:
         """(P, D): the final states at `batch.target_positions`."""
         if self.ragged:
-            return _ragged_states(self.model, batch).index_select(0, batch.target_positions)
+            skips = self.skips and not self.model.is_activation_checkpointing
+            return _ragged_states_at_targets(self.model, batch, skips=skips)
         return _padded_states(self.model, batch).index_select(0, batch.target_positions)
 
 
-_known: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
-"""Whether a model may be ragged; the answer only, since a path would keep its model in memory for good."""
+_known: WeakKeyDictionary[PreTrainedModel, tuple[bool, bool]] = WeakKeyDictionary()
+"""What a model's path may do; the answers only, since a path would keep its model in memory for good."""
 
 
 def token_path_of(model: PreTrainedModel) -> TokenPath:
     """The model's `TokenPath`, checked at first use."""
     if model not in _known:
-        _known[model] = _ragged_equals_padded(model)
-    return TokenPath(model, ragged=_known[model])
+        _known[model] = _check(model)
+    ragged, skips = _known[model]
+    return TokenPath(model, ragged=ragged, skips=skips and not _drops_out(model))
+
+
+def _drops_out(model: PreTrainedModel) -> bool:
+    """Whether some dropout draws: for fewer positions it would draw others than for all."""
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
 
 def padded_path(model: PreTrainedModel) -> TokenPath:
@@ -140,6 +151,13 @@ def _ragged_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     extra: dict[str, Any] = {LAYOUT_KEY: Layout.of(batch.sequence_lengths)}
     states = hidden_states(model, batch.input_ids[None], position_ids=batch.position_ids[None], **extra)
     return states[0]
+
+
+def _ragged_states_at_targets(model: PreTrainedModel, batch: Batch, *, skips: bool) -> Tensor:
+    few = skips and 2 * len(batch.target_positions) < len(batch.input_ids)  # else the copies cost what is saved
+    with last_feed_forward_at(model, batch.target_positions) if few else nullcontext():
+        states = _ragged_states(model, batch)
+    return states.index_select(0, batch.target_positions)
 
 
 def _padded_states(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -156,28 +174,48 @@ def _padded_states(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def _ragged_equals_padded(model: PreTrainedModel) -> bool:
-    """Sequences of unequal length, longer than a small sliding window, through both paths: equal but for rounding?"""
+def _check(model: PreTrainedModel) -> tuple[bool, bool]:
+    """Whether rows may be ragged, and whether the last feed-forward may then skip what is not read."""
     register()
+    batch = _probe(model)
+    was_training = model.training
+    model.eval()
+    try:
+        expected = _padded_states(model, batch)
+        ragged = _answers(model, expected, lambda: _ragged_states(model, batch))
+        few = replace(batch, target_positions=batch.target_positions[1::3])
+        skips = ragged and _answers(
+            model, expected[few.target_positions], lambda: _ragged_states_at_targets(model, few, skips=True)
+        )
+    finally:
+        model.train(was_training)
+    return ragged, skips
+
+
+def _probe(model: PreTrainedModel) -> Batch:
+    """Sequences of unequal length, longer than a small sliding window."""
     lengths = torch.tensor([23, 7, 40, 1])
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, model.config.get_text_config().vocab_size, (int(lengths.sum()),), generator=generator)
     positions = torch.cat([torch.arange(int(n)) for n in lengths])
     device = model.device
-    batch = Batch(
+    return Batch(
         input_ids=ids.to(device), position_ids=positions.to(device), sequence_lengths=lengths.to(device),
         target_positions=torch.arange(len(ids), device=device), target_ids=ids.to(device),
     )  # fmt: skip
-    was_training = model.training
-    model.eval()
+
+
+def _answers(model: PreTrainedModel, expected: Tensor, states: Callable[[], Tensor]) -> bool:
+    """Whether ragged `states` (n, D) are the expected ones but for rounding; False where the model does not pass our
+    layout to its attention, or is built otherwise than is known."""
     try:
-        expected = _padded_states(model, batch).float()
         with _ragged_attention_on(model):
-            found = _ragged_states(model, batch).float()
-    except (KeyError, TypeError, ValueError):
-        return False  # the model does not pass our layout to its attention
-    finally:
-        model.train(was_training)
+            found = states().float()
+    except torch.OutOfMemoryError:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError):
+        return False
     # By token, so that one wrong place among many right ones is found; a wrong mask moves a state by its own size.
+    expected = expected.float()
     error = (found - expected).abs().mean(-1) / expected.abs().mean(-1).clamp_min(1e-6)
     return bool((error.max() < (1e-4 if model.dtype == torch.float32 else 0.05)).item())

@@ -43,7 +43,6 @@ class Accumulator:
                 if not self._smaller(rows, len(arms)):
                     raise
             # Outside the handler, whose traceback would keep the failed step's tensors alive.
-            self._pack.drop_gradients()
             for arm in arms:
                 self._trainees[arm].drop_gradients()
             if torch.cuda.is_available():
@@ -56,7 +55,6 @@ class Accumulator:
             batch = repeated(collate(part, device=self._pack.model.device), len(arms))
             losses = summed_losses(self._pack.model, self._path, batch, len(arms)) / token_count
             losses.sum().backward()
-            self._pack.hand_out_gradients(arms)
             for arm in arms:
                 self._trainees[arm].take_gradients()
             total += losses.detach()
