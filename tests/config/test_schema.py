@@ -11,7 +11,7 @@ import pytest
 from made_facts import STUDY
 from wrong_studies import SECTIONS
 
-from rankscope.config.arms import ENTRIES
+from rankscope.config.arm_entries import ENTRIES
 from rankscope.config.read import read_study
 from rankscope.config.schema import study_schema
 from rankscope.config.study import Study
