@@ -20,7 +20,8 @@ from rankscope.data.prepare import Prepared, prepare
 from rankscope.decide.planned import planned_power
 from rankscope.edges.execute import Executor, Job, JobOutcome, stop_requested
 from rankscope.edges.sharing import is_planned, keep_best, write_plan
-from rankscope.edges.store import FolderStore, remove_leftovers
+from rankscope.edges.store import FolderStore
+from rankscope.edges.whole import remove_leftovers
 from rankscope.jobs.derive import derive, derived_ids, derived_sources
 from rankscope.jobs.measure import FOLDER as MEASURED_FOLDER
 from rankscope.jobs.measure import measure, measured_runs
