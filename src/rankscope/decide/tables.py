@@ -1,8 +1,7 @@
 """Predictions and runs to tidy tables, one row per fact. Pure: frames in, frames out; docs/records.md lists columns.
 
-The predictions frame holds every run's items joined (the base as arm "base"), the suites frame one row per suite, the
-runs frame one row per planned run. Changes come from the same pairing and estimates as the verdict's: an item without
-a score in some compared run is left out of every arm, and nothing is imputed.
+Changes come from the same pairing and estimates as the verdict's: an item without a score in some compared run is left
+out of every arm, and nothing is imputed.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from rankscope.config.study import Decision
 from rankscope.decide.changes import ARM, SUITE, forgetting, kinds, latest, matrix, seeds
 from rankscope.decide.looks import gather
 from rankscope.decide.noise import noise
-from rankscope.decide.pairing import Pairing, SuiteScores, pair, relation, text_or_none
+from rankscope.decide.pairing import Frames, Pairing, SuiteScores, pair, relation, text_or_none
 
 SCORES = [*ARM, "seed", *SUITE, "n", "accuracy", "loss_nats_per_token", "bits_per_byte"]
 FLIPS = ["model", "train_set", "arm", "suite", "item_id", "relation", "kind"]
@@ -27,12 +26,7 @@ COST += ["evaluate_seconds", "search_seconds", "peak_memory_bytes", "adapter_byt
 
 
 def make_tables(
-    predictions: pd.DataFrame,
-    suites: pd.DataFrame,
-    runs: pd.DataFrame,
-    *,
-    decision: Decision | None = None,
-    looks: Sequence[int] = (),
+    frames: Frames, *, decision: Decision | None = None, looks: Sequence[int] = ()
 ) -> dict[str, pd.DataFrame]:
     """Every table of the decide stage by name: scores, forgetting, matrix, kinds, seeds, flips, cost, noise.
 
@@ -40,45 +34,40 @@ def make_tables(
     """
     decision = decision or Decision()
     confidence = decision.confidence
-    paired = pairings(predictions, suites, runs, decision, looks)
+    paired = pairings(frames, decision, looks)
     return {
-        "scores": scores(predictions, suites, runs),
+        "scores": scores(frames),
         "forgetting": forgetting(paired, confidence),
         "matrix": matrix(paired, confidence),
         "kinds": kinds(paired, confidence),
         "seeds": seeds(paired),
         "flips": flips(paired),
-        "cost": cost(runs),
-        "noise": noise(predictions),
+        "cost": cost(frames.runs),
+        "noise": noise(frames.predictions),
     }
 
 
-def pairings(
-    predictions: pd.DataFrame,
-    suites: pd.DataFrame,
-    runs: pd.DataFrame,
-    decision: Decision,
-    looks: Sequence[int] = (),
-) -> list[Pairing]:
+def pairings(frames: Frames, decision: Decision, looks: Sequence[int] = ()) -> list[Pairing]:
     """Look by look the compared arms of every base model and training set together, then each arm set aside that has
     done runs. What a later one says of an arm counts."""
     made = []
-    for model, train_set in sorted(set(zip(runs["model"], runs["train_set"], strict=True))):
+    for model, train_set in sorted(set(zip(frames.runs["model"], frames.runs["train_set"], strict=True))):
         where = {"model": model, "train_set": train_set}
-        seen = gather(predictions, suites, runs, **where, decision=decision, looks=looks).looks
+        seen = gather(frames, **where, decision=decision, looks=looks).looks
         together = seen[0].pairing
         made += [look.pairing for look in seen if look.labels]
         alone = [arm.label for arm in together.arms if arm.problem is not None and arm.seeds]
-        made += [pair(predictions, suites, runs, model=model, train_set=train_set, only=[label]) for label in alone]
+        made += [pair(frames, model=model, train_set=train_set, only=[label]) for label in alone]
     return made
 
 
-def scores(predictions: pd.DataFrame, suites: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+def scores(frames: Frames) -> pd.DataFrame:
     """One row per run and suite, over the items scored in that run; the base stands once per training set.
 
     accuracy is the mean score (NaN for text); loss_nats_per_token and bits_per_byte are summed over the suite before
     dividing (NaN where nothing was scored so).
     """
+    predictions, suites, runs = frames
     means = _run_means(predictions)
     sets = runs[["model", "train_set", "train_domain"]].drop_duplicates(["model", "train_set"])
     arms = runs[["model", "train_set", "arm", "method", "rank"]].drop_duplicates(["model", "train_set", "arm"])
