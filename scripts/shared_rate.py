@@ -16,13 +16,14 @@ import pandas as pd
 
 from rankscope.config.read import read_study
 from rankscope.config.study import Study
+from rankscope.decide.pairing import Frames
 from rankscope.decide.verdict import decide
 from rankscope.edges.execute import Workers
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.store import FolderStore
 from rankscope.pipeline import run_study
 from rankscope.records import Verdict
-from rankscope.results import predictions_frame, runs_frame, suites_frame
+from rankscope.results import frames_of
 
 RATES = (3e-3, 1e-2)
 
@@ -44,7 +45,7 @@ def judge(out: Path, study: Study, labels: dict[str, str]) -> Verdict:
     store = FolderStore(out)
     plan = store.read_plan()
     assert plan is not None
-    runs, predictions = runs_frame(store, plan), predictions_frame(store, plan)
+    predictions, suites, runs = frames_of(store, plan)
 
     def named(frame: pd.DataFrame, *, base: bool) -> pd.DataFrame:
         names = labels | ({"base": "base"} if base else {})
@@ -52,8 +53,8 @@ def judge(out: Path, study: Study, labels: dict[str, str]) -> Verdict:
         return frame.assign(arm=frame["arm"].map(names))
 
     where = {"model": plan.runs[0].model, "train_set": plan.runs[0].train_set}
-    frames = named(predictions, base=True), suites_frame(plan), named(runs, base=False)
-    return decide(*frames, **where, decision=study.decision, bootstrap_draws=0)
+    frames = Frames(named(predictions, base=True), suites, named(runs, base=False))
+    return decide(frames, **where, decision=study.decision, bootstrap_draws=0)
 
 
 def show(title: str, verdict: Verdict) -> None:

@@ -21,6 +21,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def own_datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What `datasets` makes of local files goes to a folder of this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of public data sets that may lie beside the checkout; tests that need it skip where it is absent."""

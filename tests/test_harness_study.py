@@ -17,12 +17,7 @@ from rankscope.cli import app
 from rankscope.config.read import read_study
 
 pytest.importorskip("lm_eval")
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_datasets_cache")]
 
 
 def test_a_study_on_tasks_of_lm_eval(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "rankscope"
 
 ALLOWED = {
     "config": {"config", "records"},
-    "records": {"config"},
+    "records": {"records", "config"},
     "assets": {"assets"},
     "data": {"data", "config", "records", "assets"},
     "model": {"model", "data", "config", "records", "assets"},

@@ -18,9 +18,11 @@ from rankscope.config.resolved import absolute, dump_study, pinned
 from rankscope.config.study import Study
 from rankscope.data.prepare import Prepared, prepare
 from rankscope.decide.planned import planned_power
-from rankscope.edges.execute import Executor, Job, JobOutcome, stop_requested
+from rankscope.edges.execute import Executor, Job, stop_requested
 from rankscope.edges.sharing import is_planned, keep_best, write_plan
-from rankscope.edges.store import FolderStore, remove_leftovers
+from rankscope.edges.store import FolderStore
+from rankscope.edges.whole import remove_leftovers
+from rankscope.jobs.crash import label_crash
 from rankscope.jobs.derive import derive, derived_ids, derived_sources
 from rankscope.jobs.measure import FOLDER as MEASURED_FOLDER
 from rankscope.jobs.measure import measure, measured_runs
@@ -28,7 +30,7 @@ from rankscope.jobs.packing import choose_packing, groups_of, undecided
 from rankscope.jobs.run import score_base, train_and_score
 from rankscope.jobs.search import search_rate
 from rankscope.model.load import inspect_model, load_tokenizer
-from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun, RunStatus
+from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun
 from rankscope.results import base_ids, write_results
 from rankscope.results_seeds import mark_unneeded, wanted_runs
 
@@ -121,12 +123,15 @@ def run_study(
     def text(plan: Plan) -> str:
         return dump_study(pinned(absolute(study, folder), plan))
 
+    def work(plan: Plan) -> Outcome:
+        return _do_all(_Work(store, study, plan, make_executor(plan), set(only), lambda: progress(plan)))
+
     if not only:
         with store.lock():
             remove_leftovers(out)
             plan = plan_again()
             write_plan(store, text(plan), plan)
-            outcome = _work(store, study, plan, make_executor, set(), progress)
+            outcome = work(plan)
             if not outcome.stopped:
                 write_results(out)
         return outcome
@@ -140,7 +145,7 @@ def run_study(
                 with store.lock():  # nobody works by the old plan
                     write_plan(store, text(plan), plan)
             shared.enter_context(store.lock(shared=True))
-        return _work(store, study, plan, make_executor, set(only), progress)
+        return work(plan)
 
 
 def _check_only(only: Sequence[str], plan: Plan) -> None:
@@ -151,120 +156,88 @@ def _check_only(only: Sequence[str], plan: Plan) -> None:
         raise InputProblems(problems)
 
 
-def _work(
-    store: FolderStore,
-    study: Study,
-    plan: Plan,
-    make_executor: Callable[[Plan], Executor],
-    only: set[str],
-    progress: Callable[[Plan], None],
-) -> Outcome:
-    executor = make_executor(plan)
+@dataclass(frozen=True)
+class _Work:
+    """One process's work on a study by its plan. `only` names its runs, else it does all; `failed` fills as it goes."""
+
+    store: FolderStore
+    study: Study
+    plan: Plan
+    executor: Executor
+    only: set[str]
+    idle: Callable[[], None]
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def do(self, jobs: Sequence[Job]) -> None:
+        for outcome in self.executor.run(jobs, self.idle):
+            self.failed.update(label_crash(self.store, outcome))
+            if self.study.keep.full == "best" and outcome.job.function is train_and_score:
+                keep_best(self.store, self.plan)
+
+
+def _do_all(work: _Work) -> Outcome:
     try:
-        outcome = _execute(store, study, plan, executor, only, lambda: progress(plan))
+        outcome = _execute(work)
     finally:
-        executor.close()
-    progress(plan)
+        work.executor.close()
+    work.idle()
     return outcome
 
 
-def _execute(
-    store: FolderStore, study: Study, plan: Plan, executor: Executor, only: set[str], idle: Callable[[], None]
-) -> Outcome:
+def _execute(work: _Work) -> Outcome:
     """Rounds of runs, until the verdict asks for no more (with a fixed list of seeds one round), then derived runs."""
-    failed: dict[str, str] = {}
+    store, study, plan, only = work.store, work.study, work.plan, work.only
     asked: set[str] = set()
-    more = _next(store, study, plan, only, asked)
+    more = _next(work, asked)
     while True:
         asked |= {run.run_id for run in more}
-        _round(store, study, plan, executor, only, idle, [run for run in more if run.fits], failed)
-        more = _next(store, study, plan, only, asked)
+        _round(work, [run for run in more if run.fits])
+        more = _next(work, asked)
         if stop_requested() or not more:
             break
     if not only and not stop_requested():
         if plan.looks:
             mark_unneeded(store, study, plan, asked)
-        folder = str(store.folder)
         sources = derived_sources(study, store, plan)
-        jobs = [Job(derive, folder, (name,)) for run in sources for name in derived_ids(study, plan, run)]
-        for outcome in executor.run(jobs, idle):
-            _keep(store, outcome, failed)
+        names = [name for run in sources for name in derived_ids(study, plan, run)]
+        work.do([Job(derive, str(store.folder), (name,)) for name in names])
     left_out = {run.run_id: run.reason or "" for run in plan.runs if run.run_id in only and not run.fits}
-    return Outcome(failed=failed, stopped=stop_requested(), left_out=left_out)
+    return Outcome(failed=work.failed, stopped=stop_requested(), left_out=left_out)
 
 
-def _next(store: FolderStore, study: Study, plan: Plan, only: set[str], asked: set[str]) -> list[PlannedRun]:
+def _next(work: _Work, asked: set[str]) -> list[PlannedRun]:
     """The runs to do next: of `only` all at once, else what the verdict still asks for."""
-    if only:
-        return [run for run in plan.runs if run.run_id in only and run.run_id not in asked]
-    return wanted_runs(store, study, plan, asked)
+    if work.only:
+        return [run for run in work.plan.runs if run.run_id in work.only and run.run_id not in asked]
+    return wanted_runs(work.store, work.study, work.plan, asked)
 
 
-def _round(
-    store: FolderStore,
-    study: Study,
-    plan: Plan,
-    executor: Executor,
-    only: set[str],
-    idle: Callable[[], None],
-    runs: Sequence[PlannedRun],
-    failed: dict[str, str],
-) -> None:
+def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     """Bases, and how many arms train together; then searches and the runs that wait for none; then the runs whose rate
     was searched. Longest first.
 
     With `only` nothing is measured, and the bases come last: nothing waits for them, and another process may have
     scored them by then.
     """
-    folder = str(store.folder)
+    plan, folder = work.plan, str(work.store.folder)
     runs = sorted(runs, key=lambda r: -r.seconds)
     wanted = {(r.model, r.train_set, r.arm.label) for r in runs}
     searches = [s for s in plan.searches if any((s.model, s.train_set, a.label) in wanted for a in s.arms)]
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
     bases = [Job(score_base, folder, (base,)) for base in base_ids(plan).values()]
 
-    def do(jobs: Sequence[Job]) -> None:
-        for outcome in executor.run(jobs, idle):
-            _keep(store, outcome, failed)
-            if study.keep.full == "best" and outcome.job.function is train_and_score:
-                keep_best(store, plan)
-
     def training(runs: Sequence[PlannedRun]) -> list[Job]:
-        return [Job(train_and_score, folder, ids) for ids in groups_of(store, runs)]
+        return [Job(train_and_score, folder, ids) for ids in groups_of(work.store, runs)]
 
-    if not only:
-        do([*bases, *(Job(choose_packing, folder, ids) for ids in undecided(store, runs))])
-    do(
+    if not work.only:
+        work.do([*bases, *(Job(choose_packing, folder, ids) for ids in undecided(work.store, runs))])
+    work.do(
         [
             *(Job(search_rate, folder, (s.search_id,)) for s in searches),
             *training([r for r in runs if r not in searched]),
         ]
     )
-    lost = {(s.model, s.train_set, a.label) for s in searches if s.search_id in failed for a in s.arms}
-    do(training([r for r in searched if (r.model, r.train_set, r.arm.label) not in lost]))
-    if only:
-        do(bases)
-
-
-def _keep(store: FolderStore, outcome: JobOutcome, failed: dict[str, str]) -> None:
-    """A crash is labelled as what it is; its traceback lies in the run's error.txt."""
-    if outcome.error is None:
-        return
-    if outcome.job.function is choose_packing:  # the runs train one by one
-        store.write_text("packing/error.txt", outcome.details or outcome.error)
-        return
-    for run_id in outcome.job.run_ids:
-        ended = store.read_status(run_id) if outcome.job.function is train_and_score else None
-        if ended is not None and ended.state in ("done", "diverged"):
-            continue  # of a pack those that came through
-        failed[run_id] = outcome.error
-        if outcome.job.function is search_rate:
-            store.write_text(f"searches/{run_id}/error.txt", outcome.details or outcome.error)
-            continue
-        if outcome.job.function is derive:  # the run itself is done
-            store.write_text(f"runs/{run_id.replace(' ', '/derived/')}.error.txt", outcome.details or outcome.error)
-            continue
-        before = store.read_status(run_id) or RunStatus(run_id=run_id, state="planned")
-        store.write_status(before.model_copy(update={"state": "failed", "reason": outcome.error}))
-        path = store.run_folder(run_id).relative_to(store.folder) / "error.txt"
-        store.write_text(str(path), outcome.details or outcome.error)
+    lost = {(s.model, s.train_set, a.label) for s in searches if s.search_id in work.failed for a in s.arms}
+    work.do(training([r for r in searched if (r.model, r.train_set, r.arm.label) not in lost]))
+    if work.only:
+        work.do(bases)

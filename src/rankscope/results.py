@@ -10,6 +10,7 @@ import pandas as pd
 
 from rankscope.config.resolved import read_resolved
 from rankscope.decide.forgotten import findings, forgotten, forgotten_groups
+from rankscope.decide.pairing import Frames
 from rankscope.decide.rates import rate_sentences, rates
 from rankscope.decide.tables import make_tables
 from rankscope.decide.verdict import decide
@@ -26,9 +27,9 @@ def write_results(folder: Path) -> VerdictFile:
     plan = store.read_plan()
     if plan is None:
         raise FileNotFoundError(f"{folder} holds no plan.json")
-    runs, suites = runs_frame(store, plan), suites_frame(plan)
-    predictions = predictions_frame(store, plan)
-    tables = make_tables(predictions, suites, runs, decision=study.decision, looks=study.looks)
+    frames = frames_of(store, plan)
+    predictions, suites, runs = frames
+    tables = make_tables(frames, decision=study.decision, looks=study.looks)
     tables["learning"] = learning_frame(store, plan)
     domains = {facts.name: facts.domain for facts in plan.train_sets}
     tables["rates"] = rates(searches_of(store, plan), predictions[predictions["arm"] == "base"], suites, domains)
@@ -40,9 +41,9 @@ def write_results(folder: Path) -> VerdictFile:
     pairs = sorted({(run.model, run.train_set) for run in plan.runs})
     verdicts = VerdictFile(
         verdicts=[
-            decide(
-                predictions, suites, runs, model=model, train_set=train_set, decision=study.decision, looks=study.looks
-            ).model_copy(update={"findings": findings(tables["forgotten_groups"], tables["kinds"], model, train_set)})
+            decide(frames, model=model, train_set=train_set, decision=study.decision, looks=study.looks).model_copy(
+                update={"findings": findings(tables["forgotten_groups"], tables["kinds"], model, train_set)}
+            )
             for model, train_set in pairs
         ],
         notes=plan.warnings,
@@ -64,6 +65,10 @@ def write_results(folder: Path) -> VerdictFile:
 
 
 # ---- records -> frames ----------------------------------------------------------------------------------------------
+
+
+def frames_of(store: FolderStore, plan: Plan) -> Frames:
+    return Frames(predictions_frame(store, plan), suites_frame(plan), runs_frame(store, plan))
 
 
 def base_ids(plan: Plan) -> dict[str, str]:

@@ -12,7 +12,7 @@ from rankscope.config.study import Decision
 from rankscope.decide.defaults import StudyArm, pool, study_arms
 from rankscope.decide.looks import gather
 from rankscope.edges.store import FolderStore
-from rankscope.results import predictions_frame, runs_frame, searches_of, suites_frame
+from rankscope.results import frames_of, searches_of
 
 
 def pool_folders(folders: Sequence[Path]) -> Defaults:
@@ -46,11 +46,11 @@ def _of(folder: Path) -> tuple[list[StudyArm], Decision]:
     store, study = FolderStore(folder), read_resolved(folder / "study.yaml")
     plan = store.read_plan()
     assert plan is not None
-    runs, suites, predictions = runs_frame(store, plan), suites_frame(plan), predictions_frame(store, plan)
+    frames = frames_of(store, plan)
     found: list[StudyArm] = []
     for model, train_set in sorted({(run.model, run.train_set) for run in plan.runs}):
         where = {"model": model, "train_set": train_set}
-        evidence = gather(predictions, suites, runs, **where, decision=study.decision, looks=plan.looks)
+        evidence = gather(frames, **where, decision=study.decision, looks=plan.looks)
         mine = [s for s in searches_of(store, plan) if (s.model, s.train_set) == (model, train_set)]
         searched = {arm: search.chosen for search in mine for arm in search.arms if search.chosen is not None}
         found += study_arms(f"{folder}: {model} on {train_set}", evidence, searched)

@@ -8,7 +8,7 @@ from rankscope.config.study import Study
 from rankscope.decide.looks import Evidence, gather
 from rankscope.edges.store import FolderStore
 from rankscope.records import Plan, PlannedRun, RunStatus
-from rankscope.results import predictions_frame, runs_frame, suites_frame
+from rankscope.results import frames_of
 
 
 def wanted_runs(store: FolderStore, study: Study, plan: Plan, asked: AbstractSet[str]) -> list[PlannedRun]:
@@ -52,11 +52,12 @@ def _reason(evidence: Evidence, run: PlannedRun, answer: str) -> str:
 
 def _evidence(store: FolderStore, study: Study, plan: Plan, asked: AbstractSet[str]) -> list[Evidence]:
     """What is known of every base model and training set from the runs in `asked`; the others count as still to do."""
-    runs, suites, predictions = runs_frame(store, plan), suites_frame(plan), predictions_frame(store, plan)
+    frames = frames_of(store, plan)
+    runs = frames.runs
     waiting = ~runs["run_id"].isin(asked) & (runs["state"] != "does not fit")
     runs["state"] = runs["state"].mask(waiting, "planned")
     pairs = sorted(set(zip(runs["model"], runs["train_set"], strict=True)))
     return [
-        gather(predictions, suites, runs, model=model, train_set=train_set, decision=study.decision, looks=plan.looks)
+        gather(frames, model=model, train_set=train_set, decision=study.decision, looks=plan.looks)
         for model, train_set in pairs
     ]

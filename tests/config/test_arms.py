@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 from made_facts import LLAMA_8B, STUDY, model_facts, suite_facts, train_facts
 
-from rankscope.config.arms import ENTRIES, METHODS, TRAITS, arm_label
+from rankscope.config.arm_entries import ENTRIES
+from rankscope.config.arms import METHODS, TRAITS, arm_label
 from rankscope.config.cost import disk_bytes, evaluate_flops, memory_parts, train_flops
 from rankscope.config.identity import rate_grid, run_id, search_arms
 from rankscope.config.parameters import ia3_modules, trainable_parameters

@@ -11,7 +11,7 @@ import pytest
 from made_facts import STUDY
 from wrong_studies import SECTIONS
 
-from rankscope.config.arms import ENTRIES
+from rankscope.config.arm_entries import ENTRIES
 from rankscope.config.read import read_study
 from rankscope.config.schema import study_schema
 from rankscope.config.study import Study
@@ -30,8 +30,18 @@ def valid(text: str) -> bool:
     return bool(jsonschema.Draft202012Validator(study_schema()).is_valid(document.value))
 
 
-def test_the_schema_is_one() -> None:
-    jsonschema.Draft202012Validator.check_schema(study_schema())
+def references(schema: Any) -> set[str]:
+    if isinstance(schema, dict):
+        own = {schema["$ref"]} if "$ref" in schema else set()
+        return own.union(*(references(value) for value in schema.values()))
+    return set().union(*(references(value) for value in schema)) if isinstance(schema, list) else set()
+
+
+def test_the_schema_is_one_and_its_references_lead_to_all_its_definitions() -> None:
+    schema = study_schema()
+    assert jsonschema.validators.validator_for(schema, default=None) is jsonschema.Draft202012Validator
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert references(schema) == {f"#/$defs/{name}" for name in schema["$defs"]}
 
 
 @pytest.mark.parametrize(

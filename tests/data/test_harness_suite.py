@@ -23,12 +23,7 @@ lm_eval = pytest.importorskip("lm_eval")
 
 from lm_eval.tasks import TaskManager  # noqa: E402
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-        yield
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
 def loaded_model(folder: Path, chat: bool = False) -> LoadedModel:

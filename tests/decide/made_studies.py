@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from rankscope.decide.pairing import Frames
+
 SUITES = pd.DataFrame(
     [
         {"suite": "med", "domain": "medical", "kind": "recall", "form": "choices"},
@@ -32,8 +34,7 @@ class Study:
     rng_seed: int = 0
     states: Mapping[tuple[str, int], tuple[str, str | None]] = field(default_factory=dict)
 
-    def frames(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-        """predictions, suites, runs."""
+    def frames(self) -> Frames:
         rng = np.random.default_rng(self.rng_seed)
         predictions = [*self._texts("base", None, 2.0)]
         difficulty = {name: rng.random(self.items) for name in ("med", "law", "sums")}
@@ -48,7 +49,7 @@ class Study:
                     right = (difficulty[name] + rng.normal(size=self.items) * self.noise) < level
                     predictions.append(self._rows(arm, seed, name, right))
                 predictions += self._texts(arm, seed, 2.2)
-        return pd.concat(predictions, ignore_index=True), SUITES.copy(), self._runs()
+        return Frames(pd.concat(predictions, ignore_index=True), SUITES.copy(), self._runs())
 
     def _state(self, arm: str, seed: int) -> tuple[str, str | None]:
         return self.states.get((arm, seed), ("done", None))

@@ -59,7 +59,7 @@ def evidence_arms(name: str, rng_seed: int, rates: dict[str, float]) -> list[Stu
     learned = {"lora-r1": 0.5, "lora-r4": 0.695, "lora-r16": 0.7, "full": 0.7}
     kept = {"lora-r1": 0.80, "lora-r4": 0.80, "lora-r16": 0.79, "full": 0.7}
     frames = Study(learned, kept, rng_seed=rng_seed).frames()
-    evidence = gather(*frames, model="small", train_set="facts", decision=Decision())
+    evidence = gather(frames, model="small", train_set="facts", decision=Decision())
     return study_arms(name, evidence, rates)
 
 

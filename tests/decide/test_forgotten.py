@@ -66,9 +66,9 @@ def test_the_groups_are_counted_beside_what_independence_would_give(frames: tupl
 
 def test_the_words_of_a_study() -> None:
     learned, kept = {"lora-r4": 0.7, "full": 0.7}, {"lora-r4": 0.78, "full": 0.6}
-    predictions, suites, runs = Study(learned, kept, items=400).frames()
-    tables = make_tables(predictions, suites, runs)
-    items = forgotten(tables["flips"], runs)
+    frames = Study(learned, kept, items=400).frames()
+    tables = make_tables(frames)
+    items = forgotten(tables["flips"], frames.runs)
     said = findings(forgotten_groups(tables["flips"], items), tables["kinds"], "small", "facts")
     full_only = (items["group"] == "full only").sum()
     assert f"{full_only:,} by full only" in said[0]

@@ -70,11 +70,11 @@ def study() -> Study:
 
 def test_arms_that_cannot_win_get_no_more_seeds_and_stand_as_in_their_last_look(study: Study) -> None:
     frames = study.frames()
-    evidence = gather(*frames, model="small", train_set="facts", decision=Decision(), looks=LOOKS)
+    evidence = gather(frames, model="small", train_set="facts", decision=Decision(), looks=LOOKS)
     assert len(evidence.looks) > 1
     assert evidence.looks[0].labels == ("lora-r1", "lora-r4", "lora-r16", "full")
     assert set(evidence.last.labels) == {"lora-r4", "lora-r16"}
-    verdict = decide(*frames, model="small", train_set="facts", decision=Decision(), looks=LOOKS, bootstrap_draws=50)
+    verdict = decide(frames, model="small", train_set="facts", decision=Decision(), looks=LOOKS, bootstrap_draws=50)
     count = len(evidence.last.pairing.seeds)
     arms = {arm.label: arm for arm in verdict.arms}
     assert verdict.kind == "recommended"
@@ -85,7 +85,7 @@ def test_arms_that_cannot_win_get_no_more_seeds_and_stand_as_in_their_last_look(
     assert "After 3 seeds lora-r1 and full could not be the answer any more" in said
     assert f"asked after 3 and {count} of at most 8 seeds" in said
 
-    tables = make_tables(*frames, decision=Decision(), looks=LOOKS)
+    tables = make_tables(frames, decision=Decision(), looks=LOOKS)
     seeds = tables["forgetting"].groupby("arm")["seeds"].unique().map(list).to_dict()
     assert seeds == {"full": [3], "lora-r1": [3], "lora-r4": [count], "lora-r16": [count]}
     assert len(tables["seeds"]) == 3 + 3 + 2 * count
@@ -94,10 +94,11 @@ def test_arms_that_cannot_win_get_no_more_seeds_and_stand_as_in_their_last_look(
 
 
 def test_a_run_still_to_do_ends_the_looks(study: Study) -> None:
-    predictions, suites, runs = study.frames()
+    frames = study.frames()
+    runs = frames.runs
     later = runs["seed"] >= 3
     runs.loc[later, "state"] = "planned"
-    evidence = gather(predictions, suites, runs, model="small", train_set="facts", decision=Decision(), looks=LOOKS)
+    evidence = gather(frames, model="small", train_set="facts", decision=Decision(), looks=LOOKS)
     assert evidence.last.pairing.unfinished
     needed = set(runs.loc[runs["arm"].isin(["lora-r4", "lora-r16"]) & (runs["seed"] < 5), "run_id"])
     assert evidence.last.run_ids == needed
@@ -107,10 +108,10 @@ def test_a_run_still_to_do_ends_the_looks(study: Study) -> None:
 def test_no_seeds_are_added_where_they_would_hardly_decide() -> None:
     learned, kept = {"lora-r4": 0.6, "lora-r16": 0.7}, {"lora-r4": 0.77, "lora-r16": 0.77}
     frames = Study(learned, kept, seeds=range(8), items=150).frames()
-    evidence = gather(*frames, model="small", train_set="facts", decision=Decision(), looks=LOOKS)
+    evidence = gather(frames, model="small", train_set="facts", decision=Decision(), looks=LOOKS)
     assert evidence.futile
     assert len(evidence.looks) == 1
-    verdict = decide(*frames, model="small", train_set="facts", decision=Decision(), looks=LOOKS, bootstrap_draws=0)
+    verdict = decide(frames, model="small", train_set="facts", decision=Decision(), looks=LOOKS, bootstrap_draws=0)
     assert "No more seeds were added: 8 would hardly decide" in "\n".join(verdict.reasons)
 
 
@@ -118,7 +119,7 @@ def test_a_trade_off_is_seen_though_the_arms_that_forget_left_early() -> None:
     learned = {"lora-r1": 0.5, "lora-r4": 0.6, "full": 0.7}
     kept = {"lora-r1": 0.755, "lora-r4": 0.7, "full": 0.6}
     frames = Study(learned, kept, seeds=range(8), items=1500, seed_sd=0.008, rng_seed=1).frames()
-    verdict = decide(*frames, model="small", train_set="facts", decision=Decision(), looks=LOOKS, bootstrap_draws=0)
+    verdict = decide(frames, model="small", train_set="facts", decision=Decision(), looks=LOOKS, bootstrap_draws=0)
     assert verdict.kind == "tradeoff"
     assert {arm.label: arm.status for arm in verdict.arms} == dict.fromkeys(
         PARAMETERS.keys() & kept.keys(), "ineligible"

@@ -12,17 +12,15 @@ from made_studies import Study
 from rankscope.config.study import Decision
 from rankscope.decide.measure import bounds, closed_form_widths, measure_pairing
 from rankscope.decide.noise import Floor, changed_share, floor_of, noise
-from rankscope.decide.pairing import pair
+from rankscope.decide.pairing import Frames, pair
 from rankscope.decide.verdict import decide
 from rankscope.records import Verdict
 from rankscope.report.words import noise_sentence
 
-Frames = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
-
 
 def scored_twice(frames: Frames, changed: dict[str, int]) -> Frames:
     """The frames with a second scoring of the base, in which so many items of each suite are answered otherwise."""
-    predictions = frames[0].copy()
+    predictions = frames.predictions.copy()
     base = predictions["arm"] == "base"
     predictions["score_again"] = predictions["score"].where(base)
     predictions["choice_logprobs"] = [[-1.0, -2.0]] * len(predictions)
@@ -30,12 +28,12 @@ def scored_twice(frames: Frames, changed: dict[str, int]) -> Frames:
     for suite, count in changed.items():
         rows = predictions.index[base & (predictions["suite"] == suite)][:count]
         predictions.loc[rows, "score_again"] = 1 - predictions.loc[rows, "score"]
-    return predictions, frames[1], frames[2]
+    return frames._replace(predictions=predictions)
 
 
 def judged(frames: Frames, decision: Decision | None = None) -> Verdict:
     chosen = decision or Decision()
-    return decide(*frames, model="small", train_set="facts", decision=chosen, bootstrap_draws=100)
+    return decide(frames, model="small", train_set="facts", decision=chosen, bootstrap_draws=100)
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +55,12 @@ def test_the_table_counts_what_changes(clear: Frames) -> None:
     assert table["changed"].to_dict() == {"med": 0, "law": 4, "sums": 0}
     assert table.loc["law", "share"] == 0.01
     assert table.loc["law", "largest_difference_nats"] == pytest.approx(1e-3)
-    assert noise(clear[0]).empty
+    assert noise(clear.predictions).empty
 
 
 def test_bounds_are_wider_by_the_share_and_by_nothing_else(clear: Frames) -> None:
     def measured(frames: Frames):  # type: ignore[no-untyped-def]
-        found = measure_pairing(pair(*frames, model="small", train_set="facts"))
+        found = measure_pairing(pair(frames, model="small", train_set="facts"))
         return bounds(found, closed_form_widths(found, 0.01))
 
     plain, again = measured(clear), measured(scored_twice(clear, {}))
@@ -89,10 +87,10 @@ def test_a_verdict_does_not_rest_on_less_than_the_floor(clear: Frames) -> None:
     assert "none of the base's 1,200 items changes" in still.reasons[-1]
 
     # The bound of forgetting has less room below the margin than these items are worth.
-    found = measure_pairing(pair(*clear, model="small", train_set="facts"))
+    found = measure_pairing(pair(clear, model="small", train_set="facts"))
     alpha = (1 - Decision().confidence) / 4
     room = Decision().retention_margin - bounds(found, closed_form_widths(found, alpha)).forgetting_high
-    slack = float(room[list(pair(*clear, model="small", train_set="facts").labels).index("lora-r4")])
+    slack = float(room[list(pair(clear, model="small", train_set="facts").labels).index("lora-r4")])
     assert 0 < slack < 0.05
     below, above = math.floor(2 * 400 * slack) - 1, math.ceil(2 * 400 * slack) + 1
     assert judged(scored_twice(clear, {"law": below})).kind == "recommended"

@@ -8,10 +8,9 @@ import pytest
 from made_studies import Study
 
 from rankscope.config.study import Decision
+from rankscope.decide.pairing import Frames
 from rankscope.decide.tables import make_tables
 from rankscope.decide.verdict import decide
-
-Frames = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def frames() -> Frames:
 
 @pytest.fixture(scope="module")
 def tables(frames: Frames) -> dict[str, pd.DataFrame]:
-    return make_tables(*frames)
+    return make_tables(frames)
 
 
 def test_scores_has_every_run_and_the_base_by_training_set(frames: Frames, tables: dict[str, pd.DataFrame]) -> None:
@@ -37,7 +36,7 @@ def test_scores_has_every_run_and_the_base_by_training_set(frames: Frames, table
     assert (base["train_set"] == "facts").all()
     assert base["seed"].isna().all()
     one = scores[(scores["arm"] == "lora-r4") & (scores["seed"] == 1) & (scores["suite"] == "law")].iloc[0]
-    mine = frames[0][(frames[0]["run_id"] == "lora-r4-s1") & (frames[0]["suite"] == "law")]
+    mine = frames.predictions[(frames.predictions["run_id"] == "lora-r4-s1") & (frames.predictions["suite"] == "law")]
     assert one["accuracy"] == pytest.approx(mine["score"].mean())
     assert (one["rank"], one["n"], one["relation"]) == (4, 300, "out-of-domain")
 
@@ -52,7 +51,7 @@ def test_text_is_summed_before_it_is_divided(tables: dict[str, pd.DataFrame]) ->
 
 
 def test_forgetting_is_that_of_the_verdict(frames: Frames, tables: dict[str, pd.DataFrame]) -> None:
-    verdict = decide(*frames, model="small", train_set="facts", decision=Decision(), bootstrap_draws=0)
+    verdict = decide(frames, model="small", train_set="facts", decision=Decision(), bootstrap_draws=0)
     table = tables["forgetting"].set_index(["arm", "suite"])
     assert len(table) == 9
     for arm in verdict.arms:
@@ -64,7 +63,7 @@ def test_forgetting_is_that_of_the_verdict(frames: Frames, tables: dict[str, pd.
 
 
 def test_the_seeds_of_an_arm_average_to_what_the_verdict_says(frames: Frames, tables: dict[str, pd.DataFrame]) -> None:
-    verdict = decide(*frames, model="small", train_set="facts", decision=Decision(), bootstrap_draws=0)
+    verdict = decide(frames, model="small", train_set="facts", decision=Decision(), bootstrap_draws=0)
     means = tables["seeds"].groupby("arm")[["gain", "forgetting"]].mean()
     for arm in verdict.arms:
         if arm.gain.mean is not None:
@@ -88,7 +87,7 @@ def test_flips_count_seeds_item_by_item(frames: Frames, tables: dict[str, pd.Dat
     flips = tables["flips"]
     mine = flips[(flips["arm"] == "lora-r16") & (flips["suite"] == "law")]
     assert len(mine) == 300
-    predictions = frames[0][frames[0]["suite"] == "law"]
+    predictions = frames.predictions[frames.predictions["suite"] == "law"]
     base = predictions[predictions["arm"] == "base"].set_index("item_id")["score"]
     runs = predictions[predictions["arm"] == "lora-r16"].pivot(index="item_id", columns="seed", values="score")
     lost = ((base.to_numpy()[:, None] == 1) & (runs.to_numpy() == 0)).sum(axis=1)
@@ -118,7 +117,7 @@ def test_tables_survive_parquet(tables: dict[str, pd.DataFrame], tmp_path: objec
 
 def test_nothing_done_gives_empty_tables_with_columns() -> None:
     states = {("full", seed): ("failed", None) for seed in (0, 1, 2)}
-    tables = make_tables(*Study({"full": 0.7}, {"full": 0.7}, items=10, states=states).frames())
+    tables = make_tables(Study({"full": 0.7}, {"full": 0.7}, items=10, states=states).frames())
     assert tables["forgetting"].empty
     assert "change" in tables["forgetting"].columns
     assert len(tables["scores"]) == 4

@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 from made_studies import Study
 
 from rankscope.config.study import Decision
+from rankscope.decide.pairing import Frames
 from rankscope.decide.verdict import decide, median_seed
 from rankscope.records import Verdict, VerdictFile
 
-Frames = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
 LEARNED = {"lora-r1": 0.50, "lora-r4": 0.695, "lora-r16": 0.70, "full": 0.70}
 KEPT = {"lora-r1": 0.80, "lora-r4": 0.795, "lora-r16": 0.79, "full": 0.70}
 
 
 def judged(frames: Frames, decision: Decision | None = None, draws: int = 100) -> Verdict:
-    return decide(*frames, model="small", train_set="facts", decision=decision or Decision(), bootstrap_draws=draws)
+    return decide(frames, model="small", train_set="facts", decision=decision or Decision(), bootstrap_draws=draws)
 
 
 def said(verdict: Verdict) -> str:
@@ -45,7 +45,7 @@ def test_recommended(clear: Frames) -> None:
 
 def test_the_numbers_of_an_arm(clear: Frames) -> None:
     arm = next(arm for arm in judged(clear).arms if arm.label == "lora-r4")
-    predictions = clear[0]
+    predictions = clear.predictions
     mine = predictions[predictions["arm"] == "lora-r4"].groupby("suite")["score"].mean()
     base = predictions[predictions["arm"] == "base"].groupby("suite")["score"].mean()
     assert arm.gain.mean == pytest.approx(mine["med"] - base["med"])
@@ -165,10 +165,10 @@ def test_an_unfinished_study_is_not_decided() -> None:
 
 
 def test_items_without_a_score_are_left_out_of_every_arm_and_counted(clear: Frames) -> None:
-    predictions = clear[0].copy()
+    predictions = clear.predictions.copy()
     gone = (predictions["run_id"] == "full-s1") & predictions["item_id"].isin(["i00003", "i00004"])
     predictions.loc[gone & (predictions["suite"] == "law"), "score"] = np.nan
-    verdict = judged((predictions, *clear[1:]))
+    verdict = judged(clear._replace(predictions=predictions))
     assert "2 items of law lack a score" in said(verdict)
     for arm in verdict.arms:
         assert {outcome.suite: outcome.item_count for outcome in arm.per_suite} == {
@@ -179,15 +179,15 @@ def test_items_without_a_score_are_left_out_of_every_arm_and_counted(clear: Fram
 
 
 def test_a_suite_that_one_run_lacks_blocks_a_decision(clear: Frames) -> None:
-    predictions = clear[0][(clear[0]["run_id"] != "full-s1") | (clear[0]["suite"] != "law")]
-    verdict = judged((predictions, *clear[1:]))
+    predictions = clear.predictions[(clear.predictions["run_id"] != "full-s1") | (clear.predictions["suite"] != "law")]
+    verdict = judged(clear._replace(predictions=predictions))
     assert not verdict.decided
     assert "law is left out: it was not scored for full seed 1" in said(verdict)
 
 
 def test_without_other_suites_forgetting_is_unknown(clear: Frames) -> None:
-    suites = clear[1][clear[1]["suite"].isin(["med", "prose"])]
-    verdict = judged((clear[0], suites, clear[2]))
+    suites = clear.suites[clear.suites["suite"].isin(["med", "prose"])]
+    verdict = judged(clear._replace(suites=suites))
     assert (verdict.kind, verdict.decided) == ("cannot_distinguish", False)
     assert "what the arms forget is not known" in said(verdict)
     assert {arm.status for arm in verdict.arms} == {"open"}
@@ -195,23 +195,24 @@ def test_without_other_suites_forgetting_is_unknown(clear: Frames) -> None:
 
 
 def test_without_an_in_domain_suite_nothing_is_decided(clear: Frames) -> None:
-    verdict = judged((clear[0], clear[1][clear[1]["suite"] != "med"], clear[2]))
+    verdict = judged(clear._replace(suites=clear.suites[clear.suites["suite"] != "med"]))
     assert not verdict.decided
     assert verdict.arms[0].gain.mean is None
 
 
 def test_text_suites_take_no_part(clear: Frames) -> None:
-    predictions = clear[0].copy()
+    predictions = clear.predictions.copy()
     worse = (predictions["suite"] == "prose") & (predictions["arm"] != "base")
     predictions.loc[worse, "loss_nats"] = 999.0
-    assert judged((predictions, *clear[1:])) == judged(clear)
+    assert judged(clear._replace(predictions=predictions)) == judged(clear)
 
 
 def test_arms_that_never_differ_from_the_base_are_no_certainty() -> None:
-    predictions, suites, runs = Study({"lora-r4": 0.3}, {"lora-r4": 0.8}, items=20).frames()
+    frames = Study({"lora-r4": 0.3}, {"lora-r4": 0.8}, items=20).frames()
+    predictions = frames.predictions
     base = predictions[predictions["arm"] == "base"].set_index(["suite", "item_id"])["score"]
     keys = pd.MultiIndex.from_frame(predictions[["suite", "item_id"]])
-    verdict = judged((predictions.assign(score=base.reindex(keys).to_numpy()), suites, runs))
+    verdict = judged(frames._replace(predictions=predictions.assign(score=base.reindex(keys).to_numpy())))
     gain = verdict.arms[0].gain
     assert gain.mean == 0
     assert gain.low is not None
@@ -227,15 +228,15 @@ def test_the_file_comes_back_as_it_went(clear: Frames) -> None:
 
 def test_an_unknown_study_is_refused(clear: Frames) -> None:
     with pytest.raises(ValueError, match="no run of large"):
-        decide(*clear, model="large", train_set="facts", decision=Decision())
+        decide(clear, model="large", train_set="facts", decision=Decision())
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.integers(0, 10_000))
 def test_the_order_of_rows_does_not_matter(order: int, clear: Frames) -> None:
     rng = np.random.default_rng(order)
-    shuffled = tuple(frame.iloc[rng.permutation(len(frame))] for frame in clear)
-    assert judged(shuffled, draws=20) == judged(clear, draws=20)  # type: ignore[arg-type]
+    shuffled = Frames(*(frame.iloc[rng.permutation(len(frame))] for frame in clear))
+    assert judged(shuffled, draws=20) == judged(clear, draws=20)
 
 
 @settings(max_examples=6, deadline=None)
@@ -248,7 +249,7 @@ def test_an_arm_that_forgets_much_more_is_never_recommended(seed: int) -> None:
 
 
 def test_the_median_seed_is_by_validation_loss(clear: Frames) -> None:
-    runs = clear[2]
+    runs = clear.runs
     losses = runs[runs["arm"] == "full"].set_index("seed")["validation_loss"]
     assert losses[median_seed(runs, "small", "facts", "full")] == losses.median()
     with pytest.raises(LookupError, match="no finished run"):

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from rankscope.edges.store import Busy, FolderStore, RunCheckpoints, remove_leftovers
+from rankscope.edges.store import Busy, FolderStore, RunCheckpoints
+from rankscope.edges.whole import remove_leftovers
 from rankscope.records import RunStatus
 
 

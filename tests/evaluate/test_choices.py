@@ -33,7 +33,7 @@ def assert_close(found: Sequence[Sequence[float]], wanted: Sequence[Sequence[flo
 
 
 def force_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choices_module, "_trees_hold", lambda model, window: False)
+    monkeypatch.setattr(choices_module._trees, "holds", lambda model, window: False)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

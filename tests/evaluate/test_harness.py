@@ -21,12 +21,7 @@ from rankscope.config.problems import InputProblems  # noqa: E402
 from rankscope.data.harness_items import generation_settings  # noqa: E402
 from rankscope.evaluate.harness import RankscopeLM  # noqa: E402
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-        yield
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
 @pytest.fixture(scope="module")

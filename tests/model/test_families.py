@@ -10,7 +10,7 @@ import pytest
 import torch
 from own_forward import assert_same_step, choice_items, fresh, own_continuation, own_scores, plain, rows, shake
 from table_of_docs import table
-from tiny_families import FAMILIES, WINDOW, save_family
+from tiny_families import FAMILIES, WINDOW
 
 from rankscope.config.parameters import trainable_parameters
 from rankscope.config.study import Arm, ModelSpec
@@ -24,31 +24,6 @@ TABLE = table("models.md", "family")
 FULL = Arm(label="full", method="full", learning_rate=1e-3)
 LORA = Arm(label="lora-r4", method="lora", rank=4, alpha=8, targets="all-linear", learning_rate=1e-3)
 MIXTURES = ("Mixtral", "Qwen3-MoE")
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def get(family: str) -> Path:
-        if family not in made:
-            with no_progress_bars():
-                made[family] = save_family(tmp_path_factory.mktemp("family"), family)
-        return made[family]
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def base_of(folder_of: Callable[[str], Path]) -> Callable[[str], LoadedModel]:
-    made: dict[str, LoadedModel] = {}
-
-    def get(family: str) -> LoadedModel:
-        if family not in made:
-            made[family] = fresh(folder_of(family))
-        return made[family]
-
-    return get
 
 
 def test_the_table_names_the_families_that_are_tested() -> None:

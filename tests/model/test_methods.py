@@ -24,7 +24,7 @@ from own_forward import (
 )
 from safetensors.torch import load_file
 from table_of_docs import table as table_of
-from tiny_families import FAMILIES, WINDOW, save_family
+from tiny_families import FAMILIES, WINDOW
 
 from rankscope.config.arms import METHODS, TRAITS
 from rankscope.config.parameters import stored_parameters, trainable_parameters
@@ -54,31 +54,6 @@ SOME_FAMILIES = ["Llama", "GPT-2", "Gemma 2", "Mistral"]
 
 Bases = Callable[[str], LoadedModel]
 Folders = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    made: dict[str, Path] = {}
-
-    def get(family: str) -> Path:
-        if family not in made:
-            with no_progress_bars():
-                made[family] = save_family(tmp_path_factory.mktemp("family"), family)
-        return made[family]
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def base_of(folder_of: Folders) -> Bases:
-    made: dict[str, LoadedModel] = {}
-
-    def get(family: str) -> LoadedModel:
-        if family not in made:
-            made[family] = fresh(folder_of(family))
-        return made[family]
-
-    return get
 
 
 def test_the_table_is_what_the_stages_go_by() -> None:

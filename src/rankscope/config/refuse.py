@@ -5,7 +5,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
-from rankscope.config.arms import ENTRIES, METHODS
+from rankscope.config.arm_entries import ENTRIES
+from rankscope.config.arms import METHODS
 from rankscope.config.problems import Problem, show
 from rankscope.config.words import (
     HARNESS_KEYS,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from rankscope.config.arms import ENTRIES, TRAITS
+from rankscope.config.arm_entries import ENTRIES
+from rankscope.config.arms import TRAITS
 from rankscope.config.study import OptimizerName, Study
 from rankscope.config.words import SECTIONS, WORDS
 

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rankscope.config.arms import Arm, ArmEntry, Fraction, Frozen, FullArms, LoraArms, Method, Rate
+from rankscope.config.arm_entries import ArmEntry, FullArms, LoraArms
+from rankscope.config.arms import Arm, Fraction, Frozen, Method, Rate
 
 __all__ = [
     "AdaptiveSeeds", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "FullArms",

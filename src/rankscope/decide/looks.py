@@ -11,11 +11,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 
 from rankscope.config.study import Decision
 from rankscope.decide.measure import Measured, bounds, closed_form_widths, measure_pairing
-from rankscope.decide.pairing import Pairing, pair
+from rankscope.decide.pairing import Frames, Pairing, pair
 from rankscope.decide.power import could_decide
 from rankscope.decide.rule import Bounds, Ruling, judge, simultaneous_alpha
 from rankscope.decide.spending import nominal_alpha
@@ -78,28 +77,20 @@ class Evidence:
         return np.array(gain), np.array(lost)
 
 
-def gather(
-    predictions: pd.DataFrame,
-    suites: pd.DataFrame,
-    runs: pd.DataFrame,
-    *,
-    model: str,
-    train_set: str,
-    decision: Decision,
-    looks: Sequence[int] = (),
-) -> Evidence:
+def gather(frames: Frames, *, model: str, train_set: str, decision: Decision, looks: Sequence[int] = ()) -> Evidence:
     """What the runs of one base model and training set say. `looks`: numbers of seeds after which to look, none for one
     look at every run.
 
     The looks end where a run is still to do, where the rule answers, where no arm is left that could be the answer, or
     where the most seeds would hardly decide. Raises ValueError where there is no such run.
     """
+    runs = frames.runs
     mine = runs[(runs["model"] == model) & (runs["train_set"] == train_set)]
     seeds = sorted(mine["seed"].unique())
 
     def compared(count: int, arms: AbstractSet[str]) -> tuple[Pairing, Iterable[str]]:
         chosen = mine[mine["seed"].isin(seeds[:count]) & mine["arm"].isin(arms)]
-        return pair(predictions, suites, chosen, model=model, train_set=train_set), chosen["run_id"]
+        return pair(frames._replace(runs=chosen), model=model, train_set=train_set), chosen["run_id"]
 
     return follow(compared, set(mine["arm"]), len(seeds), decision, tuple(looks))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -81,15 +81,16 @@ def relation(suite_domain: str | None, train_domain: str | None) -> Relation:
     return "in-domain" if suite_domain == train_domain else "out-of-domain"
 
 
-def pair(
-    predictions: pd.DataFrame,
-    suites: pd.DataFrame,
-    runs: pd.DataFrame,
-    *,
-    model: str,
-    train_set: str,
-    only: Sequence[str] | None = None,
-) -> Pairing:
+class Frames(NamedTuple):
+    """What a study has measured: every run's items joined (the base as arm `base`), a row per suite, a row per planned
+    run; docs/records.md lists columns."""
+
+    predictions: pd.DataFrame
+    suites: pd.DataFrame
+    runs: pd.DataFrame
+
+
+def pair(frames: Frames, *, model: str, train_set: str, only: Sequence[str] | None = None) -> Pairing:
     """Join the runs of one base model and training set by item, over the seeds that the compared arms share.
 
     An item without a score in any of these runs, or in the base, is left out of every arm and counted; nothing is
@@ -97,6 +98,7 @@ def pair(
     `only` restricts the comparison to these labels (a description of arms that were set aside), whatever their state.
     Text suites take no part. Raises ValueError where no run of this model and training set is given.
     """
+    runs = frames.runs
     mine = runs[(runs["model"] == model) & (runs["train_set"] == train_set)]
     if mine.empty:
         raise ValueError(f"no run of {model} on {train_set}")
@@ -107,11 +109,11 @@ def pair(
     facts = tuple(
         arm if only is not None or arm.problem is not None or arm.label in labels else arm.set_aside() for arm in facts
     )
-    scored = predictions[predictions["model"] == model]
+    scored = frames.predictions[frames.predictions["model"] == model]
     train_domain = text_or_none(mine["train_domain"].iloc[0])
     paired: list[SuiteScores] = []
     gone: list[str] = []
-    for row in suites.sort_values("suite").to_dict("records"):
+    for row in frames.suites.sort_values("suite").to_dict("records"):
         if row["form"] == "text" or not seeds:
             continue
         suite, suite_notes = _pair_suite(scored, row, train_set, train_domain, labels, seeds)

@@ -1,51 +1,32 @@
 """Predictions and runs to tidy tables, one row per fact. Pure: frames in, frames out; docs/records.md lists columns.
 
-The predictions frame holds every run's items joined (the base as arm "base"), the suites frame one row per suite, the
-runs frame one row per planned run. Changes come from the same pairing and estimates as the verdict's: an item without
-a score in some compared run is left out of every arm, and nothing is imputed.
+Changes come from the same pairing and estimates as the verdict's: an item without a score in some compared run is left
+out of every arm, and nothing is imputed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import product
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from rankscope.config.study import Decision
+from rankscope.decide.changes import ARM, SUITE, forgetting, kinds, latest, matrix, seeds
 from rankscope.decide.looks import gather
-from rankscope.decide.measure import intervals
 from rankscope.decide.noise import noise
-from rankscope.decide.pairing import Pairing, SuiteScores, pair, relation, text_or_none
-from rankscope.decide.stats import estimate, gain_contrasts
+from rankscope.decide.pairing import Frames, Pairing, SuiteScores, pair, relation, text_or_none
 
-_CHANGES = ["n", "seeds", "base_accuracy", "accuracy", "change", "low", "high"]
-_ARM = ["model", "train_set", "arm", "method", "rank"]
-_SUITE = ["suite", "domain", "kind", "relation"]
-SCORES = [*_ARM, "seed", *_SUITE, "n", "accuracy", "loss_nats_per_token", "bits_per_byte"]
-FORGETTING = [*_ARM, *_SUITE, *_CHANGES]
-MATRIX = [*_ARM, "domain", "relation", "suites", *_CHANGES]
-KINDS = [*_ARM, "kind", "relation", "suites", *_CHANGES]
-SEEDS = [*_ARM, "seed", "gain", "forgetting"]
+SCORES = [*ARM, "seed", *SUITE, "n", "accuracy", "loss_nats_per_token", "bits_per_byte"]
 FLIPS = ["model", "train_set", "arm", "suite", "item_id", "relation", "kind"]
 FLIPS += ["base_correct", "seeds_total", "seeds_lost", "seeds_won"]
-COST = ["run_id", *_ARM, "seed", "state", "reason", "trainable_parameters", "steps", "train_seconds"]
+COST = ["run_id", *ARM, "seed", "state", "reason", "trainable_parameters", "steps", "train_seconds"]
 COST += ["evaluate_seconds", "search_seconds", "peak_memory_bytes", "adapter_bytes"]
-
-NO_DOMAIN = "(no domain)"
-"""Stands in the matrix for suites without a domain: no name that a user can give."""
 
 
 def make_tables(
-    predictions: pd.DataFrame,
-    suites: pd.DataFrame,
-    runs: pd.DataFrame,
-    *,
-    decision: Decision | None = None,
-    looks: Sequence[int] = (),
+    frames: Frames, *, decision: Decision | None = None, looks: Sequence[int] = ()
 ) -> dict[str, pd.DataFrame]:
     """Every table of the decide stage by name: scores, forgetting, matrix, kinds, seeds, flips, cost, noise.
 
@@ -53,45 +34,40 @@ def make_tables(
     """
     decision = decision or Decision()
     confidence = decision.confidence
-    paired = pairings(predictions, suites, runs, decision, looks)
+    paired = pairings(frames, decision, looks)
     return {
-        "scores": scores(predictions, suites, runs),
+        "scores": scores(frames),
         "forgetting": forgetting(paired, confidence),
         "matrix": matrix(paired, confidence),
         "kinds": kinds(paired, confidence),
         "seeds": seeds(paired),
         "flips": flips(paired),
-        "cost": cost(runs),
-        "noise": noise(predictions),
+        "cost": cost(frames.runs),
+        "noise": noise(frames.predictions),
     }
 
 
-def pairings(
-    predictions: pd.DataFrame,
-    suites: pd.DataFrame,
-    runs: pd.DataFrame,
-    decision: Decision,
-    looks: Sequence[int] = (),
-) -> list[Pairing]:
+def pairings(frames: Frames, decision: Decision, looks: Sequence[int] = ()) -> list[Pairing]:
     """Look by look the compared arms of every base model and training set together, then each arm set aside that has
     done runs. What a later one says of an arm counts."""
     made = []
-    for model, train_set in sorted(set(zip(runs["model"], runs["train_set"], strict=True))):
+    for model, train_set in sorted(set(zip(frames.runs["model"], frames.runs["train_set"], strict=True))):
         where = {"model": model, "train_set": train_set}
-        seen = gather(predictions, suites, runs, **where, decision=decision, looks=looks).looks
+        seen = gather(frames, **where, decision=decision, looks=looks).looks
         together = seen[0].pairing
         made += [look.pairing for look in seen if look.labels]
         alone = [arm.label for arm in together.arms if arm.problem is not None and arm.seeds]
-        made += [pair(predictions, suites, runs, model=model, train_set=train_set, only=[label]) for label in alone]
+        made += [pair(frames, model=model, train_set=train_set, only=[label]) for label in alone]
     return made
 
 
-def scores(predictions: pd.DataFrame, suites: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+def scores(frames: Frames) -> pd.DataFrame:
     """One row per run and suite, over the items scored in that run; the base stands once per training set.
 
     accuracy is the mean score (NaN for text); loss_nats_per_token and bits_per_byte are summed over the suite before
     dividing (NaN where nothing was scored so).
     """
+    predictions, suites, runs = frames
     means = _run_means(predictions)
     sets = runs[["model", "train_set", "train_domain"]].drop_duplicates(["model", "train_set"])
     arms = runs[["model", "train_set", "arm", "method", "rank"]].drop_duplicates(["model", "train_set", "arm"])
@@ -130,113 +106,6 @@ def _run_means(predictions: pd.DataFrame) -> pd.DataFrame:
     return result.reset_index()
 
 
-# ---- tables of change -----------------------------------------------------------------------------------------------
-
-
-def forgetting(paired: Sequence[Pairing], confidence: float = 0.95) -> pd.DataFrame:
-    """One row per arm and suite (in-domain ones too, text not): accuracy minus the base's, below 0 is forgetting.
-
-    low and high are a two-sided interval at `confidence`, over items only where there is one seed.
-    """
-
-    def by_suite(suite: SuiteScores) -> dict[str, Any]:
-        return {"suite": suite.name, "domain": suite.domain, "kind": suite.kind, "relation": suite.relation}
-
-    return _changes(paired, FORGETTING, by_suite, confidence)
-
-
-def matrix(paired: Sequence[Pairing], confidence: float = 0.95) -> pd.DataFrame:
-    """One row per training set, arm and suite domain: the mean over the domain's suites, each with the same weight."""
-    return _changes(
-        paired, MATRIX, lambda suite: {"domain": suite.domain or NO_DOMAIN, "relation": suite.relation}, confidence
-    )
-
-
-def seeds(paired: Sequence[Pairing]) -> pd.DataFrame:
-    """One row per arm and seed: its gain and its forgetting, the points of which the verdict takes the mean.
-
-    A share of accuracy; null where there is no suite of that relation.
-    """
-    made: list[dict[str, Any]] = []
-    for pairing in paired:
-        for a, k in product(range(len(pairing.labels)), range(len(pairing.seeds))):
-            gain = [suite.scores[a, k].mean() - suite.base.mean() for suite in pairing.in_domain]
-            lost = [suite.base.mean() - suite.scores[a, k].mean() for suite in pairing.others]
-            made.append(
-                {
-                    **_arm_columns(pairing, a),
-                    "seed": pairing.seeds[k],
-                    "gain": float(np.mean(gain)) if gain else None,
-                    "forgetting": float(np.mean(lost)) if lost else None,
-                }
-            )
-    frame = pd.DataFrame(made, columns=SEEDS).astype({"rank": "Int64", "gain": "Float64", "forgetting": "Float64"})
-    return _latest(frame, ["model", "train_set", "arm", "seed"])
-
-
-def kinds(paired: Sequence[Pairing], confidence: float = 0.95) -> pd.DataFrame:
-    """One row per arm, kind (recall or reasoning) and relation to the training set, suites with the same weight."""
-    return _changes(paired, KINDS, lambda suite: {"kind": suite.kind, "relation": suite.relation}, confidence)
-
-
-def _changes(
-    paired: Sequence[Pairing],
-    columns: list[str],
-    group_of: Callable[[SuiteScores], dict[str, Any]],
-    confidence: float,
-) -> pd.DataFrame:
-    made: list[dict[str, Any]] = []
-    for pairing in paired:
-        groups: dict[tuple[Any, ...], tuple[dict[str, Any], list[SuiteScores]]] = {}
-        for suite in pairing.suites:
-            group = group_of(suite)
-            groups.setdefault(tuple(group.values()), (group, []))[1].append(suite)
-        for group, members in groups.values():
-            made += _change_rows(pairing, group, members, confidence)
-    frame = pd.DataFrame(made, columns=columns).astype({"rank": "Int64"})
-    order = [name for name in columns if name not in ("method", "rank", "suites", *_CHANGES)]
-    return _latest(frame, order)
-
-
-def _latest(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Sorted by `keys`; of rows that are alike in them the last."""
-    return frame.drop_duplicates(keys, keep="last").sort_values(keys).reset_index(drop=True)
-
-
-def _change_rows(
-    pairing: Pairing, group: dict[str, Any], members: list[SuiteScores], confidence: float
-) -> Iterator[dict[str, Any]]:
-    count = len(pairing.labels)
-    found = estimate([suite.arrays for suite in members], gain_contrasts(count))
-    for a, interval in enumerate(intervals(found, confidence, count)):
-        yield {
-            **_arm_columns(pairing, a),
-            **group,
-            "suites": len(members),
-            "n": sum(len(suite.item_ids) for suite in members),
-            "seeds": len(pairing.seeds),
-            "base_accuracy": float(np.mean([suite.base.mean() for suite in members])),
-            "accuracy": float(np.mean([suite.scores[a].mean() for suite in members])),
-            "change": interval.mean,
-            "low": math.nan if interval.low is None else interval.low,
-            "high": math.nan if interval.high is None else interval.high,
-        }
-
-
-def _arm_columns(pairing: Pairing, a: int) -> dict[str, Any]:
-    arm = pairing.facts(pairing.labels[a])
-    return {
-        "model": pairing.model,
-        "train_set": pairing.train_set,
-        "arm": arm.label,
-        "method": arm.method,
-        "rank": pd.NA if arm.rank is None else arm.rank,
-    }
-
-
-# ---- items and runs -------------------------------------------------------------------------------------------------
-
-
 def flips(paired: Sequence[Pairing]) -> pd.DataFrame:
     """One row per arm and item: whether the base has it right, and how many of the arm's seeds lost it or won it.
 
@@ -251,7 +120,7 @@ def flips(paired: Sequence[Pairing]) -> pd.DataFrame:
     if not made:
         return pd.DataFrame(columns=FLIPS)
     frame = pd.concat(made, ignore_index=True)[FLIPS]
-    return _latest(frame, ["model", "train_set", "arm", "suite", "item_id"])
+    return latest(frame, ["model", "train_set", "arm", "suite", "item_id"])
 
 
 def _flips_of(pairing: Pairing, a: int, suite: SuiteScores) -> pd.DataFrame:

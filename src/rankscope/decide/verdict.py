@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pandas as pd
-
 from rankscope.config.study import Decision
 from rankscope.decide import words
 from rankscope.decide.arms import median_seed
@@ -13,7 +11,7 @@ from rankscope.decide.describe import arm_verdicts, recommended
 from rankscope.decide.looks import Evidence, gather
 from rankscope.decide.measure import bootstrap_widths, closed_form_widths, intervals, rule_on
 from rankscope.decide.noise import noise_sentences, suite_noise
-from rankscope.decide.pairing import Pairing, pair
+from rankscope.decide.pairing import Frames, Pairing, pair
 from rankscope.decide.power import detectable, more_needed
 from rankscope.decide.stats import mcnemar_exact
 from rankscope.records import MoreNeeded, Verdict
@@ -22,9 +20,7 @@ __all__ = ["decide", "median_seed"]
 
 
 def decide(
-    predictions: pd.DataFrame,
-    suites: pd.DataFrame,
-    runs: pd.DataFrame,
+    frames: Frames,
     *,
     model: str,
     train_set: str,
@@ -33,19 +29,19 @@ def decide(
     bootstrap_draws: int = 2000,
     seed: int = 0,
 ) -> Verdict:
-    """Judge the arms of `model` on `train_set` by the rule of `decision`; the frames are those of docs/records.md.
+    """Judge the arms of `model` on `train_set` by the rule of `decision`.
 
     The closed form bounds the decision, so the same predictions always give the same verdict; a bootstrap of
     `bootstrap_draws` draws from `seed` checks it and is reported. `looks`: with adaptive seeds the numbers of seeds
     after which the verdict is asked. A study that is not finished, has one seed, no suite to forget on or a suite of
     one item is described and not decided. Raises ValueError where there is no such run.
     """
-    evidence = gather(predictions, suites, runs, model=model, train_set=train_set, decision=decision, looks=looks)
+    evidence = gather(frames, model=model, train_set=train_set, decision=decision, looks=looks)
     last, ruling = evidence.last, evidence.ruling
     more = _more(evidence, decision)
     remaining = [arm.label for arm in last.pairing.arms if arm.problem in ("planned", "running", "not needed")]
     chosen = None if ruling.recommended is None else evidence.labels[ruling.recommended]
-    noise = suite_noise(predictions, model)
+    noise = suite_noise(frames.predictions, model)
     reasons = _reasons(evidence, decision, more, looks, _check(evidence, decision, seed, bootstrap_draws))
     return Verdict(
         model=model,
@@ -60,9 +56,7 @@ def decide(
         minimum_detectable_effect=detectable(last.measured, last.alpha),
         more_needed=more,
         arms=arm_verdicts(
-            evidence,
-            decision,
-            lambda label: pair(predictions, suites, runs, model=model, train_set=train_set, only=[label]),
+            evidence, decision, lambda label: pair(frames, model=model, train_set=train_set, only=[label])
         ),
         noise=noise,
     )

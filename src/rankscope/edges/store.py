@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -22,12 +22,11 @@ import pyarrow.parquet as pq
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from rankscope.edges.whole import read_record, write_record, write_whole
 from rankscope.records import Packing, PackMembers, Plan, Record, RunRecord, RunStatus, SearchRecord, VerdictFile
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_R = TypeVar("_R", bound=Record)
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +63,11 @@ class FolderStore:
 
     def write_text(self, relative: str, text: str) -> Path:
         path = self.folder / relative
-        _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+        write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
         return path
 
     def write_bytes(self, path: Path, content: bytes) -> None:
-        _write(path, lambda temporary: temporary.write_bytes(content))
+        write_whole(path, lambda temporary: temporary.write_bytes(content))
 
     def write_folder(self, target: Path, fill: Callable[[Path], None]) -> None:
         """Fill a folder beside `target`, then rename it there, replacing what was."""
@@ -86,25 +85,25 @@ class FolderStore:
     # ---- records ----
 
     def read_plan(self) -> Plan | None:
-        return _read(self.folder / "plan.json", Plan)
+        return read_record(self.folder / "plan.json", Plan)
 
     def write_plan(self, plan: Plan) -> None:
         self.write_text("plan.json", plan.model_dump_json(indent=1))
 
     def read_run(self, run_id: str) -> RunRecord | None:
-        return _read(self.run_folder(run_id) / "run.json", RunRecord)
+        return read_record(self.run_folder(run_id) / "run.json", RunRecord)
 
     def write_run(self, record: RunRecord) -> None:
-        _write_record(self.run_folder(record.run_id) / "run.json", record)
+        write_record(self.run_folder(record.run_id) / "run.json", record)
 
     def read_status(self, run_id: str) -> RunStatus | None:
-        return _read(self.run_folder(run_id) / "status.json", RunStatus)
+        return read_record(self.run_folder(run_id) / "status.json", RunStatus)
 
     def write_status(self, status: RunStatus) -> None:
-        _write_record(self.run_folder(status.run_id) / "status.json", status)
+        write_record(self.run_folder(status.run_id) / "status.json", status)
 
     def read_search(self, search_id: str) -> SearchRecord | None:
-        return _read(self.folder / "searches" / search_id / "search.json", SearchRecord)
+        return read_record(self.folder / "searches" / search_id / "search.json", SearchRecord)
 
     def read_rungs(self, search_id: str) -> dict[str, Any] | None:
         """What a search has measured so far, by arm, rate and step; None before it began."""
@@ -112,17 +111,17 @@ class FolderStore:
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
     def write_search(self, record: SearchRecord) -> None:
-        _write_record(self.folder / "searches" / record.search_id / "search.json", record)
+        write_record(self.folder / "searches" / record.search_id / "search.json", record)
 
     def read_packing(self, model: str, train_set: str) -> Packing | None:
-        return _read(self.folder / "packing" / f"{model} {train_set}.json", Packing)
+        return read_record(self.folder / "packing" / f"{model} {train_set}.json", Packing)
 
     def write_packing(self, packing: Packing) -> None:
-        _write_record(self.folder / "packing" / f"{packing.model} {packing.train_set}.json", packing)
+        write_record(self.folder / "packing" / f"{packing.model} {packing.train_set}.json", packing)
 
     def read_packs(self) -> list[PackMembers]:
         """Packs that began to train and did not end."""
-        found = (_read(path, PackMembers) for path in sorted((self.folder / "packs").glob("*.json")))
+        found = (read_record(path, PackMembers) for path in sorted((self.folder / "packs").glob("*.json")))
         return [pack for pack in found if pack is not None]
 
     @contextmanager
@@ -131,7 +130,7 @@ class FolderStore:
         name = hashlib.sha256(" ".join(run_ids).encode()).hexdigest()[:16]
         checkpoints = RunCheckpoints(self.folder / "packs" / f"{name}.safetensors")
         note = self.folder / "packs" / f"{name}.json"
-        _write_record(note, PackMembers(run_ids=list(run_ids)))
+        write_record(note, PackMembers(run_ids=list(run_ids)))
         yield checkpoints
         if all(self.is_trained(run_id) for run_id in run_ids):
             checkpoints.remove()
@@ -144,7 +143,7 @@ class FolderStore:
         return saved or (status is not None and status.state in ("done", "diverged"))
 
     def read_verdicts(self) -> VerdictFile | None:
-        return _read(self.folder / "verdict.json", VerdictFile)
+        return read_record(self.folder / "verdict.json", VerdictFile)
 
     def write_verdicts(self, verdicts: VerdictFile) -> None:
         self.write_text("verdict.json", verdicts.model_dump_json(indent=1))
@@ -153,7 +152,7 @@ class FolderStore:
         """train.jsonl: one line a step."""
         text = "".join(record.model_dump_json() + "\n" for record in records)
         path = self.run_folder(run_id) / "train.jsonl"
-        _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+        write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
 
     # ---- tables ----
 
@@ -162,7 +161,7 @@ class FolderStore:
         table = pa.Table.from_pandas(frame, preserve_index=False)
         if metadata is not None:
             table = table.replace_schema_metadata({**(table.schema.metadata or {}), "rankscope": json.dumps(metadata)})
-        _write(path, lambda temporary: pq.write_table(table, temporary))
+        write_whole(path, lambda temporary: pq.write_table(table, temporary))
 
     def read_frame(self, path: Path) -> pd.DataFrame | None:
         return pd.read_parquet(path) if path.is_file() else None
@@ -228,40 +227,7 @@ class RunCheckpoints:
 
     def save(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
         held = {key: value.contiguous().cpu() for key, value in tensors.items()}
-        _write(self.path, lambda temporary: save_file(held, temporary, metadata))
+        write_whole(self.path, lambda temporary: save_file(held, temporary, metadata))
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
-
-
-def _write(path: Path, fill: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        fill(temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-
-
-def _write_record(path: Path, record: Record) -> None:
-    _write(path, lambda temporary: temporary.write_text(record.model_dump_json(indent=1), encoding="utf-8"))
-
-
-def _read(path: Path, kind: type[_R]) -> _R | None:
-    return kind.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def remove_leftovers(folder: Path) -> int:
-    """Delete what a killed process left half-written; the number removed. Call it under the study's lock."""
-    count = 0
-    for path in folder.rglob(".*"):
-        if path.name == ".locks" or ".locks" in path.parts or not path.exists():
-            continue
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-        count += 1
-    return count

@@ -5,34 +5,28 @@ Shapes: T tokens of a batch, N positions read, M scored tokens, V vocabulary.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from rankscope.evaluate.probed import Probed, Window, window_that_matters
 from rankscope.evaluate.tree import ChoicePlan, Reads, RowBatch, TreeBatch, tree_batch, tree_line
 from rankscope.model.attend import LAYOUT_KEY, REFUSALS, layout_attention_on
 from rankscope.model.branches import Beginning, BranchLayout
 from rankscope.model.forward import NotFinite, evaluating, forward_of, hidden_states, probe_ids
-from rankscope.model.parts import sliding_window
 from rankscope.model.prompted import virtual_tokens, without_virtual_tokens
 from rankscope.records import Item
-
-logger = logging.getLogger(__name__)
 
 PROBE_PROMPT_TOKENS = 12
 PROBE_CHOICE_TOKENS = 5
 TOLERANCE_NATS = 1e-4
 SHARE_OF_MISTAKE = 0.25
 """In half precision rounding hides small errors: the tree must be at least this much nearer than a known mistake."""
-
-Window = int | None
 
 
 def plan_batches(items: Sequence[Item], token_budget: int) -> ChoicePlan:
@@ -72,9 +66,9 @@ def _sums(model: PreTrainedModel, plan: ChoicePlan, misses: Tensor | None) -> Te
     sums = torch.zeros(plan.choice_count, dtype=torch.float64)
     if not plan.choice_count:
         return sums
-    window = _window_that_matters(model, plan.longest + virtual_tokens(model))
+    window = window_that_matters(model, plan.longest + virtual_tokens(model))
     with evaluating(model):
-        if not _trees_hold(model, window):
+        if not _trees.holds(model, window):
             found = row_logprobs(model, plan.rows, misses)
         else:
             # A window would end inside a beginning, at another place for each token.
@@ -141,29 +135,7 @@ def _target_logprobs(
     return torch.cat(found).cpu()
 
 
-def _window_that_matters(model: PreTrainedModel, longest: int) -> Window:
-    """The sliding window in tokens, where some item is longer than it."""
-    window = sliding_window(model)
-    return None if window is None or longest <= window else window
-
-
 # ---- may this model run trees? --------------------------------------------------------------------------------------
-
-
-_decided: WeakKeyDictionary[PreTrainedModel, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
-
-
-def _trees_hold(model: PreTrainedModel, window: Window) -> bool:
-    """Whether trees give this model's plain scores; decided once for each model, attention and window."""
-    virtual = virtual_tokens(model)
-    decided = _decided.setdefault(model, {})
-    key = (model.config._attn_implementation, window, model.dtype, virtual)
-    if key not in decided:
-        reason = "virtual tokens stand before a window" if virtual and window is not None else _probe(model, window)
-        decided[key] = not reason
-        used = f"plain rows, because {reason}" if reason else "branches of their prompt"
-        logger.info("%s: choices are scored as %s", type(model).__name__, used)
-    return decided[key]
 
 
 def _probe(model: PreTrainedModel, window: Window) -> str:
@@ -197,6 +169,9 @@ def _probe(model: PreTrainedModel, window: Window) -> str:
     nearest = min(float(mistake.norm()) for mistake in mistakes)
     error = max(float(one.norm()) for one in errors)
     return "" if error <= SHARE_OF_MISTAKE * nearest else f"they differ by {error:.2g} nats"
+
+
+_trees = Probed(_probe, fast="choices are scored as branches of their prompt", slow="choices are scored as plain rows")
 
 
 def _mistakes(tree: TreeBatch, window: Window) -> list[TreeBatch]:

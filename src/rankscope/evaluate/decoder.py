@@ -5,25 +5,22 @@ Shapes: T tokens of a flat row, n rows that are decoded now, V vocabulary.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from rankscope.evaluate.choices import beginning_of
+from rankscope.evaluate.probed import Probed, Window, window_that_matters
 from rankscope.model.attend import LAYOUT_KEY, REFUSALS, layout_attention_on
 from rankscope.model.branches import Beginning
 from rankscope.model.forward import NotFinite, forward_of, probe_ids
-from rankscope.model.parts import key_value_width, sliding_window, text_config
-from rankscope.model.prompted import virtual_tokens, without_virtual_tokens
+from rankscope.model.parts import key_value_width, text_config
+from rankscope.model.prompted import without_virtual_tokens
 from rankscope.model.slots import FillLayout, Slots, StepLayout
-
-logger = logging.getLogger(__name__)
 
 CPU_CACHE_BYTES = 1 << 30
 PROBE_PROMPT_TOKENS = 12
@@ -94,25 +91,7 @@ def cache_bytes_of(model: PreTrainedModel) -> int:
 # ---- may this model be decoded in slots? ----------------------------------------------------------------------------
 
 
-_decided: WeakKeyDictionary[PreTrainedModel, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
-
-
-def slots_hold(model: PreTrainedModel, longest: int) -> bool:
-    """Whether rows in slots give the model's own logits; decided once for each model, attention and window."""
-    window = sliding_window(model)
-    window = None if window is None or longest <= window else window
-    virtual = virtual_tokens(model)
-    decided = _decided.setdefault(model, {})
-    key = (model.config._attn_implementation, window, model.dtype, virtual)
-    if key not in decided:
-        reason = "virtual tokens stand before a window" if virtual and window is not None else _probe(model, window)
-        decided[key] = not reason
-        if reason:
-            logger.info("%s: decoded by its own generate, because %s", type(model).__name__, reason)
-    return decided[key]
-
-
-def _probe(model: PreTrainedModel, window: int | None) -> str:
+def _probe(model: PreTrainedModel, window: Window) -> str:
     """Runs two rows of random tokens, of unlike lengths, in slots and alone. Returns why slots do not hold, or nothing.
 
     A key in the wrong place, a wrong position or a lost window moves logits by their own size.
@@ -138,3 +117,11 @@ def _probe(model: PreTrainedModel, window: int | None) -> str:
     error = (torch.stack(found, 1) - torch.stack(wanted)).abs().max()
     allowed = (1e-4 if model.dtype == torch.float32 else 5e-2) * max(1.0, float(torch.stack(wanted).abs().max()))
     return "" if float(error) <= allowed else f"logits differ by {float(error):.2g}"
+
+
+_slots = Probed(_probe, fast="decoded in slots", slow="decoded by its own generate")
+
+
+def slots_hold(model: PreTrainedModel, longest: int) -> bool:
+    """Whether rows of at most `longest` tokens give in slots the model's own logits; decided once."""
+    return _slots.holds(model, window_that_matters(model, longest))

@@ -1,0 +1,41 @@
+"""The command line: parse, choose the edges, call the pipeline, print."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rankscope import __version__
+from rankscope.cli.adapters import audit, compress
+from rankscope.cli.folders import defaults, export, report, status, verdict
+from rankscope.cli.machine import doctor
+from rankscope.cli.scoring import harness, score
+from rankscope.cli.studies import demo, init, plan, run, schema
+
+app = typer.Typer(
+    name="rankscope", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Which LoRA rank, or full fine-tuning, for my model and my data, and what will the model forget?",
+)  # fmt: skip
+for command in (demo, init, plan, run, status, verdict, report, export, defaults, audit, compress, doctor, score):
+    app.command()(command)
+app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(harness)  # fmt: skip
+app.command()(schema)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"rankscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    """Global options."""
+
+
+def main() -> None:
+    """Entry point of the `rankscope` command."""
+    app(prog_name="rankscope")

@@ -1,0 +1,49 @@
+"""What each stage hands to the next: frozen, versioned records. Imports no stage."""
+
+from __future__ import annotations
+
+from rankscope.records.base import FORMAT_VERSION, RESULTS_VERSION, Record
+from rankscope.records.facts import HarnessFacts, MachineFacts, ModelFacts, SuiteFacts, TrainFacts
+from rankscope.records.plan import (
+    MeasuredSpeed,
+    Plan,
+    PlannedPower,
+    PlannedRun,
+    PlannedSearch,
+    Resolved,
+)
+from rankscope.records.rows import Example, Form, Graded, Grading, Item, Row, Suite, Turn
+from rankscope.records.runs import (
+    Packing,
+    PackMembers,
+    Prediction,
+    ProbedRate,
+    Provenance,
+    RunRecord,
+    RunStatus,
+    SearchRecord,
+    State,
+    StepRecord,
+)
+from rankscope.records.verdict import (
+    ArmCost,
+    ArmVerdict,
+    DetectableEffect,
+    Interval,
+    MoreNeeded,
+    Recommended,
+    Relation,
+    SuiteNoise,
+    SuiteOutcome,
+    Verdict,
+    VerdictFile,
+)
+
+__all__ = [
+    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmVerdict", "DetectableEffect", "Example", "Form", "Graded",
+    "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed", "ModelFacts", "MoreNeeded",
+    "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun", "PlannedSearch", "Prediction", "ProbedRate",
+    "Provenance", "Recommended", "Record", "Relation", "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord",
+    "State", "StepRecord", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "TrainFacts", "Turn", "Verdict",
+    "VerdictFile",
+]  # fmt: skip
