@@ -1,6 +1,6 @@
 """One training run in our loop and in TRL's: the two sides of every row of train_speed.py.
 
-Each is prepared outside the clock (model loaded, rows tokenised) and returns, for each arm, the mean over the run's
+Each is prepared outside the clock (model loaded, rows tokenised, adapters made) and returns, for each arm, the mean over the run's
 steps of the loss in nats per token. Both see the same rows in the same batches, from the same start, with AdamW, a
 cosine schedule without warm-up (the two count its steps differently) and gradients clipped at 1.
 """
@@ -55,24 +55,33 @@ def settings(task: Task, arm: Arm) -> FitSettings:
     )
 
 
-def ours(task: Task, arms: Sequence[Arm]) -> Callable[[], Losses]:
+def ours(task: Task, arms: Sequence[Arm]) -> Callable[[], Timed]:
     """Our loop, all arms packed on one loaded model; a single arm trains alone."""
     loaded = load(task)
     rows = examples(task, loaded)
     return lambda: run_pack(task, arms, loaded, rows)
 
 
-def in_turn(task: Task, arms: Sequence[Arm]) -> Callable[[], Losses]:
+def in_turn(task: Task, arms: Sequence[Arm]) -> Callable[[], Timed]:
     """Our loop, one arm after another on one loaded model."""
     loaded = load(task)
     rows = examples(task, loaded)
-    return lambda: [loss for arm in arms for loss in run_pack(task, [arm], loaded, rows)]
+
+    def run_all() -> Timed:
+        runs = [run_pack(task, [arm], loaded, rows) for arm in arms]
+        return Timed(sum(run.seconds for run in runs), [loss for run in runs for loss in run.result])
+
+    return run_all
 
 
-def run_pack(task: Task, arms: Sequence[Arm], loaded: LoadedModel, rows: Sequence[Example]) -> Losses:
+def run_pack(task: Task, arms: Sequence[Arm], loaded: LoadedModel, rows: Sequence[Example]) -> Timed:
     with open_pack(loaded, arms, task.seed) as pack:
+        start = time.perf_counter()
         results = fit(pack, rows, [settings(task, arm) for arm in arms], checkpoints=Nowhere())
-    return [fmean(step.loss_nats_per_token for step in result.steps) for result in results]
+        if task.device == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    return Timed(seconds, [fmean(step.loss_nats_per_token for step in result.steps) for result in results])
 
 
 def peer(task: Task, arms: Sequence[Arm], options: dict[str, Any]) -> Callable[[], Timed]:

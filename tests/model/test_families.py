@@ -8,17 +8,29 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from own_forward import assert_same_step, choice_items, fresh, own_continuation, own_scores, plain, rows, shake
+from own_forward import (
+    assert_same_step,
+    choice_items,
+    fresh,
+    gradients,
+    own_continuation,
+    own_scores,
+    plain,
+    rows,
+    shake,
+)  # fmt: skip
 from table_of_docs import table
 from tiny_families import FAMILIES, WINDOW
 
 from rankscope.config.parameters import trainable_parameters
 from rankscope.config.study import Arm, ModelSpec
+from rankscope.data.batch import collate
 from rankscope.evaluate.choices import choice_logprobs
 from rankscope.evaluate.generate import greedy
 from rankscope.model.adapt import adapt, load_adapter
 from rankscope.model.forward import forward_of
 from rankscope.model.load import LoadedModel, inspect_model, linear_shapes, no_progress_bars
+from rankscope.model.ragged import TokenPath
 
 TABLE = table("models.md", "family")
 FULL = Arm(label="full", method="full", learning_rate=1e-3)
@@ -133,3 +145,19 @@ def test_a_full_checkpoint_is_a_plain_model(folder_of: Callable[[str], Path], fa
         expected = adapted.model(ids).logits
         adapted.save(tmp_path)
         assert torch.allclose(plain(tmp_path)(ids).logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_skipping_what_is_not_read_changes_nothing(base_of: Callable[[str], LoadedModel], family: str) -> None:
+    model, batch = base_of(family).model, collate(rows())
+    assert 2 * len(batch.target_positions) < len(batch.input_ids)
+    with adapt(base_of(family), LORA, 0) as adapted:
+        shake(adapted)
+        path = adapted.token_path()
+        assert path.skips
+        with path.ready():
+            found = [TokenPath(model, ragged=True, skips=skips).target_states(batch) for skips in (True, False)]
+        torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+        few, all_ = (gradients(adapted.parameters, states.square().mean()) for states in found)
+    for name, gradient in all_.items():
+        torch.testing.assert_close(few[name], gradient, rtol=1e-3, atol=1e-6)
