@@ -145,7 +145,8 @@ class _LowRank(torch.autograd.Function):
         if ctx.shared is None:
             own = _back_by_arm(dy, x, inner, dx, ctx.slots)
         else:
-            own = _back_grouped(dy, x, inner[0], *ctx.shared, dx, ctx.slots)
+            down, up = ctx.shared
+            own = _back_grouped(dy, x, inner[0], down, up, dx, ctx.slots)
         return dx, None, None, dy if weight is None else None, None, None, *own
 
 
