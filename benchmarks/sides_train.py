@@ -1,6 +1,6 @@
 """One training run in our loop and in TRL's: the two sides of every row of train_speed.py.
 
-Each is prepared outside the clock (model loaded, rows tokenised, adapters made) and returns, for each arm, the mean over
+Each is prepared outside the clock (model loaded, rows tokenised, adapters made) and returns for each arm the mean over
 the run's steps of the loss in nats per token. Both see the same rows in the same batches, from the same start, with
 AdamW, a cosine schedule without warm-up (the two count its steps differently) and gradients clipped at 1.
 """

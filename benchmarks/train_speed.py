@@ -84,6 +84,10 @@ def sweep_rows(quick: bool) -> Iterator[Row]:
             yield Row(f"{name}, {how}", f"TRL, {said}", reason="not measured: trl is not installed")
         else:
             yield compare(f"{name}, {how}", f"TRL, {said}", "cpu", partial(side, task, arms), trl, losses_apart)
+    if not quick:
+        task = replace(task, step_count=1, batch_size=8)
+        name = f"ranks 1 to 128, {task.step_count} x {task.batch_size} facts, fp32, packed"
+        yield against_trl(name, task, arms, DEFAULTS, "its defaults (bf16), in turn", repeats=1)
 
 
 def accelerator_rows(quick: bool, device: str) -> Iterator[Row]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -162,13 +163,13 @@ def _add_gradients(
     used = weights
     if kept is not None:
         used, d_weights = _dropped(weights, kept, scores), _dropped(d_weights, kept, scores)
-    made[2][:, 0, keys] += torch.bmm(used.transpose(1, 2), d_block)
+    made[2][:, 0, keys].baddbmm_(used.transpose(1, 2), d_block)
     # Of a softmax: P (dP - sum P dP) by row.
     d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
     if slope is not None:
         d_scores *= slope
     made[0][:, :, queries] = torch.bmm(d_scores, k[:, 0, keys]).view(*q.shape[:2], -1, q.shape[3])
-    made[1][:, 0, keys] += torch.bmm(d_scores.transpose(1, 2), q[:, :, queries].flatten(1, 2))
+    made[1][:, 0, keys].baddbmm_(d_scores.transpose(1, 2), q[:, :, queries].flatten(1, 2))
 
 
 def _weights(q: Tensor, k: Tensor, queries: slice, keys: slice, scores: Scores) -> tuple[Tensor, Tensor | None]:
@@ -182,18 +183,21 @@ def _weights(q: Tensor, k: Tensor, queries: slice, keys: slice, scores: Scores) 
     rows, columns = queries.stop - queries.start, keys.stop - keys.start
     by_row = made.view(made.shape[0], -1, rows, columns)
     if scores.window is None:  # what lies left of the diagonal square is seen by every query
-        by_row[..., queries.start - keys.start :] += _hidden(rows, rows, 0, None, made)
+        by_row[..., queries.start - keys.start :] += _hidden(rows, rows, 0, None, made.dtype, made.device)
     else:
-        by_row += _hidden(rows, columns, queries.start - keys.start, scores.window, made)
+        by_row += _hidden(rows, columns, queries.start - keys.start, scores.window, made.dtype, made.device)
     return torch.softmax(made, -1), slope
 
 
-def _hidden(rows: int, columns: int, ahead: int, window: int | None, like: Tensor) -> Tensor:
+@lru_cache(maxsize=64)
+def _hidden(
+    rows: int, columns: int, ahead: int, window: int | None, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """(rows, columns), minus infinity where a query must not look, else 0; the first query stands `ahead` places after
-    the first key. Added, since filling by a mask takes as long as the product."""
-    distance = torch.arange(rows, device=like.device)[:, None] + ahead - torch.arange(columns, device=like.device)
+    the first key. Added, since filling by a mask takes as long as the product; kept for the other heads and layers."""
+    distance = torch.arange(rows, device=device)[:, None] + ahead - torch.arange(columns, device=device)
     hidden = (distance < 0) if window is None else (distance < 0) | (distance >= window)
-    return torch.zeros(rows, columns, dtype=like.dtype, device=like.device).masked_fill_(hidden, -math.inf)
+    return torch.zeros(rows, columns, dtype=dtype, device=device).masked_fill_(hidden, -math.inf)
 
 
 def _dropped(weights: Tensor, kept: Tensor, scores: Scores) -> Tensor:
