@@ -130,7 +130,7 @@ def test_small_models_share_out_the_cores_and_large_ones_have_them_all(read: Rea
     assert (small.worker_count, small.thread_count) == (4, 1)
     few = planned(read(STUDY, "seeds=[0]", "arms.lora.ranks=[4]")).resolved
     assert (few.worker_count, few.thread_count) == (2, 2)
-    tight = planned(read(), machine=machine_facts(memory_bytes=int(2.3e9))).resolved
+    tight = planned(read(), machine=machine_facts(memory_bytes=int(1.5e9))).resolved
     assert (tight.worker_count, tight.thread_count) == (2, 2)
     gpu = planned(read(), machine=machine_facts(device="cuda")).resolved
     assert gpu.worker_count == 1

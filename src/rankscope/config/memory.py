@@ -14,7 +14,7 @@ from rankscope.records import ModelFacts
 
 BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
 
-RUNTIME_BYTES = {"cpu": 900_000_000, "cuda": 600_000_000}
+RUNTIME_BYTES = {"cpu": 550_000_000, "cuda": 600_000_000}
 """One worker besides its model: interpreter, libraries and compiled kernels; on CUDA the context (an assumption)."""
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
