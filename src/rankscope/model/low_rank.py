@@ -61,7 +61,8 @@ class PackedLinear(nn.Module):
     ) -> None:
         """`factors` of each arm: A (R, in), B (out, R) and the scale of the update. They are copied.
 
-        One arm at least has some."""
+        One arm at least has some.
+        """
         super().__init__()
         self.base_layer = base
         self.running = running

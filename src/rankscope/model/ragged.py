@@ -182,10 +182,14 @@ def _check(model: PreTrainedModel) -> tuple[bool, bool]:
     model.eval()
     try:
         expected = _padded_states(model, batch)
-        ragged = _answers(model, expected, lambda: _ragged_states(model, batch))
+        # A model that does not pass our layout to its attention.
+        refusals: tuple[type[Exception], ...] = (KeyError, TypeError, ValueError)
+        ragged = _answers(model, expected, lambda: _ragged_states(model, batch), refusals)
         few = replace(batch, target_positions=batch.target_positions[1::3])
+        # A feed-forward that is not known, or wants its states in another form.
+        refusals = (LookupError, TypeError, ValueError, RuntimeError)
         skips = ragged and _answers(
-            model, expected[few.target_positions], lambda: _ragged_states_at_targets(model, few, skips=True)
+            model, expected[few.target_positions], lambda: _ragged_states_at_targets(model, few, skips=True), refusals
         )
     finally:
         model.train(was_training)
@@ -205,15 +209,14 @@ def _probe(model: PreTrainedModel) -> Batch:
     )  # fmt: skip
 
 
-def _answers(model: PreTrainedModel, expected: Tensor, states: Callable[[], Tensor]) -> bool:
-    """Whether ragged `states` (n, D) are the expected ones but for rounding; False where the model does not pass our
-    layout to its attention, or is built otherwise than is known."""
+def _answers(
+    model: PreTrainedModel, expected: Tensor, states: Callable[[], Tensor], refusals: tuple[type[Exception], ...]
+) -> bool:
+    """Whether ragged `states` (n, D) are the expected ones but for rounding; False where the model refuses."""
     try:
         with _ragged_attention_on(model):
             found = states().float()
-    except torch.OutOfMemoryError:
-        raise
-    except (LookupError, TypeError, ValueError, RuntimeError):
+    except refusals:
         return False
     # By token, so that one wrong place among many right ones is found; a wrong mask moves a state by its own size.
     expected = expected.float()
