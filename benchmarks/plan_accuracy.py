@@ -24,6 +24,7 @@ from train_rows import SHAPES
 
 from rankscope.config.cost import evaluate_flops, train_flops
 from rankscope.config.study import ModelSpec, Study
+from rankscope.edges.allocator import keep_freed_memory
 from rankscope.edges.execute import Executor, InProcess, Workers
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.store import FolderStore
@@ -159,6 +160,7 @@ def main() -> None:
     parser = parser_of(__doc__, quick="two arms, few rows")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
+    keep_freed_memory()
     table, fit = Table(arguments), Fit()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         table.add(Row("plan", "real run", reason="not measured: no CUDA device"))

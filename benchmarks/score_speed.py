@@ -29,6 +29,7 @@ from table import NotMeasured, Row, Table, compare, measure, parser_of
 from rankscope.config.arms import Arm
 from rankscope.config.study import ModelSpec
 from rankscope.data.encode import Encoder
+from rankscope.edges.allocator import keep_freed_memory
 from rankscope.evaluate.choices import choice_logprobs, plan_batches
 from rankscope.evaluate.suites import generate_answers
 from rankscope.jobs.bench import EVALUATE_TOKENS
@@ -48,6 +49,7 @@ def loaded(model: str, device: str) -> LoadedModel:
 
 
 def ours(question: Asked, model: str, device: str) -> Callable[[], Answers]:
+    keep_freed_memory()
     base = loaded(model, device)
 
     def work() -> Answers:
@@ -111,6 +113,7 @@ def save_adapters(folder: Path, model: str, device: str) -> tuple[Path, ...]:
 
 def our_adapters(question: Asked, model: str, device: str, folders: Sequence[Path]) -> Callable[[], Answers]:
     """One base, loaded once, on which the adapters take turns; the suite is tokenised and planned once."""
+    keep_freed_memory()
 
     def work() -> Answers:
         base = load_model(ModelSpec(id=model), Path(), "float32", device)

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rankscope.analyse.capture import SideModel, capture, probe_tokens
+from rankscope.edges.allocator import keep_freed_memory
 from rankscope.records import Item
 
 Numbers = list[float]
@@ -67,6 +68,7 @@ def probe_items(size: Size) -> list[Item]:
 def our_capture(size: Size) -> Work:
     """By layer CKA and cosine drift (the last layer's states differ: transformers gives them after the final norm),
     then by layer the mean divergence and the mean change of the units."""
+    keep_freed_memory()
     base, arm, items = make_llama(size, 0), make_llama(size, 1), probe_items(size)
     sides = SideModel(base, nullcontext), SideModel(arm, nullcontext)
 

@@ -22,6 +22,7 @@ from train_rows import Task, examples, load
 
 from rankscope.config.study import Arm, Budget, Optimizer
 from rankscope.data.batch import order
+from rankscope.edges.allocator import keep_freed_memory
 from rankscope.model.load import LoadedModel
 from rankscope.model.packed import open_pack
 from rankscope.model.peft_settings import lora_config
@@ -57,6 +58,7 @@ def settings(task: Task, arm: Arm) -> FitSettings:
 
 def ours(task: Task, arms: Sequence[Arm]) -> Callable[[], Timed]:
     """Our loop, all arms packed on one loaded model; a single arm trains alone."""
+    keep_freed_memory()
     loaded = load(task)
     rows = examples(task, loaded)
     return lambda: run_pack(task, arms, loaded, rows)
@@ -64,6 +66,7 @@ def ours(task: Task, arms: Sequence[Arm]) -> Callable[[], Timed]:
 
 def in_turn(task: Task, arms: Sequence[Arm]) -> Callable[[], Timed]:
     """Our loop, one arm after another on one loaded model."""
+    keep_freed_memory()
     loaded = load(task)
     rows = examples(task, loaded)
 

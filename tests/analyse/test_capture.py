@@ -193,18 +193,18 @@ def test_maps_of_one_layer_at_a_time_and_no_more_than_allowed(monkeypatch: pytes
     monkeypatch.setattr(attention_module, "_MAP_ELEMENTS", 4 * 13 * 13)  # one item of the longest
     monkeypatch.setattr(attention_module, "_QUERY_BLOCK", 5)
     sizes: list[int] = []
-    real = Queries.maps
+    real = Queries.scores
 
-    def counted(self: Queries, chosen: slice, block: slice) -> tuple[Tensor, Tensor]:
-        maps, entropies = real(self, chosen, block)
-        sizes.append(maps.numel())
-        return maps, entropies
+    def counted(self: Queries, chosen: slice, block: slice, out: Tensor) -> None:
+        sizes.append(out.numel())
+        real(self, chosen, block, out)
 
-    monkeypatch.setattr(Queries, "maps", counted)
+    monkeypatch.setattr(Queries, "scores", counted)
     model, arm = make_model("Llama"), make_model("Llama", seed=1)
     small = capture(side(model), side(arm), {"s": items(1)}, token_budget=200)
     blocks_of_five = sum(-(-len(probe_tokens(item)) // 5) for item in items(1))
     assert len(sizes) == 2 * 2 * blocks_of_five, "both sides of two layers, item by item, five queries at a time"
+    assert max(sizes) == 4 * 5 * max(len(probe_tokens(item)) for item in items(1))
     monkeypatch.undo()
     whole = capture(side(model), side(arm), {"s": items(1)}, token_budget=200)
     for one, two in zip(small["attention"], whole["attention"], strict=True):

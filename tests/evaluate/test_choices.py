@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from rankscope.config.study import SuiteSource
 from rankscope.data.encode import Encoder
 from rankscope.evaluate.choices import choice_logprobs, plan_batches, tree_logprobs
 from rankscope.evaluate.tree import Reads, TreeBatch
-from rankscope.model.branches import _Part
+from rankscope.model import branches as branches_module
 from rankscope.model.forward import NotFinite
 from rankscope.records import Item, Row
 
@@ -75,13 +76,13 @@ def test_a_model_that_gets_trees_wrong_runs_rows(
     if mistake == "positions":
         monkeypatch.setattr(choices_module, "tree_logprobs", in_a_row)
     else:
-        honest = _Part.see
+        honest = branches_module._branches_see
 
-        def wrong(part: _Part, window: int | None) -> torch.Tensor:
-            seen = honest(part, None if mistake == "window" else window)
+        def wrong(*given: Any) -> torch.Tensor:
+            seen = honest(*given[:-1], None if mistake == "window" else given[-1])
             return torch.ones_like(seen) if mistake == "mask" else seen
 
-        monkeypatch.setattr(_Part, "see", wrong)
+        monkeypatch.setattr(branches_module, "_branches_see", wrong)
     assert "differ" in choices_module._probe(model, window)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -83,6 +85,24 @@ def test_a_beginning_comes_before_every_trunk(scores: Scores) -> None:
             values = torch.cat([first[layer][1], value[:, sequence]], 1)
             wanted = reference(query[:, place], keys, values, scores)
             torch.testing.assert_close(found[place].double(), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("begins", [False, True])
+@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize("read", [[5, 8, 12], [0, 4, 5, 11], [7]])
+def test_the_last_layer_leaves_out_what_is_not_read(read: list[int], scores: Scores, begins: bool) -> None:
+    if begins:  # which comes without a window
+        scores = replace(scores, window=None)
+    query, key, value = states(len(SEQUENCES))
+    first = [(drawn(KEY_HEADS, BEGINNING, SIZE, seed=7 + k), drawn(KEY_HEADS, BEGINNING, SIZE, seed=9)) for k in (0, 1)]
+    beginning = first if begins else None
+    whole = BranchLayout(SHAPE, beginning)
+    layout = BranchLayout(SHAPE, beginning, read=torch.tensor([*read, *range(13, 20)]), last=1)
+    for layer in (0, 1):
+        wanted = whole.attend(layer, query, key, value, scores)
+        if layer == 1:
+            wanted[[place for place in range(13) if place not in read]] = 0
+        torch.testing.assert_close(layout.attend(layer, query, key, value, scores), wanted, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("scores", SCORES)

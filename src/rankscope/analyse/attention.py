@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -42,34 +43,31 @@ class Queries:
     scaling: float
     softcap: float | None = None
 
-    def maps(self, items: slice, block: slice) -> tuple[Tensor, Tensor]:
-        """Attention probabilities (b, H, t, s) of some items' queries in `block` over the keys up to its end, s of
-        them, in at least fp32, and the entropies (b, H, t).
-
-        The entropy is ln Z - sum p s of the scores s, with ln Z from the largest of both: a logarithm for each query
-        instead of one for each key.
-        """
+    def scores(self, items: slice, block: slice, out: Tensor) -> None:
+        """Into `out` (b, H, t, s): scores of some items' queries in `block` over the s keys up to its end."""
         query, key = working(self.query[items, :, block]), working(self.key[items, :, : block.stop])
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
             key = key.repeat_interleave(groups, dim=1)
-        scores = (query * self.scaling) @ key.transpose(-1, -2)
+        torch.matmul(query * self.scaling, key.transpose(-1, -2), out=out)
         if self.softcap is not None:
-            scores = torch.tanh(scores / self.softcap) * self.softcap
-        scores += self._bias(items, block, scores)
-        maps = scores.softmax(-1)
-        normaliser = scores.amax(-1) - maps.amax(-1).log()
-        return maps, normaliser - torch.linalg.vecdot(maps, scores)
+            out.div_(self.softcap).tanh_().mul_(self.softcap)
+        out += self._bias(items, block, out)
 
     def _bias(self, items: slice, block: slice, scores: Tensor) -> Tensor:
         """What hides keys, to be added to scores (b, H, t, s): 0 where a key is seen."""
         if self.mask is None:
-            size, keys = scores.shape[-2:]
-            return torch.full((size, keys), _UNSEEN, dtype=scores.dtype, device=scores.device).triu(keys - size + 1)
+            return _causal(*scores.shape[-2:], scores.dtype, scores.device)
         mask = (self.mask[items] if len(self.mask) > 1 else self.mask)[..., block, : block.stop]
         if mask.dtype != torch.bool:
             return mask.clamp(min=_UNSEEN)
         return torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device).masked_fill_(~mask, _UNSEEN)
+
+
+@lru_cache(maxsize=64)
+def _causal(size: int, keys: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(size, keys): the last query sees all keys. Kept for the other layers and items."""
+    return torch.full((size, keys), _UNSEEN, dtype=dtype, device=device).triu(keys - size + 1)
 
 
 class AttentionStream:
@@ -91,7 +89,7 @@ class AttentionStream:
             counted = (positions >= 1) & (positions < lengths[items, None])
             for first in range(0, int(lengths[items].max()), _QUERY_BLOCK):
                 block = slice(first, min(first + _QUERY_BLOCK, size))
-                sums += _measured(base.maps(items, block), arm.maps(items, block), counted[:, block], positions[block])
+                sums += _measured(base, arm, items, block, counted[:, block])
         self._queries[layer] = self._queries.get(layer, 0) + int((lengths - 1).clamp(min=0).sum())
 
     def rows(self) -> list[dict[str, Any]]:
@@ -108,29 +106,24 @@ class AttentionStream:
         return found
 
 
-def _measured(
-    base_side: tuple[Tensor, Tensor], arm_side: tuple[Tensor, Tensor], counted: Tensor, positions: Tensor
-) -> Tensor:
-    """Sums over the counted queries (b, t) at `positions` (t,), of both sides' maps and entropies: (7, H), in the order
-    of `rows`."""
-    (base, base_entropy), (arm, arm_entropy) = base_side, arm_side
-    keys = torch.arange(base.shape[-1], device=base.device, dtype=base.dtype)
+def _measured(base: Queries, arm: Queries, items: slice, block: slice, counted: Tensor) -> Tensor:
+    """Sums over the counted queries (b, t) in `block`: (7, H), in the order of `rows`. Both sides go together.
 
-    def summed(by_query: Tensor) -> Tensor:
-        return torch.einsum("bht,bt->h", by_query, counted.to(by_query.dtype)).double()
-
-    firsts, distances = (
-        [maps[..., 0].clone() for maps in (base, arm)],
-        [positions - maps @ keys for maps in (base, arm)],
-    )
-    twice = base.add_(arm)  # the maps' sum, which sums to 2: the entropy of its half is ln 2 - sum t ln t / 2
+    An entropy is ln Z - sum p s of the scores s, with ln Z from the largest of both: a logarithm for each query instead
+    of one for each key.
+    """
+    query = base.query
+    heads, device = query.shape[1], query.device
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    scores = torch.empty(2, *counted.shape[:1], heads, counted.shape[1], block.stop, dtype=dtype, device=device)
+    for asked, out in zip((base, arm), scores, strict=True):
+        asked.scores(items, block, out)
+    maps = scores.softmax(-1)
+    entropy = scores.amax(-1) - maps.amax(-1).log_() - torch.linalg.vecdot(maps, scores)
+    positions = torch.arange(block.stop, device=device, dtype=dtype)
+    distance, first = positions[block] - maps @ positions, maps[..., 0].clone()
+    twice = maps[0].add_(maps[1])  # the maps' sum, which sums to 2: the entropy of its half is ln 2 - sum t ln t / 2
     middle = math.log(2) - torch.linalg.vecdot(twice, twice.clamp(min=_TINY).log_()) / 2
-    return torch.stack(
-        [
-            summed(base_entropy),
-            summed(arm_entropy),
-            *map(summed, distances),
-            *map(summed, firsts),
-            summed((middle - (base_entropy + arm_entropy) / 2).clamp(min=0)),
-        ]
-    )
+    divergence = (middle - entropy.mean(0)).clamp_(min=0)
+    by_query = torch.cat([entropy, distance, first, divergence[None]])
+    return torch.einsum("mbht,bt->mh", by_query, counted.to(dtype)).double()

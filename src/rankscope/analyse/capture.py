@@ -139,20 +139,21 @@ def _watching(
     on_units: Callable[[int, Tensor, Tensor], None],
 ) -> Iterator[None]:
     """Inside, every layer reports what it does with the real tokens (B, T): states (n, D), queries, units (B, T, F)."""
+    rows = torch.nonzero(real.flatten()).flatten()
     with ExitStack() as stack:
         try:
             found = blocks(model)
         except LookupError as error:
             raise CannotCapture(str(error)) from error
         for number, block in enumerate(found):
-            for handle in _hooks(number, block, real, on_states, on_units):
+            for handle in _hooks(number, block, rows, on_states, on_units):
                 stack.callback(handle.remove)
         stack.enter_context(_kernel(model, on_attention))
         yield
 
 
 def _hooks(
-    number: int, block: nn.Module, real: Tensor, on_states: Callable[..., None], on_units: Callable[..., None]
+    number: int, block: nn.Module, rows: Tensor, on_states: Callable[..., None], on_units: Callable[..., None]
 ) -> Iterator[Any]:
     mlp = getattr(block, "mlp", None)
     mlp = getattr(mlp, "wrapped", mlp)  # a bottleneck adapter stands around it
@@ -161,7 +162,8 @@ def _hooks(
     nonlinear: list[Tensor] = []
 
     def after_block(_: nn.Module, __: Any, output: Any) -> None:
-        on_states(number, (output if isinstance(output, Tensor) else output[0])[real])
+        states = output if isinstance(output, Tensor) else output[0]
+        on_states(number, states.flatten(0, 1).index_select(0, rows))
 
     def after_nonlinearity(_: nn.Module, __: Any, output: Tensor) -> None:
         nonlinear.append(output)

@@ -18,6 +18,9 @@ TOP_SHARE = 0.01
 TOP_LEAST = 8
 """The most changed units of a layer: this share of them, and at least so many."""
 
+_PART_ELEMENTS = 1 << 17
+"""Units of so many tokens are summed at once: what is made of them stays in a core's cache."""
+
 Side = Literal["base", "arm"]
 
 
@@ -43,13 +46,17 @@ class NeuronStream:
         if sums is None:
             zeros = torch.zeros(3, activation.shape[-1], dtype=torch.float64, device=activation.device)
             sums = self._sums[layer, side] = _UnitSums(0, *zeros)
-        precise = working(activation).flatten(0, 1)
-        counted = real.flatten().to(precise.dtype)  # products with zeros and ones are faster than picking rows
-        above = torch.gt(nonlinear.flatten(0, 1), 0, out=torch.empty_like(precise))
         sums.tokens += int(real.sum())
-        sums.total += counted @ precise
-        sums.squares += counted @ precise.square()
-        sums.fired += counted @ above
+        counted = real.flatten().float()  # products with zeros and ones are faster than picking rows
+        rows = max(1, _PART_ELEMENTS // activation.shape[-1])
+        for here, part, before in zip(
+            counted.split(rows), activation.flatten(0, 1).split(rows), nonlinear.flatten(0, 1).split(rows), strict=True
+        ):
+            precise = working(part)
+            here = here.to(precise.dtype)
+            sums.total += here @ precise
+            sums.squares += here @ precise.square()
+            sums.fired += here @ torch.gt(before, 0, out=torch.empty_like(precise))
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each layer; see `layer_row`."""

@@ -12,6 +12,7 @@ from rankscope.cli.folders import defaults, export, report, status, verdict
 from rankscope.cli.machine import doctor
 from rankscope.cli.scoring import harness, score
 from rankscope.cli.studies import demo, init, plan, run, schema
+from rankscope.edges.allocator import keep_freed_memory
 
 app = typer.Typer(
     name="rankscope", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -38,4 +39,5 @@ def _main(version: Annotated[bool, typer.Option("--version", callback=_version, 
 
 def main() -> None:
     """Entry point of the `rankscope` command."""
+    keep_freed_memory()
     app(prog_name="rankscope")

@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+from rankscope.edges.allocator import keep_freed_memory
+
 _STOP = threading.Event()
 """Set by SIGTERM, SIGUSR1 or SIGINT: whoever works saves its state and returns."""
 
@@ -172,6 +174,7 @@ def _perform(job: Job) -> JobOutcome:
 def _work(pipe: Connection, thread_count: int, parent: int) -> None:
     import torch
 
+    keep_freed_memory()
     torch.set_num_threads(thread_count)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to handle
     for number in (signal.SIGTERM, signal.SIGUSR1):

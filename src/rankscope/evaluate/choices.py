@@ -19,6 +19,7 @@ from rankscope.evaluate.tree import ChoicePlan, Reads, RowBatch, TreeBatch, tree
 from rankscope.model.attend import LAYOUT_KEY, REFUSALS, layout_attention_on
 from rankscope.model.branches import Beginning, BranchLayout
 from rankscope.model.forward import NotFinite, evaluating, forward_of, hidden_states, probe_ids
+from rankscope.model.parts import text_config
 from rankscope.model.prompted import virtual_tokens, without_virtual_tokens
 from rankscope.records import Item
 
@@ -92,14 +93,17 @@ def tree_logprobs(
     model: PreTrainedModel, batches: Iterable[TreeBatch], misses: Tensor | None = None
 ) -> Iterator[tuple[Reads, Tensor]]:
     """Log-probabilities (M,) of the scored tokens of each batch."""
-    virtual = virtual_tokens(model)
+    virtual, device = virtual_tokens(model), model.device
+    last = text_config(model).num_hidden_layers - 1
     for ids, group in groupby(batches, key=lambda batch: batch.beginning):
         beginning = beginning_of(model, ids)
         with without_virtual_tokens(model), layout_attention_on(model):
             for batch in group:
                 arguments = {
-                    "position_ids": (batch.position_ids + virtual)[None].to(model.device),
-                    LAYOUT_KEY: BranchLayout(batch.shape.to(model.device), beginning),
+                    "position_ids": (batch.position_ids + virtual)[None].to(device),
+                    LAYOUT_KEY: BranchLayout(
+                        batch.shape.to(device), beginning, read=batch.reads.read.to(device), last=last
+                    ),
                 }
                 yield batch.reads, _target_logprobs(model, batch.input_ids[None], batch.reads, misses, **arguments)
 

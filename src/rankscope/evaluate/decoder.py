@@ -48,7 +48,8 @@ class Decoder:
         ids = torch.tensor([token for prompt in prompts for token in prompt], device=device)
         ends = lengths.cumsum(0)
         positions = torch.arange(len(ids), device=device) - (ends - lengths).repeat_interleave(lengths)
-        layout = FillLayout(self.slots, lengths, self._beginning)
+        last = text_config(self._model).num_hidden_layers - 1
+        layout = FillLayout(self.slots, lengths, self._beginning, last)
         before = 0 if self._beginning is None else self._beginning[0][0].shape[1]
         logits = self._logits(ids, ends - 1, positions + before, layout)
         layout.commit()

@@ -19,8 +19,8 @@ from rankscope.model.parts import text_config
 from rankscope.model.prompted import virtual_tokens
 
 STOP_WINDOW_TOKENS = 24
-MOST_ROWS = 128
-"""Rows at once: beyond, a step of a small model is not cheaper by row any more, and memory grows."""
+MOST_ROWS = {"cpu": 64}
+"""Rows at once, 128 on devices not named here: beyond, a step is hardly cheaper by row, and memory grows."""
 
 
 class StopStrings:
@@ -92,7 +92,7 @@ def greedy(
     with evaluating(model):
         if slots_hold(model, longest):
             fitting = (cache_bytes or cache_bytes_of(model)) // (bytes_per_token(model) * longest)
-            decoder = Decoder(model, max(1, min(MOST_ROWS, len(waiting), fitting)))
+            decoder = Decoder(model, max(1, min(MOST_ROWS.get(model.device.type, 128), len(waiting), fitting)))
             with decoder.ready():
                 _decode(decoder, waiting, ending, token_budget)
         else:

@@ -10,7 +10,9 @@ of the common beginning.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,6 +24,9 @@ Beginning = list[tuple[Tensor, Tensor]]
 
 PADDING = 1.3
 """Smaller groups of rows waste less on padding and take more calls."""
+
+WORTH_SKIPPING = 0.5
+"""Up to this share of the trunks' tokens read, the last layer leaves the others out."""
 
 
 @dataclass(frozen=True)
@@ -40,112 +45,160 @@ class Shape:
         return Shape(*(part.to(device) for part in parts))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Part:
-    """Rows of like size that are padded and attend together; trunks have `branches` None and attend causally.
-
-    `queries` and `keys` are the tokens of the padded places; `branches` are (tokens of the trunk (C, 1), branch tokens
-    (C, 1), ends (C, N), depths (C, N)).
-    """
+    """Rows of like size that are padded and attend together: the tokens of the padded places of queries (rows, Q) and
+    of keys (rows, S), and where a query is. `sees` gives of a window what a query sees, (rows or 1, 1, Q, S) in bool;
+    None where all that is causal, with Q = S."""
 
     queries: Tensor
     keys: Tensor
-    branches: tuple[Tensor, Tensor, Tensor, Tensor] | None
+    real: Tensor
+    sees: Callable[[int | None], Tensor | None]
+    masks: dict[tuple[int | None, torch.dtype], Tensor | None] = field(default_factory=dict)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """Additive, (C or 1, 1, N, keys); None for what is causal."""
-        if self.branches is None and window is None:
-            return None
-        seen = _band(self.queries.shape[1], window, self.queries.device) if self.branches is None else self.see(window)
-        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+        """Additive; kept for the other layers."""
+        if (window, dtype) not in self.masks:
+            mask, seen = None, self.sees(window)
+            if seen is not None:
+                mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+                mask.masked_fill_(~seen, torch.finfo(dtype).min)
+            self.masks[window, dtype] = mask
+        return self.masks[window, dtype]
 
-    def see(self, window: int | None) -> Tensor:
-        """(C, 1, N, P + N), True where a branch token sees a key. Padding sees the first: a softmax needs one."""
-        assert self.branches is not None
-        lengths, counts, ends, depths = self.branches
-        number = torch.arange(ends.shape[1], device=ends.device)
-        column = torch.arange(self.keys.shape[1] - len(number), device=ends.device)
-        own = (number[:, None] >= number) & (number[:, None] < ends[:, None, :])  # (C, N, N)
-        trunk = (column < lengths)[:, None, :].expand(-1, len(number), -1)  # (C, N, P)
-        if window is not None:
-            places = depths + lengths
-            trunk = trunk & (places[:, :, None] - column < window)
-            own = own & (depths[:, :, None] - depths[:, None, :] < window)
-        seen = torch.cat([trunk, own], 2)
-        seen[:, :, 0] |= number >= counts
-        return seen[:, None]
+
+class _Group:
+    """Parts whose queries are all tokens of the row, or `some` of them (sorted in `tokens`). `back`: the place of each
+    among the padded places of all parts."""
+
+    def __init__(self, parts: list[_Part], *, some: bool = False) -> None:
+        self.parts = parts
+        tokens = torch.cat([part.queries[part.real] for part in parts])
+        places = torch.nonzero(torch.cat([part.real.flatten() for part in parts])).flatten()
+        order = torch.argsort(tokens)
+        self.tokens = tokens[order] if some else None
+        self.back = places[order]
 
 
 class BranchLayout:
-    """Who sees whom in a flat row of this `shape`, after `beginning`."""
+    """Who sees whom in a flat row of this `shape`, after `beginning`.
 
-    def __init__(self, shape: Shape, beginning: Beginning | None = None) -> None:
+    With `read` (N,), the flat positions whose final states are asked for, ascending, the model's last layer, number
+    `last`, gives zeros at the other tokens of trunks: nothing comes after it that looks at them.
+    """
+
+    def __init__(
+        self, shape: Shape, beginning: Beginning | None = None, *, read: Tensor | None = None, last: int | None = None
+    ) -> None:
         self.beginning = beginning
-        self._masks: dict[tuple[int, int | None, torch.dtype], Tensor | None] = {}
-        self._parts: list[_Part] = []
-        back: list[Tensor] = []  # the place of every token in its part, parts one after another
-        tokens: list[Tensor] = []
-        lengths, counts = shape.trunk_lengths, shape.branch_lengths
-        self._longest = int(lengths.max()) + (int(shape.depths.max()) + 1 if len(shape.depths) else 0)
-        starts = torch.cumsum(lengths, 0) - lengths
-        first = int(lengths.sum())
-        branch_starts = torch.cumsum(counts, 0) - counts
-        for rows in _alike(lengths.tolist(), lengths.tolist(), lengths.device):
-            places, real = padded(starts[rows], lengths[rows])
-            self._add(_Part(places, places, None), real, tokens, back)
-        for rows in _alike(counts.tolist(), (lengths[shape.owners] + counts).tolist(), lengths.device):
-            owners = shape.owners[rows]
-            trunks, _ = padded(starts[owners], lengths[owners])
-            places, real = padded(branch_starts[rows], counts[rows])
-            branches = (
-                lengths[owners, None],
-                counts[rows, None],
-                shape.ends[places] * real,
-                shape.depths[places] * real,
-            )
-            part = _Part(first + places, torch.cat([trunks, first + places], 1), branches)
-            self._add(part, real, tokens, back)
-        scatter = torch.empty(first + int(counts.sum()), dtype=torch.int64, device=lengths.device)
-        scatter[torch.cat(tokens)] = torch.cat(back)
-        self._scatter = scatter
-
-    def _add(self, part: _Part, real: Tensor, tokens: list[Tensor], back: list[Tensor]) -> None:
-        before = sum(one.queries.numel() for one in self._parts)
-        tokens.append(part.queries[real])
-        back.append(before + torch.nonzero(real.flatten()).flatten())
-        self._parts.append(part)
+        self._longest = int(shape.trunk_lengths.max()) + (int(shape.depths.max()) + 1 if len(shape.depths) else 0)
+        branches = list(_branch_parts(shape))
+        self._whole = _Group([*_trunk_parts(shape), *branches])
+        self._last, self._last_group = last, self._whole
+        if read is not None:
+            count = int(shape.trunk_lengths.sum())
+            read = read[read < count]
+            if 0 < len(read) <= count * WORTH_SKIPPING:
+                self._last_group = _Group([*_read_parts(shape, read), *branches], some=True)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
         heads, tokens, _ = query.shape
-        window = scores.window
-        if window is not None and window >= self._longest:
-            window = None
-        parts = [self._part(number, query, key, value, scores, window) for number in range(len(self._parts))]
-        output = torch.cat([part for part, _ in parts]).index_select(0, self._scatter)  # (T, H * d)
-        output = output.view(tokens, heads, -1)
-        if self.beginning is None:
+        group = self._last_group if layer == self._last else self._whole
+        parts = [self._part(part, query, key, value, scores) for part in group.parts]
+        output = torch.cat([part for part, _ in parts]).index_select(0, group.back)  # (tokens of the group, H * d)
+        output = output.view(len(output), heads, -1)
+        if self.beginning is not None:
+            total = torch.cat([total for _, total in parts if total is not None]).index_select(0, group.back)
+            asked = query if group.tokens is None else query.index_select(1, group.tokens)
+            output = joined(output, total, *_after_beginning(asked, *self.beginning[layer], scores))
+        if group.tokens is None:
             return output
-        sums = [total for _, total in parts if total is not None]
-        total = torch.cat(sums).index_select(0, self._scatter)
-        before, before_total = _after_beginning(query, *self.beginning[layer], scores)
-        return joined(output, total, before, before_total)
+        return output.new_zeros(tokens, *output.shape[1:]).index_copy_(0, group.tokens, output)
 
     def _part(
-        self, number: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores, window: int | None
+        self, part: _Part, query: Tensor, key: Tensor, value: Tensor, scores: Scores
     ) -> tuple[Tensor, Tensor | None]:
         """Output (rows * Q, H * d), and its log-sums (rows * Q, H) where a beginning must be joined."""
-        part = self._parts[number]
         q, k, v = laid(query, part.queries), laid(key, part.keys), laid(value, part.keys)
-        at = (number, window, query.dtype)
-        if at not in self._masks:
-            self._masks[at] = part.mask(window, query.dtype)
-        mask = self._masks[at]
+        window = scores.window if scores.window is not None and scores.window < self._longest else None
+        mask = part.mask(window, query.dtype)
         if self.beginning is None:
             output, total = attend(q, k, v, scores, causal=mask is None, mask=mask), None
         else:
             output, total = attend_with_sum(q, k, v, scores, causal=mask is None, mask=mask)
             total = total.transpose(1, 2).flatten(0, 1)
         return output.transpose(1, 2).flatten(0, 1).flatten(1), total
+
+
+def _trunk_parts(shape: Shape) -> Iterator[_Part]:
+    """Trunks, causal in themselves."""
+    lengths = shape.trunk_lengths
+    starts = torch.cumsum(lengths, 0) - lengths
+    for rows in _alike(lengths.tolist(), lengths.tolist(), lengths.device):
+        places, real = padded(starts[rows], lengths[rows])
+        yield _Part(places, places, real, partial(_trunk_sees, places.shape[1], places.device))
+
+
+def _trunk_sees(count: int, device: torch.device, window: int | None) -> Tensor | None:
+    if window is None:
+        return None
+    distance = torch.arange(count, device=device)[:, None] - torch.arange(count, device=device)
+    return ((distance >= 0) & (distance < window))[None, None]
+
+
+def _read_parts(shape: Shape, read: Tensor) -> Iterator[_Part]:
+    """Tokens of trunks at places `read` (n,) over their own trunks."""
+    lengths = shape.trunk_lengths
+    ends = torch.cumsum(lengths, 0)
+    owners = torch.searchsorted(ends, read, right=True)
+    depths = read - (ends - lengths)[owners]
+    trunks, counts = torch.unique_consecutive(owners, return_counts=True)
+    firsts = torch.cumsum(counts, 0) - counts
+    for rows in _alike(counts.tolist(), lengths[trunks].tolist(), lengths.device):
+        chosen, real = padded(firsts[rows], counts[rows])
+        keys, _ = padded((ends - lengths)[trunks[rows]], lengths[trunks[rows]])
+        yield _Part(read[chosen], keys, real, partial(_read_sees, depths[chosen], keys.shape[1]))
+
+
+def _read_sees(depths: Tensor, keys: int, window: int | None) -> Tensor:
+    """Queries at `depths` (rows, Q) of their trunks. Padding looks like some other query: it sees one key at least."""
+    distance = depths[:, :, None] - torch.arange(keys, device=depths.device)
+    seen = distance >= 0
+    return (seen if window is None else seen & (distance < window))[:, None]
+
+
+def _branch_parts(shape: Shape) -> Iterator[_Part]:
+    """The branches of each trunk, over all of it and over their own ancestors."""
+    lengths, counts = shape.trunk_lengths, shape.branch_lengths
+    starts = torch.cumsum(lengths, 0) - lengths
+    first = int(lengths.sum())
+    branch_starts = torch.cumsum(counts, 0) - counts
+    for rows in _alike(counts.tolist(), (lengths[shape.owners] + counts).tolist(), lengths.device):
+        owners = shape.owners[rows]
+        trunks, _ = padded(starts[owners], lengths[owners])
+        places, real = padded(branch_starts[rows], counts[rows])
+        ends, depths = shape.ends[places] * real, shape.depths[places] * real
+        sees = partial(_branches_see, lengths[owners, None], counts[rows, None], ends, depths, trunks.shape[1])
+        yield _Part(first + places, torch.cat([trunks, first + places], 1), real, sees)
+
+
+def _branches_see(
+    lengths: Tensor, counts: Tensor, ends: Tensor, depths: Tensor, width: int, window: int | None
+) -> Tensor:
+    """Of trunks' and branches' tokens (C, 1), ends (C, N) and depths (C, N), trunks padded to `width`: what each branch
+    token sees, (C, 1, N, P + N). Padding sees the first: a softmax needs one."""
+    number = torch.arange(ends.shape[1], device=ends.device)
+    column = torch.arange(width, device=ends.device)
+    own = (number[:, None] >= number) & (number[:, None] < ends[:, None, :])  # (C, N, N)
+    trunk = (column < lengths)[:, None, :].expand(-1, len(number), -1)  # (C, N, P)
+    if window is not None:
+        places = depths + lengths
+        trunk = trunk & (places[:, :, None] - column < window)
+        own = own & (depths[:, :, None] - depths[:, None, :] < window)
+    seen = torch.cat([trunk, own], 2)
+    seen[:, :, 0] |= number >= counts
+    return seen[:, None]
 
 
 def _alike(queries: list[int], keys: list[int], device: torch.device) -> list[Tensor]:
@@ -179,13 +232,6 @@ def laid(states: Tensor, places: Tensor) -> Tensor:
         flat = by_token.view(-1, heads * size).index_select(0, places.flatten())
         return flat.view(rows, longest, heads, size).transpose(1, 2)
     return states.index_select(1, places.flatten()).view(heads, rows, longest, size).transpose(0, 1)
-
-
-def _band(count: int, window: int | None, device: torch.device) -> Tensor:
-    """(1, 1, count, count), True where a token looks at itself and what came before it, `window` tokens at most."""
-    distance = torch.arange(count, device=device)[:, None] - torch.arange(count, device=device)
-    seen = (distance >= 0) & (distance < (count if window is None else window))
-    return seen[None, None]
 
 
 def _after_beginning(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from rankscope.model.attend import Scores, attend
 from rankscope.model.branches import Beginning, BranchLayout, Shape, laid, padded
 
-SPARE_TOKENS = 64
+SPARE_TOKENS = 32
 
 
 class Slots:
@@ -65,14 +65,16 @@ class Slots:
 class FillLayout:
     """Prompts (rows,) tokens long, one after another in a flat row, whose keys and values go into the next slots.
 
-    Each comes after `beginning`. Afterwards, `commit` makes them rows of the slots.
+    Each comes after `beginning`. The model's last layer, number `last`, is asked for their last tokens only.
+    Afterwards, `commit` makes them rows of the slots.
     """
 
-    def __init__(self, slots: Slots, lengths: Tensor, beginning: Beginning | None) -> None:
+    def __init__(self, slots: Slots, lengths: Tensor, beginning: Beginning | None, last: int | None = None) -> None:
         none = torch.zeros(0, dtype=torch.int64, device=lengths.device)
-        self._tree = BranchLayout(Shape(lengths, none, none, none, none), beginning)
+        ends = torch.cumsum(lengths, 0)
+        self._tree = BranchLayout(Shape(lengths, none, none, none, none), beginning, read=ends - 1, last=last)
         self._slots, self._lengths = slots, lengths
-        self._places = padded(torch.cumsum(lengths, 0) - lengths, lengths)[0]
+        self._places = padded(ends - lengths, lengths)[0]
         self._before = 0 if beginning is None else beginning[0][0].shape[1]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
