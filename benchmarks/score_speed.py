@@ -30,11 +30,14 @@ from rankscope.config.arms import Arm
 from rankscope.config.study import ModelSpec
 from rankscope.data.encode import Encoder
 from rankscope.edges.allocator import keep_freed_memory
-from rankscope.evaluate.choices import choice_logprobs, plan_batches
-from rankscope.evaluate.suites import generate_answers
+from rankscope.evaluate.choices import choice_logprobs
+from rankscope.evaluate.suites import SuitePlan, generate_answers
+from rankscope.evaluate.together import suites_logprobs
 from rankscope.jobs.bench import EVALUATE_TOKENS
-from rankscope.model.adapt import adapt, load_adapter
+from rankscope.model.adapt import adapt
 from rankscope.model.load import LoadedModel, load_model, model_path
+from rankscope.model.saved_adapter import saved_adapter
+from rankscope.records import Suite
 
 BATCH_SIZES = (4, 8, 16, 32, 64, 128)
 ADAPTERS = 8
@@ -112,7 +115,8 @@ def save_adapters(folder: Path, model: str, device: str) -> tuple[Path, ...]:
 
 
 def our_adapters(question: Asked, model: str, device: str, folders: Sequence[Path]) -> Callable[[], Answers]:
-    """One base, loaded once, on which the adapters take turns; the suite is tokenised and planned once."""
+    """As `rankscope score`: one base, loaded once, on which the adapters take turns, or run together where the device
+    is for that; the suite is tokenised and planned once."""
     keep_freed_memory()
 
     def work() -> Answers:
@@ -120,11 +124,15 @@ def our_adapters(question: Asked, model: str, device: str, folders: Sequence[Pat
         encoder = Encoder(base.tokenizer, context_tokens=CONTEXT_TOKENS, chat=False)
         items = encoder.items(question.rows, question.source, "rows")
         budget = EVALUATE_TOKENS[device]
-        plan = plan_batches(items, budget)
+        plan = SuitePlan(Suite("rows", "domain", "recall", tuple(items)), budget)
+        known = suites_logprobs(base, [LORA] * len(folders), folders, [plan])
         found: list[tuple[float, ...]] = []
-        for folder in folders:
-            with load_adapter(base, LORA, folder):
-                found += choice_logprobs(base.model, items, token_budget=budget, plan=plan)
+        for folder, own in zip(folders, known, strict=True):
+            if "rows" in own:
+                found += own["rows"]
+                continue
+            with saved_adapter(base, folder):
+                found += choice_logprobs(base.model, items, token_budget=budget, plan=plan.choices)
         return found
 
     return work

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -17,11 +18,12 @@ from tiny_study import tiny_study
 from rankscope.config.read import read_study
 from rankscope.edges.store import FolderStore
 from rankscope.jobs.bench import Bench
-from rankscope.jobs.derive import _replaced, derivations, intruder_change
+from rankscope.jobs.derive import derivations, intruder_change
 from rankscope.jobs.inside import probes
 from rankscope.model.adapt import load_adapter
 from rankscope.model.adapter_file import read_adapter
 from rankscope.model.delta import FactoredDelta
+from rankscope.model.packed import open_factors
 from rankscope.model.svd_cache import SvdCache
 from rankscope.model.weights import merged_changes
 from rankscope.pipeline import Outcome
@@ -135,23 +137,31 @@ def test_results_are_rebuilt_without_a_model(out: Path) -> None:
     pd.testing.assert_frame_equal(pd.read_parquet(out / "tables" / "hidden.parquet"), before)
 
 
-def test_replaced_factors_act_and_leave(out: Path) -> None:
+def test_factors_act_and_leave(out: Path) -> None:
     here = Bench(out)
     planned = next(r for r in here.plan.runs if r.arm.rank == 4)
     weights, base = here.store.adapter_folder(planned.run_id), here.base(planned.model)
-    adapter, tokens = read_adapter(weights), torch.tensor([[5, 6, 7, 8]])
-    with load_adapter(base, planned.arm, weights) as adapted, torch.no_grad():
-        whole = base.model(tokens).logits
-        tolerance = 1e-4 if whole.dtype == torch.float32 else 0.05
-        same = {m: d.svd().factors(d.scale) for m, d in adapter.deltas.items()}
-        with _replaced(adapted, same):
-            torch.testing.assert_close(base.model(tokens).logits, whole, rtol=0, atol=tolerance)
-        none = {m: (d.lora_b[:, :0], d.lora_a[:0]) for m, d in adapter.deltas.items()}
-        with _replaced(adapted, none), adapted.off():
-            plain = base.model(tokens).logits
-        with _replaced(adapted, none):
-            torch.testing.assert_close(base.model(tokens).logits, plain)
-        assert torch.equal(base.model(tokens).logits, whole)
+    deltas, tokens = read_adapter(weights).deltas, torch.tensor([[5, 6, 7, 8]])
+
+    def logits(changed: Callable[[FactoredDelta], FactoredDelta]) -> torch.Tensor:
+        made = {name: changed(delta) for name, delta in deltas.items()}
+        factors = {name: (delta.lora_a, delta.lora_b, delta.scale) for name, delta in made.items()}
+        with open_factors(base, [planned.arm], [factors]), torch.no_grad():
+            return base.model(tokens).logits
+
+    with torch.no_grad():
+        plain = base.model(tokens).logits
+        with load_adapter(base, planned.arm, weights):
+            whole = base.model(tokens).logits
+    tolerance = 1e-4 if whole.dtype == torch.float32 else 0.05
+    assert float((whole - plain).abs().max()) > 10 * tolerance
+    torch.testing.assert_close(logits(lambda d: d), whole, rtol=0, atol=tolerance)
+    torch.testing.assert_close(
+        logits(lambda d: FactoredDelta(*d.svd().factors(d.scale), d.scale)), whole, rtol=0, atol=tolerance
+    )
+    torch.testing.assert_close(logits(lambda d: FactoredDelta(d.lora_b[:, :0], d.lora_a[:0], d.scale)), plain)
+    with torch.no_grad():
+        assert torch.equal(base.model(tokens).logits, plain)
     assert [d.name for d in derivations(here.study, here.plan, planned)] == [
         "rank-2", "energy-0.9", "intruders-0.5", "control-0.5",
     ]  # fmt: skip

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_pipeline import plan_of, run
 from tiny_study import tiny_study
 
+import rankscope.evaluate.together as together_module
 from rankscope.edges.store import FolderStore
+from rankscope.evaluate.tree import ChoicePlan
 from rankscope.jobs.packing import groups_of, undecided
+from rankscope.model.packed import Pack
 from rankscope.pipeline import Outcome
 from rankscope.records import Packing, PackMembers
 
@@ -54,6 +58,34 @@ def test_packs_change_nothing_but_rounding(outs: dict[int, Path]) -> None:
         assert two.validation_loss == pytest.approx(one.validation_loss, abs=1e-4)
         frames = [pd.read_parquet(out / "runs" / run_id / "predictions.parquet") for out in (outs[1], outs[2])]
         assert (frames[0]["score"] - frames[1]["score"]).abs().mean() < 0.02
+
+
+def test_a_pack_is_scored_in_one_forward(
+    outs: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA; the training is that of `outs`, so that predictions differ by the rounding of the scoring alone."""
+    plain, arms = together_module.arms_logprobs, []
+
+    def counted(pack: Pack, plan: ChoicePlan) -> list[together_module.Logprobs | None]:
+        arms.append(len(pack.members))
+        return plain(pack, plan)
+
+    monkeypatch.setattr(together_module, "DEVICES", {"cpu"})
+    monkeypatch.setattr(together_module, "arms_logprobs", counted)
+    study, out = study_of(tmp_path / "input", 2), tmp_path / "out"
+    assert run(study, out) == Outcome()
+    assert set(arms) == {2}, "lora-r9 and lora-r4; lora-r2 and full were alone"
+    files = {one.run_id: out / "runs" / one.run_id / "predictions.parquet" for one in plan_of(out).runs}
+    for run_id, file in files.items():
+        found, wanted = pd.read_parquet(file), pd.read_parquet(outs[2] / "runs" / run_id / "predictions.parquet")
+        one, two = (np.concatenate(list(frame["choice_logprobs"].dropna())) for frame in (found, wanted))
+        assert one == pytest.approx(two, abs=1e-4)
+        assert (found["predicted"] == wanted["predicted"]).mean() > 0.95, "but for near ties"
+    packed = next(one.run_id for one in plan_of(out).runs if one.arm.label == "lora-r9")
+    before = files[packed].read_bytes()
+    files[packed].unlink()
+    assert run(study, out) == Outcome()
+    assert files[packed].read_bytes() == before, "scored again with those that it was scored with"
 
 
 def test_what_was_together_is_recorded(outs: dict[int, Path]) -> None:

@@ -20,6 +20,7 @@ from tiny_study import choice_rows, write_rows
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
+import rankscope.evaluate.together as together_module
 import rankscope.scoring.score as score_module
 from rankscope.cli import app
 
@@ -65,6 +66,24 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "text.jsonl", [{"id": "a", "text": "The oak is a tree."}])
     write_rows(folder / "asked.jsonl", [{"id": "a", "question": "Which tree?"}])
     return folder
+
+
+def test_adapters_in_one_forward_give_the_same_table(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA."""
+    words = ["score", here / "model", "--suite", here / "trees.jsonl", "--suite", here / "text.jsonl"]
+    words += ["--adapter", here / "one", "--adapter", here / "two", "--dtype", "float32", "--json"]
+    in_turn = json.loads(call(*words, "--items", tmp_path / "in-turn.parquet").stdout)
+    monkeypatch.setattr(together_module, "DEVICES", {"cpu"})
+    together = json.loads(call(*words, "--items", tmp_path / "together.parquet").stdout)
+    assert together.keys() == in_turn.keys()
+    one, two = (pd.read_parquet(tmp_path / f"{how}.parquet") for how in ("in-turn", "together"))
+    assert list(one["predicted"]) == list(two["predicted"])
+    assert one["loss_nats"].to_numpy() == pytest.approx(two["loss_nats"].to_numpy(), abs=1e-4, nan_ok=True)
+    base, adapted = two[two["run_id"] == "base"], two[two["run_id"] != "base"]
+    assert len(adapted) == 2 * len(base)
+    assert list(base["choice_logprobs"].dropna().iloc[0]) != list(adapted["choice_logprobs"].dropna().iloc[0])
 
 
 def test_json_table_and_items_agree_and_the_base_is_loaded_once(here: Path, tmp_path: Path, monkeypatch: Any) -> None:

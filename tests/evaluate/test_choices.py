@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import rankscope.evaluate.choices as choices_module
 from rankscope.config.study import SuiteSource
 from rankscope.data.encode import Encoder
-from rankscope.evaluate.choices import choice_logprobs, plan_batches, tree_logprobs
-from rankscope.evaluate.tree import Reads, TreeBatch
+from rankscope.evaluate.choices import choice_logprobs, tree_logprobs
+from rankscope.evaluate.tree import ChoicePlan, Reads, TreeBatch
 from rankscope.model import branches as branches_module
 from rankscope.model.forward import NotFinite
 from rankscope.records import Item, Row
@@ -105,7 +105,7 @@ def test_few_shot_equals_plain_forwards(family: str, model_of: Callable[[str], P
     items = [
         choice_item(one.item_id, (*beginning, *one.prompt_ids), one.choices_ids) for one in random_items(9, seed=13)
     ]
-    plan = plan_batches(items, 150)
+    plan = ChoicePlan(items, 150)
     assert {batch.beginning for batch in plan.trees} == {beginning}
     found = choice_logprobs(model, items, token_budget=150, plan=plan)
     assert_close(found, [plain_logprobs(model, item) for item in items])
@@ -122,7 +122,7 @@ def test_order_and_budget_do_not_matter(llama: PreTrainedModel) -> None:
 
 def test_a_plan_is_reused(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     items = random_items(9, seed=7)
-    plan = plan_batches(items, 100)
+    plan = ChoicePlan(items, 100)
     first = choice_logprobs(llama, items, token_budget=100, plan=plan)
     assert choice_logprobs(llama, items, token_budget=100, plan=plan) == first
     assert first == choice_logprobs(llama, items, token_budget=100)

@@ -30,11 +30,6 @@ SHARE_OF_MISTAKE = 0.25
 """In half precision rounding hides small errors: the tree must be at least this much nearer than a known mistake."""
 
 
-def plan_batches(items: Sequence[Item], token_budget: int) -> ChoicePlan:
-    """The batches for `items`, to be built once and passed to `choice_logprobs` for every arm."""
-    return ChoicePlan(items, token_budget)
-
-
 def choice_logprobs(
     model: PreTrainedModel, items: Sequence[Item], *, token_budget: int, plan: ChoicePlan | None = None
 ) -> list[tuple[float, ...]]:
@@ -69,11 +64,8 @@ def _sums(model: PreTrainedModel, plan: ChoicePlan, misses: Tensor | None) -> Te
         return sums
     window = window_that_matters(model, plan.longest + virtual_tokens(model))
     with evaluating(model):
-        if not _trees.holds(model, window):
-            found = row_logprobs(model, plan.rows, misses)
-        else:
-            # A window would end inside a beginning, at another place for each token.
-            found = tree_logprobs(model, plan.trees if window is None else plan.whole_trees, misses)
+        trees = trees_for(model, plan, window)
+        found = row_logprobs(model, plan.rows, misses) if trees is None else tree_logprobs(model, trees, misses)
         for reads, logprobs in found:
             sums.index_add_(0, reads.target_choice, logprobs.double())
     if not bool(torch.isfinite(sums).all()):
@@ -81,12 +73,20 @@ def _sums(model: PreTrainedModel, plan: ChoicePlan, misses: Tensor | None) -> Te
     return sums
 
 
+def trees_for(model: PreTrainedModel, plan: ChoicePlan, window: Window) -> tuple[TreeBatch, ...] | None:
+    """The plan's trees as this model may run them; None where it may not. Decided at first use."""
+    if not _trees.holds(model, window):
+        return None
+    # A window would end inside a beginning, at another place for each token.
+    return plan.trees if window is None else plan.whole_trees
+
+
 def row_logprobs(
     model: PreTrainedModel, batches: Iterable[RowBatch], misses: Tensor | None = None
 ) -> Iterator[tuple[Reads, Tensor]]:
     """Log-probabilities (M,) of the scored tokens of each batch. Nothing sees the padding, so no mask is needed."""
     for batch in batches:
-        yield batch.reads, _target_logprobs(model, batch.input_ids, batch.reads, misses)
+        yield batch.reads, target_logprobs(model, batch.input_ids, batch.reads, misses)
 
 
 def tree_logprobs(
@@ -94,18 +94,21 @@ def tree_logprobs(
 ) -> Iterator[tuple[Reads, Tensor]]:
     """Log-probabilities (M,) of the scored tokens of each batch."""
     virtual, device = virtual_tokens(model), model.device
-    last = text_config(model).num_hidden_layers - 1
     for ids, group in groupby(batches, key=lambda batch: batch.beginning):
         beginning = beginning_of(model, ids)
         with without_virtual_tokens(model), layout_attention_on(model):
             for batch in group:
                 arguments = {
                     "position_ids": (batch.position_ids + virtual)[None].to(device),
-                    LAYOUT_KEY: BranchLayout(
-                        batch.shape.to(device), beginning, read=batch.reads.read.to(device), last=last
-                    ),
+                    LAYOUT_KEY: layout_of(model, batch, beginning),
                 }
-                yield batch.reads, _target_logprobs(model, batch.input_ids[None], batch.reads, misses, **arguments)
+                yield batch.reads, target_logprobs(model, batch.input_ids[None], batch.reads, misses, **arguments)
+
+
+def layout_of(model: PreTrainedModel, batch: TreeBatch, beginning: Beginning | None) -> BranchLayout:
+    """Who sees whom in the batch, of whose last layer only what is read is asked."""
+    read, last = batch.reads.read.to(model.device), text_config(model).num_hidden_layers - 1
+    return BranchLayout(batch.shape.to(model.device), beginning, read=read, last=last)
 
 
 def beginning_of(model: PreTrainedModel, ids: tuple[int, ...]) -> Beginning | None:
@@ -119,7 +122,7 @@ def beginning_of(model: PreTrainedModel, ids: tuple[int, ...]) -> Beginning | No
     return [(layer.keys[0, :, :count], layer.values[0, :, :count]) for layer in cache.layers]
 
 
-def _target_logprobs(
+def target_logprobs(
     model: PreTrainedModel, input_ids: Tensor, reads: Reads, misses: Tensor | None = None, **arguments: Any
 ) -> Tensor:
     """Log-probabilities (M,) in fp32, on the CPU, of the scored tokens of a batch. `misses`, where it is given, counts

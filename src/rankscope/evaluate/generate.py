@@ -19,7 +19,7 @@ from rankscope.model.parts import text_config
 from rankscope.model.prompted import virtual_tokens
 
 STOP_WINDOW_TOKENS = 24
-MOST_ROWS = {"cpu": 64}
+MOST_ROWS = {"cpu": 32}
 """Rows at once, 128 on devices not named here: beyond, a step is hardly cheaper by row, and memory grows."""
 
 

@@ -48,8 +48,11 @@ def score_suite(
     suite: Suite | SuitePlan,
     *,
     token_budget: int,
+    logprobs: Sequence[tuple[float, ...]] | None = None,
 ) -> list[Prediction]:
     """Every item's prediction, in the suite's order. A `SuitePlan` saves planning the batches for each arm again.
+
+    `logprobs`: what `choice_logprobs` gives for the plan's `scored`, where that is known already.
 
     choices: score 1 or 0 for the largest summed log-likelihood, `score_normalized` for the largest per character of the
     choice (lm-eval's acc and acc_norm); among equals the first. open: exact match, and token F1. number: the final
@@ -65,8 +68,9 @@ def score_suite(
     plan = suite if isinstance(suite, SuitePlan) else SuitePlan(suite, token_budget)
     suite = plan.suite
     if suite.grading is not None:
-        return score_graded(model, tokenizer, plan, suite.grading, token_budget)
-    logprobs = choice_logprobs(model, plan.scored, token_budget=plan.token_budget, plan=plan.choices)
+        return score_graded(model, tokenizer, plan, suite.grading, token_budget, logprobs)
+    if logprobs is None:
+        logprobs = choice_logprobs(model, plan.scored, token_budget=plan.token_budget, plan=plan.choices)
     found = {id(item): scores for item, scores in zip(plan.scored, logprobs, strict=True)}
     written: dict[int, str] = {}
     for form in ("open", "number"):
@@ -85,9 +89,14 @@ def score_suite(
 
 
 def score_graded(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: SuitePlan, grading: Grading, token_budget: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    plan: SuitePlan,
+    grading: Grading,
+    token_budget: int,
+    known: Sequence[tuple[float, ...]] | None,
 ) -> list[Prediction]:
-    """The predictions of a suite of lm-eval, graded by its task."""
+    """The predictions of a suite of lm-eval, graded by its task. `known` as the `logprobs` of `score_suite`."""
     suite = plan.suite
     logprobs: list[tuple[float, ...] | None] = [None] * len(suite.items)
     responses: list[list[Any]] = []
@@ -100,7 +109,7 @@ def score_graded(
         if grading.needs_greedy:
             scores = choices_with_greedy(model, plan.scored, token_budget=plan.token_budget)
         else:
-            found = choice_logprobs(model, plan.scored, token_budget=plan.token_budget, plan=plan.choices)
+            found = known or choice_logprobs(model, plan.scored, token_budget=plan.token_budget, plan=plan.choices)
             scores = [tuple((value, False) for value in values) for values in found]
         by_part = iter(scores)
         responses = [[pair for _ in item.parts or (item,) for pair in next(by_part)] for item in suite.items]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rankscope.analyse.merged import merged_top
 from rankscope.analyse.spectra import INTRUDER_TOP, energy_rank, intruder_columns
@@ -17,9 +15,9 @@ from rankscope.edges.store import FolderStore
 from rankscope.evaluate.frame import predictions_frame
 from rankscope.evaluate.suites import score_suite
 from rankscope.jobs.bench import Bench, bench
-from rankscope.model.adapt import Adapted, load_adapter
 from rankscope.model.adapter_file import Adapter, read_adapter
 from rankscope.model.delta import FactoredDelta
+from rankscope.model.packed import open_factors
 from rankscope.model.svd_cache import SvdCache
 from rankscope.model.weights import matrices
 from rankscope.records import Plan, PlannedRun, Prediction
@@ -108,7 +106,8 @@ def _derive(here: Bench, run: PlannedRun, wanted: Derivation) -> None:
     if factors is None:
         return
     predictions: list[Prediction] = []
-    with load_adapter(base, run.arm, weights) as adapted, _replaced(adapted, factors):
+    scaled = {module: (a, b, adapter.deltas[module].scale) for module, (b, a) in factors.items()}
+    with open_factors(base, [run.arm], [scaled]):
         for suite in here.prepared(run.model).suites:
             plan = here.plan_of(run.model, suite)
             predictions += score_suite(base.model, base.tokenizer, plan, token_budget=here.evaluate_tokens)
@@ -119,10 +118,11 @@ def _derive(here: Bench, run: PlannedRun, wanted: Derivation) -> None:
 
 
 Factors = dict[str, tuple[Tensor, Tensor]]
+"""(lora_B, lora_A) by module."""
 
 
 def _factors(adapter: Adapter, wanted: Derivation, changes: Factors | None) -> tuple[Factors | None, dict[str, Any]]:
-    """(lora_B, lora_A) of every module, and what they amount to. None where the base's SVDs are out of reach."""
+    """The factors, and what they amount to. None where the base's SVDs are out of reach."""
     if wanted.factor is None:
         return _truncated(adapter, wanted)
     if changes is None:
@@ -179,21 +179,3 @@ def intruder_change(
     left = top.left[:, intruder_columns(top.cosines)].to(delta.lora_a.device, torch.float32)
     rows = left.T @ weight.float() + delta.scale * (left.T @ delta.lora_b.float()) @ delta.lora_a.float()
     return ((factor - 1) * left).cpu(), rows.cpu()
-
-
-@contextmanager
-def _replaced(adapted: Adapted, factors: Factors) -> Iterator[None]:
-    """Inside, the loaded adapter has these factors, of whatever rank; its scale stays."""
-    modules = dict(adapted.model.named_modules())
-    before: list[tuple[nn.Module, nn.Parameter]] = []
-    try:
-        for module, (b, a) in factors.items():
-            layer: Any = modules[module]
-            for holder, new in ((layer.lora_A["default"], a), (layer.lora_B["default"], b)):
-                old = holder.weight
-                before.append((holder, old))
-                holder.weight = nn.Parameter(new.to(old.device, old.dtype), requires_grad=False)
-        yield
-    finally:
-        for holder, old in before:
-            holder.weight = old

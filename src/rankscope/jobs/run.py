@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 
 from rankscope.edges.execute import stop_requested
 from rankscope.evaluate.frame import predictions_frame
 from rankscope.evaluate.suites import score_suite
+from rankscope.evaluate.together import Logprobs, suites_logprobs
 from rankscope.jobs.bench import Bench, bench
 from rankscope.jobs.inside import Trained, inside_missing, look_inside
 from rankscope.jobs.noise import score_again
@@ -20,8 +22,11 @@ from rankscope.jobs.train import train_missing, weights_folder
 from rankscope.model.adapt import load_adapter
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel
+from rankscope.model.packed import open_factors, plain_factors
 from rankscope.records import PlannedRun, Prediction, RunStatus
 from rankscope.train.fit import memory_in_use_bytes
+
+NOTHING: Mapping[str, Logprobs] = MappingProxyType({})
 
 
 def score_base(folder: str, run_ids: tuple[str, ...]) -> None:
@@ -61,9 +66,26 @@ def train_and_score(folder: str, run_ids: tuple[str, ...]) -> None:
         try:
             train_missing(here, runs)
         finally:  # what one arm of a pack could not do is no reason to leave the others unscored
+            known = {} if stop_requested() else _known_logprobs(here, runs)
             for run in runs:
                 if not stop_requested():
-                    _finish(here, run)
+                    _finish(here, run, known.get(run.run_id, {}))
+
+
+def _known_logprobs(here: Bench, runs: Sequence[PlannedRun]) -> dict[str, dict[str, Logprobs]]:
+    """By run and suite, of runs that trained together, what one forward for all of them gives. All that were saved take
+    part, whichever are asked for: so an interrupted study gives the bits of one that never stopped."""
+    status = here.store.read_status(runs[0].run_id)
+    pack = [here.runs[run_id] for run_id in status.trained_with if run_id in here.runs] if status is not None else []
+    saved = [run for run in pack if weights_folder(here, run).is_dir()]
+    missing = {suite for run in runs for suite in missing_suites(here, run.run_id, run.model)}
+    if len(saved) < 2 or not missing:
+        return {}
+    model = saved[0].model
+    plans = [here.plan_of(model, suite) for suite in sorted(missing)]
+    folders = [weights_folder(here, run) for run in saved]
+    found = suites_logprobs(here.base(model), [run.arm for run in saved], folders, plans)
+    return {run.run_id: own for run, own in zip(saved, found, strict=True)}
 
 
 def missing_suites(here: Bench, run_id: str, model: str) -> list[str]:
@@ -73,8 +95,8 @@ def missing_suites(here: Bench, run_id: str, model: str) -> list[str]:
     return [name for name, (_, facts) in suites.items() if scored.get(name) != facts.content_sha256]
 
 
-def _finish(here: Bench, run: PlannedRun) -> None:
-    """Score a trained run, and look inside it."""
+def _finish(here: Bench, run: PlannedRun, known: Mapping[str, Logprobs]) -> None:
+    """Score a trained run, of which some log-likelihoods may be known by suite, and look inside it."""
     status = here.store.read_status(run.run_id)
     weights = weights_folder(here, run)
     if status is None or status.state == "diverged" or not weights.is_dir():
@@ -84,7 +106,7 @@ def _finish(here: Bench, run: PlannedRun) -> None:
         return
     with _trained(here, run, weights) as trained:
         if not scored:
-            status = _score(here, trained.model, run.model, status)
+            status = _score(here, trained.model, run.model, status, known)
         if status.state == "done" and inside_missing(here, run):
             look_inside(here, run, trained)
     if run.arm.traits.whole and here.study.keep.full == "none" and status.state == "done":
@@ -98,11 +120,18 @@ def _trained(here: Bench, run: PlannedRun, weights: Path) -> Iterator[Trained]:
         yield Trained(here.fine_tuned(run.model, weights), None, weights)
         return
     base = here.base(run.model)
+    factors = plain_factors(base, weights) if run.arm.traits.delta == "factored" else None
+    if factors is not None:
+        with open_factors(base, [run.arm], [factors]) as pack:
+            yield Trained(base, pack.members[0].off, weights)
+        return
     with load_adapter(base, run.arm, weights) as adapted:
         yield Trained(base, adapted.off, weights)
 
 
-def _score(here: Bench, model: LoadedModel, name: str, status: RunStatus) -> RunStatus:
+def _score(
+    here: Bench, model: LoadedModel, name: str, status: RunStatus, known: Mapping[str, Logprobs] = NOTHING
+) -> RunStatus:
     """Score what is missing, keep what is there, write predictions.parquet and the final status."""
     store, run_id = here.store, status.run_id
     path = store.run_folder(run_id) / "predictions.parquet"
@@ -116,8 +145,9 @@ def _score(here: Bench, model: LoadedModel, name: str, status: RunStatus) -> Run
     try:
         for suite in missing:
             predictions += score_suite(
-                model.model, model.tokenizer, here.plan_of(name, suite), token_budget=here.evaluate_tokens
-            )
+                model.model, model.tokenizer, here.plan_of(name, suite), token_budget=here.evaluate_tokens,
+                logprobs=known.get(suite),
+            )  # fmt: skip
             peak = max(peak, memory_in_use_bytes())
             status = status.model_copy(update={"items_scored": already + len(predictions), "peak_memory_bytes": peak})
             here.write_status(status)

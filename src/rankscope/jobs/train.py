@@ -78,10 +78,11 @@ def _train(here: Bench, runs: Sequence[PlannedRun], rates: Sequence[float | None
     tokens = here.micro_batch_tokens(first)
     settings = [here.fit_settings(rate, first.seed, tokens) for rate in rates if rate is not None]
     with open_pack(base, [run.arm for run in runs], first.seed) as pack:
+        ids = tuple(run.run_id for run in runs) if len(runs) > 1 else ()
         statuses = [
             RunStatus(
-                run_id=run.run_id, state="running", steps_total=run.step_count,
-                trainable_parameters=member.trainable_parameters, arms_together=len(runs),
+                run_id=run.run_id, state="running", steps_total=run.step_count, arms_together=len(runs),
+                trainable_parameters=member.trainable_parameters, trained_with=ids,
             )
             for run, member in zip(runs, pack.members, strict=True)
         ]  # fmt: skip

@@ -18,12 +18,19 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from rankscope.config.problems import InputProblems
 from rankscope.config.study import Arm
 from rankscope.model.adapt import Adapted, adapt
+from rankscope.model.adapter_file import read_adapter
 from rankscope.model.load import LoadedModel
 from rankscope.model.low_rank import PackedLinear, Running
 from rankscope.model.ragged import TokenPath, token_path_of
+from rankscope.model.weights import matrices
+
+Factors = dict[str, tuple[Tensor, Tensor, float]]
+"""By module path an adapter's A (R, in) and B (out, R), and the scale of their product."""
 
 _A, _B = ".lora_A.default.weight", ".lora_B.default.weight"
 
@@ -64,8 +71,8 @@ def can_pack(arm: Arm) -> bool:
 def open_pack(base: LoadedModel, arms: Sequence[Arm], seed: int, *, grouped: bool | None = None) -> Iterator[Pack]:
     """New adapters on this base, as `adapt` makes each alone; the base is plain again afterwards.
 
-    `grouped` (on CUDA unless given): one kernel for the products of all arms, else one product for each arm.
-    Raises ValueError for several arms of which one cannot be packed.
+    `grouped` (unless given, where several arms run on CUDA): one kernel for the products of all arms, else one product
+    for each arm. Raises ValueError for several arms of which one cannot be packed.
     """
     if not all(can_pack(arm) for arm in arms):
         if len(arms) > 1:
@@ -74,31 +81,47 @@ def open_pack(base: LoadedModel, arms: Sequence[Arm], seed: int, *, grouped: boo
             yield Pack(model=base.model, members=[adapted])
         return
     token_path_of(base.model)  # decided on the plain base, which takes any number of rows
-    started = [_start(base, arm, seed) for arm in arms]
-    by_kernel = base.model.device.type == "cuda" if grouped is None else grouped
+    started = [_new_factors(base, arm, seed) for arm in arms]
+    with open_factors(base, arms, [factors for factors, _ in started], grouped=grouped) as pack:
+        for member, (_, config) in zip(pack.members, started, strict=True):
+            member._write = partial(_write, member.parameters, config)
+        yield pack
+
+
+@contextmanager
+def open_factors(
+    base: LoadedModel, arms: Sequence[Arm], factors: Sequence[Factors], *, grouped: bool | None = None
+) -> Iterator[Pack]:
+    """Arms of these factors on this base, which is plain again afterwards. `grouped` as in `open_pack`."""
+    by_kernel = base.model.device.type == "cuda" and len(arms) > 1 if grouped is None else grouped
     running = Running(arms=tuple(range(len(arms))), grouped=by_kernel)
     pack = Pack(model=base.model, members=[], _running=running)
     with ExitStack() as stack:
         parameters: list[dict[str, nn.Parameter]] = [{} for _ in arms]
-        for module in dict.fromkeys(name for start in started for name in start.factors):
-            stack.callback(_put_in(module, started, pack, parameters))
-        for arm, start, own in zip(arms, started, parameters, strict=True):
-            write = partial(_write, own, start.config)
-            pack.members.append(Adapted(arm, base.model, None, own, _off=partial(pack.running, ()), _write=write))
+        for module in dict.fromkeys(name for own in factors for name in own):
+            stack.callback(_put_in(module, factors, pack, parameters))
+        for arm, own in zip(arms, parameters, strict=True):
+            pack.members.append(Adapted(arm, base.model, None, own, _off=partial(pack.running, ())))
         yield pack
 
 
-@dataclass(frozen=True)
-class _Start:
-    """A new adapter's factors by module path, (R, in) and (out, R), PEFT's settings and the scale of its update."""
+def plain_factors(base: LoadedModel, folder: Path) -> Factors | None:
+    """Of the adapter in `folder`; None where it is anything but scale B A on linear layers that the base has."""
+    try:
+        adapter = read_adapter(folder)
+    except InputProblems:
+        return None
+    if adapter.notes or adapter.rest or adapter.embeddings:
+        return None
+    linear = {name: module for name, module in base.model.named_modules() if type(module) in (nn.Linear, Conv1D)}
+    shapes = {name: tuple(weight.shape) for name, weight in matrices(base.model, linear).items()}
+    if any(shapes.get(name) != delta.shape for name, delta in adapter.deltas.items()):
+        return None
+    return {name: (delta.lora_a, delta.lora_b, delta.scale) for name, delta in adapter.deltas.items()}
 
-    factors: dict[str, tuple[Tensor, Tensor]]
-    config: LoraConfig
-    scale: float
 
-
-def _start(base: LoadedModel, arm: Arm, seed: int) -> _Start:
-    """PEFT makes it, so that the draw is PEFT's."""
+def _new_factors(base: LoadedModel, arm: Arm, seed: int) -> tuple[Factors, LoraConfig]:
+    """Those of a new adapter, and PEFT's settings for it. PEFT makes it, so that the draw is PEFT's."""
     with adapt(base, arm, seed) as adapted:
         assert adapted.peft is not None
         config = copy.deepcopy(adapted.peft.peft_config["default"])
@@ -109,20 +132,20 @@ def _start(base: LoadedModel, arm: Arm, seed: int) -> _Start:
         scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
         prefix = "base_model.model."
         names = [name.removeprefix(prefix).removesuffix(_A) for name in held if name.endswith(_A)]
-        factors = {name: (held[prefix + name + _A], held[prefix + name + _B]) for name in names}
-        return _Start(factors, config, scale)
+        return {name: (held[prefix + name + _A], held[prefix + name + _B], scale) for name in names}, config
 
 
 def _put_in(
-    module: str, started: Sequence[_Start], pack: Pack, parameters: list[dict[str, nn.Parameter]]
+    module: str, factors: Sequence[Factors], pack: Pack, parameters: list[dict[str, nn.Parameter]]
 ) -> Callable[[], None]:
     """One adapted layer; gives what puts the plain one back."""
     path, _, name = module.rpartition(".")
     parent, plain = pack.model.get_submodule(path), pack.model.get_submodule(module)
     assert pack._running is not None
-    pairs = [start.factors.get(module) for start in started]
-    factors = [None if pair is None else (*pair, start.scale) for pair, start in zip(pairs, started, strict=True)]
-    layer = PackedLinear(plain, pack._running, factors)
+    like = pack.model.get_input_embeddings().weight
+    given = [own.get(module) for own in factors]
+    moved = [None if one is None else (one[0].to(like), one[1].to(like), one[2]) for one in given]
+    layer = PackedLinear(plain, pack._running, moved)
     for own, slot in zip(parameters, layer.slots, strict=True):
         if slot is not None:
             own[f"base_model.model.{module}{_A}"], own[f"base_model.model.{module}{_B}"] = slot.down, slot.up

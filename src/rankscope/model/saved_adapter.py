@@ -19,6 +19,7 @@ from rankscope.model.adapter_file import (
 )
 from rankscope.model.bottleneck import SETTINGS_FILE
 from rankscope.model.load import LoadedModel
+from rankscope.model.packed import open_factors, plain_factors
 
 _METHODS: dict[str, Method] = {
     "LORA": "lora",
@@ -39,10 +40,15 @@ def saved_adapter(base: LoadedModel, folder: Path) -> Iterator[Adapted]:
     base's weights, and for one that was made for another base: other shapes, or modules that are not the same.
     """
     arm = _arm(folder)
+    factors = plain_factors(base, folder)
     with load_adapter(base, arm, folder) as adapted:
         if adapted.peft is not None and not arm.traits.prepends:
             _check_modules(adapted, folder, base)
-        yield adapted
+        if factors is None:
+            yield adapted
+            return
+    with open_factors(base, [arm], [factors]) as pack:  # the same numbers in fewer passes than PEFT's layers take
+        yield pack.members[0]
 
 
 def _arm(folder: Path) -> Arm:

@@ -14,7 +14,7 @@ from torch import Tensor
 from rankscope.model.attend import Scores, attend
 from rankscope.model.branches import Beginning, BranchLayout, Shape, laid, padded
 
-SPARE_TOKENS = 32
+SPARE_TOKENS = 16
 
 
 class Slots:

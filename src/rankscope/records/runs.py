@@ -77,6 +77,8 @@ class RunStatus(Record):
     adapter_bytes: int | None = None
     arms_together: int | None = None
     """Arms that trained in one pack, this one included; `train_seconds` is its share of their time."""
+    trained_with: tuple[str, ...] = ()
+    """The runs of that pack in their order, this one included; none where it trained alone."""
     micro_batch_tokens: int | None = None
     """Tokens of a micro-batch, of all arms together, when training ended: fewer than planned where memory ran out."""
     updated_at: str = ""

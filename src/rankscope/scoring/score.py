@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,11 @@ import pandas as pd
 import torch
 
 from rankscope.config.problems import InputProblems, Problem
-from rankscope.config.study import ModelSpec
+from rankscope.config.study import Arm, ModelSpec
 from rankscope.data.encode import Encoder
 from rankscope.evaluate.frame import predictions_frame
 from rankscope.evaluate.suites import SuitePlan, score_suite
+from rankscope.evaluate.together import Logprobs, suites_logprobs
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel, inspect_model, load_model
 from rankscope.model.saved_adapter import other_base, saved_adapter, virtual_token_count
@@ -76,10 +77,11 @@ def score_models(spec: ModelSpec, adapters: Sequence[str], suites: Sequence[str]
     predictions: dict[str | None, list[Prediction]] = {}
     failed: dict[str | None, str] = {}
     every: list[str | None] = [None, *adapters]
+    known = _known(loaded, adapters, plans)
     for arm in every:
         try:
             with saved_adapter(loaded, Path(arm)) if arm is not None else nullcontext():
-                predictions[arm] = _score(loaded, plans)
+                predictions[arm] = _score(loaded, plans, known.get(arm, {}))
         except NotFinite as error:
             failed[arm] = str(error)
     notes = [*_notes(asked, predictions), *(note for adapter in adapters for note in other_base(loaded, Path(adapter)))]
@@ -90,11 +92,22 @@ def _again(adapters: Sequence[str]) -> list[str]:
     return [adapter for i, adapter in enumerate(adapters) if adapter in adapters[:i]]
 
 
-def _score(loaded: LoadedModel, plans: Sequence[SuitePlan]) -> list[Prediction]:
+def _known(
+    loaded: LoadedModel, adapters: Sequence[str], plans: Sequence[SuitePlan]
+) -> dict[str | None, dict[str, Logprobs]]:
+    """By adapter and suite, what one forward for all adapters gives."""
+    folders = [Path(adapter) for adapter in adapters]
+    arms = [Arm(label=folder.name, method="lora", learning_rate=1.0) for folder in folders]
+    return dict(zip(adapters, suites_logprobs(loaded, arms, folders, plans), strict=True))
+
+
+def _score(loaded: LoadedModel, plans: Sequence[SuitePlan], known: Mapping[str, Logprobs]) -> list[Prediction]:
     return [
         prediction
         for plan in plans
-        for prediction in score_suite(loaded.model, loaded.tokenizer, plan, token_budget=plan.token_budget)
+        for prediction in score_suite(
+            loaded.model, loaded.tokenizer, plan, token_budget=plan.token_budget, logprobs=known.get(plan.suite.name)
+        )
     ]
 
 
