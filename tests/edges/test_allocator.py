@@ -25,8 +25,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(how: str) -> int:
-    done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=False)
+def printed(script: str, *words: str) -> int:
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
     if done.returncode == 77:
         pytest.skip("this C library has no mallopt")
     assert done.returncode == 0, done.stderr
@@ -34,6 +34,23 @@ def faults(how: str) -> int:
 
 
 def test_a_large_block_is_paged_in_once() -> None:
-    kept, given_back = faults("keep"), faults("as it is")
+    kept, given_back = printed(FAULTS, "keep"), printed(FAULTS, "as it is")
     assert kept < 100
     assert given_back > 10 * max(kept, 1), "without it, each of the four blocks is paged in anew"
+
+
+RESIDENT = """
+import psutil, torch
+from rankscope.edges.allocator import give_back_freed_memory, keep_freed_memory
+if not keep_freed_memory():
+    raise SystemExit(77)
+blocks = [torch.ones(1 << 20) for _ in range(32)]  # 4 MiB each
+del blocks
+before = psutil.Process().memory_info().rss
+give_back_freed_memory()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+def test_between_jobs_it_goes_back() -> None:
+    assert printed(RESIDENT) > 100 << 20

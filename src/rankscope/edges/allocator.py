@@ -19,3 +19,11 @@ def keep_freed_memory() -> bool:
         return False
     trim, mapped = mallopt(_M_TRIM_THRESHOLD, 2**31 - 1), mallopt(_M_MMAP_THRESHOLD, 2**30)
     return bool(trim and mapped)
+
+
+def give_back_freed_memory() -> None:
+    """Hand all that is free back to the system, so that the next job's resident memory is its own."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):  # not glibc
+        return

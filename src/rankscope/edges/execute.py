@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-from rankscope.edges.allocator import keep_freed_memory
+from rankscope.edges.allocator import give_back_freed_memory, keep_freed_memory
 
 _STOP = threading.Event()
 """Set by SIGTERM, SIGUSR1 or SIGINT: whoever works saves its state and returns."""
@@ -164,6 +164,7 @@ def _receive(process: BaseProcess, pipe: Connection, job: Job) -> JobOutcome:
 
 def _perform(job: Job) -> JobOutcome:
     """The one place that catches everything: a job's crash is its own, is kept whole, and the study goes on."""
+    give_back_freed_memory()
     try:
         job.function(job.folder, job.run_ids)
     except Exception as error:  # reported as it is, with its traceback
