@@ -16,13 +16,13 @@ from rankscope.records import MeasuredSpeed, ModelFacts, SuiteFacts, TrainFacts
 
 Device = Literal["cpu", "cuda"]
 
-EFFICIENCY = 0.6
+EFFICIENCY = 0.7
 """Share of the measured speed of one large matrix product that the matrices of a step reach."""
 
-ATTENTION_EFFICIENCY = {"cpu": 0.05, "cuda": 0.25}
+ATTENTION_EFFICIENCY = {"cpu": 0.1, "cuda": 0.25}
 """The same share for the products inside attention, with its softmax; on CUDA an assumption."""
 
-LAYER_STEP_SECONDS = {"cpu": 0.003, "cuda": 0.0015}
+LAYER_STEP_SECONDS = {"cpu": 0.001, "cuda": 0.0015}
 """What a training step costs per layer besides arithmetic (calls, small kernels); a forward alone takes a third.
 
 On CUDA an assumption."""
