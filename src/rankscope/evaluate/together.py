@@ -21,8 +21,8 @@ from rankscope.evaluate.choices import beginning_of, choice_logprobs, layout_of,
 from rankscope.evaluate.probed import window_that_matters
 from rankscope.evaluate.suites import SuitePlan
 from rankscope.evaluate.tree import ChoicePlan, Reads
-from rankscope.model.attend import LAYOUT_KEY, layout_attention_on
-from rankscope.model.branches import ArmsAsHeads, Beginning
+from rankscope.model.attend import LAYOUT_KEY, Scores, layout_attention_on
+from rankscope.model.branches import Beginning, BranchLayout
 from rankscope.model.forward import NotFinite, evaluating, forward_of
 from rankscope.model.load import LoadedModel
 from rankscope.model.packed import Pack, open_factors, plain_factors
@@ -31,6 +31,19 @@ DEVICES = {"cuda"}
 """Where the calls cost more than the products: on a CPU adapters that take turns are as fast."""
 
 Logprobs = list[tuple[float, ...]]
+
+
+class ArmsAsHeads:
+    """A layout for the rows of `count` arms, one arm's flat row after another's, each laid out as `inner` says: to
+    attention an arm is a set of heads of its own. The beginning of `inner` holds the keys of all arms, arm by arm."""
+
+    def __init__(self, inner: BranchLayout, count: int) -> None:
+        self._inner, self._count = inner, count
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
+        split = [states.unflatten(1, (self._count, -1)).transpose(0, 1).flatten(0, 1) for states in (query, key, value)]
+        output = self._inner.attend(layer, split[0], split[1], split[2], scores)  # (T, arms * H, d)
+        return output.unflatten(1, (self._count, -1)).transpose(0, 1).flatten(0, 1)
 
 
 def arms_logprobs(pack: Pack, plan: ChoicePlan) -> list[Logprobs | None]:

@@ -131,19 +131,6 @@ class BranchLayout:
         return output.transpose(1, 2).flatten(0, 1).flatten(1), total
 
 
-class ArmsAsHeads:
-    """A layout for the rows of `count` arms, one arm's flat row after another's, each laid out as `inner` says: to
-    attention an arm is a set of heads of its own. The beginning of `inner` holds the keys of all arms, arm by arm."""
-
-    def __init__(self, inner: BranchLayout, count: int) -> None:
-        self._inner, self._count = inner, count
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
-        split = [states.unflatten(1, (self._count, -1)).transpose(0, 1).flatten(0, 1) for states in (query, key, value)]
-        output = self._inner.attend(layer, split[0], split[1], split[2], scores)  # (T, arms * H, d)
-        return output.unflatten(1, (self._count, -1)).transpose(0, 1).flatten(0, 1)
-
-
 def _trunk_parts(shape: Shape) -> Iterator[_Part]:
     """Trunks, causal in themselves."""
     lengths = shape.trunk_lengths
