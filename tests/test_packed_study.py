@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from test_pipeline import plan_of, run
 from tiny_study import tiny_study
 
 import rankscope.evaluate.together as together_module
+import rankscope.jobs.run as run_module
 from rankscope.edges.store import FolderStore
 from rankscope.evaluate.tree import ChoicePlan
 from rankscope.jobs.packing import groups_of, undecided
@@ -72,8 +75,18 @@ def test_a_pack_is_scored_in_one_forward(
 
     monkeypatch.setattr(together_module, "DEVICES", {"cpu"})
     monkeypatch.setattr(together_module, "arms_logprobs", counted)
+    shared = run_module.suites_logprobs
+
+    def slowly(*given: Any) -> Any:
+        time.sleep(4)
+        return shared(*given)
+
+    monkeypatch.setattr(run_module, "suites_logprobs", slowly)
     study, out = study_of(tmp_path / "input", 2), tmp_path / "out"
     assert run(study, out) == Outcome()
+    status = FolderStore(out).read_status(next(one.run_id for one in plan_of(out).runs if one.arm.label == "lora-r4"))
+    assert status is not None
+    assert (status.evaluate_seconds or 0) > 2, "half of what both took together"
     assert set(arms) == {2}, "lora-r9 and lora-r4; lora-r2 and full were alone"
     files = {one.run_id: out / "runs" / one.run_id / "predictions.parquet" for one in plan_of(out).runs}
     for run_id, file in files.items():

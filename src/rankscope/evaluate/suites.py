@@ -109,7 +109,9 @@ def score_graded(
         if grading.needs_greedy:
             scores = choices_with_greedy(model, plan.scored, token_budget=plan.token_budget)
         else:
-            found = known or choice_logprobs(model, plan.scored, token_budget=plan.token_budget, plan=plan.choices)
+            found = known
+            if found is None:
+                found = choice_logprobs(model, plan.scored, token_budget=plan.token_budget, plan=plan.choices)
             scores = [tuple((value, False) for value in values) for values in found]
         by_part = iter(scores)
         responses = [[pair for _ in item.parts or (item,) for pair in next(by_part)] for item in suite.items]

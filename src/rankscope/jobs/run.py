@@ -6,8 +6,8 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import pandas as pd
 
@@ -26,7 +26,16 @@ from rankscope.model.packed import open_factors, plain_factors
 from rankscope.records import PlannedRun, Prediction, RunStatus
 from rankscope.train.fit import memory_in_use_bytes
 
-NOTHING: Mapping[str, Logprobs] = MappingProxyType({})
+
+@dataclass(frozen=True)
+class Known:
+    """What one forward for several runs gave for one of them, by suite, and its share of the seconds."""
+
+    logprobs: Mapping[str, Logprobs]
+    seconds: float
+
+
+NOTHING = Known({}, 0.0)
 
 
 def score_base(folder: str, run_ids: tuple[str, ...]) -> None:
@@ -69,12 +78,12 @@ def train_and_score(folder: str, run_ids: tuple[str, ...]) -> None:
             known = {} if stop_requested() else _known_logprobs(here, runs)
             for run in runs:
                 if not stop_requested():
-                    _finish(here, run, known.get(run.run_id, {}))
+                    _finish(here, run, known.get(run.run_id, NOTHING))
 
 
-def _known_logprobs(here: Bench, runs: Sequence[PlannedRun]) -> dict[str, dict[str, Logprobs]]:
-    """By run and suite, of runs that trained together, what one forward for all of them gives. All that were saved take
-    part, whichever are asked for: so an interrupted study gives the bits of one that never stopped."""
+def _known_logprobs(here: Bench, runs: Sequence[PlannedRun]) -> dict[str, Known]:
+    """By run, of runs that trained together, what one forward for all of them gives. All that were saved take part,
+    whichever are asked for: so an interrupted study gives the bits of one that never stopped."""
     status = here.store.read_status(runs[0].run_id)
     pack = [here.runs[run_id] for run_id in status.trained_with if run_id in here.runs] if status is not None else []
     saved = [run for run in pack if weights_folder(here, run).is_dir()]
@@ -84,8 +93,10 @@ def _known_logprobs(here: Bench, runs: Sequence[PlannedRun]) -> dict[str, dict[s
     model = saved[0].model
     plans = [here.plan_of(model, suite) for suite in sorted(missing)]
     folders = [weights_folder(here, run) for run in saved]
-    found = suites_logprobs(here.base(model), [run.arm for run in saved], folders, plans)
-    return {run.run_id: own for run, own in zip(saved, found, strict=True)}
+    base, start = here.base(model), time.perf_counter()
+    found = suites_logprobs(base, [run.arm for run in saved], folders, plans)
+    share = (time.perf_counter() - start) / len(saved)
+    return {run.run_id: Known(own, share) for run, own in zip(saved, found, strict=True)}
 
 
 def missing_suites(here: Bench, run_id: str, model: str) -> list[str]:
@@ -95,8 +106,8 @@ def missing_suites(here: Bench, run_id: str, model: str) -> list[str]:
     return [name for name, (_, facts) in suites.items() if scored.get(name) != facts.content_sha256]
 
 
-def _finish(here: Bench, run: PlannedRun, known: Mapping[str, Logprobs]) -> None:
-    """Score a trained run, of which some log-likelihoods may be known by suite, and look inside it."""
+def _finish(here: Bench, run: PlannedRun, known: Known) -> None:
+    """Score a trained run, of which some log-likelihoods may be known, and look inside it."""
     status = here.store.read_status(run.run_id)
     weights = weights_folder(here, run)
     if status is None or status.state == "diverged" or not weights.is_dir():
@@ -129,9 +140,7 @@ def _trained(here: Bench, run: PlannedRun, weights: Path) -> Iterator[Trained]:
         yield Trained(base, adapted.off, weights)
 
 
-def _score(
-    here: Bench, model: LoadedModel, name: str, status: RunStatus, known: Mapping[str, Logprobs] = NOTHING
-) -> RunStatus:
+def _score(here: Bench, model: LoadedModel, name: str, status: RunStatus, known: Known = NOTHING) -> RunStatus:
     """Score what is missing, keep what is there, write predictions.parquet and the final status."""
     store, run_id = here.store, status.run_id
     path = store.run_folder(run_id) / "predictions.parquet"
@@ -146,7 +155,7 @@ def _score(
         for suite in missing:
             predictions += score_suite(
                 model.model, model.tokenizer, here.plan_of(name, suite), token_budget=here.evaluate_tokens,
-                logprobs=known.get(suite),
+                logprobs=known.logprobs.get(suite),
             )  # fmt: skip
             peak = max(peak, memory_in_use_bytes())
             status = status.model_copy(update={"items_scored": already + len(predictions), "peak_memory_bytes": peak})
@@ -164,7 +173,7 @@ def _score(
     update = {
         "state": "done",
         "reason": None,
-        "evaluate_seconds": (status.evaluate_seconds or 0.0) + time.perf_counter() - start,
+        "evaluate_seconds": (status.evaluate_seconds or 0.0) + known.seconds + time.perf_counter() - start,
         "peak_memory_bytes": peak,
         "adapter_bytes": _size_bytes(store.adapter_folder(run_id)),
     }
