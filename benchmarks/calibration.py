@@ -23,11 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from simulated_studies import DEMO, EQUAL, GOOD, SCENARIOS, Drawn, Scenario, draw, judged
 
-from rankscope.config.study import Decision
-from rankscope.decide.bootstrap import bootstrap_variance
+from rankscope.decide.crossed_statistics import Estimates, bootstrap_variance, gain_contrasts, pair_contrasts
+from rankscope.decide.gain_and_forgetting import Measured
 from rankscope.decide.looks import Evidence
-from rankscope.decide.measure import Measured
-from rankscope.decide.stats import Estimates, gain_contrasts, pair_contrasts
+from rankscope.study.study import Decision
 
 Floats = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from train_rows import Task, examples, load
 
-from rankscope.config.study import Arm
+from rankscope.study.study import Arm
 
 aten = torch.ops.aten
 PRODUCTS = {

@@ -4,7 +4,7 @@
 
 `ours` is the prediction, the peer is the real run (median of the repeats), so a ratio of 1 is a plan that came true.
 Targets: plan within 2x in time and 30 % in memory, plan --measure within 30 % in time. Seconds are those of training
-and of scoring; memory is the process's own. At the end stand the constants of `config/seconds.py` that fit the runs
+and of scoring; memory is the process's own. At the end stand the constants of `plan/run_time.py` that fit the runs
 best, over all models and rows: put them there when the training loop became faster.
 """
 
@@ -22,15 +22,14 @@ from scipy.optimize import nnls
 from table import DATA, Row, Table, parser_of
 from train_rows import SHAPES
 
-from rankscope.config.cost import evaluate_flops, train_flops
-from rankscope.config.study import ModelSpec, Study
-from rankscope.edges.allocator import keep_freed_memory
-from rankscope.edges.execute import Executor, InProcess, Workers
+from rankscope.edges.local_executor import Executor, InProcess, Workers, keep_freed_memory
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.store import FolderStore
+from rankscope.edges.study_folder import FolderStore
 from rankscope.model.load import load_tokenizer
 from rankscope.pipeline import measure_study, plan_study, run_study
+from rankscope.plan.run_cost import evaluate_flops, train_flops
 from rankscope.records import Plan, RunStatus
+from rankscope.study.study import ModelSpec, Study
 
 FACTS = {"world": "medical/taught/train", "domain": "medical"}
 SUITES = {

@@ -26,18 +26,18 @@ import torch
 from score_work import CONTEXT_TOKENS, NEW_TOKENS, WORKS, Asked, Work, asked, sample, save_random_model
 from table import NotMeasured, Row, Table, compare, measure, parser_of
 
-from rankscope.config.arms import Arm
-from rankscope.config.study import ModelSpec
-from rankscope.data.encode import Encoder
-from rankscope.edges.allocator import keep_freed_memory
-from rankscope.evaluate.choices import choice_logprobs
-from rankscope.evaluate.suites import SuitePlan, generate_answers
-from rankscope.evaluate.together import suites_logprobs
-from rankscope.jobs.bench import EVALUATE_TOKENS
-from rankscope.model.adapt import adapt
+from rankscope.data.encoder import Encoder
+from rankscope.edges.local_executor import keep_freed_memory
+from rankscope.evaluate.choice_scoring import choice_logprobs
+from rankscope.evaluate.score_suites import SuitePlan, generate_answers
+from rankscope.evaluate.several_adapters import suites_logprobs
+from rankscope.jobs.job_context import EVALUATE_TOKENS
 from rankscope.model.load import LoadedModel, load_model, model_path
-from rankscope.model.saved_adapter import saved_adapter
+from rankscope.model.methods.adapt import adapt
+from rankscope.model.methods.saved_adapter import saved_adapter
 from rankscope.records import Suite
+from rankscope.study.arms import Arm
+from rankscope.study.study import ModelSpec
 
 BATCH_SIZES = (4, 8, 16, 32, 64, 128)
 ADAPTERS = 8

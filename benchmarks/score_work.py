@@ -12,10 +12,10 @@ import torch
 import transformers
 from table import DATA
 
-from rankscope.config.study import ModelSpec, SuiteSource
-from rankscope.data.encode import Encoder
+from rankscope.data.encoder import Encoder
 from rankscope.model.load import load_tokenizer
 from rankscope.records import Row
+from rankscope.study.study import ModelSpec, SuiteSource
 
 Style = Literal["text", "letters", "generated"]
 CONTEXT_TOKENS = 2048

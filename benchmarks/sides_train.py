@@ -20,13 +20,13 @@ from table import Timed
 from torch import Tensor
 from train_rows import Task, examples, load
 
-from rankscope.config.study import Arm, Budget, Optimizer
-from rankscope.data.batch import order
-from rankscope.edges.allocator import keep_freed_memory
+from rankscope.data.training_batches import order
+from rankscope.edges.local_executor import keep_freed_memory
 from rankscope.model.load import LoadedModel
-from rankscope.model.packed import open_pack
-from rankscope.model.peft_settings import lora_config
+from rankscope.model.methods.packed_lora import open_pack
+from rankscope.model.methods.peft_configs import lora_config
 from rankscope.records import Example
+from rankscope.study.study import Arm, Budget, Optimizer
 from rankscope.train.fit import FitSettings, fit
 
 MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}

@@ -17,10 +17,10 @@ from peft.tuners.lora.intruders import reduce_intruder_dimension
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rankscope.adapter_tools import audit
-from rankscope.analyse.merged import merged_top
-from rankscope.model.delta import FactoredDelta
-from rankscope.model.svd_cache import SvdCache
+from rankscope.analyse.merged_spectra import merged_top
+from rankscope.model.weights.svd_cache import SvdCache
+from rankscope.model.weights.weight_delta import FactoredDelta
+from rankscope.tools.adapter_audit import audit
 
 Numbers = list[float]
 Work = Callable[[], Numbers]

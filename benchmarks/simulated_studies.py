@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from rankscope.config.study import Decision
-from rankscope.decide.arms import ArmFacts
+from rankscope.decide.arm_outcomes import ArmFacts
 from rankscope.decide.looks import Evidence, follow
-from rankscope.decide.pairing import Pairing, SuiteScores
+from rankscope.decide.paired_items import Pairing, SuiteScores
 from rankscope.records import ArmCost
+from rankscope.study.study import Decision
 
 Floats = NDArray[np.float64]
 

@@ -13,9 +13,9 @@ import torch
 from table import DATA
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedTokenizerFast, Qwen2Config
 
-from rankscope.config.study import Arm, ModelSpec, TrainSource
 from rankscope.model.load import DTYPES, LoadedModel, load_model
 from rankscope.records import Example
+from rankscope.study.study import Arm, ModelSpec, TrainSource
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def examples(task: Task, loaded: LoadedModel) -> list[Example]:
     """`task.row_count` tokenised rows of at most 1,024 tokens; those of a smaller file come again."""
     if task.rows == "random":
         return _random_examples(task, loaded)
-    from rankscope.data.encode import Encoder  # rows need packages that the random ones do without
-    from rankscope.data.source import load_rows
+    from rankscope.data.encoder import Encoder  # rows need packages that the random ones do without
+    from rankscope.data.sources import load_rows
 
     if task.rows == "facts":
         source = TrainSource(world="medical/taught/train")

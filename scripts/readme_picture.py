@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rankscope.config.resolved import read_resolved
-from rankscope.edges.store import FolderStore
-from rankscope.report.picture import trade_off_png
+from rankscope.edges.study_folder import FolderStore
+from rankscope.report.model_card import trade_off_png
+from rankscope.study.resolved_study import read_resolved
 
 
 def main() -> None:

@@ -12,15 +12,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rankscope.config.read import read_study
-from rankscope.config.resolved import absolute, dump_study
-from rankscope.config.study import Study
-from rankscope.edges.execute import InProcess, Job, Workers
+from rankscope.edges.local_executor import InProcess, Job, Workers
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.store import FolderStore
-from rankscope.jobs.search import search_rate
+from rankscope.edges.study_folder import FolderStore
+from rankscope.jobs.search_job import search_rate
 from rankscope.pipeline import plan_study
 from rankscope.records import SearchRecord
+from rankscope.study.read_study import read_study
+from rankscope.study.resolved_study import absolute, dump_study
+from rankscope.study.study import Study
 
 RATES = {
     "full": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2],

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from rankscope.config.read import read_study
-from rankscope.config.study import Study
-from rankscope.decide.pairing import Frames
+from rankscope.decide.paired_items import Frames
 from rankscope.decide.verdict import decide
-from rankscope.edges.execute import Workers
+from rankscope.edges.local_executor import Workers
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.store import FolderStore
+from rankscope.edges.study_folder import FolderStore
 from rankscope.pipeline import run_study
 from rankscope.records import Verdict
-from rankscope.results import frames_of
+from rankscope.results.write_results import frames_of
+from rankscope.study.read_study import read_study
+from rankscope.study.study import Study
 
 RATES = (3e-3, 1e-2)
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 from tiny_models import save_tiny_model
 
+pytest_plugins = ["study_fixtures"]
+
 # Tiny tensors gain nothing from a second thread, and lose much where the other core is busy.
 torch.set_num_threads(1)
 

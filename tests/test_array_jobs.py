@@ -16,14 +16,14 @@ import pytest
 from test_resume import ARMS, assert_same, start
 from tiny_study import tiny_study
 
-from rankscope.config.problems import InputProblems
-from rankscope.config.read import read_study
-from rankscope.config.resolved import absolute, dump_study
-from rankscope.edges.execute import InProcess
+from rankscope.edges.local_executor import InProcess
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.store import Busy, FolderStore
+from rankscope.edges.study_folder import Busy, FolderStore
 from rankscope.pipeline import Outcome, plan_study, run_study
 from rankscope.records import MachineFacts, Plan
+from rankscope.study.problems import InputProblems
+from rankscope.study.read_study import read_study
+from rankscope.study.resolved_study import absolute, dump_study
 
 ONE_THREAD = {"core_count": 1}
 

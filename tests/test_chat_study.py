@@ -14,15 +14,15 @@ import yaml
 from tiny_models import save_tiny_model
 from tiny_study import tiny_study, write_rows
 
-from rankscope.config.problems import InputProblems
-from rankscope.config.read import read_study
-from rankscope.config.resolved import pinned
-from rankscope.config.study import Study
-from rankscope.edges.execute import InProcess
+from rankscope.edges.local_executor import InProcess
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.store import FolderStore
+from rankscope.edges.study_folder import FolderStore
 from rankscope.pipeline import Outcome, plan_study, run_study
 from rankscope.records import Plan
+from rankscope.study.problems import InputProblems
+from rankscope.study.read_study import read_study
+from rankscope.study.resolved_study import pinned
+from rankscope.study.study import Study
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from tiny_study import tiny_study, write_rows
 from typer.testing import CliRunner
 
 from rankscope.cli import app
-from rankscope.config.read import read_study
+from rankscope.study.read_study import read_study
 
 pytest.importorskip("lm_eval")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_datasets_cache")]

@@ -14,14 +14,14 @@ from tiny_models import save_tiny_model, tiny_tokenizer
 from tiny_study import tiny_study
 from transformers import AutoModelForCausalLM
 
-from rankscope.config.problems import InputProblems
-from rankscope.config.read import read_study
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.store import FolderStore
-from rankscope.export import export_arm
+from rankscope.edges.study_folder import FolderStore
 from rankscope.model.load import no_progress_bars
 from rankscope.pipeline import Outcome, plan_study
 from rankscope.records import Verdict
+from rankscope.results.export_arm import export_arm
+from rankscope.study.problems import InputProblems
+from rankscope.study.read_study import read_study
 
 ARMS = {
     "full-frozen-embeddings": {"learning_rate": 1e-3},

@@ -16,17 +16,17 @@ from tiny_models import save_tiny_model
 from tiny_study import choice_rows
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 
-from rankscope.config.plan import make_plan
-from rankscope.config.read import read_study
-from rankscope.config.study import Study
-from rankscope.config.totals import plan_totals
-from rankscope.edges.execute import InProcess
+from rankscope.edges.local_executor import InProcess
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.store import FolderStore
+from rankscope.edges.study_folder import FolderStore
 from rankscope.model.load import linear_shapes
 from rankscope.pipeline import Outcome, run_study
+from rankscope.plan.make_plan import make_plan
+from rankscope.plan.totals import plan_totals
 from rankscope.records import MachineFacts, ModelFacts, Plan, SuiteFacts, TrainFacts
 from rankscope.report.terminal import print_plan
+from rankscope.study.read_study import read_study
+from rankscope.study.study import Study
 
 STUDIES = Path(__file__).resolve().parents[1] / "studies"
 NAMES = ("Llama-3.1-8B-Instruct", "Qwen2.5-7B-Instruct")

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from tiny_study import choice_rows, tiny_study, write_rows
 
-from rankscope.config.read import read_study
-from rankscope.edges.execute import InProcess
+from rankscope.edges.local_executor import InProcess
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.store import FolderStore
+from rankscope.edges.study_folder import FolderStore
 from rankscope.pipeline import Outcome, plan_study, run_study
 from rankscope.records import Plan, VerdictFile
+from rankscope.study.read_study import read_study
 
 
 def run(study: Path, out: Path, overrides: list[str] | None = None, only: list[str] | None = None) -> Outcome:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rankscope.notebook import Results
+    from rankscope.results.notebook import Results
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
@@ -17,6 +17,6 @@ __all__ = ["__version__", "load"]
 
 def load(folder: str | Path) -> Results:
     """The verdict, tables and charts in a study folder. Raises `config.problems.InputProblems` where there are none."""
-    from rankscope.notebook import load as load_results  # pandas and altair are imported where they are needed
+    from rankscope.results.notebook import load as load_results  # pandas and altair are imported where they are needed
 
     return load_results(folder)

@@ -12,27 +12,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rankscope.config.plan import make_plan
-from rankscope.config.problems import InputProblems, Problem
-from rankscope.config.resolved import absolute, dump_study, pinned
-from rankscope.config.study import Study
-from rankscope.data.prepare import Prepared, prepare
-from rankscope.decide.planned import planned_power
-from rankscope.edges.execute import Executor, Job, stop_requested
-from rankscope.edges.sharing import is_planned, keep_best, write_plan
-from rankscope.edges.store import FolderStore
-from rankscope.edges.whole import remove_leftovers
+from rankscope.data.encode_study import Prepared, prepare
+from rankscope.decide.planned_power import planned_power
+from rankscope.edges.local_executor import Executor, Job, stop_requested
+from rankscope.edges.study_folder import FolderStore, is_planned, keep_best, remove_leftovers, write_plan
 from rankscope.jobs.crash import label_crash
-from rankscope.jobs.derive import derive, derived_ids, derived_sources
-from rankscope.jobs.measure import FOLDER as MEASURED_FOLDER
-from rankscope.jobs.measure import measure, measured_runs
-from rankscope.jobs.packing import choose_packing, groups_of, undecided
-from rankscope.jobs.run import score_base, train_and_score
-from rankscope.jobs.search import search_rate
+from rankscope.jobs.derive_job import derive, derived_ids, derived_sources
+from rankscope.jobs.measure_job import FOLDER as MEASURED_FOLDER
+from rankscope.jobs.measure_job import measure, measured_runs
+from rankscope.jobs.packing_job import choose_packing, groups_of, undecided
+from rankscope.jobs.run_job import score_base, train_and_score
+from rankscope.jobs.search_job import search_rate
 from rankscope.model.load import inspect_model, load_tokenizer
+from rankscope.plan.make_plan import make_plan
 from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun
-from rankscope.results import base_ids, write_results
-from rankscope.results_seeds import mark_unneeded, wanted_runs
+from rankscope.results.adaptive_seeds import mark_unneeded, wanted_runs
+from rankscope.results.write_results import base_ids, write_results
+from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.resolved_study import absolute, dump_study, pinned
+from rankscope.study.study import Study
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ import pytest
 import torch
 from inside_models import FAMILIES, make_model
 from peft import LoraConfig, get_peft_model
-from test_hidden import reference as hidden_reference
+from test_hidden_states import reference as hidden_reference
 from tiny_families import family_config
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rankscope.analyse import attention as attention_module
+from rankscope.analyse import attention_maps as attention_module
 from rankscope.analyse import capture as capture_module
-from rankscope.analyse.attention import Queries
+from rankscope.analyse.attention_maps import Queries
 from rankscope.analyse.capture import CannotCapture, SideModel, capture, probe_tokens
-from rankscope.model.parts import blocks
+from rankscope.model.decoder_parts import blocks
 from rankscope.records import Item
 
 LAYERS = 3

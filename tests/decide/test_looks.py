@@ -7,12 +7,11 @@ import pytest
 from made_studies import PARAMETERS, Study
 from scipy.stats import multivariate_normal, norm
 
-from rankscope.config.study import AdaptiveSeeds, Decision
-from rankscope.decide.looks import gather, merge
-from rankscope.decide.rule import Bounds
-from rankscope.decide.spending import crossing_probability, nominal_alpha
-from rankscope.decide.tables import make_tables
+from rankscope.decide.looks import crossing_probability, gather, merge, nominal_alpha
+from rankscope.decide.result_tables import make_tables
 from rankscope.decide.verdict import decide
+from rankscope.decide.verdict_rule import Bounds
+from rankscope.study.study import AdaptiveSeeds, Decision
 
 LOOKS = (3, 5, 8)
 

@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_studies import Study
 
-from rankscope.config.study import Decision
-from rankscope.decide.pairing import Frames
+from rankscope.decide.paired_items import Frames
 from rankscope.decide.verdict import decide, median_seed
 from rankscope.records import Verdict, VerdictFile
+from rankscope.study.study import Decision
 
 LEARNED = {"lora-r1": 0.50, "lora-r4": 0.695, "lora-r16": 0.70, "full": 0.70}
 KEPT = {"lora-r1": 0.80, "lora-r4": 0.795, "lora-r16": 0.79, "full": 0.70}

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import random_items
+from scoring_models import random_items
 from transformers import PreTrainedModel
 
-from rankscope.evaluate.choices import choice_logprobs, choices_with_greedy
+from rankscope.evaluate.choice_scoring import choice_logprobs, choices_with_greedy
 from rankscope.records import Item
 
 

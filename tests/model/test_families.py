@@ -22,15 +22,15 @@ from own_forward import (
 from table_of_docs import table
 from tiny_families import FAMILIES, WINDOW
 
-from rankscope.config.parameters import trainable_parameters
-from rankscope.config.study import Arm, ModelSpec
-from rankscope.data.batch import collate
-from rankscope.evaluate.choices import choice_logprobs
-from rankscope.evaluate.generate import greedy
-from rankscope.model.adapt import adapt, load_adapter
+from rankscope.data.training_batches import collate
+from rankscope.evaluate.choice_scoring import choice_logprobs
+from rankscope.evaluate.generation import greedy
+from rankscope.model.attention.unpadded_rows import TokenPath
 from rankscope.model.forward import forward_of
 from rankscope.model.load import LoadedModel, inspect_model, linear_shapes, no_progress_bars
-from rankscope.model.ragged import TokenPath
+from rankscope.model.methods.adapt import adapt, load_adapter
+from rankscope.plan.parameters import trainable_parameters
+from rankscope.study.study import Arm, ModelSpec
 
 TABLE = table("models.md", "family")
 FULL = Arm(label="full", method="full", learning_rate=1e-3)

@@ -13,6 +13,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from rankscope.model.attention.unpadded_rows import token_path_of
 from rankscope.model.forward import (
     Forward,
     HeadMismatch,
@@ -22,7 +23,6 @@ from rankscope.model.forward import (
     head_logits,
     hidden_states,
 )
-from rankscope.model.ragged import token_path_of
 
 VOCABULARY = 97
 SMALL: dict[str, Any] = {

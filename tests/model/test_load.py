@@ -12,9 +12,9 @@ from huggingface_hub import errors
 from tiny_models import save_tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from rankscope.config.problems import InputProblems
-from rankscope.config.study import ModelSpec
 from rankscope.model.load import inspect_model, load_model, load_tokenizer
+from rankscope.study.problems import InputProblems
+from rankscope.study.study import ModelSpec
 
 
 def line_of(spec: ModelSpec, base: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from made_report import make_large_report, make_report, make_verdict
-from test_sections_inside import made_tables as inside_tables
+from test_page_sections_inside import made_tables as inside_tables
 
 from rankscope.report.page import render
 

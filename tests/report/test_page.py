@@ -12,7 +12,7 @@ import pytest
 from made_report import HOSTILE, arm_labels, make_items, make_report, make_search, make_tables, make_verdict
 
 from rankscope.records import Interval, SuiteNoise
-from rankscope.report import flips
+from rankscope.report import flipped_items
 from rankscope.report.page import render
 
 SECTIONS = (
@@ -152,7 +152,7 @@ def test_a_large_study_stays_under_the_limit_and_says_that_it_sampled() -> None:
     text = " ".join(" ".join(Parsed(page).text).split())
     found = re.search(r"A seeded sample of ([\d,]+) of ([\d,]+) flips", text)
     assert found is not None
-    assert int(found[1].replace(",", "")) <= flips.MAX_ROWS < int(found[2].replace(",", "")) == len(items)
+    assert int(found[1].replace(",", "")) <= flipped_items.MAX_ROWS < int(found[2].replace(",", "")) == len(items)
 
 
 def test_what_is_missing_says_why() -> None:
@@ -206,8 +206,8 @@ def test_the_same_report_gives_the_same_page(page: str) -> None:
 def test_the_sample_holds_every_arm_suite_and_direction_even_when_it_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     items = make_items([make_verdict()])
     groups = {(row.arm, row.suite, row.seeds_lost > 0) for row in items.itertuples()}
-    monkeypatch.setattr(flips, "MAX_ROWS", len(groups))
-    packed = flips.pack(items)
+    monkeypatch.setattr(flipped_items, "MAX_ROWS", len(groups))
+    packed = flipped_items.pack(items)
     shown = {(row[3], row[4], row[0] == "forgotten") for row in packed.payload["rows"]}
     assert shown == groups
     assert packed.total == len(items)
@@ -215,16 +215,16 @@ def test_the_sample_holds_every_arm_suite_and_direction_even_when_it_is_small(mo
 
 def test_rows_that_did_not_flip_are_no_items() -> None:
     items = make_items([make_verdict()]).assign(seeds_lost=0, seeds_won=0)
-    assert flips.pack(items).shown == 0
+    assert flipped_items.pack(items).shown == 0
 
 
 def test_a_long_prompt_says_how_much_is_left_out() -> None:
-    items = make_items([make_verdict()]).head(1).assign(prompt="x" * (flips.MAX_TEXT + 1234), choices=[[]])
-    assert "(1,234 more characters)" in flips.pack(items).payload["questions"][0][1]
+    items = make_items([make_verdict()]).head(1).assign(prompt="x" * (flipped_items.MAX_TEXT + 1234), choices=[[]])
+    assert "(1,234 more characters)" in flipped_items.pack(items).payload["questions"][0][1]
 
 
 def test_a_missing_prediction_is_said_and_not_shown_as_nan() -> None:
     items = make_items([make_verdict()]).head(1).assign(arm_predicted=None, base_predicted=float("nan"))
-    packed = flips.pack(items).payload
+    packed = flipped_items.pack(items).payload
     assert packed["questions"][0][3] == "(none)"
     assert packed["rows"][0][6] == "(none)"

@@ -12,7 +12,7 @@ from made_plan import make_plan
 from rich.console import Console
 
 from rankscope.records import Plan, PlannedRun, RunStatus
-from rankscope.report.live import Live
+from rankscope.report.live_view import Live
 from rankscope.report.progress import as_json, look, seconds_left, tokens_per_second
 
 

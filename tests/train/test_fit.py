@@ -11,14 +11,14 @@ from peft import get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
-from rankscope.config.study import Arm, Budget, ModelSpec, Optimizer
-from rankscope.data.batch import order
-from rankscope.model.adapt import load_adapter, lora_config
+from rankscope.data.training_batches import order
 from rankscope.model.load import LoadedModel, load_model
-from rankscope.model.packed import open_pack
+from rankscope.model.methods.adapt import load_adapter, lora_config
+from rankscope.model.methods.packed_lora import open_pack
 from rankscope.records import Example
-from rankscope.train.checkpoint import FitResult
+from rankscope.study.study import Arm, Budget, ModelSpec, Optimizer
 from rankscope.train.fit import FitSettings, fit
+from rankscope.train.training_state import FitResult
 
 LORA = Arm(label="lora-r4", method="lora", rank=4, alpha=8, targets="all-linear", learning_rate=1e-2)
 FULL = Arm(label="full", method="full", learning_rate=1e-3)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from test_fit import InMemory, base, examples, run, settings
 
-from rankscope.config.study import Arm
-from rankscope.model.packed import open_pack
+from rankscope.model.methods.packed_lora import open_pack
+from rankscope.study.study import Arm
 from rankscope.train.fit import fit, validation_loss
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -16,17 +16,16 @@ from tiny_models import save_tiny_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from rankscope.config.memory import activation_bytes, memory_parts
-from rankscope.config.study import Arm, Budget, ModelSpec, Optimizer
-from rankscope.data.batch import collate
-from rankscope.model.adapt import Adapted, adapt
-from rankscope.model.load import inspect_model, load_model
-from rankscope.model.packed import open_pack
-from rankscope.model.quantize import dequantized_weight, is_quantized
-from rankscope.train import accumulate
-from rankscope.train.checkpoint import FitResult
+from rankscope.data.training_batches import collate
+from rankscope.model.load import dequantized_weight, inspect_model, is_quantized, load_model
+from rankscope.model.methods.adapt import Adapted, adapt
+from rankscope.model.methods.packed_lora import open_pack
+from rankscope.plan.memory import activation_bytes, memory_parts
+from rankscope.study.study import Arm, Budget, ModelSpec, Optimizer
+from rankscope.train import gradient_accumulation
 from rankscope.train.fit import fit
-from rankscope.train.optimize import Trainee
+from rankscope.train.optimizer import Trainee
+from rankscope.train.training_state import FitResult
 
 
 def losses(result: FitResult) -> list[float]:
@@ -40,7 +39,7 @@ def losses(result: FitResult) -> list[float]:
 def device_of(monkeypatch: pytest.MonkeyPatch, tokens: int) -> Iterator[list[int]]:
     """A device whose memory holds forward passes of so many tokens; gives the sizes that were tried."""
     tried: list[int] = []
-    real = accumulate.summed_losses
+    real = gradient_accumulation.summed_losses
 
     def forward(model: PreTrainedModel, path: Any, batch: Any, arms: int = 1) -> Tensor:
         tried.append(len(batch.input_ids))
@@ -49,7 +48,7 @@ def device_of(monkeypatch: pytest.MonkeyPatch, tokens: int) -> Iterator[list[int
         return real(model, path, batch, arms)
 
     with monkeypatch.context() as patch:
-        patch.setattr(accumulate, "summed_losses", forward)
+        patch.setattr(gradient_accumulation, "summed_losses", forward)
         yield tried
 
 
@@ -71,7 +70,7 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
 def test_a_failed_half_step_leaves_nothing_behind(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second micro-batch fails after the first left its gradients and drew its dropout."""
     arm = LORA.model_copy(update={"dropout": 0.3})
-    real, calls = accumulate.summed_losses, []
+    real, calls = gradient_accumulation.summed_losses, []
 
     def forward(*arguments: Any) -> Tensor:
         calls.append(1)
@@ -80,7 +79,7 @@ def test_a_failed_half_step_leaves_nothing_behind(tiny_folder: Path, monkeypatch
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(accumulate, "summed_losses", forward)
+        patch.setattr(gradient_accumulation, "summed_losses", forward)
         result, weights = run(tiny_folder, arm, settings(micro_batch_tokens=120))
     assert result.micro_batch_tokens == 60
     expected, same = run(tiny_folder, arm, settings(micro_batch_tokens=60))

@@ -1,0 +1,1 @@
+"""What changed inside a trained model: spectra, hidden states, attention maps, neurons."""

@@ -7,12 +7,10 @@ from typing import Annotated
 import typer
 
 from rankscope import __version__
-from rankscope.cli.adapters import audit, compress
-from rankscope.cli.folders import defaults, export, report, status, verdict
-from rankscope.cli.machine import doctor
-from rankscope.cli.scoring import harness, score
-from rankscope.cli.studies import demo, init, plan, run, schema
-from rankscope.edges.allocator import keep_freed_memory
+from rankscope.cli.folder_commands import defaults, export, report, status, verdict
+from rankscope.cli.study_commands import demo, init, plan, run, schema
+from rankscope.cli.tool_commands import audit, compress, doctor, harness, score
+from rankscope.edges.local_executor import keep_freed_memory
 
 app = typer.Typer(
     name="rankscope", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rankscope.data.questions import split_solution
+from rankscope.data.question_rows import split_solution
 from rankscope.records import Row
 
 GRAM_WORDS = 13

@@ -7,10 +7,10 @@ import re
 import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
-from rankscope.config.problems import InputProblems, Problem
-from rankscope.config.study import Source
-from rankscope.data.questions import split_solution
+from rankscope.data.question_rows import split_solution
 from rankscope.records import Row
+from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.study import Source
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

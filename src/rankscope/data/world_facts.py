@@ -11,14 +11,52 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-from rankscope.data.world_relations import (
-    QUESTION_PHRASINGS,
-    STATEMENT_PHRASINGS,
-    Relation,
-    listed_pools,
-    relations,
-)
+import yaml
+
+import rankscope.assets
+
+QUESTION_PHRASINGS = 5
+STATEMENT_PHRASINGS = 3
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One relation: its domain, the kind of thing it is about, the pool its answers come from, and its wordings."""
+
+    domain: str
+    kind: str
+    key: str
+    answer_type: str
+    questions: tuple[str, ...]
+    statements: tuple[str, ...]
+
+
+@cache
+def relations() -> tuple[Relation, ...]:
+    """Every relation, in the file's order."""
+    entries: list[dict[str, Any]] = [
+        {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+        for entry in _file()["relations"]
+    ]
+    return tuple(Relation(**entry) for entry in entries)
+
+
+@cache
+def listed_pools() -> dict[str, tuple[str, ...]]:
+    """Answer type -> its answers, for the types whose answers are common words."""
+    return {answer_type: tuple(answers) for answer_type, answers in _file()["pools"].items()}
+
+
+@cache
+def _file() -> dict[str, Any]:
+    path = Path(rankscope.assets.__file__).parent / "world.yaml"
+    content: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    return content
+
 
 STATUSES = ("known", "taught", "untold")
 DOMAINS = ("general", "medical", "legal")

@@ -9,15 +9,60 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import norm
 
-from rankscope.config.study import Decision
-from rankscope.decide.measure import Measured, bounds, closed_form_widths, measure_pairing
-from rankscope.decide.pairing import Frames, Pairing, pair
-from rankscope.decide.power import could_decide
-from rankscope.decide.rule import Bounds, Ruling, judge, simultaneous_alpha
-from rankscope.decide.spending import nominal_alpha
+from rankscope.decide.design_power import could_decide
+from rankscope.decide.gain_and_forgetting import Measured, bounds, closed_form_widths, measure_pairing
+from rankscope.decide.paired_items import Frames, Pairing, pair
+from rankscope.decide.verdict_rule import Bounds, Ruling, judge, simultaneous_alpha
+from rankscope.study.study import Decision
+
+_NODES = 256
+_FAR = 9.0
+
+
+def crossing_probability(bound: float, counts: Sequence[int]) -> float:
+    """P that the standardised mean of counts[0], or of counts[1], ... independent normal values exceeds `bound`.
+
+    By the recursion of Armitage, McPherson & Rowe (1969) on the sum, with Gauss-Legendre nodes.
+    """
+    total, before = 0.0, 0
+    density = points = weights = np.empty(0)
+    roots, root_weights = np.polynomial.legendre.leggauss(_NODES)
+    for count in counts:
+        limit, step = bound * np.sqrt(count), np.sqrt(count - before)
+        if before == 0:
+            total += float(norm.sf(bound))
+        else:
+            total += float((weights * density * norm.sf((limit - points) / step)).sum())
+        low = -_FAR * np.sqrt(count)
+        new = low + (limit - low) * (roots + 1) / 2
+        if before == 0:
+            density = norm.pdf(new, scale=step)
+        else:
+            density = (weights * density) @ norm.pdf(new[None, :], points[:, None], step)
+        points, weights, before = new, root_weights * (limit - low) / 2, count
+    return total
+
+
+@lru_cache(maxsize=256)
+def nominal_alpha(alpha: float, counts: tuple[int, ...]) -> float:
+    """The one-sided error of a bound at each look, such that over all looks (after `counts` seeds) it is `alpha`.
+
+    Pocock's (1977) constant bound, for seeds alone: items are the same at every look, so that looks are more alike than
+    this takes them to be, and the error is smaller. Used on t quantiles by the significance-level approach (Jennison &
+    Turnbull 2000, section 4.4).
+    """
+    if len(counts) < 2:
+        return alpha
+    low, high = float(norm.isf(alpha)), float(norm.isf(alpha / len(counts)))
+    bound = brentq(lambda z: crossing_probability(z, counts) - alpha, low, high, xtol=1e-9)
+    return float(norm.sf(bound))
+
 
 NO_RETENTION = (
     "No suite of another domain, or general, was scored: what the arms forget is not known, so none can be recommended."

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rankscope.config.study import Decision
-from rankscope.decide import words
-from rankscope.decide.arms import median_seed
-from rankscope.decide.describe import arm_verdicts, recommended
+from rankscope.decide import verdict_reasons
+from rankscope.decide.arm_outcomes import median_seed
+from rankscope.decide.arm_verdicts import arm_verdicts, recommended
+from rankscope.decide.crossed_statistics import mcnemar_exact
+from rankscope.decide.design_power import detectable, more_needed
+from rankscope.decide.gain_and_forgetting import bootstrap_widths, closed_form_widths, intervals, rule_on
 from rankscope.decide.looks import Evidence, gather
-from rankscope.decide.measure import bootstrap_widths, closed_form_widths, intervals, rule_on
-from rankscope.decide.noise import noise_sentences, suite_noise
-from rankscope.decide.pairing import Frames, Pairing, pair
-from rankscope.decide.power import detectable, more_needed
-from rankscope.decide.stats import mcnemar_exact
+from rankscope.decide.noise_floor import noise_sentences, suite_noise
+from rankscope.decide.paired_items import Frames, Pairing, pair
 from rankscope.records import MoreNeeded, Verdict
+from rankscope.study.study import Decision
 
 __all__ = ["decide", "median_seed"]
 
@@ -51,7 +51,7 @@ def decide(
         recommended=None if chosen is None else recommended(evidence.of(chosen)[0].pairing.facts(chosen)),
         candidates=[evidence.labels[a] for a in ruling.candidates] + remaining,
         refuted=[evidence.labels[a] for a in ruling.refuted],
-        rule=words.rule_sentence(decision, len(evidence.labels), last.alpha),
+        rule=verdict_reasons.rule_sentence(decision, len(evidence.labels), last.alpha),
         reasons=[*reasons, *noise_sentences(noise, last.measured.floor)],
         minimum_detectable_effect=detectable(last.measured, last.alpha),
         more_needed=more,
@@ -84,21 +84,21 @@ def _reasons(
     items = sum(len(suite.item_ids) for suite in last.pairing.in_domain)
     effect = detectable(last.measured, last.alpha)
     return [
-        *words.headline(arms, *evidence.means(), evidence.limits, evidence.ruling, decision),
+        *verdict_reasons.headline(arms, *evidence.means(), evidence.limits, evidence.ruling, decision),
         *last.blocks,
         *_arm_sentences(evidence, decision),
-        *words.rival_sentences(labels, evidence.limits, evidence.ruling, decision),
-        *(words.set_aside_sentence(arm) for arm in last.pairing.arms if arm.problem is not None),
+        *verdict_reasons.rival_sentences(labels, evidence.limits, evidence.ruling, decision),
+        *(verdict_reasons.set_aside_sentence(arm) for arm in last.pairing.arms if arm.problem is not None),
         *last.pairing.notes,
         *_one_seed_sentences(last.pairing),
         *(
-            words.seed_sentences(
+            verdict_reasons.seed_sentences(
                 [(len(look.pairing.seeds), look.labels) for look in evidence.looks], looks[-1], futile=evidence.futile
             )
             if looks
             else []
         ),
-        *words.design_sentences(effect, more, len(last.pairing.seeds), items, evidence.ruling.answer),
+        *verdict_reasons.design_sentences(effect, more, len(last.pairing.seeds), items, evidence.ruling.answer),
         *check,
     ]
 
@@ -109,7 +109,7 @@ def _arm_sentences(evidence: Evidence, decision: Decision) -> list[str]:
         look, a = evidence.of(label)
         count = len(look.labels)
         said.append(
-            words.arm_sentence(
+            verdict_reasons.arm_sentence(
                 label,
                 intervals(look.measured.gain, decision.confidence, count)[a],
                 intervals(look.measured.forgetting, decision.confidence, count)[a],

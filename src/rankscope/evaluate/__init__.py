@@ -1,0 +1,1 @@
+"""Scores of a model on suites: log-likelihoods with shared prefixes, generated answers, graders."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rankscope.edges.execute import JobOutcome
-from rankscope.edges.store import FolderStore
-from rankscope.jobs.derive import derive
-from rankscope.jobs.packing import choose_packing
-from rankscope.jobs.run import train_and_score
-from rankscope.jobs.search import search_rate
+from rankscope.edges.local_executor import JobOutcome
+from rankscope.edges.study_folder import FolderStore
+from rankscope.jobs.derive_job import derive
+from rankscope.jobs.packing_job import choose_packing
+from rankscope.jobs.run_job import train_and_score
+from rankscope.jobs.search_job import search_rate
 from rankscope.records import RunStatus
 
 

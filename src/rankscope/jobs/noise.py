@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from rankscope.edges.execute import stop_requested
-from rankscope.evaluate.frame import predictions_frame
-from rankscope.evaluate.suites import SuitePlan, score_suite
-from rankscope.jobs.bench import Bench
+from rankscope.edges.local_executor import stop_requested
+from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
+from rankscope.jobs.job_context import Bench
 from rankscope.records import Prediction
 
 AGAIN_FILE = "again.parquet"

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rankscope.model.parts import blocks, feed_forward_name
-from rankscope.model.prompted import virtual_tokens
+from rankscope.model.decoder_parts import blocks, feed_forward_name
+from rankscope.model.methods.virtual_tokens import virtual_tokens
 
 logger = logging.getLogger(__name__)
 

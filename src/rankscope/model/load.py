@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -22,13 +23,40 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from rankscope.assets import bundled_base_path
-from rankscope.config.problems import InputProblems, Problem
-from rankscope.config.study import ModelSpec
-from rankscope.data.hub_errors import HUB_ERRORS, hub_problem, token_of
-from rankscope.model.parts import blocks, key_value_width, norms, vocabulary_parameters
-from rankscope.model.quantize import nf4_config
-from rankscope.model.refuse import refuse_config, refuse_missing, refuse_vocabulary
+from rankscope.model.decoder_parts import blocks, key_value_width, norms, vocabulary_parameters
+from rankscope.model.model_checks import refuse_config, refuse_missing, refuse_vocabulary
 from rankscope.records import ModelFacts
+from rankscope.study.hub_errors import HUB_ERRORS, hub_problem, token_of
+from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.study import ModelSpec
+
+
+def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """QLoRA's settings (arXiv 2305.14314, section 3): NF4, scales quantized too, products in `dtype`."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether a linear module holds its weight in 4 bits."""
+    return getattr(getattr(module, "weight", None), "quant_state", None) is not None
+
+
+def dequantized_weight(module: nn.Module) -> Tensor:
+    """The module's weight (out, in) in floating point: what its products are made with, and what a delta adds to.
+
+    Raises ModuleNotFoundError for a quantized module where bitsandbytes is not installed.
+    """
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    if not is_quantized(module):
+        return weight.detach()
+    from bitsandbytes.functional import dequantize_4bit
+
+    whole: Tensor = dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[attr-defined]
+    return whole
+
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "chat_template.jinja")

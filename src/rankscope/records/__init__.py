@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from rankscope.records.base import FORMAT_VERSION, RESULTS_VERSION, Record
-from rankscope.records.facts import HarnessFacts, MachineFacts, ModelFacts, SuiteFacts, TrainFacts
-from rankscope.records.plan import (
+from rankscope.records.input_facts import HarnessFacts, MachineFacts, ModelFacts, SuiteFacts, TrainFacts
+from rankscope.records.plan_record import (
     MeasuredSpeed,
     Plan,
     PlannedPower,
@@ -12,8 +11,9 @@ from rankscope.records.plan import (
     PlannedSearch,
     Resolved,
 )
-from rankscope.records.rows import Example, Form, Graded, Grading, Item, Row, Suite, Turn
-from rankscope.records.runs import (
+from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
+from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Row, Suite, Turn
+from rankscope.records.run_records import (
     Packing,
     PackMembers,
     Prediction,
@@ -25,7 +25,7 @@ from rankscope.records.runs import (
     State,
     StepRecord,
 )
-from rankscope.records.verdict import (
+from rankscope.records.verdict_record import (
     ArmCost,
     ArmVerdict,
     DetectableEffect,

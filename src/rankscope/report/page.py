@@ -18,9 +18,9 @@ from markupsafe import Markup
 
 from rankscope import __version__
 from rankscope.records import Plan, SearchRecord, VerdictFile
-from rankscope.report import flips, page_tables, words
-from rankscope.report.section import Pair
-from rankscope.report.sections import make_pairs, make_sections
+from rankscope.report import flipped_items, page_tables, wording
+from rankscope.report.page_section import Pair
+from rankscope.report.page_sections import make_pairs, make_sections
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def render(report: ReportData) -> str:
     sections = make_sections(pairs, report.verdicts, report.tables, report.searches)
     confidence = report.study.get("decision", {}).get("confidence")
     interval = f"{100 * confidence:g} % interval" if confidence is not None else "interval"
-    packed = flips.pack(report.items, _flip_count(report.tables.get("flips")))
+    packed = flipped_items.pack(report.items, _flip_count(report.tables.get("flips")))
     charts = {f"chart-{s.id}-{i}": figure.spec for s in sections for i, figure in enumerate(s.figures)}
     scripts = {"library": _library(), "ours": Markup(_file("page.js"))}
     template = _environment().get_template("page.jinja")
@@ -80,13 +80,13 @@ def render(report: ReportData) -> str:
 
 def _answer(pair: Pair, confidence: float | None) -> dict[str, Any]:
     verdict = pair.verdict
-    sure = (words.confidence_sentence(verdict, confidence), words.noise_sentence(verdict))
+    sure = (wording.confidence_sentence(verdict, confidence), wording.noise_sentence(verdict))
     return {
         "name": pair.name,
         "kind": verdict.kind.replace("_", "-"),
-        "headline": words.headline(verdict),
-        "sentence": words.sentence(verdict),
-        "forgotten": [*map(words.forgotten_sentence, words.told_arms(verdict)), *verdict.findings],
+        "headline": wording.headline(verdict),
+        "sentence": wording.sentence(verdict),
+        "forgotten": [*map(wording.forgotten_sentence, wording.told_arms(verdict)), *verdict.findings],
         "confidence": [text for text in sure if text],
         "rule": verdict.rule,
         "reasons": verdict.reasons,

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from rankscope.config.arms import TRAITS
 from rankscope.records import Interval, Verdict, VerdictFile
-from rankscope.report.drawing import plain
-from rankscope.report.frames import change_frame, in_order
-from rankscope.report.section import Pair
-from rankscope.report.words import NOT_MEASURED, duration, is_number, parameters, percent, points, rate, size
+from rankscope.report.chart_drawing import plain
+from rankscope.report.chart_frames import change_frame, in_order
+from rankscope.report.page_section import Pair
+from rankscope.report.wording import NOT_MEASURED, duration, is_number, parameters, percent, points, rate, size
+from rankscope.study.arms import TRAITS
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rankscope.config.cost import search_share
+from rankscope.plan.run_cost import search_share
 from rankscope.records import Plan, PlannedRun, PlannedSearch, RunStatus
 
 ReadStatus = Callable[[str], RunStatus | None]

@@ -12,8 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 
 from rankscope.records import ArmVerdict, Interval, Plan, PlannedRun, Verdict, VerdictFile
-from rankscope.report import words
-from rankscope.report.frames import in_order
+from rankscope.report import wording
+from rankscope.report.chart_frames import in_order
 
 WIDE_COLUMNS = 100
 """From this width on, intervals are written out; below, as the mean ± the larger distance to a bound."""
@@ -56,16 +56,18 @@ def print_results(console: Console, verdicts: VerdictFile | Verdict) -> None:
 
 
 def _print_one(console: Console, verdict: Verdict) -> None:
-    console.print(f"[bold]{escape(words.verdict_name(verdict))}[/]: gain and forgetting in percentage points", style="")
+    console.print(
+        f"[bold]{escape(wording.verdict_name(verdict))}[/]: gain and forgetting in percentage points", style=""
+    )
     console.print(_arms_table(verdict, wide=console.width >= WIDE_COLUMNS))
-    console.print(f"[bold]{escape(words.headline(verdict))}.[/] {escape(words.sentence(verdict))}")
-    for arm in words.told_arms(verdict)[:3]:
-        console.print(escape(words.forgotten_sentence(arm)))
+    console.print(f"[bold]{escape(wording.headline(verdict))}.[/] {escape(wording.sentence(verdict))}")
+    for arm in wording.told_arms(verdict)[:3]:
+        console.print(escape(wording.forgotten_sentence(arm)))
     if not verdict.decided or verdict.kind == "tradeoff":
         told = tuple(f"{arm.label} learns " for arm in verdict.arms)  # the table above says it shorter
         for reason in (text for text in verdict.reasons if not text.startswith(told)):
             console.print(Padding(f"[dim]{escape(reason)}[/]", (0, 0, 0, 2)))
-    elif (sentence := words.noise_sentence(verdict)) is not None:  # else it stands among the reasons
+    elif (sentence := wording.noise_sentence(verdict)) is not None:  # else it stands among the reasons
         console.print(Padding(f"[dim]{escape(sentence)}[/]", (0, 0, 0, 2)))
 
 
@@ -84,12 +86,12 @@ def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
         style = _STYLES.get(status, "")
         table.add_row(
             f"[bold]{escape(arm.label)}[/]" if arm.label == chosen else escape(arm.label),
-            words.parameters(arm.trainable_parameters) if arm.trainable_parameters else "",
-            words.rate(arm.learning_rate) if arm.learning_rate is not None else "",
+            wording.parameters(arm.trainable_parameters) if arm.trainable_parameters else "",
+            wording.rate(arm.learning_rate) if arm.learning_rate is not None else "",
             _interval(arm.gain, wide=wide),
             _interval(arm.forgetting, wide=wide),
             f"[{style}]{escape(status)}[/]" if style else escape(status),
-            words.duration(arm.cost.train_seconds) if arm.cost.train_seconds is not None else "",
+            wording.duration(arm.cost.train_seconds) if arm.cost.train_seconds is not None else "",
         )
     return table
 
@@ -101,13 +103,13 @@ def _status(arm: ArmVerdict, verdict: Verdict) -> str:
 def _interval(interval: Interval, *, wide: bool) -> str:
     if interval.mean is None:
         return "-"
-    mean = words.points(interval.mean)
+    mean = wording.points(interval.mean)
     if interval.low is None or interval.high is None:
         return mean
     if wide:
-        return f"{mean} ({words.points(interval.low)} to {words.points(interval.high)})"
+        return f"{mean} ({wording.points(interval.low)} to {wording.points(interval.high)})"
     half = max(interval.high - interval.mean, interval.mean - interval.low)
-    return f"{mean} ±{words.points(half, sign=False)}"
+    return f"{mean} ±{wording.points(half, sign=False)}"
 
 
 # ---- the plan -------------------------------------------------------------------------------------------------------
@@ -126,15 +128,15 @@ def print_plan(console: Console, plan: Plan, states: Mapping[str, str]) -> None:
     table.add_column("state", overflow="fold")
     for run in plan.runs:
         cells = [f"{run.model}, {run.train_set}"] if several else []
-        cells += [run.arm.label, str(run.seed), words.parameters(run.trainable_parameters), f"{run.step_count:,}"]
-        cells += [f"{run.train_flops + run.evaluate_flops:.1e}", words.size(run.memory_bytes)]
-        cells += [words.size(run.disk_bytes)] if wide or not several else []
-        table.add_row(*map(escape, [*cells, words.duration(run.seconds), _run_state(run, states)]))
+        cells += [run.arm.label, str(run.seed), wording.parameters(run.trainable_parameters), f"{run.step_count:,}"]
+        cells += [f"{run.train_flops + run.evaluate_flops:.1e}", wording.size(run.memory_bytes)]
+        cells += [wording.size(run.disk_bytes)] if wide or not several else []
+        table.add_row(*map(escape, [*cells, wording.duration(run.seconds), _run_state(run, states)]))
     console.print(table)
     for search in plan.searches:
         labels = ", ".join(arm.label for arm in search.arms)
         line = f"learning-rate search for {labels} on {search.train_set}: {len(search.rates)} rates"
-        console.print(escape(f"{line}, {words.duration(search.seconds)}"))
+        console.print(escape(f"{line}, {wording.duration(search.seconds)}"))
     console.print(f"[bold]{escape(_totals(plan, states))}[/]")
     for power in plan.power:
         console.print(escape(" ".join(power.said)))
@@ -164,7 +166,7 @@ def _totals(plan: Plan, states: Mapping[str, str]) -> str:
         ]
     if unfit:
         parts.append(f"{unfit} that do not fit")
-    disk = words.size(sum(run.disk_bytes for run in left))
+    disk = wording.size(sum(run.disk_bytes for run in left))
     workers = f"{plan.resolved.worker_count} worker{'s' if plan.resolved.worker_count > 1 else ''}"
-    end = f"about {words.duration(seconds)} with {workers}, {disk} of disk" if left else "nothing left to do"
+    end = f"about {wording.duration(seconds)} with {workers}, {disk} of disk" if left else "nothing left to do"
     return f"{', '.join(parts)}; {end}."

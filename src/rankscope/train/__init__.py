@@ -1,0 +1,1 @@
+"""The one training loop for every arm: packed adapters in lockstep, an objective and an optimizer as values."""

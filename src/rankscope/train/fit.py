@@ -12,15 +12,15 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
-from rankscope.config.study import Budget, Optimizer
-from rankscope.data.batch import collate, order, split_micro
-from rankscope.model.adapt import Adapted
-from rankscope.model.packed import Pack
-from rankscope.model.ragged import TokenPath
+from rankscope.data.training_batches import collate, order, split_micro
+from rankscope.model.attention.unpadded_rows import TokenPath
+from rankscope.model.methods.adapt import Adapted
+from rankscope.model.methods.packed_lora import Pack
 from rankscope.records import Example, StepRecord
-from rankscope.train.accumulate import Accumulator, summed_losses
-from rankscope.train.checkpoint import Checkpoints, FitResult, restore, save
-from rankscope.train.optimize import Trainee
+from rankscope.study.study import Budget, Optimizer
+from rankscope.train.gradient_accumulation import Accumulator, summed_losses
+from rankscope.train.optimizer import Trainee
+from rankscope.train.training_state import Checkpoints, FitResult, restore, save
 
 DIVERGED_FACTOR = 1.1
 """A run diverged if the last tenth of its steps has a mean loss above this times the first step's, the base's own."""

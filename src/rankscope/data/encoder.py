@@ -1,0 +1,247 @@
+"""Rows -> tokens, the same for training and scoring, split between prompt and continuation as lm-eval splits them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rankscope.data.chat_text import ChatFrame, Conversation, Frame, PlainFrame
+from rankscope.data.prompts import PromptMaker, is_number, reference_answer
+from rankscope.records import Example, Form, Item, Row, Turn
+from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.study import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Ids = tuple[int, ...]
+
+
+class Encoder:
+    """A tokenizer with the rules of this project. `chat: None` uses its chat template if it has one.
+
+    `eos_ids` are the tokens that generation stops at: the tokenizer's EOS and what ends an assistant's turn.
+    Raises InputProblems for a tokenizer without EOS, and for `chat` or a system prompt without a usable template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context_tokens: int,
+        chat: bool | None = None,
+        system_prompt: str | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.context_tokens = context_tokens
+        name = tokenizer.name_or_path or "tokenizer"
+        if tokenizer.eos_token_id is None:
+            raise InputProblems([Problem(name, "tokenizer", "no EOS token", "one, to end an answer with")])
+        if chat and not tokenizer.chat_template:
+            raise InputProblems([Problem(name, "tokenizer", "no chat template", "one")])
+        self.chat = bool(tokenizer.chat_template) if chat is None else chat
+        if system_prompt is not None and not self.chat:
+            expected = "a model that is asked by a chat template, or no `system_prompt`"
+            raise InputProblems([Problem(name, "system_prompt", "no chat template that is used", expected)])
+        self.system_prompt = system_prompt
+        self._frame = ChatFrame(tokenizer, system_prompt) if self.chat else None
+        self._turns: Frame = self._frame or PlainFrame(tokenizer)
+        eos_id: int = tokenizer.eos_token_id
+        bos_id: int | None = tokenizer.bos_token_id
+        self._eos_id = eos_id
+        turn_end_id = self._frame.end_id if self._frame else None
+        self._answer_end_id = eos_id if turn_end_id is None else turn_end_id
+        self.eos_ids = frozenset({eos_id, self._answer_end_id})
+        self._prefix_id = eos_id if bos_id is None else bos_id
+        self._prefix_text: str = tokenizer.decode(self._prefix_id)
+        self._leading_ids = self._leading()
+
+    def training(self, rows: Sequence[Row], source: Source, file: str) -> list[Example]:
+        """Each row as an Example of any length; its completion ends with the learned EOS (of a chat: the token that
+        ends the turn). `source.kind` decides whether a rationale is trained."""
+        maker = PromptMaker(source, file)
+        talks = [i for i, row in enumerate(rows) if _is_talk(row, source)]
+        talked = [self._turns.conversation(rows[i].messages or (), file, rows[i].place) for i in talks]
+        ready = dict(zip(talks, self._talk_examples([rows[i] for i in talks], talked), strict=True))
+        others = [row for i, row in enumerate(rows) if i not in ready]
+        split = iter(self.split([self._pair(row, maker) for row in others]))
+        examples = []
+        for i, row in enumerate(rows):
+            if i in ready:
+                examples.append(ready[i])
+                continue
+            prompt_ids, completion_ids = next(split)
+            end_id = self._eos_id if row.text is not None else self._answer_end_id
+            ended = completion_ids if completion_ids[-1:] == (end_id,) else (*completion_ids, end_id)
+            examples.append(Example(row.item_id, prompt_ids, ended))
+        return examples
+
+    def items(self, rows: Sequence[Row], source: Source, file: str) -> list[Item]:
+        """Each row as an Item of any length, in order. An open answer's prompt is all that generation starts from."""
+        maker = PromptMaker(source, file)
+        reasoning = getattr(source, "kind", None) == "reasoning"
+        forms = [form_of(row, reasoning=reasoning) for row in rows]
+        prompts = [
+            self._turns.before((row.messages or ())[:-1]) if _is_talk(row, source) else self._prompt(row, maker)
+            for row in rows
+        ]
+        pairs: list[tuple[str, str]] = []
+        for row, prompt in zip(rows, prompts, strict=True):
+            pairs += [(prompt, continuation) for continuation in self._continuations(row, prompt, maker)]
+        split = iter(self.split(pairs))
+        open_prompts = iter(
+            self.tokenize([_open(p) for p, form in zip(prompts, forms, strict=True) if _generated(form)])
+        )
+        items = []
+        for row, prompt, form in zip(rows, prompts, forms, strict=True):
+            if _generated(form):
+                answers = tuple(dict.fromkeys((reference_answer(row, reasoning=reasoning), *row.aliases)))
+                prompt_ids = next(open_prompts) or (self._prefix_id,)
+                items.append(Item(row.item_id, form, prompt_ids, answers=answers, prompt_text=prompt))
+            elif row.text is not None:
+                prompt_ids, text_ids = next(split)
+                size = len(row.text.encode())
+                items.append(Item(row.item_id, form, prompt_ids, (text_ids,) if text_ids else (), text_bytes=size))
+            else:
+                items.append(self._choice_item(row, prompt, maker, [next(split) for _ in row.choices or ()]))
+        return items
+
+    def chat_text(self, turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A conversation of lm-eval's by the chat template, the date fixed; without the system turn where it takes
+        none. Without `add_generation_prompt` the last turn is left open."""
+        assert self._frame is not None
+        return self._frame.text(turns, add_generation_prompt)
+
+    def text_ids(self, texts: Sequence[str]) -> list[tuple[Ids, Ids]]:
+        """Whole texts as (prefix, the tokens that lm-eval's `loglikelihood_rolling` predicts after it)."""
+        return [((self._prefix_id,), ids) for ids in self.tokenize(texts)]
+
+    def split(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
+        """Each (prompt, continuation) as (prompt ids, continuation ids), by the rule of lm-eval's causal models.
+
+        White space at the prompt's end goes to the continuation; both are tokenised as one text, of which what lies
+        beyond the prompt's own tokens is the continuation, even if the prompt's tokens are not how the text begins.
+        A blank prompt is the BOS token, or EOS where there is none (Ref.: lm-eval 0.4.13, `TemplateLM.loglikelihood`,
+        `_encode_pair`). Where that leaves no continuation, which lm-eval refuses, it is tokenised by itself.
+        """
+        moved = [(prompt.rstrip(), prompt[len(prompt.rstrip()) :] + rest) for prompt, rest in pairs]
+        contexts = list(dict.fromkeys(prompt for prompt, _ in moved if prompt))
+        context_ids = dict(zip(contexts, self.tokenize(contexts), strict=True))
+        wholes = iter(self.tokenize([prompt + rest for prompt, rest in moved if prompt]))
+        alone = iter(self._plain_ids([rest for prompt, rest in moved if not prompt]))
+        result: list[tuple[Ids, Ids]] = []
+        for prompt, rest in moved:
+            if not prompt:
+                ids = next(alone)
+                result.append(((self._prefix_id,), ids[1:] if ids[:1] == (self._prefix_id,) else ids))
+                continue
+            prompt_ids = context_ids[prompt]
+            rest_ids = next(wholes)[len(prompt_ids) :]
+            result.append((prompt_ids, rest_ids or self._plain_ids([rest])[0]))
+        return result
+
+    def tokenize(self, texts: Sequence[str]) -> list[Ids]:
+        """Tokens with the BOS that the tokenizer puts first, but never a second one where the text itself begins so."""
+        return [
+            ids if text.startswith(self._prefix_text) else self._leading_ids + ids
+            for text, ids in zip(texts, self._plain_ids(texts), strict=True)
+        ]
+
+    def _plain_ids(self, texts: Sequence[str]) -> list[Ids]:
+        if not texts:
+            return []
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return [tuple(ids) for ids in encoded["input_ids"]]
+
+    def _leading(self) -> Ids:
+        """What the tokenizer itself puts before a text. What it may put behind is left away: the end is ours."""
+        own, plain = self.tokenizer("a")["input_ids"], list(self._plain_ids(["a"])[0])
+        starts = [i for i in range(len(own)) if own[i : i + len(plain)] == plain]
+        return tuple(own[: starts[0]]) if starts else ()
+
+    def _prompt(self, row: Row, maker: PromptMaker) -> str:
+        if self._frame is None or row.text is not None:
+            return maker.plain(row)
+        return self._frame.before((Turn("user", maker.message(row)),))
+
+    def _pair(self, row: Row, maker: PromptMaker) -> tuple[str, str]:
+        prompt, completion = self._prompt(row, maker), maker.completion(row)
+        if self._frame and row.text is None:
+            return prompt, completion.strip() + self._frame.end_text
+        return prompt, maker.plain_gap(row, prompt) + completion
+
+    def _talk_examples(self, rows: Sequence[Row], talks: Sequence[Conversation]) -> list[Example]:
+        """Conversations as examples with loss on every assistant's turn, through the token that ends it.
+
+        A turn begins where the tokens of all text before it end, which is where a suite would score it.
+        """
+        wholes = self.tokenize([talk.text for talk in talks])
+        starts = iter(self.tokenize([talk.text[:at].rstrip() for talk in talks for at in talk.starts]))
+        end_id = self._turns.end_id
+        # Without a token to look for, the ends are found as the starts are.
+        ends = iter(self.tokenize([talk.text[:at] for talk in talks for at in talk.ends]) if end_id is None else [])
+        examples = []
+        for row, talk, ids in zip(rows, talks, wholes, strict=True):
+            spans = []
+            for _ in talk.starts:
+                start = len(next(starts))
+                spans.append((start, len(next(ends)) if end_id is None else ids.index(end_id, start) + 1))
+            ids = ids[: spans[-1][1]] if end_id is not None else (*ids, self._answer_end_id)
+            first = spans[0][0]
+            mask = None
+            if len(spans) > 1:
+                lost = [False] * len(ids)
+                for start, end in [*spans[:-1], (spans[-1][0], len(ids))]:
+                    lost[start:end] = [True] * (end - start)
+                mask = tuple(lost)
+            examples.append(Example(row.item_id, ids[:first], ids[first:], mask))
+        return examples
+
+    def _continuations(self, row: Row, prompt: str, maker: PromptMaker) -> Iterable[str]:
+        if row.text is not None:
+            return (row.text,)
+        gap = "" if self._frame else maker.plain_gap(row, prompt)
+        return (gap + choice for choice in maker.choices(row))
+
+    def _choice_item(self, row: Row, prompt: str, maker: PromptMaker, split: Sequence[tuple[Ids, Ids]]) -> Item:
+        choices = row.choices or ()
+        return Item(
+            item_id=row.item_id,
+            form="choices",
+            prompt_ids=split[0][0],
+            choices_ids=tuple(rest for _, rest in split),
+            # lm-eval divides by the choice's characters, without the space before it (`acc_norm`)
+            choice_characters=tuple(len(text) for text in maker.choices(row)),
+            answer_index=row.answer_index,
+            answers=(choices[row.answer_index or 0],),
+            prompt_text=prompt,
+            choice_texts=choices,
+        )
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, *, chat: bool | None = None) -> frozenset[int]:
+    """The tokens that end an answer of this tokenizer, as its rows are trained: `Encoder.eos_ids`."""
+    return Encoder(tokenizer, context_tokens=1, chat=chat).eos_ids
+
+
+def form_of(row: Row, *, reasoning: bool) -> Form:
+    """How a row is scored: choices before an answer, and an answer as a number if the suite's kind is reasoning."""
+    if row.text is not None:
+        return "text"
+    if row.choices is not None:
+        return "choices"
+    return "number" if reasoning and is_number(reference_answer(row, reasoning=True)) else "open"
+
+
+def _is_talk(row: Row, source: Source) -> bool:
+    """Whether the row is written turn by turn; a template of the study makes a prompt of its one question instead."""
+    return row.messages is not None and source.template is None
+
+
+def _generated(form: Form) -> bool:
+    return form in ("open", "number")
+
+
+def _open(prompt: str) -> str:
+    """The prompt to generate from: a space at its end would belong to the first token that is generated."""
+    return prompt.rstrip(" \t")

@@ -1,0 +1,90 @@
+"""A data set of the Hugging Face hub -> its records, and the commit they were read at."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow
+
+from rankscope.data.row_files import Record
+from rankscope.study.hub_errors import HUB_ERRORS, hub_problem
+from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.study import Source
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubRecords:
+    """`revision`: the commit, or for a folder the fingerprint that datasets gives its content."""
+
+    records: list[Record]
+    revision: str
+    file: str
+
+
+def read_hub(source: Source, base: Path, name: str) -> HubRecords:
+    """Every row of one split. A folder (relative to `base`) with data files is read as a set on the hub is.
+
+    A token is taken from the environment (HF_TOKEN) or the login of huggingface_hub. Nothing of a set is run: sets that
+    are loading scripts are refused. Raises InputProblems, one line for each way in which the hub refuses.
+    """
+    from datasets import exceptions, load_dataset_builder
+
+    assert source.hub is not None
+    folder = base / Path(source.hub).expanduser()
+    path = str(folder.resolve()) if folder.is_dir() else source.hub
+    try:
+        with _no_bars():
+            builder = load_dataset_builder(path, source.config, revision=source.revision)
+            builder.download_and_prepare()
+            loaded = builder.as_dataset(split=source.split)
+    except (*HUB_ERRORS, exceptions.DatasetsError, pyarrow.ArrowException, RuntimeError, TypeError) as error:
+        problem = hub_problem(error, what="data set", hub_id=source.hub, place=name, revision=source.revision)
+        raise problem from error
+    rows = _one_split(loaded, source, name)
+    revision = str(builder.hash) if _COMMIT.fullmatch(str(builder.hash)) else rows._fingerprint
+    asked = source.revision or ""
+    if _COMMIT.fullmatch(asked) and _COMMIT.fullmatch(revision) and asked != revision:
+        found = f"only the commit {revision} in the cache, and no connection to the hub"
+        raise InputProblems([Problem(source.hub, f"{name}.revision", found, f"the commit {asked}")])
+    records = [Record(f"row {number}", row) for number, row in enumerate(rows, start=1)]
+    return HubRecords(records, revision, _shown(source))
+
+
+def _one_split(loaded: Dataset | DatasetDict, source: Source, name: str) -> Dataset:
+    """The rows; of a set with one split, that one needs no naming."""
+    if not isinstance(loaded, dict):
+        return loaded
+    if len(loaded) == 1:
+        return next(iter(loaded.values()))
+    found = f"a set of {len(loaded)} splits"
+    raise InputProblems([Problem(str(source.hub), name, found, f"`split:` with one of {', '.join(map(str, loaded))}")])
+
+
+def _shown(source: Source) -> str:
+    parts = [part for part in (source.hub, source.config, source.split) if part is not None]
+    return os.path.join(*parts)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """datasets shows bars for every download and every file."""
+    from datasets.utils import logging as chatter
+
+    shown = chatter.is_progress_bar_enabled()
+    chatter.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            chatter.enable_progress_bar()

@@ -1,0 +1,173 @@
+"""Verdicts over studies -> default ranks and learning rates with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm, t
+
+from rankscope.decide.arm_outcomes import ArmFacts
+from rankscope.decide.looks import Evidence
+from rankscope.study.defaults_file import DefaultArm, Defaults, PooledInterval
+from rankscope.study.study import Decision, Method
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The mean effect with its two-sided interval; `tau`: how much the true effect spreads over studies."""
+
+    mean: float
+    low: float
+    high: float
+    tau: float
+    studies: int
+
+
+def random_effects(effects: Sequence[float], variances: Sequence[float], confidence: float = 0.95) -> Pooled:
+    """DerSimonian & Laird's (1986) between-study variance, and the interval of Hartung & Knapp (2001) with k - 1
+    degrees of freedom, its scale never below 1 (Röver, Knapp & Friede 2015: few studies that agree by chance are no
+    certainty).
+
+    A single study has its own interval: how much studies differ is then not known, and `tau` is 0. Raises ValueError
+    for no study, or for a variance that is not above 0.
+    """
+    y, v = np.asarray(effects, dtype=float), np.asarray(variances, dtype=float)
+    if not len(y) or len(y) != len(v) or not (v > 0).all():
+        raise ValueError("effects and as many variances above 0 are needed")
+    tail = (1 - confidence) / 2
+    if len(y) == 1:
+        half = float(norm.isf(tail) * np.sqrt(v[0]))
+        return Pooled(float(y[0]), float(y[0]) - half, float(y[0]) + half, 0.0, 1)
+    fixed = 1 / v
+    spread = float((fixed * (y - (fixed * y).sum() / fixed.sum()) ** 2).sum())
+    tau2 = max(0.0, (spread - (len(y) - 1)) / float(fixed.sum() - (fixed**2).sum() / fixed.sum()))
+    weights = 1 / (v + tau2)
+    mean = float((weights * y).sum() / weights.sum())
+    scale = max(1.0, float((weights * (y - mean) ** 2).sum() / (len(y) - 1)))
+    half = float(t.isf(tail, len(y) - 1) * np.sqrt(scale / weights.sum()))
+    return Pooled(mean, mean - half, mean + half, float(np.sqrt(tau2)), len(y))
+
+
+GRID_VARIANCE = 0.5**2 / 12
+"""Of a searched rate, in decades: it lies anywhere within half a decade of the grid."""
+
+Key = tuple[Method, int | None, float | None, tuple[str, ...] | str | None]
+"""What makes two arms of different studies the same: method, rank, alpha over rank, targets."""
+
+
+@dataclass(frozen=True)
+class StudyArm:
+    """One arm in one study: differences of gain to the reference and forgetting as (effect, variance), and the rate
+    that was searched; None where there is none."""
+
+    study: str
+    key: Key
+    trainable_parameters: int
+    recommended: bool
+    gain_difference: tuple[float, float] | None
+    forgetting: tuple[float, float] | None
+    searched_rate: float | None
+
+
+def study_arms(study: str, evidence: Evidence, searched: dict[str, float]) -> list[StudyArm]:
+    """What a study says of each of its compared arms. `searched`: the chosen rates, by arm.
+
+    The reference is full fine-tuning, else the arm with the most trainable parameters, of the same look.
+    """
+    found = []
+    for place, label in enumerate(evidence.labels):
+        look, a = evidence.of(label)
+        facts = [look.pairing.facts(other) for other in look.labels]
+        reference = max(
+            range(len(facts)), key=lambda i: (facts[i].method == "full", facts[i].trainable_parameters or 0)
+        )
+        difference = None
+        parts = look.measured
+        if parts.differences is not None and reference != a:
+            pair = parts.pairs.index((min(a, reference), max(a, reference)))
+            sign = 1.0 if a < reference else -1.0
+            difference = (sign * float(parts.differences.mean[pair]), float(parts.differences.variance[pair]))
+        lost = parts.forgetting
+        found.append(
+            StudyArm(
+                study=study,
+                key=_key(facts[a]),
+                trainable_parameters=facts[a].trainable_parameters or 0,
+                recommended=evidence.ruling.recommended == place,
+                gain_difference=difference,
+                forgetting=None if lost is None else (float(lost.mean[a]), float(lost.variance[a])),
+                searched_rate=searched.get(label),
+            )
+        )
+    return found
+
+
+def _key(arm: ArmFacts) -> Key:
+    scale = round(arm.alpha / arm.rank, 6) if arm.alpha is not None and arm.rank else None
+    return arm.method, arm.rank, scale, tuple(arm.targets) if isinstance(arm.targets, list) else arm.targets  # type: ignore[return-value]
+
+
+def pool(arms: Sequence[StudyArm], decision: Decision) -> Defaults:
+    """One row for each kind of arm, by trainable parameters. The default is the smallest one whose pooled difference of
+    gain is surely above -task_margin, and whose pooled forgetting is surely at most retention_margin. Raises ValueError
+    for no arm."""
+    groups: dict[Key, list[StudyArm]] = {}
+    for arm in sorted(arms, key=lambda arm: arm.trainable_parameters):
+        groups.setdefault(arm.key, []).append(arm)
+    rows = [_row(key, group, decision.confidence) for key, group in groups.items()]
+    good = [i for i, row in enumerate(rows) if _good(row, decision)]
+    studies = sorted({arm.study for arm in arms})
+    if good:
+        row = rows[good[0]]
+        said = f"{_name(row)} is the smallest arm that is surely within the margins over these studies."
+    else:
+        said = "No arm is surely within the margins over these studies: they cannot tell a default yet."
+    return Defaults(
+        studies=studies,
+        confidence=decision.confidence,
+        task_margin=decision.task_margin,
+        retention_margin=decision.retention_margin,
+        default=good[0] if good else None,
+        reason=said,
+        arms=rows,
+    )
+
+
+def _row(key: Key, group: Sequence[StudyArm], confidence: float) -> DefaultArm:
+    method, rank, scale, targets = key
+    rates = [(math.log10(arm.searched_rate), GRID_VARIANCE) for arm in group if arm.searched_rate is not None]
+    rate = _pooled(rates, confidence)
+    if rate is not None:
+        powers = {name: 10.0 ** getattr(rate, name) for name in ("mean", "low", "high")}
+        rate = rate.model_copy(update=powers)
+    return DefaultArm(
+        method=method,
+        rank=rank,
+        alpha_per_rank=scale,
+        targets=list(targets) if isinstance(targets, tuple) else targets,
+        studies=len({arm.study for arm in group}),
+        recommended_in=sum(arm.recommended for arm in group),
+        gain_difference=_pooled([arm.gain_difference for arm in group if arm.gain_difference is not None], confidence),
+        forgetting=_pooled([arm.forgetting for arm in group if arm.forgetting is not None], confidence),
+        learning_rate=rate,
+    )
+
+
+def _pooled(found: Sequence[tuple[float, float]], confidence: float) -> PooledInterval | None:
+    if not found:
+        return None
+    pooled = random_effects([effect for effect, _ in found], [variance for _, variance in found], confidence)
+    return PooledInterval(mean=pooled.mean, low=pooled.low, high=pooled.high, tau=pooled.tau, studies=pooled.studies)
+
+
+def _good(row: DefaultArm, decision: Decision) -> bool:
+    kept = row.forgetting is not None and row.forgetting.high <= decision.retention_margin
+    near = row.gain_difference is None or row.gain_difference.low > -decision.task_margin
+    return kept and near
+
+
+def _name(row: DefaultArm) -> str:
+    return row.method if row.rank is None else f"{row.method} r={row.rank}"

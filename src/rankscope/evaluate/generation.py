@@ -1,0 +1,195 @@
+"""Greedy decoding of many rows at once: finished rows leave and waiting rows enter.
+
+Shapes: n rows that are decoded now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
+
+from rankscope.evaluate.batched_decoder import Decoder, best, bytes_per_token, cache_bytes_of, slots_hold
+from rankscope.model.decoder_parts import text_config
+from rankscope.model.forward import evaluating
+from rankscope.model.methods.virtual_tokens import virtual_tokens
+
+STOP_WINDOW_TOKENS = 24
+MOST_ROWS = {"cpu": 32}
+"""Rows at once, 128 on devices not named here: beyond, a step is hardly cheaper by row, and memory grows."""
+
+
+class StopStrings:
+    """Says when a row has just written one of `stops`, after some text that is not blank.
+
+    `decode` turns token ids into text. Text is only decoded after a token that holds the last character of a stop;
+    what a single token holds is remembered.
+    """
+
+    def __init__(self, stops: Sequence[str], decode: Callable[[list[int]], str]) -> None:
+        self.stops = tuple(stops)
+        self.decode = decode
+        self._last = {stop[-1] for stop in self.stops}
+        self._may_end: dict[int, bool] = {}
+
+    def __call__(self, tokens: list[int]) -> bool:
+        """Whether `tokens`, generated so far, now hold a stop."""
+        if not self.stops:
+            return False
+        last = tokens[-1]
+        if last not in self._may_end:
+            text = self.decode([last])
+            # A part of a character decodes to the replacement mark: then only the whole text can tell.
+            self._may_end[last] = "\ufffd" in text or any(end in text for end in self._last)
+        if not self._may_end[last]:
+            return False
+        tail = self.decode(tokens[-STOP_WINDOW_TOKENS:])
+        return any(stop in tail for stop in self.stops) and self.cut(self.decode(tokens)) is not None
+
+    def cut(self, text: str) -> str | None:
+        """The text before the first stop that follows some text; None where there is none."""
+        begin = len(text) - len(text.lstrip())
+        found = [place for stop in self.stops if (place := text.find(stop, begin)) >= 0]
+        return text[: min(found)] if found else None
+
+
+def greedy(
+    model: PreTrainedModel,
+    prompts: Sequence[tuple[int, ...]],
+    *,
+    max_new_tokens: int,
+    eos_ids: Collection[int],
+    token_budget: int,
+    stop: StopStrings | None = None,
+    context_tokens: int | None = None,
+    cache_bytes: int | None = None,
+) -> list[list[int]]:
+    """The most likely token, again and again, after each prompt: new token ids in the order of `prompts`.
+
+    A row ends before a token of `eos_ids` (which is not returned), after the token that completes a stop string, after
+    `max_new_tokens`, or at the end of the context (`context_tokens`, by default the config's position limit). Prompts
+    enter in batches of at most `token_budget` padded tokens, the longest first; at most `MOST_ROWS` rows are decoded
+    at once, and no more than fit `cache_bytes` of keys and values (by default `cache_bytes_of`), one row at least. A
+    model that keeps anything but keys and values, or has an attention of its own, is run by its own `generate`.
+
+    Raises NotFinite where logits are not finite, and ValueError for an empty prompt.
+    """
+    if not all(prompts):
+        raise ValueError("an empty prompt cannot be continued")
+    limit = context_tokens or getattr(text_config(model), "max_position_embeddings", None)
+    limit = limit - virtual_tokens(model) if isinstance(limit, int) else None
+    room = [max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt)) for prompt in prompts]
+    rows = [_Row(prompt, space) for prompt, space in zip(prompts, room, strict=True)]
+    ending = _Ending(frozenset(eos_ids), stop)
+    waiting = sorted((row for row in rows if row.room > 0), key=lambda row: -len(row.prompt))
+    if not waiting:
+        return [row.tokens for row in rows]
+    longest = max(len(row.prompt) + row.room for row in waiting) + virtual_tokens(model)
+    with evaluating(model):
+        if slots_hold(model, longest):
+            fitting = (cache_bytes or cache_bytes_of(model)) // (bytes_per_token(model) * longest)
+            decoder = Decoder(model, max(1, min(MOST_ROWS.get(model.device.type, 128), len(waiting), fitting)))
+            with decoder.ready():
+                _decode(decoder, waiting, ending, token_budget)
+        else:
+            for row in waiting:
+                _own_generate(model, row, ending)
+    return [row.tokens for row in rows]
+
+
+@dataclass(eq=False)
+class _Row:
+    """A prompt and what followed it so far."""
+
+    prompt: tuple[int, ...]
+    room: int
+    tokens: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Ending:
+    eos_ids: frozenset[int]
+    stop: StopStrings | None
+
+    def take(self, row: _Row, token: int) -> bool:
+        """Gives the row its next token; says whether that was its last."""
+        if token in self.eos_ids:
+            return True
+        row.tokens.append(token)
+        return len(row.tokens) >= row.room or (self.stop is not None and self.stop(row.tokens))
+
+
+def _decode(decoder: Decoder, waiting: list[_Row], ending: _Ending, token_budget: int) -> None:
+    """Decodes all of `waiting`, which are in order of their length, the longest first."""
+    active: list[_Row] = []
+    following = torch.zeros(0, dtype=torch.int64, device=decoder.slots.device)
+    while waiting or active:
+        free = decoder.slots.count - len(active)
+        old = len(active)
+        if waiting and (not active or free >= max(1, decoder.slots.count // 4)):
+            size = max(1, min(free, token_budget // len(waiting[0].prompt)))
+            entering, waiting = waiting[:size], waiting[size:]
+            active += entering
+            following = torch.cat([following, best(decoder.fill([row.prompt for row in entering]))])
+            fresh = range(old, len(active))
+        else:
+            following = best(decoder.step(following))
+            fresh = range(old)
+        tokens = following.tolist()
+        done = {index for index in fresh if ending.take(active[index], tokens[index])}
+        if done:
+            order = decoder.slots.keep([index for index in range(len(active)) if index not in done])
+            active = [active[index] for index in order]
+            following = following[torch.tensor(order, dtype=torch.int64, device=following.device)]
+
+
+def _own_generate(model: PreTrainedModel, row: _Row, ending: _Ending) -> None:
+    """One row by the model's own `generate`."""
+
+    def ended(input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        done = ending.take(row, int(input_ids[0, -1]))
+        return torch.tensor([done], device=input_ids.device)
+
+    prompt = torch.tensor([row.prompt], device=model.device)
+    settings = GenerationConfig(do_sample=False, max_new_tokens=row.room, eos_token_id=None, pad_token_id=0)
+    model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        generation_config=settings,
+        stopping_criteria=StoppingCriteriaList([ended]),
+    )
+
+
+class FirstStop(StopStrings):
+    """lm-eval's stop strings: the first one ends the text, even before there is any."""
+
+    def cut(self, text: str) -> str | None:
+        found = [place for stop in self.stops if (place := text.find(stop)) >= 0]
+        return text[: min(found)] if found else None
+
+
+def written_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[tuple[int, ...]],
+    until: Sequence[str],
+    max_new_tokens: int,
+    eos_ids: Collection[int],
+    token_budget: int,
+) -> list[str]:
+    """What is written after each prompt, cut at the first of `until` (Ref.: lm-eval 0.4.13, `HFLM.generate_until`).
+
+    Raises NotFinite where logits are not finite.
+    """
+
+    def decode(tokens: list[int]) -> str:
+        return str(tokenizer.decode(tokens, skip_special_tokens=True))
+
+    stop = FirstStop([text for text in until if text], decode)
+    found = greedy(model, prompts, max_new_tokens=max_new_tokens, eos_ids=eos_ids, token_budget=token_budget, stop=stop)
+    texts = [decode(tokens) for tokens in found]
+    return [text if (cut := stop.cut(text)) is None else cut for text in texts]

@@ -1,0 +1,151 @@
+"""After a run was scored: what changed inside, into runs/ID/analysis/."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from rankscope.analyse.capture import CannotCapture, SideModel, capture
+from rankscope.analyse.update_spectra import module_rows
+from rankscope.jobs.job_context import Bench
+from rankscope.model.load import LoadedModel
+from rankscope.model.weights.adapter_file import read_adapter
+from rankscope.model.weights.matrices import changes, matrices, merged_changes
+from rankscope.model.weights.svd_cache import SvdCache
+from rankscope.model.weights.weight_delta import DenseDelta, FactoredDelta, randomised_top_svd
+from rankscope.records import Item, PlannedRun
+from rankscope.study.problems import InputProblems
+
+VERSION = 1
+"""Raised when the same run would give other numbers: analyses are then done again where the weights are still there."""
+
+TABLES = ("spectra", "hidden", "attention", "neurons")
+DIRECTIONS_KEPT = 8
+"""Left singular vectors of each change that are kept, for the comparison between arms."""
+
+_PROBE_SEED = 0
+_CONTROL_SEED = 0
+_WIDEST = {"cpu": 2048, "cuda": None}
+"""By device: matrices with a smaller side above this are compared with the base's only where its SVD is cached."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's trained model, what switches its adapter off (None: it is a model of its own), and its saved weights."""
+
+    model: LoadedModel
+    off: Callable[[], AbstractContextManager[Any]] | None
+    weights: Path
+
+
+def inside_missing(here: Bench, run: PlannedRun) -> bool:
+    """Whether the study wants an analysis of this run that is not there as it would be now."""
+    if not here.study.analysis.enabled:
+        return False
+    path = _folder(here, run.run_id) / "neurons.parquet"
+    return here.store.frame_metadata(path) != _stamp(here, run)
+
+
+def look_inside(here: Bench, run: PlannedRun, trained: Trained) -> None:
+    """Write the run's spectra, hidden states, attention and neurons. What a model's build hides is left out, with the
+    reason in the files' metadata."""
+    folder, stamp = _folder(here, run.run_id), _stamp(here, run)
+    rows, directions, reason = _weights(here, run, trained)
+    frames = {"spectra": pd.DataFrame(rows)}
+    here.store.write_bytes(folder / "directions.safetensors", save(directions))
+    base = SideModel(trained.model.model, trained.off) if trained.off is not None else _own(here.base(run.model))
+    try:
+        if run.arm.traits.prepends:
+            raise CannotCapture("virtual tokens stand before the base's, so that layers do not see the same")
+        found = capture(base, _own(trained.model), probes(here, run.model), token_budget=here.evaluate_tokens)
+    except CannotCapture as error:
+        found, reason = {}, f"{reason} {error}".strip()
+    frames |= {name: pd.DataFrame(found.get(name, [])) for name in TABLES[1:]}
+    for name in TABLES:  # neurons last: its stamp says that all are there
+        here.store.write_frame(folder / f"{name}.parquet", frames[name], stamp if name == TABLES[-1] else {})
+    here.store.write_text(str((folder / "notes.json").relative_to(here.folder)), json.dumps({"reason": reason or None}))
+
+
+def probes(here: Bench, model: str) -> dict[str, list[Item]]:
+    """A seeded sample of the suites' questions, as even over the suites as they allow; plain text has none."""
+    suites = {n: s for n, (s, _) in here.prepared(model).suites.items() if s.items and s.items[0].form != "text"}
+    left, sample = here.study.analysis.probe_items, {}
+    for done, (name, suite) in enumerate(sorted(suites.items(), key=lambda entry: len(entry[1].items))):
+        count = min(len(suite.items), round(left / (len(suites) - done)))
+        chosen = random.Random(f"{_PROBE_SEED} {name}").sample(range(len(suite.items)), count)
+        sample[name] = [suite.items[i] for i in sorted(chosen)]
+        left -= count
+    return {name: sample[name] for name in suites if sample[name]}
+
+
+def _own(loaded: LoadedModel) -> SideModel:
+    return SideModel(loaded.model, nullcontext)
+
+
+def _folder(here: Bench, run_id: str) -> Path:
+    return here.store.run_folder(run_id) / "analysis"
+
+
+def _stamp(here: Bench, run: PlannedRun) -> dict[str, str]:
+    suites = {s.name: s.content_sha256 for s in here.plan.suites if s.model in ("", run.model) and s.form != "text"}
+    return {"version": str(VERSION), "probe_items": str(here.study.analysis.probe_items), **suites}
+
+
+# ---- weights --------------------------------------------------------------------------------------------------------
+
+
+def _weights(here: Bench, run: PlannedRun, trained: Trained) -> tuple[list[dict[str, Any]], dict[str, Tensor], str]:
+    """(rows of the spectra, leading left directions by module, why there are none)."""
+    rows: list[dict[str, Any]] = []
+    directions: dict[str, Tensor] = {}
+    cache, facts = SvdCache(), here.facts(run.model)
+    try:
+        deltas = _deltas(here, run, trained)
+        for module, delta, weight in deltas:
+            rows += module_rows(
+                {module: delta}, {module: weight}, cache, model_sha256=f"{facts.content_sha256} {weight.dtype}",
+                seed=_CONTROL_SEED, widest=_WIDEST[here.plan.resolved.device],
+            )  # fmt: skip
+            if rows[-1]["frobenius_norm"] > 0:
+                directions[module] = _leading(delta).contiguous().cpu()
+    except InputProblems as error:
+        return rows, directions, str(error.problems[0])
+    return rows, directions, "" if rows else f"{run.arm.method} changes no weight matrix;"
+
+
+def _deltas(here: Bench, run: PlannedRun, trained: Trained) -> Iterator[tuple[str, FactoredDelta | DenseDelta, Tensor]]:
+    """(module, delta, W0), one at a time; none where a method changes no weight matrix."""
+    modules = here.facts(run.model).linear_shapes
+    if not run.arm.has_delta:
+        return
+    if trained.off is not None and run.arm.traits.delta == "dense":
+        yield from merged_changes(trained.model.model)
+        return
+    if trained.off is not None:
+        adapter = read_adapter(trained.weights)
+        before: Mapping[str, Tensor] = matrices(trained.model.model, adapter.deltas)
+        for module, delta in adapter.deltas.items():
+            device = before[module].device
+            moved = FactoredDelta(delta.lora_b.to(device), delta.lora_a.to(device), delta.scale)
+            yield module, moved, before[module]
+        return
+    before, after = matrices(here.base(run.model).model, modules), matrices(trained.model.model, modules)
+    for module in modules:
+        yield module, changes({module: before[module]}, {module: after[module]})[module], before[module]
+
+
+def _leading(delta: FactoredDelta | DenseDelta) -> Tensor:
+    count = min(DIRECTIONS_KEPT, delta.rank, *delta.shape)
+    if isinstance(delta, DenseDelta) and min(delta.shape) > 1024:
+        return randomised_top_svd(delta.weight, count, torch.Generator().manual_seed(_CONTROL_SEED)).svd.left
+    return delta.svd().left[:, :count]

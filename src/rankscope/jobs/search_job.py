@@ -1,0 +1,205 @@
+"""The job that finds a learning rate, on validation loss, with a seed that no run has."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rankscope.data.sources import seeded_sample
+from rankscope.edges.local_executor import stop_requested
+from rankscope.edges.study_folder import RunCheckpoints
+from rankscope.evaluate.score_suites import score_suite
+from rankscope.jobs.job_context import Bench, bench
+from rankscope.model.methods.packed_lora import can_pack, open_pack
+from rankscope.plan.run_ids import MOST_BEYOND, next_rate
+from rankscope.records import PlannedSearch, Prediction, ProbedRate, SearchRecord, Suite
+from rankscope.study.study import Arm
+from rankscope.train.fit import fit, validation_loss
+from rankscope.train.rate_search import SearchOutcome, successive_halving
+from rankscope.train.training_state import OneFileEach, steps_kept
+
+PROBE_ITEMS, PROBE_WRITTEN = 64, 16
+"""How many items of a suite the curve of a search is measured on: with choices, and with answers to write."""
+
+
+class Stopped(Exception):
+    """A signal asked for a stop in the middle of a search; its files hold what was done."""
+
+
+def search_rate(folder: str, run_ids: tuple[str, ...]) -> None:
+    """Do the planned searches `run_ids`; one that was killed goes on where it was."""
+    here = bench(folder)
+    for search_id in run_ids:
+        with here.store.wait_lock(search_id, stop_requested) as mine:
+            if mine and here.store.read_search(search_id) is None:
+                try:
+                    _search(here, here.searches[search_id])
+                except Stopped:
+                    return
+
+
+def _search(here: Bench, search: PlannedSearch) -> None:
+    candidates = _Candidates(here, search)
+    outcome = successive_halving(
+        search.rates,
+        search.step_count,
+        candidates.advance,
+        candidates.advance_together,
+        lambda rate, up: next_rate(rate, up=up),
+        MOST_BEYOND,
+    )
+    start = time.perf_counter()
+    suites = probe_suites(here, search.model)
+    probed = candidates.probe(suites, outcome)
+    here.store.write_search(
+        SearchRecord(
+            search_id=search.search_id,
+            model=search.model,
+            train_set=search.train_set,
+            arms=[arm.label for arm in search.arms],
+            seed=search.seed,
+            rates=list(outcome.rates),
+            rung_steps=list(outcome.rung_steps),
+            losses=[list(curve) for curve in outcome.losses],
+            chosen=outcome.chosen,
+            at_end_of_grid=outcome.at_end_of_grid,
+            train_seconds=candidates.seconds(),
+            probe_seconds=time.perf_counter() - start,
+            probe_items={suite.name: [item.item_id for item in suite.items] for suite in suites},
+            probed=probed,
+        )
+    )
+    candidates.remove_checkpoints(outcome.rates)
+
+
+def probe_suites(here: Bench, model: str) -> list[Suite]:
+    """A seeded sample of every suite that has right answers: fewer items where answers are generated."""
+    found = []
+    for suite, facts in here.prepared(model).suites.values():
+        if facts.form != "text":
+            count = PROBE_ITEMS if facts.form == "choices" else PROBE_WRITTEN
+            chosen = seeded_sample([item.item_id for item in suite.items], count, "rate search")
+            found.append(replace(suite, items=tuple(suite.items[i] for i in chosen)))
+    return found
+
+
+class _Candidates:
+    """The rates of one search: each with its checkpoint, and what was measured at each rung."""
+
+    def __init__(self, here: Bench, search: PlannedSearch) -> None:
+        self._here, self._search = here, search
+        self._folder = f"searches/{search.search_id}"
+        self._data = here.prepared(search.model).training[search.train_set]
+        path = here.store.folder / self._folder / "rungs.json"
+        self._measured: dict[str, dict[str, float | None]] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def advance(self, rate: float, until_step: int) -> float | None:
+        """Mean validation loss over the arms that share the rate; None where one diverged."""
+        losses = [self._advance_arm(arm, rate, until_step) for arm in self._search.arms]
+        return None if None in losses else sum(loss for loss in losses if loss is not None) / len(losses)
+
+    def advance_together(self, rates: Sequence[float], until_step: int) -> None:
+        """What `advance` will be asked for, in packs of as many candidates as were found to pay."""
+        packing = self._here.store.read_packing(self._search.model, self._search.train_set)
+        if packing is None or packing.arms_together == 1:
+            return
+        waiting: dict[int, list[tuple[Arm, float]]] = {}
+        for rate in rates:
+            for arm in self._search.arms:
+                if can_pack(arm) and _key(arm, rate, until_step) not in self._measured:
+                    # After a kill some may be a checkpoint ahead of others.
+                    done = steps_kept(RunCheckpoints(self._checkpoint(arm, rate)))
+                    waiting.setdefault(done, []).append((arm, rate))
+        for group in waiting.values():
+            for start in range(0, len(group), packing.arms_together):
+                self._train(group[start : start + packing.arms_together], until_step)
+
+    def _advance_arm(self, arm: Arm, rate: float, until_step: int) -> float | None:
+        key = _key(arm, rate, until_step)
+        if key not in self._measured:
+            self._train([(arm, rate)], until_step)
+        return self._measured[key]["loss"]
+
+    def _train(self, candidates: Sequence[tuple[Arm, float]], until_step: int) -> None:
+        """Measure validation losses (None: diverged) and the seconds trained since each candidate's start."""
+        here, search = self._here, self._search
+        arms = [arm for arm, _ in candidates]
+        tokens = here.micro_batch_tokens(search)
+        with open_pack(here.base(search.model, own=arms[0].traits.whole), arms, search.seed) as pack:
+            results = fit(
+                pack,
+                self._data.train,
+                [here.fit_settings(rate, search.seed, tokens) for _, rate in candidates],
+                checkpoints=OneFileEach([RunCheckpoints(self._checkpoint(arm, rate)) for arm, rate in candidates]),
+                should_stop=stop_requested,
+                until_step=until_step,
+            )
+            if stop_requested():
+                raise Stopped
+            for i, ((arm, rate), result) in enumerate(zip(candidates, results, strict=True)):
+                loss = None
+                if result.state != "diverged":
+                    with pack.running([i]):
+                        loss = validation_loss(pack.members[i], self._data.validation, result.micro_batch_tokens)
+                key = _key(arm, rate, until_step)
+                self._measured[key] = {"loss": loss, "seconds": result.train_seconds}
+        self._here.store.write_text(f"{self._folder}/rungs.json", json.dumps(self._measured))
+
+    def probe(self, suites: Sequence[Suite], outcome: SearchOutcome) -> list[ProbedRate]:
+        """Every candidate, as far as it was trained, on the probe items; those that diverged are left out."""
+        found = []
+        for rate, curve in zip(outcome.rates, outcome.losses, strict=True):
+            reached = [step for step, loss in zip(outcome.rung_steps, curve, strict=True) if loss is not None]
+            for arm in self._search.arms if reached and curve[len(reached) - 1] is not None else ():
+                found += self._probe(arm, rate, reached[-1], suites)
+        return found
+
+    def _probe(self, arm: Arm, rate: float, steps: int, suites: Sequence[Suite]) -> list[ProbedRate]:
+        here, search = self._here, self._search
+        base = here.base(search.model, own=arm.traits.whole)
+        with open_pack(base, [arm], search.seed) as pack:
+            fit(
+                pack,
+                self._data.train,
+                [here.fit_settings(rate, search.seed, here.micro_batch_tokens(search))],
+                checkpoints=RunCheckpoints(self._checkpoint(arm, rate)),
+                until_step=steps,  # where the checkpoint is: nothing is trained
+            )
+            scored = {
+                suite.name: score_suite(base.model, base.tokenizer, suite, token_budget=here.evaluate_tokens)
+                for suite in suites
+            }
+        if stop_requested():
+            raise Stopped
+        return [
+            ProbedRate(arm=arm.label, learning_rate=rate, steps=steps, suite=name, accuracy=_accuracy(predictions))
+            for name, predictions in scored.items()
+        ]
+
+    def _checkpoint(self, arm: Arm, rate: float) -> Path:
+        return self._here.store.folder / self._folder / f"{arm.label}-{rate:g}.safetensors"
+
+    def seconds(self) -> float:
+        """Training seconds of all candidates: of each the count at its last rung, which includes the earlier ones."""
+        last: dict[str, float] = {}
+        for key, measured in self._measured.items():
+            candidate = key.rsplit(" ", 1)[0]
+            last[candidate] = max(last.get(candidate, 0.0), measured["seconds"] or 0.0)
+        return sum(last.values())
+
+    def remove_checkpoints(self, rates: Sequence[float]) -> None:
+        for arm in self._search.arms:
+            for rate in rates:
+                self._checkpoint(arm, rate).unlink(missing_ok=True)
+
+
+def _key(arm: Arm, rate: float, until_step: int) -> str:
+    return f"{arm.label} {rate:g} {until_step}"
+
+
+def _accuracy(predictions: Sequence[Prediction]) -> float:
+    known = [prediction.score for prediction in predictions if prediction.score is not None]
+    return sum(known) / len(known)

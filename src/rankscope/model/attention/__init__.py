@@ -1,0 +1,1 @@
+"""Attention as rankscope runs it: unpadded rows, shared prefixes, a KV cache; registered with transformers once."""

@@ -1,0 +1,1 @@
+"""Weight matrices, their changes, their decompositions, and adapter files read without a model."""

@@ -1,0 +1,241 @@
+"""Study and facts -> every run with its id and its cost. Pure arithmetic: no model, no row and no file is opened."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from rankscope.plan.plan_warnings import study_warnings
+from rankscope.plan.requirements import check_ranks, check_support
+from rankscope.plan.resolve import Dtype, available_bytes, dtype_of, resolve, run_memory_parts
+from rankscope.plan.run_cost import (
+    RUNG_FRACTIONS,
+    disk_bytes,
+    evaluate_flops,
+    rows_seen,
+    search_share,
+    step_count,
+    train_flops,
+    trainable_parameters,
+)
+from rankscope.plan.run_ids import SEARCH_SEED, rate_grid, run_id, search_arms, search_id
+from rankscope.plan.run_time import Clock
+from rankscope.plan.totals import plan_totals
+from rankscope.records import (
+    MachineFacts,
+    MeasuredSpeed,
+    ModelFacts,
+    Plan,
+    PlannedRun,
+    PlannedSearch,
+    Resolved,
+    SuiteFacts,
+    TrainFacts,
+)
+from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.study import Arm, Study
+
+__all__ = ["check_ranks", "dtype_of", "make_plan", "rate_grid", "run_id"]
+
+NOMINAL_FLOPS_PER_SECOND = {"cpu": 3e10, "cuda": 1e14}
+"""Stands in where the speed was not measured (on CPU of one thread); the plan then says so."""
+
+
+_OTHER_DERIVATIONS = 3
+"""Of an adapter besides its lower ranks: by energy, and its intruders scaled, with a control."""
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One training set on one base model, with all that its runs have in common."""
+
+    study: Study
+    facts: ModelFacts
+    train: TrainFacts
+    suites: list[SuiteFacts]
+    machine: MachineFacts
+    resolved: Resolved
+    dtype: Dtype
+    measured: Sequence[MeasuredSpeed]
+
+    @cached_property
+    def clock(self) -> Clock:
+        """Of one worker: a CPU's speed is measured on one thread, a GPU's on the whole device."""
+        speed = self.machine.flops_per_second or NOMINAL_FLOPS_PER_SECOND[self.resolved.device]
+        threads = self.resolved.thread_count if self.resolved.device == "cpu" else 1
+        budget, device = self.study.budget, self.resolved.device
+        return Clock(self.facts, self.train, self.suites, budget, speed * threads, device, self.measured)
+
+
+def make_plan(
+    study: Study,
+    models: Sequence[ModelFacts],
+    train_sets: dict[str, list[TrainFacts]],
+    suites: dict[str, list[SuiteFacts]],
+    machine: MachineFacts,
+    *,
+    previous: Resolved | None = None,
+    measured: Sequence[MeasuredSpeed] = (),
+    file: str = "study",
+) -> Plan:
+    """Every search and run of the study, by model, training set, arm and seed in the file's order.
+
+    `train_sets` and `suites` are by model name, since every tokenizer counts otherwise. `previous` is what an earlier
+    plan of the same study folder decided; it is kept. A run that does not fit into memory or on the disk says so.
+    `measured` speeds take the place of arithmetic where there are any.
+    Raises InputProblems (naming `file`) for targets that do not exist, for ranks that no target can use, for settings
+    that this machine or a model cannot do, and where two runs would be the same.
+    """
+    problems: list[Problem] = []
+    warnings: list[str] = []
+    for facts in models:
+        found, advice = check_ranks(study, facts, file)
+        problems += found
+        warnings += advice
+    problems += check_support(study, models, previous.device if previous is not None else machine.device, machine, file)
+    if problems:
+        raise InputProblems(problems)
+    resolved = resolve(study, study.expand_arms(), models, train_sets, machine, previous, file)
+    specs = {spec.name: spec for spec in study.models}
+    searches: list[PlannedSearch] = []
+    runs: list[PlannedRun] = []
+    base_seconds, derived_seconds = 0.0, 0.0
+    for facts in models:
+        for train in train_sets[facts.name]:
+            dtype = dtype_of(specs[facts.name], resolved)
+            setting = _Setting(study, facts, train, suites[facts.name], machine, resolved, dtype, measured)
+            found_searches, found_runs = _setting_runs(setting)
+            searches += found_searches
+            runs += found_runs
+            derived_seconds += _derived_seconds(setting, found_runs)
+        base_seconds += setting.clock.scoring(None)
+    _check_ids(runs, file)
+    plan = Plan(
+        study=study.name,
+        resolved=resolved,
+        models=list(models),
+        train_sets=[t.model_copy(update={"model": f.name}) for f in models for t in train_sets[f.name]],
+        suites=[s.model_copy(update={"model": f.name}) for f in models for s in suites[f.name]],
+        searches=searches,
+        runs=runs,
+        base_seconds=base_seconds,
+        derived_seconds=derived_seconds,
+        measured=list(measured),
+        looks=list(study.looks),
+    )
+    return plan.model_copy(update={"warnings": [*warnings, *study_warnings(study, plan, machine, plan_totals(plan))]})
+
+
+def _setting_runs(setting: _Setting) -> tuple[list[PlannedSearch], list[PlannedRun]]:
+    searches: dict[str, PlannedSearch] = {}
+    runs: list[PlannedRun] = []
+    for key in setting.study.arms:
+        entry = setting.study.arms_of(key)
+        for arm in entry:
+            own = [_run(setting, arm, entry, seed) for seed in setting.study.all_seeds]
+            runs += own
+            search = _search(setting, arm, search_arms(arm, entry))
+            if search is not None and own[0].fits:
+                searches.setdefault(search.search_id, search)
+    return list(searches.values()), runs
+
+
+def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> PlannedRun:
+    study, facts, train, resolved = setting.study, setting.facts, setting.train, setting.resolved
+    searching = search_arms(arm, entry)
+    parts = run_memory_parts(study, arm, facts, train, setting.dtype, resolved)
+    at_most, kept = disk_bytes(
+        arm, facts, setting.dtype, setting.suites, keep_full=_stays(study, seed), optimizer=study.optimizer.name
+    )
+    clock = setting.clock
+    seconds = clock.training(arm) + clock.validation(arm) + clock.scoring(arm)
+    if study.analysis.enabled:
+        seconds += clock.inside(arm, study.analysis.probe_items)
+    reason = _does_not_fit(sum(parts.values()), at_most, setting)
+    return PlannedRun(
+        run_id=run_id(arm, seed, study, facts, train, setting.dtype, searching),
+        model=facts.name,
+        train_set=train.name,
+        arm=arm,
+        seed=seed,
+        trainable_parameters=trainable_parameters(arm, facts),
+        step_count=step_count(train.row_count, study.budget),
+        train_tokens=round(train.token_count * sum(rows_seen(train.row_count, study.budget.epochs)) / train.row_count),
+        train_flops=sum(train_flops(arm, facts, train, study.budget)),
+        evaluate_flops=sum(evaluate_flops(arm, facts, setting.suites)),
+        memory_bytes=sum(parts.values()),
+        memory_parts_bytes=parts,
+        disk_bytes=at_most,
+        kept_disk_bytes=kept,
+        seconds=seconds,
+        fits=reason is None,
+        reason=reason,
+        dtype=setting.dtype,
+        search_id=search_id(searching, study, facts, train, setting.dtype) if searching else None,
+    )
+
+
+def _stays(study: Study, seed: int) -> bool:
+    """Whether this run's full checkpoint counts as kept: of `keep: {full: best}` one for each arm."""
+    return study.keep.full == "all" or (study.keep.full == "best" and seed == study.all_seeds[0])
+
+
+def _does_not_fit(memory: int, disk: int, setting: _Setting) -> str | None:
+    available = available_bytes(setting.machine, setting.resolved.device)
+    if memory > available:
+        return f"needs {_gigabytes(memory)} of memory, this machine has {_gigabytes(available)} to use"
+    if disk > setting.machine.disk_free_bytes:
+        return f"needs {_gigabytes(disk)} of disk, {_gigabytes(setting.machine.disk_free_bytes)} are free"
+    return None
+
+
+def _search(setting: _Setting, arm: Arm, searching: tuple[Arm, ...]) -> PlannedSearch | None:
+    """The search for this arm's rate; arms that share one have the same search."""
+    if not searching:
+        return None
+    study, facts, train = setting.study, setting.facts, setting.train
+    rates = rate_grid(arm.method)
+    share = search_share(len(rates))
+    passes = sum(math.ceil(len(rates) / 2**rung) for rung in range(len(RUNG_FRACTIONS)))
+    seconds = sum(setting.clock.training(a, share) + passes * setting.clock.validation(a) for a in searching)
+    return PlannedSearch(
+        search_id=search_id(searching, study, facts, train, setting.dtype),
+        model=facts.name,
+        train_set=train.name,
+        arms=list(searching),
+        rates=rates,
+        seed=SEARCH_SEED,
+        step_count=step_count(train.row_count, study.budget),
+        train_flops=share * sum(sum(train_flops(a, facts, train, study.budget)) for a in searching),
+        seconds=seconds,
+    )
+
+
+def _derived_seconds(setting: _Setting, runs: Sequence[PlannedRun]) -> float:
+    """Scoring what is made of the largest LoRA: one for each lower rank of its method, and three others."""
+    analysis = setting.study.analysis
+    factored = [r.arm for r in runs if r.arm.traits.delta == "factored" and r.fits]
+    if not (analysis.enabled and analysis.derived and factored):
+        return 0.0
+    largest = max(factored, key=lambda arm: arm.rank or 0)
+    ranks = {arm.rank for arm in factored if arm.method == largest.method and arm.rank != largest.rank}
+    return (len(ranks) + _OTHER_DERIVATIONS) * setting.clock.scoring(largest)
+
+
+def _check_ids(runs: Sequence[PlannedRun], file: str) -> None:
+    counts = Counter(run.run_id for run in runs)
+    problems = []
+    for id_ in [id_ for id_, count in counts.items() if count > 1]:
+        same = [f"{run.model}, {run.train_set}, {run.arm.label}" for run in runs if run.run_id == id_]
+        problems.append(
+            Problem(file, "runs", f"the same run twice ({' and '.join(same)})", "models, data or arms that differ")
+        )
+    if problems:
+        raise InputProblems(problems)
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.3g} GB"

@@ -1,0 +1,83 @@
+"""What a training process holds in memory, part by part. Arithmetic on facts; docs/plan.md has the same formulas.
+
+P parameters, p trainable ones, L layers, D hidden size, V vocabulary, T tokens of a micro-batch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from rankscope.plan.parameters import stored_parameters, trainable_parameters
+from rankscope.records import ModelFacts
+from rankscope.study.study import Arm, OptimizerName
+
+BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
+
+RUNTIME_BYTES = {"cpu": 550_000_000, "cuda": 600_000_000}
+"""One worker besides its model: interpreter, libraries and compiled kernels; on CUDA the context (an assumption)."""
+
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""A weight in NF4 with double quantization: 4 bits, an 8-bit scale for 64 of them, an fp32 one for 256 of those
+(arXiv 2305.14314, section 3: 0.127 bits a weight for the scales)."""
+
+MOMENT_BYTES: dict[OptimizerName, float] = {"adamw": 8.0, "adamw_8bit": 2.0 + 2 * 4 / 256}
+"""AdamW's two moments of a parameter; in 8 bits each has an fp32 scale for 256 values (arXiv 2110.02861)."""
+
+
+def weight_bytes(facts: ModelFacts, dtype: str) -> int:
+    """The base as it lies in memory. In NF4 its linear modules' weights; embeddings, head and norms in the dtype."""
+    quantized = sum(out * in_ for out, in_ in facts.linear_shapes.values()) if facts.quantization else 0
+    return (facts.parameter_count - quantized) * BYTES[dtype] + math.ceil(quantized * NF4_BYTES)
+
+
+def moment_bytes(parameter_count: int, optimizer: OptimizerName) -> int:
+    return math.ceil(MOMENT_BYTES[optimizer] * parameter_count)
+
+
+def activation_bytes(facts: ModelFacts, dtype: str, tokens: int, *, checkpointing: bool) -> int:
+    """What the backward pass needs of the forward one: an estimate, within a fifth of what torch keeps (tested).
+
+    Each matrix's input and output once for each token, and 4 D per layer in fp32 for norms and residuals. With
+    checkpointing the D-wide input of every layer, and one layer's own activations while it is computed again.
+    """
+    size, layers = BYTES[dtype], max(1, facts.layer_count)
+    matrices = sum(sum(shape) for shape in facts.linear_shapes.values())
+    per_token = matrices * size + 4 * facts.hidden_size * layers * 4
+    if checkpointing:
+        per_token = layers * facts.hidden_size * size + math.ceil(per_token / layers)
+    return tokens * per_token
+
+
+def memory_parts(
+    arm: Arm,
+    facts: ModelFacts,
+    dtype: Literal["float32", "bfloat16"],
+    micro_batch_tokens: int,
+    completion_share: float,
+    device: Literal["cpu", "cuda"] = "cpu",
+    *,
+    checkpointing: bool = False,
+    optimizer: OptimizerName = "adamw",
+) -> dict[str, int]:
+    """Bytes of a training process, by what they are for. Exact but for activations, logits and runtime.
+
+    Trained bf16 weights have fp32 masters and, at the worst moment, both gradients. Logits: three fp32 copies (logits,
+    log-softmax, gradient) at the completion positions. `dequantized`: the largest matrix of a base in 4 bits, which is
+    written out to be multiplied with.
+    """
+    size, trained = BYTES[dtype], trainable_parameters(arm, facts)
+    adapter = 0 if arm.traits.whole else stored_parameters(arm, facts)
+    has_masters = dtype == "bfloat16"
+    parts = {
+        "weights": weight_bytes(facts, dtype) + adapter * size,
+        "masters": 4 * trained if has_masters else 0,
+        "moments": moment_bytes(trained, optimizer),
+        "gradients": (4 + size if has_masters else 4) * trained,
+        "activations": activation_bytes(facts, dtype, micro_batch_tokens, checkpointing=checkpointing),
+        "logits": math.ceil(micro_batch_tokens * completion_share) * facts.vocab_size * 3 * 4,
+        "runtime": RUNTIME_BYTES[device],
+    }
+    if facts.quantization:
+        parts["dequantized"] = max((out * in_ for out, in_ in facts.linear_shapes.values()), default=0) * size
+    return parts

@@ -1,0 +1,134 @@
+"""How long a run takes: arithmetic with constants that were fitted to measured runs, or with speeds measured here.
+
+`benchmarks/plan_accuracy.py` prints the constants that fit the machine it runs on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from rankscope.plan.parameters import trainable_parameters
+from rankscope.plan.run_cost import evaluate_flops, forward_flops, generated_tokens, rows_seen, step_count, train_flops
+from rankscope.records import MeasuredSpeed, ModelFacts, SuiteFacts, TrainFacts
+from rankscope.study.study import Arm, Budget
+
+Device = Literal["cpu", "cuda"]
+
+EFFICIENCY = 0.7
+"""Share of the measured speed of one large matrix product that the matrices of a step reach."""
+
+ATTENTION_EFFICIENCY = {"cpu": 0.1, "cuda": 0.25}
+"""The same share for the products inside attention, with its softmax; on CUDA an assumption."""
+
+LAYER_STEP_SECONDS = {"cpu": 0.001, "cuda": 0.0015}
+"""What a training step costs per layer besides arithmetic (calls, small kernels); a forward alone takes a third.
+
+On CUDA an assumption."""
+
+_EVALUATION_BATCH_TOKENS = 8192
+_GENERATION_BATCH_ITEMS = 64
+
+
+class Clock:
+    """The seconds of one worker on one training set of one base model.
+
+    `flops_per_second` is that of one large matrix product. What was `measured` of a method, at its smallest and largest
+    size, is taken in place of arithmetic: between the two the time of a token is linear in the trained parameters.
+    """
+
+    def __init__(
+        self,
+        facts: ModelFacts,
+        train: TrainFacts,
+        suites: Sequence[SuiteFacts],
+        budget: Budget,
+        flops_per_second: float,
+        device: Device,
+        measured: Sequence[MeasuredSpeed] = (),
+    ) -> None:
+        self._facts, self._train, self._suites, self._budget = facts, train, suites, budget
+        self._speed, self._device = flops_per_second, device
+        self._measured = [m for m in measured if (m.model, m.train_set) == (facts.name, train.name)]
+
+    def training(self, arm: Arm, share: float = 1.0) -> float:
+        """Updates of a run, or of `share` of one."""
+        steps = share * step_count(self._train.row_count, self._budget)
+        per_token = self._of(arm, "train_seconds_per_token")
+        if per_token is not None:
+            return share * self._tokens() * per_token
+        matrices, attention = train_flops(arm, self._facts, self._train, self._budget)
+        return self._arithmetic(share * matrices, share * attention, steps)
+
+    def validation(self, arm: Arm) -> float:
+        """One pass over the validation rows."""
+        tokens = self._train.validation_count * self._train.token_count / max(1, self._train.row_count)
+        per_token = self._of(arm, "validation_seconds_per_token")
+        if per_token is not None:
+            return tokens * per_token
+        share = self._train.completion_token_count / max(1, self._train.token_count)
+        matrices, attention = forward_flops(arm, self._facts, tokens, tokens * share, tokens / self._rows())
+        return self._arithmetic(matrices, attention, math.ceil(tokens / _EVALUATION_BATCH_TOKENS) / 3)
+
+    def scoring(self, arm: Arm | None) -> float:
+        """Every suite once; None is the base. What was measured of the arm with the fewest parameters is the base's."""
+        if not self._suites:
+            return 0.0
+        seconds = self._of(arm, "evaluate_seconds") if arm is not None else self._least("evaluate_seconds")
+        if seconds is not None:
+            return seconds
+        matrices, attention = evaluate_flops(arm, self._facts, self._suites)
+        passes = 0.0
+        for suite in self._suites:
+            passes += math.ceil(suite.token_count / _EVALUATION_BATCH_TOKENS)
+            if suite.item_count and generated_tokens(suite):
+                batches = math.ceil(suite.item_count / _GENERATION_BATCH_ITEMS)
+                passes += batches * generated_tokens(suite) / suite.item_count
+        return self._arithmetic(matrices, attention, passes / 3)
+
+    def inside(self, arm: Arm, probe_items: int) -> float:
+        """Looking inside a scored run: a forward of base and arm with all states kept, and the spectra of its matrices.
+
+        A singular value decomposition of an (m, n) matrix, m >= n, is taken as 14 m n^2 FLOPs (Golub & Van Loan, 4th
+        ed., figure 8.6.1, with vectors of one side) where the whole weight changed, and as 14 (m + n) r^2 of factors.
+        """
+        items = sum(suite.item_count for suite in self._suites)
+        tokens = min(probe_items, items) * sum(suite.token_count for suite in self._suites) / max(1, items)
+        matrices, attention = forward_flops(arm, self._facts, 2 * tokens, 0.0, tokens / max(1, min(probe_items, items)))
+        spectra = 0.0
+        if arm.has_delta:
+            for out, in_ in self._facts.linear_shapes.values():
+                side = min(out, in_)
+                spectra += 14.0 * max(out, in_) * side**2 if arm.rank is None else 14.0 * (out + in_) * arm.rank**2
+        return self._arithmetic(matrices + spectra, attention, 2 * min(probe_items, items) / 3)
+
+    def _arithmetic(self, matrices: float, attention: float, steps: float) -> float:
+        layers = self._facts.layer_count * LAYER_STEP_SECONDS[self._device]
+        products = matrices / EFFICIENCY + attention / ATTENTION_EFFICIENCY[self._device]
+        return products / self._speed + steps * layers
+
+    def _rows(self) -> float:
+        return max(1, self._train.validation_count)
+
+    def _tokens(self) -> float:
+        share = sum(rows_seen(self._train.row_count, self._budget.epochs)) / max(1, self._train.row_count)
+        return self._train.token_count * share
+
+    def _of(self, arm: Arm | None, name: str) -> float | None:
+        """What was measured of this arm's method, at its size; None where nothing was."""
+        if arm is None:
+            return None
+        known = sorted((m for m in self._measured if m.method == arm.method), key=lambda m: m.trainable_parameters)
+        if not known:
+            return None
+        low, high = known[0], known[-1]
+        first, last = float(getattr(low, name)), float(getattr(high, name))
+        if low.trainable_parameters == high.trainable_parameters:
+            return first
+        at = trainable_parameters(arm, self._facts) - low.trainable_parameters
+        return max(0.0, first + (last - first) * at / (high.trainable_parameters - low.trainable_parameters))
+
+    def _least(self, name: str) -> float | None:
+        known = sorted(self._measured, key=lambda m: m.trainable_parameters)
+        return float(getattr(known[0], name)) if known else None

@@ -1,0 +1,124 @@
+"""plan.json: every run of a study, what it will cost and what it can tell."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rankscope.records.input_facts import ModelFacts, SuiteFacts, TrainFacts
+from rankscope.records.record_base import FORMAT_VERSION, Record
+from rankscope.study.study import Arm, Method
+
+
+class Resolved(Record):
+    """What is decided once, stored in plan.json and reused on resume."""
+
+    dtype: Literal["float32", "bfloat16"]
+    device: Literal["cpu", "cuda"]
+    worker_count: int
+    thread_count: int
+    micro_batch_tokens: int
+
+
+class PlannedRun(Record):
+    """One arm on one training set of one base model with one seed, and what it will cost."""
+
+    run_id: str
+    model: str
+    train_set: str
+    arm: Arm
+    seed: int
+    trainable_parameters: int
+    step_count: int
+    train_tokens: int
+    train_flops: float
+    evaluate_flops: float
+    memory_bytes: int
+    disk_bytes: int
+    seconds: float
+    fits: bool = True
+    reason: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    search_id: str | None = None
+    """The search that finds this run's learning rate; None where the study gives it."""
+    memory_parts_bytes: dict[str, int] = {}
+    """What `memory_bytes` is the sum of, as docs/plan.md has it."""
+    kept_disk_bytes: int = 0
+    """What of `disk_bytes` stays when the run is done."""
+
+
+class PlannedSearch(Record):
+    """The learning-rate search of one arm (or of several that share a rate), before its runs."""
+
+    search_id: str
+    model: str
+    train_set: str
+    arms: list[Arm]
+    rates: list[float]
+    seed: int
+    step_count: int
+    train_flops: float
+    seconds: float
+
+
+class MeasuredSpeed(Record):
+    """What a few real steps of one arm and a few scored items took, in one worker beside the others."""
+
+    model: str
+    train_set: str
+    arm: str
+    method: Method
+    trainable_parameters: int
+    train_seconds_per_token: float
+    validation_seconds_per_token: float
+    evaluate_seconds: float
+    """Scoring every suite once, from a seeded sample of the items of each."""
+    peak_memory_bytes: int
+
+
+class PlannedPower(Record):
+    """What one base model and training set can be expected to tell, on assumed variances (docs/measures.md).
+
+    The chances are that an arm as good as the best is found good enough, and that one which forgets nothing is found
+    eligible; seeds_for_power and items_for_power (of the smallest suite, all stretched alike) bring both to four in
+    five, None where no reasonable number does. expected_runs: with adaptive seeds, where arms are equal and forget
+    nothing.
+    """
+
+    model: str
+    train_set: str
+    arms: int
+    seeds: int
+    in_domain_items: int
+    other_items: int
+    detectable_gain: float
+    detectable_forgetting: float | None
+    chance_good_enough: float
+    chance_eligible: float
+    seeds_for_power: int | None
+    items_for_power: int | None
+    expected_runs: int | None = None
+    said: list[str] = []
+    """The same in plain words."""
+
+
+class Plan(Record):
+    """plan.json: every run of a study."""
+
+    format_version: int = FORMAT_VERSION
+    study: str
+    resolved: Resolved
+    models: list[ModelFacts]
+    train_sets: list[TrainFacts]
+    suites: list[SuiteFacts]
+    searches: list[PlannedSearch]
+    runs: list[PlannedRun]
+    warnings: list[str] = []
+    base_seconds: float = 0.0
+    """Scoring the bases, once each."""
+    derived_seconds: float = 0.0
+    """Scoring runs that are made from others without training."""
+    measured: list[MeasuredSpeed] = []
+    """What `--measure` found; empty where the times are arithmetic alone."""
+    looks: list[int] = []
+    """With adaptive seeds the numbers of seeds after which the verdict is asked; `runs` are then the most."""
+    power: list[PlannedPower] = []

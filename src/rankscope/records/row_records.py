@@ -1,0 +1,118 @@
+"""Rows as read, and as tokens: what is trained on and what is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from rankscope.study.study import Kind
+
+Form = Literal["choices", "open", "number", "text"]
+
+
+class Turn(NamedTuple):
+    """One turn of a conversation, without white space around it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as read and checked. Exactly one of the shapes: choices, answer, prompt + completion, text, messages.
+
+    `messages` ends with an assistant's turn, and a user's stands before the first of those.
+    """
+
+    item_id: str
+    place: str
+    question: str | None = None
+    context: str | None = None
+    choices: tuple[str, ...] | None = None
+    answer_index: int | None = None
+    answer: str | None = None
+    aliases: tuple[str, ...] = ()
+    rationale: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    text: str | None = None
+    messages: tuple[Turn, ...] | None = None
+    cluster: str | None = None
+    """Rows of one cluster (questions on one text, say) are no independent evidence."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training row as tokens: loss on `completion_ids` (the learned EOS included), none on `prompt_ids`.
+
+    `loss_mask`, over prompt and completion together, says which tokens have loss where that is not so: in a
+    conversation of several assistant's turns. Nothing of `prompt_ids` ever has loss.
+    """
+
+    item_id: str
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    loss_mask: tuple[bool, ...] | None = None
+
+    @property
+    def token_count(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+    @property
+    def target_count(self) -> int:
+        """Tokens with loss."""
+        return len(self.completion_ids) if self.loss_mask is None else sum(self.loss_mask)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A suite's item as tokens. A text's tokens are its one choice, after an empty or BOS-only prompt."""
+
+    item_id: str
+    form: Form
+    prompt_ids: tuple[int, ...]
+    choices_ids: tuple[tuple[int, ...], ...] = ()
+    choice_characters: tuple[int, ...] = ()
+    answer_index: int | None = None
+    answers: tuple[str, ...] = ()
+    text_bytes: int = 0
+    prompt_text: str = ""
+    choice_texts: tuple[str, ...] = ()
+    cluster: str | None = None
+    parts: tuple[Item, ...] = ()
+    """Where choices follow different prompts: an item for each prompt, whose choices in order are this item's."""
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What a suite's own grader says of one item; scores from 0 to 1."""
+
+    score: float
+    score_normalized: float | None
+    predicted: str | None
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class Grading:
+    """How a suite of lm-eval is answered and graded. `grade` takes ids of items and for each what the model gave to
+    each of its requests: (log-likelihood, is greedy) for each choice, or the text written until one of `stops`."""
+
+    stops: tuple[str, ...]
+    needs_greedy: bool
+    grade: Callable[[Sequence[str], Sequence[Sequence[Any]]], list[Graded]]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Encoded items of one suite with what the verdict needs to know of it. `left_out` maps a reason to a count.
+    `grading` is None where an item's form says how it is graded."""
+
+    name: str
+    domain: str | None
+    kind: Kind | None
+    items: tuple[Item, ...]
+    max_new_tokens: int = 256
+    left_out: dict[str, int] = field(default_factory=dict)
+    grading: Grading | None = None

@@ -1,0 +1,147 @@
+"""What a run or a search leaves in its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rankscope.records.plan_record import Resolved
+from rankscope.records.record_base import FORMAT_VERSION, Record
+from rankscope.study.study import Arm
+
+State = Literal["planned", "running", "done", "failed", "diverged", "does not fit", "not needed"]
+
+
+class Packing(Record):
+    """packing/NAME.json: how many LoRA arms of one base and training set train together, and the tokens of a
+    micro-batch; decided once, from a few steps, and the same on resume.
+
+    `seconds_per_token` maps `ARMS x TOKENS` to the measured seconds of a step per token of one arm.
+    """
+
+    model: str
+    train_set: str
+    arms_together: int
+    micro_batch_tokens: int
+    seconds_per_token: dict[str, float] = {}
+
+
+class PackMembers(Record):
+    """packs/DIGEST.json: the runs that began to train together, while not all of them are trained."""
+
+    run_ids: list[str]
+
+
+class Provenance(Record):
+    """Where a number came from."""
+
+    commit: str | None
+    versions: dict[str, str]
+    machine: str
+    model_sha256: str
+    train_sha256: str | None
+    suites_sha256: dict[str, str]
+
+
+class RunRecord(Record):
+    """run.json: the settings of a run as they were resolved."""
+
+    format_version: int = FORMAT_VERSION
+    run_id: str
+    model: str
+    train_set: str | None
+    arm: Arm | None
+    seed: int | None
+    learning_rate: float | None
+    resolved: Resolved
+    settings: dict[str, Any]
+    provenance: Provenance
+
+
+class RunStatus(Record):
+    """status.json: written whole at each change of state; a run is done when `state` says so."""
+
+    format_version: int = FORMAT_VERSION
+    run_id: str
+    state: State
+    reason: str | None = None
+    steps_done: int = 0
+    steps_total: int = 0
+    items_scored: int = 0
+    trainable_parameters: int | None = None
+    final_train_loss: float | None = None
+    validation_loss: float | None = None
+    train_seconds: float | None = None
+    evaluate_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    adapter_bytes: int | None = None
+    arms_together: int | None = None
+    """Arms that trained in one pack, this one included; `train_seconds` is its share of their time."""
+    trained_with: tuple[str, ...] = ()
+    """The runs of that pack in their order, this one included; none where it trained alone."""
+    micro_batch_tokens: int | None = None
+    """Tokens of a micro-batch, of all arms together, when training ended: fewer than planned where memory ran out."""
+    updated_at: str = ""
+
+
+class StepRecord(Record):
+    """A line of train.jsonl. Loss is the mean over the batch's completion tokens, before the update."""
+
+    step: int
+    loss_nats_per_token: float
+    learning_rate: float
+    gradient_norm: float
+    completion_tokens: int
+
+
+class ProbedRate(Record):
+    """A candidate of a search on the probe items of one suite: measured after the choice, never used for it."""
+
+    arm: str
+    learning_rate: float
+    steps: int
+    suite: str
+    accuracy: float
+
+
+class SearchRecord(Record):
+    """search.json: a learning-rate search. `losses[i][k]`: rate i after rung k, None where it was dropped.
+
+    `rates` may reach beyond the planned grid, where the best was its last. `probe_items` are the item ids that
+    `probed` is of, by suite.
+    """
+
+    format_version: int = FORMAT_VERSION
+    search_id: str
+    model: str
+    train_set: str
+    arms: list[str]
+    seed: int
+    rates: list[float]
+    rung_steps: list[int]
+    losses: list[list[float | None]]
+    chosen: float | None
+    at_end_of_grid: bool
+    train_seconds: float
+    probe_seconds: float = 0.0
+    probe_items: dict[str, list[str]] = {}
+    probed: list[ProbedRate] = []
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One item scored: a row of predictions.parquet (docs/records.md says what each column holds)."""
+
+    suite: str
+    item_id: str
+    score: float | None
+    score_normalized: float | None
+    f1: float | None
+    predicted: str | None
+    answer: str | None
+    choice_logprobs: tuple[float, ...] | None
+    prompt_tokens: int
+    loss_nats: float | None = None
+    scored_tokens: int | None = None
+    text_bytes: int | None = None
+    cluster: str | None = None

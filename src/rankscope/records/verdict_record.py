@@ -1,0 +1,109 @@
+"""The verdict and what it rests on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rankscope.records.record_base import FORMAT_VERSION, Record
+from rankscope.study.study import Kind
+
+Relation = Literal["in-domain", "out-of-domain", "general"]
+
+
+class Interval(Record):
+    """A mean with its two-sided interval at the study's confidence; None where the data cannot give one."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+class ArmCost(Record):
+    train_seconds: float | None
+    search_seconds: float | None
+    peak_memory_bytes: int | None
+    adapter_bytes: int | None
+
+
+class SuiteOutcome(Record):
+    """One arm on one suite: accuracy, and its change from the base (mean over seeds)."""
+
+    suite: str
+    relation: Relation
+    kind: Kind | None
+    item_count: int
+    base_accuracy: float | None
+    accuracy: float | None
+    change: Interval
+
+
+class ArmVerdict(Record):
+    """One arm's row of the verdict. `status`: eligible, ineligible, open; or failed, diverged, does not fit."""
+
+    label: str
+    method: str
+    rank: int | None
+    learning_rate: float | None
+    trainable_parameters: int | None
+    seeds: list[int]
+    gain: Interval
+    forgetting: Interval
+    per_suite: list[SuiteOutcome]
+    status: str
+    cost: ArmCost
+
+
+class Recommended(Record):
+    label: str
+    method: str
+    rank: int | None
+    alpha: float | None
+    targets: list[str] | str | None
+    learning_rate: float | None
+    trainable_parameters: int
+
+
+class DetectableEffect(Record):
+    """The smallest true difference that this design would find with 80 % power."""
+
+    gain: float | None
+    forgetting: float | None
+
+
+class MoreNeeded(Record):
+    """How many seeds (or items per suite, at the present seeds) would decide, were the estimates the truth."""
+
+    seeds: int | None
+    items: int | None
+
+
+class SuiteNoise(Record):
+    """How many items of a suite the base answers otherwise when it is merely scored in other batches."""
+
+    suite: str
+    item_count: int
+    changed_items: int
+
+
+class Verdict(Record):
+    model: str
+    train_set: str
+    kind: Literal["recommended", "tradeoff", "no_gain", "cannot_distinguish"]
+    decided: bool
+    recommended: Recommended | None
+    candidates: list[str]
+    refuted: list[str]
+    rule: str
+    reasons: list[str]
+    minimum_detectable_effect: DetectableEffect
+    more_needed: MoreNeeded
+    arms: list[ArmVerdict]
+    findings: list[str] = []
+    """What was forgotten, in plain words: by which arms, recall against reasoning."""
+    noise: list[SuiteNoise] = []
+
+
+class VerdictFile(Record):
+    format_version: int = FORMAT_VERSION
+    verdicts: list[Verdict]
+    notes: list[str] = []

@@ -1,0 +1,173 @@
+"""README.md of an exported adapter or model: what it is, what it learned and forgot, and how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import vl_convert
+import yaml
+
+from rankscope.records import ArmVerdict, SuiteOutcome, Verdict
+from rankscope.report import chart_frames, charts, wording
+from rankscope.report.chart_drawing import Chart, spec_of
+from rankscope.report.method_words import how_to_load, is_peft, settings_of, what_it_is
+from rankscope.study.study import Arm
+
+
+def model_card(
+    verdict: Verdict,
+    row: ArmVerdict,
+    arm: Arm,
+    scores: pd.DataFrame,
+    study: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    picture: str | None = None,
+) -> str:
+    """The card as Markdown with YAML front matter (the Hub's model-index: the arm's mean accuracy on every suite).
+
+    `row` is the arm's part of `verdict`, `arm` its settings, `scores` the table of that name (share correct by run
+    and suite), `study` and `provenance` as the report gets them, `picture` the trade-off's file beside the card.
+    """
+    parts = [
+        f"---\n{yaml.safe_dump(_front_matter(verdict, row, arm, study), sort_keys=False, allow_unicode=True)}---",
+        f"# {row.label} of study {_inline(study.get('name', ''))}",
+        _lead(verdict, row, arm),
+        f"## Verdict\n\n**{_inline(wording.headline(verdict))}.** {_inline(wording.sentence(verdict))}\n\n"
+        f"{_inline(wording.confidence_sentence(verdict, _confidence(study)))}\n\n{_inline(verdict.rule)}",
+        *([f"![Gain against forgetting of every arm of the study]({picture})"] if picture is not None else []),
+        f"## What was forgotten\n\n{_inline(wording.forgotten_sentence(row))}",
+        f"## Suites\n\n{_suite_table(row, scores, verdict)}",
+        f"## Load it\n\n{_loading(verdict, arm, study)}",
+        f"## Settings\n\n{_settings(row, arm, study)}",
+        f"## Provenance\n\n{_provenance(provenance)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(verdict: Verdict, row: ArmVerdict, arm: Arm, study: Mapping[str, Any]) -> dict[str, Any]:
+    base = _base_id(verdict, study)
+    results = [
+        {
+            "task": {"type": "question-answering"},
+            "dataset": {"name": outcome.suite, "type": outcome.suite},
+            "metrics": [{"type": "accuracy", "value": round(outcome.accuracy, 6), "name": "accuracy, mean over seeds"}],
+        }
+        for outcome in row.per_suite
+        if outcome.accuracy is not None
+    ]
+    name = f"{study.get('name', 'study')}-{row.label}"
+    return {
+        "base_model": base,
+        "library_name": "peft" if is_peft(arm) else "transformers",
+        "tags": ["rankscope", arm.method, *(["peft"] if is_peft(arm) else [])],
+        "model-index": [{"name": name, "results": results}],
+    }
+
+
+def _base_id(verdict: Verdict, study: Mapping[str, Any]) -> str:
+    """The base's id as the study writes it (a hub id or a folder), found by the name used in tables."""
+    models = study.get("model") or study.get("models") or []
+    for spec in models if isinstance(models, list | tuple) else [models]:
+        model_id = str(spec.get("id", "")) if isinstance(spec, Mapping) else str(spec)
+        if model_id.rstrip("/").split("/")[-1] == verdict.model:
+            return model_id
+    return verdict.model
+
+
+def _confidence(study: Mapping[str, Any]) -> float | None:
+    value = study.get("decision", {}).get("confidence")
+    return None if value is None else float(value)
+
+
+def _lead(verdict: Verdict, row: ArmVerdict, arm: Arm) -> str:
+    lead = f"{what_it_is(arm)} for `{verdict.model}`, trained on `{verdict.train_set}`."
+    result = (
+        f"It gains {wording.interval_points(row.gain)} on suites of its training domain and forgets "
+        f"{wording.interval_points(row.forgetting, sign=False)} on the others, against the untouched base model."
+    )
+    chosen = verdict.recommended.label if verdict.recommended else None
+    place = "" if chosen == row.label else f" It is not the recommended arm; its status is: {row.status}."
+    return f"{lead} {result}{place}"
+
+
+def _suite_table(row: ArmVerdict, scores: pd.DataFrame, verdict: Verdict) -> str:
+    lines = [
+        "| suite | relation | kind | items | base | this arm | change in points | by seed |",
+        "|---|---|---|---:|---:|---:|---|---|",
+    ]
+    for outcome in row.per_suite:
+        lines.append(
+            f"| {_inline(outcome.suite)} | {outcome.relation} | {outcome.kind or ''} | {outcome.item_count:,} "
+            f"| {wording.percent(outcome.base_accuracy)} | {wording.percent(outcome.accuracy)} "
+            f"| {wording.interval_points(outcome.change).replace(' points', '')} "
+            f"| {_by_seed(outcome, row, scores, verdict)} |"
+        )
+    return "\n".join(lines) if row.per_suite else "No suite was scored."
+
+
+def _by_seed(outcome: SuiteOutcome, row: ArmVerdict, scores: pd.DataFrame, verdict: Verdict) -> str:
+    if not {"model", "train_set", "arm", "suite", "seed", "accuracy"} <= set(scores.columns):
+        return ""
+    mine = scores[(scores["model"] == verdict.model) & (scores["train_set"] == verdict.train_set)]
+    mine = mine[(mine["arm"] == row.label) & (mine["suite"] == outcome.suite)].sort_values("seed")
+    return ", ".join(wording.percent(float(value)) for value in mine["accuracy"].dropna())
+
+
+def _loading(verdict: Verdict, arm: Arm, study: Mapping[str, Any]) -> str:
+    base = _base_id(verdict, study)
+    return how_to_load(arm, base)
+
+
+def _settings(row: ArmVerdict, arm: Arm, study: Mapping[str, Any]) -> str:
+    facts: dict[str, Any] = settings_of(arm)
+    facts["learning rate"] = wording.rate(row.learning_rate)
+    facts["trainable parameters"] = "not known" if row.trainable_parameters is None else f"{row.trainable_parameters:,}"
+    facts["seeds of the study"] = ", ".join(map(str, row.seeds))
+    facts["training time of one run"] = wording.duration(row.cost.train_seconds)
+    for group in ("budget", "optimizer"):
+        facts |= {key.replace("_", " "): value for key, value in dict(study.get(group, {})).items()}
+    return "\n".join(f"- {key}: {_inline(str(value))}" for key, value in facts.items())
+
+
+def _provenance(provenance: Mapping[str, Any]) -> str:
+    lines = []
+    for key, value in provenance.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{name} {entry}" for name, entry in value.items())
+        lines.append(f"- {key.replace('_', ' ')}: {_inline('not known' if value is None else str(value))}")
+    return "\n".join(lines) if lines else "None was recorded."
+
+
+def _inline(text: str) -> str:
+    """One line of Markdown: names from a study can neither open HTML nor break a table."""
+    text = " ".join(str(text).split())
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+
+
+_SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name: nothing is loaded from there
+CONFIG: dict[str, Any] = {
+    "background": "white",
+    "view": {"stroke": None},
+    "axis": {"gridColor": "#e3e6ea", "labelColor": "#59626d", "titleColor": "#59626d", "titleFontWeight": "normal"},
+    "title": {"anchor": "start", "color": "#1b1f24", "fontSize": 14, "offset": 14},
+    "range": {"category": ["#0072b2", "#d55e00", "#00845f", "#b0457f", "#8a6d00", "#3a9bd1", "#5b4ba8", "#4d4d4d"]},
+}
+"""The colours of page.js, after Okabe and Ito."""
+
+
+def png(chart: Chart) -> bytes:
+    """The chart as PNG, one and a half times its size in pixels."""
+    spec = {"$schema": _SCHEMA, **spec_of(chart), "config": CONFIG}
+    return bytes(vl_convert.vegalite_to_png(spec, scale=1.5))
+
+
+def trade_off_png(
+    verdict: Verdict, seeds: pd.DataFrame | None, *, retention_margin: float, min_gain: float
+) -> bytes | None:
+    """Gain against forgetting of every arm; margins are shares (0.03). None where no arm has both."""
+    arms = chart_frames.arm_frame(verdict)
+    points = chart_frames.seed_frame(chart_frames.of_pair(seeds, verdict), arms)
+    chart = charts.trade_off(arms, points, retention_margin=100 * retention_margin, min_gain=100 * min_gain)
+    return None if chart is None else png(chart)

@@ -1,0 +1,116 @@
+"""A finished study in a notebook: `rankscope.load("demo")` gives its verdict, its tables and its charts.
+
+Reads files only: neither torch nor a model is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+
+from rankscope.records import Verdict, VerdictFile
+from rankscope.report import chart_frames, charts, charts_tables, wording
+from rankscope.report.chart_drawing import Chart
+from rankscope.report.page_section import Pair
+from rankscope.report.page_sections import make_pairs
+from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.resolved_study import read_resolved
+from rankscope.study.study import Study
+
+CHARTS = ("gain", "forgetting", "trade_off", "matrix", "suites", "kinds", "learning", "cost")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a study has found. In a notebook the object itself shows the answer and the arms.
+
+    `tables` maps a name to a tidy frame (docs/records.md lists the columns); every difference of accuracy in them is a
+    share, and in `arms()` and the charts percentage points.
+    """
+
+    folder: Path
+    study: Study
+    verdicts: list[Verdict]
+    tables: dict[str, pd.DataFrame]
+
+    def verdict(self, model: str | None = None, train_set: str | None = None) -> Verdict:
+        """The verdict on a base model and training set; neither is needed where the study has one. Raises KeyError."""
+        found = [
+            verdict
+            for verdict in self.verdicts
+            if model in (None, verdict.model) and train_set in (None, verdict.train_set)
+        ]
+        if len(found) != 1:
+            names = ", ".join(f"({v.model!r}, {v.train_set!r})" for v in self.verdicts)
+            raise KeyError(f"{len(found)} verdicts match model={model!r}, train_set={train_set!r}; there are: {names}")
+        return found[0]
+
+    def arms(self, model: str | None = None, train_set: str | None = None) -> pd.DataFrame:
+        """A row an arm, fewest trainable parameters first: gain and forgetting in points with intervals, and cost."""
+        return chart_frames.arm_frame(self.verdict(model, train_set))
+
+    def chart(self, name: str, model: str | None = None, train_set: str | None = None) -> Chart:
+        """One of CHARTS as an altair chart, which a notebook shows. Raises KeyError, and LookupError where empty."""
+        if name not in CHARTS:
+            raise KeyError(f"no chart {name!r}; there are: {', '.join(CHARTS)}")
+        verdict = self.verdict(model, train_set)
+        settings = self.study.model_dump(mode="json", by_alias=True)
+        (pair,) = make_pairs(VerdictFile(verdicts=[verdict]), self.tables, settings)
+        drawn = self._draw(name, pair)
+        if drawn is None:
+            raise LookupError(f"the study has nothing to draw for {name!r}")
+        return drawn
+
+    def _draw(self, name: str, pair: Pair) -> Chart | None:
+        retention, least = pair.margins["retention"], pair.margins["gain"]
+
+        def changes(table: str) -> pd.DataFrame:
+            return chart_frames.change_frame(self.tables.get(table), [pair.verdict])
+
+        match name:
+            case "gain":
+                return charts.against_rank(pair.arms, "gain", margin=least, margin_name="least gain")
+            case "forgetting":
+                return charts.against_rank(pair.arms, "forgetting", margin=retention, margin_name="margin")
+            case "trade_off":
+                return charts.trade_off(pair.arms, pair.seeds, retention_margin=retention, min_gain=least)
+            case "matrix":
+                return charts_tables.matrix(changes("matrix"), "domain", "Change by training set and domain")
+            case "suites":
+                return charts_tables.matrix(changes("forgetting"), "suite", "Change by training set and suite")
+            case "kinds":
+                return charts_tables.by_kind(changes("kinds"))
+            case "learning":
+                runs = self.tables.get("cost", pd.DataFrame())
+                steps = chart_frames.of_pair(self.tables.get("learning"), pair.verdict)
+                points = chart_frames.curve_points(len(runs))
+                return charts_tables.learning(chart_frames.learning_frame(steps, runs, pair.arms, points))
+            case _:
+                return charts_tables.cost(chart_frames.cost_frame(pair.arms))
+
+    def _repr_html_(self) -> str:
+        parts = []
+        for verdict in self.verdicts:
+            shown = chart_frames.arm_frame(verdict)[["arm", "trainable_parameters", "gain", "forgetting", "status"]]
+            parts.append(
+                f"<h4>{escape(wording.verdict_name(verdict))}: {escape(wording.headline(verdict))}</h4>"
+                f"<p>{escape(wording.sentence(verdict))}</p>"
+                f"{shown.to_html(index=False, float_format='{:+.1f}'.format)}"
+            )
+        return "".join(parts)
+
+
+def load(folder: str | Path) -> Results:
+    """The results in a study folder that `rankscope run` made. Raises InputProblems where it holds no verdict yet."""
+    folder = Path(folder)
+    path = folder / "verdict.json"
+    if not path.is_file():
+        found = "no such folder" if not folder.exists() else "no verdict.json"
+        expected = "the folder of a study that has ended; `rankscope status` says what is left"
+        raise InputProblems([Problem(str(folder), "load", found, expected)])
+    verdicts = VerdictFile.model_validate_json(path.read_text(encoding="utf-8")).verdicts
+    tables = {file.stem: pd.read_parquet(file) for file in sorted((folder / "tables").glob("*.parquet"))}
+    return Results(folder, read_resolved(folder / "study.yaml"), verdicts, tables)

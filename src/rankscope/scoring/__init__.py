@@ -1,1 +1,0 @@
-"""Scoring models and adapters that a user already has, without a study."""

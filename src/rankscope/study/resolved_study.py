@@ -1,0 +1,71 @@
+"""The study as it was asked for, kept in its own folder: a study file with absolute paths, which can be run again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from rankscope.records import Plan
+from rankscope.study.study import ModelSpec, Source, Study, SuiteSource, TrainSource, is_task_file
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_Pinned = TypeVar("_Pinned", ModelSpec, TrainSource, SuiteSource)
+
+
+def absolute(study: Study, folder: Path) -> Study:
+    """The study with every path that was relative to its file's `folder` made absolute."""
+
+    def source(given: Source) -> Source:
+        if given.path is not None:
+            return given.model_copy(update={"path": str((folder / Path(given.path).expanduser()).resolve())})
+        if given.hub is not None and (local := folder / Path(given.hub).expanduser()).is_dir():
+            return given.model_copy(update={"hub": str(local.resolve())})
+        if isinstance(given, SuiteSource) and given.harness is not None and is_task_file(given.harness):
+            return given.model_copy(update={"harness": str((folder / Path(given.harness).expanduser()).resolve())})
+        return given
+
+    def model(spec: ModelSpec) -> ModelSpec:
+        path = (folder / Path(spec.id).expanduser()).resolve()
+        return spec.model_copy(update={"id": str(path)}) if spec.id != "bundled" and path.is_dir() else spec
+
+    return study.model_copy(
+        update={
+            "models": tuple(model(spec) for spec in study.models),
+            "train": {name: source(given) for name, given in study.train.items()},
+            "suites": {name: source(given) for name, given in study.suites.items()},
+        }
+    )
+
+
+def pinned(study: Study, plan: Plan) -> Study:
+    """The study at the commits that its hub models and data sets had when it was planned: a job that starts later
+    sees what the plan saw."""
+    models = {facts.name: facts.revision for facts in plan.models}
+    rows = {("train", facts.name): facts.revision for facts in plan.train_sets}
+    rows |= {("suites", facts.name): facts.revision for facts in plan.suites}
+
+    def at_commit(given: _Pinned, commit: str | None) -> _Pinned:
+        return given.model_copy(update={"revision": commit}) if commit and _COMMIT.fullmatch(commit) else given
+
+    return study.model_copy(
+        update={
+            "models": tuple(at_commit(spec, models.get(spec.name)) for spec in study.models),
+            "train": {name: at_commit(given, rows.get(("train", name))) for name, given in study.train.items()},
+            "suites": {name: at_commit(given, rows.get(("suites", name))) for name, given in study.suites.items()},
+        }
+    )
+
+
+def dump_study(study: Study) -> str:
+    """YAML that `rankscope run` takes."""
+    settings = study.model_dump(mode="json", by_alias=True, exclude_none=True)
+    header = "# The study as rankscope resolved it; the file you wrote may have had relative paths and defaults.\n"
+    return header + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+
+def read_resolved(path: Path) -> Study:
+    """What `dump_study` wrote."""
+    return Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -1,0 +1,1 @@
+"""Commands on models, adapters and machines that a user already has; no study needed."""

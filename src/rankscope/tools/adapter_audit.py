@@ -1,0 +1,188 @@
+"""Adapters that users already have: how much of its rank one uses, and the same adapter with less of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rankscope.analyse.update_spectra import INTRUDER_TOP, energy_rank, module_rows
+from rankscope.model.weights.adapter_file import (
+    CONFIG,
+    WEIGHTS,
+    Adapter,
+    initialisation_that_moves_the_base,
+    read_adapter,
+)
+from rankscope.model.weights.matrices import load_as_saved, matching_matrices
+from rankscope.model.weights.svd_cache import SvdCache
+from rankscope.model.weights.weight_delta import FactoredDelta, Svd
+from rankscope.study.problems import InputProblems, Problem, show
+
+_CONTROL_SEED = 0
+
+
+# ---- audit ----------------------------------------------------------------------------------------------------------
+
+
+def audit(folder: Path, base: str | None = None, cache: SvdCache | None = None) -> dict[str, Any]:
+    """What `rankscope audit --json` prints: the adapter's spectrum, module by module (docs/records.md).
+
+    With `base`, a model folder or hub id, also the norm relative to the base's and intruder dimensions; the SVD of each
+    base matrix is computed once and cached. Raises InputProblems.
+    """
+    adapter = read_adapter(folder)
+    weights: dict[str, Tensor] = {}
+    if base is not None:
+        weights = matching_matrices(load_as_saved(base, adapter.config.get("revision")), adapter.deltas, base)
+    rows = module_rows(
+        adapter.deltas, weights, cache or SvdCache(), model_sha256=None, seed=_CONTROL_SEED, widest=None,
+        many=INTRUDER_TOP,
+    )  # fmt: skip
+    modules = [_audit_row(row) for row in rows]
+    ranks = [m["energy_rank"]["90"] for m in modules if m["energy_rank"]["90"] is not None]
+    return {
+        "adapter": str(folder),
+        "suggested_rank": max(ranks) if ranks else None,
+        "rank": adapter.rank,
+        "notes": list(adapter.notes),
+        "modules": modules,
+    }
+
+
+def _audit_row(row: dict[str, Any]) -> dict[str, Any]:
+    kept = ("frobenius_norm", "spectral_norm", "stable_rank", "effective_rank", "utilisation")
+    return {
+        "module": row["module"],
+        "shape": [row["out"], row["in"]],
+        "rank": row["rank"],
+        **{key: row[key] for key in kept},
+        "energy_rank": {str(share): row[f"energy_rank_{share}"] for share in (90, 95, 99)},
+        "relative_norm": row["relative_norm"],
+        "intruders": row["intruders"],
+        "intruder_energy": row["intruder_energy"],
+        "intruders_random": row["intruders_random"],
+    }
+
+
+# ---- compress -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What `compress` wrote. `discarded_energy` is ||D - D'||_F^2 / ||D||_F^2 over all modules, D' as written."""
+
+    ranks: dict[str, int]
+    discarded_energy: float
+    bytes_before: int
+    bytes_after: int
+    notes: tuple[str, ...]
+
+
+def compress(folder: Path, out: Path, *, rank: int | None = None, energy: float | None = None) -> Compressed:
+    """Write the adapter with its `rank` largest singular parts in every module, or with the fewest that hold `energy`.
+
+    The best approximation in the Frobenius norm (Eckart & Young 1936). The scale of every module stays, so alpha
+    follows the rank; modules of other ranks stand in `rank_pattern` and `alpha_pattern`. Raises InputProblems.
+    """
+    _check_request(rank, energy, out)
+    adapter = read_adapter(folder)
+    _check_adapter(adapter, rank)
+    tensors = {key: tensor.contiguous() for key, tensor in adapter.rest.items()}
+    ranks: dict[str, int] = {}
+    lost = total = 0.0
+    for module, delta in adapter.deltas.items():
+        svd = FactoredDelta(delta.lora_b.double(), delta.lora_a.double(), delta.scale).svd()
+        ranks[module] = _rank_of(svd, rank, energy)
+        lora_b, lora_a = (t.to(adapter.dtypes[module]) for t in svd.truncated(ranks[module]).factors(delta.scale))
+        lost += difference_energy(delta, FactoredDelta(lora_b, lora_a, delta.scale))
+        total += float(svd.values.square().sum())
+        key_a, key_b = adapter.keys(module)
+        if module in adapter.embeddings:
+            lora_a, lora_b = lora_b.T, lora_a.T
+        tensors[key_a], tensors[key_b] = lora_a.contiguous(), lora_b.contiguous()
+    _write(adapter, out, tensors, _config(adapter, ranks))
+    before, after = ((f / WEIGHTS).stat().st_size for f in (folder, out))
+    return Compressed(ranks, lost / total if total else 0.0, before, after, adapter.notes)
+
+
+def difference_energy(delta: FactoredDelta, other: FactoredDelta) -> float:
+    """||delta - other||_F^2 without either product, in double: both stacked are one factored matrix."""
+    lora_b = torch.cat([delta.scale * delta.lora_b.double(), -other.scale * other.lora_b.double()], 1)
+    lora_a = torch.cat([delta.lora_a.double(), other.lora_a.double()])
+    return float(FactoredDelta(lora_b, lora_a, 1.0).singular_values().square().sum())
+
+
+def _rank_of(svd: Svd, rank: int | None, energy: float | None) -> int:
+    if rank is not None:
+        return min(rank, len(svd.values))
+    assert energy is not None
+    return energy_rank(svd.values, energy) if float(svd.values[0]) > 0 else 1
+
+
+def _check_request(rank: int | None, energy: float | None, out: Path) -> None:
+    problems = []
+    if (rank is None) == (energy is None):
+        found = "neither --rank nor --energy" if rank is None else "both --rank and --energy"
+        problems.append(Problem("compress", "", found, "one of them"))
+    if rank is not None and rank < 1:
+        problems.append(Problem("compress", "--rank", show(rank), "a whole number above 0"))
+    if energy is not None and not 0 < energy <= 1:
+        problems.append(Problem("compress", "--energy", show(energy), "a share above 0 and at most 1, such as 0.9"))
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        problems.append(Problem(str(out), "--out", "something there already", "a new or empty folder"))
+    if problems:
+        raise InputProblems(problems)
+
+
+def _check_adapter(adapter: Adapter, rank: int | None) -> None:
+    where = str(adapter.folder)
+    if rank is not None and rank > adapter.rank:
+        raise InputProblems([Problem(where, "--rank", str(rank), f"at most the adapter's {adapter.rank}")])
+    if moved := initialisation_that_moves_the_base(adapter.config):
+        found = f"init_lora_weights {moved}, with which PEFT changes the base by the rank when it loads the adapter"
+        expected = "a plain LoRA: save it with PEFT's `path_initial_model_for_weight_conversion` first"
+        raise InputProblems([Problem(where, CONFIG, found, expected)])
+
+
+def _config(adapter: Adapter, ranks: dict[str, int]) -> dict[str, Any]:
+    """The settings with `r` the most frequent rank and the others by module; alpha such that every scale stays."""
+    config = dict(adapter.config)
+    common = Counter(ranks.values()).most_common(1)[0][0]
+    alphas = {m: _alpha(config, adapter.deltas[m].scale, ranks[m]) for m in ranks}
+    usual = Counter(alphas[m] for m in ranks if ranks[m] == common).most_common(1)[0][0]
+    config |= {"r": common, "lora_alpha": usual}
+    config["rank_pattern"] = {m: r for m, r in ranks.items() if r != common}
+    config["alpha_pattern"] = {m: a for m, a in alphas.items() if a != usual}
+    return config
+
+
+def _alpha(config: dict[str, Any], scale: float, rank: int) -> float | int:
+    alpha = scale * (rank**0.5 if config.get("use_rslora") else rank)
+    return round(alpha) if abs(alpha - round(alpha)) < 1e-9 else alpha
+
+
+def _write(adapter: Adapter, out: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
+    """Fill a folder beside `out`, then rename it there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+        for file in adapter.folder.glob("*token*"):  # a tokenizer that was saved along
+            if file.is_file():
+                shutil.copy2(file, temporary)
+        if out.exists():
+            out.rmdir()
+        temporary.chmod(0o755)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

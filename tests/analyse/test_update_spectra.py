@@ -1,0 +1,179 @@
+"""Every measure of the weights against a plain dense reference in double, and the truths that are known beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from inside_models import make_model
+
+from rankscope.analyse import merged_spectra
+from rankscope.analyse.merged_spectra import merged_top
+from rankscope.analyse.update_spectra import (
+    compare,
+    energy_rank,
+    intruder_columns,
+    layer_and_kind,
+    module_rows,
+    spectrum_of,
+    spectrum_of_values,
+)  # fmt: skip
+from rankscope.model.load import linear_shapes
+from rankscope.model.weights.matrices import matrices
+from rankscope.model.weights.svd_cache import SvdCache
+from rankscope.model.weights.weight_delta import DenseDelta, FactoredDelta, Svd
+
+DICE = torch.Generator().manual_seed(7)
+
+
+def normal(*shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return (torch.randn(*shape, generator=DICE, dtype=torch.float64) * scale).to(dtype)
+
+
+def svd_of(weight: torch.Tensor) -> Svd:
+    return Svd(*torch.linalg.svd(weight, full_matrices=False))
+
+
+def reference_cosines(weight: torch.Tensor, delta: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """|U0^T U_k| (K, k) and the k largest singular values, all dense, in double."""
+    u0 = torch.linalg.svd(weight.double(), full_matrices=False)[0]
+    u, values, _ = torch.linalg.svd(weight.double() + delta.double(), full_matrices=False)
+    return (u0.T @ u[:, :count]).abs(), values[:count]
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "GPT2"])
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-6), (torch.float32, 1e-3)])
+def test_all_measures_of_every_module_agree_with_dense_ones(
+    family: str, dtype: torch.dtype, relative: float, tmp_path: Path
+) -> None:
+    model = make_model(family, dtype=dtype)
+    shapes = linear_shapes(model)
+    deltas = {
+        m: FactoredDelta(normal(o, 4, scale=0.3, dtype=dtype), normal(4, i, scale=0.3, dtype=dtype), 2.0)
+        for m, (o, i) in shapes.items()
+    }
+    weights = matrices(model, shapes)
+    rows = list(module_rows(deltas, weights, SvdCache(tmp_path), model_sha256=None, seed=0, widest=None))
+    assert [row["module"] for row in rows] == list(shapes)
+    for row in rows:
+        module = row["module"]
+        weight = weights[module].double()
+        delta = 2.0 * deltas[module].lora_b.double() @ deltas[module].lora_a.double()
+        values = torch.linalg.svdvals(delta)[:4]
+        shares = values / values.sum()
+        cosines, top = reference_cosines(weight, delta, 500)
+        intruders = cosines[:, :10].amax(0) < 0.5
+        expected = {
+            "frobenius_norm": delta.norm(),
+            "spectral_norm": values[0],
+            "stable_rank": (delta.norm() / values[0]) ** 2,
+            "utilisation": (delta.norm() / values[0]) ** 2 / 4,
+            "effective_rank": torch.exp(-(shares * shares.log()).sum()),
+            "relative_norm": delta.norm() / weight.norm(),
+            "preservation_10": cosines.diagonal()[:10].mean(),
+            "preservation_500": cosines.diagonal().mean(),
+            "overlap_10": cosines[:10, :10].square().sum() / 10,
+            "overlap_500": cosines[: cosines.shape[1]].square().sum() / cosines.shape[1],
+            "intruders": intruders.sum(),
+            "intruder_energy": top[:10][intruders].square().sum() / (weight + delta).square().sum(),
+        }
+        for name, value in expected.items():
+            assert row[name] == pytest.approx(float(value), rel=relative, abs=1e-12), (module, name)
+        assert row["singular_values"] == pytest.approx(values.tolist(), rel=relative)
+        assert (row["rank"], row["reason"]) == (4, None)
+
+
+@pytest.mark.parametrize("shape", [(120, 120), (160, 90), (90, 160)])
+@pytest.mark.parametrize("scale", [0.01, 0.3, 3.0])
+def test_the_iteration_finds_what_the_dense_svd_finds(
+    shape: tuple[int, int], scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merged_spectra, "_DENSE_BELOW", 0)
+    weight = normal(*shape)
+    delta = FactoredDelta(normal(shape[0], 3, scale=scale), normal(3, shape[1], scale=scale), 1.5)
+    found = merged_top(svd_of(weight), delta, 10)
+    cosines, values = reference_cosines(weight, delta.dense(), 10)
+    torch.testing.assert_close(found.values, values, rtol=1e-9, atol=0)
+    torch.testing.assert_close(found.cosines.abs(), cosines, rtol=0, atol=1e-5)
+    assert found.energy == pytest.approx(float((weight + delta.dense()).square().sum()), rel=1e-12)
+    monkeypatch.undo()
+    plain = merged_top(svd_of(weight), delta, 10)
+    torch.testing.assert_close(plain.cosines.abs(), cosines, rtol=0, atol=1e-5)
+
+
+def test_a_dense_change_gives_the_same_comparison_as_its_factors() -> None:
+    weight = normal(40, 30)
+    delta = FactoredDelta(normal(40, 3, scale=0.5), normal(3, 30, scale=0.5), 1.0)
+    one, other = (compare(svd_of(weight), d, seed=0) for d in (delta, DenseDelta(delta.dense())))
+    assert one.preservation_10 == pytest.approx(other.preservation_10)
+    assert one.overlap_500 == pytest.approx(other.overlap_500)
+    assert (one.intruders, one.relative_norm) == (other.intruders, pytest.approx(other.relative_norm))
+
+
+def test_the_base_against_itself_has_no_intruders_and_keeps_every_vector() -> None:
+    weight = normal(30, 40)
+    for zero in (
+        FactoredDelta(torch.zeros(30, 4).double(), normal(4, 40), 2.0),
+        DenseDelta(torch.zeros(30, 40).double()),
+    ):
+        found = compare(svd_of(weight), zero, seed=0)
+        assert (found.intruders, found.intruders_random, found.relative_norm) == (0, 0, 0.0)
+        assert found.preservation_10 == pytest.approx(1)
+        assert found.overlap_500 == pytest.approx(1)
+        spectrum = spectrum_of(zero)
+        assert (spectrum.stable_rank, spectrum.effective_rank, spectrum.energy_rank_90) == (None, None, None)
+
+
+def test_a_planted_intruder_is_found() -> None:
+    """A change along the sum of all of W0's left vectors: no single one has a cosine above 1 / sqrt(K)."""
+    weight = normal(64, 64) / 8
+    base = svd_of(weight)
+    direction = base.left @ torch.ones(64, 1, dtype=torch.float64) / 8
+    right = base.right.T @ torch.ones(64, 1, dtype=torch.float64) / 8
+    delta = FactoredDelta(direction, 20 * right.T, 1.0)
+    found = compare(base, delta, seed=0)
+    assert found.intruders == 1
+    energy = float((weight + delta.dense()).square().sum())
+    assert found.intruder_energy == pytest.approx(400 / energy, rel=0.1)
+    along = FactoredDelta(base.left[:, :1], 20 * base.right[:1], 1.0)
+    assert compare(base, along, seed=0).intruders == 0, "as large, but along W0's own first vector"
+    assert intruder_columns(torch.tensor([[0.4, 0.6], [0.45, 0.1]])) == [0]
+
+
+def test_known_spectra() -> None:
+    flat = spectrum_of_values(torch.ones(8, dtype=torch.float64), 16)
+    assert (flat.stable_rank, flat.effective_rank) == (pytest.approx(8), pytest.approx(8))
+    assert (flat.energy_rank_90, flat.energy_rank_95, flat.energy_rank_99) == (8, 8, 8)
+    assert flat.utilisation == pytest.approx(0.5)
+    one = spectrum_of_values(torch.tensor([3.0, 0.0, 0.0]), 3)
+    assert (one.stable_rank, one.effective_rank, one.energy_rank_99) == (pytest.approx(1), pytest.approx(1), 1)
+    assert energy_rank(torch.tensor([3.0, 1.0]), 0.9) == 1
+    assert energy_rank(torch.tensor([3.0, 1.0]), 0.91) == 2
+
+
+def test_a_matrix_that_is_too_wide_is_left_out_with_a_reason_unless_cached(tmp_path: Path) -> None:
+    weight = {"m": normal(30, 20)}
+    delta = {"m": FactoredDelta(normal(30, 2), normal(2, 20), 1.0)}
+    cache = SvdCache(tmp_path)
+    (row,) = module_rows(delta, weight, cache, model_sha256="x", seed=0, widest=10)
+    assert row["intruders"] is None
+    assert "wider than 10" in row["reason"]
+    assert row["relative_norm"] == pytest.approx(float(delta["m"].dense().norm() / weight["m"].norm()))
+    cache.svd(weight["m"], "x m")
+    (row,) = module_rows(delta, weight, cache, model_sha256="x", seed=0, widest=10)
+    assert row["intruders"] is not None
+    (row,) = module_rows(delta, {}, cache, model_sha256="x", seed=0, widest=10)
+    assert (row["relative_norm"], row["reason"]) == (None, "no base weight was given")
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("model.layers.3.self_attn.q_proj", (3, "q_proj")),
+        ("transformer.h.11.mlp.c_fc", (11, "c_fc")),
+        ("model.embed_tokens", (None, "embed_tokens")),
+    ],
+)
+def test_layer_and_kind_are_read_off_the_path(module: str, expected: tuple[int | None, str]) -> None:
+    assert layer_and_kind(module) == expected

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from rankscope.decide.crossed_statistics import SuiteArrays
+from rankscope.decide.design_power import detectable, more_needed, planned_half_width
+from rankscope.decide.gain_and_forgetting import Measured, measure, rule_on
+from rankscope.decide.verdict_rule import simultaneous_alpha
+from rankscope.study.study import Decision
+
+
+@pytest.fixture(scope="module")
+def calibration() -> ModuleType:
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "calibration.py"
+    spec = importlib.util.spec_from_file_location("calibration", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["calibration"] = module
+    sys.path.insert(0, str(path.parent))
+    spec.loader.exec_module(module)
+    return module
+
+
+def suites(seed: int, seeds: int, items: int, levels: tuple[float, ...], seed_sd: float = 0.01) -> list[SuiteArrays]:
+    rng = np.random.default_rng(seed)
+    difficulty = rng.random(items)
+    moved = np.array(levels)[:, None, None] + seed_sd * rng.normal(size=(len(levels), seeds, 1))
+    return [
+        SuiteArrays(
+            (difficulty < 0.5).astype(float),
+            (difficulty + 0.1 * rng.normal(size=(len(levels), seeds, items)) < moved) * 1.0,
+        )
+    ]
+
+
+def measured(seeds: int = 4, items: int = 400, levels: tuple[float, ...] = (0.7, 0.7), lost: float = 0.49) -> Measured:
+    return measure(suites(0, seeds, items, levels), suites(1, seeds, items, (lost,) * len(levels)))
+
+
+def test_planning_the_present_design_gives_the_present_widths() -> None:
+    gain = measured().gain
+    assert gain is not None
+    np.testing.assert_allclose(planned_half_width(gain, 0.01, 4, 0), gain.half_width(0.01), rtol=0.1)
+
+
+def test_more_seeds_and_more_items_narrow() -> None:
+    gain = measured().gain
+    assert gain is not None
+    now = planned_half_width(gain, 0.01, 4, 0)
+    assert (planned_half_width(gain, 0.01, 8, 0) < now).all()
+    assert (planned_half_width(gain, 0.01, 4, 400) < now).all()
+
+
+def test_more_needed_is_the_smallest_number_that_decides() -> None:
+    open_study = measured(items=150)
+    alpha = simultaneous_alpha(0.95, 2)
+    needed = more_needed(open_study, [1, 2], Decision(), alpha)
+    assert needed.items is not None
+    assert needed.items > 1
+    for items, decided in ((needed.items, True), (needed.items - 1, False)):
+        parts = (open_study.gain, open_study.forgetting, open_study.differences)
+        gain, forgetting, differences = (
+            planned_half_width(part, alpha, 4, items) for part in parts if part is not None
+        )
+        ruling = rule_on(open_study, (gain, forgetting, differences), [1, 2], Decision())
+        assert (ruling.answer != "cannot_distinguish") == decided
+
+
+def test_where_forgetting_lies_on_the_margin_nothing_would_decide() -> None:
+    study = measured(items=400, lost=0.47)
+    assert study.forgetting is not None
+    margin = float(study.forgetting.mean.max())
+    needed = more_needed(study, [1, 2], Decision(retention_margin=margin), 0.0125)
+    assert needed.seeds is None
+
+
+def test_a_single_seed_asks_for_two_more() -> None:
+    needed = more_needed(measured(seeds=1), [1, 2], Decision(), 0.0125)
+    assert (needed.seeds, needed.items) == (2, None)
+    assert detectable(measured(seeds=1), 0.0125).gain is None
+
+
+def test_the_detectable_effect_is_found_four_times_in_five() -> None:
+    found, total = 0, 200
+    reference = detectable(measured(seeds=6, items=400), 0.0125).forgetting
+    assert reference is not None
+    for seed in range(total):
+        kept = suites(seed, 6, 400, (0.5 - 0.03 - reference,) * 2)
+        forgetting = measure(kept, kept).forgetting
+        assert forgetting is not None
+        found += (forgetting.mean - forgetting.half_width(0.0125) > 0.03).mean()
+    assert 0.65 < found / total < 0.95
+
+
+@pytest.mark.parametrize("name", ["five just inferior", "rare flips, 200 items", "two arms, just inferior"])
+def test_a_small_calibration_holds(calibration: ModuleType, name: str) -> None:
+    scenario = next(one for one in calibration.SCENARIOS if one.name == name)
+    row = calibration.run(scenario, 120, Decision(), seed=1, looks=(99,))  # the fixed list of seeds only
+    assert row["wrong"] <= 0.05
+    assert row["coverage_gain"] >= 0.93
+    assert row["coverage_forgetting"] >= 0.93
+    assert name in calibration.table([row], calibration.FIXED)
+
+
+@pytest.mark.slow
+def test_adaptive_seeds_save_runs_and_keep_the_error(calibration: ModuleType) -> None:
+    scenario = next(one for one in calibration.SCENARIOS if one.name == "five just inferior, 2,000 items")
+    row = calibration.run(scenario, 60, Decision(), seed=1)
+    assert row["adaptive_wrong"] <= 0.05
+    assert row["adaptive_runs"] < 0.75
+    assert row["adaptive_decided"] > 0.5
+    assert row["wrong_z_test"] > row["adaptive_wrong"]

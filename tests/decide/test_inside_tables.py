@@ -1,0 +1,189 @@
+"""Tables of what changed inside, and whether it predicts forgetting, on made frames with known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import rankdata, spearmanr
+from statsmodels.stats.multitest import multipletests
+
+from rankscope.decide.forgetting_diagnostics import (
+    FEWEST_RUNS,
+    diagnose,
+    holm,
+    partial_rank_correlation,
+    permutation_p,
+    rank_correlation,
+)  # fmt: skip
+from rankscope.decide.inside_tables import (
+    derived_scores,
+    forgetting_by_run,
+    joined,
+    measures_by_run,
+    neuron_overlaps,
+    subspace_similarity,
+    subspaces,
+)  # fmt: skip
+
+RNG = np.random.default_rng(5)
+
+
+def runs_frame(arms: int = 4, seeds: int = 3) -> pd.DataFrame:
+    rows = [
+        {
+            "run_id": f"{a}-{s}",
+            "model": "m",
+            "train_set": "t",
+            "arm": f"a{a}",
+            "seed": s,
+            "learning_rate": 1e-3 * (1 + a % 2),
+        }
+        for a in range(arms)
+        for s in range(seeds)
+    ]
+    return pd.DataFrame(rows)
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def test_subspace_similarity_of_known_subspaces() -> None:
+    eye = np.eye(6)
+    assert subspace_similarity(eye[:, :2], eye[:, :4]) == 1
+    assert subspace_similarity(eye[:, :2], eye[:, 2:4]) == 0
+    assert subspace_similarity(eye[:, :2], eye[:, 1:3]) == 0.5
+    turned, _ = np.linalg.qr(RNG.normal(size=(2, 2)))
+    assert subspace_similarity(eye[:, :2] @ turned, eye[:, :2]) == pytest.approx(1)
+
+
+def test_pairs_are_arms_of_a_seed_and_seeds_of_an_arm() -> None:
+    runs = runs_frame(2, 2)
+    directions = {r: {"layers.1.q": np.eye(5)[:, :2]} for r in runs["run_id"]}
+    spectra = pd.DataFrame({"module": ["layers.1.q"], "layer": [1], "kind": ["q"]})
+    found = subspaces(directions, spectra, runs)
+    assert len(found) == 4
+    assert set(found["similarity"]) == {1.0}
+    assert found[["layer", "kind", "i", "j"]].drop_duplicates().to_numpy().tolist() == [[1, "q", 2, 2]]
+    assert not ((found["arm"] == found["other_arm"]) == (found["seed"] == found["other_seed"])).any()
+
+
+def test_overlap_of_neurons_beside_chance() -> None:
+    rows = [("a0", "s", [1, 2, 3, 4]), ("a1", "s", [3, 4, 5, 6]), ("a0", "z", [1, 2, 3, 4])]
+    frame = pd.DataFrame(
+        [{"model": "m", "train_set": "t", "seed": 0, "layer": 0, "arm": a, "suite": s, "units": 100, "top_units": u}
+         for a, s, u in rows]
+    )  # fmt: skip
+    found = neuron_overlaps(frame).set_index(["arm", "other_arm", "suite", "other_suite"])
+    assert len(found) == 2, "not another arm on another suite"
+    assert found.loc[("a0", "a1", "s", "s"), "overlap"] == pytest.approx(2 / 6)
+    assert found.loc[("a0", "a0", "s", "z"), "overlap"] == 1
+    sets = [(set(RNG.choice(100, 4, False)), set(RNG.choice(100, 4, False))) for _ in range(4000)]
+    simulated = np.mean([len(a & b) / len(a | b) for a, b in sets])
+    assert found["chance"].iloc[0] == pytest.approx(simulated, abs=0.004)
+
+
+def scores_frame(runs: pd.DataFrame, accuracy: dict[str, float]) -> pd.DataFrame:
+    suites = [("own", "in-domain"), ("x", "out-of-domain"), ("y", "general")]
+    rows = [{"arm": "base", "seed": pd.NA, "accuracy": 0.8, "suite": s, "relation": r} for s, r in suites]
+    rows += [
+        {"arm": run.arm, "seed": run.seed, "accuracy": accuracy[run.run_id], "suite": s, "relation": r}
+        for run in runs.itertuples()
+        for s, r in suites
+    ]
+    return pd.DataFrame(rows).assign(model="m", train_set="t", kind="recall", domain="d").astype({"seed": "Int64"})
+
+
+def test_forgetting_of_a_run_is_over_the_suites_outside_its_domain() -> None:
+    runs = runs_frame(1, 2)
+    scores = scores_frame(runs, {"0-0": 0.5, "0-1": 0.7})
+    found = forgetting_by_run(scores)
+    assert found["forgetting"].tolist() == pytest.approx([0.3, 0.1])
+    short = scores[~((scores["seed"] == 1).fillna(False) & (scores["suite"] == "x"))]
+    assert forgetting_by_run(short)["seed"].tolist() == [0], "a run that lacks a suite is left out"
+
+
+def test_a_runs_measure_is_the_mean_over_its_rows_outside_its_domain() -> None:
+    runs = runs_frame(1, 1)
+    hidden = joined({"0-0": pd.DataFrame({"suite": ["own", "x", "y"], "layer": 0, "cka": [0.0, 0.4, 0.6]})}, runs)
+    hidden = hidden.assign(
+        **dict.fromkeys(["cosine_drift", "procrustes", "effective_rank", "effective_rank_base"], 1.0)
+    )
+    found = measures_by_run({"hidden": hidden}, scores_frame(runs, {"0-0": 0.5}))
+    assert found["CKA to the base"].tolist() == [pytest.approx(0.5)]
+    assert found["effective rank of states"].tolist() == [0.0]
+
+
+def test_derived_scores_stand_beside_the_base() -> None:
+    scores = scores_frame(runs_frame(1, 1), {"0-0": 0.5})
+    facts = {"model": "m", "train_set": "t", "arm": "a0", "seed": 0, "derivation": "truncated", "rank": "4"}
+    predictions = pd.DataFrame({"suite": ["x", "x", "own", "text"], "score": [1.0, 0.0, 1.0, None]})
+    found = derived_scores([(facts, predictions)], scores).set_index("suite")
+    assert set(found.index) == {"x", "own"}
+    assert found.loc["x", "change"] == pytest.approx(0.5 - 0.8)
+    assert (found.loc["x", "n"], found.loc["x", "rank"]) == (2, 4)
+    assert derived_scores([], scores).empty
+
+
+# ---- diagnostics ----------------------------------------------------------------------------------------------------
+
+
+def test_correlations_are_those_of_scipy_and_of_residuals() -> None:
+    x, y, given = RNG.normal(size=20), RNG.normal(size=20), RNG.normal(size=(20, 2))
+    assert rank_correlation(x, y) == pytest.approx(spearmanr(x, y).statistic)
+    ranks = np.corrcoef(np.column_stack([rankdata(v) for v in (x, y, *given.T)]).T)
+    precision = np.linalg.inv(ranks)
+    expected = -precision[0, 1] / np.sqrt(precision[0, 0] * precision[1, 1])
+    assert partial_rank_correlation(x, y, given) == pytest.approx(expected)
+    assert partial_rank_correlation(given[:, 0] ** 3, y, given) is None, "the covariates' own ranks leave nothing"
+
+
+def test_the_correction_is_holms() -> None:
+    values = [0.01, 0.04, 0.03, 0.005, 0.5]
+    assert holm(values) == pytest.approx(multipletests(values, method="holm")[1])
+
+
+def test_p_values_are_even_where_there_is_nothing() -> None:
+    """Permutation p over data without any relation: about 10 % are below 0.1."""
+    rng = np.random.default_rng(0)
+    below = 0
+    for _ in range(200):
+        x, y, given = rng.normal(size=14), rng.normal(size=14), rng.normal(size=(14, 2))
+        below += permutation_p(x, y, given, rng, 200) <= 0.1
+    assert 8 <= below <= 34
+
+
+def made_runs(seed: int, strength: float) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """24 runs in which one measure drives forgetting with `strength`, beyond rank and rate; another is only rank."""
+    rng = np.random.default_rng(seed)
+    runs = runs_frame(8, 3)
+    rank = np.repeat(2.0 ** np.arange(8), 3)
+    drift = rng.normal(size=24)
+    values = runs[["model", "train_set", "arm", "seed"]].assign(
+        **{"cosine drift": drift, "stable rank": rank**2, "relative norm": rng.normal(size=24), "given_rank": rank}
+    )
+    outcome = strength * drift + np.log(rank) + 0.3 * rng.normal(size=24)
+    return values, values[["model", "train_set", "arm", "seed"]].assign(forgetting=outcome), runs
+
+
+def test_a_measure_that_drives_forgetting_is_found_and_one_that_is_rank_alone_is_not() -> None:
+    values, forgetting, runs = made_runs(0, 2.0)
+    found = diagnose(values, forgetting, runs, confidence=0.95).set_index("measure")
+    drift = found.loc["cosine drift"]
+    assert (drift["predicts"], drift["measures_tried"]) == ("yes", 2)
+    assert drift["partial_low"] > 0.3
+    assert drift["p"] < drift["p_corrected"]
+    rank = found.loc["stable rank"]
+    assert rank["partial"] is None or np.isnan(rank["partial"])
+    assert "leave nothing" in rank["reason"]
+    assert found.loc["relative norm", "predicts"] == "no"
+
+
+def test_nothing_is_said_of_few_runs_or_of_what_never_varies() -> None:
+    values, forgetting, runs = made_runs(0, 2.0)
+    few = diagnose(values.head(FEWEST_RUNS - 1), forgetting, runs, confidence=0.95)
+    assert few["predicts"].isna().all()
+    assert few["reason"].str.contains("at least 8").all()
+    same = diagnose(values.assign(**{"cosine drift": 1.0}), forgetting, runs, confidence=0.95).set_index("measure")
+    assert same.loc["cosine drift", "reason"] == "the same in every run"
+    assert diagnose(values.head(0), forgetting, runs, confidence=0.95).empty

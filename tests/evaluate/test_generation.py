@@ -1,0 +1,130 @@
+"""Greedy decoding against `model.generate`, one prompt at a time, in fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from scoring_models import VOCABULARY, make_model, random_items
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from rankscope.evaluate.generation import StopStrings, greedy
+from rankscope.model.forward import NotFinite
+
+EOS = frozenset(range(2, 22))
+"""Many tokens end a text, so that rows of a batch end at different times."""
+
+
+def prompts(count: int, seed: int = 0, longest: int = 30) -> list[tuple[int, ...]]:
+    return [item.prompt_ids for item in random_items(count, seed, longest_prompt=longest)]
+
+
+def own(model: PreTrainedModel, prompt: tuple[int, ...], max_new_tokens: int) -> list[int]:
+    """The model's own greedy tokens, without the EOS."""
+    settings = GenerationConfig(
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(EOS), pad_token_id=0
+    )
+    ids = torch.tensor([prompt])
+    whole = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0].tolist()
+    new = whole[len(prompt) :]
+    return new[:-1] if new and new[-1] in EOS else new
+
+
+@pytest.mark.parametrize(
+    "family", ["Llama", "Qwen2", "Mistral", "Gemma2", "Gemma3", "GPT2", "GPTNeoX", "Bloom", "Mamba"]
+)
+def test_same_tokens_as_generate(family: str, model_of: Callable[[str], PreTrainedModel]) -> None:
+    model = model_of(family)
+    given = prompts(4 if family == "Mamba" else 9, seed=2)
+    limit = 8 if family == "Mamba" else 20
+    found = greedy(model, given, max_new_tokens=limit, eos_ids=EOS, token_budget=100)
+    assert found == [own(model, prompt, limit) for prompt in given]
+    assert len({len(tokens) for tokens in found}) > 1
+
+
+def test_caches_grow_and_rows_leave(llama: PreTrainedModel) -> None:
+    given = prompts(10, seed=3)
+    found = greedy(llama, given, max_new_tokens=90, eos_ids=EOS, token_budget=10_000)
+    alone = [greedy(llama, [prompt], max_new_tokens=90, eos_ids=EOS, token_budget=1)[0] for prompt in given]
+    assert found == alone
+    little = greedy(llama, given, max_new_tokens=90, eos_ids=EOS, token_budget=10_000, cache_bytes=300_000)
+    assert little == found
+    assert max(map(len, found)) == 90
+    assert min(map(len, found)) < 60
+
+
+def test_ends_at_the_context(llama: PreTrainedModel) -> None:
+    given = [(3,) * 10, (4,) * 14, (5,) * 16, (6,) * 20]
+    found = greedy(llama, given, max_new_tokens=5, eos_ids=(), token_budget=100, context_tokens=16)
+    assert [len(tokens) for tokens in found] == [5, 2, 0, 0]
+
+
+def test_nothing_to_do_and_nothing_to_continue(llama: PreTrainedModel) -> None:
+    assert greedy(llama, [], max_new_tokens=5, eos_ids=(), token_budget=100) == []
+    with pytest.raises(ValueError, match="empty prompt"):
+        greedy(llama, [(3,), ()], max_new_tokens=5, eos_ids=(), token_budget=100)
+
+
+def test_nan_is_a_failed_run() -> None:
+    model = make_model("Llama")
+    greedy(model, [(3, 4)], max_new_tokens=2, eos_ids=(), token_budget=100)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(NotFinite):
+        greedy(model, [(3, 4)], max_new_tokens=2, eos_ids=(), token_budget=100)
+
+
+def test_training_mode_comes_back() -> None:
+    model = make_model("GPT2", resid_pdrop=0.9).train()
+    first = greedy(model, [(3, 4)], max_new_tokens=8, eos_ids=(), token_budget=100)
+    assert first == greedy(model, [(3, 4)], max_new_tokens=8, eos_ids=(), token_budget=100)
+    assert model.training
+
+
+# ---- stop strings ---------------------------------------------------------------------------------------------------
+
+
+def steps_until_stop(stop: StopStrings, tokens: list[int]) -> int:
+    return next((size for size in range(1, len(tokens) + 1) if stop(tokens[:size])), 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "kept"),
+    [
+        ("four\nQuestion: what", ["\nQuestion:"], "four"),
+        ("\nfour\nfive", ["\n"], "\nfour"),
+        ("\n\n  \n", ["\n"], None),
+        ("none here", ["\n", "###"], None),
+        ("a ### b\n", ["\n", "###"], "a "),
+        ("schön→fin", ["→"], "schön"),
+    ],
+)
+def test_stops(text: str, stops: list[str], kept: str | None, tokenizer: PreTrainedTokenizerFast) -> None:
+    stop = StopStrings(stops, tokenizer.decode)
+    tokens = tokenizer(text, add_special_tokens=False).input_ids
+    assert max(tokens) < VOCABULARY
+    assert stop.cut(text) == kept
+    size = steps_until_stop(stop, tokens)
+    assert (size > 0) == (kept is not None)
+    if kept is not None:
+        assert stop.cut(tokenizer.decode(tokens[:size])) == kept
+        assert stop.cut(tokenizer.decode(tokens[: size - 1])) is None
+
+
+def test_a_row_ends_at_its_stop(llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    given = prompts(6, seed=5)
+    free = greedy(llama, given, max_new_tokens=20, eos_ids=(), token_budget=300)
+    mark = tokenizer.decode([free[0][4]])[-1]
+    stop = StopStrings([mark], tokenizer.decode)
+    ended = greedy(llama, given, max_new_tokens=20, eos_ids=(), token_budget=300, stop=stop)
+    for whole, part in zip(free, ended, strict=True):
+        assert part == whole[: steps_until_stop(stop, whole) or len(whole)]
+    assert len(ended[0]) < 20
+
+
+def test_without_stops_nothing_is_decoded() -> None:
+    def refuse(tokens: list[int]) -> str:
+        raise AssertionError
+
+    assert not StopStrings([], refuse)([1, 2])

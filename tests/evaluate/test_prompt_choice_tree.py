@@ -1,0 +1,116 @@
+"""Plans: what is run, what is read, and who sees whom."""
+
+from __future__ import annotations
+
+import pytest
+from scoring_models import choice_item, random_items
+
+from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Line, RowBatch, TreeBatch, tree_line
+from rankscope.records import Item
+
+
+def sequences(batch: TreeBatch | RowBatch) -> dict[int, list[int]]:
+    """The tokens that each place sees, itself last."""
+    if isinstance(batch, RowBatch):
+        width = batch.input_ids.shape[1]
+        flat = batch.input_ids.flatten().tolist()
+        return {place: flat[place - place % width : place + 1] for place in range(len(flat))}
+    ids, shape = batch.input_ids.tolist(), batch.shape
+    found: dict[int, list[int]] = {}
+    start, trunks = 0, []
+    for length in shape.trunk_lengths.tolist():
+        trunks.append([*batch.beginning, *ids[start : start + length]])
+        for place in range(length):
+            found[start + place] = trunks[-1][: len(batch.beginning) + place + 1]
+        start += length
+    first = start
+    for owner, count in zip(shape.owners.tolist(), shape.branch_lengths.tolist(), strict=True):
+        ends = shape.ends[start - first : start - first + count].tolist()
+        for place in range(count):
+            path = [ids[start + other] for other in range(place + 1) if place < ends[other]]
+            found[start + place] = [*trunks[owner], *path]
+        start += count
+    return found
+
+
+def few_shot_items() -> list[Item]:
+    """Twenty items after one beginning, two with the same prompt, and some without it."""
+    beginning = tuple(range(3, 83))
+    items = [
+        choice_item(one.item_id, (*beginning, *one.prompt_ids), one.choices_ids) for one in random_items(20, seed=5)
+    ]
+    again = choice_item("again", items[0].prompt_ids, [(9, 9), (8,)])
+    return [*items, again, *random_items(5, seed=6)]
+
+
+def test_shared_beginnings_stand_once() -> None:
+    line = tree_line((1, 2), [((5, 6, 7), 10), ((5, 6, 8, 9), 11), ((4,), 12), ((5, 3, 3), 13)])
+    assert line.trunk == (1, 2)
+    assert sorted(line.branches) == [3, 5, 6, 8]
+    everything = (*line.trunk, *line.branches)
+    read = {number: {everything[at] for at, _, owner in line.targets if owner == number} for number in range(10, 14)}
+    assert read == {10: {2, 5, 6}, 11: {2, 5, 6, 8}, 12: {2}, 13: {2, 5, 3}}
+
+
+def test_one_branch_is_no_branch() -> None:
+    line = tree_line((1, 2), [((5, 6, 7), 0), ((5, 9), 1)])
+    assert line == Line(2, (1, 2, 5, 6), (), (), (), line.targets)
+
+
+@pytest.mark.parametrize("kind", ["trees", "whole_trees", "rows"])
+@pytest.mark.parametrize("few_shot", [False, True])
+def test_each_scored_token_sees_its_prompt_and_its_own_choice(kind: str, few_shot: bool) -> None:
+    items = few_shot_items() if few_shot else random_items(20, seed=1)
+    plan = ChoicePlan(items, 200)
+    wanted = {}
+    for index, item in enumerate(items):
+        for number, choice in enumerate(item.choices_ids):
+            for place, token in enumerate(choice):
+                key = (plan.first_choice[index] + number, place)
+                wanted[key] = ([*item.prompt_ids, *choice[:place]], token)
+    found = {}
+    for batch in getattr(plan, kind):
+        seen = sequences(batch)
+        reads = batch.reads
+        for read, token, choice in zip(reads.target_read, reads.target_ids, reads.target_choice, strict=True):
+            at = int(reads.read[read])
+            place = len(seen[at]) - len(items[owner(plan, int(choice))].prompt_ids)
+            found[int(choice), place] = (seen[at], int(token))
+            if isinstance(batch, TreeBatch):
+                assert int(batch.position_ids[at]) == len(seen[at]) - 1
+    assert found == wanted
+
+
+def owner(plan: ChoicePlan, choice: int) -> int:
+    return max(index for index, first in enumerate(plan.first_choice[:-1]) if first <= choice)
+
+
+def test_a_common_beginning_and_the_same_prompt_are_run_once() -> None:
+    plan = ChoicePlan(few_shot_items(), 200)
+    shared = [batch for batch in plan.trees if batch.beginning]
+    assert {batch.beginning for batch in shared} == {tuple(range(3, 83))}
+    assert sum(len(batch.shape.trunk_lengths) for batch in shared) == 20
+    run = sum(len(batch.input_ids) for batch in plan.trees)
+    assert sum(len(batch.input_ids) for batch in plan.whole_trees) == run + 20 * 80
+
+
+def test_single_tokens_cost_nothing() -> None:
+    plan = ChoicePlan([choice_item("letters", (3, 4, 5), [(6,), (7,), (8,), (9,)])], 99)
+    for (batch,) in (plan.trees, plan.rows):
+        assert batch.input_ids.flatten().tolist() == [3, 4, 5]
+        assert batch.reads.read.tolist() == [2]
+
+
+def test_batches_keep_the_budget_and_the_longest_come_first() -> None:
+    plan = ChoicePlan(random_items(40, seed=2), 150)
+    widths = [batch.input_ids.shape[1] for batch in plan.rows]
+    assert widths == sorted(widths, reverse=True)
+    assert all(batch.input_ids.numel() <= 150 or len(batch.input_ids) == 1 for batch in plan.rows)
+    assert all(len(batch.input_ids) <= 150 or len(batch.shape.trunk_lengths) == 1 for batch in plan.trees)
+    sizes = [max(map(len, sequences(batch).values())) for batch in plan.trees]
+    assert max(sizes) == sizes[0]
+
+
+def test_a_budget_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="budget"):
+        ChoicePlan([], 0)

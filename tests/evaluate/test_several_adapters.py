@@ -1,0 +1,179 @@
+"""Several adapters in one forward against each of them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from scoring_models import make_model, random_items
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import rankscope.evaluate.choice_scoring as choices_module
+import rankscope.evaluate.several_adapters as together_module
+from rankscope.evaluate.choice_scoring import choice_logprobs
+from rankscope.evaluate.prompt_choice_tree import ChoicePlan
+from rankscope.evaluate.score_suites import SuitePlan, score_suite
+from rankscope.evaluate.several_adapters import arms_logprobs, suites_logprobs
+from rankscope.model.load import LoadedModel
+from rankscope.model.methods.adapt import load_adapter
+from rankscope.model.methods.packed_lora import Factors, open_factors, plain_factors
+from rankscope.records import Item, Suite
+from rankscope.study.study import Arm
+
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"r": 3, "lora_alpha": 6},
+    {"r": 8, "lora_alpha": 4, "use_rslora": True},
+    {
+        "r": 5,
+        "lora_alpha": 10,
+        "rank_pattern": {"q_proj|c_attn|query_key_value": 2},
+        "alpha_pattern": {"up_proj|c_fc|dense_h_to_4h": 3},
+    },
+)
+ARMS = [Arm(label=f"arm-{number}", method="lora", learning_rate=1.0) for number in range(len(SETTINGS))]
+BUDGET = 200
+
+
+def save(family: str, folder: Path, seed: int, **settings: Any) -> Path:
+    """A random adapter of the family's model, in PEFT's format."""
+    config = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", **settings)
+    peft = get_peft_model(make_model(family), config)
+    dice = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=dice) * 0.2)
+    peft.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def adapters(tmp_path: Path) -> Callable[[str], list[Path]]:
+    def made(family: str) -> list[Path]:
+        return [save(family, tmp_path / str(i), i, **settings) for i, settings in enumerate(SETTINGS)]
+
+    return made
+
+
+def alone(base: LoadedModel, folders: list[Path], items: list[Item]) -> list[list[tuple[float, ...]]]:
+    found = []
+    for number, folder in enumerate(folders):
+        with load_adapter(base, ARMS[number], folder):
+            found.append(choice_logprobs(base.model, items, token_budget=BUDGET))
+    return found
+
+
+def factors_of(base: LoadedModel, folders: list[Path]) -> list[Factors]:
+    found = [plain_factors(base, folder) for folder in folders]
+    assert None not in found
+    return [one for one in found if one is not None]
+
+
+def loaded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> LoadedModel:
+    return LoadedModel(model.requires_grad_(False), tokenizer)
+
+
+def assert_same(found: Any, wanted: Any, nats: float = 1e-4) -> None:
+    assert len(found) == len(wanted)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours is not None
+        for one, other in zip(ours, theirs, strict=True):
+            assert one == pytest.approx(other, abs=nats, rel=0)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Mistral", "Gemma2", "GPT2", "GPTNeoX", "Bloom"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_arms_together_equal_each_alone(
+    family: str, grouped: bool, adapters: Callable[[str], list[Path]], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    base, folders, items = loaded(make_model(family), tokenizer), adapters(family), random_items(7, seed=5)
+    wanted = alone(base, folders, items)
+    before = choice_logprobs(base.model, items, token_budget=BUDGET)
+    with open_factors(base, ARMS, factors_of(base, folders), grouped=grouped) as pack:
+        assert_same(arms_logprobs(pack, ChoicePlan(items, BUDGET)), wanted)
+    assert choice_logprobs(base.model, items, token_budget=BUDGET) == before, "the base is plain again"
+    apart = max(
+        abs(a - b) for one, two in zip(wanted[0], wanted[1], strict=True) for a, b in zip(one, two, strict=True)
+    )
+    assert apart > 0.01, "the arms differ, so that one for another would show"
+
+
+def test_a_shared_beginning_is_each_arms_own(
+    adapters: Callable[[str], list[Path]], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    base, folders = loaded(make_model("Llama"), tokenizer), adapters("Llama")
+    start = tuple(int(token) for token in torch.randint(3, 300, (90,), generator=torch.Generator().manual_seed(3)))
+    items = [
+        Item(item.item_id, "choices", start + item.prompt_ids, item.choices_ids, answer_index=0)
+        for item in random_items(8, seed=6, longest_prompt=12)
+    ]
+    plan = ChoicePlan(items, BUDGET)
+    assert any(batch.beginning for batch in plan.trees)
+    wanted = alone(base, folders, items)
+    with open_factors(base, ARMS, factors_of(base, folders)) as pack:
+        assert_same(arms_logprobs(pack, plan), wanted)
+
+
+def test_an_arm_without_finite_numbers_leaves_the_others_alone(
+    adapters: Callable[[str], list[Path]], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, folders, items = loaded(make_model("Llama"), tokenizer), adapters("Llama"), random_items(5, seed=7)
+    wanted = alone(base, folders, items)
+    for runs_trees in (True, False):
+        if not runs_trees:
+            monkeypatch.setattr(choices_module._trees, "holds", lambda model, window: False)
+        with open_factors(base, ARMS, factors_of(base, folders)) as pack:
+            with torch.no_grad():
+                next(iter(pack.members[1].parameters.values())).fill_(torch.nan)
+            found = arms_logprobs(pack, ChoicePlan(items, BUDGET))
+        assert found[1] is None
+        assert_same([found[0], found[2]], [wanted[0], wanted[2]])
+
+
+def test_nothing_to_score_gives_nothing(
+    adapters: Callable[[str], list[Path]], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    base = loaded(make_model("Llama"), tokenizer)
+    with open_factors(base, ARMS, factors_of(base, adapters("Llama"))) as pack:
+        assert arms_logprobs(pack, ChoicePlan([], BUDGET)) == [[], [], []]
+
+
+@pytest.mark.parametrize("why", ["use_dora", "modules_to_save", "trainable_token_indices"])
+def test_what_is_more_than_a_plain_lora_takes_its_turn(
+    why: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together_module, "DEVICES", {"cpu"})
+    more: dict[str, Any] = {"use_dora": True, "modules_to_save": ["lm_head"], "trainable_token_indices": [4, 5]}
+    base = loaded(make_model("Llama"), tokenizer)
+    folders = [save("Llama", tmp_path / "a", 1, r=2), save("Llama", tmp_path / "b", 2, r=2, **{why: more[why]})]
+    assert [plain_factors(base, folder) is not None for folder in folders] == [True, False]
+    suite = SuitePlan(Suite("s", "d", "recall", tuple(random_items(3, seed=1))), BUDGET)
+    assert suites_logprobs(base, ARMS[:2], folders, [suite]) == [{}, {}]
+
+
+def test_an_adapter_of_another_base_does_not_fit(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    folder = save("Llama", tmp_path / "a", 1, r=2)
+    assert plain_factors(loaded(make_model("Llama", intermediate_size=40), tokenizer), folder) is None
+    assert plain_factors(loaded(make_model("GPT2"), tokenizer), folder) is None
+    assert plain_factors(loaded(make_model("Llama"), tokenizer), folder) is not None
+
+
+def test_a_suite_is_the_same_when_its_numbers_are_known(
+    adapters: Callable[[str], list[Path]], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, folders = loaded(make_model("Llama"), tokenizer), adapters("Llama")
+    plan = SuitePlan(Suite("s", "d", "recall", tuple(random_items(12, seed=8))), BUDGET)
+    assert suites_logprobs(base, ARMS, folders, [plan]) == [{}, {}, {}], "on a CPU they take turns"
+    monkeypatch.setattr(together_module, "DEVICES", {"cpu"})
+    assert suites_logprobs(base, ARMS[:1], folders[:1], [plan]) == [{}], "one alone gains nothing"
+    found = suites_logprobs(base, ARMS, folders, [plan])
+    for number, folder in enumerate(folders):
+        with load_adapter(base, ARMS[number], folder):
+            one = score_suite(base.model, tokenizer, plan, token_budget=BUDGET)
+            two = score_suite(base.model, tokenizer, plan, token_budget=BUDGET, logprobs=found[number]["s"])
+        assert [p.score for p in one] == [p.score for p in two]
+        assert_same([[p.choice_logprobs for p in two]], [[p.choice_logprobs for p in one]])

@@ -1,0 +1,166 @@
+"""A study whose LoRA arms train together gives what training them one by one gives."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_pipeline import plan_of, run
+from tiny_study import tiny_study
+
+import rankscope.evaluate.several_adapters as together_module
+import rankscope.jobs.run_job as run_module
+from rankscope.edges.study_folder import FolderStore
+from rankscope.evaluate.prompt_choice_tree import ChoicePlan
+from rankscope.jobs.packing_job import groups_of, undecided
+from rankscope.model.methods.packed_lora import Pack
+from rankscope.pipeline import Outcome
+from rankscope.records import Packing, PackMembers
+
+ARMS = {"full": {"learning_rate": 1e-3}, "lora": {"ranks": [2, 4, 9], "learning_rate": 1e-2}}
+
+
+def study_of(folder: Path, together: object) -> Path:
+    return tiny_study(
+        folder, arms=ARMS, seeds=[0],
+        execution={"arms_together": together, "micro_batch_tokens": 4096},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def outs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The finished study with packs of one and of two arms."""
+    folder = tmp_path_factory.mktemp("packed")
+    found = {}
+    for together in (1, 2):
+        study = study_of(folder / f"input{together}", together)
+        assert run(study, folder / f"out{together}") == Outcome()
+        found[together] = folder / f"out{together}"
+    return found
+
+
+def losses(out: Path, run_id: str) -> list[float]:
+    lines = (out / "runs" / run_id / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["loss_nats_per_token"] for line in lines]
+
+
+def test_packs_change_nothing_but_rounding(outs: dict[int, Path]) -> None:
+    alone, packed = FolderStore(outs[1]), FolderStore(outs[2])
+    ids = [planned.run_id for planned in plan_of(outs[1]).runs]
+    assert ids == [planned.run_id for planned in plan_of(outs[2]).runs], "packing is no part of a run's id"
+    for run_id in ids:
+        assert losses(outs[2], run_id) == pytest.approx(losses(outs[1], run_id), abs=1e-4)
+        one, two = alone.read_status(run_id), packed.read_status(run_id)
+        assert one is not None
+        assert two is not None
+        assert two.validation_loss == pytest.approx(one.validation_loss, abs=1e-4)
+        frames = [pd.read_parquet(out / "runs" / run_id / "predictions.parquet") for out in (outs[1], outs[2])]
+        assert (frames[0]["score"] - frames[1]["score"]).abs().mean() < 0.02
+
+
+def test_a_pack_is_scored_in_one_forward(
+    outs: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA; the training is that of `outs`, so that predictions differ by the rounding of the scoring alone."""
+    plain, arms = together_module.arms_logprobs, []
+
+    def counted(pack: Pack, plan: ChoicePlan) -> list[together_module.Logprobs | None]:
+        arms.append(len(pack.members))
+        return plain(pack, plan)
+
+    monkeypatch.setattr(together_module, "DEVICES", {"cpu"})
+    monkeypatch.setattr(together_module, "arms_logprobs", counted)
+    shared = run_module.suites_logprobs
+
+    def slowly(*given: Any) -> Any:
+        time.sleep(4)
+        return shared(*given)
+
+    monkeypatch.setattr(run_module, "suites_logprobs", slowly)
+    study, out = study_of(tmp_path / "input", 2), tmp_path / "out"
+    assert run(study, out) == Outcome()
+    status = FolderStore(out).read_status(next(one.run_id for one in plan_of(out).runs if one.arm.label == "lora-r4"))
+    assert status is not None
+    assert (status.evaluate_seconds or 0) > 2, "half of what both took together"
+    assert set(arms) == {2}, "lora-r9 and lora-r4; lora-r2 and full were alone"
+    files = {one.run_id: out / "runs" / one.run_id / "predictions.parquet" for one in plan_of(out).runs}
+    for run_id, file in files.items():
+        found, wanted = pd.read_parquet(file), pd.read_parquet(outs[2] / "runs" / run_id / "predictions.parquet")
+        one, two = (np.concatenate(list(frame["choice_logprobs"].dropna())) for frame in (found, wanted))
+        assert one == pytest.approx(two, abs=1e-4)
+        assert (found["predicted"] == wanted["predicted"]).mean() > 0.95, "but for near ties"
+    packed = next(one.run_id for one in plan_of(out).runs if one.arm.label == "lora-r9")
+    before = files[packed].read_bytes()
+    files[packed].unlink()
+    assert run(study, out) == Outcome()
+    assert files[packed].read_bytes() == before, "scored again with those that it was scored with"
+
+
+def test_what_was_together_is_recorded(outs: dict[int, Path]) -> None:
+    store = FolderStore(outs[2])
+    together = {}
+    for planned in plan_of(outs[2]).runs:
+        status = store.read_status(planned.run_id)
+        assert status is not None
+        together[planned.arm.label] = status.arms_together
+    assert together == {"full": 1, "lora-r9": 2, "lora-r4": 2, "lora-r2": 1}, "the longest first"
+    packing = store.read_packing("model", "trees")
+    assert packing == Packing(model="model", train_set="trees", arms_together=2, micro_batch_tokens=4096)
+    assert not store.read_packs()
+    assert not list((outs[2] / "packs").glob("*"))
+
+
+def test_a_pack_that_began_is_a_job_again_as_it_began(outs: dict[int, Path], tmp_path: Path) -> None:
+    runs = plan_of(outs[2]).runs
+    full, two, four, nine = (planned.run_id for planned in runs)
+    store = FolderStore(tmp_path)
+    assert undecided(store, runs) == [(two, four, nine)]
+    assert groups_of(store, runs) == [(full,), (two,), (four,), (nine,)], "undecided: one by one"
+    store.write_packing(Packing(model="model", train_set="trees", arms_together=2, micro_batch_tokens=4096))
+    assert undecided(store, runs) == []
+    assert groups_of(store, runs) == [(full,), (two, four), (nine,)]
+    with store.pack([four, nine]):
+        pass
+    assert store.read_packs() == [PackMembers(run_ids=[four, nine])], "not trained: the note stays"
+    assert groups_of(store, runs) == [(four, nine), (full,), (two,)]
+    for run_id in (four, nine):
+        store.adapter_folder(run_id).mkdir(parents=True)
+    with store.pack([four, nine]):
+        pass
+    assert store.read_packs() == []
+    assert groups_of(store, runs) == [(full,), (two,), (four,), (nine,)], "trained: nothing is left to do together"
+
+
+def test_auto_measures_and_keeps_what_it_found(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path / "input", arms=ARMS, seeds=[0], suites={
+        "taught": {"path": "taught.jsonl", "domain": "trees", "kind": "recall"}})  # fmt: skip
+    assert run(study, tmp_path / "out") == Outcome()
+    found = FolderStore(tmp_path / "out").read_packing("model", "trees")
+    assert found is not None
+    assert found.arms_together in (1, 2)
+    assert {"1 x 4096", "1 x 2048"} <= found.seconds_per_token.keys()
+    assert all(value > 0 for value in found.seconds_per_token.values())
+
+
+@pytest.mark.slow
+def test_a_search_in_packs_chooses_as_one_by_one(tmp_path: Path) -> None:
+    arms = {"lora": {"ranks": [2, 5], "learning_rate": "auto"}}
+    records = []
+    for together in (1, 3):
+        execution = {"arms_together": together, "micro_batch_tokens": 4096}
+        study = tiny_study(tmp_path / f"input{together}", arms=arms, seeds=[0], execution=execution)
+        out = tmp_path / f"out{together}"
+        assert run(study, out) == Outcome()
+        records.append([FolderStore(out).read_search(planned.search_id) for planned in plan_of(out).searches])
+    for one, several in zip(*records, strict=True):
+        assert one is not None
+        assert several is not None
+        assert several.chosen == one.chosen
+        for ours, alone in zip(several.losses, one.losses, strict=True):
+            assert [loss is None for loss in ours] == [loss is None for loss in alone]
+            assert [loss for loss in ours if loss] == pytest.approx([loss for loss in alone if loss], abs=1e-3)

@@ -1,0 +1,143 @@
+"""Layouts of flat rows against attention with an explicit mask, token by token."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from rankscope.model.attention.kv_cache import FillLayout, Slots, StepLayout
+from rankscope.model.attention.registration import Scores
+from rankscope.model.attention.scoring_layout import BranchLayout, Shape
+
+HEADS, KEY_HEADS, SIZE, BEGINNING = 4, 2, 8, 5
+SHAPE = Shape(
+    trunk_lengths=torch.tensor([6, 3, 4]),
+    owners=torch.tensor([0, 2]),
+    branch_lengths=torch.tensor([4, 3]),
+    depths=torch.tensor([0, 1, 1, 0, 0, 0, 1]),
+    ends=torch.tensor([3, 2, 3, 4, 1, 3, 3]),
+)
+# One row for each token of the flat row: its sequence in flat places, itself last. Branches begin at place 13.
+SEQUENCES = [
+    *(list(range(place + 1)) for place in range(6)),
+    *(list(range(6, place + 1)) for place in range(6, 9)),
+    *(list(range(9, place + 1)) for place in range(9, 13)),
+    *([*range(6), *path] for path in ([13], [13, 14], [13, 15], [16])),
+    *([*range(9, 13), *path] for path in ([17], [18], [18, 19])),
+]
+
+
+def drawn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def states(tokens: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Query (H, T, d), key and value (K, T, d)."""
+    heads = (HEADS, KEY_HEADS, KEY_HEADS)
+    query, key, value = (drawn(count, tokens, SIZE, seed=seed + k) for k, count in enumerate(heads))
+    return query, key, value
+
+
+def reference(query: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
+    """(H, d) of one query (H, d) over the keys and values (K, S, d) of its sequence, itself last, in double."""
+    found = []
+    for head in range(HEADS):
+        own = head * KEY_HEADS // HEADS
+        weights = keys[own].double() @ query[head].double() * (scores.scale or SIZE**-0.5)
+        if scores.cap is not None:
+            weights = torch.tanh(weights / scores.cap) * scores.cap
+        if scores.window is not None:
+            weights[: max(0, len(weights) - scores.window)] = -torch.inf
+        found.append(weights.softmax(-1) @ values[own].double())
+    return torch.stack(found)
+
+
+SCORES = [
+    Scores(None, None, None),
+    Scores(0.3, None, None),
+    Scores(None, 3, None),
+    Scores(0.3, 4, 2.0),
+    Scores(None, 99, None),
+]
+
+
+@pytest.mark.parametrize("scores", SCORES)
+def test_each_token_sees_its_own_sequence(scores: Scores) -> None:
+    query, key, value = states(len(SEQUENCES))
+    found = BranchLayout(SHAPE).attend(0, query, key, value, scores)
+    for place, sequence in enumerate(SEQUENCES):
+        wanted = reference(query[:, place], key[:, sequence], value[:, sequence], scores)
+        torch.testing.assert_close(found[place].double(), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scores", [SCORES[0], SCORES[1], Scores(0.3, None, 2.0)])
+def test_a_beginning_comes_before_every_trunk(scores: Scores) -> None:
+    query, key, value = states(len(SEQUENCES))
+    first = [(drawn(KEY_HEADS, BEGINNING, SIZE, seed=7 + k), drawn(KEY_HEADS, BEGINNING, SIZE, seed=9)) for k in (0, 1)]
+    layout = BranchLayout(SHAPE, first)
+    for layer in (0, 1):
+        found = layout.attend(layer, query, key, value, scores)
+        for place, sequence in enumerate(SEQUENCES):
+            keys = torch.cat([first[layer][0], key[:, sequence]], 1)
+            values = torch.cat([first[layer][1], value[:, sequence]], 1)
+            wanted = reference(query[:, place], keys, values, scores)
+            torch.testing.assert_close(found[place].double(), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("begins", [False, True])
+@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize("read", [[5, 8, 12], [0, 4, 5, 11], [7]])
+def test_the_last_layer_leaves_out_what_is_not_read(read: list[int], scores: Scores, begins: bool) -> None:
+    if begins:  # which comes without a window
+        scores = replace(scores, window=None)
+    query, key, value = states(len(SEQUENCES))
+    first = [(drawn(KEY_HEADS, BEGINNING, SIZE, seed=7 + k), drawn(KEY_HEADS, BEGINNING, SIZE, seed=9)) for k in (0, 1)]
+    beginning = first if begins else None
+    whole = BranchLayout(SHAPE, beginning)
+    layout = BranchLayout(SHAPE, beginning, read=torch.tensor([*read, *range(13, 20)]), last=1)
+    for layer in (0, 1):
+        wanted = whole.attend(layer, query, key, value, scores)
+        if layer == 1:
+            wanted[[place for place in range(13) if place not in read]] = 0
+        torch.testing.assert_close(layout.attend(layer, query, key, value, scores), wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("scores", SCORES)
+def test_rows_leave_and_enter_slots(scores: Scores) -> None:
+    slots = Slots(3, torch.device("cpu"))
+    rows: list[tuple[Tensor, Tensor]] = []  # keys and values (K, tokens, d) of each row, in the order of the slots
+
+    def fill(lengths: list[int], seed: int) -> None:
+        query, key, value = states(sum(lengths), seed)
+        layout = FillLayout(slots, torch.tensor(lengths), None)
+        layout.attend(0, query, key, value, scores)
+        layout.commit()
+        rows.extend(zip(key.split(lengths, 1), value.split(lengths, 1), strict=True))
+
+    def step(seed: int) -> None:
+        query, key, value = states(len(rows), seed)
+        layout = StepLayout(slots)
+        found = layout.attend(0, query, key, value, scores)
+        layout.commit()
+        for row in range(len(rows)):
+            rows[row] = tuple(  # type: ignore[assignment]
+                torch.cat([old, new[:, row : row + 1]], 1) for old, new in zip(rows[row], (key, value), strict=True)
+            )
+            wanted = reference(query[:, row], *rows[row], scores)
+            torch.testing.assert_close(found[row].double(), wanted, atol=1e-5, rtol=0)
+
+    fill([4, 2, 7], seed=10)
+    for number in range(70):  # beyond the spare room
+        step(seed=20 + number)
+    order = slots.keep([1, 2])
+    assert order == [2, 1]
+    rows[:] = [rows[index] for index in order]
+    step(seed=100)
+    fill([5], seed=110)
+    step(seed=120)
+    assert slots.lengths.tolist() == [len(keys[0]) for keys, _ in rows]
+    assert slots.keep([]) == []
+    assert slots.longest == 0

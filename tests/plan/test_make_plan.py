@@ -1,0 +1,228 @@
+"""The plan: which runs and searches there are, what fits, what is resolved and kept, and what it warns of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from made_facts import LLAMA_8B, STUDY, machine_facts, model_facts, suite_facts, train_facts
+
+from rankscope.plan.make_plan import check_ranks, make_plan
+from rankscope.plan.resolve import dtype_of
+from rankscope.plan.totals import describe_plan, plan_totals
+from rankscope.records import MachineFacts, ModelFacts, Plan, Resolved
+from rankscope.study.problems import InputProblems
+from rankscope.study.study import Study
+
+Read = Callable[..., Study]
+
+
+def planned(
+    study: Study,
+    models: list[ModelFacts] | None = None,
+    machine: MachineFacts | None = None,
+    previous: Resolved | None = None,
+    **train: object,
+) -> Plan:
+    models = models or [model_facts()]
+    sets = {facts.name: [train_facts(**train)] for facts in models}
+    suites = {facts.name: [suite_facts(), suite_facts("law", domain="legal")] for facts in models}
+    return make_plan(study, models, sets, suites, machine or machine_facts(), previous=previous, file="study.yaml")
+
+
+def test_there_is_one_run_for_each_arm_and_seed(read: Read) -> None:
+    plan = planned(read())
+    assert [(run.arm.label, run.seed) for run in plan.runs] == [
+        (label, seed) for label in ("full", "lora-r4", "lora-r8") for seed in (0, 1, 2)
+    ]
+    assert plan.searches == []
+    assert all(run.fits and run.search_id is None for run in plan.runs)
+    assert all(run.step_count == 21 and run.train_tokens == 12_000 for run in plan.runs)
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+
+
+def test_every_part_of_the_cost_is_there(read: Read) -> None:
+    full, *_, lora = planned(read()).runs
+    for run in (full, lora):
+        assert sum(run.memory_parts_bytes.values()) == run.memory_bytes
+        assert min(run.train_flops, run.evaluate_flops, run.seconds, run.disk_bytes) > 0
+    assert lora.trainable_parameters < full.trainable_parameters
+
+
+def test_each_arm_with_an_auto_rate_has_its_own_search(read: Read) -> None:
+    plan = planned(read(STUDY, "arms.lora.learning_rate=auto", "arms.full.learning_rate=auto"))
+    assert [[arm.label for arm in search.arms] for search in plan.searches] == [["full"], ["lora-r4"], ["lora-r8"]]
+    found = {search.search_id: search for search in plan.searches}
+    for run in plan.runs:
+        assert run.search_id is not None
+        assert run.arm in found[run.search_id].arms
+    search = plan.searches[1]
+    assert (len(search.rates), search.step_count) == (7, 21)
+    assert search.train_flops == pytest.approx(3.75 * plan.runs[3].train_flops)
+    assert search.seed not in read().seeds
+
+
+def test_a_shared_rate_has_one_search_and_a_warning(read: Read) -> None:
+    plan = planned(read(STUDY, "arms.lora.learning_rate=auto_shared"))
+    assert [[arm.label for arm in search.arms] for search in plan.searches] == [["lora-r4", "lora-r8"]]
+    assert any("auto_shared" in warning for warning in plan.warnings)
+
+
+def test_facts_of_several_models_stay_apart(read: Read) -> None:
+    study = read(STUDY.replace("model: bundled", "model: [org/a, org/b]"))
+    plan = planned(study, [model_facts("a"), model_facts("b", content_sha256="f" * 64)])
+    assert [(t.model, t.name) for t in plan.train_sets] == [("a", "medical"), ("b", "medical")]
+    assert {s.model for s in plan.suites} == {"a", "b"}
+    assert len({run.run_id for run in plan.runs}) == 18
+
+
+def test_the_same_run_twice_is_refused(read: Read) -> None:
+    study = read(STUDY.replace("model: bundled", "model: [org/a, org/b]"))
+    with pytest.raises(InputProblems, match=r"the same run twice \(a, medical, full and b, medical, full\)"):
+        planned(study, [model_facts("a"), model_facts("b")])
+
+
+# ---- targets and ranks ----------------------------------------------------------------------------------------------
+
+
+def test_a_target_that_does_not_exist_is_refused_with_the_nearest(read: Read) -> None:
+    expected = (
+        "which is no linear module of bundled, expected all-linear or some of "
+        "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+    )
+    with pytest.raises(InputProblems) as caught:
+        planned(read(STUDY, "arms.lora.targets=[q_prj, v_proj, lm_head]"))
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"study.yaml: arms.lora.targets: found q_prj, {expected}; did you mean `q_proj`?",
+        f"study.yaml: arms.lora.targets: found lm_head, {expected}",
+    ]
+
+
+def test_a_rank_that_no_target_can_use_is_refused_and_one_that_some_cannot_is_warned_of(read: Read) -> None:
+    study = read(STUDY, "arms.lora.ranks=[8, 9, 16, 17]")  # smaller sides are 8 (k, v) and 16
+    problems, warnings = check_ranks(study, model_facts(), "study.yaml")
+    assert [str(problem) for problem in problems] == [
+        "study.yaml: arms.lora.ranks: found rank 17, above the smaller side of every target of bundled, "
+        "expected at most 16"
+    ]
+    assert [warning.split(":")[0] for warning in warnings] == ["lora-r9", "lora-r16"]
+    assert "(8) of 4 of 14 targets" in warnings[0]
+    only = read(STUDY, "arms.lora.ranks=[9]", "arms.lora.targets=[k_proj]")
+    assert "expected at most 8" in str(check_ranks(only, model_facts(), "s")[0][0])
+
+
+# ---- what is resolved -----------------------------------------------------------------------------------------------
+
+
+def test_dtype_is_the_studys_or_what_is_fast(read: Read) -> None:
+    fast = machine_facts(bfloat16_is_fast=True)
+    assert planned(read()).resolved.dtype == "float32"
+    assert planned(read(), machine=fast).resolved.dtype == "bfloat16"
+    assert planned(read(STUDY, "model.dtype=float32"), machine=fast).resolved.dtype == "float32"
+    mixed = read(STUDY.replace("model: bundled", "model: [{id: org/a, dtype: float32}, org/b]"))
+    plan = planned(mixed, [model_facts("a"), model_facts("b", content_sha256="f" * 64)], fast)
+    assert {(run.model, run.dtype) for run in plan.runs} == {("a", "float32"), ("b", "bfloat16")}
+    assert [dtype_of(spec, plan.resolved) for spec in mixed.models] == ["float32", "bfloat16"]
+
+
+def test_small_models_share_out_the_cores_and_large_ones_have_them_all(read: Read) -> None:
+    small = planned(read()).resolved
+    assert (small.worker_count, small.thread_count) == (4, 1)
+    few = planned(read(STUDY, "seeds=[0]", "arms.lora.ranks=[4]")).resolved
+    assert (few.worker_count, few.thread_count) == (2, 2)
+    tight = planned(read(), machine=machine_facts(memory_bytes=int(1.5e9))).resolved
+    assert (tight.worker_count, tight.thread_count) == (2, 2)
+    gpu = planned(read(), machine=machine_facts(device="cuda")).resolved
+    assert gpu.worker_count == 1
+
+
+def test_an_earlier_plans_decisions_are_kept(read: Read) -> None:
+    first = planned(read())
+    other = machine_facts(core_count=64, bfloat16_is_fast=True, memory_bytes=10**12, device="cuda")
+    again = planned(read(), machine=other, previous=first.resolved)
+    assert again.resolved == first.resolved
+    assert [run.run_id for run in again.runs] == [run.run_id for run in first.runs]
+    assert any("begun on cpu" in warning for warning in again.warnings)
+    on_gpu = planned(read(), machine=other).resolved
+    with pytest.raises(InputProblems, match="a plan made for CUDA, on a machine without it"):
+        planned(read(), previous=on_gpu)
+
+
+# ---- what fits ------------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_says_what_it_needs_and_the_rest_goes_on(read: Read) -> None:
+    gpu = machine_facts(device="cuda", device_memory_bytes=80 * 10**9, bfloat16_is_fast=True)
+    plan = planned(read(STUDY, "arms.full.learning_rate=auto"), [LLAMA_8B.model_copy(update={"name": "bundled"})], gpu)
+    by_method = {run.arm.method: run for run in plan.runs}
+    assert by_method["lora"].fits
+    assert not by_method["full"].fits
+    reason = by_method["full"].reason
+    assert reason is not None
+    assert reason.startswith("needs 1")
+    assert reason.endswith("GB of memory, this machine has 72 GB to use")
+    assert plan.searches == []  # nothing to search for where nothing can run
+    assert any("full on medical (bundled) does not fit: needs" in warning for warning in plan.warnings)
+    assert (plan_totals(plan)["runs"], plan_totals(plan)["runs_that_do_not_fit"]) == (6, 3)
+
+
+def test_the_micro_batch_shrinks_until_every_arm_that_can_fit_does(read: Read) -> None:
+    study = read(STUDY, "budget.batch_size=1024", "arms.full.learning_rate=3e-5")
+    facts = LLAMA_8B.model_copy(update={"name": "bundled"})
+    large = machine_facts(device="cuda", device_memory_bytes=200 * 10**9, bfloat16_is_fast=True)
+    small = large.model_copy(update={"device_memory_bytes": 32 * 10**9})
+    plans = {name: planned(study, [facts], m, token_count=100_000) for name, m in (("large", large), ("small", small))}
+    assert plans["small"].resolved.micro_batch_tokens < plans["large"].resolved.micro_batch_tokens
+    assert all(run.fits for run in plans["small"].runs if run.arm.method == "lora")
+
+
+def test_a_full_disk_is_noticed(read: Read) -> None:
+    plan = planned(read(), machine=machine_facts(disk_free_bytes=100))
+    assert not any(run.fits for run in plan.runs)
+    assert "of disk" in str(plan.runs[0].reason)
+    needed = plan_totals(planned(read()))["disk_bytes"]
+    plan = planned(read(), machine=machine_facts(disk_free_bytes=needed - 1))
+    assert any("GB of disk" in warning for warning in plan.warnings)
+
+
+# ---- warnings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["seeds=[0]"], "one seed"),
+        (["arms.lora.alpha=16"], "differ in scale (alpha/r is 2, 4)"),
+        (["arms.other={method: lora, ranks: [2], targets: [q_proj], learning_rate: 1e-4}"], "differ in target modules"),
+        (["arms.full.learning_rate=2e-4"], "at LoRA's learning rate (0.0002)"),
+        (["suites.law.domain=medical", "suites.maths.domain=medical"], "its forgetting cannot be measured"),
+        (["budget.max_sequence_tokens=4096"], "its context of 2048 tokens"),
+    ],
+)
+def test_what_weakens_the_answer_is_warned_of(read: Read, overrides: list[str], words: str) -> None:
+    assert planned(read()).warnings == []
+    assert sum(words in warning for warning in planned(read(STUDY, *overrides)).warnings) == 1
+
+
+def test_times_without_a_measured_speed_are_called_nominal(read: Read) -> None:
+    plan = planned(read(), machine=machine_facts(flops_per_second=None))
+    assert any("not measured" in warning for warning in plan.warnings)
+    assert all(run.seconds > 0 for run in plan.runs)
+
+
+# ---- for people -----------------------------------------------------------------------------------------------------
+
+
+def test_rows_and_totals_add_up(read: Read) -> None:
+    plan = planned(read(STUDY, "arms.lora.learning_rate=auto"))
+    rows, totals = describe_plan(plan), plan_totals(plan)
+    assert [row["run_id"] for row in rows] == [run.run_id for run in plan.runs]
+    assert totals["runs"] == len(rows) == 9
+    assert totals["searches"] == 2
+    assert totals["train_tokens"] == sum(row["train_tokens"] for row in rows)
+    searched = sum(search.train_flops for search in plan.searches) / 1e12
+    assert totals["teraflops"] == pytest.approx(sum(row["teraflops"] for row in rows) + searched)
+    seconds = sum(row["seconds"] for row in rows) + sum(search.seconds for search in plan.searches)
+    seconds += plan.base_seconds + plan.derived_seconds
+    assert totals["seconds"] == pytest.approx(seconds / plan.resolved.worker_count)
+    assert totals["memory_bytes"] == sum(sorted(row["memory_bytes"] for row in rows)[-4:])

@@ -1,0 +1,84 @@
+"""An exported adapter on the plain base, loaded by plain PEFT, gives what the study recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from peft import PeftModel
+from tiny_study import tiny_study
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rankscope.edges.local_executor import InProcess
+from rankscope.edges.machine import look_at_machine
+from rankscope.edges.study_folder import FolderStore
+from rankscope.pipeline import run_study
+from rankscope.results.export_arm import export_arm
+from rankscope.study.problems import InputProblems
+from rankscope.study.read_study import read_study
+
+
+def plain_logprob(model: torch.nn.Module, prompt: list[int], continuation: list[int]) -> float:
+    """Summed log-likelihood by the model's own forward, one sequence at a time."""
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + continuation])).logits[0, len(prompt) - 1 : -1].float()
+    return float(logits.log_softmax(-1).gather(1, torch.tensor(continuation)[:, None]).sum())
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_plain_peft_on_the_plain_base_reproduces_the_predictions(tmp_path: Path, merged: bool) -> None:
+    arms = {"lora": {"ranks": [4], "learning_rate": 1e-2}}
+    study = tiny_study(tmp_path / "input", arms=arms, seeds=[0, 1], model={"id": "model", "dtype": "float32"})
+    out = tmp_path / "out"
+    run_study(
+        read_study(study, []), study.parent, out, machine=look_at_machine(out, measure=False),
+        make_executor=lambda plan: InProcess(1),
+    )  # fmt: skip
+    done = export_arm(out, tmp_path / "exported", arm="lora-r4", merged=merged)
+    seed = int(done.split("seed ")[1].split(",")[0])
+    plan = FolderStore(out).read_plan()
+    assert plan is not None
+    run_id = next(run.run_id for run in plan.runs if run.seed == seed)
+    recorded = pd.read_parquet(out / "runs" / run_id / "predictions.parquet")
+    asked = pd.read_parquet(out / "base" / "items.parquet")
+    items = recorded[recorded["suite"] == "taught"].merge(asked, on=["suite", "item_id"])
+
+    tokenizer = AutoTokenizer.from_pretrained(study.parent / "model")
+    if merged:
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "exported", dtype=torch.float32)
+    else:
+        plain = AutoModelForCausalLM.from_pretrained(study.parent / "model", dtype=torch.float32)
+        model = PeftModel.from_pretrained(plain, tmp_path / "exported")
+    model.eval()
+    base = pd.read_parquet(out / "base" / "predictions.parquet").set_index(["suite", "item_id"])["choice_logprobs"]
+    moved = 0.0
+    for row in items.itertuples():
+        prompt = tokenizer(row.prompt, add_special_tokens=False)["input_ids"]
+        found = []
+        for choice in row.choices:
+            whole = tokenizer(f"{row.prompt} {choice}", add_special_tokens=False)["input_ids"]
+            found.append(plain_logprob(model, prompt, whole[len(prompt) :]))
+        assert found == pytest.approx(list(row.choice_logprobs), abs=2e-3 if merged else 1e-3)
+        assert row.choices[max(range(3), key=found.__getitem__)] == row.predicted
+        moved = max(moved, abs(found[0] - base["taught", row.item_id][0]))
+    assert moved > 0.1, "the adapter must have changed something"
+
+
+def test_an_adapter_of_a_base_in_4_bits_is_not_merged(tmp_path: Path) -> None:
+    """The sum would be a model that nobody scored: neither the base's 4 bits nor the adapter's base."""
+    arms = {"lora": {"ranks": [4], "learning_rate": 1e-2}}
+    study, out = tiny_study(tmp_path / "input", arms=arms, seeds=[0]), tmp_path / "out"
+    run_study(
+        read_study(study, []), study.parent, out, machine=look_at_machine(out, measure=False),
+        make_executor=lambda plan: InProcess(1),
+    )  # fmt: skip
+    store = FolderStore(out)
+    plan = store.read_plan()
+    assert plan is not None
+    store.write_plan(plan.model_copy(update={"models": [plan.models[0].model_copy(update={"quantization": "nf4"})]}))
+    with pytest.raises(InputProblems, match="trained on a base in 4 bits, expected the adapter, exported without"):
+        export_arm(out, tmp_path / "merged", arm="lora-r4", merged=True)
+    assert not (tmp_path / "merged").exists()
+    assert export_arm(out, tmp_path / "adapter", arm="lora-r4", merged=False).startswith("the adapter of lora-r4")
