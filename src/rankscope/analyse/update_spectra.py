@@ -1,6 +1,6 @@
 """What a change does to a matrix: its spectrum, and how far the largest singular vectors of the weight moved.
 
-docs/measures.md, "The change of a matrix", holds every formula with its source. Shapes: `model/weights/weight_delta.py`.
+docs/measures.md, "The change of a matrix", holds every formula with its source. Shapes: `model/weights`.
 """
 
 from __future__ import annotations
