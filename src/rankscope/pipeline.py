@@ -7,17 +7,21 @@ folder before the next begins, so a study that was stopped anywhere goes on from
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rankscope.data.encode_study import Prepared, prepare
+from rankscope.data.encode_study import Encoded, encode_study
 from rankscope.decide.planned_power import planned_power
 from rankscope.edges.local_executor import Executor, Job, stop_requested
+from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import FolderStore, is_planned, keep_best, remove_leftovers, write_plan
+from rankscope.evaluate.lm_eval.load_task import load_task
 from rankscope.jobs.crash import label_crash
 from rankscope.jobs.derive_job import derive, derived_ids, derived_sources
+from rankscope.jobs.job_context import TOKENS
 from rankscope.jobs.measure_job import FOLDER as MEASURED_FOLDER
 from rankscope.jobs.measure_job import measure, measured_runs
 from rankscope.jobs.packing_job import choose_packing, groups_of, undecided
@@ -46,25 +50,34 @@ class Outcome:
 
 
 def plan_study(
-    study: Study, folder: Path, machine: MachineFacts, out: Path, measured: Sequence[MeasuredSpeed] = ()
+    study: Study,
+    folder: Path,
+    machine: MachineFacts,
+    out: Path,
+    measured: Sequence[MeasuredSpeed] = (),
+    tokens: Path | None = None,
 ) -> Plan:
     """Look at models, rows and machine, and calculate every run; trains nothing. Raises InputProblems.
 
     `folder` is what relative paths in the study are relative to; `out` the study's folder, whose earlier plan decides
-    what must stay as it was (dtype, workers, micro-batches). `measured` is what `measure_study` found.
+    what must stay as it was (dtype, workers, micro-batches). `measured` is what `measure_study` found. `tokens` is the
+    folder that keeps the token files; where none is given they are gone when this returns.
     """
+    if tokens is None:
+        with TemporaryDirectory() as temporary:
+            return plan_study(study, folder, machine, out, measured, Path(temporary))
     models = [inspect_model(spec, folder, device=machine.device) for spec in study.models]
-    prepared: dict[str, Prepared] = {}
+    encoded: dict[str, Encoded] = {}
     for spec, facts in zip(study.models, models, strict=True):
         room = facts.context_tokens - study.virtual_tokens
         tokenizer = load_tokenizer(spec, folder)
-        prepared[spec.name] = prepare(study, folder, tokenizer, room, spec.system_prompt)
+        encoded[spec.name] = encode_study(study, folder, spec, tokenizer, room, tokens, load_task=load_task)
     previous = FolderStore(out).read_plan()
     plan = make_plan(
         study,
         models,
-        {name: [training.facts for training in data.training.values()] for name, data in prepared.items()},
-        {name: [facts for _, facts in data.suites.values()] for name, data in prepared.items()},
+        {name: list(data.training.values()) for name, data in encoded.items()},
+        {name: list(data.suites.values()) for name, data in encoded.items()},
         machine,
         previous=previous.resolved if previous is not None else None,
         measured=measured,
@@ -82,6 +95,7 @@ def measure_study(
     with TemporaryDirectory() as temporary:
         store = FolderStore(Path(temporary))
         write_plan(store, dump_study(pinned(absolute(study, folder), plan)), plan)
+        plan_study(study, folder, look_at_machine(folder, measure=False), store.folder, tokens=store.folder / TOKENS)
         runs = {run.run_id: run for run in measured_runs(plan)}
         executor = make_executor(plan)
         try:
@@ -109,14 +123,20 @@ def run_study(
     by whoever comes first; who needs it waits. Deciding and reporting is left to `write_results`.
     """
     store = FolderStore(out)
-    first = plan_study(study, folder, machine, out)  # before anything is written: a wrong study leaves nothing behind
-    _check_only(only, first)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        # Before anything is written: a wrong study leaves nothing behind.
+        first = plan_study(study, folder, machine, out, tokens=Path(temporary))
+        _check_only(only, first)
+        for path in Path(temporary).glob("*.arrow"):
+            (out / TOKENS).mkdir(parents=True, exist_ok=True)
+            os.replace(path, out / TOKENS / path.name)
 
     def plan_again() -> Plan:
         """What another process decided in the meantime (dtype, micro-batches) holds for this one too."""
         before = store.read_plan()
         agree = before is None or before.resolved == first.resolved
-        return first if agree else plan_study(study, folder, machine, out)
+        return first if agree else plan_study(study, folder, machine, out, tokens=out / TOKENS)
 
     def text(plan: Plan) -> str:
         return dump_study(pinned(absolute(study, folder), plan))

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from rankscope.data.encode_study import Prepared, prepare
+from rankscope.data.token_files import TrainingSet, open_suite, open_training, token_path
 from rankscope.edges.machine import commit, machine_line, versions
 from rankscope.edges.study_folder import FolderStore, RunCheckpoints
 from rankscope.evaluate.score_suites import SuitePlan
-from rankscope.model.load import LoadedModel, load_model, load_tokenizer
+from rankscope.model.load import LoadedModel, load_model
 from rankscope.plan.make_plan import dtype_of
-from rankscope.records import ModelFacts, Plan, PlannedRun, PlannedSearch, Provenance, RunRecord, RunStatus
+from rankscope.records import (
+    ModelFacts,
+    Plan,
+    PlannedRun,
+    PlannedSearch,
+    Provenance,
+    RunRecord,
+    RunStatus,
+    Suite,
+    SuiteFacts,
+)
 from rankscope.study.resolved_study import read_resolved
 from rankscope.study.study import ModelSpec, Study
 from rankscope.train.fit import FitSettings
@@ -23,6 +34,17 @@ EVALUATE_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens in one scoring batch, by device; fixed, since another batching may round differently."""
 
 _STATUS_SECONDS = 1.0
+
+TOKENS = "tokens"
+"""The folder of token files in a study folder."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Training sets and suites by name, as tokens of one tokenizer."""
+
+    training: dict[str, TrainingSet]
+    suites: dict[str, tuple[Suite, SuiteFacts]]
 
 
 class Bench:
@@ -59,12 +81,25 @@ class Bench:
         return next(facts for facts in self.plan.models if facts.name == model)
 
     def prepared(self, model: str) -> Prepared:
+        """The token files of the plan, for a base model."""
         if model not in self._prepared:
-            spec = self.spec(model)
-            tokenizer = load_tokenizer(spec, self.folder)
-            context_tokens = self.facts(model).context_tokens - self.study.virtual_tokens
-            self._prepared[model] = prepare(self.study, self.folder, tokenizer, context_tokens, spec.system_prompt)
+            training = {
+                facts.name: open_training(token_path(self.tokens, facts.content_sha256), facts)
+                for facts in self.plan.train_sets
+                if facts.model == model
+            }
+            suites = {
+                facts.name: (open_suite(token_path(self.tokens, facts.content_sha256), facts), facts)
+                for facts in self.plan.suites
+                if facts.model == model
+            }
+            self._prepared[model] = Prepared(training, suites)
         return self._prepared[model]
+
+    @property
+    def tokens(self) -> Path:
+        """The folder of the study's token files."""
+        return self.folder / TOKENS
 
     def plan_of(self, model: str, suite: str) -> SuitePlan:
         """The suite with its scoring batches, planned once for all runs of this process."""

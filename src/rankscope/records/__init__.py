@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from rankscope.records.input_facts import HarnessFacts, MachineFacts, ModelFacts, SuiteFacts, TrainFacts
+from rankscope.records.input_facts import (
+    HarnessFacts,
+    MachineFacts,
+    ModelFacts,
+    SourceState,
+    SuiteFacts,
+    TrainFacts,
+)
 from rankscope.records.plan_record import (
     MeasuredSpeed,
     Plan,
@@ -44,6 +51,6 @@ __all__ = [
     "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed", "ModelFacts", "MoreNeeded",
     "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun", "PlannedSearch", "Prediction", "ProbedRate",
     "Provenance", "Recommended", "Record", "Relation", "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord",
-    "State", "StepRecord", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "TrainFacts", "Turn", "Verdict",
-    "VerdictFile",
+    "SourceState", "State", "StepRecord", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "TrainFacts", "Turn",
+    "Verdict", "VerdictFile",
 ]  # fmt: skip
