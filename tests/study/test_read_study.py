@@ -104,7 +104,7 @@ def test_a_hub_set_with_its_columns(read: Read) -> None:
     columns = "columns: {question: q, choices: [opa, opb], answer_index: cop}"
     law = read(changed("path: law.jsonl", f"{origin}, {columns}, limit: 5")).suites["law"]
     assert (law.hub, law.config, law.split, law.revision) == ("org/set", "main", "test", "refs/convert/parquet")
-    assert law.columns == {"question": "q", "choices": ["opa", "opb"], "answer_index": "cop"}
+    assert law.columns == {"question": "q", "choices": ("opa", "opb"), "answer_index": "cop"}
 
 
 def test_a_settings_null_is_as_if_it_were_not_there(read: Read) -> None:

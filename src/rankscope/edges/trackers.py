@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from rankscope.study.problems import Problem
-from rankscope.study.study import TrackerName
+from rankscope.study.problems import Problem, show
 
-_PACKAGES: dict[TrackerName, tuple[str, ...]] = {
+_PACKAGES: dict[str, tuple[str, ...]] = {
     "tensorboard": ("tensorboard",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
 }
@@ -48,16 +47,17 @@ class Tracker(Protocol):
     def log_outcome(self, texts: Mapping[str, str], files: Sequence[Path]) -> None: ...
 
 
-def missing_packages(names: Sequence[TrackerName], file: str) -> list[Problem]:
-    """A problem for each tracker whose packages are not installed."""
-    return [
+def missing_packages(names: Sequence[str], file: str) -> list[Problem]:
+    """A problem for each tracker that is not known or whose packages are not installed."""
+    known = " or ".join(_PACKAGES)
+    return [Problem(file, "track", show(name), known) for name in names if name not in _PACKAGES] + [
         Problem(file, "track", f"{name} without its packages", f"pip install 'rankscope[{name}]'")
         for name in names
-        if any(importlib.util.find_spec(package) is None for package in _PACKAGES[name])
+        if name in _PACKAGES and any(importlib.util.find_spec(package) is None for package in _PACKAGES[name])
     ]
 
 
-def make_tracker(name: TrackerName, study: str, folder: Path) -> Tracker:
+def make_tracker(name: str, study: str, folder: Path) -> Tracker:
     """A tracker that writes below the study's `folder`, or where MLFLOW_TRACKING_URI says."""
     return TensorBoard(folder / "tensorboard") if name == "tensorboard" else MLflow(study, folder)
 

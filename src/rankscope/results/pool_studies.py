@@ -8,8 +8,8 @@ from pathlib import Path
 from rankscope.decide.looks import gather
 from rankscope.decide.pooled_effects import StudyArm, pool, study_arms
 from rankscope.edges.study_folder import FolderStore
+from rankscope.records import Defaults
 from rankscope.results.write_results import frames_of, searches_of
-from rankscope.study.defaults_file import Defaults
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.resolved_study import read_resolved
 from rankscope.study.study import Decision

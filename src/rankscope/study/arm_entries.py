@@ -11,25 +11,33 @@ from rankscope.study.arms import TRAITS, Arm, Fraction, Frozen, Method, Rate, ar
 _MULTIPLE_OF_RANK = r"^([0-9]{1,6}(\.[0-9]{1,6})?)?r$"
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Annotated[str, Field(pattern=_MULTIPLE_OF_RANK)]
 
+_ALPHA = "a number above 0, or a multiple of the rank such as 2r. The update is scaled by alpha/rank."
 
-def _once(sizes: list[int]) -> list[int]:
+
+def _once(sizes: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(sizes)) != len(sizes):
         raise ValueError("a size stands twice")
     return sizes
 
 
-Sizes = Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1), AfterValidator(_once)]
+Size = Annotated[int, Field(gt=0, description="a whole number above 0")]
+Sizes = Annotated[tuple[Size, ...], Field(min_length=1), AfterValidator(_once)]
+_SIZES = "a list of different whole numbers above 0, such as"
+_Target = Annotated[str, Field(description="a module's name")]
 
 
 class _Entry(Frozen):
     """What every entry has; `arms` gives one arm for each of its sizes."""
 
-    learning_rate: Rate = "auto"
+    method: Method
+    learning_rate: Rate = Field(
+        default="auto",
+        description="a number above 0 such as 2e-4, or auto, or auto_shared. auto searches a rate for each arm on "
+        "held-out training rows; auto_shared searches one for all sizes of the entry.",
+    )
 
 
 class _OneSize(_Entry):
-    method: Method
-
     def arms(self, key: str) -> tuple[Arm, ...]:
         return (Arm(label=key, method=self.method, learning_rate=self.learning_rate),)
 
@@ -59,11 +67,16 @@ class LnTuningArms(_OneSize):
 
 
 class _LowRank(_Entry):
-    method: Method
-    ranks: Sizes
-    alpha: Alpha = "2r"
-    targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
-    dropout: Fraction = 0.0
+    ranks: Sizes = Field(description=f"{_SIZES} [8, 16, 32]. One arm for each rank.")
+    alpha: Alpha = Field(default="2r", description=_ALPHA)
+    targets: Literal["all-linear"] | Annotated[tuple[_Target, ...], Field(min_length=1)] = Field(
+        default="all-linear",
+        description="all-linear, or a list of module names such as [q_proj, v_proj]. Where adapters are put.",
+    )
+    dropout: Fraction = Field(
+        default=0.0,
+        description="a number from 0 to below 1. The share of an adapter's inputs that is dropped in training.",
+    )
 
     @field_validator("alpha")
     @classmethod
@@ -79,14 +92,13 @@ class _LowRank(_Entry):
         return float(self.alpha)
 
     def arms(self, key: str) -> tuple[Arm, ...]:
-        targets = self.targets if isinstance(self.targets, str) else tuple(self.targets)
         return tuple(
             Arm(
                 label=arm_label(key, self.method, rank),
                 method=self.method,
                 rank=rank,
                 alpha=self.alpha_of(rank),
-                targets=targets,
+                targets=self.targets,
                 dropout=self.dropout,
                 learning_rate=self.learning_rate,
             )
@@ -104,7 +116,7 @@ class RsLoraArms(_LowRank):
     """LoRA with the scale alpha/sqrt(r) (arXiv 2312.03732), for which one alpha serves every rank."""
 
     method: Literal["rslora"] = "rslora"
-    alpha: Alpha = 16.0
+    alpha: Alpha = Field(default=16.0, description=_ALPHA)
 
 
 class DoraArms(_LowRank):
@@ -117,12 +129,10 @@ class PissaArms(_LowRank):
     """LoRA that starts at the weight's largest singular vectors (arXiv 2404.02948); its scale cancels at the start."""
 
     method: Literal["pissa"] = "pissa"
-    alpha: Alpha = "r"
+    alpha: Alpha = Field(default="r", description=_ALPHA)
 
 
 class _Sized(_Entry):
-    method: Method
-
     def arms(self, key: str) -> tuple[Arm, ...]:
         named = TRAITS[self.method].size
         assert named is not None
@@ -144,28 +154,28 @@ class PromptTuningArms(_Sized):
     """Trained embeddings before every sequence (arXiv 2104.08691), which start as those of drawn tokens."""
 
     method: Literal["prompt-tuning"] = "prompt-tuning"
-    virtual_tokens: Sizes
+    virtual_tokens: Sizes = Field(description=f"{_SIZES} [16]. Virtual tokens before every sequence.")
 
 
 class PrefixTuningArms(_Sized):
     """Trained keys and values before every sequence in every layer (arXiv 2101.00190), which start as drawn tokens'."""
 
     method: Literal["prefix-tuning"] = "prefix-tuning"
-    virtual_tokens: Sizes
+    virtual_tokens: Sizes = Field(description=f"{_SIZES} [16]. Virtual tokens before every sequence.")
 
 
 class AdaptersArms(_Sized):
     """Bottleneck adapters after the feed-forward of every block (arXiv 1902.00751, placed as in 2005.00247)."""
 
     method: Literal["adapters"] = "adapters"
-    bottlenecks: Sizes
+    bottlenecks: Sizes = Field(description=f"{_SIZES} [16, 64]. Units of each adapter.")
 
 
 class LastLayersArms(_Sized):
     """The last blocks are trained fully, nothing else."""
 
     method: Literal["last-k-layers"] = "last-k-layers"
-    layers: Sizes
+    layers: Sizes = Field(description=f"{_SIZES} [2, 4]. How many of the last blocks are trained.")
 
 
 ENTRIES: dict[Method, type[_Entry]] = {
