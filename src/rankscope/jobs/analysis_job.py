@@ -65,7 +65,7 @@ def look_inside(here: Bench, run: PlannedRun, trained: Trained) -> None:
     here.store.write_bytes(folder / "directions.safetensors", save(directions))
     base = SideModel(trained.model.model, trained.off) if trained.off is not None else _own(here.base(run.model))
     try:
-        if run.arm.traits.prepends:
+        if run.arm.traits.virtual_tokens(run.arm):
             raise CannotCapture("virtual tokens stand before the base's, so that layers do not see the same")
         found = capture(base, _own(trained.model), probes(here, run.model), token_budget=here.evaluate_tokens)
     except CannotCapture as error:
