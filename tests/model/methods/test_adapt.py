@@ -31,7 +31,7 @@ from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.generation import greedy
 from rankscope.model.load import LoadedModel, inspect_model, load_model, no_progress_bars
 from rankscope.model.methods.adapt import adapt, load_adapter, lora_config
-from rankscope.model.methods.bottleneck import Bottleneck
+from rankscope.model.methods.bottleneck_modules import Bottleneck
 from rankscope.model.methods.virtual_tokens import PromptTooLong, virtual_tokens
 from rankscope.study.methods import METHODS
 from rankscope.study.problems import InputProblems

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from rankscope.model.attention.unpadded_rows import TokenPath, padded_path, token_path_of
 from rankscope.model.decoder_parts import blocks, text_config, vocabulary_parameters
 from rankscope.model.load import LoadedModel, no_progress_bars
-from rankscope.model.methods.bottleneck import Bottlenecks, load_bottlenecks
+from rankscope.model.methods.bottleneck_modules import Bottlenecks, load_bottlenecks
 from rankscope.model.methods.peft_configs import lora_config, peft_config
 from rankscope.model.methods.pissa import freeze_start, make_pissa, save_pissa
 from rankscope.model.methods.virtual_tokens import VirtualTokens, drawn_prefix

@@ -10,7 +10,7 @@ from peft import get_peft_model_state_dict
 
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.adapt import Adapted, load_adapter
-from rankscope.model.methods.bottleneck import SETTINGS_FILE
+from rankscope.model.methods.bottleneck_modules import SETTINGS_FILE
 from rankscope.model.methods.packed_lora import open_factors, plain_factors
 from rankscope.model.weights.adapter_file import (
     CONFIG,
