@@ -12,7 +12,7 @@ from rankscope.edges.machine import commit, machine_line, versions
 from rankscope.edges.study_folder import FolderStore, RunCheckpoints
 from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.model.load import LoadedModel, load_model, load_tokenizer
-from rankscope.plan.make_plan import dtype_of
+from rankscope.plan.resolve import dtype_of
 from rankscope.records import ModelFacts, Plan, PlannedRun, PlannedSearch, Provenance, RunRecord, RunStatus
 from rankscope.study.resolved_study import read_resolved
 from rankscope.study.study import ModelSpec, Study

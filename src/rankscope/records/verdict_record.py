@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from rankscope.records.record_base import FORMAT_VERSION, Record
+from rankscope.study.methods import MethodName
 from rankscope.study.study import Kind
 
 Relation = Literal["in-domain", "out-of-domain", "general"]
@@ -125,7 +126,7 @@ class DefaultArm(Record):
     """One kind of arm. `gain_difference`: to the reference of each study (full, else its largest arm; None for the
     reference itself); `learning_rate`: of those that were searched, on its own scale; `recommended_in`: verdicts."""
 
-    method: str
+    method: MethodName
     rank: int | None
     alpha_per_rank: float | None
     targets: list[str] | str | None

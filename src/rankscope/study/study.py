@@ -9,8 +9,7 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, ValidationInf
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from rankscope.study.arm_entries import ArmEntry, FullArms, LoraArms
-from rankscope.study.arms import Arm, Fraction, Frozen, Method, Rate
+from rankscope.study.methods import Arm, ArmEntry, Fraction, Frozen
 from rankscope.study.study_settings import (
     Budget,
     ChoiceStyle,
@@ -35,8 +34,8 @@ from rankscope.study.study_settings import (
 
 __all__ = [
     "AdaptiveSeeds", "Analysis", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Execution", "Fraction",
-    "Frozen", "FullArms", "Keep", "Kind", "LoraArms", "Method", "ModelSpec", "Name", "Optimizer", "OptimizerName",
-    "Rate", "Schedule", "Source", "Study", "SuiteSource", "TrainSource", "Validation", "is_task_file",
+    "Frozen", "Keep", "Kind", "ModelSpec", "Name", "Optimizer", "OptimizerName", "Schedule", "Source", "Study",
+    "SuiteSource", "TrainSource", "Validation", "is_task_file",
 ]  # fmt: skip
 
 Seed = Annotated[int, Field(ge=0, lt=2**31, description="a whole number from 0 to 2147483647")]
@@ -217,4 +216,4 @@ class Study(Frozen):
     @property
     def virtual_tokens(self) -> int:
         """The most virtual tokens that an arm puts before a sequence: room that every arm's context leaves free."""
-        return max((arm.virtual_tokens or 0 for arm in self.expand_arms()), default=0)
+        return max((arm.traits.virtual_tokens(arm) for arm in self.expand_arms()), default=0)

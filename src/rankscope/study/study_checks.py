@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rankscope.study.arms import METHODS, TRAITS, arm_label
 from rankscope.study.json_schema import expected_at
+from rankscope.study.methods import METHODS, Method, arm_label
 from rankscope.study.problems import Document, Place, Problem, nearest, show
 from rankscope.study.study import Arm, Study, is_task_file
 
@@ -65,29 +65,32 @@ def _sources(document: Document) -> Iterator[tuple[Place, dict[str, Any]]]:
             yield (section, name), _mapping(source)
 
 
-def _method(document: Document, label: str) -> Any:
-    """The method of an entry: its label unless it is given."""
+def _method(document: Document, label: str) -> Method | None:
+    """The method of an entry, which its label names unless it is given; None where there is no such method."""
     given = _mapping(document.get("arms", label)).get("method")
-    return label if given is None else given
+    name = label if given is None else given
+    return METHODS.get(name) if isinstance(name, str) else None
 
 
 def _check_methods(document: Document) -> list[Problem]:
     """Every entry has a method that is built; others are refused as a whole."""
     problems = []
     for label, entry in _mapping(document.get("arms")).items():
-        method = _method(document, label)
-        if not isinstance(entry, dict | None) or method in METHODS:
+        if not isinstance(entry, dict | None) or _method(document, label) is not None:
             continue
-        is_label = _mapping(entry).get("method") is None
+        method = _mapping(entry).get("method")
+        is_label = method is None
+        method = label if is_label else method
         document.refused.add(("arms", label))
         place = ("arms", label) if is_label else ("arms", label, "method")
-        words = f"{', '.join(METHODS[:-1])} or {METHODS[-1]}"
+        *most, last = METHODS
+        words = f"{', '.join(most)} or {last}"
         plain = str(method).lower().replace("_", "-").replace(" ", "-")
         if plain in _LATER_METHODS:
             problems.append(document.problem(place, f"the method {method}, {_NOT_BUILT}", words))
             continue
         found = f"no method, and the label `{label}` is not the name of one" if is_label else show(method)
-        problems.append(document.problem(place, found, "`method:` " * is_label + words + nearest(plain, METHODS)))
+        problems.append(document.problem(place, found, "`method:` " * is_label + words + nearest(plain, list(METHODS))))
     return problems
 
 
@@ -188,8 +191,8 @@ def _check_quantization(document: Document) -> list[Problem]:
     problems = []
     for label in _mapping(document.get("arms")) if quantized else ():
         method = _method(document, label)
-        if method in METHODS and not TRAITS[method].on_quantized:
-            found = f"{method} on {show(quantized[0])}, whose weights are quantized"
+        if method is not None and not method.on_quantized:
+            found = f"{method.name} on {show(quantized[0])}, whose weights are quantized"
             expected = "arms that leave the base's weights alone, such as lora, or a base without `quantization`"
             problems.append(document.problem(("arms", label), found, expected))
     return problems
@@ -213,10 +216,10 @@ def _check_labels(document: Document) -> list[Problem]:
     for key, entry in _mapping(document.get("arms")).items():
         method = _method(document, key)
         own = [key]
-        if method in METHODS and (size := TRAITS[method].size) is not None:
-            given = _mapping(entry).get(size[0])
+        if method is not None and method.size is not None:
+            given = _mapping(entry).get(method.size.key)
             whole = [number for number in given if type(number) is int] if isinstance(given, list) else []
-            own = [arm_label(key, method, number) for number in dict.fromkeys(whole)]
+            own = [arm_label(key, method.name, number) for number in dict.fromkeys(whole)]
         for label in own:
             if label == RESERVED_LABEL:
                 expected = "another label: this one names the base model"

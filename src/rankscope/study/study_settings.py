@@ -6,6 +6,7 @@ sentence says what may stand there ("found -1, expected a number above 0"), the 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from rankscope.study.arms import Fraction, Frozen
+from rankscope.study.methods import Fraction, Frozen
 
 Kind = Literal["recall", "reasoning"]
 ChoiceStyle = Literal["text", "letters"]
@@ -202,6 +203,13 @@ class Budget(Frozen):
         description="true or false. Activations are computed again in the backward pass instead of kept: less memory, "
         "about a third more time, the same numbers.",
     )
+
+    def rows_seen(self, row_count: int) -> list[int]:
+        """Rows seen in each epoch of `row_count` rows: all of them, and of a last epoch that is a fraction that share,
+        rounded up. A fraction that is whole but for floating-point error counts as whole."""
+        whole, fraction = divmod(self.epochs, 1)
+        rest = math.ceil(round(fraction * row_count, 6)) or (1 if whole == 0 else 0)
+        return [row_count] * int(whole) + ([rest] if rest else [])
 
 
 class Optimizer(Frozen):
