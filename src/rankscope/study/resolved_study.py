@@ -73,9 +73,11 @@ def study_of(text: str, file: str = "study.yaml") -> Study:
     Files that it names need not be there any more. `file` is how messages name it.
     """
     document = parse_yaml(text, file)
+    if document.problems:
+        raise InputProblems(document.problems)
     study, wrong = to_study(document)
-    if study is None or document.problems:
-        raise InputProblems([*document.problems, *wrong])
+    if study is None:
+        raise InputProblems(wrong)
     return study
 
 
