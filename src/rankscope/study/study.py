@@ -23,8 +23,8 @@ Chat = Literal["auto", "never"]
 BadRows = Literal["refuse", "drop"]
 Schedule = Literal["cosine", "linear", "constant"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
-TrackerName = Literal["tensorboard", "mlflow"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+TrackerName = Name
 
 
 class ModelSpec(Frozen):
@@ -179,6 +179,7 @@ class Execution(Frozen):
     few steps on this machine when the study begins, and keeps what it found.
     """
 
+    on: Name = "local"
     arms_together: Literal["auto"] | Annotated[int, Field(gt=0, le=64)] = "auto"
     micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=16)] = "auto"
 
