@@ -327,6 +327,6 @@ def test_defaults_of_studies_are_yaml_that_init_starts_from(done: Path, tmp_path
     assert set(yaml.safe_load(file.read_text())["arms"]) == {"full", "lora-r2"}
     assert problems(call("defaults", tmp_path / "nowhere", tmp_path)) == [
         f"{tmp_path / 'nowhere'}: DIR: found no such folder, expected a study folder that `rankscope run` made",
-        f"{tmp_path}: DIR: found no plan.json, expected a study folder that `rankscope run` made",
+        f"{tmp_path}: DIR: found no rankscope-study.json, expected a study folder that `rankscope run` made",
     ]
     assert len(problems(call("init", "--from", done / "study.yaml", "--out", tmp_path / "other.yaml"))) == 1
