@@ -36,8 +36,7 @@ from rankscope.model.load import LoadedModel, load_model, model_path
 from rankscope.model.methods.adapt import adapt
 from rankscope.model.methods.saved_adapter import saved_adapter
 from rankscope.records import Suite
-from rankscope.study.arms import Arm
-from rankscope.study.study import ModelSpec
+from rankscope.study.study import Arm, ModelSpec
 
 BATCH_SIZES = (4, 8, 16, 32, 64, 128)
 ADAPTERS = 8

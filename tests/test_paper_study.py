@@ -23,7 +23,7 @@ from rankscope.jobs.planning import StudyPlanner
 from rankscope.model.load import linear_shapes
 from rankscope.pipeline import Outcome, run_study
 from rankscope.plan.make_plan import make_plan
-from rankscope.plan.totals import plan_totals
+from rankscope.plan.run_time import plan_totals
 from rankscope.records import MachineFacts, ModelFacts, Plan, SuiteFacts, TrainFacts
 from rankscope.report.terminal import print_plan
 from rankscope.study.read_study import read_study

@@ -19,9 +19,8 @@ from rankscope.analyse.update_spectra import module_rows
 from rankscope.jobs.job_context import JobContext
 from rankscope.model.load import LoadedModel
 from rankscope.model.weights.adapter_file import read_adapter
-from rankscope.model.weights.matrices import changes, matrices, merged_changes
-from rankscope.model.weights.svd_cache import SvdCache
-from rankscope.model.weights.weight_delta import DenseDelta, FactoredDelta, randomised_top_svd
+from rankscope.model.weights.large_svd import SvdCache, randomised_top_svd
+from rankscope.model.weights.weight_delta import DenseDelta, LowRank, changes, matrices, merged_changes
 from rankscope.records import Item, PlannedRun
 from rankscope.study.problems import InputProblems
 
@@ -63,7 +62,7 @@ def look_inside(context: JobContext, run: PlannedRun, trained: Trained) -> None:
     context.folder.write_directions(run.run_id, save(directions))
     base = SideModel(trained.model.model, trained.off) if trained.off is not None else _own(context.base(run.model))
     try:
-        if run.arm.traits.prepends:
+        if run.arm.traits.virtual_tokens(run.arm):
             raise CannotCapture("virtual tokens stand before the base's, so that layers do not see the same")
         found = capture(base, _own(trained.model), probes(context, run.model), token_budget=context.evaluate_tokens)
     except CannotCapture as error:
@@ -122,7 +121,7 @@ def _weights(
 
 def _deltas(
     context: JobContext, run: PlannedRun, trained: Trained
-) -> Iterator[tuple[str, FactoredDelta | DenseDelta, Tensor]]:
+) -> Iterator[tuple[str, LowRank | DenseDelta, Tensor]]:
     """(module, delta, W0), one at a time; none where a method changes no weight matrix."""
     modules = context.facts(run.model).linear_shapes
     if not run.arm.has_delta:
@@ -134,16 +133,14 @@ def _deltas(
         adapter = read_adapter(trained.weights)
         before: Mapping[str, Tensor] = matrices(trained.model.model, adapter.deltas)
         for module, delta in adapter.deltas.items():
-            device = before[module].device
-            moved = FactoredDelta(delta.lora_b.to(device), delta.lora_a.to(device), delta.scale)
-            yield module, moved, before[module]
+            yield module, delta.to(before[module].device), before[module]
         return
     before, after = matrices(context.base(run.model).model, modules), matrices(trained.model.model, modules)
     for module in modules:
         yield module, changes({module: before[module]}, {module: after[module]})[module], before[module]
 
 
-def _leading(delta: FactoredDelta | DenseDelta) -> Tensor:
+def _leading(delta: LowRank | DenseDelta) -> Tensor:
     count = min(DIRECTIONS_KEPT, delta.rank, *delta.shape)
     if isinstance(delta, DenseDelta) and min(delta.shape) > 1024:
         return randomised_top_svd(delta.weight, count, torch.Generator().manual_seed(_CONTROL_SEED)).svd.left

@@ -17,9 +17,8 @@ from rankscope.evaluate.score_suites import predictions_frame, score_suite
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.model.methods.packed_lora import open_factors
 from rankscope.model.weights.adapter_file import Adapter, read_adapter
-from rankscope.model.weights.matrices import matrices
-from rankscope.model.weights.svd_cache import SvdCache
-from rankscope.model.weights.weight_delta import FactoredDelta
+from rankscope.model.weights.large_svd import SvdCache
+from rankscope.model.weights.weight_delta import LowRank, matrices
 from rankscope.records import Plan, PlannedRun, Prediction
 from rankscope.study.study import Study
 
@@ -114,8 +113,7 @@ def _derive(context: JobContext, run: PlannedRun, wanted: Derivation, weights: P
     if factors is None:
         return
     predictions: list[Prediction] = []
-    scaled = {module: (a, b, adapter.deltas[module].scale) for module, (b, a) in factors.items()}
-    with open_factors(base, [run.arm], [scaled]):
+    with open_factors(base, [run.arm], [factors]):
         for suite in context.suite_facts(run.model):
             plan = context.suite_plan(run.model, suite)
             predictions += score_suite(base.model, base.tokenizer, plan, token_budget=context.evaluate_tokens)
@@ -124,8 +122,8 @@ def _derive(context: JobContext, run: PlannedRun, wanted: Derivation, weights: P
     context.folder.write_derived(run.run_id, wanted.name, frame, metadata | _suite_hashes(context, run))
 
 
-Factors = dict[str, tuple[Tensor, Tensor]]
-"""(lora_B, lora_A) by module."""
+Factors = dict[str, LowRank]
+"""By module."""
 
 
 def _factors(adapter: Adapter, wanted: Derivation, changes: Factors | None) -> tuple[Factors | None, dict[str, Any]]:
@@ -136,14 +134,15 @@ def _factors(adapter: Adapter, wanted: Derivation, changes: Factors | None) -> t
         return None, {}
     made: Factors = {}
     for module, delta in adapter.deltas.items():
-        b, a = changes[module]
+        change = changes[module]
         if wanted.derivation == "intruders":
-            made[module] = torch.cat([delta.lora_b, b / delta.scale], 1), torch.cat([delta.lora_a, a])
+            b = torch.cat([delta.b, change.b / delta.scale], 1)
+            made[module] = LowRank(torch.cat([delta.a, change.a]), b, delta.scale)
             continue
-        size = float(FactoredDelta(b, a, 1.0).singular_values().norm()) if b.shape[1] else 0.0
+        size = float(change.singular_values().norm()) if change.rank else 0.0
         whole = float(delta.singular_values().norm())
-        made[module] = delta.lora_b * max(0.0, 1 - size / whole) if whole > 0 else delta.lora_b, delta.lora_a
-    count = sum(b.shape[1] for b, _ in changes.values())
+        made[module] = delta._replace(b=delta.b * max(0.0, 1 - size / whole)) if whole > 0 else delta
+    count = sum(change.rank for change in changes.values())
     return made, {"mean_rank": adapter.rank, "intruders": count}
 
 
@@ -154,7 +153,7 @@ def _truncated(adapter: Adapter, wanted: Derivation) -> tuple[Factors, dict[str,
         svd = delta.svd()
         zero = float(svd.values[0]) == 0
         rank = wanted.rank if wanted.rank is not None else 1 if zero else energy_rank(svd.values, wanted.energy or 1.0)
-        made[module] = svd.truncated(rank).factors(delta.scale)
+        made[module] = svd.truncated(rank).low_rank(delta.scale)
         ranks.append(min(rank, len(svd.values)))
         kept += float(svd.values[:rank].double().square().sum())
         total += float(svd.values.double().square().sum())
@@ -162,7 +161,7 @@ def _truncated(adapter: Adapter, wanted: Derivation) -> tuple[Factors, dict[str,
 
 
 def _interventions(context: JobContext, run: PlannedRun, adapter: Adapter) -> Factors | None:
-    """(factor - 1) times the intruder part of W0 + delta, (out, q) and (q, in), by module; q may be 0."""
+    """(factor - 1) times the intruder part of W0 + delta by module, of rank q, which may be 0."""
     factor, cache = context.study.analysis.intruder_factor, SvdCache()
     weights = matrices(context.base(run.model).model, adapter.deltas)
     sha = context.facts(run.model).content_sha256
@@ -172,17 +171,14 @@ def _interventions(context: JobContext, run: PlannedRun, adapter: Adapter) -> Fa
         content = f"{sha} {weight.dtype} {module}"
         if min(weight.shape) > WIDEST and not cache.holds(weight, content):
             return None
-        delta = FactoredDelta(delta.lora_b.to(weight.device), delta.lora_a.to(weight.device), delta.scale)
-        made[module] = intruder_change(cache, weight, content, delta, factor)
+        made[module] = intruder_change(cache, weight, content, delta.to(weight.device), factor)
     return made
 
 
-def intruder_change(
-    cache: SvdCache, weight: Tensor, content: str | None, delta: FactoredDelta, factor: float
-) -> tuple[Tensor, Tensor]:
-    """(factor - 1) times the sum of sigma u v^T over the intruders of W, as two factors (out, q) and (q, in)."""
+def intruder_change(cache: SvdCache, weight: Tensor, content: str | None, delta: LowRank, factor: float) -> LowRank:
+    """(factor - 1) times the sum of sigma u v^T over the q intruders of W."""
     top = merged_top(cache.svd(weight, content), delta, INTRUDER_TOP, with_left=True)
     assert top.left is not None
-    left = top.left[:, intruder_columns(top.cosines)].to(delta.lora_a.device, torch.float32)
-    rows = left.T @ weight.float() + delta.scale * (left.T @ delta.lora_b.float()) @ delta.lora_a.float()
-    return ((factor - 1) * left).cpu(), rows.cpu()
+    left = top.left[:, intruder_columns(top.cosines)].to(delta.a.device, torch.float32)
+    rows = left.T @ weight.float() + delta.scale * (left.T @ delta.b.float()) @ delta.a.float()
+    return LowRank(rows.cpu(), ((factor - 1) * left).cpu(), 1.0)

@@ -15,7 +15,7 @@ from rankscope.edges.machine import commit, machine_line, versions
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.model.load import LoadedModel, load_model, load_tokenizer
-from rankscope.plan.make_plan import dtype_of
+from rankscope.plan.resolve import dtype_of
 from rankscope.records import (
     ModelFacts,
     Plan,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from rankscope.records.input_facts import ModelFacts, SuiteFacts, TrainFacts
 from rankscope.records.record_base import FORMAT_VERSION, Record
-from rankscope.study.study import Arm, Method
+from rankscope.study.methods import Arm, MethodName
 
 
 class StudyMarker(Record):
@@ -75,7 +75,7 @@ class MeasuredSpeed(Record):
     model: str
     train_set: str
     arm: str
-    method: Method
+    method: MethodName
     trainable_parameters: int
     train_seconds_per_token: float
     validation_seconds_per_token: float

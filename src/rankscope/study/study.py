@@ -8,13 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rankscope.study.arm_entries import ArmEntry, FullArms, LoraArms
-from rankscope.study.arms import Arm, Fraction, Frozen, Method, Rate
+from rankscope.study.methods import Arm, ArmEntry, Fraction, Frozen
 
 __all__ = [
-    "AdaptiveSeeds", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "FullArms",
-    "Keep", "Kind", "LoraArms", "Method", "ModelSpec", "Name", "Optimizer", "Rate", "Schedule", "Source",
-    "Study", "SuiteSource", "TrackerName", "TrainSource", "Validation",
+    "AdaptiveSeeds", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "Keep", "Kind",
+    "ModelSpec", "Name", "Optimizer", "Schedule", "Source", "Study", "SuiteSource", "TrackerName", "TrainSource",
+    "Validation",
 ]  # fmt: skip
 
 Kind = Literal["recall", "reasoning"]
@@ -122,6 +121,13 @@ class Budget(Frozen):
     batch_size: int = Field(default=16, gt=0)
     max_sequence_tokens: int = Field(default=1024, gt=1)
     gradient_checkpointing: bool = False
+
+    def rows_seen(self, row_count: int) -> list[int]:
+        """Rows seen in each epoch of `row_count` rows: all of them, and of a last epoch that is a fraction that share,
+        rounded up. A fraction that is whole but for floating-point error counts as whole."""
+        whole, fraction = divmod(self.epochs, 1)
+        rest = math.ceil(round(fraction * row_count, 6)) or (1 if whole == 0 else 0)
+        return [row_count] * int(whole) + ([rest] if rest else [])
 
 
 class Optimizer(Frozen):
@@ -242,4 +248,4 @@ class Study(Frozen):
     @property
     def virtual_tokens(self) -> int:
         """The most virtual tokens that an arm puts before a sequence: room that every arm's context leaves free."""
-        return max((arm.virtual_tokens or 0 for arm in self.expand_arms()), default=0)
+        return max((arm.traits.virtual_tokens(arm) for arm in self.expand_arms()), default=0)
