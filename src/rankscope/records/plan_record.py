@@ -9,6 +9,15 @@ from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.study.methods import Arm, MethodName
 
 
+class StudyMarker(Record):
+    """rankscope-study.json: the first file of a study folder, which says whose folder it is."""
+
+    format_version: int = FORMAT_VERSION
+    study: str
+    study_sha256: str
+    """Of study.yaml as the folder was begun with; settings may change later."""
+
+
 class Resolved(Record):
     """What is decided once, stored in plan.json and reused on resume."""
 

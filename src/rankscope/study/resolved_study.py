@@ -10,7 +10,7 @@ from rankscope.records import Plan
 from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import to_study
 from rankscope.study.study import ModelSpec, Source, Study, SuiteSource, TrainSource, is_task_file
-from rankscope.study.yaml_text import dump_yaml, parse_yaml, read_text
+from rankscope.study.yaml_text import dump_yaml, parse_yaml
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _Pinned = TypeVar("_Pinned", ModelSpec, TrainSource, SuiteSource)
@@ -79,8 +79,3 @@ def study_of(text: str, file: str = "study.yaml") -> Study:
     if study is None:
         raise InputProblems(wrong)
     return study
-
-
-def read_resolved(path: Path) -> Study:
-    """`study_of` a file's text."""
-    return study_of(read_text(path, "the study.yaml that `rankscope run` wrote"), str(path))
