@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow
 
+from rankscope.data.hub_errors import HUB_ERRORS, hub_problem
 from rankscope.data.row_files import BATCH_ROWS, Batch, Records
-from rankscope.study.hub_errors import HUB_ERRORS, hub_problem
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Source
 

@@ -35,7 +35,7 @@ SHAPES = (
     " instruction with output, or text"
 )
 
-Columns = Mapping[str, str | list[str]]
+Columns = Mapping[str, str | tuple[str, ...]]
 Role = Literal["system", "user", "assistant"]
 
 _LISTS = ("choices", "aliases", "messages", "conversations", "answer")

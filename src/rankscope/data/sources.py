@@ -164,7 +164,7 @@ class _RowCheck:
         problems += [
             Problem(self._name, f"columns.{key}", show(value), "the name of one column (only choices may have a list)")
             for key, value in columns.items()
-            if isinstance(value, list) and key != "choices"
+            if not isinstance(value, str) and key != "choices"
         ]
         for key, value in columns.items():
             for column in [value] if isinstance(value, str) else value:

@@ -17,6 +17,7 @@ from rankscope.records.plan_record import (
     PlannedRun,
     PlannedSearch,
     Resolved,
+    StudyMarker,
 )
 from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
 from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Row, Suite, Turn
@@ -35,9 +36,12 @@ from rankscope.records.run_records import (
 from rankscope.records.verdict_record import (
     ArmCost,
     ArmVerdict,
+    DefaultArm,
+    Defaults,
     DetectableEffect,
     Interval,
     MoreNeeded,
+    PooledInterval,
     Recommended,
     Relation,
     SuiteNoise,
@@ -47,10 +51,10 @@ from rankscope.records.verdict_record import (
 )
 
 __all__ = [
-    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmVerdict", "DetectableEffect", "Example", "Form", "Graded",
-    "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed", "ModelFacts", "MoreNeeded",
-    "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun", "PlannedSearch", "Prediction", "ProbedRate",
-    "Provenance", "Recommended", "Record", "Relation", "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord",
-    "SourceState", "State", "StepRecord", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "TrainFacts", "Turn",
-    "Verdict", "VerdictFile",
+    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmVerdict", "DefaultArm", "Defaults", "DetectableEffect",
+    "Example", "Form", "Graded", "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed",
+    "ModelFacts", "MoreNeeded", "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun", "PlannedSearch",
+    "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "Resolved",
+    "Row", "RunRecord", "RunStatus", "SearchRecord", "SourceState", "State", "StepRecord", "StudyMarker", "Suite",
+    "SuiteFacts", "SuiteNoise", "SuiteOutcome", "TrainFacts", "Turn", "Verdict", "VerdictFile",
 ]  # fmt: skip
