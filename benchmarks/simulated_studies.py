@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from rankscope.decide.arm_outcomes import ArmFacts
+from rankscope.decide.run_outcomes import ArmFacts
 from rankscope.decide.looks import Evidence, follow
 from rankscope.decide.paired_items import Pairing, SuiteScores
 from rankscope.records import ArmCost

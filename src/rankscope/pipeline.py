@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rankscope.data.encode_study import Prepared, prepare
-from rankscope.decide.planned_power import planned_power
+from rankscope.decide.statistical_power import planned_power
 from rankscope.edges.local_executor import Executor, Job, stop_requested
 from rankscope.edges.study_folder import FolderStore, is_planned, keep_best, remove_leftovers, write_plan
 from rankscope.jobs.crash import label_crash

@@ -70,7 +70,8 @@ def check_writable(folder: Path) -> None:
 
 def print_verdict(folder: Path) -> None:
     from rankscope.edges.study_folder import FolderStore
-    from rankscope.report.terminal import console, print_results
+    from rankscope.report.terminal_tables import console
+    from rankscope.report.verdict_text import print_results
 
     verdicts = FolderStore(folder).read_verdicts()
     if verdicts is not None:

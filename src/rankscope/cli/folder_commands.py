@@ -36,8 +36,7 @@ def status(
         store = open_folder(folder)
         planned = store.read_plan()
         assert planned is not None
-        from rankscope.report.live_view import Live
-        from rankscope.report.progress import as_json, look
+        from rankscope.report.study_progress import Live, as_json, look
 
         if json_:
             progress = look(planned, store.read_status, store.read_rungs)

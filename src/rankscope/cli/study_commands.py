@@ -104,7 +104,7 @@ def plan(
     if json_:
         typer.echo(planned.model_dump_json(indent=1))
         return
-    from rankscope.report.terminal import console, print_plan
+    from rankscope.report.terminal_tables import console, print_plan
 
     print_plan(console(), planned, {run_id: s.state for run_id, s in states.items() if s is not None})
 
@@ -139,7 +139,7 @@ def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -
         from rankscope.edges.machine import look_at_machine
         from rankscope.edges.study_folder import FolderStore
         from rankscope.pipeline import run_study
-        from rankscope.report.live_view import Live
+        from rankscope.report.study_progress import Live
         from rankscope.results.tracking import tracking_of
 
         store = FolderStore(folder)

@@ -38,8 +38,7 @@ def audit(
     if json_:
         typer.echo(json.dumps(found, indent=1))
         return
-    from rankscope.report.terminal import console
-    from rankscope.report.terminal_tools import print_audit
+    from rankscope.report.terminal_tables import console, print_audit
 
     print_audit(console(), found)
 
@@ -65,7 +64,7 @@ def compress(
 
         check_writable(out)
         done = compress_adapter(adapter, out, rank=rank, energy=energy)
-    from rankscope.report.terminal_tools import compressed_sentence
+    from rankscope.report.terminal_tables import compressed_sentence
 
     sizes = done.bytes_before, done.bytes_after
     typer.echo(f"{out}: {compressed_sentence(done.ranks, done.discarded_energy, *sizes)}")
@@ -88,8 +87,7 @@ def doctor(json_: Json = False) -> None:
     if json_:
         typer.echo(json.dumps(found, indent=1))
         return
-    from rankscope.report.terminal import console
-    from rankscope.report.terminal_tools import print_doctor
+    from rankscope.report.terminal_tables import console, print_doctor
 
     print_doctor(console(), found)
 
@@ -160,8 +158,8 @@ def score(
     if json_:
         typer.echo(json.dumps(as_json(scored, summary), indent=1))
     else:
-        from rankscope.report.terminal import console
-        from rankscope.report.terminal_tools import print_scores
+        from rankscope.report.terminal_tables import console
+        from rankscope.report.verdict_text import print_scores
 
         print_scores(console(), summary, confidence, scored.notes)
     _tell_failures(scored)

@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rankscope.decide.arm_outcomes import ArmFacts, arm_facts
 from rankscope.decide.crossed_statistics import SuiteArrays
-from rankscope.decide.noise_floor import changed_share
+from rankscope.decide.run_outcomes import ArmFacts, arm_facts, changed_share
 from rankscope.records import Relation
 
 Floats = NDArray[np.float64]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, t
 
-from rankscope.decide.arm_outcomes import ArmFacts
 from rankscope.decide.looks import Evidence
+from rankscope.decide.run_outcomes import ArmFacts
 from rankscope.study.defaults_file import DefaultArm, Defaults, PooledInterval
 from rankscope.study.study import Decision, Method
 

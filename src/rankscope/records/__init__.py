@@ -35,6 +35,7 @@ from rankscope.records.verdict_record import (
     Relation,
     SuiteNoise,
     SuiteOutcome,
+    Tone,
     Verdict,
     VerdictFile,
 )
@@ -44,6 +45,6 @@ __all__ = [
     "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed", "ModelFacts", "MoreNeeded",
     "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun", "PlannedSearch", "Prediction", "ProbedRate",
     "Provenance", "Recommended", "Record", "Relation", "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord",
-    "State", "StepRecord", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "TrainFacts", "Turn", "Verdict",
-    "VerdictFile",
+    "State", "StepRecord", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn",
+    "Verdict", "VerdictFile",
 ]  # fmt: skip

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from rankscope.records.input_facts import ModelFacts, SuiteFacts, TrainFacts
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.study.study import Arm, Method
+
+RUNG_FRACTIONS = (0.25, 0.5, 1.0)
+"""Where a rate search drops the worse half of its candidates, as shares of a run; `train/rate_search.py` does it."""
+
+
+def search_share(rate_count: int) -> float:
+    """A rate search's training as a multiple of one run: the better half of the rates goes on from each rung."""
+    total, before, alive = 0.0, 0.0, rate_count
+    for fraction in RUNG_FRACTIONS:
+        total += alive * (fraction - before)
+        before, alive = fraction, math.ceil(alive / 2)
+    return total
 
 
 class Resolved(Record):

@@ -7,15 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from rankscope.decide.forgetting_diagnostics import diagnose
-from rankscope.decide.inside_tables import (
-    derived_scores,
-    forgetting_by_run,
-    joined,
-    measures_by_run,
-    neuron_overlaps,
-    subspaces,
-)
+from rankscope.decide.change_tables import derived_scores, forgetting_by_run
+from rankscope.decide.inside_tables import diagnose, joined, measures_by_run, neuron_overlaps, subspaces
 from rankscope.edges.study_folder import FolderStore
 
 ANALYSES = ("spectra", "hidden", "attention", "neurons")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from rankscope.decide.arm_outcomes import median_seed
+from rankscope.decide.run_outcomes import median_seed
 from rankscope.edges.study_folder import FolderStore
 from rankscope.model.load import load_model, load_tokenizer
 from rankscope.model.methods.adapt import load_adapter, unmergeable

@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from rankscope.decide.forgotten_items import findings, forgotten, forgotten_groups
+from rankscope.decide.change_tables import rate_sentences, rates
 from rankscope.decide.paired_items import Frames
-from rankscope.decide.rate_tables import rate_sentences, rates
-from rankscope.decide.result_tables import make_tables
+from rankscope.decide.result_tables import findings, forgotten, forgotten_groups, make_tables
 from rankscope.decide.verdict import decide
 from rankscope.edges.study_folder import FolderStore
 from rankscope.records import Plan, PlannedRun, SearchRecord, VerdictFile
