@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rankscope.analyse.merged_spectra import merged_top
-from rankscope.model.weights.svd_cache import SvdCache
-from rankscope.model.weights.weight_delta import FactoredDelta
+from rankscope.model.weights.large_svd import SvdCache
+from rankscope.model.weights.weight_delta import LowRank
 from rankscope.tools.adapter_audit import audit
 
 Numbers = list[float]
@@ -49,7 +49,7 @@ def base_weight(width: int, device: str) -> Tensor:
 
 def our_values(width: int, device: str) -> Work:
     b, a = factors(width, width, RANK, 0, device)
-    return lambda: FactoredDelta(b, a, SCALE).singular_values().tolist()
+    return lambda: LowRank(a, b, SCALE).singular_values().tolist()
 
 
 def dense_values(width: int, device: str) -> Work:
@@ -75,7 +75,7 @@ def our_cosines(width: int, device: str, folder: Path) -> Work:
 
     def cosines() -> Numbers:
         base = SvdCache(folder).svd(weight, "benchmark")
-        found: Numbers = merged_top(base, FactoredDelta(b, a, SCALE), 10).cosines.abs().amax(0).tolist()
+        found: Numbers = merged_top(base, LowRank(a, b, SCALE), 10).cosines.abs().amax(0).tolist()
         return found
 
     return cosines

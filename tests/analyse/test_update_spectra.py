@@ -20,9 +20,8 @@ from rankscope.analyse.update_spectra import (
     spectrum_of_values,
 )  # fmt: skip
 from rankscope.model.load import linear_shapes
-from rankscope.model.weights.matrices import matrices
-from rankscope.model.weights.svd_cache import SvdCache
-from rankscope.model.weights.weight_delta import DenseDelta, FactoredDelta, Svd
+from rankscope.model.weights.large_svd import SvdCache
+from rankscope.model.weights.weight_delta import DenseDelta, LowRank, Svd, matrices
 
 DICE = torch.Generator().manual_seed(7)
 
@@ -50,7 +49,7 @@ def test_all_measures_of_every_module_agree_with_dense_ones(
     model = make_model(family, dtype=dtype)
     shapes = linear_shapes(model)
     deltas = {
-        m: FactoredDelta(normal(o, 4, scale=0.3, dtype=dtype), normal(4, i, scale=0.3, dtype=dtype), 2.0)
+        m: LowRank(b=normal(o, 4, scale=0.3, dtype=dtype), a=normal(4, i, scale=0.3, dtype=dtype), scale=2.0)
         for m, (o, i) in shapes.items()
     }
     weights = matrices(model, shapes)
@@ -59,7 +58,7 @@ def test_all_measures_of_every_module_agree_with_dense_ones(
     for row in rows:
         module = row["module"]
         weight = weights[module].double()
-        delta = 2.0 * deltas[module].lora_b.double() @ deltas[module].lora_a.double()
+        delta = 2.0 * deltas[module].b.double() @ deltas[module].a.double()
         values = torch.linalg.svdvals(delta)[:4]
         shares = values / values.sum()
         cosines, top = reference_cosines(weight, delta, 500)
@@ -91,7 +90,7 @@ def test_the_iteration_finds_what_the_dense_svd_finds(
 ) -> None:
     monkeypatch.setattr(merged_spectra, "_DENSE_BELOW", 0)
     weight = normal(*shape)
-    delta = FactoredDelta(normal(shape[0], 3, scale=scale), normal(3, shape[1], scale=scale), 1.5)
+    delta = LowRank(b=normal(shape[0], 3, scale=scale), a=normal(3, shape[1], scale=scale), scale=1.5)
     found = merged_top(svd_of(weight), delta, 10)
     cosines, values = reference_cosines(weight, delta.dense(), 10)
     torch.testing.assert_close(found.values, values, rtol=1e-9, atol=0)
@@ -104,7 +103,7 @@ def test_the_iteration_finds_what_the_dense_svd_finds(
 
 def test_a_dense_change_gives_the_same_comparison_as_its_factors() -> None:
     weight = normal(40, 30)
-    delta = FactoredDelta(normal(40, 3, scale=0.5), normal(3, 30, scale=0.5), 1.0)
+    delta = LowRank(b=normal(40, 3, scale=0.5), a=normal(3, 30, scale=0.5), scale=1.0)
     one, other = (compare(svd_of(weight), d, seed=0) for d in (delta, DenseDelta(delta.dense())))
     assert one.preservation_10 == pytest.approx(other.preservation_10)
     assert one.overlap_500 == pytest.approx(other.overlap_500)
@@ -114,7 +113,7 @@ def test_a_dense_change_gives_the_same_comparison_as_its_factors() -> None:
 def test_the_base_against_itself_has_no_intruders_and_keeps_every_vector() -> None:
     weight = normal(30, 40)
     for zero in (
-        FactoredDelta(torch.zeros(30, 4).double(), normal(4, 40), 2.0),
+        LowRank(normal(4, 40), torch.zeros(30, 4).double(), 2.0),
         DenseDelta(torch.zeros(30, 40).double()),
     ):
         found = compare(svd_of(weight), zero, seed=0)
@@ -131,12 +130,12 @@ def test_a_planted_intruder_is_found() -> None:
     base = svd_of(weight)
     direction = base.left @ torch.ones(64, 1, dtype=torch.float64) / 8
     right = base.right.T @ torch.ones(64, 1, dtype=torch.float64) / 8
-    delta = FactoredDelta(direction, 20 * right.T, 1.0)
+    delta = LowRank(20 * right.T, direction, 1.0)
     found = compare(base, delta, seed=0)
     assert found.intruders == 1
     energy = float((weight + delta.dense()).square().sum())
     assert found.intruder_energy == pytest.approx(400 / energy, rel=0.1)
-    along = FactoredDelta(base.left[:, :1], 20 * base.right[:1], 1.0)
+    along = LowRank(20 * base.right[:1], base.left[:, :1], 1.0)
     assert compare(base, along, seed=0).intruders == 0, "as large, but along W0's own first vector"
     assert intruder_columns(torch.tensor([[0.4, 0.6], [0.45, 0.1]])) == [0]
 
@@ -154,7 +153,7 @@ def test_known_spectra() -> None:
 
 def test_a_matrix_that_is_too_wide_is_left_out_with_a_reason_unless_cached(tmp_path: Path) -> None:
     weight = {"m": normal(30, 20)}
-    delta = {"m": FactoredDelta(normal(30, 2), normal(2, 20), 1.0)}
+    delta = {"m": LowRank(b=normal(30, 2), a=normal(2, 20), scale=1.0)}
     cache = SvdCache(tmp_path)
     (row,) = module_rows(delta, weight, cache, model_sha256="x", seed=0, widest=10)
     assert row["intruders"] is None

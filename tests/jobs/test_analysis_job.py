@@ -15,16 +15,16 @@ from safetensors.torch import load_file
 from test_pipeline import plan_of, run
 from tiny_study import tiny_study
 
-from rankscope.edges.study_folder import FolderStore
-from rankscope.jobs.analysis_job import probes
+from rankscope.edges.executors import WorkPlace
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.jobs.analysis import probes
 from rankscope.jobs.derive_job import derivations, intruder_change
-from rankscope.jobs.job_context import Bench
+from rankscope.jobs.job_context import job_context
 from rankscope.model.methods.adapt import load_adapter
 from rankscope.model.methods.packed_lora import open_factors
 from rankscope.model.weights.adapter_file import read_adapter
-from rankscope.model.weights.matrices import merged_changes
-from rankscope.model.weights.svd_cache import SvdCache
-from rankscope.model.weights.weight_delta import FactoredDelta
+from rankscope.model.weights.large_svd import SvdCache
+from rankscope.model.weights.weight_delta import LowRank, merged_changes
 from rankscope.pipeline import Outcome
 from rankscope.results.write_results import write_results
 from rankscope.study.read_study import read_study
@@ -33,6 +33,8 @@ ARMS = {
     "full": {"learning_rate": 1e-3},
     "lora": {"ranks": [2, 4], "learning_rate": 1e-2},
 }
+
+PLACE = WorkPlace(lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,7 @@ def test_the_largest_adapter_is_truncated_and_its_intruders_scaled(out: Path) ->
     assert set(derived["seed"]) == {0}
     assert set(derived[derived["derivation"] == "truncated"]["rank"]) == {2}
     assert set(derived["suite"]) == {"taught", "other", "sums"}
-    verdicts = FolderStore(out).read_verdicts()
+    verdicts = StudyFolder.open(out).read_verdicts()
     assert verdicts is not None
     assert {arm.label for arm in verdicts.verdicts[0].arms} == {"full", "lora-r2", "lora-r4"}, "never a candidate"
 
@@ -122,7 +124,7 @@ def test_nothing_is_done_twice_and_new_probe_items_are_a_new_analysis_of_adapter
 
 
 def test_probe_items_are_a_seeded_sample_spread_over_the_suites(out: Path) -> None:
-    here = Bench(out)
+    here = job_context(str(out), PLACE)
     model = here.study.models[0].name
     first, again = probes(here, model), probes(here, model)
     assert first == again
@@ -133,19 +135,19 @@ def test_probe_items_are_a_seeded_sample_spread_over_the_suites(out: Path) -> No
 
 def test_results_are_rebuilt_without_a_model(out: Path) -> None:
     before = pd.read_parquet(out / "tables" / "hidden.parquet")
-    write_results(out)
+    write_results(StudyFolder.open(out))
     pd.testing.assert_frame_equal(pd.read_parquet(out / "tables" / "hidden.parquet"), before)
 
 
 def test_factors_act_and_leave(out: Path) -> None:
-    here = Bench(out)
+    here = job_context(str(out), PLACE)
     planned = next(r for r in here.plan.runs if r.arm.rank == 4)
-    weights, base = here.store.adapter_folder(planned.run_id), here.base(planned.model)
+    weights, base = here.folder.weights(planned.run_id, whole=False), here.base(planned.model)
+    assert weights is not None
     deltas, tokens = read_adapter(weights).deltas, torch.tensor([[5, 6, 7, 8]])
 
-    def logits(changed: Callable[[FactoredDelta], FactoredDelta]) -> torch.Tensor:
-        made = {name: changed(delta) for name, delta in deltas.items()}
-        factors = {name: (delta.lora_a, delta.lora_b, delta.scale) for name, delta in made.items()}
+    def logits(changed: Callable[[LowRank], LowRank]) -> torch.Tensor:
+        factors = {name: changed(delta) for name, delta in deltas.items()}
         with open_factors(base, [planned.arm], [factors]), torch.no_grad():
             return base.model(tokens).logits
 
@@ -156,10 +158,8 @@ def test_factors_act_and_leave(out: Path) -> None:
     tolerance = 1e-4 if whole.dtype == torch.float32 else 0.05
     assert float((whole - plain).abs().max()) > 10 * tolerance
     torch.testing.assert_close(logits(lambda d: d), whole, rtol=0, atol=tolerance)
-    torch.testing.assert_close(
-        logits(lambda d: FactoredDelta(*d.svd().factors(d.scale), d.scale)), whole, rtol=0, atol=tolerance
-    )
-    torch.testing.assert_close(logits(lambda d: FactoredDelta(d.lora_b[:, :0], d.lora_a[:0], d.scale)), plain)
+    torch.testing.assert_close(logits(lambda d: d.svd().low_rank(d.scale)), whole, rtol=0, atol=tolerance)
+    torch.testing.assert_close(logits(lambda d: LowRank(d.a[:0], d.b[:, :0], d.scale)), plain)
     with torch.no_grad():
         assert torch.equal(base.model(tokens).logits, plain)
     assert [d.name for d in derivations(here.study, here.plan, planned)] == [
@@ -171,17 +171,16 @@ def test_factors_act_and_leave(out: Path) -> None:
 def test_scaling_intruders_changes_their_singular_values_only(shape: tuple[int, int], tmp_path: Path) -> None:
     dice = torch.Generator().manual_seed(0)
     weight = torch.randn(shape, generator=dice)
-    delta = FactoredDelta(
-        torch.randn(shape[0], 2, generator=dice) * 3, torch.randn(2, shape[1], generator=dice) * 3, 0.5
-    )
-    b, a = intruder_change(SvdCache(tmp_path), weight, None, delta, 0.25)
-    assert b.shape[1] > 0, "a change this large has intruders"
+    b = torch.randn(shape[0], 2, generator=dice) * 3
+    delta = LowRank(torch.randn(2, shape[1], generator=dice) * 3, b, 0.5)
+    change = intruder_change(SvdCache(tmp_path), weight, None, delta, 0.25)
+    assert change.rank > 0, "a change this large has intruders"
     merged = weight.double() + delta.dense().double()
     u, values, vh = torch.linalg.svd(merged, full_matrices=False)
     u0 = torch.linalg.svd(weight.double(), full_matrices=False)[0]
     chosen = (u0.T @ u[:, :10]).abs().amax(0) < 0.5
     expected = merged - 0.75 * (u[:, :10][:, chosen] * values[:10][chosen]) @ vh[:10][chosen]
-    torch.testing.assert_close(merged + (b @ a).double(), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(merged + change.dense().double(), expected, rtol=0, atol=1e-4)
 
 
 def test_settings_are_read_and_wrong_ones_named(tmp_path: Path) -> None:

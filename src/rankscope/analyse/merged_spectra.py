@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankscope.model.weights.weight_delta import DenseDelta, FactoredDelta, Svd, randomised_top_svd, working
+from rankscope.model.weights.large_svd import randomised_top_svd
+from rankscope.model.weights.weight_delta import Delta, DenseDelta, LowRank, Svd, working
 
 TOLERANCE = 1e-9
 """Residual of an eigenvector of W W^T over the largest eigenvalue."""
@@ -47,7 +48,7 @@ class MergedTop:
 
 def merged_top(
     base: Svd,
-    delta: FactoredDelta | DenseDelta,
+    delta: Delta,
     count: int,
     generator: torch.Generator | None = None,
     *,
@@ -85,8 +86,8 @@ def _of_dense(base: Svd, delta: DenseDelta, count: int, generator: torch.Generat
 class _Coordinates:
     """W W^T as `square` (M,) on the diagonal plus F G F^T, in double."""
 
-    def __init__(self, base: Svd, delta: FactoredDelta) -> None:
-        b, a = working(delta.lora_b).to(base.left.dtype), working(delta.lora_a).to(base.left.dtype)
+    def __init__(self, base: Svd, delta: LowRank) -> None:
+        b, a = working(delta.b).to(base.left.dtype), working(delta.a).to(base.left.dtype)
         left = base.left.T @ b
         right = (base.right @ a.T).double()
         self.outside: Tensor | None = None

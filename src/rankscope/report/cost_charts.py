@@ -30,6 +30,7 @@ from rankscope.report.chart_drawing import (
     tooltips,
 )
 from rankscope.report.rank_charts import of_pair
+from rankscope.study.methods import METHODS
 
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 PRICES = (
@@ -106,7 +107,8 @@ def derived_frame(derived: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
     """series, rank, measure (gain, forgetting), value in points: the trained LoRA arms beside the truncated adapter."""
     rows = []
     for row in arms.to_dict("records"):
-        if row["method"] in ("lora", "rslora", "pissa") and row["rank"] is not None and not pd.isna(row["rank"]):
+        low_rank = row["method"] in METHODS and METHODS[row["method"]].delta == "factored"
+        if low_rank and row["rank"] is not None and not pd.isna(row["rank"]):
             rows += [("trained at this rank", row["rank"], m, row[m], row["arm"]) for m in ("gain", "forgetting")]
     for key, means in _derived_means(derived):
         if key["derivation"] in ("truncated", "energy"):

@@ -21,7 +21,7 @@ from rankscope.records.readable_numbers import (
 )
 from rankscope.report.chart_drawing import Pair, plain
 from rankscope.report.suites_and_items import change_frame
-from rankscope.study.arms import TRAITS
+from rankscope.study.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def costs_table(pairs: Sequence[Pair]) -> DataTable:
 
 
 def _adapter_text(adapter_bytes: int | None, method: str) -> str:
-    whole = method in [name for name, traits in TRAITS.items() if traits.whole]
+    whole = method in METHODS and METHODS[method].whole
     return "no adapter" if whole and adapter_bytes is None else size(adapter_bytes)
 
 

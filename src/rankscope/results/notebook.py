@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Verdict, VerdictFile
 from rankscope.report.chart_drawing import Chart, Pair
 from rankscope.report.cost_charts import cost_chart, cost_frame
@@ -18,8 +19,8 @@ from rankscope.report.rank_charts import arm_frame, make_pairs, of_pair, rank_ch
 from rankscope.report.suites_and_items import change_frame, matrix_chart
 from rankscope.report.tradeoff_charts import kind_chart, tradeoff_chart
 from rankscope.report.training_charts import curve_points, learning_chart, learning_frame
+from rankscope.results.frames import planned_study
 from rankscope.study.problems import InputProblems, Problem
-from rankscope.study.resolved_study import read_resolved
 from rankscope.study.study import Study
 
 CHARTS = ("gain", "forgetting", "trade_off", "matrix", "suites", "kinds", "learning", "cost")
@@ -33,7 +34,7 @@ class Results:
     share, and in `arms()` and the charts percentage points.
     """
 
-    folder: Path
+    folder: str
     study: Study
     verdicts: list[Verdict]
     tables: dict[str, pd.DataFrame]
@@ -107,12 +108,13 @@ class Results:
 
 def load(folder: str | Path) -> Results:
     """The results in a study folder that `rankscope run` made. Raises InputProblems where it holds no verdict yet."""
-    folder = Path(folder)
-    path = folder / "verdict.json"
-    if not path.is_file():
-        found = "no such folder" if not folder.exists() else "no verdict.json"
+    held = StudyFolder.open(folder)
+    verdicts = held.read_verdicts()
+    if verdicts is None:
+        held.planned()
         expected = "the folder of a study that has ended; `rankscope status` says what is left"
-        raise InputProblems([Problem(str(folder), "load", found, expected)])
-    verdicts = VerdictFile.model_validate_json(path.read_text(encoding="utf-8")).verdicts
-    tables = {file.stem: pd.read_parquet(file) for file in sorted((folder / "tables").glob("*.parquet"))}
-    return Results(folder, read_resolved(folder / "study.yaml"), verdicts, tables)
+        raise InputProblems([Problem(held.url, "load", "no verdict.json", expected)])
+    study, _ = planned_study(held)
+    names = held.table_names()
+    tables = {name: table for name in names if (table := held.read_table(name)) is not None}
+    return Results(held.url, study, verdicts.verdicts, tables)

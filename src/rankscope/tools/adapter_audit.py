@@ -22,9 +22,8 @@ from rankscope.model.weights.adapter_file import (
     initialisation_that_moves_the_base,
     read_adapter,
 )
-from rankscope.model.weights.matrices import load_as_saved, matching_matrices
-from rankscope.model.weights.svd_cache import SvdCache
-from rankscope.model.weights.weight_delta import FactoredDelta, Svd
+from rankscope.model.weights.large_svd import SvdCache
+from rankscope.model.weights.weight_delta import LowRank, Svd, load_as_saved, matching_matrices
 from rankscope.study.problems import InputProblems, Problem, show
 
 _CONTROL_SEED = 0
@@ -100,25 +99,24 @@ def compress(folder: Path, out: Path, *, rank: int | None = None, energy: float 
     ranks: dict[str, int] = {}
     lost = total = 0.0
     for module, delta in adapter.deltas.items():
-        svd = FactoredDelta(delta.lora_b.double(), delta.lora_a.double(), delta.scale).svd()
+        svd = delta.to(torch.float64).svd()
         ranks[module] = _rank_of(svd, rank, energy)
-        lora_b, lora_a = (t.to(adapter.dtypes[module]) for t in svd.truncated(ranks[module]).factors(delta.scale))
-        lost += difference_energy(delta, FactoredDelta(lora_b, lora_a, delta.scale))
+        small = svd.truncated(ranks[module]).low_rank(delta.scale).to(adapter.dtypes[module])
+        lost += difference_energy(delta, small)
         total += float(svd.values.square().sum())
         key_a, key_b = adapter.keys(module)
-        if module in adapter.embeddings:
-            lora_a, lora_b = lora_b.T, lora_a.T
+        lora_a, lora_b = (small.b.T, small.a.T) if module in adapter.embeddings else (small.a, small.b)
         tensors[key_a], tensors[key_b] = lora_a.contiguous(), lora_b.contiguous()
     _write(adapter, out, tensors, _config(adapter, ranks))
     before, after = ((f / WEIGHTS).stat().st_size for f in (folder, out))
     return Compressed(ranks, lost / total if total else 0.0, before, after, adapter.notes)
 
 
-def difference_energy(delta: FactoredDelta, other: FactoredDelta) -> float:
+def difference_energy(delta: LowRank, other: LowRank) -> float:
     """||delta - other||_F^2 without either product, in double: both stacked are one factored matrix."""
-    lora_b = torch.cat([delta.scale * delta.lora_b.double(), -other.scale * other.lora_b.double()], 1)
-    lora_a = torch.cat([delta.lora_a.double(), other.lora_a.double()])
-    return float(FactoredDelta(lora_b, lora_a, 1.0).singular_values().square().sum())
+    b = torch.cat([delta.scale * delta.b.double(), -other.scale * other.b.double()], 1)
+    a = torch.cat([delta.a.double(), other.a.double()])
+    return float(LowRank(a, b, 1.0).singular_values().square().sum())
 
 
 def _rank_of(svd: Svd, rank: int | None, energy: float | None) -> int:

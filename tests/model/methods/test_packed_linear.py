@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rankscope.model.methods.packed_linear import PackedLinear, Running
+from rankscope.model.weights.weight_delta import LowRank
 
 IN, OUT = 24, 40
 DOUBLE = {"rtol": 1e-11, "atol": 1e-11}
@@ -42,20 +43,20 @@ def make_base(kind: str, dtype: torch.dtype) -> nn.Module:
 
 def make(
     kind: str, ranks: Sequence[int | None], dtype: torch.dtype, *, grouped: bool
-) -> tuple[PackedLinear, list[tuple[Tensor, Tensor, float] | None]]:
-    """The layer, and the factors of every arm that targets it: A (R, in), B (out, R), scale."""
+) -> tuple[PackedLinear, list[LowRank | None]]:
+    """The layer, and the factors of every arm that targets it."""
     base = make_base(kind, dtype)
-    factors: list[tuple[Tensor, Tensor, float] | None] = []
+    factors: list[LowRank | None] = []
     for i, rank in enumerate(ranks):
         if rank is None:
             factors.append(None)
             continue
         a, b = torch.randn(rank, IN, dtype=dtype) / IN**0.5, torch.randn(OUT, rank, dtype=dtype) / rank
-        factors.append((a.requires_grad_(), b.requires_grad_(), 0.5 + i))
+        factors.append(LowRank(a.requires_grad_(), b.requires_grad_(), 0.5 + i))
     return PackedLinear(base, Running(tuple(range(len(ranks))), grouped), factors), factors
 
 
-def plain(layer: PackedLinear, factors: Sequence[tuple[Tensor, Tensor, float] | None], x: Tensor) -> Tensor:
+def plain(layer: PackedLinear, factors: Sequence[LowRank | None], x: Tensor) -> Tensor:
     """(rows, out): each arm's rows alone, by the layer itself and two products."""
     made = []
     for arm, rows in zip(layer.running.arms, x.chunk(len(layer.running.arms)), strict=True):
@@ -67,7 +68,7 @@ def plain(layer: PackedLinear, factors: Sequence[tuple[Tensor, Tensor, float] | 
 
 
 def assert_same(
-    layer: PackedLinear, factors: Sequence[tuple[Tensor, Tensor, float] | None], tolerance: dict[str, float],
+    layer: PackedLinear, factors: Sequence[LowRank | None], tolerance: dict[str, float],
     rows: int = 5, *, input_gradient: bool = True,
 ) -> None:  # fmt: skip
     dtype = next(slot.down.dtype for slot in layer.slots if slot is not None)

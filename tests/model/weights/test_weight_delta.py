@@ -13,19 +13,19 @@ from inside_models import make_model
 from safetensors.torch import load_file
 
 from rankscope.model.load import linear_shapes
-from rankscope.model.weights.svd_cache import SvdCache, cache_folder
-from rankscope.model.weights.weight_delta import DenseDelta, FactoredDelta, Svd, random_like, randomised_top_svd
+from rankscope.model.weights.large_svd import SvdCache, cache_folder, randomised_top_svd
+from rankscope.model.weights.weight_delta import DenseDelta, LowRank, Svd, random_like
 
 
-def factored(shape: tuple[int, int], rank: int, dtype: torch.dtype, seed: int = 0, scale: float = 2.0) -> FactoredDelta:
+def factored(shape: tuple[int, int], rank: int, dtype: torch.dtype, seed: int = 0, scale: float = 2.0) -> LowRank:
     dice = torch.Generator().manual_seed(seed)
     b = torch.randn(shape[0], rank, generator=dice, dtype=torch.float64)
     a = torch.randn(rank, shape[1], generator=dice, dtype=torch.float64)
-    return FactoredDelta(b.to(dtype), a.to(dtype), scale)
+    return LowRank(a.to(dtype), b.to(dtype), scale)
 
 
-def dense_values(delta: FactoredDelta) -> torch.Tensor:
-    whole = delta.scale * delta.lora_b.double() @ delta.lora_a.double()
+def dense_values(delta: LowRank) -> torch.Tensor:
+    whole = delta.scale * delta.b.double() @ delta.a.double()
     return torch.linalg.svdvals(whole)
 
 
@@ -49,13 +49,9 @@ def test_the_factored_svd_gives_the_product_back(out: int, in_: int, rank: int, 
     torch.testing.assert_close((svd.left * svd.values) @ svd.right, delta.dense())
     torch.testing.assert_close(svd.left.T @ svd.left, torch.eye(count, dtype=torch.float64))
     torch.testing.assert_close(svd.right @ svd.right.T, torch.eye(count, dtype=torch.float64))
-    b, a = svd.factors(scale)
-    torch.testing.assert_close(scale * b @ a, delta.dense())
-
-
-def test_factors_that_do_not_meet_are_refused() -> None:
-    with pytest.raises(ValueError, match="do not meet"):
-        FactoredDelta(torch.zeros(4, 2), torch.zeros(3, 4), 1.0)
+    again = svd.low_rank(scale)
+    assert (again.shape, again.rank, again.scale) == ((out, in_), count, scale)
+    torch.testing.assert_close(scale * again.b @ again.a, delta.dense())
 
 
 def test_the_random_method_stays_within_its_bound() -> None:

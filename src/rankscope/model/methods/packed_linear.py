@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rankscope.model.weights.weight_delta import LowRank
+
 RANK_MULTIPLE = 8
 
 
@@ -56,31 +58,26 @@ class Running:
 class PackedLinear(nn.Module):
     """In the place of a linear module, arm i's factors in `slots[i]`; None where it does not target it."""
 
-    def __init__(
-        self, base: nn.Module, running: Running, factors: Sequence[tuple[Tensor, Tensor, float] | None]
-    ) -> None:
-        """`factors` of each arm: A (R, in), B (out, R) and the scale of the update. They are copied.
-
-        One arm at least has some.
-        """
+    def __init__(self, base: nn.Module, running: Running, factors: Sequence[LowRank | None]) -> None:
+        """`factors` of each arm, which are copied; one arm at least has some."""
         super().__init__()
         self.base_layer = base
         self.running = running
         given = [factor for factor in factors if factor is not None]
-        total = sum(_padded(a.shape[0]) for a, _, _ in given)
+        total = sum(_padded(factor.rank) for factor in given)
         a, b, _ = given[0]
         self._down, self._up = a.new_zeros(total, a.shape[1]), b.new_zeros(total, b.shape[0])
         self.slots: list[Slot | None] = []
         start = 0
         for factor in factors:
-            self.slots.append(None if factor is None else self._slot(start, *factor))
-            start += 0 if factor is None else _padded(factor[0].shape[0])
+            self.slots.append(None if factor is None else self._slot(start, factor))
+            start += 0 if factor is None else _padded(factor.rank)
 
-    def _slot(self, start: int, a: Tensor, b: Tensor, scale: float) -> Slot:
-        rows = slice(start, start + a.shape[0])
-        for shared, value in ((self._down, a), (self._up, b.T)):
+    def _slot(self, start: int, factor: LowRank) -> Slot:
+        rows = slice(start, start + factor.rank)
+        for shared, value in ((self._down, factor.a), (self._up, factor.b.T)):
             shared[rows].copy_(value.detach())
-        return Slot(start, nn.Parameter(self._down[rows]), nn.Parameter(self._up[rows]), scale)
+        return Slot(start, nn.Parameter(self._down[rows]), nn.Parameter(self._up[rows]), factor.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Raises RuntimeError where the rows cannot be shared out among the arms: a layer that sees a part of them."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from peft import LoraConfig
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -25,12 +25,12 @@ from rankscope.model.load import LoadedModel
 from rankscope.model.methods.adapt import Adapted, adapt
 from rankscope.model.methods.packed_linear import PackedLinear, Running
 from rankscope.model.weights.adapter_file import read_adapter
-from rankscope.model.weights.matrices import matrices
+from rankscope.model.weights.weight_delta import LowRank, matrices
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Arm
 
-Factors = dict[str, tuple[Tensor, Tensor, float]]
-"""By module path an adapter's A (R, in) and B (out, R), and the scale of their product."""
+Factors = dict[str, LowRank]
+"""An adapter's factors by module path."""
 
 _A, _B = ".lora_A.default.weight", ".lora_B.default.weight"
 
@@ -117,7 +117,7 @@ def plain_factors(base: LoadedModel, folder: Path) -> Factors | None:
     shapes = {name: tuple(weight.shape) for name, weight in matrices(base.model, linear).items()}
     if any(shapes.get(name) != delta.shape for name, delta in adapter.deltas.items()):
         return None
-    return {name: (delta.lora_a, delta.lora_b, delta.scale) for name, delta in adapter.deltas.items()}
+    return dict(adapter.deltas)
 
 
 def _new_factors(base: LoadedModel, arm: Arm, seed: int) -> tuple[Factors, LoraConfig]:
@@ -132,7 +132,7 @@ def _new_factors(base: LoadedModel, arm: Arm, seed: int) -> tuple[Factors, LoraC
         scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
         prefix = "base_model.model."
         names = [name.removeprefix(prefix).removesuffix(_A) for name in held if name.endswith(_A)]
-        return {name: (held[prefix + name + _A], held[prefix + name + _B], scale) for name in names}, config
+        return {name: LowRank(held[prefix + name + _A], held[prefix + name + _B], scale) for name in names}, config
 
 
 def _put_in(
@@ -144,7 +144,7 @@ def _put_in(
     assert pack._running is not None
     like = pack.model.get_input_embeddings().weight
     given = [own.get(module) for own in factors]
-    moved = [None if one is None else (one[0].to(like), one[1].to(like), one[2]) for one in given]
+    moved = [None if one is None else one.to(like) for one in given]
     layer = PackedLinear(plain, pack._running, moved)
     for own, slot in zip(parameters, layer.slots, strict=True):
         if slot is not None:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rankscope.model.weights.weight_delta import FactoredDelta
+from rankscope.model.weights.weight_delta import LowRank
 from rankscope.study.problems import InputProblems, Problem, show
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -50,7 +50,7 @@ class Adapter:
 
     folder: Path
     config: dict[str, Any]
-    deltas: dict[str, FactoredDelta]
+    deltas: dict[str, LowRank]
     rest: dict[str, Tensor]
     embeddings: frozenset[str]
     notes: tuple[str, ...]
@@ -206,18 +206,18 @@ def _assemble(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) 
     return Adapter(folder, config, deltas, rest, frozenset(embeddings), _notes(config, rest), dtypes)
 
 
-def _too_large(folder: Path, deltas: dict[str, FactoredDelta]) -> Iterator[Problem]:
+def _too_large(folder: Path, deltas: dict[str, LowRank]) -> Iterator[Problem]:
     for module, delta in deltas.items():
-        bound = abs(delta.scale) * float(delta.lora_b.double().norm() * delta.lora_a.double().norm())
+        bound = abs(delta.scale) * float(delta.b.double().norm() * delta.a.double().norm())
         if bound > _LARGEST:
             found = f"a change of size {bound:.2g}"
             yield Problem(str(folder / WEIGHTS), module, found, f"at most {_LARGEST:g}, whose square fp32 holds")
 
 
-def _delta(config: dict[str, Any], module: str, a: Tensor, b: Tensor, embedding: bool) -> FactoredDelta:
+def _delta(config: dict[str, Any], module: str, a: Tensor, b: Tensor, embedding: bool) -> LowRank:
     alpha = pattern_value(config, "alpha_pattern", module, float(config["lora_alpha"]))
     scale = scale_of(config, alpha, a.shape[0])
-    return FactoredDelta(a.T, b.T, scale) if embedding else FactoredDelta(b, a, scale)
+    return LowRank(b.T, a.T, scale) if embedding else LowRank(a, b, scale)
 
 
 def _notes(config: dict[str, Any], rest: dict[str, Tensor]) -> tuple[str, ...]:

@@ -1,14 +1,24 @@
-"""The change of one weight matrix: factored B A scale for LoRA, dense for full fine-tuning.
+"""The matrices of a model, and what training changed in each: B A times a scale for LoRA, a dense matrix else.
 
-Shapes: `delta` is (out, in), `lora_A` is (R, in), `lora_B` is (out, R), K = min(out, in, R) singular values.
+Shapes: a weight and its change are (out, in), `a` is (R, in), `b` is (out, R), K = min(out, in, R) singular values. An
+embedding's weight is (V, D).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from rankscope.model.load import model_path, no_progress_bars
+from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.study import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -23,46 +33,50 @@ class Svd:
         """The `rank` largest parts."""
         return Svd(self.left[:, :rank], self.values[:rank], self.right[:rank])
 
-    def factors(self, scale: float) -> tuple[Tensor, Tensor]:
-        """(lora_B, lora_A) whose product times `scale` is this matrix, each with half of the values."""
+    def low_rank(self, scale: float) -> LowRank:
+        """This matrix as factors whose product times `scale` it is, each with the roots of half of the values."""
         root = (self.values / abs(scale)).sqrt()
         left = self.left * root if scale > 0 else -self.left * root
-        return left, root[:, None] * self.right
+        return LowRank(root[:, None] * self.right, left, scale)
 
 
-@dataclass(frozen=True)
-class FactoredDelta:
-    """scale * lora_B @ lora_A (arXiv 2106.09685, section 4.1), never multiplied out where that can be avoided."""
+class LowRank(NamedTuple):
+    """scale * B @ A: the change that a LoRA makes to one weight (arXiv 2106.09685, section 4.1), kept factored.
 
-    lora_b: Tensor
-    lora_a: Tensor
+    `a` is (R, in), `b` is (out, R): PEFT's lora_A and lora_B; `scale` is alpha / r, or alpha / sqrt(r) for rsLoRA.
+    """
+
+    a: Tensor
+    b: Tensor
     scale: float
-
-    def __post_init__(self) -> None:
-        if self.lora_b.shape[1] != self.lora_a.shape[0]:
-            raise ValueError(f"lora_B {tuple(self.lora_b.shape)} and lora_A {tuple(self.lora_a.shape)} do not meet")
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.lora_b.shape[0], self.lora_a.shape[1]
+        """(out, in) of the weight that is changed."""
+        return self.b.shape[0], self.a.shape[1]
 
     @property
     def rank(self) -> int:
-        return self.lora_a.shape[0]
+        """R, the directions that the factors have room for."""
+        return self.a.shape[0]
+
+    def to(self, *args: Any) -> LowRank:
+        """Both factors moved or cast, as `Tensor.to` does it."""
+        return LowRank(self.a.to(*args), self.b.to(*args), self.scale)
 
     def dense(self) -> Tensor:
         """(out, in), in the working precision of the factors."""
-        return self.scale * (working(self.lora_b) @ working(self.lora_a))
+        return self.scale * (working(self.b) @ working(self.a))
 
     def singular_values(self) -> Tensor:
         """(K,) from the largest: those of R_B R_A^T, the triangular factors of B and A^T (QR of thin matrices)."""
-        core = _triangle(self.lora_b) @ _triangle(self.lora_a.T).T
+        core = _triangle(self.b) @ _triangle(self.a.T).T
         return abs(self.scale) * torch.linalg.svdvals(core)
 
     def svd(self) -> Svd:
         """Exact SVD of the product from QR of both factors and an SVD of an R x R core."""
-        left, left_core = torch.linalg.qr(working(self.lora_b))
-        right, right_core = torch.linalg.qr(working(self.lora_a).T)
+        left, left_core = torch.linalg.qr(working(self.b))
+        right, right_core = torch.linalg.qr(working(self.a).T)
         u, values, vh = torch.linalg.svd(self.scale * left_core @ right_core.T, full_matrices=False)
         return Svd(left @ u, values, vh @ right.T)
 
@@ -91,7 +105,7 @@ class DenseDelta:
         return Svd(*torch.linalg.svd(self.dense(), full_matrices=False))
 
 
-Delta = FactoredDelta | DenseDelta
+Delta = LowRank | DenseDelta
 
 
 def working(tensor: Tensor) -> Tensor:
@@ -104,53 +118,92 @@ def _triangle(tall: Tensor) -> Tensor:
     return torch.linalg.qr(working(tall), mode="r").R
 
 
-@dataclass(frozen=True)
-class TopSvd:
-    """The largest parts of a matrix by a randomised method, and how wrong they may be.
-
-    `error_bounds` (k,): each value is too small by at most sqrt(value^2 + e^2) - value (Weyl, on the Gram matrix); e
-    bounds the spectral norm of what the subspace misses: the smaller of the root of `missed_energy`, which is its
-    squared Frobenius norm, and an estimate that fails with a probability of 1e-10 (Halko, Martinsson & Tropp 2011,
-    arXiv 0909.4061, lemma 4.1).
-    """
-
-    svd: Svd
-    error_bounds: Tensor
-    missed_energy: float
-
-
-def randomised_top_svd(
-    matrix: Tensor, count: int, generator: torch.Generator, *, extra: int = 10, power_steps: int = 2
-) -> TopSvd:
-    """The `count` largest singular triples of (out, in) by a random range finder with power steps (arXiv 0909.4061).
-
-    Raises ValueError where `count` is not between 1 and the smaller side.
-    """
-    if not 1 <= count <= min(matrix.shape):
-        raise ValueError(f"{count} of {min(matrix.shape)} singular values")
-    whole = working(matrix)
-    width = min(count + extra, min(matrix.shape))
-    basis = torch.linalg.qr(whole @ _normal((whole.shape[1], width), whole, generator)).Q
-    for _ in range(power_steps):
-        basis = torch.linalg.qr(whole.T @ basis).Q
-        basis = torch.linalg.qr(whole @ basis).Q
-    small = basis.T @ whole
-    u, values, vh = torch.linalg.svd(small, full_matrices=False)
-    probes = whole @ _normal((whole.shape[1], 10), whole, generator)
-    missed = (probes - basis @ (basis.T @ probes)).norm(dim=0).max()
-    energy = float((whole.double().square().sum() - small.double().square().sum()).clamp(min=0))
-    # 10 probes: P(norm > 10 sqrt(2 / pi) max |probe|) <= 10^-10
-    missed_norm = min(float(10 * (2 / torch.pi) ** 0.5 * missed), energy**0.5)
-    bounds = (values[:count].square() + missed_norm**2).sqrt() - values[:count]
-    return TopSvd(Svd(basis @ u, values, vh).truncated(count), bounds, energy)
-
-
-def _normal(shape: tuple[int, int], like: Tensor, generator: torch.Generator) -> Tensor:
+def normal(shape: tuple[int, int], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers of `shape`, drawn on the CPU, in the dtype and on the device of `like`."""
     return torch.randn(shape, generator=generator, dtype=like.dtype).to(like.device)
 
 
-def random_like(values: Tensor, shape: tuple[int, int], generator: torch.Generator) -> FactoredDelta:
+def random_like(values: Tensor, shape: tuple[int, int], generator: torch.Generator) -> LowRank:
     """A change with these singular values (K,) in directions drawn uniformly: the norm-matched control."""
-    left = torch.linalg.qr(_normal((shape[0], len(values)), values, generator)).Q
-    right = torch.linalg.qr(_normal((shape[1], len(values)), values, generator)).Q
-    return FactoredDelta(left * values, right.T, 1.0)
+    left = torch.linalg.qr(normal((shape[0], len(values)), values, generator)).Q
+    right = torch.linalg.qr(normal((shape[1], len(values)), values, generator)).Q
+    return LowRank(right.T, left * values, 1.0)
+
+
+# ---- the matrices of a model -----------------------------------------------------------------------------------------
+
+
+def matrices(model: nn.Module, modules: Iterable[str]) -> dict[str, Tensor]:
+    """The weights of these modules, each (out, in) however the model keeps it; an embedding's is (vocabulary, D).
+
+    Modules that the model lacks, or that hold no matrix, are not in the answer.
+    """
+    found: dict[str, Tensor] = {}
+    named = dict(model.named_modules())
+    for name in modules:
+        module = named.get(name)
+        weight = getattr(getattr(module, "base_layer", module), "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 2:
+            inner = getattr(module, "base_layer", module)
+            found[name] = weight.detach().T if isinstance(inner, Conv1D) else weight.detach()
+    return found
+
+
+def changes(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, DenseDelta]:
+    """W - W0 of the matrices that both have."""
+    return {m: DenseDelta(working(after[m]) - working(before[m])) for m in before if m in after}
+
+
+def merged_changes(model: nn.Module) -> Iterator[tuple[str, DenseDelta, Tensor]]:
+    """(module, W - W0, W0) of every weight that an adapter in place changes, as merging it in fp32 would; the model is
+    as it was afterwards."""
+    for name, module in model.named_modules():
+        layer: Any = module
+        if not callable(getattr(module, "merge", None)) or not isinstance(
+            getattr(module, "base_layer", None), nn.Module
+        ):
+            continue
+        kept = layer.base_layer.weight.data
+        before = matrices(model, [name])
+        if not before:
+            continue
+        try:
+            layer.base_layer.weight.data = kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True)
+            layer.merge()
+            after = matrices(model, [name])[name].clone()
+            layer.merged_adapters.clear()
+        finally:
+            layer.base_layer.weight.data = kept
+        yield name, DenseDelta(after - before[name].to(after.dtype)), before[name]
+
+
+def load_as_saved(path: str, revision: str | None = None) -> PreTrainedModel:
+    """A model with its weights in the precision of its files. Raises InputProblems where there is none to load."""
+    spec = ModelSpec(id=path, revision=revision)
+    options = {"revision": revision} if revision is not None else {}
+    try:
+        with no_progress_bars():
+            return AutoModelForCausalLM.from_pretrained(
+                model_path(spec, Path()), dtype="auto", use_safetensors=True, **options
+            ).eval()
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputProblems([Problem(path, "--base", first[:300], "a model folder, or a hub id in reach")]) from error
+
+
+def matching_matrices(model: nn.Module, deltas: Mapping[str, LowRank], base: str) -> dict[str, Tensor]:
+    """The base's matrix of every delta. Raises InputProblems with each module that is not there, has another shape, or
+    holds NaN or infinity."""
+    found = matrices(model, deltas)
+    problems = []
+    for module, delta in deltas.items():
+        if module not in found:
+            problems.append(Problem(base, "--base", f"no module {module}", "the model that the adapter was trained on"))
+        elif tuple(found[module].shape) != delta.shape:
+            shape, wanted = list(found[module].shape), list(delta.shape)
+            problems.append(Problem(base, "--base", f"{module} of shape {shape}", f"{wanted}, as the adapter has it"))
+        elif not bool(torch.isfinite(found[module]).all()):
+            problems.append(Problem(base, "--base", f"NaN or infinity in {module}", "numbers"))
+    if problems:
+        raise InputProblems(problems)
+    return found
