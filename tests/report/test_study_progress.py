@@ -12,7 +12,7 @@ from made_plan import make_plan
 from rich.console import Console
 
 from rankscope.records import Plan, PlannedRun, RunStatus
-from rankscope.report.study_progress import Live, as_json, look, seconds_left, tokens_per_second
+from rankscope.report.study_progress import Live, as_json, look, seconds_left
 
 
 def status(run: PlannedRun, **changes: Any) -> RunStatus:
@@ -72,8 +72,8 @@ def test_training_and_scoring_both_move_a_run() -> None:
     run = plan.runs[0]
     done = {run.run_id: status(run, steps_done=40, items_scored=100)}
     assert look(plan, done.get).shares[run.run_id] == pytest.approx(0.75 + 0.25 / 2)
-    assert tokens_per_second(run, status(run, steps_done=20, train_seconds=4.0)) == 1000
-    assert tokens_per_second(run, status(run)) is None
+    assert status(run, steps_done=20, train_seconds=4.0).tokens_per_second(run.train_tokens) == 1000
+    assert status(run).tokens_per_second(run.train_tokens) is None
     (entry, *_) = as_json(plan, look(plan, done.get))["runs"]
     assert (entry["items_scored"], entry["items_total"]) == (100, 200)
 

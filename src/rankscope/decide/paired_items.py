@@ -1,4 +1,4 @@
-"""Predictions as arrays: the same items and the same seeds in every arm, and what had to be set aside for that."""
+"""Pairs predictions: the same items and the same seeds in every arm, as arrays, and what is set aside for that."""
 
 from __future__ import annotations
 

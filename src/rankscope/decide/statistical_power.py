@@ -2,7 +2,7 @@
 
 Everything is the closed form of `crossed_statistics.py` with other numbers of seeds and items plugged in: from the
 estimates of a study where there are some, from assumed variances where a study is only planned. docs/measures.md,
-"Power", has the formulas.
+"Intervals and bounds" and "Before the runs", has the formulas.
 """
 
 from __future__ import annotations

@@ -145,3 +145,7 @@ class Plan(Record):
     looks: list[int] = []
     """With adaptive seeds the numbers of seeds after which the verdict is asked; `runs` are then the most."""
     power: list[PlannedPower] = []
+
+    def item_count(self, model: str) -> int:
+        """Items that a run of this base model is scored on."""
+        return sum(suite.item_count for suite in self.suites if suite.model == model)

@@ -94,7 +94,7 @@ class SuiteNoise(Record):
 
 
 class Verdict(Record):
-    """The answer for one base model and training set. What is said of its kind comes with it (decide/verdict_rule.py
+    """The answer for one base model and training set. What is said of its kind comes with it (decide/verdict_kinds.py
     has the kinds), so that a reader of the record need not know them."""
 
     model: str

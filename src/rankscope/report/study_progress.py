@@ -13,21 +13,19 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live as RichLive
-from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from rankscope.records import Plan, PlannedRun, PlannedSearch, RunStatus
 from rankscope.records.plan_record import search_share
 from rankscope.records.readable_numbers import duration, size
-from rankscope.report.terminal_tables import plain_table
+from rankscope.report.terminal_tables import ENDED, status_table
 
 ReadStatus = Callable[[str], RunStatus | None]
 ReadRungs = Callable[[str], Mapping[str, Any] | None]
 """What a search has measured so far, by `arm rate step`; None before it began."""
 
-ENDED = ("done", "diverged", "failed", "does not fit", "not needed")
 _LOG_SECONDS = 15.0
 _LOOK_SECONDS = 0.5
 
@@ -60,11 +58,6 @@ def look(plan: Plan, read_status: ReadStatus, read_rungs: ReadRungs = lambda _: 
     return Progress(statuses, shares)
 
 
-def item_total(plan: Plan, model: str) -> int:
-    """Items that a run of this base model is scored on."""
-    return sum(suite.item_count for suite in plan.suites if suite.model == model)
-
-
 def run_share(plan: Plan, run: PlannedRun, status: RunStatus) -> float:
     """Share of a run that is done; training and scoring weigh as their FLOPs in the plan."""
     if status.state in ENDED:
@@ -72,7 +65,7 @@ def run_share(plan: Plan, run: PlannedRun, status: RunStatus) -> float:
     flops = run.train_flops + run.evaluate_flops
     training = run.train_flops / flops if flops else 1.0
     steps = status.steps_done / status.steps_total if status.steps_total else 0.0
-    items = item_total(plan, run.model)
+    items = plan.item_count(run.model)
     return training * steps + (1.0 - training) * (status.items_scored / items if items else 0.0)
 
 
@@ -106,13 +99,6 @@ def seconds_left(
     return max(rest, max(left.values()) * workers) * elapsed_seconds / finished
 
 
-def tokens_per_second(run: PlannedRun, status: RunStatus) -> float | None:
-    """Training tokens (prompt and completion) a second; None before the first step."""
-    if not status.steps_done or not status.steps_total or not status.train_seconds:
-        return None
-    return run.train_tokens * status.steps_done / status.steps_total / status.train_seconds
-
-
 def counts(progress: Progress) -> dict[str, int]:
     """How many runs are in each state."""
     return dict(Counter(status.state for status in progress.statuses.values()))
@@ -128,8 +114,8 @@ def as_json(plan: Plan, progress: Progress) -> dict[str, Any]:
             {"model": run.model, "train_set": run.train_set, "arm": run.arm.label, "seed": run.seed}
             | progress.statuses[run.run_id].model_dump()
             | {
-                "items_total": item_total(plan, run.model),
-                "tokens_per_second": tokens_per_second(run, progress.statuses[run.run_id]),
+                "items_total": plan.item_count(run.model),
+                "tokens_per_second": progress.statuses[run.run_id].tokens_per_second(run.train_tokens),
             }
             for run in plan.runs
         ],
@@ -185,7 +171,7 @@ class Live:
     def show_once(self, plan: Plan) -> None:
         """The table as it is now, in a terminal or not; `rankscope status`."""
         progress = look(plan, self._read, self._read_rungs)
-        self._console.print(Group(_table(plan, progress), Text(_summary(progress, None), style="dim")))
+        self._console.print(_view(plan, progress, _summary(progress, None)))
 
     def follow(self, plan: Plan) -> None:
         """Watch another process's study until nothing is left of it."""
@@ -215,7 +201,7 @@ class Live:
                 self._live = RichLive(console=self._console, refresh_per_second=4, transient=True)
                 self._live.start()
             summary = f"{_summary(progress, left)}; {duration(now - self._started)} so far"
-            self._live.update(Group(_table(plan, progress), Text(summary, style="dim")))
+            self._live.update(_view(plan, progress, summary))
 
     def _log(self, plan: Plan, progress: Progress, left: float | None) -> None:
         assert self._before is not None
@@ -237,6 +223,10 @@ class Live:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def _view(plan: Plan, progress: Progress, summary: str) -> Group:
+    return Group(status_table(plan, progress.statuses, progress.shares), Text(summary, style="dim"))
+
+
 def _name(run: PlannedRun) -> str:
     return f"{run.arm.label} on {run.train_set}, seed {run.seed}"
 
@@ -252,13 +242,13 @@ def _ended(run: PlannedRun, status: RunStatus) -> str:
 def _running(plan: Plan, run: PlannedRun, status: RunStatus) -> list[str]:
     parts = [f"step {status.steps_done} of {status.steps_total}"]
     if status.items_scored or (status.steps_total and status.steps_done >= status.steps_total):
-        parts = [f"{status.items_scored:,} of {item_total(plan, run.model):,} items scored"]
+        parts = [f"{status.items_scored:,} of {plan.item_count(run.model):,} items scored"]
     parts += [f"loss {status.final_train_loss:.3f}"] if status.final_train_loss is not None else []
     return [*parts, *_measured(run, status)]
 
 
 def _measured(run: PlannedRun, status: RunStatus) -> list[str]:
-    speed = tokens_per_second(run, status)
+    speed = status.tokens_per_second(run.train_tokens)
     parts = [f"{speed:,.0f} tokens/s"] if speed is not None else []
     return parts + ([size(status.peak_memory_bytes)] if status.peak_memory_bytes else [])
 
@@ -268,38 +258,3 @@ def _summary(progress: Progress, left: float | None) -> str:
     if any(state not in ENDED for state in counts(progress)):
         parts += f"; time left: {duration(left) if left is not None else 'not known yet'}"
     return parts
-
-
-def _table(plan: Plan, progress: Progress) -> RenderableType:
-    """One line an arm and training set: its seeds done, and loss, items, speed and memory of the latest."""
-    table = plain_table(
-        "arm", "trained on", "seeds", "progress", numbers=("loss", "items scored", "tokens/s", "memory")
-    )
-    for search in plan.searches:
-        share = progress.shares[search.search_id]
-        if share < 1.0:
-            label = ", ".join(arm.label for arm in search.arms)
-            table.add_row(label, search.train_set, "rate", ProgressBar(total=1.0, completed=share, width=14))
-    groups: dict[tuple[str, str, str], list[PlannedRun]] = {}
-    for run in plan.runs:
-        groups.setdefault((run.model, run.arm.label, run.train_set), []).append(run)
-    for (model, label, train_set), runs in groups.items():
-        statuses = [progress.statuses[run.run_id] for run in runs]
-        done = sum(status.state == "done" for status in statuses)
-        trouble = dict.fromkeys(s.state for s in statuses if s.state in ENDED and s.state not in ("done", "not needed"))
-        bar = ProgressBar(total=len(runs), completed=sum(progress.shares[run.run_id] for run in runs), width=14)
-        losses = [s.final_train_loss for s in statuses if s.final_train_loss is not None]
-        scored = sum(status.items_scored for status in statuses)
-        speeds = [v for run in runs if (v := tokens_per_second(run, progress.statuses[run.run_id])) is not None]
-        memory = max((s.peak_memory_bytes or 0 for s in statuses), default=0)
-        table.add_row(
-            label,
-            train_set,
-            " ".join([f"{done}/{len(runs)}", *trouble]),
-            bar,
-            f"{losses[-1]:.3f}" if losses else "",
-            f"{scored:,}/{item_total(plan, model) * len(runs):,}" if scored else "",
-            f"{speeds[-1]:,.0f}" if speeds else "",
-            size(memory) if memory else "",
-        )
-    return table

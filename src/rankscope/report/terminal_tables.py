@@ -1,4 +1,4 @@
-"""What the terminal prints of a plan, of an adapter's audit, and of a machine. Readable from 80 columns on."""
+"""What the terminal prints of a plan, a running study, an adapter and a machine. Readable from 80 columns on."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from rankscope.records import Plan, PlannedRun
+from rankscope.records import Plan, PlannedRun, RunStatus
 from rankscope.records.readable_numbers import duration, parameters, size
+
+ENDED = ("done", "diverged", "failed", "does not fit", "not needed")
+"""The states in which a run stays."""
 
 WIDE_COLUMNS = 100
 """From this width on, intervals are written out; below, as the mean ± the larger distance to a bound."""
@@ -99,6 +103,47 @@ def _totals(plan: Plan, states: Mapping[str, str]) -> str:
     workers = f"{plan.resolved.worker_count} worker{'s' if plan.resolved.worker_count > 1 else ''}"
     end = f"about {duration(seconds)} with {workers}, {disk} of disk" if left else "nothing left to do"
     return f"{', '.join(parts)}; {end}."
+
+
+# ---- a study while it runs ------------------------------------------------------------------------------------------
+
+
+def status_table(plan: Plan, statuses: Mapping[str, RunStatus], shares: Mapping[str, float]) -> Table:
+    """One line an arm and training set: its seeds done, and loss, items, speed and memory of the latest.
+
+    `shares` is the share of each run and search that is done, by id.
+    """
+    table = plain_table(
+        "arm", "trained on", "seeds", "progress", numbers=("loss", "items scored", "tokens/s", "memory")
+    )
+    for search in plan.searches:
+        share = shares[search.search_id]
+        if share < 1.0:
+            label = ", ".join(arm.label for arm in search.arms)
+            table.add_row(label, search.train_set, "rate", ProgressBar(total=1.0, completed=share, width=14))
+    groups: dict[tuple[str, str, str], list[PlannedRun]] = {}
+    for run in plan.runs:
+        groups.setdefault((run.model, run.arm.label, run.train_set), []).append(run)
+    for (model, label, train_set), runs in groups.items():
+        theirs = [statuses[run.run_id] for run in runs]
+        done = sum(status.state == "done" for status in theirs)
+        trouble = dict.fromkeys(s.state for s in theirs if s.state in ENDED and s.state not in ("done", "not needed"))
+        bar = ProgressBar(total=len(runs), completed=sum(shares[run.run_id] for run in runs), width=14)
+        losses = [s.final_train_loss for s in theirs if s.final_train_loss is not None]
+        scored = sum(status.items_scored for status in theirs)
+        speeds = [v for run in runs if (v := statuses[run.run_id].tokens_per_second(run.train_tokens)) is not None]
+        memory = max((s.peak_memory_bytes or 0 for s in theirs), default=0)
+        table.add_row(
+            label,
+            train_set,
+            " ".join([f"{done}/{len(runs)}", *trouble]),
+            bar,
+            f"{losses[-1]:.3f}" if losses else "",
+            f"{scored:,}/{plan.item_count(model) * len(runs):,}" if scored else "",
+            f"{speeds[-1]:,.0f}" if speeds else "",
+            size(memory) if memory else "",
+        )
+    return table
 
 
 # ---- an adapter -----------------------------------------------------------------------------------------------------
