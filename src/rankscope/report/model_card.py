@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 import vl_convert
-import yaml
 
 from rankscope.records import ArmVerdict, SuiteOutcome, Verdict
 from rankscope.records.readable_numbers import duration, interval_points, percent, rate
@@ -16,6 +15,7 @@ from rankscope.report.rank_charts import arm_frame, of_pair, seed_frame
 from rankscope.report.tradeoff_charts import tradeoff_chart
 from rankscope.report.verdict_text import confidence_sentence, forgotten_sentence
 from rankscope.study.study import Arm
+from rankscope.study.yaml_text import dump_yaml
 
 
 def model_card(
@@ -33,7 +33,7 @@ def model_card(
     and suite), `study` and `provenance` as the report gets them, `picture` the trade-off's file beside the card.
     """
     parts = [
-        f"---\n{yaml.safe_dump(_front_matter(verdict, row, arm, study), sort_keys=False, allow_unicode=True)}---",
+        f"---\n{dump_yaml(_front_matter(verdict, row, arm, study))}---",
         f"# {row.label} of study {_inline(study.get('name', ''))}",
         _lead(verdict, row, arm),
         f"## Verdict\n\n**{_inline(verdict.headline)}.** {_inline(verdict.sentence)}\n\n"
