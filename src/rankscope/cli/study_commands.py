@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rankscope.cli.command_helpers import Json, check_writable, open_folder, print_verdict, quiet, user_errors
+from rankscope.cli.error_boundary import INTERRUPTED
+from rankscope.edges.process_control import stopped_by_ctrl_c
 from rankscope.study.read_study import read_study
 
 if TYPE_CHECKING:
@@ -185,7 +187,7 @@ def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
     again = shlex.join(words)
     if outcome.stopped:
         typer.echo(f"stopped; what is done is kept. To go on: {again}", err=True)
-        raise typer.Exit(1)
+        raise typer.Exit(INTERRUPTED if stopped_by_ctrl_c() else 1)
     if not only:
         print_verdict(folder)
     if outcome.failed:
