@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable
 from importlib import resources
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankscope.cli.command_helpers import Json, check_writable, open_folder, print_verdict, quiet, user_errors
+from rankscope.cli.command_helpers import Json, open_folder, print_verdict, quiet
 from rankscope.cli.error_boundary import INTERRUPTED
 from rankscope.edges.process_control import stopped_by_ctrl_c
 from rankscope.study.read_study import read_study
@@ -37,46 +36,9 @@ def demo(
       rankscope demo
       rankscope demo --out my-demo
     """
-    with user_errors(), resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
+    with resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
         settings = read_study(path)
     _run(settings, Path.cwd(), out, [])
-
-
-def init(
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")] = Path("study.yaml"),
-    name: Annotated[str, typer.Option("--name", help="The study's name, and its folder's.")] = "my-study",
-    model: Annotated[str, typer.Option("--model", help="`bundled`, a folder, or a hub id.")] = "bundled",
-    train: Annotated[Path | None, typer.Option("--train", metavar="FILE", help="Rows to train on.")] = None,
-    test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="Questions on what they teach.")] = None,
-    keep: Annotated[
-        list[Path] | None, typer.Option("--keep", metavar="FILE", help="Questions it must not forget; repeatable.")
-    ] = None,
-    domain: Annotated[str, typer.Option("--domain", help="What the training rows are about.")] = "mine",
-    ask: Annotated[bool, typer.Option("--ask", help="Ask for what was not given.")] = False,
-    from_: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Arms from what `rankscope defaults` wrote.")
-    ] = None,
-) -> None:
-    """Write a commented study file to start from: about the bundled world, or about your own files.
-
-    \b
-    Examples:
-      rankscope init
-      rankscope init --ask
-      rankscope init --model ./my-model --train train.jsonl --test test.jsonl --keep general.jsonl
-      rankscope init --from defaults.yaml
-    """
-    from rankscope.study.defaults_file import arms_lines, read_defaults
-    from rankscope.study.init_file import Wishes, ask_for, write_first_study
-
-    with user_errors():
-        wishes = Wishes(name=name, model=model, train=train, test=test, domain=domain, keep=keep or ())
-        if ask:
-            wishes = ask_for(wishes, lambda question, known: typer.prompt(question, default=known))
-        check_writable(out.parent)
-        arms = arms_lines(read_defaults(from_)) if from_ is not None else None
-        write_first_study(out, wishes, arms)
-    typer.echo(f"{out} is written. See what it would do: rankscope plan {out}")
 
 
 def plan(
@@ -94,21 +56,20 @@ def plan(
       rankscope plan study.yaml --set seeds=[0,1,2,3,4] --json
     """
     quiet()
-    with user_errors():
-        settings = read_study(study, set_ or [])
-        from rankscope.edges.machine import look_at_machine
-        from rankscope.edges.study_folder import StudyFolder
-        from rankscope.pipeline import StudyPlanner, measure_study
+    settings = read_study(study, set_ or [])
+    from rankscope.edges.machine import look_at_machine
+    from rankscope.edges.study_folder import StudyFolder
+    from rankscope.pipeline import StudyPlanner, measure_study
 
-        folder = StudyFolder.open(out or settings.name)
-        planner, machine = StudyPlanner(settings, study.resolve().parent), look_at_machine(folder.local_folder())
-        planned = planner.plan(machine, folder)
-        if measure:
-            measured, failed = measure_study(planner, planned, _executor(settings))
-            for label, why in failed.items():
-                typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)
-            planned = planner.plan(machine, folder, measured)
-        states = {run.run_id: folder.read_status(run.run_id) for run in planned.runs}
+    folder = StudyFolder.open(out or settings.name)
+    planner, machine = StudyPlanner(settings, study.resolve().parent), look_at_machine(folder.local_folder())
+    planned = planner.plan(machine, folder)
+    if measure:
+        measured, failed = measure_study(planner, planned, _executor(settings))
+        for label, why in failed.items():
+            typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)
+        planned = planner.plan(machine, folder, measured)
+    states = {run.run_id: folder.read_status(run.run_id) for run in planned.runs}
     if json_:
         typer.echo(planned.model_dump_json(indent=1))
         return
@@ -137,43 +98,41 @@ def run(
       rankscope run study.yaml --out results --set budget.epochs=1
       rankscope run results
     """
-    with user_errors():
-        if out is None and Path(study).is_dir():
-            out = study
-            with open_folder(study).local_study_file() as file:
-                settings = read_study(file, set_ or [])
-            base = Path(study)
-        else:
-            settings, base = read_study(Path(study), set_ or []), Path(study).resolve().parent
+    if out is None and Path(study).is_dir():
+        out = study
+        with open_folder(study).local_study_file() as file:
+            settings = read_study(file, set_ or [])
+        base = Path(study)
+    else:
+        settings, base = read_study(Path(study), set_ or []), Path(study).resolve().parent
     _run(settings, base, out or settings.name, only or [])
 
 
 def _run(settings: Study, base: Path, out: str, only: list[str]) -> None:
     quiet()
-    with user_errors():
-        from rankscope.edges.machine import look_at_machine
-        from rankscope.edges.process_control import stop_on_signals
-        from rankscope.edges.study_folder import StudyFolder
-        from rankscope.pipeline import StudyPlanner, run_study
-        from rankscope.report.live_view import Live
-        from rankscope.results.tracking import tracking_of
+    from rankscope.edges.machine import look_at_machine
+    from rankscope.edges.process_control import stop_on_signals
+    from rankscope.edges.study_folder import StudyFolder
+    from rankscope.pipeline import StudyPlanner, run_study
+    from rankscope.report.live_view import Live
+    from rankscope.results.tracking import tracking_of
 
-        folder, make_executor = StudyFolder.open(out), _executor(settings)
-        folder.storage.check_writable()
-        tracking = tracking_of(settings, folder, out)
-        with stop_on_signals(), Live(folder.read_status, folder.read_rungs) as live:
+    folder, make_executor = StudyFolder.open(out), _executor(settings)
+    folder.storage.check_writable()
+    tracking = tracking_of(settings, folder, out)
+    with stop_on_signals(), Live(folder.read_status, folder.read_rungs) as live:
 
-            def progress(planned: Plan) -> None:
-                live.update(planned)
-                if not only:  # array jobs share the folder: the run that decides logs them all
-                    tracking.update(planned)
+        def progress(planned: Plan) -> None:
+            live.update(planned)
+            if not only:  # array jobs share the folder: the run that decides logs them all
+                tracking.update(planned)
 
-            outcome = run_study(
-                StudyPlanner(settings, base), folder, machine=look_at_machine(folder.local_folder()),
-                make_executor=make_executor, only=only, progress=progress,
-            )  # fmt: skip
-        if not only:
-            tracking.finish()
+        outcome = run_study(
+            StudyPlanner(settings, base), folder, machine=look_at_machine(folder.local_folder()),
+            make_executor=make_executor, only=only, progress=progress,
+        )  # fmt: skip
+    if not only:
+        tracking.finish()
     _tell(outcome, folder, only)
 
 
@@ -201,15 +160,3 @@ def _executor(settings: Study) -> Callable[[Plan], Executor]:
 
     check_executor(settings.execution.on, settings.name)
     return lambda planned: make_executor(settings.execution.on, planned)
-
-
-def schema() -> None:
-    """Print the JSON Schema of a study file, for editors.
-
-    \b
-    Example:
-      rankscope schema > study.schema.json
-    """
-    from rankscope.study.json_schema import study_schema
-
-    typer.echo(json.dumps(study_schema(), indent=1))
