@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankscope.cli.command_helpers import check_writable, user_errors
+from rankscope.cli.command_helpers import check_writable
 
 if TYPE_CHECKING:
     from rankscope.study.init_file import InitFlags
@@ -43,12 +43,11 @@ def init(
     """
     from rankscope.study.init_file import InitFlags, arms_lines, check_out, read_defaults, write_first_study
 
-    with user_errors():
-        check_out(out)
-        check_writable(out.parent)
-        arms = arms_lines(read_defaults(from_)) if from_ is not None else None
-        flags = InitFlags(name=name, model=model, train=train, test=test, domain=domain, keep=keep or ())
-        write_first_study(out, _ask(flags) if ask else flags, arms)
+    check_out(out)
+    check_writable(out.parent)
+    arms = arms_lines(read_defaults(from_)) if from_ is not None else None
+    flags = InitFlags(name=name, model=model, train=train, test=test, domain=domain, keep=keep or ())
+    write_first_study(out, _ask(flags) if ask else flags, arms)
     typer.echo(f"{out} is written. See what it would do: rankscope plan {out}")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankscope.cli.command_helpers import Json, check_writable, quiet, user_errors
+from rankscope.cli.command_helpers import Json, check_writable, quiet
 
 if TYPE_CHECKING:
     from rankscope.tools.score import Scored
@@ -31,10 +31,9 @@ def audit(
       rankscope audit adapter --base ./my-model --json
     """
     quiet()
-    with user_errors():
-        from rankscope.tools.adapter_audit import audit as audit_adapter
+    from rankscope.tools.adapter_audit import audit as audit_adapter
 
-        found = audit_adapter(adapter, base)
+    found = audit_adapter(adapter, base)
     if json_:
         typer.echo(json.dumps(found, indent=1))
         return
@@ -60,11 +59,10 @@ def compress(
       rankscope compress adapter --energy 0.95 --out smaller
     """
     quiet()
-    with user_errors():
-        from rankscope.tools.adapter_audit import compress as compress_adapter
+    from rankscope.tools.adapter_audit import compress as compress_adapter
 
-        check_writable(out)
-        done = compress_adapter(adapter, out, rank=rank, energy=energy)
+    check_writable(out)
+    done = compress_adapter(adapter, out, rank=rank, energy=energy)
     from rankscope.report.terminal_tools import compressed_sentence
 
     sizes = done.bytes_before, done.bytes_after
@@ -140,23 +138,22 @@ def score(
       rankscope score ./my-model --suite law.jsonl --adapter ./adapter
     """
     quiet()
-    with user_errors():
-        from rankscope.tools.score import score_models
-        from rankscope.tools.score_request import model_spec, suite_options
-        from rankscope.tools.score_summary import as_json, check_outputs, summarise
+    from rankscope.tools.score import score_models
+    from rankscope.tools.score_request import model_spec, suite_options
+    from rankscope.tools.score_summary import as_json, check_outputs, summarise
 
-        spec = model_spec(model, dtype=dtype, chat=chat)
-        options = suite_options(
-            kind=kind, choices=choices, limit=limit, max_new_tokens=max_new_tokens, num_fewshot=num_fewshot,
-            metric=metric,
-        )  # fmt: skip
-        check_outputs(items, confidence)
-        for out in (items.parent if items else None, harness_output):
-            if out is not None:
-                check_writable(out)
-        scored = score_models(spec, adapter or [], suite, options)
-        summary = summarise(scored, confidence)
-        _write(scored, items, harness_output)
+    spec = model_spec(model, dtype=dtype, chat=chat)
+    options = suite_options(
+        kind=kind, choices=choices, limit=limit, max_new_tokens=max_new_tokens, num_fewshot=num_fewshot,
+        metric=metric,
+    )  # fmt: skip
+    check_outputs(items, confidence)
+    for out in (items.parent if items else None, harness_output):
+        if out is not None:
+            check_writable(out)
+    scored = score_models(spec, adapter or [], suite, options)
+    summary = summarise(scored, confidence)
+    _write(scored, items, harness_output)
     if json_:
         typer.echo(json.dumps(as_json(scored, summary), indent=1))
     else:
@@ -186,7 +183,6 @@ def _tell_failures(scored: Scored) -> None:
 
 def harness(words: typer.Context) -> None:
     """Run lm-eval's own command line with the model `rankscope` registered; `rankscope harness --help` is lm-eval's."""
-    with user_errors():
-        from rankscope.tools.lm_eval_files import run_lm_eval
+    from rankscope.tools.lm_eval_files import run_lm_eval
 
-        run_lm_eval(words.args)
+    run_lm_eval(words.args)
