@@ -10,7 +10,7 @@ from tiny_study import tiny_study
 
 from rankscope.edges.local_executor import Executor, InProcess
 from rankscope.edges.machine import look_at_machine
-from rankscope.model.methods.packed_lora import Pack
+from rankscope.model.methods.attach import Pack
 from rankscope.pipeline import measure_study, plan_study
 from rankscope.records import Plan
 from rankscope.study.read_study import read_study

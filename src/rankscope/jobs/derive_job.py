@@ -13,7 +13,7 @@ from rankscope.analyse.update_spectra import INTRUDER_TOP, energy_rank, intruder
 from rankscope.edges.study_folder import FolderStore
 from rankscope.evaluate.score_suites import predictions_frame, score_suite
 from rankscope.jobs.job_context import Bench, bench
-from rankscope.model.methods.packed_lora import open_factors
+from rankscope.model.methods.attach import GivenFactors, attach
 from rankscope.model.weights.adapter_file import Adapter, read_adapter
 from rankscope.model.weights.large_svd import SvdCache
 from rankscope.model.weights.weight_delta import LowRank, matrices
@@ -104,7 +104,7 @@ def _derive(here: Bench, run: PlannedRun, wanted: Derivation) -> None:
     if factors is None:
         return
     predictions: list[Prediction] = []
-    with open_factors(base, [run.arm], [factors]):
+    with attach(base, GivenFactors(factors, run.arm)):
         for suite in here.prepared(run.model).suites:
             plan = here.plan_of(run.model, suite)
             predictions += score_suite(base.model, base.tokenizer, plan, token_budget=here.evaluate_tokens)

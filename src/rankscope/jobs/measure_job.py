@@ -13,7 +13,7 @@ from rankscope.data.training_batches import order
 from rankscope.evaluate.score_suites import SuitePlan, score_suite
 from rankscope.jobs.job_context import Bench, bench
 from rankscope.model.load import LoadedModel
-from rankscope.model.methods.packed_lora import Pack, open_pack
+from rankscope.model.methods.attach import NewAdapter, Pack, attach
 from rankscope.records import Example, MeasuredSpeed, Plan, PlannedRun
 from rankscope.train.fit import FitSettings, fit, validation_loss
 from rankscope.train.training_state import FitResult
@@ -58,7 +58,7 @@ def _measure(here: Bench, run: PlannedRun) -> MeasuredSpeed:
     base = here.base(run.model, own=run.arm.traits.whole)
     rate = run.arm.learning_rate if isinstance(run.arm.learning_rate, float) else SOME_RATE
     settings = here.fit_settings(rate, run.seed, here.micro_batch_tokens(run))
-    with open_pack(base, [run.arm], run.seed) as pack:
+    with attach(base, NewAdapter(run.arm, run.seed)) as pack:
         per_token, result = time_steps(pack, data.train, settings)
         rows = data.validation[:_ROWS]
         start = time.perf_counter()

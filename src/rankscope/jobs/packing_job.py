@@ -10,7 +10,7 @@ from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import FolderStore
 from rankscope.jobs.job_context import Bench, bench
 from rankscope.jobs.measure_job import SOME_RATE, time_steps
-from rankscope.model.methods.packed_lora import can_pack, open_pack
+from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.plan.resolve import available_bytes
 from rankscope.records import Packing, PlannedRun
 
@@ -28,7 +28,7 @@ def undecided(store: FolderStore, runs: Iterable[PlannedRun]) -> list[tuple[str,
     """Of each base and training set the LoRA runs of one seed, where there are several and nothing was decided."""
     groups: dict[tuple[str, str], list[PlannedRun]] = {}
     for run in runs:
-        if can_pack(run.arm) and not store.is_trained(run.run_id):
+        if run.arm.traits.can_pack(run.arm) and not store.is_trained(run.run_id):
             groups.setdefault((run.model, run.train_set), []).append(run)
     found = []
     for (model, train_set), group in groups.items():
@@ -49,7 +49,8 @@ def groups_of(store: FolderStore, runs: Sequence[PlannedRun]) -> list[tuple[str,
         if run.run_id in taken:
             continue
         packing = store.read_packing(run.model, run.train_set)
-        if packing is None or packing.arms_together == 1 or not can_pack(run.arm) or store.is_trained(run.run_id):
+        packs = run.arm.traits.can_pack(run.arm) and not store.is_trained(run.run_id)
+        if packing is None or packing.arms_together == 1 or not packs:
             found.append([run.run_id])
             continue
         key = (run.model, run.train_set, run.seed)
@@ -122,7 +123,7 @@ def _try(here: Bench, runs: Sequence[PlannedRun], count: int, tokens: int, secon
     data = here.prepared(runs[0].model).training[runs[0].train_set]
     settings = here.fit_settings(SOME_RATE, runs[0].seed, micro_batch_tokens=tokens)
     try:
-        with open_pack(here.base(runs[0].model), [run.arm for run in chosen], runs[0].seed) as pack:
+        with attach(here.base(runs[0].model), *(NewAdapter(run.arm, runs[0].seed) for run in chosen)) as pack:
             per_token, _ = time_steps(pack, data.train, settings)
     except torch.OutOfMemoryError:
         return False

@@ -20,8 +20,7 @@ from rankscope.jobs.noise import score_again
 from rankscope.jobs.train_job import train_missing, weights_folder
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel
-from rankscope.model.methods.adapt import load_adapter
-from rankscope.model.methods.packed_lora import open_factors, plain_factors
+from rankscope.model.methods.attach import SavedAdapter, attach
 from rankscope.records import PlannedRun, Prediction, RunStatus
 from rankscope.train.fit import memory_in_use_bytes
 
@@ -130,13 +129,8 @@ def _trained(here: Bench, run: PlannedRun, weights: Path) -> Iterator[Trained]:
         yield Trained(here.fine_tuned(run.model, weights), None, weights)
         return
     base = here.base(run.model)
-    factors = plain_factors(base, weights) if run.arm.traits.delta == "factored" else None
-    if factors is not None:
-        with open_factors(base, [run.arm], [factors]) as pack:
-            yield Trained(base, pack.members[0].off, weights)
-        return
-    with load_adapter(base, run.arm, weights) as adapted:
-        yield Trained(base, adapted.off, weights)
+    with attach(base, SavedAdapter(weights, run.arm)) as pack:
+        yield Trained(base, pack.members[0].off, weights)
 
 
 def _score(here: Bench, model: LoadedModel, name: str, status: RunStatus, known: Known = NOTHING) -> RunStatus:

@@ -13,7 +13,7 @@ from rankscope.edges.local_executor import stop_requested
 from rankscope.edges.study_folder import RunCheckpoints
 from rankscope.evaluate.score_suites import score_suite
 from rankscope.jobs.job_context import Bench, bench
-from rankscope.model.methods.packed_lora import can_pack, open_pack
+from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.plan.run_ids import MOST_BEYOND, next_rate
 from rankscope.records import PlannedSearch, Prediction, ProbedRate, SearchRecord, Suite
 from rankscope.study.study import Arm
@@ -109,7 +109,7 @@ class _Candidates:
         waiting: dict[int, list[tuple[Arm, float]]] = {}
         for rate in rates:
             for arm in self._search.arms:
-                if can_pack(arm) and _key(arm, rate, until_step) not in self._measured:
+                if arm.traits.can_pack(arm) and _key(arm, rate, until_step) not in self._measured:
                     # After a kill some may be a checkpoint ahead of others.
                     done = steps_kept(RunCheckpoints(self._checkpoint(arm, rate)))
                     waiting.setdefault(done, []).append((arm, rate))
@@ -128,7 +128,8 @@ class _Candidates:
         here, search = self._here, self._search
         arms = [arm for arm, _ in candidates]
         tokens = here.micro_batch_tokens(search)
-        with open_pack(here.base(search.model, own=arms[0].traits.whole), arms, search.seed) as pack:
+        base = here.base(search.model, own=arms[0].traits.whole)
+        with attach(base, *(NewAdapter(arm, search.seed) for arm in arms)) as pack:
             results = fit(
                 pack,
                 self._data.train,
@@ -160,7 +161,7 @@ class _Candidates:
     def _probe(self, arm: Arm, rate: float, steps: int, suites: Sequence[Suite]) -> list[ProbedRate]:
         here, search = self._here, self._search
         base = here.base(search.model, own=arm.traits.whole)
-        with open_pack(base, [arm], search.seed) as pack:
+        with attach(base, NewAdapter(arm, search.seed)) as pack:
             fit(
                 pack,
                 self._data.train,

@@ -11,7 +11,7 @@ from rankscope.edges.study_folder import RunCheckpoints
 from rankscope.evaluate.adapter_check import AdapterProblem, check_adapter
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.jobs.job_context import Bench, StatusWriter
-from rankscope.model.methods.packed_lora import open_pack
+from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.records import Example, Item, PlannedRun, RunStatus
 from rankscope.train.fit import fit, validation_loss
 from rankscope.train.training_state import FitResult
@@ -77,7 +77,7 @@ def _train(here: Bench, runs: Sequence[PlannedRun], rates: Sequence[float | None
     base_logprobs = choice_logprobs(base.model, probe, token_budget=here.evaluate_tokens)
     tokens = here.micro_batch_tokens(first)
     settings = [here.fit_settings(rate, first.seed, tokens) for rate in rates if rate is not None]
-    with open_pack(base, [run.arm for run in runs], first.seed) as pack:
+    with attach(base, *(NewAdapter(run.arm, first.seed) for run in runs)) as pack:
         ids = tuple(run.run_id for run in runs) if len(runs) > 1 else ()
         statuses = [
             RunStatus(
