@@ -9,19 +9,18 @@ from typing import Annotated
 import typer
 
 from rankscope.cli.command_helpers import (
+    FolderUrl,
     Json,
-    StudyFolder,
     check_writable,
     open_folder,
     print_verdict,
     quiet,
-    user_errors,
 )
 from rankscope.study.problems import InputProblems, Problem
 
 
 def status(
-    folder: StudyFolder,
+    folder: FolderUrl,
     json_: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow until it ends.")] = False,
 ) -> None:
@@ -32,22 +31,21 @@ def status(
       rankscope status my-study
       rankscope status my-study --watch
     """
-    with user_errors():
-        store = open_folder(folder)
-        planned = store.read_plan()
-        assert planned is not None
-        from rankscope.report.live_view import Live
-        from rankscope.report.progress import as_json, look
+    store = open_folder(folder)
+    planned = store.read_plan()
+    assert planned is not None
+    from rankscope.report.study_progress import Live, as_json, look
+    from rankscope.report.terminal_tables import console
 
-        if json_:
-            progress = look(planned, store.read_status, store.read_rungs)
-            typer.echo(json.dumps(as_json(planned, progress), indent=1))
-            return
-        with Live(store.read_status, store.read_rungs) as live:
-            live.follow(planned) if watch else live.show_once(planned)
+    if json_:
+        progress = look(planned, store.read_status, store.read_rungs)
+        typer.echo(json.dumps(as_json(planned, progress), indent=1))
+        return
+    with Live(store.read_status, store.read_rungs, console()) as live:
+        live.follow(planned) if watch else live.show_once(planned)
 
 
-def verdict(folder: StudyFolder, json_: Json = False) -> None:
+def verdict(folder: FolderUrl, json_: Json = False) -> None:
     """Print the decision and why. Exits 3 where the evidence cannot distinguish.
 
     \b
@@ -55,37 +53,35 @@ def verdict(folder: StudyFolder, json_: Json = False) -> None:
       rankscope verdict my-study
       rankscope verdict my-study --json
     """
-    with user_errors():
-        store = open_folder(folder)
-        verdicts = store.read_verdicts()
-        if verdicts is None:
-            expected = "a study that has ended; `rankscope status` says what is left"
-            raise InputProblems([Problem(str(folder), "verdict.json", "nothing there", expected)])
+    store = open_folder(folder)
+    verdicts = store.read_verdicts()
+    if verdicts is None:
+        expected = "a study that has ended; `rankscope status` says what is left"
+        raise InputProblems([Problem(folder, "verdict.json", "nothing there", expected)])
     if json_:
         typer.echo(verdicts.model_dump_json(indent=1))
     else:
-        print_verdict(folder)
+        print_verdict(store)
     if any(not decision.decided for decision in verdicts.verdicts):
         raise typer.Exit(3)
 
 
-def report(folder: StudyFolder) -> None:
+def report(folder: FolderUrl) -> None:
     """Rebuild tables/, verdict.json and report.html from the records, without a model.
 
     \b
     Example:
       rankscope report my-study
     """
-    with user_errors():
-        open_folder(folder)
-        from rankscope.results.write_results import write_results
+    store = open_folder(folder)
+    from rankscope.results.write_results import write_results
 
-        write_results(folder)
-    print_verdict(folder)
+    write_results(store)
+    print_verdict(store)
 
 
 def export(
-    folder: StudyFolder,
+    folder: FolderUrl,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the adapter goes.")],
     arm: Annotated[str | None, typer.Option("--arm", metavar="LABEL", help="An arm; else the recommended one.")] = None,
     merged: Annotated[bool, typer.Option("--merged", help="Write the whole model with the adapter merged in.")] = False,
@@ -98,16 +94,15 @@ def export(
       rankscope export my-study --arm lora-r16 --merged --out model
     """
     quiet()
-    with user_errors():
-        open_folder(folder)
-        from rankscope.results.export_arm import export_arm
+    store = open_folder(folder)
+    from rankscope.results.export_arm import export_arm
 
-        done = export_arm(folder, out, arm=arm, merged=merged)
+    done = export_arm(store, out, arm=arm, merged=merged)
     typer.echo(f"{done} is written to {out}")
 
 
 def defaults(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Study folders that `rankscope run` made.")],
+    folders: Annotated[list[str], typer.Argument(metavar="DIR...", help="Study folders that `rankscope run` made.")],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write it here; else it is printed.")
     ] = None,
@@ -119,13 +114,12 @@ def defaults(
     Example:
       rankscope defaults my-study other-study --out defaults.yaml
     """
-    with user_errors():
-        from rankscope.results.pool_studies import pool_folders
-        from rankscope.study.defaults_file import dump_defaults
+    from rankscope.results.pool_studies import pool_folders
+    from rankscope.study.init_file import dump_defaults
 
-        pooled = pool_folders(folders)
-        text = pooled.model_dump_json(indent=1) + "\n" if json_ else dump_defaults(pooled)
-        if out is not None:
-            check_writable(out.parent)
-            out.write_text(text, encoding="utf-8")
+    pooled = pool_folders(folders)
+    text = pooled.model_dump_json(indent=1) + "\n" if json_ else dump_defaults(pooled)
+    if out is not None:
+        check_writable(out.parent)
+        out.write_text(text, encoding="utf-8")
     typer.echo(text if out is None else f"{pooled.reason} {out} is written.", nl=out is not None)

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import shlex
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankscope.cli.command_helpers import Json, check_writable, print_verdict, quiet, user_errors
+from rankscope.cli.command_helpers import Json, open_folder, print_verdict, quiet
+from rankscope.cli.error_boundary import INTERRUPTED
+from rankscope.edges.process_control import stopped_by_ctrl_c
 from rankscope.study.read_study import read_study
 
 if TYPE_CHECKING:
-    from rankscope.edges.local_executor import Executor
+    from rankscope.edges.executors import Executor
+    from rankscope.edges.study_folder import StudyFolder
+    from rankscope.pipeline import Outcome
     from rankscope.records import Plan
+    from rankscope.study.study import Study
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file; `rankscope init` writes one.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one setting of the study.")]
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")] = Path("demo"),
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Folder for the results.")] = "demo",
 ) -> None:
     """Run the bundled study: a small base model and a world of invented facts. No downloads.
 
@@ -31,51 +37,15 @@ def demo(
       rankscope demo --out my-demo
     """
     with resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
-        _run(path, out, [], [])
-
-
-def init(
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")] = Path("study.yaml"),
-    name: Annotated[str, typer.Option("--name", help="The study's name, and its folder's.")] = "my-study",
-    model: Annotated[str, typer.Option("--model", help="`bundled`, a folder, or a hub id.")] = "bundled",
-    train: Annotated[Path | None, typer.Option("--train", metavar="FILE", help="Rows to train on.")] = None,
-    test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="Questions on what they teach.")] = None,
-    keep: Annotated[
-        list[Path] | None, typer.Option("--keep", metavar="FILE", help="Questions it must not forget; repeatable.")
-    ] = None,
-    domain: Annotated[str, typer.Option("--domain", help="What the training rows are about.")] = "mine",
-    ask: Annotated[bool, typer.Option("--ask", help="Ask for what was not given.")] = False,
-    from_: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Arms from what `rankscope defaults` wrote.")
-    ] = None,
-) -> None:
-    """Write a commented study file to start from: about the bundled world, or about your own files.
-
-    \b
-    Examples:
-      rankscope init
-      rankscope init --ask
-      rankscope init --model ./my-model --train train.jsonl --test test.jsonl --keep general.jsonl
-      rankscope init --from defaults.yaml
-    """
-    from rankscope.study.defaults_file import arms_lines, read_defaults
-    from rankscope.study.init_file import Wishes, ask_for, write_first_study
-
-    with user_errors():
-        wishes = Wishes(name=name, model=model, train=train, test=test, domain=domain, keep=keep or ())
-        if ask:
-            wishes = ask_for(wishes, lambda question, known: typer.prompt(question, default=known))
-        check_writable(out.parent)
-        arms = arms_lines(read_defaults(from_)) if from_ is not None else None
-        write_first_study(out, wishes, arms)
-    typer.echo(f"{out} is written. See what it would do: rankscope plan {out}")
+        settings = read_study(path)
+    _run(settings, Path.cwd(), out, [])
 
 
 def plan(
     study: StudyFile,
     set_: Overrides = None,
     json_: Json = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR")] = None,
+    out: Annotated[str | None, typer.Option("--out", metavar="DIR|URL", help="The study's folder; its name.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Time a few steps of each kind of arm first.")] = False,
 ) -> None:
     """Print every run with its parameters, FLOPs, memory, disk and time, and what does not fit. Trains nothing.
@@ -86,33 +56,34 @@ def plan(
       rankscope plan study.yaml --set seeds=[0,1,2,3,4] --json
     """
     quiet()
-    with user_errors():
-        settings = read_study(study, set_ or [])
-        folder = out or Path(settings.name)
-        from rankscope.edges.machine import look_at_machine
-        from rankscope.edges.study_folder import FolderStore
-        from rankscope.pipeline import measure_study, plan_study
+    settings = read_study(study, set_ or [])
+    from rankscope.edges.machine import look_at_machine
+    from rankscope.edges.study_folder import StudyFolder
+    from rankscope.pipeline import StudyPlanner, measure_study
 
-        base, machine = study.resolve().parent, look_at_machine(folder)
-        planned = plan_study(settings, base, machine, folder)
-        if measure:
-            measured, failed = measure_study(settings, base, planned, _executor)
-            for label, why in failed.items():
-                typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)
-            planned = plan_study(settings, base, machine, folder, measured)
-        states = {run.run_id: FolderStore(folder).read_status(run.run_id) for run in planned.runs}
+    folder = StudyFolder.open(out or settings.name)
+    planner, machine = StudyPlanner(settings, study.resolve().parent), look_at_machine(folder.local_folder())
+    planned = planner.plan(machine, folder)
+    if measure:
+        measured, failed = measure_study(planner, planned, _executor(settings))
+        for label, why in failed.items():
+            typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)
+        planned = planner.plan(machine, folder, measured)
+    states = {run.run_id: folder.read_status(run.run_id) for run in planned.runs}
     if json_:
         typer.echo(planned.model_dump_json(indent=1))
         return
-    from rankscope.report.terminal import console, print_plan
+    from rankscope.report.terminal_tables import console, print_plan
 
     print_plan(console(), planned, {run_id: s.state for run_id, s in states.items() if s is not None})
 
 
 def run(
-    study: StudyFile,
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY.yaml|DIR", help="A study file, or a study folder to go on with.")
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results; the study's name.")
+        str | None, typer.Option("--out", metavar="DIR|URL", help="Folder for the results; the study's name.")
     ] = None,
     set_: Overrides = None,
     only: Annotated[
@@ -125,46 +96,57 @@ def run(
     Examples:
       rankscope run study.yaml
       rankscope run study.yaml --out results --set budget.epochs=1
+      rankscope run results
     """
-    _run(study, out, set_ or [], only or [])
+    if out is None and Path(study).is_dir():
+        out = study
+        with open_folder(study).local_study_file() as file:
+            settings = read_study(file, set_ or [])
+        base = Path(study)
+    else:
+        settings, base = read_study(Path(study), set_ or []), Path(study).resolve().parent
+    _run(settings, base, out or settings.name, only or [])
 
 
-def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -> None:
+def _run(settings: Study, base: Path, out: str, only: list[str]) -> None:
     quiet()
-    with user_errors():
-        settings = read_study(study, overrides)
-        folder = out or Path(settings.name)
-        check_writable(folder)
-        from rankscope.edges.local_executor import stop_on_signals
-        from rankscope.edges.machine import look_at_machine
-        from rankscope.edges.study_folder import FolderStore
-        from rankscope.pipeline import run_study
-        from rankscope.report.live_view import Live
-        from rankscope.results.tracking import tracking_of
+    from rankscope.edges.machine import look_at_machine
+    from rankscope.edges.process_control import stop_on_signals
+    from rankscope.edges.study_folder import StudyFolder
+    from rankscope.pipeline import StudyPlanner, run_study
+    from rankscope.report.study_progress import Live
+    from rankscope.results.tracking import tracking_of
 
-        store = FolderStore(folder)
-        tracking = tracking_of(settings, store, str(study))
-        with stop_on_signals(), Live(store.read_status, store.read_rungs) as live:
+    folder, make_executor = StudyFolder.open(out), _executor(settings)
+    folder.storage.check_writable()
+    tracking = tracking_of(settings, folder, out)
+    with stop_on_signals(), Live(folder.read_status, folder.read_rungs) as live:
 
-            def progress(planned: Plan) -> None:
-                live.update(planned)
-                if not only:  # array jobs share the folder: the run that decides logs them all
-                    tracking.update(planned)
+        def progress(planned: Plan) -> None:
+            live.update(planned)
+            if not only:  # array jobs share the folder: the run that decides logs them all
+                tracking.update(planned)
 
-            outcome = run_study(
-                settings, study.resolve().parent, folder, machine=look_at_machine(folder), make_executor=_executor,
-                only=only, progress=progress,
-            )  # fmt: skip
-        if not only:
-            tracking.finish()
+        outcome = run_study(
+            StudyPlanner(settings, base), folder, machine=look_at_machine(folder.local_folder()),
+            make_executor=make_executor, only=only, progress=progress,
+        )  # fmt: skip
+    if not only:
+        tracking.finish()
+    _tell(outcome, folder, only)
+
+
+def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
+    """What failed, how to go on, and the verdict. Exits with 1 where something failed or was stopped."""
     for run_id, why in outcome.failed.items():
         typer.echo(f"{run_id} failed: {why} (its traceback: error.txt in its folder)", err=True)
     for run_id, why in outcome.left_out.items():
         typer.echo(f"{run_id} does not fit: {why}", err=True)
-    again = " ".join([f"rankscope run {study} --out {folder}", *(f"--only {run_id}" for run_id in only)])
+    words = ["rankscope", "run", folder.url, *(word for run_id in only for word in ("--only", run_id))]
+    again = shlex.join(words)
     if outcome.stopped:
         typer.echo(f"stopped; what is done is kept. To go on: {again}", err=True)
-        raise typer.Exit(1)
+        raise typer.Exit(INTERRUPTED if stopped_by_ctrl_c() else 1)
     if not only:
         print_verdict(folder)
     if outcome.failed:
@@ -172,23 +154,9 @@ def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -
         raise typer.Exit(1)
 
 
-def _executor(planned: Plan) -> Executor:
-    """Where the jobs of this plan run: here, or in worker processes."""
-    from rankscope.edges.local_executor import InProcess, Workers
+def _executor(settings: Study) -> Callable[[Plan], Executor]:
+    """Makes the executor that the study asks for. Raises InputProblems for one that there is not."""
+    from rankscope.edges.executors import check_executor, make_executor
 
-    resolved = planned.resolved
-    if resolved.worker_count == 1:
-        return InProcess(resolved.thread_count)
-    return Workers(resolved.worker_count, resolved.thread_count)
-
-
-def schema() -> None:
-    """Print the JSON Schema of a study file, for editors.
-
-    \b
-    Example:
-      rankscope schema > study.schema.json
-    """
-    from rankscope.study.json_schema import study_schema
-
-    typer.echo(json.dumps(study_schema(), indent=1))
+    check_executor(settings.execution.on, settings.name)
+    return lambda planned: make_executor(settings.execution.on, planned)

@@ -10,6 +10,7 @@ from rankscope.records.plan_record import (
     PlannedRun,
     PlannedSearch,
     Resolved,
+    StudyMarker,
 )
 from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
 from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Row, Suite, Turn
@@ -28,22 +29,26 @@ from rankscope.records.run_records import (
 from rankscope.records.verdict_record import (
     ArmCost,
     ArmVerdict,
+    DefaultArm,
+    Defaults,
     DetectableEffect,
     Interval,
     MoreNeeded,
+    PooledInterval,
     Recommended,
     Relation,
     SuiteNoise,
     SuiteOutcome,
+    Tone,
     Verdict,
     VerdictFile,
 )
 
 __all__ = [
-    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmVerdict", "DetectableEffect", "Example", "Form", "Graded",
-    "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed", "ModelFacts", "MoreNeeded",
-    "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun", "PlannedSearch", "Prediction", "ProbedRate",
-    "Provenance", "Recommended", "Record", "Relation", "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord",
-    "State", "StepRecord", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "TrainFacts", "Turn", "Verdict",
-    "VerdictFile",
+    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmVerdict", "DefaultArm", "Defaults", "DetectableEffect",
+    "Example", "Form", "Graded", "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed",
+    "ModelFacts", "MoreNeeded", "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun", "PlannedSearch",
+    "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "Resolved",
+    "Row", "RunRecord", "RunStatus", "SearchRecord", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts",
+    "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile",
 ]  # fmt: skip
