@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankscope.cli.command_helpers import Json, open_folder, print_verdict, quiet, user_errors
+from rankscope.cli.command_helpers import Json, open_folder, print_verdict, quiet
+from rankscope.cli.error_boundary import INTERRUPTED
+from rankscope.edges.process_control import stopped_by_ctrl_c
 from rankscope.study.read_study import read_study
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def demo(
       rankscope demo
       rankscope demo --out my-demo
     """
-    with user_errors(), resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
+    with resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
         settings = read_study(path)
     _run(settings, Path.cwd(), out, [])
 
@@ -54,25 +56,24 @@ def plan(
       rankscope plan study.yaml --set seeds=[0,1,2,3,4] --json
     """
     quiet()
-    with user_errors():
-        settings = read_study(study, set_ or [])
-        from rankscope.edges.machine import look_at_machine
-        from rankscope.edges.study_folder import StudyFolder
-        from rankscope.pipeline import StudyPlanner, measure_study
+    settings = read_study(study, set_ or [])
+    from rankscope.edges.machine import look_at_machine
+    from rankscope.edges.study_folder import StudyFolder
+    from rankscope.pipeline import StudyPlanner, measure_study
 
-        folder = StudyFolder.open(out or settings.name)
-        planner, machine = StudyPlanner(settings, study.resolve().parent), look_at_machine(folder.local_folder())
-        planned = planner.plan(machine, folder)
-        if measure:
-            measured, failed = measure_study(planner, planned, _executor(settings))
-            for label, why in failed.items():
-                typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)
-            planned = planner.plan(machine, folder, measured)
-        states = {run.run_id: folder.read_status(run.run_id) for run in planned.runs}
+    folder = StudyFolder.open(out or settings.name)
+    planner, machine = StudyPlanner(settings, study.resolve().parent), look_at_machine(folder.local_folder())
+    planned = planner.plan(machine, folder)
+    if measure:
+        measured, failed = measure_study(planner, planned, _executor(settings))
+        for label, why in failed.items():
+            typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)
+        planned = planner.plan(machine, folder, measured)
+    states = {run.run_id: folder.read_status(run.run_id) for run in planned.runs}
     if json_:
         typer.echo(planned.model_dump_json(indent=1))
         return
-    from rankscope.report.terminal import console, print_plan
+    from rankscope.report.terminal_tables import console, print_plan
 
     print_plan(console(), planned, {run_id: s.state for run_id, s in states.items() if s is not None})
 
@@ -97,43 +98,41 @@ def run(
       rankscope run study.yaml --out results --set budget.epochs=1
       rankscope run results
     """
-    with user_errors():
-        if out is None and Path(study).is_dir():
-            out = study
-            with open_folder(study).local_study_file() as file:
-                settings = read_study(file, set_ or [])
-            base = Path(study)
-        else:
-            settings, base = read_study(Path(study), set_ or []), Path(study).resolve().parent
+    if out is None and Path(study).is_dir():
+        out = study
+        with open_folder(study).local_study_file() as file:
+            settings = read_study(file, set_ or [])
+        base = Path(study)
+    else:
+        settings, base = read_study(Path(study), set_ or []), Path(study).resolve().parent
     _run(settings, base, out or settings.name, only or [])
 
 
 def _run(settings: Study, base: Path, out: str, only: list[str]) -> None:
     quiet()
-    with user_errors():
-        from rankscope.edges.machine import look_at_machine
-        from rankscope.edges.process_control import stop_on_signals
-        from rankscope.edges.study_folder import StudyFolder
-        from rankscope.pipeline import StudyPlanner, run_study
-        from rankscope.report.live_view import Live
-        from rankscope.results.tracking import tracking_of
+    from rankscope.edges.machine import look_at_machine
+    from rankscope.edges.process_control import stop_on_signals
+    from rankscope.edges.study_folder import StudyFolder
+    from rankscope.pipeline import StudyPlanner, run_study
+    from rankscope.report.study_progress import Live
+    from rankscope.results.tracking import tracking_of
 
-        folder, make_executor = StudyFolder.open(out), _executor(settings)
-        folder.storage.check_writable()
-        tracking = tracking_of(settings, folder, out)
-        with stop_on_signals(), Live(folder.read_status, folder.read_rungs) as live:
+    folder, make_executor = StudyFolder.open(out), _executor(settings)
+    folder.storage.check_writable()
+    tracking = tracking_of(settings, folder, out)
+    with stop_on_signals(), Live(folder.read_status, folder.read_rungs) as live:
 
-            def progress(planned: Plan) -> None:
-                live.update(planned)
-                if not only:  # array jobs share the folder: the run that decides logs them all
-                    tracking.update(planned)
+        def progress(planned: Plan) -> None:
+            live.update(planned)
+            if not only:  # array jobs share the folder: the run that decides logs them all
+                tracking.update(planned)
 
-            outcome = run_study(
-                StudyPlanner(settings, base), folder, machine=look_at_machine(folder.local_folder()),
-                make_executor=make_executor, only=only, progress=progress,
-            )  # fmt: skip
-        if not only:
-            tracking.finish()
+        outcome = run_study(
+            StudyPlanner(settings, base), folder, machine=look_at_machine(folder.local_folder()),
+            make_executor=make_executor, only=only, progress=progress,
+        )  # fmt: skip
+    if not only:
+        tracking.finish()
     _tell(outcome, folder, only)
 
 
@@ -147,7 +146,7 @@ def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
     again = shlex.join(words)
     if outcome.stopped:
         typer.echo(f"stopped; what is done is kept. To go on: {again}", err=True)
-        raise typer.Exit(1)
+        raise typer.Exit(INTERRUPTED if stopped_by_ctrl_c() else 1)
     if not only:
         print_verdict(folder)
     if outcome.failed:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from rankscope.data.encode_study import Encoded, encode_study
 from rankscope.data.token_files import token_path
-from rankscope.decide.planned_power import planned_power
+from rankscope.decide.statistical_power import planned_power
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.lm_eval.load_task import load_task
 from rankscope.model.load import inspect_model, load_tokenizer

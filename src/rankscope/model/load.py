@@ -58,6 +58,9 @@ def dequantized_weight(module: nn.Module) -> Tensor:
     return whole
 
 
+WITHOUT_ADAPTER = {"adapter_kwargs": {"subfolder": ".no-adapter"}}
+"""transformers puts an adapter that lies in a base's own folder on it while it loads; where it looks, there is none."""
+
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "chat_template.jinja")
 
@@ -212,9 +215,8 @@ def _content_sha256(path: str, commit: str | None) -> str:
     if not folder.is_dir():
         digest.update(f"{path}@{commit}".encode())
         return digest.hexdigest()
-    for file in sorted(
-        [*folder.glob("*.safetensors"), folder / "config.json", *map(folder.joinpath, _TOKENIZER_FILES)]
-    ):
+    weights = [file for file in folder.glob("*.safetensors") if file.name != "adapter_model.safetensors"]
+    for file in sorted([*weights, folder / "config.json", *map(folder.joinpath, _TOKENIZER_FILES)]):
         if file.is_file():
             digest.update(file.name.encode())
             with file.open("rb") as stream:
@@ -238,7 +240,7 @@ def load_model(
         _config(spec, path, device)
         with no_progress_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
-                path, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **options
+                path, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **WITHOUT_ADAPTER, **options
             )
     except HUB_ERRORS as error:
         raise _problem(spec, error) from error

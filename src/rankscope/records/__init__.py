@@ -46,6 +46,7 @@ from rankscope.records.verdict_record import (
     Relation,
     SuiteNoise,
     SuiteOutcome,
+    Tone,
     Verdict,
     VerdictFile,
 )
@@ -56,5 +57,5 @@ __all__ = [
     "ModelFacts", "MoreNeeded", "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun", "PlannedSearch",
     "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "Resolved",
     "Row", "RunRecord", "RunStatus", "SearchRecord", "SourceState", "State", "StepRecord", "StudyMarker", "Suite",
-    "SuiteFacts", "SuiteNoise", "SuiteOutcome", "TrainFacts", "Turn", "Verdict", "VerdictFile",
+    "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile",
 ]  # fmt: skip

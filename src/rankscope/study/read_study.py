@@ -17,8 +17,6 @@ from rankscope.study.study_checks import check_arms, check_values
 from rankscope.study.study_settings import NAME
 from rankscope.study.yaml_text import parse_yaml, read_text
 
-__all__ = ["InputProblems", "Problem", "read_study"]
-
 _SHORT = {"model": "id", "optimizer": "name"}
 """The setting that a text stands for where a mapping may stand."""
 _A_STUDY = "a study file in YAML"
@@ -74,12 +72,11 @@ def to_study(document: Document) -> tuple[Study | None, list[Problem]]:
             place = _place(document, details)
             if place not in found:  # a union fails once for each of its branches
                 found[place] = _problem(document, details, place)
-    known = [*found, *document.refused]
+    around = {place[:end] for place in (*found, *document.refused) for end in range(len(place))}
     return None, [
         problem
         for place, problem in found.items()
-        if place not in document.refused and not any(_is_inside(place, other) for other in document.refused)
-        if not any(_is_inside(other, place) for other in known)
+        if place not in around and not any(place[:end] in document.refused for end in range(len(place) + 1))
     ]
 
 
@@ -88,10 +85,6 @@ def _with_tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_tuples(part) for key, part in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
-
-
-def _is_inside(inner: Place, outer: Place) -> bool:
-    return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
 def _place(document: Document, details: ErrorDetails) -> Place:

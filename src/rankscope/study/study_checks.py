@@ -202,10 +202,11 @@ def _check_seeds(document: Document) -> list[Problem]:
     seeds = document.get("seeds")
     if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
         return []
+    first = {seed: i for i, seed in reversed([*enumerate(seeds)])}
     return [
         document.problem(("seeds", i), f"the seed {seed} again", "each seed once")
         for i, seed in enumerate(seeds)
-        if seed in seeds[:i]
+        if first[seed] < i
     ]
 
 
