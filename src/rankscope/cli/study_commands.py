@@ -144,18 +144,18 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
 
 
 class RowsRead:
-    """Says on stderr what is being read and encoded: at once, and then every few seconds."""
+    """Says on stderr what is being read and encoded: after a second, and then every few."""
 
-    _EVERY_SECONDS = 5.0
+    _FIRST_SECONDS, _EVERY_SECONDS = 1.0, 5.0
 
     def __init__(self) -> None:
-        self._name, self._next = "", 0.0
+        self._next = time.monotonic() + self._FIRST_SECONDS
 
     def __call__(self, name: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        if name == self._name and now < self._next:
+        if now < self._next:
             return
-        self._name, self._next = name, now + self._EVERY_SECONDS
+        self._next = now + self._EVERY_SECONDS
         of = f"{done:,} of {total:,} rows" if total is not None else f"{done:,} rows"
         typer.echo(f"reading {name}: {of}", err=True)
 

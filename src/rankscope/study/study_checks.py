@@ -31,8 +31,8 @@ _OF_ROWS = {"columns": None, "choices": "text", "template": None, "bad_rows": "r
 def check_values(document: Document, base: Path, *, files: bool = True) -> list[Problem]:
     """Checks on the values as written, which hold for the sound parts even where others are not sound.
 
-    `base` is the folder that relative paths start at; with `files` what is named must be there. What is refused for good
-    is marked in the document.
+    `base` is the folder that relative paths start at; with `files` what is named must be there. What is refused for
+    good is marked in the document.
     """
     return [
         *_check_methods(document),
