@@ -13,7 +13,7 @@ from rankscope.edges.executors.this_machine import InProcess
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
-from rankscope.model.methods.packed_lora import Pack
+from rankscope.model.methods.attach import Pack
 from rankscope.pipeline import measure_study
 from rankscope.records import Plan
 from rankscope.study.read_study import read_study

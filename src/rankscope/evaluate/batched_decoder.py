@@ -20,7 +20,7 @@ from rankscope.model.attention.registration import LAYOUT_KEY, REFUSALS, layout_
 from rankscope.model.attention.scoring_layout import Beginning
 from rankscope.model.decoder_parts import key_value_width, text_config
 from rankscope.model.forward import NotFinite, forward_of, probe_ids
-from rankscope.model.methods.virtual_tokens import without_virtual_tokens
+from rankscope.model.methods.virtual_tokens_modules import without_virtual_tokens
 
 CPU_CACHE_BYTES = 1 << 30
 PROBE_PROMPT_TOKENS = 12

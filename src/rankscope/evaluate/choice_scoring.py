@@ -20,7 +20,7 @@ from rankscope.model.attention.registration import LAYOUT_KEY, REFUSALS, layout_
 from rankscope.model.attention.scoring_layout import Beginning, BranchLayout
 from rankscope.model.decoder_parts import text_config
 from rankscope.model.forward import NotFinite, evaluating, forward_of, hidden_states, probe_ids
-from rankscope.model.methods.virtual_tokens import virtual_tokens, without_virtual_tokens
+from rankscope.model.methods.virtual_tokens_modules import virtual_tokens, without_virtual_tokens
 from rankscope.records import Item
 
 PROBE_PROMPT_TOKENS = 12

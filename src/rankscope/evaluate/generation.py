@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from rankscope.evaluate.batched_decoder import Decoder, best, bytes_per_token, cache_bytes_of, slots_hold
 from rankscope.model.decoder_parts import text_config
 from rankscope.model.forward import evaluating
-from rankscope.model.methods.virtual_tokens import virtual_tokens
+from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
 
 STOP_WINDOW_TOKENS = 24
 MOST_ROWS = {"cpu": 32}

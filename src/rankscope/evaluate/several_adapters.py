@@ -24,7 +24,8 @@ from rankscope.model.attention.registration import LAYOUT_KEY, Scores, layout_at
 from rankscope.model.attention.scoring_layout import Beginning, BranchLayout
 from rankscope.model.forward import NotFinite, evaluating, forward_of
 from rankscope.model.load import LoadedModel
-from rankscope.model.methods.packed_lora import Pack, open_factors, plain_factors
+from rankscope.model.methods.attach import GivenFactors, Pack, attach
+from rankscope.model.methods.peft_folder import plain_factors
 from rankscope.study.study import Arm
 
 DEVICES = {"cuda"}
@@ -89,10 +90,10 @@ def suites_logprobs(
     if base.model.device.type not in DEVICES or len(folders) < 2:
         return found
     wanted = [plan for plan in suites if plan.scored and not (plan.suite.grading and plan.suite.grading.needs_greedy)]
-    factors = [one for folder in folders if (one := plain_factors(base, folder)) is not None] if wanted else []
+    factors = [one for folder in folders if (one := plain_factors(base.model, folder)) is not None] if wanted else []
     if not wanted or len(factors) < len(folders):
         return found
-    with open_factors(base, arms, factors) as pack:
+    with attach(base, *map(GivenFactors, factors, arms)) as pack:
         for plan in wanted:
             shared = ChoicePlan(plan.scored, max(1, plan.token_budget // len(folders)))
             for own, logprobs in zip(found, arms_logprobs(pack, shared), strict=True):

@@ -16,8 +16,7 @@ from rankscope.jobs.base_job import label_runs
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.jobs.scoring import NOTHING, Known, missing_suites, score_missing
 from rankscope.jobs.training import train_missing, weights_of
-from rankscope.model.methods.adapt import load_adapter
-from rankscope.model.methods.packed_lora import open_factors, plain_factors
+from rankscope.model.methods.attach import SavedAdapter, attach
 from rankscope.records import Plan, PlannedRun
 
 
@@ -108,10 +107,5 @@ def _trained(context: JobContext, run: PlannedRun, weights: Path) -> Iterator[Tr
         yield Trained(context.fine_tuned(run.model, weights), None, weights)
         return
     base = context.base(run.model)
-    factors = plain_factors(base, weights) if run.arm.traits.delta == "factored" else None
-    if factors is not None:
-        with open_factors(base, [run.arm], [factors]) as pack:
-            yield Trained(base, pack.members[0].off, weights)
-        return
-    with load_adapter(base, run.arm, weights) as adapted:
-        yield Trained(base, adapted.off, weights)
+    with attach(base, SavedAdapter(weights, run.arm)) as pack:
+        yield Trained(base, pack.members[0].off, weights)

@@ -58,6 +58,9 @@ def dequantized_weight(module: nn.Module) -> Tensor:
     return whole
 
 
+WITHOUT_ADAPTER = {"adapter_kwargs": {"subfolder": ".no-adapter"}}
+"""transformers puts an adapter that lies in a base's own folder on it while it loads; where it looks, there is none."""
+
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -220,7 +223,7 @@ def load_model(
         _config(spec, path, device)
         with no_progress_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
-                path, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **options
+                path, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **WITHOUT_ADAPTER, **options
             )
     except HUB_ERRORS as error:
         raise _problem(spec, error) from error

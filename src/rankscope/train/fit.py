@@ -14,8 +14,7 @@ from transformers import PreTrainedModel
 
 from rankscope.data.training_batches import collate, order, split_micro
 from rankscope.model.attention.unpadded_rows import TokenPath
-from rankscope.model.methods.adapt import Adapted
-from rankscope.model.methods.packed_lora import Pack
+from rankscope.model.methods.attach import Adapted, Pack
 from rankscope.records import Example, StepRecord
 from rankscope.study.study import Budget, Optimizer
 from rankscope.train.gradient_accumulation import Accumulator, summed_losses

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from rankscope.data.training_batches import Batch, collate, repeated, split_micro
 from rankscope.model.attention.unpadded_rows import TokenPath
-from rankscope.model.methods.packed_lora import Pack
+from rankscope.model.methods.attach import Pack
 from rankscope.model.vocabulary_loss import summed_cross_entropy
 from rankscope.records import Example
 from rankscope.train.optimizer import Trainee

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from transformers import PreTrainedModel
 
 from rankscope.model.decoder_parts import sliding_window
-from rankscope.model.methods.virtual_tokens import virtual_tokens
+from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
 
 logger = logging.getLogger(__name__)
 

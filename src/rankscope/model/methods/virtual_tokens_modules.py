@@ -2,7 +2,7 @@
 
 PEFT adds its virtual tokens in a wrapper around the model. Here the decoder's own forward adds them and takes their
 states out again, so that training, scoring, decoding and whatever else runs the model meet tokens (B, T) and states
-(B, T, D) as with any other arm. PEFT still makes, saves and loads the parameters.
+(B, T, D) as with any other arm. PEFT makes and saves the parameters, in its own format.
 
 Shapes: v virtual tokens, L layers, K width of a layer's keys.
 """
@@ -11,14 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
+from peft import PrefixTuningConfig, PromptTuningConfig, PromptTuningInit
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from rankscope.model.decoder_parts import sliding_window, text_config
+from rankscope.model.decoder_parts import key_value_width, sliding_window, text_config
+from rankscope.model.methods.installed import Installed, MethodModules
+from rankscope.model.methods.peft_folder import misfit, read_peft_config, reads_peft, save_peft, wrapped
+from rankscope.model.weights.adapter_file import adapter_tensors
+from rankscope.study.methods import Arm
+from rankscope.study.problems import InputProblems
 
 
 class PromptTooLong(ValueError):
@@ -42,13 +49,9 @@ class VirtualTokens:
         self._decoder = model.get_decoder()
         self._plain = self._decoder.forward
 
-    def install(self) -> None:
+    def put_on(self) -> None:
+        """Let the decoder's forward add the tokens, until the attribute `forward` is taken off it."""
         self._decoder.forward = self._forward
-        _installed[self._model] = self
-
-    def remove(self) -> None:
-        del self._decoder.forward
-        del _installed[self._model]
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -123,22 +126,26 @@ class VirtualTokens:
         return torch.cat([own.expand(rows, 1, -1, -1), longer], 2)
 
 
-_installed: WeakKeyDictionary[PreTrainedModel, VirtualTokens] = WeakKeyDictionary()
+def _on(model: PreTrainedModel) -> VirtualTokens | None:
+    """What stands before the model's sequences now."""
+    found = getattr(vars(model.get_decoder()).get("forward"), "__self__", None)
+    return found if isinstance(found, VirtualTokens) and found.active else None
 
 
 def virtual_tokens(model: PreTrainedModel) -> int:
     """How many virtual tokens stand before every sequence of this model now; 0 for most."""
-    found = _installed.get(model)
-    return found.count if found is not None and found.active else 0
+    found = _on(model)
+    return 0 if found is None else found.count
 
 
 @contextmanager
 def without_virtual_tokens(model: PreTrainedModel) -> Iterator[None]:
     """Whoever puts the virtual tokens before a sequence in another way runs the model inside."""
-    if not virtual_tokens(model):
+    found = _on(model)
+    if found is None:
         yield
         return
-    with _installed[model].off():
+    with found.off():
         yield
 
 
@@ -154,3 +161,64 @@ def drawn_prefix(model: PreTrainedModel, count: int) -> Tensor:
     model.get_decoder()(input_ids=drawn, past_key_values=cache, use_cache=True)
     parts = torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers])
     return parts.permute(3, 0, 1, 2, 4).reshape(count, -1)
+
+
+# ---- put on and loaded -----------------------------------------------------------------------------------------------
+
+
+def _put_prompt_on(model: PreTrainedModel, arm: Arm) -> Installed:
+    """A prompt that starts as the embeddings of tokens that PEFT draws."""
+    config = PromptTuningConfig(
+        num_virtual_tokens=arm.setting("virtual_tokens"), prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    peft = wrapped(model, config)
+    made = _in_front(model, peft.prompt_encoder["default"].embedding.weight, prefix=False)
+    return Installed(made.parameters, partial(save_peft, peft), made.off, peft=peft)
+
+
+def _put_prefix_on(model: PreTrainedModel, arm: Arm) -> Installed:
+    """A prefix that starts as the keys and values of drawn tokens."""
+    count = arm.setting("virtual_tokens")
+    start = drawn_prefix(model, count)
+    peft = wrapped(model, PrefixTuningConfig(num_virtual_tokens=count, task_type="CAUSAL_LM"))
+    peft.prompt_encoder["default"].load_prompt_embeddings(start)
+    made = _in_front(model, peft.prompt_encoder["default"].embedding.weight, prefix=True)
+    return Installed(made.parameters, partial(save_peft, peft), made.off, peft=peft)
+
+
+def _load(model: PreTrainedModel, folder: Path) -> Installed:
+    """A saved prompt or prefix. Raises InputProblems where it cannot be used, or has another width than the model."""
+    prefix = read_peft_config(folder)["peft_type"] == "PREFIX_TUNING"
+    weight = adapter_tensors(folder).get("prompt_embeddings")
+    if weight is None:
+        raise InputProblems([misfit(model, folder, "no tensor for prompt_embeddings")])
+    config = text_config(model)
+    width = 2 * config.num_hidden_layers * key_value_width(model) if prefix else config.hidden_size
+    if weight.shape[-1] != width:
+        found = f"virtual tokens of width {weight.shape[-1]}, for a model of width {width}"
+        raise InputProblems([misfit(model, folder, found)])
+    try:
+        return _in_front(model, nn.Parameter(weight.to(model.device), requires_grad=False), prefix=prefix)
+    except PromptTooLong as error:
+        raise InputProblems([misfit(model, folder, str(error))]) from error
+
+
+def _in_front(model: PreTrainedModel, weight: nn.Parameter, *, prefix: bool) -> Installed:
+    tokens = VirtualTokens(model, weight, prefix=prefix)
+    tokens.put_on()
+    return Installed({"embedding.weight": weight}, _unsaved, tokens.off)
+
+
+def _unsaved(folder: Path) -> None:
+    raise ValueError("a prompt that was loaded is saved already")
+
+
+def _reads(folder: Path) -> bool:
+    return reads_peft(folder, ("PROMPT_TUNING", "PREFIX_TUNING"))
+
+
+MODULES = {
+    "prompt-tuning": MethodModules(_put_prompt_on, _load, _reads),
+    "prefix-tuning": MethodModules(_put_prefix_on, _load, _reads),
+}

@@ -9,6 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from one_adapter import adapt, load_adapter
 from own_forward import (
     assert_same_step,
     choice_items,
@@ -30,9 +31,9 @@ from rankscope.evaluate.adapter_check import AdapterNotApplied, check_adapter
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.generation import greedy
 from rankscope.model.load import LoadedModel, inspect_model, load_model, no_progress_bars
-from rankscope.model.methods.adapt import adapt, load_adapter, lora_config
 from rankscope.model.methods.bottleneck_modules import Bottleneck
-from rankscope.model.methods.virtual_tokens import PromptTooLong, virtual_tokens
+from rankscope.model.methods.peft_modules import lora_config
+from rankscope.model.methods.virtual_tokens_modules import PromptTooLong, virtual_tokens
 from rankscope.study.methods import METHODS
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Arm, ModelSpec
