@@ -37,6 +37,14 @@ def open_folder(url: str) -> StudyFolder:
     return folder
 
 
+def is_planned(url: str) -> bool:
+    """Whether there is a study folder with a plan."""
+    from rankscope.edges.study_folder import StudyFolder
+
+    folder = StudyFolder.open(url)
+    return folder.read_marker() is not None and folder.read_plan() is not None
+
+
 def check_writable(folder: Path) -> None:
     """Raises InputProblems where results could not be written, before any work is done."""
     from rankscope.edges.storages import open_storage

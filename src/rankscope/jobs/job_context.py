@@ -14,6 +14,7 @@ from rankscope.edges.machine import commit, machine_line, versions
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.model.load import LoadedModel, load_model
+from rankscope.model.model_files import check_model_files
 from rankscope.plan.resolve import dtype_of
 from rankscope.records import (
     ModelFacts,
@@ -125,6 +126,7 @@ class JobContext:
 
     def _load(self, model: str, weights: Path | None = None) -> LoadedModel:
         spec, resolved = self.spec(model), self.plan.resolved
+        check_model_files([state for state in self.plan.model_files if state.name == model])
         return load_model(spec, _NOWHERE, dtype_of(spec, resolved), resolved.device, weights=weights)
 
     # ---- settings ----

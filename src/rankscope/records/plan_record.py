@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from rankscope.records.input_facts import ModelFacts, SuiteFacts, TrainFacts
+from rankscope.records.input_facts import ModelFacts, SourceState, SuiteFacts, TrainFacts
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.study.methods import Arm, MethodName
 
@@ -145,6 +145,10 @@ class Plan(Record):
     looks: list[int] = []
     """With adaptive seeds the numbers of seeds after which the verdict is asked; `runs` are then the most."""
     power: list[PlannedPower] = []
+    sources: list[SourceState] = []
+    """Where the rows came from, and what those files were: a change since then is noticed."""
+    model_files: list[SourceState] = []
+    """The same of the base models' folders, `name` the model's; a job compares before it loads."""
 
     def item_count(self, model: str) -> int:
         """Items that a run of this base model is scored on."""
