@@ -12,7 +12,7 @@ import numpy as np
 
 from rankscope.data.encoder import Encoder, form_of
 from rankscope.data.overlap import GRAM_WORDS, NEAR_SHARE, AskedItems, HashTable, NearItems, hashes
-from rankscope.data.row_shapes import content_id
+from rankscope.data.row_shapes import content_text
 from rankscope.data.sources import RowReader, sample_marks, smallest
 from rankscope.data.token_writers import SuiteWriter, TrainingWriter
 from rankscope.records import Example, Form, Grading, HarnessFacts, Item, Row, SuiteFacts, TrainFacts
@@ -154,7 +154,7 @@ class _TrainingRows:
         it was trained. A row that is repeated is kept as it was first, and stands where it is for the last time."""
         positions = np.arange(self._row_count, self._row_count + len(batch))
         self._row_count += len(batch)
-        before = self._contents.add(hashes(map(content_id, batch)), positions)
+        before = self._contents.add(hashes(map(content_text, batch)), positions)
         again = before >= 0
         self._last.update(zip(before[again].tolist(), positions[again].tolist(), strict=True))
         self.repeated_count += int(again.sum())
