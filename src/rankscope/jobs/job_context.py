@@ -14,9 +14,11 @@ from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.model.load import LoadedModel, load_model, load_tokenizer
 from rankscope.plan.make_plan import dtype_of
 from rankscope.records import ModelFacts, Plan, PlannedRun, PlannedSearch, Provenance, RunRecord, RunStatus
+from rankscope.study.objective import SUPERVISED
 from rankscope.study.resolved_study import read_resolved
 from rankscope.study.study import ModelSpec, Study
 from rankscope.train.fit import FitSettings
+from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.training_state import FitResult
 
 EVALUATE_TOKENS = {"cpu": 2048, "cuda": 16384}
@@ -51,6 +53,11 @@ class Bench:
     @property
     def evaluate_tokens(self) -> int:
         return EVALUATE_TOKENS[self.plan.resolved.device]
+
+    @property
+    def objective(self) -> Objective:
+        """What the study's runs minimise."""
+        return OBJECTIVES[SUPERVISED.name]
 
     def spec(self, model: str) -> ModelSpec:
         return next(spec for spec in self.study.models if spec.name == model)
@@ -115,6 +122,7 @@ class Bench:
             optimizer=self.study.optimizer,
             micro_batch_tokens=micro_batch_tokens,
             checkpoint_seconds=60.0 * self.study.checkpoint.minutes,
+            objective=self.objective,
         )
 
     def checkpoints(self, run_id: str) -> RunCheckpoints:

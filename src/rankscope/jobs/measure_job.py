@@ -15,7 +15,7 @@ from rankscope.jobs.job_context import Bench, bench
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.packed_lora import Pack, open_pack
 from rankscope.records import Example, MeasuredSpeed, Plan, PlannedRun
-from rankscope.train.fit import FitSettings, fit, validation_loss
+from rankscope.train.fit import FitSettings, fit
 from rankscope.train.training_state import FitResult
 
 FOLDER = "measured"
@@ -59,11 +59,12 @@ def _measure(here: Bench, run: PlannedRun) -> MeasuredSpeed:
     rate = run.arm.learning_rate if isinstance(run.arm.learning_rate, float) else SOME_RATE
     settings = here.fit_settings(rate, run.seed, here.micro_batch_tokens(run))
     with open_pack(base, [run.arm], run.seed) as pack:
-        per_token, result = time_steps(pack, data.train, settings)
-        rows = data.validation[:_ROWS]
+        per_token, result = time_steps(pack, here.objective.training_rows(data), settings)
+        rows = here.objective.validation_rows(data)[:_ROWS]
         start = time.perf_counter()
-        validation_loss(pack.members[0], rows, settings.micro_batch_tokens)
-        validation = (time.perf_counter() - start) / sum(row.token_count for row in rows)
+        forward = pack.members[0].training_forward()
+        here.objective.validation_loss(forward, rows, settings.micro_batch_tokens)
+        validation = (time.perf_counter() - start) / sum(map(here.objective.row_tokens, rows))
         evaluate = _score(here, base, run)
     return MeasuredSpeed(
         model=run.model,
@@ -106,7 +107,7 @@ def time_steps(pack: Pack, rows: Sequence[Example], settings: FitSettings) -> tu
     batches = order(len(rows), budget.batch_size, budget.epochs, settings.seed)[: len(ends)]
     if len(ends) > 1:
         batches, start = batches[1:], ends[0]
-    return (ends[-1] - start) / sum(rows[i].token_count for batch in batches for i in batch), result
+    return (ends[-1] - start) / sum(settings.objective.row_tokens(rows[i]) for batch in batches for i in batch), result
 
 
 def _score(here: Bench, model: LoadedModel, run: PlannedRun) -> float:

@@ -123,7 +123,7 @@ def _try(here: Bench, runs: Sequence[PlannedRun], count: int, tokens: int, secon
     settings = here.fit_settings(SOME_RATE, runs[0].seed, micro_batch_tokens=tokens)
     try:
         with open_pack(here.base(runs[0].model), [run.arm for run in chosen], runs[0].seed) as pack:
-            per_token, _ = time_steps(pack, data.train, settings)
+            per_token, _ = time_steps(pack, here.objective.training_rows(data), settings)
     except torch.OutOfMemoryError:
         return False
     seconds[count, tokens] = per_token / count

@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from rankscope.edges.local_executor import stop_requested
+from rankscope.evaluate.adapter_scoring import Logprobs, suites_logprobs
 from rankscope.evaluate.score_suites import predictions_frame, score_suite
-from rankscope.evaluate.several_adapters import Logprobs, suites_logprobs
 from rankscope.jobs.analysis_job import Trained, inside_missing, look_inside
 from rankscope.jobs.job_context import Bench, bench
 from rankscope.jobs.noise import score_again

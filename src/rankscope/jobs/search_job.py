@@ -17,7 +17,7 @@ from rankscope.model.methods.packed_lora import can_pack, open_pack
 from rankscope.plan.run_ids import MOST_BEYOND, next_rate
 from rankscope.records import PlannedSearch, Prediction, ProbedRate, SearchRecord, Suite
 from rankscope.study.study import Arm
-from rankscope.train.fit import fit, validation_loss
+from rankscope.train.fit import fit
 from rankscope.train.rate_search import SearchOutcome, successive_halving
 from rankscope.train.training_state import OneFileEach, steps_kept
 
@@ -125,13 +125,13 @@ class _Candidates:
 
     def _train(self, candidates: Sequence[tuple[Arm, float]], until_step: int) -> None:
         """Measure validation losses (None: diverged) and the seconds trained since each candidate's start."""
-        here, search = self._here, self._search
+        here, search, objective = self._here, self._search, self._here.objective
         arms = [arm for arm, _ in candidates]
         tokens = here.micro_batch_tokens(search)
         with open_pack(here.base(search.model, own=arms[0].traits.whole), arms, search.seed) as pack:
             results = fit(
                 pack,
-                self._data.train,
+                objective.training_rows(self._data),
                 [here.fit_settings(rate, search.seed, tokens) for _, rate in candidates],
                 checkpoints=OneFileEach([RunCheckpoints(self._checkpoint(arm, rate)) for arm, rate in candidates]),
                 should_stop=stop_requested,
@@ -143,7 +143,8 @@ class _Candidates:
                 loss = None
                 if result.state != "diverged":
                     with pack.running([i]):
-                        loss = validation_loss(pack.members[i], self._data.validation, result.micro_batch_tokens)
+                        forward, rows = pack.members[i].training_forward(), objective.validation_rows(self._data)
+                        loss = objective.validation_loss(forward, rows, result.micro_batch_tokens)
                 key = _key(arm, rate, until_step)
                 self._measured[key] = {"loss": loss, "seconds": result.train_seconds}
         self._here.store.write_text(f"{self._folder}/rungs.json", json.dumps(self._measured))
@@ -163,7 +164,7 @@ class _Candidates:
         with open_pack(base, [arm], search.seed) as pack:
             fit(
                 pack,
-                self._data.train,
+                here.objective.training_rows(self._data),
                 [here.fit_settings(rate, search.seed, here.micro_batch_tokens(search))],
                 checkpoints=RunCheckpoints(self._checkpoint(arm, rate)),
                 until_step=steps,  # where the checkpoint is: nothing is trained

@@ -8,12 +8,12 @@ from typing import Any
 
 from rankscope.edges.local_executor import stop_requested
 from rankscope.edges.study_folder import RunCheckpoints
-from rankscope.evaluate.adapter_check import AdapterProblem, check_adapter
+from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.jobs.job_context import Bench, StatusWriter
 from rankscope.model.methods.packed_lora import open_pack
 from rankscope.records import Example, Item, PlannedRun, RunStatus
-from rankscope.train.fit import fit, validation_loss
+from rankscope.train.fit import fit
 from rankscope.train.training_state import FitResult
 
 _PROBE_ITEMS = 8
@@ -73,7 +73,9 @@ def _train(here: Bench, runs: Sequence[PlannedRun], rates: Sequence[float | None
     first = runs[0]
     data = here.prepared(first.model).training[first.train_set]
     base = here.base(first.model, own=first.arm.traits.whole)
-    probe = _probe(data.validation)
+    objective = here.objective
+    validation = objective.validation_rows(data)
+    probe = _probe(validation)
     base_logprobs = choice_logprobs(base.model, probe, token_budget=here.evaluate_tokens)
     tokens = here.micro_batch_tokens(first)
     settings = [here.fit_settings(rate, first.seed, tokens) for rate in rates if rate is not None]
@@ -90,7 +92,7 @@ def _train(here: Bench, runs: Sequence[PlannedRun], rates: Sequence[float | None
         for status in statuses:
             here.write_status(status)
         results = fit(
-            pack, data.train, settings, checkpoints=checkpoints, should_stop=stop_requested,
+            pack, objective.training_rows(data), settings, checkpoints=checkpoints, should_stop=stop_requested,
             on_step=lambda arm, result: writers[arm](result),
         )  # fmt: skip
         problems: list[AdapterProblem] = []
@@ -102,7 +104,7 @@ def _train(here: Bench, runs: Sequence[PlannedRun], rates: Sequence[float | None
                 continue
             member = pack.members[i]
             with pack.running([i]):
-                loss = validation_loss(member, data.validation, result.micro_batch_tokens)
+                loss = objective.validation_loss(member.training_forward(), validation, result.micro_batch_tokens)
                 try:
                     if member.has_adapter:
                         check_adapter(pack.model, member.off, probe, base_logprobs, token_budget=here.evaluate_tokens)

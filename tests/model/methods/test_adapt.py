@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from table_of_docs import table as table_of
 from tiny_families import FAMILIES, WINDOW
 
-from rankscope.evaluate.adapter_check import AdapterNotApplied, check_adapter
+from rankscope.evaluate.adapter_scoring import AdapterNotApplied, check_adapter
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.generation import greedy
 from rankscope.model.load import LoadedModel, inspect_model, load_model, no_progress_bars
@@ -61,9 +61,9 @@ def test_the_table_is_what_the_stages_go_by() -> None:
     for method, row in TABLE.items():
         traits = TRAITS[method]
         size = "none" if traits.size is None else f"{traits.size[0]}, -{traits.size[1]}"
-        path = "padded" if traits.prepends else "ragged"
+        path = "padded" if traits.prepends else "unpadded"
         expected = [size, traits.delta or "none", "yes" if traits.merges else "no", path]
-        assert [row[key] for key in ("size, label", "delta", "merged export", "token path")] == expected, method
+        assert [row[key] for key in ("size, label", "delta", "merged export", "training rows")] == expected, method
         assert ARMS[method].has_delta == (row["delta"] != "none")
 
 

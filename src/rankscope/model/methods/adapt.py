@@ -14,7 +14,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from rankscope.model.attention.unpadded_rows import TokenPath, padded_path, token_path_of
+from rankscope.model.attention.unpadded_rows import TrainingForward, padded_forward, training_forward
 from rankscope.model.decoder_parts import blocks, text_config, vocabulary_parameters
 from rankscope.model.load import LoadedModel, no_progress_bars
 from rankscope.model.methods.bottleneck import Bottlenecks, load_bottlenecks
@@ -56,9 +56,9 @@ class Adapted:
         """Inside, the model is the plain base again. Where the base's own weights are trained, nothing is switched."""
         return self._off()
 
-    def token_path(self) -> TokenPath:
+    def training_forward(self) -> TrainingForward:
         """How the model computes the states that predict completions; virtual tokens need rows that are padded."""
-        return padded_path(self.model) if self.arm.traits.prepends else token_path_of(self.model)
+        return padded_forward(self.model) if self.arm.traits.prepends else training_forward(self.model)
 
     def save(self, folder: Path) -> None:
         """The adapter in PEFT's own format (ours for `adapters`), or the whole model; all as safetensors.

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from rankscope.model.attention.unpadded_rows import TokenPath, token_path_of
+from rankscope.model.attention.unpadded_rows import TrainingForward, training_forward
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.adapt import Adapted, adapt
 from rankscope.model.methods.packed_linear import PackedLinear, Running
@@ -46,8 +46,8 @@ class Pack:
     members: list[Adapted]
     _running: Running | None = None
 
-    def token_path(self) -> TokenPath:
-        return self.members[0].token_path()
+    def training_forward(self) -> TrainingForward:
+        return self.members[0].training_forward()
 
     @contextmanager
     def running(self, arms: Sequence[int]) -> Iterator[None]:
@@ -80,7 +80,7 @@ def open_pack(base: LoadedModel, arms: Sequence[Arm], seed: int, *, grouped: boo
         with adapt(base, arms[0], seed) as adapted:
             yield Pack(model=base.model, members=[adapted])
         return
-    token_path_of(base.model)  # decided on the plain base, which takes any number of rows
+    training_forward(base.model)  # decided on the plain base, which takes any number of rows
     started = [_new_factors(base, arm, seed) for arm in arms]
     with open_factors(base, arms, [factors for factors, _ in started], grouped=grouped) as pack:
         for member, (_, config) in zip(pack.members, started, strict=True):
