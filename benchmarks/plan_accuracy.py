@@ -22,11 +22,14 @@ from scipy.optimize import nnls
 from table import DATA, Row, Table, parser_of
 from train_rows import SHAPES
 
-from rankscope.edges.local_executor import Executor, InProcess, Workers, keep_freed_memory
+from rankscope.edges.executors import Executor
+from rankscope.edges.executors.this_machine import InProcess, Workers
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.study_folder import FolderStore
+from rankscope.edges.process_control import keep_freed_memory
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.jobs.planning import StudyPlanner
 from rankscope.model.load import load_tokenizer
-from rankscope.pipeline import measure_study, plan_study, run_study
+from rankscope.pipeline import measure_study, run_study
 from rankscope.plan.run_cost import evaluate_flops, train_flops
 from rankscope.records import Plan, RunStatus
 from rankscope.study.study import ModelSpec, Study
@@ -95,8 +98,8 @@ def executor(plan: Plan) -> Executor:
 
 
 def real_runs(study: Study, out: Path, machine: Any) -> tuple[Plan, dict[str, RunStatus]]:
-    run_study(study, Path(), out, machine=machine, make_executor=executor)
-    store = FolderStore(out)
+    run_study(StudyPlanner(study, Path()), StudyFolder.open(out), machine=machine, make_executor=executor)
+    store = StudyFolder.open(out)
     plan = store.read_plan()
     assert plan is not None
     found = {run.run_id: store.read_status(run.run_id) for run in plan.runs}
@@ -105,11 +108,11 @@ def real_runs(study: Study, out: Path, machine: Any) -> tuple[Plan, dict[str, Ru
 
 def rows_of(case: Case, quick: bool, repeats: int, folder: Path, fit: Fit) -> list[Row]:
     study, machine = study_of(case, quick), look_at_machine(folder)
-    plain = plan_study(study, Path(), machine, folder / "none")
-    measured, failed = measure_study(study, Path(), plain, executor)
+    plain = StudyPlanner(study, Path()).plan(machine, StudyFolder.open(folder / "none"))
+    measured, failed = measure_study(StudyPlanner(study, Path()), plain, executor)
     if failed:
         return [Row(case.name, "real run", reason=f"not measured: {failed}")]
-    better = plan_study(study, Path(), machine, folder / "none", measured)
+    better = StudyPlanner(study, Path()).plan(machine, StudyFolder.open(folder / "none"), measured)
     real: dict[str, list[RunStatus]] = {}
     for repeat in range(repeats):
         for run_id, status in real_runs(study, folder / f"{case.name}-{repeat}", machine)[1].items():

@@ -27,7 +27,7 @@ from score_work import CONTEXT_TOKENS, NEW_TOKENS, WORKS, Asked, Work, asked, sa
 from table import NotMeasured, Row, Table, compare, measure, parser_of
 
 from rankscope.data.encoder import Encoder
-from rankscope.edges.local_executor import keep_freed_memory
+from rankscope.edges.process_control import keep_freed_memory
 from rankscope.evaluate.adapter_scoring import suites_logprobs
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.score_suites import SuitePlan, generate_answers
@@ -36,8 +36,7 @@ from rankscope.model.load import LoadedModel, load_model, model_path
 from rankscope.model.methods.adapt import adapt
 from rankscope.model.methods.saved_adapter import saved_adapter
 from rankscope.records import Suite
-from rankscope.study.arms import Arm
-from rankscope.study.study import ModelSpec
+from rankscope.study.study import Arm, ModelSpec
 
 BATCH_SIZES = (4, 8, 16, 32, 64, 128)
 ADAPTERS = 8

@@ -21,7 +21,7 @@ from torch import Tensor
 from train_rows import Task, examples, load
 
 from rankscope.data.training_batches import order
-from rankscope.edges.local_executor import keep_freed_memory
+from rankscope.edges.process_control import keep_freed_memory
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.packed_lora import open_pack
 from rankscope.model.methods.peft_configs import lora_config

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rankscope.edges.study_folder import FolderStore
+from rankscope.edges.study_folder import StudyFolder
 from rankscope.report.model_card import trade_off_png
-from rankscope.study.resolved_study import read_resolved
+from rankscope.results.frames import planned_study
 
 
 def main() -> None:
@@ -15,13 +15,13 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("picture", type=Path)
     args = parser.parse_args()
-    store = FolderStore(args.study)
+    store = StudyFolder.open(args.study)
     verdicts = store.read_verdicts()
     if verdicts is None:
         raise SystemExit(f"{args.study}: no verdict.json")
-    decision = read_resolved(args.study / "study.yaml").decision
+    decision = planned_study(store)[0].decision
     drawn = trade_off_png(
-        verdicts.verdicts[0], store.read_frame(args.study / "tables" / "seeds.parquet"),
+        verdicts.verdicts[0], store.read_table("seeds"),
         retention_margin=decision.retention_margin, min_gain=decision.min_gain,
     )  # fmt: skip
     if drawn is None:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rankscope.edges.local_executor import InProcess, Job, Workers
+from rankscope.edges.executors.this_machine import InProcess, Workers
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.study_folder import FolderStore
-from rankscope.jobs.search_job import search_rate
-from rankscope.pipeline import plan_study
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.jobs.planning import StudyPlanner
+from rankscope.jobs.search_job import SearchRate
 from rankscope.records import SearchRecord
 from rankscope.study.read_study import read_study
 from rankscope.study.resolved_study import absolute, dump_study
@@ -36,20 +36,21 @@ def with_searched_rates(study: Study) -> Study:
 
 def search(study_file: Path, out: Path) -> list[SearchRecord]:
     """Do the searches that `out` does not hold yet; all of them, in the order of the arms."""
-    store = FolderStore(out)
+    store = StudyFolder.open(out)
     study = with_searched_rates(read_study(study_file, []))
-    plan = plan_study(study, study_file.resolve().parent, look_at_machine(out), out)
+    plan = StudyPlanner(study, study_file.resolve().parent).plan(look_at_machine(out), StudyFolder.open(out))
     searches = [planned.model_copy(update={"rates": RATES[planned.arms[0].method]}) for planned in plan.searches]
-    store.write_text("study.yaml", dump_study(absolute(study, study_file.resolve().parent)))
-    store.write_plan(plan.model_copy(update={"searches": searches}))
+    text = dump_study(absolute(study, study_file.resolve().parent))
+    store.claim(study.name, text)
+    store.write_study(text, plan.model_copy(update={"searches": searches}))
     resolved = plan.resolved
     workers = min(resolved.worker_count, len(searches))
     executor = InProcess(resolved.thread_count) if workers == 1 else Workers(workers, resolved.thread_count)
     try:
-        jobs = [Job(search_rate, str(out), (planned.search_id,)) for planned in searches]
+        jobs = [SearchRate(str(out), planned.search_id, planned.seconds) for planned in searches]
         for outcome in executor.run(jobs, lambda: None):
             if outcome.error is not None:
-                raise SystemExit(f"{outcome.job.run_ids[0]}: {outcome.error}\n{outcome.details}")
+                raise SystemExit(f"{outcome.job}: {outcome.error}\n{outcome.details}")
     finally:
         executor.close()
     records = [store.read_search(planned.search_id) for planned in searches]

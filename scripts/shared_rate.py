@@ -16,12 +16,13 @@ import pandas as pd
 
 from rankscope.decide.paired_items import Frames
 from rankscope.decide.verdict import decide
-from rankscope.edges.local_executor import Workers
+from rankscope.edges.executors.this_machine import Workers
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.study_folder import FolderStore
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.jobs.planning import StudyPlanner
 from rankscope.pipeline import run_study
 from rankscope.records import Verdict
-from rankscope.results.write_results import frames_of
+from rankscope.results.frames import frames_of
 from rankscope.study.read_study import read_study
 from rankscope.study.study import Study
 
@@ -42,7 +43,7 @@ def with_every_rate(study: Study) -> tuple[Study, dict[tuple[str, float], str]]:
 
 def judge(out: Path, study: Study, labels: dict[str, str]) -> Verdict:
     """The verdict on the arms that `labels` maps to their names in the demo."""
-    store = FolderStore(out)
+    store = StudyFolder.open(out)
     plan = store.read_plan()
     assert plan is not None
     predictions, suites, runs = frames_of(store, plan)
@@ -76,9 +77,11 @@ def main() -> None:
         demo = read_study(path)
         study, labels = with_every_rate(demo)
         outcome = run_study(
-            study, path.parent, arguments.out, machine=look_at_machine(arguments.out),
+            StudyPlanner(study, path.parent),
+            StudyFolder.open(arguments.out),
+            machine=look_at_machine(arguments.out),
             make_executor=lambda plan: Workers(plan.resolved.worker_count, plan.resolved.thread_count),
-        )  # fmt: skip
+        )
     if outcome.stopped or outcome.failed:
         raise SystemExit(f"not every run is done: run it again to go on. {outcome.failed or ''}")
     own = {label: float(entry.learning_rate) for label, entry in demo.arms.items()}

@@ -16,10 +16,12 @@ import pytest
 from test_resume import ARMS, assert_same, start
 from tiny_study import tiny_study
 
-from rankscope.edges.local_executor import InProcess
+from rankscope.edges.executors.this_machine import InProcess
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.study_folder import Busy, FolderStore
-from rankscope.pipeline import Outcome, plan_study, run_study
+from rankscope.edges.storages import Busy
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.jobs.planning import StudyPlanner
+from rankscope.pipeline import Outcome, run_study
 from rankscope.records import MachineFacts, Plan
 from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import read_study
@@ -33,14 +35,19 @@ def machine_of(out: Path, **update: object) -> MachineFacts:
 
 
 def planned(study: Path, out: Path, overrides: list[str] | None = None, **machine: object) -> Plan:
-    return plan_study(read_study(study, overrides or []), study.parent, machine_of(out, **machine), out)
+    return StudyPlanner(read_study(study, overrides or []), study.parent).plan(
+        machine_of(out, **machine), StudyFolder.open(out)
+    )
 
 
 def run(study: Path, out: Path, *only: str, overrides: list[str] | None = None, **machine: object) -> Outcome:
     return run_study(
-        read_study(study, overrides or []), study.parent, out, machine=machine_of(out, **machine),
-        make_executor=lambda plan: InProcess(1), only=only,
-    )  # fmt: skip
+        StudyPlanner(read_study(study, overrides or []), study.parent),
+        StudyFolder.open(out),
+        machine=machine_of(out, **machine),
+        make_executor=lambda plan: InProcess(1),
+        only=only,
+    )
 
 
 def command(study: Path, out: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -58,7 +65,7 @@ def test_an_arm_that_does_not_fit_is_named_in_the_verdict_and_the_rest_runs(tmp_
     assert needs["full"] > needs["lora"]
     between = int((needs["full"] + needs["lora"]) / 2 / 0.9) + 1
     assert run(study, out, memory_bytes=between, device_memory_bytes=between) == Outcome()
-    store = FolderStore(out)
+    store = StudyFolder.open(out)
     verdicts = store.read_verdicts()
     assert verdicts is not None
     status = {arm.label: arm.status for arm in verdicts.verdicts[0].arms}
@@ -91,7 +98,7 @@ def test_the_first_plan_is_kept_by_processes_that_agree_with_it(tmp_path: Path) 
     run(study, out, second, flops_per_second=1e12, bfloat16_is_fast=True, memory_bytes=10**12)
     assert (out / "plan.json").read_bytes() == plan
     assert (out / "study.yaml").read_bytes() == text
-    store = FolderStore(out)
+    store = StudyFolder.open(out)
     assert {store.read_status(run_id).state for run_id in (first, second)} == {"done"}  # type: ignore[union-attr]
 
 
@@ -100,7 +107,7 @@ def test_another_study_waits_for_nobody_while_others_work_by_the_old_plan(tmp_pa
     first, _ = (run.run_id for run in planned(study, out).runs)
     run(study, out, first)
     changed = planned(study, out, ["seeds=[0, 1]"]).runs[1].run_id
-    with FolderStore(out).lock(shared=True):
+    with StudyFolder.open(out).lock(shared=True):
         before = (out / "plan.json").read_bytes()
         with pytest.raises(Busy, match="other rankscope processes are working on it"):
             run(study, out, changed, overrides=["seeds=[0, 1]"])
@@ -119,7 +126,7 @@ def test_an_unknown_run_is_refused_before_anything_is_written(tmp_path: Path) ->
 
 
 def test_waiting_for_a_lock_ends_when_it_is_free_or_a_stop_is_asked_for(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
+    store = StudyFolder.open(tmp_path)
     asked = iter([False, True])
     with store.lock("base"), store.wait_lock("base", lambda: next(asked)) as mine:
         assert not mine
@@ -220,7 +227,7 @@ def test_two_processes_with_the_same_run_do_it_once(alone: tuple[Path, Path], tm
     pair = [command(study, out, "--only", wanted) for _ in range(2)]
     said = [process.communicate(timeout=600)[1] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
-    status = FolderStore(out).read_status(wanted)
+    status = StudyFolder.open(out).read_status(wanted)
     assert status is not None
     assert status.state == "done"
     assert not list(out.rglob("error.txt"))

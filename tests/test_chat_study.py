@@ -14,10 +14,11 @@ import yaml
 from tiny_models import save_tiny_model
 from tiny_study import tiny_study, write_rows
 
-from rankscope.edges.local_executor import InProcess
+from rankscope.edges.executors.this_machine import InProcess
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.study_folder import FolderStore
-from rankscope.pipeline import Outcome, plan_study, run_study
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.jobs.planning import StudyPlanner
+from rankscope.pipeline import Outcome, run_study
 from rankscope.records import Plan
 from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import read_study
@@ -66,15 +67,25 @@ def chat_study(folder: Path, **changes: Any) -> Path:
 
 def planned(path: Path, *overrides: str) -> Plan:
     out = path.parent / "nothing"
-    return plan_study(read_study(path, overrides), path.parent, look_at_machine(out, measure=False), out)
+    return StudyPlanner(read_study(path, overrides), path.parent).plan(
+        look_at_machine(out, measure=False), StudyFolder.open(out)
+    )
 
 
 def test_conversations_are_trained_and_their_last_turn_is_scored(tmp_path: Path) -> None:
     study, out = chat_study(tmp_path / "in"), tmp_path / "out"
     settings = read_study(study, ["model.system_prompt=Be brief."])
     machine = look_at_machine(out, measure=False)
-    assert run_study(settings, study.parent, out, machine=machine, make_executor=lambda _: InProcess(1)) == Outcome()
-    plan = FolderStore(out).read_plan()
+    assert (
+        run_study(
+            StudyPlanner(settings, study.parent),
+            StudyFolder.open(out),
+            machine=machine,
+            make_executor=lambda _: InProcess(1),
+        )
+        == Outcome()
+    )
+    plan = StudyFolder.open(out).read_plan()
     assert plan is not None
     (train,) = plan.train_sets
     assert train.completion_token_count < train.token_count / 2

@@ -23,7 +23,7 @@ ALLOWED = {
     "report": {"report", "study", "records"},
     "edges": {"edges", "study", "plan", "records"},
     # Inside one process and around all processes: the two places that know the stages.
-    "jobs": {"jobs", "evaluate", "analyse", "train", "model", "data", "edges", "plan", "study", "records"},
+    "jobs": {"jobs", "evaluate", "analyse", "train", "decide", "model", "data", "edges", "plan", "study", "records"},
     "pipeline": {
         "jobs",
         "results",

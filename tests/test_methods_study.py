@@ -15,9 +15,10 @@ from tiny_study import tiny_study
 from transformers import AutoModelForCausalLM
 
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.study_folder import FolderStore
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.jobs.planning import StudyPlanner
 from rankscope.model.load import no_progress_bars
-from rankscope.pipeline import Outcome, plan_study
+from rankscope.pipeline import Outcome
 from rankscope.records import Verdict
 from rankscope.results.export_arm import export_arm
 from rankscope.study.problems import InputProblems
@@ -42,7 +43,7 @@ LABELS = {
 
 
 def verdicts_of(out: Path) -> list[Verdict]:
-    file = FolderStore(out).read_verdicts()
+    file = StudyFolder.open(out).read_verdicts()
     assert file is not None
     return file.verdicts
 
@@ -65,7 +66,7 @@ def test_a_study_of_ten_methods_ends_with_a_verdict(done: Path) -> None:
 
 
 def test_every_run_trained_what_the_plan_counted_and_was_scored(done: Path) -> None:
-    store = FolderStore(done)
+    store = StudyFolder.open(done)
     for planned in plan_of(done).runs:
         status = store.read_status(planned.run_id)
         assert status is not None
@@ -85,7 +86,7 @@ def test_training_lowers_the_loss_of_every_method(done: Path) -> None:
 
 def test_an_exported_prompt_is_scored_by_plain_peft_as_by_the_study(done: Path, tmp_path: Path) -> None:
     """The exported arm's choice log-likelihoods, computed with nothing of ours, are those in predictions.parquet."""
-    export_arm(done, tmp_path / "out", arm="prompt-tuning-v4", merged=False)
+    export_arm(StudyFolder.open(done), tmp_path / "out", arm="prompt-tuning-v4", merged=False)
     with no_progress_bars():
         base = AutoModelForCausalLM.from_pretrained(done.parent / "input" / "model", dtype=torch.float32).eval()
     model = peft.PeftModel.from_pretrained(base, str(tmp_path / "out")).eval()
@@ -115,7 +116,7 @@ def test_an_exported_prompt_is_scored_by_plain_peft_as_by_the_study(done: Path, 
     ],
 )
 def test_the_card_says_what_it_is_and_its_code_loads_it(done: Path, tmp_path: Path, label: str, words: str) -> None:
-    export_arm(done, tmp_path / "out", arm=label, merged=False)
+    export_arm(StudyFolder.open(done), tmp_path / "out", arm=label, merged=False)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert words in card
     code = card.split("```python\n")[1].split("```")[0].replace("PATH_OF_THIS_FOLDER", str(tmp_path / "out"))
@@ -132,13 +133,15 @@ def test_the_card_says_what_it_is_and_its_code_loads_it(done: Path, tmp_path: Pa
 def test_a_method_without_weights_is_not_merged(done: Path, tmp_path: Path) -> None:
     for label in ("adapters-b4", "prefix-tuning-v4"):
         with pytest.raises(InputProblems, match="adds modules or tokens, not weights"):
-            export_arm(done, tmp_path / label, arm=label, merged=True)
-    assert "adapter of adapters-b4" in export_arm(done, tmp_path / "plain", arm="adapters-b4", merged=False)
+            export_arm(StudyFolder.open(done), tmp_path / label, arm=label, merged=True)
+    assert "adapter of adapters-b4" in export_arm(
+        StudyFolder.open(done), tmp_path / "plain", arm="adapters-b4", merged=False
+    )
     assert {"bottleneck.safetensors", "bottleneck.json", "README.md", "trade-off.png"} == {
         p.name for p in (tmp_path / "plain").iterdir()
     }
     with no_progress_bars():
-        assert "model of ia3" in export_arm(done, tmp_path / "merged", arm="ia3", merged=True)
+        assert "model of ia3" in export_arm(StudyFolder.open(done), tmp_path / "merged", arm="ia3", merged=True)
         AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
 
 
@@ -178,7 +181,9 @@ def test_virtual_tokens_leave_room_in_every_arms_context(tmp_path: Path) -> None
     with no_progress_bars():
         save_family(tmp_path / "input" / "model", "GPT-2", n_positions=46)
     out = tmp_path / "out"
-    plan = plan_study(read_study(study, []), study.parent, look_at_machine(out, measure=False), out)
+    plan = StudyPlanner(read_study(study, []), study.parent).plan(
+        look_at_machine(out, measure=False), StudyFolder.open(out)
+    )
     assert plan.train_sets[0].dropped or any(suite.left_out for suite in plan.suites)
     wanted = [r.run_id for r in plan.runs if r.arm.method == "prompt-tuning"]
     assert run(study, out, only=wanted) == Outcome()

@@ -16,13 +16,14 @@ from tiny_models import save_tiny_model
 from tiny_study import choice_rows
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 
-from rankscope.edges.local_executor import InProcess
+from rankscope.edges.executors.this_machine import InProcess
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.study_folder import FolderStore
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.jobs.planning import StudyPlanner
 from rankscope.model.load import linear_shapes
 from rankscope.pipeline import Outcome, run_study
 from rankscope.plan.make_plan import make_plan
-from rankscope.plan.totals import plan_totals
+from rankscope.plan.run_time import plan_totals
 from rankscope.records import MachineFacts, ModelFacts, Plan, SuiteFacts, TrainFacts
 from rankscope.report.terminal import print_plan
 from rankscope.study.read_study import read_study
@@ -214,14 +215,17 @@ def tiny_run(folder: Path, hub: dict[str, Path], *overrides: str) -> tuple[Path,
     ]  # fmt: skip
     study, out = read_study(STUDIES / "paper.yaml", changes), folder / "out"
     outcome = run_study(
-        study, STUDIES, out, machine=look_at_machine(out, measure=False), make_executor=lambda plan: InProcess(1)
+        StudyPlanner(study, STUDIES),
+        StudyFolder.open(out),
+        machine=look_at_machine(out, measure=False),
+        make_executor=lambda plan: InProcess(1),
     )
     return out, outcome
 
 
 def check(out: Path, outcome: Outcome, runs: int) -> None:
     assert outcome == Outcome()
-    store = FolderStore(out)
+    store = StudyFolder.open(out)
     plan, verdicts = store.read_plan(), store.read_verdicts()
     assert plan is not None
     assert verdicts is not None

@@ -10,19 +10,23 @@ import pandas as pd
 import pytest
 from tiny_study import choice_rows, tiny_study, write_rows
 
-from rankscope.edges.local_executor import InProcess
+from rankscope.edges.executors.this_machine import InProcess
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.study_folder import FolderStore
-from rankscope.pipeline import Outcome, plan_study, run_study
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.jobs.planning import StudyPlanner
+from rankscope.pipeline import Outcome, run_study
 from rankscope.records import Plan, VerdictFile
 from rankscope.study.read_study import read_study
 
 
 def run(study: Path, out: Path, overrides: list[str] | None = None, only: list[str] | None = None) -> Outcome:
     return run_study(
-        read_study(study, overrides or []), study.parent, out, machine=look_at_machine(out, measure=False),
-        make_executor=lambda plan: InProcess(1), only=only or [],
-    )  # fmt: skip
+        StudyPlanner(read_study(study, overrides or []), study.parent),
+        StudyFolder.open(out),
+        machine=look_at_machine(out, measure=False),
+        make_executor=lambda plan: InProcess(1),
+        only=only or [],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def plan_of(out: Path) -> Plan:
-    plan = FolderStore(out).read_plan()
+    plan = StudyFolder.open(out).read_plan()
     assert plan is not None
     return plan
 
@@ -137,13 +141,13 @@ def test_an_automatic_rate_is_searched_once_and_used(tmp_path: Path) -> None:
     assert run(study, tmp_path / "out") == Outcome()
     out, plan = tmp_path / "out", plan_of(tmp_path / "out")
     (search,) = plan.searches
-    record = FolderStore(out).read_search(search.search_id)
+    record = StudyFolder.open(out).read_search(search.search_id)
     assert record is not None
     assert search.seed not in [r.seed for r in plan.runs]
     finished = [curve[-1] for curve in record.losses]
     best = min((loss, rate) for loss, rate in zip(finished, record.rates, strict=True) if loss is not None)
     assert record.chosen == best[1]
-    run_record = FolderStore(out).read_run(plan.runs[0].run_id)
+    run_record = StudyFolder.open(out).read_run(plan.runs[0].run_id)
     assert run_record is not None
     assert run_record.learning_rate == record.chosen
     cost = pd.read_parquet(out / "tables" / "cost.parquet")
@@ -165,7 +169,7 @@ def test_a_diverged_arm_is_labelled_and_the_rest_goes_on(tmp_path: Path) -> None
     arms = {"full": {"learning_rate": 50.0}, "lora": {"ranks": [2], "learning_rate": 1e-2}}
     study = tiny_study(tmp_path / "input", arms=arms, budget={"epochs": 6, "batch_size": 8, "max_sequence_tokens": 128})
     assert run(study, tmp_path / "out") == Outcome(), "divergence is a result, not a failure"
-    store, plan = FolderStore(tmp_path / "out"), plan_of(tmp_path / "out")
+    store, plan = StudyFolder.open(tmp_path / "out"), plan_of(tmp_path / "out")
     states = {r.arm.label: store.read_status(r.run_id).state for r in plan.runs}  # type: ignore[union-attr]
     assert states == {"full": "diverged", "lora-r2": "done"}
     verdicts = store.read_verdicts()
@@ -176,10 +180,12 @@ def test_a_diverged_arm_is_labelled_and_the_rest_goes_on(tmp_path: Path) -> None
 def test_only_does_one_run_and_leaves_the_verdict_to_report(tmp_path: Path) -> None:
     study = tiny_study(tmp_path / "input", seeds=[0])
     out = tmp_path / "out"
-    plan = plan_study(read_study(study, []), study.parent, look_at_machine(out, measure=False), out)
+    plan = StudyPlanner(read_study(study, []), study.parent).plan(
+        look_at_machine(out, measure=False), StudyFolder.open(out)
+    )
     wanted = plan.runs[1].run_id
     run(study, out, only=[wanted])
-    store = FolderStore(out)
+    store = StudyFolder.open(out)
     assert store.read_status(wanted).state == "done"  # type: ignore[union-attr]
     assert store.read_status(plan.runs[0].run_id) is None
     assert store.read_verdicts() is None
@@ -189,9 +195,9 @@ def test_of_full_checkpoints_the_best_or_all_may_stay(tmp_path: Path) -> None:
     study = tiny_study(tmp_path / "input", arms={"full": {"learning_rate": 1e-3}}, keep={"full": "all"})
     out = tmp_path / "out"
     run(study, out)
-    store, ids = FolderStore(out), [r.run_id for r in plan_of(out).runs]
-    assert all(store.model_folder(run_id).is_dir() for run_id in ids)
+    store, ids = StudyFolder.open(out), [r.run_id for r in plan_of(out).runs]
+    assert all(store.has_weights(run_id, whole=True) for run_id in ids)
     run(study, out, ["keep.full=best"])
     losses = {run_id: store.read_status(run_id).validation_loss for run_id in ids}  # type: ignore[union-attr]
-    kept = [run_id for run_id in ids if store.model_folder(run_id).is_dir()]
+    kept = [run_id for run_id in ids if store.has_weights(run_id, whole=True)]
     assert kept == [min(ids, key=lambda run_id: losses[run_id] or 0.0)]

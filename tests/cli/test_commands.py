@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made_plan import make_plan
 from tiny_study import tiny_study
 from typer.testing import CliRunner, Result
 
 import rankscope
 from rankscope.cli import app
+from rankscope.edges.study_folder import StudyFolder
 from rankscope.study.problems import InputProblems
 
 COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
@@ -140,6 +142,10 @@ assert "torch" not in sys.modules
 
 
 def test_a_folder_without_a_verdict_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(InputProblems, match=r"no rankscope-study\.json, expected a study folder that"):
+        rankscope.load(tmp_path)
+    StudyFolder.open(tmp_path).claim("made", "")
+    StudyFolder.open(tmp_path).write_study("", make_plan())
     with pytest.raises(InputProblems, match=r"no verdict\.json, expected the folder of a study that has ended"):
         rankscope.load(tmp_path)
 
@@ -216,7 +222,7 @@ def test_schema_and_version() -> None:
 
 @pytest.mark.parametrize("command", ["status", "verdict", "report"])
 def test_a_folder_that_is_no_study(command: str, tmp_path: Path) -> None:
-    assert "plan.json" in problems(call(command, tmp_path))[0]
+    assert "rankscope-study.json" in problems(call(command, tmp_path))[0]
     assert "no such folder" in problems(call(command, tmp_path / "none"))[0]
 
 
@@ -321,6 +327,6 @@ def test_defaults_of_studies_are_yaml_that_init_starts_from(done: Path, tmp_path
     assert set(yaml.safe_load(file.read_text())["arms"]) == {"full", "lora-r2"}
     assert problems(call("defaults", tmp_path / "nowhere", tmp_path)) == [
         f"{tmp_path / 'nowhere'}: DIR: found no such folder, expected a study folder that `rankscope run` made",
-        f"{tmp_path}: DIR: found no plan.json, expected a study folder that `rankscope run` made",
+        f"{tmp_path}: DIR: found no rankscope-study.json, expected a study folder that `rankscope run` made",
     ]
     assert len(problems(call("init", "--from", done / "study.yaml", "--out", tmp_path / "other.yaml"))) == 1

@@ -1,103 +1,135 @@
-"""A file exists only when it is whole, and a lock goes with its process."""
+"""The study folder: records, tables and weights are whole or absent, claimed by one study, and checked when read."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
-from rankscope.edges.study_folder import Busy, FolderStore, RunCheckpoints, remove_leftovers
-from rankscope.records import RunStatus
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.records import FORMAT_VERSION, Packing, RunStatus
+from rankscope.study.problems import InputProblems
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    store.write_frame(tmp_path / "a.parquet", pd.DataFrame({"x": [1]}))
+@pytest.fixture
+def folder(tmp_path: Path) -> StudyFolder:
+    return StudyFolder.open(tmp_path / "out")
+
+
+def test_a_failed_write_leaves_the_old_table_and_no_other_file(folder: StudyFolder, tmp_path: Path) -> None:
+    folder.write_table("a", pd.DataFrame({"x": [1]}))
     with pytest.raises(Exception, match="Could not convert"):
-        store.write_frame(tmp_path / "a.parquet", pd.DataFrame({"x": [object()]}))
-    assert store.read_frame(tmp_path / "a.parquet")["x"].tolist() == [1]  # type: ignore[index]
-    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+        folder.write_table("a", pd.DataFrame({"x": [object()]}))
+    table = folder.read_table("a")
+    assert table is not None
+    assert table["x"].tolist() == [1]
+    assert [path.name for path in (tmp_path / "out" / "tables").iterdir()] == ["a.parquet"]
 
 
-def test_a_folder_that_could_not_be_filled_does_not_appear(tmp_path: Path) -> None:
-    def fill(folder: Path) -> None:
-        (folder / "half").write_text("x")
+def test_weights_that_could_not_be_saved_do_not_appear(folder: StudyFolder, tmp_path: Path) -> None:
+    def fill(path: Path) -> None:
+        (path / "half").write_text("x")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        FolderStore(tmp_path).write_folder(tmp_path / "adapter", fill)
-    assert not list(tmp_path.iterdir())
+        folder.save_weights("run-1", fill, whole=False)
+    assert not folder.has_weights("run-1", whole=False)
+    assert not list((tmp_path / "out" / "runs" / "run-1").iterdir())
 
 
-def test_frames_keep_missing_values_and_metadata(tmp_path: Path) -> None:
-    store, path = FolderStore(tmp_path), tmp_path / "predictions.parquet"
+def test_tables_keep_missing_values_and_what_was_asked(folder: StudyFolder) -> None:
     frame = pd.DataFrame({"score": pd.array([1.0, None], dtype="Float64"), "choice_logprobs": [[-1.0, -2.0], None]})
-    store.write_frame(path, frame, {"suite": "abc"})
-    read = store.read_frame(path)
+    folder.write_predictions("run-1", frame, {"suite": "abc"})
+    read = folder.read_predictions("run-1")
     assert read is not None
     assert read["score"].isna().tolist() == [False, True]
     assert read["choice_logprobs"][1] is None
-    assert store.frame_metadata(path) == {"suite": "abc"}
-    assert store.frame_metadata(tmp_path / "none.parquet") == {}
+    assert folder.scored_suites("run-1") == {"suite": "abc"}
+    assert folder.scored_suites("run-2") == {}
 
 
-def test_status_comes_back_as_it_was(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
+def test_a_flipped_bit_in_a_table_is_found_when_it_is_read(folder: StudyFolder, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"score": [float(i) for i in range(4000)]})
+    folder.write_predictions("run-1", frame, {})
+    path = tmp_path / "out" / "runs" / "run-1" / "predictions.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(InputProblems, match="a damaged table"):
+        folder.read_predictions("run-1")
+
+
+def test_status_comes_back_as_it_was(folder: StudyFolder, tmp_path: Path) -> None:
     status = RunStatus(run_id="lora-r4-s0-abc", state="diverged", reason="too hot", steps_done=3)
-    store.write_status(status)
-    assert store.read_status(status.run_id) == status
-    assert store.read_status("other") is None
-    store.write_status(RunStatus(run_id="base", state="done"))
-    assert (tmp_path / "base" / "status.json").is_file()
+    folder.write_status(status)
+    assert folder.read_status(status.run_id) == status
+    assert folder.read_status("other") is None
+    folder.write_status(RunStatus(run_id="base", state="done"))
+    assert (tmp_path / "out" / "base" / "status.json").is_file()
 
 
-def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from rankscope.edges.study_folder import FolderStore\n"
-        f"with FolderStore(Path({str(tmp_path)!r})).lock():\n    print('held', flush=True); sys.stdin.read()"
-    )
-    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "held\n"
-    store = FolderStore(tmp_path)
-    with pytest.raises(Busy, match=f"pid {child.pid}"), store.lock():
-        pass
-    with pytest.raises(Busy), store.lock(shared=True):
-        pass
-    child.kill()
-    child.wait()
-    with store.lock():
-        pass
+@pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"run_id": "a"', b"[1, 2]", b'{"state": "lost"}'])
+def test_a_damaged_record_is_one_line(folder: StudyFolder, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "out" / "runs" / "a" / "status.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(InputProblems) as caught:
+        folder.read_status("a")
+    (problem,) = caught.value.problems
+    assert "runs/a/status.json" in str(problem)
+    assert "\n" not in str(problem)
 
 
-def test_array_jobs_share_a_study(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    with store.lock(shared=True), store.lock(shared=True), store.lock("run-1"), pytest.raises(Busy), store.lock():
-        pass
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [(1, r"rankscope 0\.1 reads this one"), (FORMAT_VERSION + 1, "a newer rankscope wrote this")],
+)
+def test_another_format_is_refused_by_name(folder: StudyFolder, tmp_path: Path, version: int, expected: str) -> None:
+    folder.write_status(RunStatus(run_id="a", state="done"))
+    path = tmp_path / "out" / "runs" / "a" / "status.json"
+    changed = {**json.loads(path.read_text()), "format_version": version, "of_the_future": 1}
+    path.write_text(json.dumps(changed))
+    with pytest.raises(InputProblems, match=expected):
+        folder.read_status("a")
 
 
-def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "runs" / ".adapter.x1").mkdir(parents=True)
-    (tmp_path / "runs" / ".status.json.y2").write_text("{")
-    (tmp_path / "runs" / "kept.json").write_text("{}")
-    with FolderStore(tmp_path).lock():
-        assert remove_leftovers(tmp_path) == 2
-        assert (tmp_path / ".locks").is_dir()
-    assert (tmp_path / "runs" / "kept.json").is_file()
+# ---- whose folder it is ------------------------------------------------------------------------------------------
 
 
-def test_checkpoints_come_back_bit_for_bit(tmp_path: Path) -> None:
-    checkpoints = RunCheckpoints(tmp_path / "run" / "checkpoint.safetensors")
-    assert checkpoints.load() is None
-    tensors = {"a": torch.randn(3, 4).T, "step": torch.tensor(7.0)}
-    checkpoints.save(tensors, {"steps": "[]"})
-    loaded = checkpoints.load()
-    assert loaded is not None
-    assert all(torch.equal(loaded[0][key], tensors[key]) for key in tensors)
-    assert loaded[1] == {"steps": "[]"}
-    checkpoints.remove()
-    assert checkpoints.load() is None
+def test_a_new_or_empty_folder_is_claimed_once(folder: StudyFolder) -> None:
+    folder.claim("mine", "text")
+    marker = folder.read_marker()
+    assert marker is not None
+    assert marker.study == "mine"
+    folder.claim("mine", "other text")
+    assert folder.read_marker() == marker, "the marker says how the folder was begun"
+
+
+def test_somebody_elses_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "study.yaml").write_text("# mine\n")
+    with pytest.raises(InputProblems, match="files that are no study's"):
+        StudyFolder.open(tmp_path).claim("mine", "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".git", "study.yaml"]
+    assert (tmp_path / "study.yaml").read_text() == "# mine\n"
+
+
+def test_another_studys_folder_is_refused_with_both_names(folder: StudyFolder) -> None:
+    folder.claim("mine", "text")
+    with pytest.raises(InputProblems, match="found the study mine, expected a folder of the study yours"):
+        folder.claim("yours", "text")
+
+
+def test_a_folder_of_the_format_before_is_refused_by_its_version(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"format_version": 1}')
+    with pytest.raises(InputProblems, match="format 1, which rankscope 0"):
+        StudyFolder.open(tmp_path).claim("mine", "text")
+
+
+def test_packing_of_every_pair_has_its_own_file(folder: StudyFolder) -> None:
+    one = Packing(model="m", train_set="a", arms_together=2, micro_batch_tokens=64)
+    folder.write_packing(one)
+    assert folder.read_packing("m", "a") == one
+    assert folder.read_packing("m", "b") is None

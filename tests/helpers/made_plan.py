@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankscope.records import Plan, PlannedRun, PlannedSearch, Resolved, SuiteFacts
-from rankscope.study.arms import Arm
+from rankscope.study.study import Arm
 
 RESOLVED = Resolved(dtype="float32", device="cpu", worker_count=2, thread_count=1, micro_batch_tokens=512)
 

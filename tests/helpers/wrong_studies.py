@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-METHODS_SHOWN = "full, lora, rslora, dora, pissa, ia3, prompt-tuning, prefix-tuning, adapters, ln-tuning, full-frozen-embeddings or last-k-layers"
+METHODS_SHOWN = (
+    "adapters, full, full-frozen-embeddings, last-k-layers, lora, rslora, dora, pissa, ia3, ln-tuning, "
+    "prompt-tuning or prefix-tuning"
+)
 
 FILES = [
     (b"", "study.yaml: found an empty file, expected a study file in YAML"),

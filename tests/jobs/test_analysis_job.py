@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from test_pipeline import plan_of, run
 from tiny_study import tiny_study
 
-from rankscope.edges.study_folder import FolderStore
-from rankscope.jobs.analysis_job import probes
+from rankscope.edges.executors import WorkPlace
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.jobs.analysis import probes
 from rankscope.jobs.derive_job import derivations, intruder_change
-from rankscope.jobs.job_context import Bench
+from rankscope.jobs.job_context import job_context
 from rankscope.model.methods.adapt import load_adapter
 from rankscope.model.methods.packed_lora import open_factors
 from rankscope.model.weights.adapter_file import read_adapter
@@ -32,6 +33,8 @@ ARMS = {
     "full": {"learning_rate": 1e-3},
     "lora": {"ranks": [2, 4], "learning_rate": 1e-2},
 }
+
+PLACE = WorkPlace(lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +102,7 @@ def test_the_largest_adapter_is_truncated_and_its_intruders_scaled(out: Path) ->
     assert set(derived["seed"]) == {0}
     assert set(derived[derived["derivation"] == "truncated"]["rank"]) == {2}
     assert set(derived["suite"]) == {"taught", "other", "sums"}
-    verdicts = FolderStore(out).read_verdicts()
+    verdicts = StudyFolder.open(out).read_verdicts()
     assert verdicts is not None
     assert {arm.label for arm in verdicts.verdicts[0].arms} == {"full", "lora-r2", "lora-r4"}, "never a candidate"
 
@@ -121,7 +124,7 @@ def test_nothing_is_done_twice_and_new_probe_items_are_a_new_analysis_of_adapter
 
 
 def test_probe_items_are_a_seeded_sample_spread_over_the_suites(out: Path) -> None:
-    here = Bench(out)
+    here = job_context(str(out), PLACE)
     model = here.study.models[0].name
     first, again = probes(here, model), probes(here, model)
     assert first == again
@@ -132,14 +135,15 @@ def test_probe_items_are_a_seeded_sample_spread_over_the_suites(out: Path) -> No
 
 def test_results_are_rebuilt_without_a_model(out: Path) -> None:
     before = pd.read_parquet(out / "tables" / "hidden.parquet")
-    write_results(out)
+    write_results(StudyFolder.open(out))
     pd.testing.assert_frame_equal(pd.read_parquet(out / "tables" / "hidden.parquet"), before)
 
 
 def test_factors_act_and_leave(out: Path) -> None:
-    here = Bench(out)
+    here = job_context(str(out), PLACE)
     planned = next(r for r in here.plan.runs if r.arm.rank == 4)
-    weights, base = here.store.adapter_folder(planned.run_id), here.base(planned.model)
+    weights, base = here.folder.weights(planned.run_id, whole=False), here.base(planned.model)
+    assert weights is not None
     deltas, tokens = read_adapter(weights).deltas, torch.tensor([[5, 6, 7, 8]])
 
     def logits(changed: Callable[[LowRank], LowRank]) -> torch.Tensor:

@@ -15,7 +15,7 @@ from tiny_study import tiny_study
 
 import rankscope.evaluate.adapter_scoring as adapter_module
 import rankscope.jobs.run_job as run_module
-from rankscope.edges.study_folder import FolderStore
+from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan
 from rankscope.jobs.packing_job import groups_of, undecided
 from rankscope.model.methods.packed_lora import Pack
@@ -50,7 +50,7 @@ def losses(out: Path, run_id: str) -> list[float]:
 
 
 def test_packs_change_nothing_but_rounding(outs: dict[int, Path]) -> None:
-    alone, packed = FolderStore(outs[1]), FolderStore(outs[2])
+    alone, packed = StudyFolder.open(outs[1]), StudyFolder.open(outs[2])
     ids = [planned.run_id for planned in plan_of(outs[1]).runs]
     assert ids == [planned.run_id for planned in plan_of(outs[2]).runs], "packing is no part of a run's id"
     for run_id in ids:
@@ -84,7 +84,9 @@ def test_a_pack_is_scored_in_one_forward(
     monkeypatch.setattr(run_module, "suites_logprobs", slowly)
     study, out = study_of(tmp_path / "input", 2), tmp_path / "out"
     assert run(study, out) == Outcome()
-    status = FolderStore(out).read_status(next(one.run_id for one in plan_of(out).runs if one.arm.label == "lora-r4"))
+    status = StudyFolder.open(out).read_status(
+        next(one.run_id for one in plan_of(out).runs if one.arm.label == "lora-r4")
+    )
     assert status is not None
     assert (status.evaluate_seconds or 0) > 2, "half of what both took together"
     assert set(arms) == {2}, "lora-r9 and lora-r4; lora-r2 and full were alone"
@@ -102,7 +104,7 @@ def test_a_pack_is_scored_in_one_forward(
 
 
 def test_what_was_together_is_recorded(outs: dict[int, Path]) -> None:
-    store = FolderStore(outs[2])
+    store = StudyFolder.open(outs[2])
     together = {}
     for planned in plan_of(outs[2]).runs:
         status = store.read_status(planned.run_id)
@@ -118,7 +120,7 @@ def test_what_was_together_is_recorded(outs: dict[int, Path]) -> None:
 def test_a_pack_that_began_is_a_job_again_as_it_began(outs: dict[int, Path], tmp_path: Path) -> None:
     runs = plan_of(outs[2]).runs
     full, two, four, nine = (planned.run_id for planned in runs)
-    store = FolderStore(tmp_path)
+    store = StudyFolder.open(tmp_path)
     assert undecided(store, runs) == [(two, four, nine)]
     assert groups_of(store, runs) == [(full,), (two,), (four,), (nine,)], "undecided: one by one"
     store.write_packing(Packing(model="model", train_set="trees", arms_together=2, micro_batch_tokens=4096))
@@ -129,7 +131,7 @@ def test_a_pack_that_began_is_a_job_again_as_it_began(outs: dict[int, Path], tmp
     assert store.read_packs() == [PackMembers(run_ids=[four, nine])], "not trained: the note stays"
     assert groups_of(store, runs) == [(four, nine), (full,), (two,)]
     for run_id in (four, nine):
-        store.adapter_folder(run_id).mkdir(parents=True)
+        (tmp_path / "runs" / run_id / "adapter").mkdir(parents=True)
     with store.pack([four, nine]):
         pass
     assert store.read_packs() == []
@@ -140,7 +142,7 @@ def test_auto_measures_and_keeps_what_it_found(tmp_path: Path) -> None:
     study = tiny_study(tmp_path / "input", arms=ARMS, seeds=[0], suites={
         "taught": {"path": "taught.jsonl", "domain": "trees", "kind": "recall"}})  # fmt: skip
     assert run(study, tmp_path / "out") == Outcome()
-    found = FolderStore(tmp_path / "out").read_packing("model", "trees")
+    found = StudyFolder.open(tmp_path / "out").read_packing("model", "trees")
     assert found is not None
     assert found.arms_together in (1, 2)
     assert {"1 x 4096", "1 x 2048"} <= found.seconds_per_token.keys()
@@ -156,7 +158,7 @@ def test_a_search_in_packs_chooses_as_one_by_one(tmp_path: Path) -> None:
         study = tiny_study(tmp_path / f"input{together}", arms=arms, seeds=[0], execution=execution)
         out = tmp_path / f"out{together}"
         assert run(study, out) == Outcome()
-        records.append([FolderStore(out).read_search(planned.search_id) for planned in plan_of(out).searches])
+        records.append([StudyFolder.open(out).read_search(planned.search_id) for planned in plan_of(out).searches])
     for one, several in zip(*records, strict=True):
         assert one is not None
         assert several is not None

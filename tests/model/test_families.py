@@ -29,7 +29,6 @@ from rankscope.model.attention.unpadded_rows import TrainingForward
 from rankscope.model.forward import forward_of
 from rankscope.model.load import LoadedModel, inspect_model, linear_shapes, no_progress_bars
 from rankscope.model.methods.adapt import adapt, load_adapter
-from rankscope.plan.parameters import trainable_parameters
 from rankscope.study.study import Arm, ModelSpec
 
 TABLE = table("models.md", "family")
@@ -95,7 +94,7 @@ def test_facts_count_what_is_trained(
     folder = folder_of(family)
     facts = inspect_model(ModelSpec(id=str(folder)), folder)
     with adapt(base_of(family), LORA, 0) as adapted:
-        assert adapted.trainable_parameters == trainable_parameters(LORA, facts)
+        assert adapted.trainable_parameters == LORA.trainable_parameters(facts)
     assert facts.parameter_count == sum(p.numel() for p in base_of(family).model.parameters())
     assert len(facts.block_parameters) == facts.layer_count == 2
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 from made_facts import LLAMA_8B, STUDY, machine_facts, model_facts, suite_facts, train_facts
 
-from rankscope.plan.make_plan import check_ranks, make_plan
+from rankscope.plan.make_plan import make_plan
+from rankscope.plan.plan_checks import check_arms
 from rankscope.plan.resolve import dtype_of
-from rankscope.plan.totals import describe_plan, plan_totals
+from rankscope.plan.run_time import describe_plan, plan_totals
 from rankscope.records import MachineFacts, ModelFacts, Plan, Resolved
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Study
@@ -100,7 +101,7 @@ def test_a_target_that_does_not_exist_is_refused_with_the_nearest(read: Read) ->
 
 def test_a_rank_that_no_target_can_use_is_refused_and_one_that_some_cannot_is_warned_of(read: Read) -> None:
     study = read(STUDY, "arms.lora.ranks=[8, 9, 16, 17]")  # smaller sides are 8 (k, v) and 16
-    problems, warnings = check_ranks(study, model_facts(), "study.yaml")
+    problems, warnings = check_arms(study, model_facts(), "study.yaml")
     assert [str(problem) for problem in problems] == [
         "study.yaml: arms.lora.ranks: found rank 17, above the smaller side of every target of bundled, "
         "expected at most 16"
@@ -108,7 +109,7 @@ def test_a_rank_that_no_target_can_use_is_refused_and_one_that_some_cannot_is_wa
     assert [warning.split(":")[0] for warning in warnings] == ["lora-r9", "lora-r16"]
     assert "(8) of 4 of 14 targets" in warnings[0]
     only = read(STUDY, "arms.lora.ranks=[9]", "arms.lora.targets=[k_proj]")
-    assert "expected at most 8" in str(check_ranks(only, model_facts(), "s")[0][0])
+    assert "expected at most 8" in str(check_arms(only, model_facts(), "s")[0][0])
 
 
 # ---- what is resolved -----------------------------------------------------------------------------------------------

@@ -13,8 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 from rankscope.model.load import linear_shapes
 from rankscope.plan.make_plan import make_plan
 from rankscope.plan.memory import NF4_BYTES, memory_parts, weight_bytes
-from rankscope.plan.parameters import trainable_parameters
-from rankscope.plan.totals import plan_totals
+from rankscope.plan.run_time import plan_totals
 from rankscope.records import ModelFacts, Plan
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Arm, Study
@@ -65,10 +64,10 @@ def qwen() -> ModelFacts:
 
 
 def test_the_papers_models_have_the_known_numbers_of_parameters(llama: ModelFacts, qwen: ModelFacts) -> None:
-    assert trainable_parameters(FULL, llama) == llama.parameter_count == 8_030_261_248
-    assert trainable_parameters(FULL, qwen) == qwen.parameter_count == 7_615_616_512
-    assert trainable_parameters(lora(16), llama) == 41_943_040
-    assert trainable_parameters(lora(16), qwen) == 40_370_176
+    assert FULL.trainable_parameters(llama) == llama.parameter_count == 8_030_261_248
+    assert FULL.trainable_parameters(qwen) == qwen.parameter_count == 7_615_616_512
+    assert lora(16).trainable_parameters(llama) == 41_943_040
+    assert lora(16).trainable_parameters(qwen) == 40_370_176
 
 
 def plan_of(study: Study, models: list[ModelFacts], **machine: Any) -> Plan:

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_facts import STUDY, model_facts, train_facts
 
-from rankscope.plan.run_ids import SEARCH_SEED, rate_grid, run_id, search_arms, search_id
+from rankscope.plan.run_ids import SEARCH_SEED, run_id, search_arms, search_id
+from rankscope.study.methods import METHODS
 from rankscope.study.study import Arm, Study
 
 SETTINGS = {
@@ -54,7 +55,7 @@ def test_an_id_says_method_rank_and_seed() -> None:
 
 
 def test_an_id_is_the_same_in_every_process() -> None:
-    code = "from test_identity import one; print(one())"
+    code = "from test_run_ids import one; print(one())"
     environment = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -177,8 +178,8 @@ def test_a_search_has_an_id_of_its_own_that_seeds_and_labels_leave_alone() -> No
 
 
 def test_the_grids_are_half_decades() -> None:
-    assert rate_grid("full") == [1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3]
-    assert rate_grid("lora") == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
+    assert METHODS["full"].rate_grid == [1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3]
+    assert METHODS["lora"].rate_grid == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
 
 
 def test_the_searchs_seed_is_one_that_no_study_can_have(

@@ -9,7 +9,7 @@ from made_facts import machine_facts, model_facts, suite_facts, train_facts
 
 from rankscope.plan import run_time
 from rankscope.plan.make_plan import make_plan
-from rankscope.plan.run_cost import forward_flops, train_flops, trainable_parameters
+from rankscope.plan.run_cost import forward_flops, train_flops
 from rankscope.plan.run_time import Clock
 from rankscope.records import MeasuredSpeed, Plan
 from rankscope.study.study import Arm, Budget, Study
@@ -27,7 +27,7 @@ def lora(rank: int) -> Arm:
 def measured(rank: int, per_token: float, evaluate: float = 5.0) -> MeasuredSpeed:
     return MeasuredSpeed(
         model=FACTS.name, train_set=TRAIN.name, arm=f"r{rank}", method="lora",
-        trainable_parameters=trainable_parameters(lora(rank), FACTS), train_seconds_per_token=per_token,
+        trainable_parameters=lora(rank).trainable_parameters(FACTS), train_seconds_per_token=per_token,
         validation_seconds_per_token=per_token / 3, evaluate_seconds=evaluate, peak_memory_bytes=1,
     )  # fmt: skip
 

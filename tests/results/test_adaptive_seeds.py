@@ -8,7 +8,7 @@ import pytest
 from test_pipeline import plan_of, run
 from tiny_study import tiny_study
 
-from rankscope.edges.study_folder import FolderStore
+from rankscope.edges.study_folder import StudyFolder
 from rankscope.results.write_results import write_results
 
 SEEDS = {"start": 2, "max": 4}
@@ -28,7 +28,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def states(out: Path) -> dict[tuple[str, int], str]:
-    store = FolderStore(out)
+    store = StudyFolder.open(out)
     found = {(run.arm.label, run.seed): store.read_status(run.run_id) for run in plan_of(out).runs}
     return {key: "none" if status is None else status.state for key, status in found.items()}
 
@@ -38,12 +38,12 @@ def test_no_run_is_made_after_the_verdict_stands(study: Path, tmp_path: Path) ->
     assert plan_of(tmp_path).looks == [2, 3, 4]
     expected = {(arm, seed): "done" if seed < 2 else "not needed" for arm in ("full", "lora-r2") for seed in range(4)}
     assert states(tmp_path) == expected
-    verdicts = FolderStore(tmp_path).read_verdicts()
+    verdicts = StudyFolder.open(tmp_path).read_verdicts()
     assert verdicts is not None
     (verdict,) = verdicts.verdicts
     assert verdict.kind == "no_gain"
     assert any("asked after 2 of at most 4 seeds" in reason for reason in verdict.reasons)
-    assert write_results(tmp_path) == verdicts
+    assert write_results(StudyFolder.open(tmp_path)) == verdicts
 
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("predictions.parquet")}
     run(study, tmp_path)
@@ -63,7 +63,7 @@ def test_seeds_are_added_until_no_more_would_help(study: Path, tmp_path: Path) -
         seeds = [seed for seed in range(4) if found[arm, seed] == "done"]
         assert seeds == list(range(len(seeds)))
         assert len(seeds) >= 2
-    verdicts = FolderStore(tmp_path).read_verdicts()
+    verdicts = StudyFolder.open(tmp_path).read_verdicts()
     assert verdicts is not None
     for arm in verdicts.verdicts[0].arms:
         assert arm.seeds == [seed for seed in range(4) if found[arm.label, seed] == "done"]

@@ -11,9 +11,10 @@ from peft import PeftModel
 from tiny_study import tiny_study
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rankscope.edges.local_executor import InProcess
+from rankscope.edges.executors.this_machine import InProcess
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.study_folder import FolderStore
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.jobs.planning import StudyPlanner
 from rankscope.pipeline import run_study
 from rankscope.results.export_arm import export_arm
 from rankscope.study.problems import InputProblems
@@ -33,12 +34,14 @@ def test_plain_peft_on_the_plain_base_reproduces_the_predictions(tmp_path: Path,
     study = tiny_study(tmp_path / "input", arms=arms, seeds=[0, 1], model={"id": "model", "dtype": "float32"})
     out = tmp_path / "out"
     run_study(
-        read_study(study, []), study.parent, out, machine=look_at_machine(out, measure=False),
+        StudyPlanner(read_study(study, []), study.parent),
+        StudyFolder.open(out),
+        machine=look_at_machine(out, measure=False),
         make_executor=lambda plan: InProcess(1),
-    )  # fmt: skip
-    done = export_arm(out, tmp_path / "exported", arm="lora-r4", merged=merged)
+    )
+    done = export_arm(StudyFolder.open(out), tmp_path / "exported", arm="lora-r4", merged=merged)
     seed = int(done.split("seed ")[1].split(",")[0])
-    plan = FolderStore(out).read_plan()
+    plan = StudyFolder.open(out).read_plan()
     assert plan is not None
     run_id = next(run.run_id for run in plan.runs if run.seed == seed)
     recorded = pd.read_parquet(out / "runs" / run_id / "predictions.parquet")
@@ -71,14 +74,19 @@ def test_an_adapter_of_a_base_in_4_bits_is_not_merged(tmp_path: Path) -> None:
     arms = {"lora": {"ranks": [4], "learning_rate": 1e-2}}
     study, out = tiny_study(tmp_path / "input", arms=arms, seeds=[0]), tmp_path / "out"
     run_study(
-        read_study(study, []), study.parent, out, machine=look_at_machine(out, measure=False),
+        StudyPlanner(read_study(study, []), study.parent),
+        StudyFolder.open(out),
+        machine=look_at_machine(out, measure=False),
         make_executor=lambda plan: InProcess(1),
-    )  # fmt: skip
-    store = FolderStore(out)
+    )
+    store = StudyFolder.open(out)
     plan = store.read_plan()
     assert plan is not None
-    store.write_plan(plan.model_copy(update={"models": [plan.models[0].model_copy(update={"quantization": "nf4"})]}))
+    in_4_bits = plan.models[0].model_copy(update={"quantization": "nf4"})
+    store.write_study(store.read_study_text() or "", plan.model_copy(update={"models": [in_4_bits]}))
     with pytest.raises(InputProblems, match="trained on a base in 4 bits, expected the adapter, exported without"):
-        export_arm(out, tmp_path / "merged", arm="lora-r4", merged=True)
+        export_arm(StudyFolder.open(out), tmp_path / "merged", arm="lora-r4", merged=True)
     assert not (tmp_path / "merged").exists()
-    assert export_arm(out, tmp_path / "adapter", arm="lora-r4", merged=False).startswith("the adapter of lora-r4")
+    assert export_arm(StudyFolder.open(out), tmp_path / "adapter", arm="lora-r4", merged=False).startswith(
+        "the adapter of lora-r4"
+    )

@@ -12,9 +12,9 @@ from made_facts import STUDY
 from wrong_studies import SECTIONS
 
 from rankscope.data.world import make_world
-from rankscope.study.arm_entries import ENTRIES
 from rankscope.study.init_file import study_template
 from rankscope.study.json_schema import study_schema
+from rankscope.study.methods import METHODS
 from rankscope.study.read_study import read_study
 from rankscope.study.setting_descriptions import known_keys
 from rankscope.study.study import Study
@@ -94,7 +94,7 @@ def test_every_setting_has_words_and_every_word_a_setting() -> None:
             path: tuple[Any, ...] = tuple(int(key) if key == "0" else key for key in place)
             assert set(known_keys(path)) == set(definition["properties"])
     assert set(known_keys(())) == set(schema["properties"])
-    arms = {key for entry in ENTRIES.values() for key in schema["$defs"][entry.__name__]["properties"]}
+    arms = {key for method in METHODS.values() for key in schema["$defs"][method.entry.__name__]["properties"]}
     assert set(known_keys(("arms", "x"))) == arms
 
 

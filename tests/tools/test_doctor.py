@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rankscope.cli import app
-from rankscope.plan.known_models import LADDER
+from rankscope.plan.memory import KNOWN_MODELS
 from rankscope.records import MachineFacts
 from rankscope.tools.doctor import examine, fixes
 
@@ -24,7 +24,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", LADDER, ids=lambda shape: shape.name)
+@pytest.mark.parametrize("shape", KNOWN_MODELS, ids=lambda shape: shape.name)
 def test_the_shapes_have_the_published_numbers_of_parameters(shape) -> None:  # type: ignore[no-untyped-def]
     assert shape.facts().parameter_count == PUBLISHED[shape.name]
 

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 # What takes seconds to import (torch, transformers) is imported inside the commands that need it.
-from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.problems import InputProblems
 
 if TYPE_CHECKING:
-    from rankscope.edges.study_folder import FolderStore
+    from rankscope.edges.study_folder import StudyFolder
 
-StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A study folder that `rankscope run` made.")]
+FolderUrl = Annotated[str, typer.Argument(metavar="DIR", help="A study folder that `rankscope run` made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """Bad input is one line a problem on stderr and exit code 2; nothing else is caught."""
-    from rankscope.edges.study_folder import Busy
+    from rankscope.edges.storages import Busy
 
     try:
         yield
@@ -47,32 +47,27 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module=r"(?!rankscope).*")
 
 
-def open_folder(folder: Path) -> FolderStore:
-    """The store of a study folder. Raises InputProblems where it is none."""
-    from rankscope.edges.study_folder import FolderStore
+def open_folder(url: str) -> StudyFolder:
+    """A study folder that holds a plan. Raises InputProblems where it is none."""
+    from rankscope.edges.study_folder import StudyFolder
 
-    if not (folder / "plan.json").is_file():
-        found = "no such folder" if not folder.exists() else "no plan.json"
-        raise InputProblems([Problem(str(folder), "DIR", found, "a study folder that `rankscope run` made")])
-    return FolderStore(folder)
+    folder = StudyFolder.open(url)
+    folder.planned()
+    return folder
 
 
 def check_writable(folder: Path) -> None:
     """Raises InputProblems where results could not be written, before any work is done."""
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise InputProblems([Problem(str(existing), "--out", "a file", "a folder, or a new name")])
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputProblems([Problem(str(existing), "--out", "a folder that cannot be written to", "a writable one")])
+    from rankscope.edges.storages import open_storage
+
+    open_storage(folder).check_writable()
 
 
-def print_verdict(folder: Path) -> None:
-    from rankscope.edges.study_folder import FolderStore
+def print_verdict(folder: StudyFolder) -> None:
+    """The arms' table and the answer, where the study has come to one."""
     from rankscope.report.terminal import console, print_results
 
-    verdicts = FolderStore(folder).read_verdicts()
+    verdicts = folder.read_verdicts()
     if verdicts is not None:
         print_results(console(), verdicts)
-        typer.echo(f"\nThe report: {folder / 'report.html'}")
+        typer.echo(f"\nThe report: {folder.report_place}")

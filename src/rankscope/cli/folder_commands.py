@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from rankscope.cli.command_helpers import (
+    FolderUrl,
     Json,
-    StudyFolder,
     check_writable,
     open_folder,
     print_verdict,
@@ -21,7 +21,7 @@ from rankscope.study.problems import InputProblems, Problem
 
 
 def status(
-    folder: StudyFolder,
+    folder: FolderUrl,
     json_: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow until it ends.")] = False,
 ) -> None:
@@ -47,7 +47,7 @@ def status(
             live.follow(planned) if watch else live.show_once(planned)
 
 
-def verdict(folder: StudyFolder, json_: Json = False) -> None:
+def verdict(folder: FolderUrl, json_: Json = False) -> None:
     """Print the decision and why. Exits 3 where the evidence cannot distinguish.
 
     \b
@@ -60,16 +60,16 @@ def verdict(folder: StudyFolder, json_: Json = False) -> None:
         verdicts = store.read_verdicts()
         if verdicts is None:
             expected = "a study that has ended; `rankscope status` says what is left"
-            raise InputProblems([Problem(str(folder), "verdict.json", "nothing there", expected)])
+            raise InputProblems([Problem(folder, "verdict.json", "nothing there", expected)])
     if json_:
         typer.echo(verdicts.model_dump_json(indent=1))
     else:
-        print_verdict(folder)
+        print_verdict(store)
     if any(not decision.decided for decision in verdicts.verdicts):
         raise typer.Exit(3)
 
 
-def report(folder: StudyFolder) -> None:
+def report(folder: FolderUrl) -> None:
     """Rebuild tables/, verdict.json and report.html from the records, without a model.
 
     \b
@@ -77,15 +77,15 @@ def report(folder: StudyFolder) -> None:
       rankscope report my-study
     """
     with user_errors():
-        open_folder(folder)
+        store = open_folder(folder)
         from rankscope.results.write_results import write_results
 
-        write_results(folder)
-    print_verdict(folder)
+        write_results(store)
+    print_verdict(store)
 
 
 def export(
-    folder: StudyFolder,
+    folder: FolderUrl,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the adapter goes.")],
     arm: Annotated[str | None, typer.Option("--arm", metavar="LABEL", help="An arm; else the recommended one.")] = None,
     merged: Annotated[bool, typer.Option("--merged", help="Write the whole model with the adapter merged in.")] = False,
@@ -99,15 +99,15 @@ def export(
     """
     quiet()
     with user_errors():
-        open_folder(folder)
+        store = open_folder(folder)
         from rankscope.results.export_arm import export_arm
 
-        done = export_arm(folder, out, arm=arm, merged=merged)
+        done = export_arm(store, out, arm=arm, merged=merged)
     typer.echo(f"{done} is written to {out}")
 
 
 def defaults(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Study folders that `rankscope run` made.")],
+    folders: Annotated[list[str], typer.Argument(metavar="DIR...", help="Study folders that `rankscope run` made.")],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write it here; else it is printed.")
     ] = None,

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankscope.cli.command_helpers import Json, check_writable, print_verdict, quiet, user_errors
+from rankscope.cli.command_helpers import Json, check_writable, open_folder, print_verdict, quiet, user_errors
 from rankscope.study.read_study import read_study
 
 if TYPE_CHECKING:
-    from rankscope.edges.local_executor import Executor
+    from rankscope.edges.executors import Executor
+    from rankscope.edges.study_folder import StudyFolder
+    from rankscope.pipeline import Outcome
     from rankscope.records import Plan
+    from rankscope.study.study import Study
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file; `rankscope init` writes one.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one setting of the study.")]
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")] = Path("demo"),
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Folder for the results.")] = "demo",
 ) -> None:
     """Run the bundled study: a small base model and a world of invented facts. No downloads.
 
@@ -30,8 +35,9 @@ def demo(
       rankscope demo
       rankscope demo --out my-demo
     """
-    with resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
-        _run(path, out, [], [])
+    with user_errors(), resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
+        settings = read_study(path)
+    _run(settings, Path.cwd(), out, [])
 
 
 def init(
@@ -75,7 +81,7 @@ def plan(
     study: StudyFile,
     set_: Overrides = None,
     json_: Json = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR")] = None,
+    out: Annotated[str | None, typer.Option("--out", metavar="DIR|URL", help="The study's folder; its name.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Time a few steps of each kind of arm first.")] = False,
 ) -> None:
     """Print every run with its parameters, FLOPs, memory, disk and time, and what does not fit. Trains nothing.
@@ -88,19 +94,19 @@ def plan(
     quiet()
     with user_errors():
         settings = read_study(study, set_ or [])
-        folder = out or Path(settings.name)
         from rankscope.edges.machine import look_at_machine
-        from rankscope.edges.study_folder import FolderStore
-        from rankscope.pipeline import measure_study, plan_study
+        from rankscope.edges.study_folder import StudyFolder
+        from rankscope.pipeline import StudyPlanner, measure_study
 
-        base, machine = study.resolve().parent, look_at_machine(folder)
-        planned = plan_study(settings, base, machine, folder)
+        folder = StudyFolder.open(out or settings.name)
+        planner, machine = StudyPlanner(settings, study.resolve().parent), look_at_machine(folder.local_folder())
+        planned = planner.plan(machine, folder)
         if measure:
-            measured, failed = measure_study(settings, base, planned, _executor)
+            measured, failed = measure_study(planner, planned, _executor(settings))
             for label, why in failed.items():
                 typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)
-            planned = plan_study(settings, base, machine, folder, measured)
-        states = {run.run_id: FolderStore(folder).read_status(run.run_id) for run in planned.runs}
+            planned = planner.plan(machine, folder, measured)
+        states = {run.run_id: folder.read_status(run.run_id) for run in planned.runs}
     if json_:
         typer.echo(planned.model_dump_json(indent=1))
         return
@@ -110,9 +116,11 @@ def plan(
 
 
 def run(
-    study: StudyFile,
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY.yaml|DIR", help="A study file, or a study folder to go on with.")
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results; the study's name.")
+        str | None, typer.Option("--out", metavar="DIR|URL", help="Folder for the results; the study's name.")
     ] = None,
     set_: Overrides = None,
     only: Annotated[
@@ -125,26 +133,33 @@ def run(
     Examples:
       rankscope run study.yaml
       rankscope run study.yaml --out results --set budget.epochs=1
+      rankscope run results
     """
-    _run(study, out, set_ or [], only or [])
+    with user_errors():
+        if out is None and Path(study).is_dir():
+            out = study
+            with open_folder(study).local_study_file() as file:
+                settings = read_study(file, set_ or [])
+            base = Path(study)
+        else:
+            settings, base = read_study(Path(study), set_ or []), Path(study).resolve().parent
+    _run(settings, base, out or settings.name, only or [])
 
 
-def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -> None:
+def _run(settings: Study, base: Path, out: str, only: list[str]) -> None:
     quiet()
     with user_errors():
-        settings = read_study(study, overrides)
-        folder = out or Path(settings.name)
-        check_writable(folder)
-        from rankscope.edges.local_executor import stop_on_signals
         from rankscope.edges.machine import look_at_machine
-        from rankscope.edges.study_folder import FolderStore
-        from rankscope.pipeline import run_study
+        from rankscope.edges.process_control import stop_on_signals
+        from rankscope.edges.study_folder import StudyFolder
+        from rankscope.pipeline import StudyPlanner, run_study
         from rankscope.report.live_view import Live
         from rankscope.results.tracking import tracking_of
 
-        store = FolderStore(folder)
-        tracking = tracking_of(settings, store, str(study))
-        with stop_on_signals(), Live(store.read_status, store.read_rungs) as live:
+        folder, make_executor = StudyFolder.open(out), _executor(settings)
+        folder.storage.check_writable()
+        tracking = tracking_of(settings, folder, out)
+        with stop_on_signals(), Live(folder.read_status, folder.read_rungs) as live:
 
             def progress(planned: Plan) -> None:
                 live.update(planned)
@@ -152,16 +167,22 @@ def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -
                     tracking.update(planned)
 
             outcome = run_study(
-                settings, study.resolve().parent, folder, machine=look_at_machine(folder), make_executor=_executor,
-                only=only, progress=progress,
+                StudyPlanner(settings, base), folder, machine=look_at_machine(folder.local_folder()),
+                make_executor=make_executor, only=only, progress=progress,
             )  # fmt: skip
         if not only:
             tracking.finish()
+    _tell(outcome, folder, only)
+
+
+def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
+    """What failed, how to go on, and the verdict. Exits with 1 where something failed or was stopped."""
     for run_id, why in outcome.failed.items():
         typer.echo(f"{run_id} failed: {why} (its traceback: error.txt in its folder)", err=True)
     for run_id, why in outcome.left_out.items():
         typer.echo(f"{run_id} does not fit: {why}", err=True)
-    again = " ".join([f"rankscope run {study} --out {folder}", *(f"--only {run_id}" for run_id in only)])
+    words = ["rankscope", "run", folder.url, *(word for run_id in only for word in ("--only", run_id))]
+    again = shlex.join(words)
     if outcome.stopped:
         typer.echo(f"stopped; what is done is kept. To go on: {again}", err=True)
         raise typer.Exit(1)
@@ -172,14 +193,12 @@ def _run(study: Path, out: Path | None, overrides: list[str], only: list[str]) -
         raise typer.Exit(1)
 
 
-def _executor(planned: Plan) -> Executor:
-    """Where the jobs of this plan run: here, or in worker processes."""
-    from rankscope.edges.local_executor import InProcess, Workers
+def _executor(settings: Study) -> Callable[[Plan], Executor]:
+    """Makes the executor that the study asks for. Raises InputProblems for one that there is not."""
+    from rankscope.edges.executors import check_executor, make_executor
 
-    resolved = planned.resolved
-    if resolved.worker_count == 1:
-        return InProcess(resolved.thread_count)
-    return Workers(resolved.worker_count, resolved.thread_count)
+    check_executor(settings.execution.on, settings.name)
+    return lambda planned: make_executor(settings.execution.on, planned)
 
 
 def schema() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from rankscope.records import Example
+from rankscope.study.study import Budget
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def order(row_count: int, batch_size: int, epochs: float, seed: int) -> list[lis
     if row_count < 1 or batch_size < 1 or not (math.isfinite(epochs) and epochs > 0):
         raise ValueError(f"no steps in {row_count} rows, batches of {batch_size} and {epochs} epochs")
     steps: list[list[int]] = []
-    for epoch, seen_count in enumerate(_rows_seen(row_count, epochs)):
+    seen = Budget(batch_size=batch_size, epochs=epochs).rows_seen(row_count)
+    for epoch, seen_count in enumerate(seen):
         shuffled = list(range(row_count))
         random.Random(f"rankscope order {seed} {epoch}").shuffle(shuffled)
         steps += [shuffled[i : min(i + batch_size, seen_count)] for i in range(0, seen_count, batch_size)]
@@ -110,10 +112,3 @@ def split_micro(batch_indices: Sequence[int], token_counts: Sequence[int], budge
         parts[-1].append(index)
         filled += token_counts[index]
     return parts
-
-
-def _rows_seen(row_count: int, epochs: float) -> list[int]:
-    """Rows seen in each epoch. A fraction that is whole but for floating-point error counts as whole."""
-    whole, fraction = divmod(epochs, 1)
-    rest = math.ceil(round(fraction * row_count, 6)) or (1 if whole == 0 else 0)
-    return [row_count] * int(whole) + ([rest] if rest else [])

@@ -12,7 +12,8 @@ from scipy.stats import norm, t
 from rankscope.decide.arm_outcomes import ArmFacts
 from rankscope.decide.looks import Evidence
 from rankscope.study.defaults_file import DefaultArm, Defaults, PooledInterval
-from rankscope.study.study import Decision, Method
+from rankscope.study.methods import METHODS
+from rankscope.study.study import Decision
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def random_effects(effects: Sequence[float], variances: Sequence[float], confide
 GRID_VARIANCE = 0.5**2 / 12
 """Of a searched rate, in decades: it lies anywhere within half a decade of the grid."""
 
-Key = tuple[Method, int | None, float | None, tuple[str, ...] | str | None]
+Key = tuple[str, int | None, float | None, tuple[str, ...] | str | None]
 """What makes two arms of different studies the same: method, rank, alpha over rank, targets."""
 
 
@@ -82,7 +83,7 @@ def study_arms(study: str, evidence: Evidence, searched: dict[str, float]) -> li
         look, a = evidence.of(label)
         facts = [look.pairing.facts(other) for other in look.labels]
         reference = max(
-            range(len(facts)), key=lambda i: (facts[i].method == "full", facts[i].trainable_parameters or 0)
+            range(len(facts)), key=lambda i: (METHODS[facts[i].method].whole, facts[i].trainable_parameters or 0)
         )
         difference = None
         parts = look.measured
@@ -107,7 +108,7 @@ def study_arms(study: str, evidence: Evidence, searched: dict[str, float]) -> li
 
 def _key(arm: ArmFacts) -> Key:
     scale = round(arm.alpha / arm.rank, 6) if arm.alpha is not None and arm.rank else None
-    return arm.method, arm.rank, scale, tuple(arm.targets) if isinstance(arm.targets, list) else arm.targets  # type: ignore[return-value]
+    return arm.method, arm.rank, scale, tuple(arm.targets) if isinstance(arm.targets, list) else arm.targets
 
 
 def pool(arms: Sequence[StudyArm], decision: Decision) -> Defaults:

@@ -1,248 +1,183 @@
-"""The study folder: every file is written beside its place and renamed, so a file exists only when it is whole."""
+"""The study folder: every path, file name, lock and record of a study is behind `StudyFolder`.
+
+docs/records.md shows the layout. What lies below is a `Storage`, so that the same folder may be on a disk or elsewhere.
+Records are in `study_records.py`, Parquet tables in `study_tables.py`; here are weights, checkpoints, tokens and locks.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import json
 import logging
-import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-from safetensors import safe_open
-from safetensors.torch import save_file
-
-from rankscope.records import Packing, PackMembers, Plan, Record, RunRecord, RunStatus, SearchRecord, VerdictFile
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_R = TypeVar("_R", bound=Record)
-
-
-def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
-    """`fill` writes the file that then stands at `path`, replacing what was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        fill(temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-
-
-def write_record(path: Path, record: Record) -> None:
-    write_whole(path, lambda temporary: temporary.write_text(record.model_dump_json(indent=1), encoding="utf-8"))
-
-
-def read_record(path: Path, kind: type[_R]) -> _R | None:
-    """None where there is no file."""
-    return kind.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def remove_leftovers(folder: Path) -> int:
-    """Delete what a killed process left half-written; the number removed. Call it under the study's lock."""
-    count = 0
-    for path in folder.rglob(".*"):
-        if path.name == ".locks" or ".locks" in path.parts or not path.exists():
-            continue
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-        count += 1
-    return count
-
+from rankscope.edges.storages import Busy, open_storage
+from rankscope.edges.stored_checkpoints import StoredCheckpoints
+from rankscope.edges.study_records import MARKER, as_json
+from rankscope.edges.study_tables import StudyTables
+from rankscope.records import PackMembers, Plan, StudyMarker
+from rankscope.study.problems import InputProblems, Problem
 
 logger = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 0.2
 
 
-class Busy(Exception):
-    """Another process works on this study or run."""
+class StudyFolder(StudyTables):
+    """All that a study has on disk, by what it is rather than by where it lies.
 
+    Reading gives None where there is nothing yet. Every read of a record raises InputProblems where the file is
+    damaged or of another format version.
+    """
 
-class FolderStore:
-    """A study folder on a local or shared disk, laid out as docs/records.md says."""
+    @classmethod
+    def open(cls, url: str | Path) -> StudyFolder:
+        """The study folder at a path or URL; nothing is made yet. Raises InputProblems for an unknown scheme."""
+        return cls(open_storage(url))
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    # ---- the study ----
 
-    # ---- paths ----
+    def claim(self, name: str, study: str) -> None:
+        """Mark the folder as this study's, before anything else is written into it. `study` is the study's text.
 
-    def run_folder(self, run_id: str) -> Path:
-        """A run's folder; the base's own is `base/` (or `base/NAME` where a study has several base models)."""
-        return self.folder / run_id if run_id.split("/")[0] == "base" else self.folder / "runs" / run_id
+        Raises InputProblems for a folder that is not empty and is no study's, or is another study's.
+        """
+        marker = self.read_marker()
+        if marker is None:
+            if not self.storage.is_empty():
+                found = "files that are no study's"
+                if self.storage.exists("plan.json"):
+                    found = "a study folder of format 1, which rankscope 0.1 reads"
+                raise InputProblems([Problem(self.url, "--out", found, "a new or empty folder, or this study's own")])
+            digest = hashlib.sha256(study.encode()).hexdigest()
+            made = StudyMarker(study=name, study_sha256=digest)
+            if self.storage.create(MARKER, as_json(made)):
+                return
+            marker = self.read_marker()
+        if marker is not None and marker.study != name:
+            expected = f"a folder of the study {name}, or a new one"
+            raise InputProblems([Problem(self.url, "--out", f"the study {marker.study}", expected)])
 
-    def adapter_folder(self, run_id: str) -> Path:
-        return self.run_folder(run_id) / "adapter"
+    def planned(self) -> Plan:
+        """The plan. Raises InputProblems where this is no study's folder, or one that was never planned."""
+        plan = self.read_plan() if self.read_marker() is not None else None
+        if plan is not None:
+            return plan
+        found = "no plan.json" if self.storage.exists(MARKER) else f"no {MARKER}"
+        if not self.storage.exists(""):
+            found = "no such folder"
+        elif self.storage.exists("plan.json"):
+            found = "a study folder of format 1, which rankscope 0.1 reads"
+        raise InputProblems([Problem(self.url, "DIR", found, "a study folder that `rankscope run` made")])
 
-    def model_folder(self, run_id: str) -> Path:
-        return self.run_folder(run_id) / "model"
-
-    def derived_path(self, run_id: str, name: str) -> Path:
-        """The predictions of what was made of a run without training."""
-        return self.run_folder(run_id) / "derived" / f"{name}.parquet"
-
-    # ---- whole files ----
-
-    def write_text(self, relative: str, text: str) -> Path:
-        path = self.folder / relative
-        write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    def tokens(self, content_sha256: str) -> Path:
+        """A local token file. Raises InputProblems where it is not there."""
+        path = self.storage.local_copy(f"tokens/{content_sha256}.arrow")
+        if path is None:
+            place = self.place(f"tokens/{content_sha256}.arrow")
+            raise InputProblems([Problem(place, "", "no such file", "the tokens that the plan names; run it again")])
         return path
 
-    def write_bytes(self, path: Path, content: bytes) -> None:
-        write_whole(path, lambda temporary: temporary.write_bytes(content))
+    def has_tokens(self, content_sha256: str) -> bool:
+        return self.storage.exists(f"tokens/{content_sha256}.arrow")
 
-    def write_folder(self, target: Path, fill: Callable[[Path], None]) -> None:
-        """Fill a folder beside `target`, then rename it there, replacing what was."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            fill(temporary)
-            if target.exists():
-                shutil.rmtree(target)
-            temporary.chmod(0o755)
-            temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    def add_tokens(self, content_sha256: str, path: Path) -> None:
+        """Take over a token file that was made elsewhere, where it is not here yet."""
+        if not self.has_tokens(content_sha256):
+            with self.storage.local_draft(f"tokens/{content_sha256}.arrow") as draft:
+                _take(path, draft)
 
-    # ---- records ----
-
-    def read_plan(self) -> Plan | None:
-        return read_record(self.folder / "plan.json", Plan)
-
-    def write_plan(self, plan: Plan) -> None:
-        self.write_text("plan.json", plan.model_dump_json(indent=1))
-
-    def read_run(self, run_id: str) -> RunRecord | None:
-        return read_record(self.run_folder(run_id) / "run.json", RunRecord)
-
-    def write_run(self, record: RunRecord) -> None:
-        write_record(self.run_folder(record.run_id) / "run.json", record)
-
-    def read_status(self, run_id: str) -> RunStatus | None:
-        return read_record(self.run_folder(run_id) / "status.json", RunStatus)
-
-    def write_status(self, status: RunStatus) -> None:
-        write_record(self.run_folder(status.run_id) / "status.json", status)
-
-    def read_search(self, search_id: str) -> SearchRecord | None:
-        return read_record(self.folder / "searches" / search_id / "search.json", SearchRecord)
-
-    def read_rungs(self, search_id: str) -> dict[str, Any] | None:
-        """What a search has measured so far, by arm, rate and step; None before it began."""
-        path = self.folder / "searches" / search_id / "rungs.json"
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
-
-    def write_search(self, record: SearchRecord) -> None:
-        write_record(self.folder / "searches" / record.search_id / "search.json", record)
-
-    def read_packing(self, model: str, train_set: str) -> Packing | None:
-        return read_record(self.folder / "packing" / f"{model} {train_set}.json", Packing)
-
-    def write_packing(self, packing: Packing) -> None:
-        write_record(self.folder / "packing" / f"{packing.model} {packing.train_set}.json", packing)
-
-    def read_packs(self) -> list[PackMembers]:
-        """Packs that began to train and did not end."""
-        found = (read_record(path, PackMembers) for path in sorted((self.folder / "packs").glob("*.json")))
-        return [pack for pack in found if pack is not None]
+    def local_folder(self) -> Path:
+        """Where trackers write: this folder where it is a local one, else a folder of the study's name here."""
+        marker = self.read_marker()
+        return self.storage.local_copy("") or Path(marker.study if marker is not None else "study")
 
     @contextmanager
-    def pack(self, run_ids: Sequence[str]) -> Iterator[RunCheckpoints]:
-        """The checkpoint of runs that train together, and a note of who they are, both gone when they are trained."""
-        name = hashlib.sha256(" ".join(run_ids).encode()).hexdigest()[:16]
-        checkpoints = RunCheckpoints(self.folder / "packs" / f"{name}.safetensors")
-        note = self.folder / "packs" / f"{name}.json"
-        write_record(note, PackMembers(run_ids=list(run_ids)))
-        yield checkpoints
-        if all(self.is_trained(run_id) for run_id in run_ids):
-            checkpoints.remove()
-            note.unlink()
+    def local_study_file(self) -> Iterator[Path]:
+        """study.yaml as a local file. Raises InputProblems where there is none."""
+        path = self.storage.local_copy("study.yaml")
+        if path is None:
+            problem = Problem(self.place("study.yaml"), "", "no such file", "a study folder that `rankscope run` made")
+            raise InputProblems([problem])
+        yield path
+
+    # ---- weights ----
+
+    def _weights_name(self, run_id: str, whole: bool) -> str:
+        return f"{self.run_folder(run_id)}/{'model' if whole else 'adapter'}"
+
+    def has_weights(self, run_id: str, *, whole: bool) -> bool:
+        """`whole`: a model of its own, else an adapter."""
+        return self.storage.exists(self._weights_name(run_id, whole))
+
+    def weights(self, run_id: str, *, whole: bool) -> Path | None:
+        """The local folder of a run's adapter or model, as trained; only to be read."""
+        return self.storage.local_copy(self._weights_name(run_id, whole))
+
+    def save_weights(self, run_id: str, fill: Callable[[Path], object], *, whole: bool) -> None:
+        """`fill` writes the files into an empty local folder, which then stands as the run's weights."""
+        with self.storage.local_draft(self._weights_name(run_id, whole)) as draft:
+            draft.mkdir()
+            fill(draft)
+
+    def remove_weights(self, run_id: str) -> None:
+        """Delete a whole model that was scored and is not to be kept; adapters are never deleted."""
+        self.storage.remove(self._weights_name(run_id, whole=True))
+
+    def adapter_bytes(self, run_id: str) -> int | None:
+        """Bytes of the adapter's weights; None where there is no adapter."""
+        name = self._weights_name(run_id, whole=False)
+        sizes = [self.storage.size_bytes(f"{name}/{f}") for f in self.storage.list(name) if f.endswith(".safetensors")]
+        return sum(size or 0 for size in sizes) if sizes else None
 
     def is_trained(self, run_id: str) -> bool:
         """Whether a run's weights were saved, or will never be."""
         status = self.read_status(run_id)
-        saved = self.adapter_folder(run_id).is_dir() or self.model_folder(run_id).is_dir()
+        saved = self.has_weights(run_id, whole=False) or self.has_weights(run_id, whole=True)
         return saved or (status is not None and status.state in ("done", "diverged"))
 
-    def read_verdicts(self) -> VerdictFile | None:
-        return read_record(self.folder / "verdict.json", VerdictFile)
+    def checkpoints(self, run_id: str) -> StoredCheckpoints:
+        """Where a run that trains alone keeps its state."""
+        return StoredCheckpoints(self.storage, f"{self.run_folder(run_id)}/checkpoint")
 
-    def write_verdicts(self, verdicts: VerdictFile) -> None:
-        self.write_text("verdict.json", verdicts.model_dump_json(indent=1))
+    # ---- packs ----
 
-    def write_lines(self, run_id: str, records: list[Record]) -> None:
-        """train.jsonl: one line a step."""
-        text = "".join(record.model_dump_json() + "\n" for record in records)
-        path = self.run_folder(run_id) / "train.jsonl"
-        write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    @contextmanager
+    def pack(self, run_ids: Sequence[str]) -> Iterator[StoredCheckpoints]:
+        """The checkpoint of runs that train together, and a note of who they are, both gone when they are trained."""
+        name = hashlib.sha256(" ".join(run_ids).encode()).hexdigest()[:16]
+        checkpoints = StoredCheckpoints(self.storage, f"packs/{name}")
+        self.storage.write(f"packs/{name}.json", as_json(PackMembers(run_ids=list(run_ids))))
+        yield checkpoints
+        if all(self.is_trained(run_id) for run_id in run_ids):
+            checkpoints.remove()
+            self.storage.remove(f"packs/{name}.json")
 
-    # ---- tables ----
-
-    def write_frame(self, path: Path, frame: pd.DataFrame, metadata: dict[str, str] | None = None) -> None:
-        """A Parquet file; `metadata` goes into its schema."""
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        if metadata is not None:
-            table = table.replace_schema_metadata({**(table.schema.metadata or {}), "rankscope": json.dumps(metadata)})
-        write_whole(path, lambda temporary: pq.write_table(table, temporary))
-
-    def read_frame(self, path: Path) -> pd.DataFrame | None:
-        return pd.read_parquet(path) if path.is_file() else None
-
-    def frame_metadata(self, path: Path) -> dict[str, str]:
-        """What `write_frame` was given; empty where there is no file."""
-        if not path.is_file():
-            return {}
-        return dict(json.loads((pq.read_schema(path).metadata or {}).get(b"rankscope", b"{}")))
+    def search_checkpoints(self, search_id: str, candidate: str) -> StoredCheckpoints:
+        """Where one candidate of a search (an arm at a rate) keeps its state."""
+        return StoredCheckpoints(self.storage, f"searches/{search_id}/{candidate}")
 
     # ---- locks ----
 
-    @contextmanager
-    def lock(self, name: str = "study", *, shared: bool = False) -> Iterator[None]:
-        """Hold the named lock, which the kernel gives back however the process ends. Raises Busy."""
-        path = self.folder / ".locks" / f"{name.replace('/', '-')}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as stream:
-            try:
-                fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError:
-                stream.seek(0)
-                holder = stream.read().strip()
-                who = f"another rankscope process (pid {holder}) is" if holder else "other rankscope processes are"
-                raise Busy(f"{self.folder}: {who} working on it") from None
-            stream.seek(0)
-            stream.truncate()
-            if not shared:
-                stream.write(str(os.getpid()))
-                stream.flush()
-            yield
+    def lock(self, name: str = "study", *, shared: bool = False) -> AbstractContextManager[None]:
+        """Hold the named lock; given back however the process ends. Raises Busy."""
+        return self.storage.lock(name, shared=shared)
 
     @contextmanager
     def wait_lock(self, name: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:
         """Hold the named lock, waiting for whoever has it. Gives False where `should_stop` comes first."""
         told = False
         while not should_stop():
-            with contextlib.ExitStack() as held:
+            with ExitStack() as held:
                 try:
                     held.enter_context(self.lock(name))
                 except Busy:
                     if not told:
                         told = True
-                        logger.warning("%s: another process works on %s; waiting for it", self.folder, name)
+                        logger.warning("%s: another process works on %s; waiting for it", self.url, name)
                 else:
                     yield True
                     return
@@ -250,56 +185,22 @@ class FolderStore:
         yield False
 
 
-class RunCheckpoints:
-    """A run's checkpoint: one safetensors file, replaced whole."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-        if not self.path.is_file():
-            return None
-        with safe_open(self.path, framework="pt") as opened:
-            return {key: opened.get_tensor(key) for key in opened.keys()}, dict(opened.metadata())  # noqa: SIM118
-
-    def save(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-        held = {key: value.contiguous().cpu() for key, value in tensors.items()}
-        write_whole(self.path, lambda temporary: save_file(held, temporary, metadata))
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+def _take(path: Path, draft: Path) -> None:
+    """Move a file where both are on one disk, else copy it."""
+    shutil.move(path, draft)
 
 
-def write_plan(store: FolderStore, study: str, plan: Plan) -> None:
-    """Write study.yaml (the text `study`) and plan.json, by which the folder's jobs work."""
-    store.write_text("study.yaml", study)
-    store.write_plan(plan)
-
-
-def is_planned(store: FolderStore, plan: Plan, text: str) -> bool:
-    """Whether the folder holds this study and plan already, so that its files can stay while others work by them."""
-    before, path = store.read_plan(), store.folder / "study.yaml"
-    return before is not None and same_work(before, plan) and path.read_text(encoding="utf-8") == text
-
-
-def same_work(one: Plan, other: Plan) -> bool:
-    """Whether two plans ask for the same runs on the same data; what a machine says of speed and room may differ."""
-
-    def work(plan: Plan) -> tuple[object, ...]:
-        ids = [(run.run_id, run.arm.label) for run in plan.runs], [search.search_id for search in plan.searches]
-        return plan.resolved, plan.models, plan.train_sets, plan.suites, ids
-
-    return work(one) == work(other)
-
-
-def keep_best(store: FolderStore, plan: Plan) -> None:
+def keep_best(folder: StudyFolder, plan: Plan) -> None:
     """Of each arm's full checkpoints that are scored leave the one with the lowest validation loss."""
     groups: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
     for run in plan.runs:
-        status = store.read_status(run.run_id)
+        status = folder.read_status(run.run_id)
         if run.arm.traits.whole and status is not None and status.validation_loss is not None:
             key = (run.model, run.train_set, run.arm.label)
             groups.setdefault(key, []).append((status.validation_loss, run.run_id))
-    for group in groups.values():
-        for _, run_id in sorted(group)[1:]:
-            shutil.rmtree(store.model_folder(run_id), ignore_errors=True)
+    for run_id in _all_but_the_best(groups.values()):
+        folder.remove_weights(run_id)
+
+
+def _all_but_the_best(groups: Iterable[list[tuple[float, str]]]) -> list[str]:
+    return [run_id for group in groups for _, run_id in sorted(group)[1:]]

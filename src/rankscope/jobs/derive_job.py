@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from rankscope.analyse.merged_spectra import merged_top
 from rankscope.analyse.update_spectra import INTRUDER_TOP, energy_rank, intruder_columns
-from rankscope.edges.study_folder import FolderStore
+from rankscope.edges.executors import WorkPlace
+from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import predictions_frame, score_suite
-from rankscope.jobs.job_context import Bench, bench
+from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.model.methods.packed_lora import open_factors
 from rankscope.model.weights.adapter_file import Adapter, read_adapter
 from rankscope.model.weights.large_svd import SvdCache
@@ -39,7 +41,7 @@ class Derivation:
     factor: float | None = None
 
 
-def derived_sources(study: Study, store: FolderStore, plan: Plan) -> list[PlannedRun]:
+def derived_sources(study: Study, folder: StudyFolder, plan: Plan) -> list[PlannedRun]:
     """Of each base model and training set the first run of the largest LoRA, where the study derives runs.
 
     One that diverged is passed over; for one that failed or is still to do nothing else is taken, so that a study that
@@ -49,28 +51,35 @@ def derived_sources(study: Study, store: FolderStore, plan: Plan) -> list[Planne
         return []
     first: dict[tuple[str, str], tuple[PlannedRun, str]] = {}
     for run in sorted(plan.runs, key=lambda r: (-(r.arm.rank or 0), r.arm.label, r.seed)):
-        status = store.read_status(run.run_id)
+        status = folder.read_status(run.run_id)
         state = status.state if status is not None else "planned"
         if run.arm.traits.delta == "factored" and run.fits and state != "diverged":
             first.setdefault((run.model, run.train_set), (run, state))
     return [run for run, state in first.values() if state == "done"]
 
 
-def derived_ids(study: Study, plan: Plan, run: PlannedRun) -> list[str]:
-    """What `derive` may be asked of a run: `RUN_ID NAME` of each derivation."""
-    return [f"{run.run_id} {wanted.name}" for wanted in derivations(study, plan, run)]
+@dataclass(frozen=True)
+class Derive:
+    """Make one derivation of a finished run, without training, and score it, as far as it is missing."""
 
+    folder: str
+    run_id: str
+    name: str
+    seconds: float = 0.0
 
-def derive(folder: str, run_ids: tuple[str, ...]) -> None:
-    """Make and score these derivations (`RUN_ID NAME`) as far as they are missing."""
-    here = bench(folder)
-    for derived_id in run_ids:
-        run_id, name = derived_id.split(" ")
-        run = here.runs[run_id]
-        (wanted,) = (d for d in derivations(here.study, here.plan, run) if d.name == name)
-        with here.store.lock(f"{run_id}-{name}"):
-            if _is_missing(here, run, wanted) and here.store.adapter_folder(run_id).is_dir():
-                _derive(here, run, wanted)
+    def run(self, place: WorkPlace) -> None:
+        context = job_context(self.folder, place)
+        run = context.runs[self.run_id]
+        (wanted,) = (d for d in derivations(context.study, context.plan, run) if d.name == self.name)
+        with context.folder.lock(f"{self.run_id}-{self.name}"):
+            weights = context.folder.weights(self.run_id, whole=False)
+            if weights is not None and _is_missing(context, run, wanted):
+                _derive(context, run, wanted, weights)
+
+    def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
+        """The run itself is done: only the traceback is kept."""
+        folder.write_error(f"{folder.run_folder(self.run_id)}/derived/{self.name}", details)
+        return {f"{self.run_id} {self.name}": error}
 
 
 def derivations(study: Study, plan: Plan, run: PlannedRun) -> list[Derivation]:
@@ -87,31 +96,30 @@ def derivations(study: Study, plan: Plan, run: PlannedRun) -> list[Derivation]:
     ]
 
 
-def _is_missing(here: Bench, run: PlannedRun, wanted: Derivation) -> bool:
-    held = here.store.frame_metadata(here.store.derived_path(run.run_id, wanted.name))
-    return any(held.get(k) != v for k, v in _suite_hashes(here, run).items())
+def _is_missing(context: JobContext, run: PlannedRun, wanted: Derivation) -> bool:
+    held = context.folder.derived_facts(run.run_id, wanted.name)
+    return any(held.get(k) != v for k, v in _suite_hashes(context, run).items())
 
 
-def _suite_hashes(here: Bench, run: PlannedRun) -> dict[str, str]:
-    return {f"suite {name}": facts.content_sha256 for name, (_, facts) in here.prepared(run.model).suites.items()}
+def _suite_hashes(context: JobContext, run: PlannedRun) -> dict[str, str]:
+    return {f"suite {name}": sha256 for name, sha256 in context.suite_hashes(run.model).items()}
 
 
-def _derive(here: Bench, run: PlannedRun, wanted: Derivation) -> None:
-    base, weights = here.base(run.model), here.store.adapter_folder(run.run_id)
+def _derive(context: JobContext, run: PlannedRun, wanted: Derivation, weights: Path) -> None:
+    base = context.base(run.model)
     adapter = read_adapter(weights)
-    changes = _interventions(here, run, adapter) if wanted.factor is not None else None
+    changes = _interventions(context, run, adapter) if wanted.factor is not None else None
     factors, facts = _factors(adapter, wanted, changes)
     if factors is None:
         return
     predictions: list[Prediction] = []
     with open_factors(base, [run.arm], [factors]):
-        for suite in here.prepared(run.model).suites:
-            plan = here.plan_of(run.model, suite)
-            predictions += score_suite(base.model, base.tokenizer, plan, token_budget=here.evaluate_tokens)
+        for suite in context.suite_facts(run.model):
+            plan = context.suite_plan(run.model, suite)
+            predictions += score_suite(base.model, base.tokenizer, plan, token_budget=context.evaluate_tokens)
     metadata = {k: str(v) for k, v in {**asdict(wanted), **facts}.items() if v is not None}
-    path = here.store.derived_path(run.run_id, wanted.name)
     frame = predictions_frame(run.run_id, predictions)
-    here.store.write_frame(path, frame, metadata | _suite_hashes(here, run))
+    context.folder.write_derived(run.run_id, wanted.name, frame, metadata | _suite_hashes(context, run))
 
 
 Factors = dict[str, LowRank]
@@ -152,11 +160,11 @@ def _truncated(adapter: Adapter, wanted: Derivation) -> tuple[Factors, dict[str,
     return made, {"mean_rank": sum(ranks) / len(ranks), "energy_kept": kept / total if total else None}
 
 
-def _interventions(here: Bench, run: PlannedRun, adapter: Adapter) -> Factors | None:
+def _interventions(context: JobContext, run: PlannedRun, adapter: Adapter) -> Factors | None:
     """(factor - 1) times the intruder part of W0 + delta by module, of rank q, which may be 0."""
-    factor, cache = here.study.analysis.intruder_factor, SvdCache()
-    weights = matrices(here.base(run.model).model, adapter.deltas)
-    sha = here.facts(run.model).content_sha256
+    factor, cache = context.study.analysis.intruder_factor, SvdCache()
+    weights = matrices(context.base(run.model).model, adapter.deltas)
+    sha = context.facts(run.model).content_sha256
     made: Factors = {}
     for module, delta in adapter.deltas.items():
         weight = weights[module]

@@ -1,21 +1,34 @@
-"""A process's hold on one study: settings and plan read, rows encoded once, base models loaded once."""
+"""Per-process cache of a study: its settings, plan, token files and loaded base models, shared by its jobs."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from rankscope.data.build_sets import TrainingSet
 from rankscope.data.encode_study import Prepared, prepare
+from rankscope.edges.executors import WorkPlace
 from rankscope.edges.machine import commit, machine_line, versions
-from rankscope.edges.study_folder import FolderStore, RunCheckpoints
+from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.model.load import LoadedModel, load_model, load_tokenizer
-from rankscope.plan.make_plan import dtype_of
-from rankscope.records import ModelFacts, Plan, PlannedRun, PlannedSearch, Provenance, RunRecord, RunStatus
+from rankscope.plan.resolve import dtype_of
+from rankscope.records import (
+    ModelFacts,
+    Plan,
+    PlannedRun,
+    PlannedSearch,
+    Provenance,
+    RunRecord,
+    RunStatus,
+    Suite,
+    SuiteFacts,
+)
 from rankscope.study.objective import SUPERVISED
-from rankscope.study.resolved_study import read_resolved
+from rankscope.study.resolved_study import study_of
 from rankscope.study.study import ModelSpec, Study
 from rankscope.train.fit import FitSettings
 from rankscope.train.objective import OBJECTIVES, Objective
@@ -25,19 +38,18 @@ EVALUATE_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens in one scoring batch, by device; fixed, since another batching may round differently."""
 
 _STATUS_SECONDS = 1.0
+_NOWHERE = Path("/")
+"""What relative paths would start at: a study in its folder has none."""
 
 
-class Bench:
-    """What the jobs of one study share inside a process."""
+class JobContext:
+    """What the jobs of one study share inside a process. `stop_requested` is asked between steps and items."""
 
-    def __init__(self, folder: Path) -> None:
-        self.store = FolderStore(folder)
+    def __init__(self, folder: StudyFolder, text: str, plan: Plan) -> None:
         self.folder = folder
-        self.study: Study = read_resolved(folder / "study.yaml")
-        plan = self.store.read_plan()
-        if plan is None:
-            raise FileNotFoundError(f"{folder} holds no plan.json")
-        self.plan: Plan = plan
+        self.study: Study = study_of(text)
+        self.plan = plan
+        self.stop_requested: Callable[[], bool] = lambda: False
         self._prepared: dict[str, Prepared] = {}
         self._bases: dict[str, LoadedModel] = {}
         self._suite_plans: dict[tuple[str, str], SuitePlan] = {}
@@ -65,20 +77,38 @@ class Bench:
     def facts(self, model: str) -> ModelFacts:
         return next(facts for facts in self.plan.models if facts.name == model)
 
+    # ---- rows as tokens ----
+
     def prepared(self, model: str) -> Prepared:
         if model not in self._prepared:
             spec = self.spec(model)
-            tokenizer = load_tokenizer(spec, self.folder)
+            tokenizer = load_tokenizer(spec, _NOWHERE)
             context_tokens = self.facts(model).context_tokens - self.study.virtual_tokens
-            self._prepared[model] = prepare(self.study, self.folder, tokenizer, context_tokens, spec.system_prompt)
+            self._prepared[model] = prepare(self.study, _NOWHERE, tokenizer, context_tokens, spec.system_prompt)
         return self._prepared[model]
 
-    def plan_of(self, model: str, suite: str) -> SuitePlan:
+    def training(self, model: str, train_set: str) -> TrainingSet:
+        """What the runs of a training set train and validate on."""
+        return self.prepared(model).training[train_set]
+
+    def suite(self, model: str, name: str) -> Suite:
+        return self.prepared(model).suites[name][0]
+
+    def suite_facts(self, model: str) -> dict[str, SuiteFacts]:
+        """The suites that a model is asked, by name, in the study's order."""
+        return {facts.name: facts for facts in self.plan.suites if facts.model == model}
+
+    def suite_hashes(self, model: str) -> dict[str, str]:
+        return {name: facts.content_sha256 for name, facts in self.suite_facts(model).items()}
+
+    def suite_plan(self, model: str, name: str) -> SuitePlan:
         """The suite with its scoring batches, planned once for all runs of this process."""
-        key = (model, suite)
+        key = (model, name)
         if key not in self._suite_plans:
-            self._suite_plans[key] = SuitePlan(self.prepared(model).suites[suite][0], self.evaluate_tokens)
+            self._suite_plans[key] = SuitePlan(self.suite(model, name), self.evaluate_tokens)
         return self._suite_plans[key]
+
+    # ---- models ----
 
     def base(self, model: str, *, own: bool = False) -> LoadedModel:
         """The frozen base, shared by all LoRA jobs of this process; `own`: a fresh one whose weights may change."""
@@ -102,14 +132,14 @@ class Bench:
 
     def _load(self, model: str, weights: Path | None = None) -> LoadedModel:
         spec, resolved = self.spec(model), self.plan.resolved
-        return load_model(spec, self.folder, dtype_of(spec, resolved), resolved.device, weights=weights)
+        return load_model(spec, _NOWHERE, dtype_of(spec, resolved), resolved.device, weights=weights)
 
-    # ---- records ----
+    # ---- settings ----
 
     def micro_batch_tokens(self, run: PlannedRun | PlannedSearch) -> int:
         """What the study gives, or was measured to be best for the run's base and training set, or the plan's."""
         given = self.study.execution.micro_batch_tokens
-        packing = self.store.read_packing(run.model, run.train_set)
+        packing = self.folder.read_packing(run.model, run.train_set)
         if isinstance(given, int):
             return given
         return packing.micro_batch_tokens if packing is not None else self.plan.resolved.micro_batch_tokens
@@ -125,20 +155,18 @@ class Bench:
             objective=self.objective,
         )
 
-    def checkpoints(self, run_id: str) -> RunCheckpoints:
-        return RunCheckpoints(self.store.run_folder(run_id) / "checkpoint.safetensors")
+    # ---- records ----
 
     def write_status(self, status: RunStatus) -> None:
-        self.store.write_status(
-            status.model_copy(update={"updated_at": datetime.now(UTC).isoformat(timespec="seconds")})
-        )
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.folder.write_status(status.model_copy(update={"updated_at": now}))
 
     def write_run(self, run_id: str, model: str, run: PlannedRun | None, learning_rate: float | None) -> None:
         """run.json: settings as resolved, and where the numbers come from."""
         wanted = (model, run.train_set) if run is not None else None
         train = next((t for t in self.plan.train_sets if (t.model, t.name) == wanted), None)
         dump = self.study.model_dump(mode="json", by_alias=True)
-        self.store.write_run(
+        self.folder.write_run(
             RunRecord(
                 run_id=run_id,
                 model=model,
@@ -154,9 +182,7 @@ class Bench:
                     machine=machine_line(),
                     model_sha256=self.facts(model).content_sha256,
                     train_sha256=train.content_sha256 if train is not None else None,
-                    suites_sha256={
-                        suite.name: suite.content_sha256 for suite in self.plan.suites if suite.model == model
-                    },
+                    suites_sha256=self.suite_hashes(model),
                 ),
             )
         )
@@ -165,8 +191,8 @@ class Bench:
 class StatusWriter:
     """Writes a run's progress into its status.json about once a second."""
 
-    def __init__(self, bench: Bench, status: RunStatus) -> None:
-        self._bench, self._status, self._last = bench, status, 0.0
+    def __init__(self, context: JobContext, status: RunStatus) -> None:
+        self._context, self._status, self._last = context, status, 0.0
 
     def __call__(self, result: FitResult) -> None:
         if time.monotonic() - self._last < _STATUS_SECONDS:
@@ -179,17 +205,21 @@ class StatusWriter:
         }
         if result.steps:
             update["final_train_loss"] = result.steps[-1].loss_nats_per_token
-        self._bench.write_status(self._status.model_copy(update=update))
+        self._context.write_status(self._status.model_copy(update=update))
 
 
-_BENCHES: dict[tuple[str, str], Bench] = {}
+_CONTEXTS: dict[tuple[str, str, str], JobContext] = {}
 
 
-def bench(folder: str) -> Bench:
-    """This process's bench for the study as it is planned now."""
-    texts = [(Path(folder) / name).read_text(encoding="utf-8") for name in ("plan.json", "study.yaml")]
-    key = (folder, "\n".join(texts))
-    if key not in _BENCHES:
-        _BENCHES.clear()
-        _BENCHES[key] = Bench(Path(folder))
-    return _BENCHES[key]
+def job_context(url: str, place: WorkPlace) -> JobContext:
+    """This process's context for the study as it is planned now; one study at a time is kept."""
+    folder = StudyFolder.open(url)
+    text, plan = folder.read_study_text(), folder.read_plan()
+    if text is None or plan is None:
+        raise FileNotFoundError(f"{url} holds no study and plan")
+    key = (url, text, plan.model_dump_json())
+    if key not in _CONTEXTS:
+        _CONTEXTS.clear()
+        _CONTEXTS[key] = JobContext(folder, text, plan)
+    _CONTEXTS[key].stop_requested = place.stop_requested
+    return _CONTEXTS[key]

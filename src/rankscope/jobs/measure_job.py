@@ -5,21 +5,20 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from rankscope.data.training_batches import order
+from rankscope.edges.executors import WorkPlace
+from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import SuitePlan, score_suite
-from rankscope.jobs.job_context import Bench, bench
+from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.packed_lora import Pack, open_pack
 from rankscope.records import Example, MeasuredSpeed, Plan, PlannedRun
 from rankscope.train.fit import FitSettings, fit
 from rankscope.train.training_state import FitResult
-
-FOLDER = "measured"
-"""Of a study's folder: one JSON file for each arm."""
 
 _STEPS = 4
 """Timed steps, after one that is not: it allocates, and finds out what the model can do."""
@@ -45,27 +44,35 @@ def measured_runs(plan: Plan) -> list[PlannedRun]:
     return list(chosen.values())
 
 
-def measure(folder: str, run_ids: tuple[str, ...]) -> None:
-    """Write what was measured of these runs' arms; nothing of them is kept but the seconds."""
-    here = bench(folder)
-    for run_id in run_ids:
-        found = _measure(here, here.runs[run_id])
-        here.store.write_text(f"{FOLDER}/{run_id}.json", found.model_dump_json())
+@dataclass(frozen=True)
+class Measure:
+    """Time a few real steps of one run's arm, and scoring; nothing of it is kept but the seconds."""
+
+    folder: str
+    run_id: str
+    seconds: float = 0.0
+
+    def run(self, place: WorkPlace) -> None:
+        context = job_context(self.folder, place)
+        context.folder.write_measured(self.run_id, _measure(context, context.runs[self.run_id]))
+
+    def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
+        """Nothing is labelled: the folder is a temporary one."""
+        return {self.run_id: error}
 
 
-def _measure(here: Bench, run: PlannedRun) -> MeasuredSpeed:
-    data = here.prepared(run.model).training[run.train_set]
-    base = here.base(run.model, own=run.arm.traits.whole)
+def _measure(context: JobContext, run: PlannedRun) -> MeasuredSpeed:
+    data, objective = context.training(run.model, run.train_set), context.objective
+    base = context.base(run.model, own=run.arm.traits.whole)
     rate = run.arm.learning_rate if isinstance(run.arm.learning_rate, float) else SOME_RATE
-    settings = here.fit_settings(rate, run.seed, here.micro_batch_tokens(run))
+    settings = context.fit_settings(rate, run.seed, context.micro_batch_tokens(run))
     with open_pack(base, [run.arm], run.seed) as pack:
-        per_token, result = time_steps(pack, here.objective.training_rows(data), settings)
-        rows = here.objective.validation_rows(data)[:_ROWS]
+        per_token, result = time_steps(pack, objective.training_rows(data), settings)
+        rows = objective.validation_rows(data)[:_ROWS]
         start = time.perf_counter()
-        forward = pack.members[0].training_forward()
-        here.objective.validation_loss(forward, rows, settings.micro_batch_tokens)
-        validation = (time.perf_counter() - start) / sum(map(here.objective.row_tokens, rows))
-        evaluate = _score(here, base, run)
+        objective.validation_loss(pack.members[0].training_forward(), rows, settings.micro_batch_tokens)
+        validation = (time.perf_counter() - start) / sum(map(objective.row_tokens, rows))
+        evaluate = _score(context, base, run)
     return MeasuredSpeed(
         model=run.model,
         train_set=run.train_set,
@@ -107,19 +114,25 @@ def time_steps(pack: Pack, rows: Sequence[Example], settings: FitSettings) -> tu
     batches = order(len(rows), budget.batch_size, budget.epochs, settings.seed)[: len(ends)]
     if len(ends) > 1:
         batches, start = batches[1:], ends[0]
-    return (ends[-1] - start) / sum(settings.objective.row_tokens(rows[i]) for batch in batches for i in batch), result
+    tokens = sum(settings.objective.row_tokens(rows[i]) for batch in batches for i in batch)
+    return (ends[-1] - start) / tokens, result
 
 
-def _score(here: Bench, model: LoadedModel, run: PlannedRun) -> float:
+def _score(context: JobContext, model: LoadedModel, run: PlannedRun) -> float:
     """Seconds of every suite, from a seeded sample of the items of each."""
     seconds = 0.0
-    for name, (suite, _) in here.prepared(run.model).suites.items():
+    for name in context.suite_facts(run.model):
+        suite = context.suite(run.model, name)
         if not suite.items:
             continue
         items = random.Random(f"measure {name}").sample(suite.items, min(_ROWS, len(suite.items)))
-        few, plan = (SuitePlan(replace(suite, items=tuple(part)), here.evaluate_tokens) for part in (items[:2], items))
-        score_suite(model.model, model.tokenizer, few, token_budget=here.evaluate_tokens)  # what a model is asked once
+        few, plan = (
+            SuitePlan(replace(suite, items=tuple(part)), context.evaluate_tokens) for part in (items[:2], items)
+        )
+        score_suite(
+            model.model, model.tokenizer, few, token_budget=context.evaluate_tokens
+        )  # what a model is asked once
         start = time.perf_counter()
-        score_suite(model.model, model.tokenizer, plan, token_budget=here.evaluate_tokens)
+        score_suite(model.model, model.tokenizer, plan, token_budget=context.evaluate_tokens)
         seconds += (time.perf_counter() - start) * len(suite.items) / len(items)
     return seconds

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from rankscope.edges.executors import WorkPlace
 from rankscope.edges.machine import look_at_machine
-from rankscope.edges.study_folder import FolderStore
-from rankscope.jobs.job_context import Bench, bench
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.jobs.measure_job import SOME_RATE, time_steps
 from rankscope.model.methods.packed_lora import can_pack, open_pack
 from rankscope.plan.resolve import available_bytes
@@ -24,32 +27,32 @@ _LEAST_TOKENS = 1024
 """Micro-batches are not tried smaller: the calls would cost more than the products."""
 
 
-def undecided(store: FolderStore, runs: Iterable[PlannedRun]) -> list[tuple[str, ...]]:
+def undecided(folder: StudyFolder, runs: Iterable[PlannedRun]) -> list[tuple[str, ...]]:
     """Of each base and training set the LoRA runs of one seed, where there are several and nothing was decided."""
     groups: dict[tuple[str, str], list[PlannedRun]] = {}
     for run in runs:
-        if can_pack(run.arm) and not store.is_trained(run.run_id):
+        if can_pack(run.arm) and not folder.is_trained(run.run_id):
             groups.setdefault((run.model, run.train_set), []).append(run)
     found = []
     for (model, train_set), group in groups.items():
         own = [run.run_id for run in group if run.seed == group[0].seed]
-        if len(own) > 1 and store.read_packing(model, train_set) is None:
+        if len(own) > 1 and folder.read_packing(model, train_set) is None:
             found.append(tuple(own))
     return found
 
 
-def groups_of(store: FolderStore, runs: Sequence[PlannedRun]) -> list[tuple[str, ...]]:
+def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str, ...]]:
     """The runs of each job, in their order: packs that began as they began, then new ones, the rest one by one."""
     asked = {run.run_id for run in runs}
-    begun = [tuple(pack.run_ids) for pack in store.read_packs() if asked.issuperset(pack.run_ids)]
+    begun = [tuple(pack.run_ids) for pack in folder.read_packs() if asked.issuperset(pack.run_ids)]
     taken = {run_id for pack in begun for run_id in pack}
     open_packs: dict[tuple[str, str, int], list[str]] = {}
     found: list[list[str]] = [list(pack) for pack in begun]
     for run in runs:
         if run.run_id in taken:
             continue
-        packing = store.read_packing(run.model, run.train_set)
-        if packing is None or packing.arms_together == 1 or not can_pack(run.arm) or store.is_trained(run.run_id):
+        packing = folder.read_packing(run.model, run.train_set)
+        if packing is None or packing.arms_together == 1 or not can_pack(run.arm) or folder.is_trained(run.run_id):
             found.append([run.run_id])
             continue
         key = (run.model, run.train_set, run.seed)
@@ -64,50 +67,62 @@ Seconds = dict[tuple[int, int], float]
 """Of a step, per token of one arm, by (arms, tokens of a micro-batch)."""
 
 
-def choose_packing(folder: str, run_ids: tuple[str, ...]) -> None:
-    """Decide for the setting of these runs, which differ in nothing but their LoRA arms.
+@dataclass(frozen=True)
+class ChoosePacking:
+    """Decide how many arms train together, for runs that differ in nothing but their LoRA arms.
 
     What the study gives is taken. Else a few steps are timed: first by the tokens of a micro-batch, with one arm, then
     with twice as many arms as long as a step of one arm gets cheaper and the memory holds them.
     """
-    here = bench(folder)
-    runs = [here.runs[run_id] for run_id in run_ids]
-    given, seconds = here.study.execution, Seconds()
-    tokens = given.micro_batch_tokens
-    if tokens == "auto":
-        tokens = _best_tokens(here, runs, seconds)
-    count = given.arms_together
-    if count == "auto":
-        count = _best_count(here, runs, tokens, seconds)
-    here.store.write_packing(
-        Packing(
-            model=runs[0].model,
-            train_set=runs[0].train_set,
-            arms_together=count,
-            micro_batch_tokens=tokens,
-            seconds_per_token={f"{arms} x {size}": value for (arms, size), value in seconds.items()},
+
+    folder: str
+    run_ids: tuple[str, ...]
+    seconds: float = 0.0
+
+    def run(self, place: WorkPlace) -> None:
+        context = job_context(self.folder, place)
+        runs = [context.runs[run_id] for run_id in self.run_ids]
+        given, seconds = context.study.execution, Seconds()
+        tokens = given.micro_batch_tokens
+        if tokens == "auto":
+            tokens = _best_tokens(context, runs, seconds)
+        count = given.arms_together
+        if count == "auto":
+            count = _best_count(context, runs, tokens, seconds)
+        context.folder.write_packing(
+            Packing(
+                model=runs[0].model,
+                train_set=runs[0].train_set,
+                arms_together=count,
+                micro_batch_tokens=tokens,
+                seconds_per_token={f"{arms} x {size}": value for (arms, size), value in seconds.items()},
+            )
         )
-    )
+
+    def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
+        """No run fails by it: they train one by one."""
+        folder.write_error("packing", details)
+        return {}
 
 
-def _best_tokens(here: Bench, runs: Sequence[PlannedRun], seconds: Seconds) -> int:
-    tokens = here.plan.resolved.micro_batch_tokens
-    _try(here, runs, 1, tokens, seconds)
+def _best_tokens(context: JobContext, runs: Sequence[PlannedRun], seconds: Seconds) -> int:
+    tokens = context.plan.resolved.micro_batch_tokens
+    _try(context, runs, 1, tokens, seconds)
     while tokens // 2 >= _LEAST_TOKENS:
         smaller = tokens // 2
-        _try(here, runs, 1, smaller, seconds)
+        _try(context, runs, 1, smaller, seconds)
         if seconds[1, smaller] > WORTH_IT * seconds[1, tokens]:
             break
         tokens = smaller
     return tokens
 
 
-def _best_count(here: Bench, runs: Sequence[PlannedRun], tokens: int, seconds: Seconds) -> int:
+def _best_count(context: JobContext, runs: Sequence[PlannedRun], tokens: int, seconds: Seconds) -> int:
     count = 1
     if (1, tokens) not in seconds:
-        _try(here, runs, 1, tokens, seconds)
-    while 2 * count <= min(len(runs), MOST_TOGETHER) and _fits(here, runs, 2 * count):
-        if not _try(here, runs, 2 * count, tokens, seconds):
+        _try(context, runs, 1, tokens, seconds)
+    while 2 * count <= min(len(runs), MOST_TOGETHER) and _fits(context, runs, 2 * count):
+        if not _try(context, runs, 2 * count, tokens, seconds):
             break
         if seconds[2 * count, tokens] > WORTH_IT * seconds[count, tokens]:
             break
@@ -115,25 +130,25 @@ def _best_count(here: Bench, runs: Sequence[PlannedRun], tokens: int, seconds: S
     return count
 
 
-def _try(here: Bench, runs: Sequence[PlannedRun], count: int, tokens: int, seconds: Seconds) -> bool:
+def _try(context: JobContext, runs: Sequence[PlannedRun], count: int, tokens: int, seconds: Seconds) -> bool:
     """Time `count` arms, of ranks spread over all of them; False where the device's memory does not hold them."""
     by_size = sorted(runs, key=lambda run: run.trainable_parameters)
     chosen = [by_size[(2 * i + 1) * len(runs) // (2 * count)] for i in range(count)]
-    data = here.prepared(runs[0].model).training[runs[0].train_set]
-    settings = here.fit_settings(SOME_RATE, runs[0].seed, micro_batch_tokens=tokens)
+    data = context.training(runs[0].model, runs[0].train_set)
+    settings = context.fit_settings(SOME_RATE, runs[0].seed, micro_batch_tokens=tokens)
     try:
-        with open_pack(here.base(runs[0].model), [run.arm for run in chosen], runs[0].seed) as pack:
-            per_token, _ = time_steps(pack, here.objective.training_rows(data), settings)
+        with open_pack(context.base(runs[0].model), [run.arm for run in chosen], runs[0].seed) as pack:
+            per_token, _ = time_steps(pack, context.objective.training_rows(data), settings)
     except torch.OutOfMemoryError:
         return False
     seconds[count, tokens] = per_token / count
     return True
 
 
-def _fits(here: Bench, runs: Sequence[PlannedRun], count: int) -> bool:
+def _fits(context: JobContext, runs: Sequence[PlannedRun], count: int) -> bool:
     """Whether the memory of one worker holds so many arms: activations are those of one micro-batch all the same."""
     largest = max(runs, key=lambda run: run.memory_bytes)
     own = sum(largest.memory_parts_bytes[part] for part in ("masters", "moments", "gradients"))
-    machine = look_at_machine(here.folder, measure=False)
-    room = available_bytes(machine, here.plan.resolved.device) // here.plan.resolved.worker_count
+    machine = look_at_machine(Path.cwd(), measure=False)
+    room = available_bytes(machine, context.plan.resolved.device) // context.plan.resolved.worker_count
     return largest.memory_bytes + (count - 1) * own <= room

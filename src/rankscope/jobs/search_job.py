@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from rankscope.data.sources import seeded_sample
-from rankscope.edges.local_executor import stop_requested
-from rankscope.edges.study_folder import RunCheckpoints
+from rankscope.edges.executors import WorkPlace
+from rankscope.edges.stored_checkpoints import StoredCheckpoints
+from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import score_suite
-from rankscope.jobs.job_context import Bench, bench
+from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.model.methods.packed_lora import can_pack, open_pack
 from rankscope.plan.run_ids import MOST_BEYOND, next_rate
 from rankscope.records import PlannedSearch, Prediction, ProbedRate, SearchRecord, Suite
@@ -29,20 +29,29 @@ class Stopped(Exception):
     """A signal asked for a stop in the middle of a search; its files hold what was done."""
 
 
-def search_rate(folder: str, run_ids: tuple[str, ...]) -> None:
-    """Do the planned searches `run_ids`; one that was killed goes on where it was."""
-    here = bench(folder)
-    for search_id in run_ids:
-        with here.store.wait_lock(search_id, stop_requested) as mine:
-            if mine and here.store.read_search(search_id) is None:
-                try:
-                    _search(here, here.searches[search_id])
-                except Stopped:
-                    return
+@dataclass(frozen=True)
+class SearchRate:
+    """Do one planned search of a learning rate; one that was killed goes on where it was."""
+
+    folder: str
+    search_id: str
+    seconds: float = 0.0
+
+    def run(self, place: WorkPlace) -> None:
+        context = job_context(self.folder, place)
+        with context.folder.wait_lock(self.search_id, place.stop_requested) as mine:
+            if mine and context.folder.read_search(self.search_id) is None:
+                with suppress(Stopped):
+                    _search(context, context.searches[self.search_id])
+
+    def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
+        """Keep the traceback; the runs that wait for the rate are not begun."""
+        folder.write_error(f"searches/{self.search_id}", details)
+        return {self.search_id: error}
 
 
-def _search(here: Bench, search: PlannedSearch) -> None:
-    candidates = _Candidates(here, search)
+def _search(context: JobContext, search: PlannedSearch) -> None:
+    candidates = _Candidates(context, search)
     outcome = successive_halving(
         search.rates,
         search.step_count,
@@ -52,9 +61,9 @@ def _search(here: Bench, search: PlannedSearch) -> None:
         MOST_BEYOND,
     )
     start = time.perf_counter()
-    suites = probe_suites(here, search.model)
+    suites = probe_suites(context, search.model)
     probed = candidates.probe(suites, outcome)
-    here.store.write_search(
+    context.folder.write_search(
         SearchRecord(
             search_id=search.search_id,
             model=search.model,
@@ -75,11 +84,12 @@ def _search(here: Bench, search: PlannedSearch) -> None:
     candidates.remove_checkpoints(outcome.rates)
 
 
-def probe_suites(here: Bench, model: str) -> list[Suite]:
+def probe_suites(context: JobContext, model: str) -> list[Suite]:
     """A seeded sample of every suite that has right answers: fewer items where answers are generated."""
     found = []
-    for suite, facts in here.prepared(model).suites.values():
+    for name, facts in context.suite_facts(model).items():
         if facts.form != "text":
+            suite = context.suite(model, name)
             count = PROBE_ITEMS if facts.form == "choices" else PROBE_WRITTEN
             chosen = seeded_sample([item.item_id for item in suite.items], count, "rate search")
             found.append(replace(suite, items=tuple(suite.items[i] for i in chosen)))
@@ -89,12 +99,10 @@ def probe_suites(here: Bench, model: str) -> list[Suite]:
 class _Candidates:
     """The rates of one search: each with its checkpoint, and what was measured at each rung."""
 
-    def __init__(self, here: Bench, search: PlannedSearch) -> None:
-        self._here, self._search = here, search
-        self._folder = f"searches/{search.search_id}"
-        self._data = here.prepared(search.model).training[search.train_set]
-        path = here.store.folder / self._folder / "rungs.json"
-        self._measured: dict[str, dict[str, float | None]] = json.loads(path.read_text()) if path.is_file() else {}
+    def __init__(self, context: JobContext, search: PlannedSearch) -> None:
+        self._context, self._search = context, search
+        self._data = context.training(search.model, search.train_set)
+        self._measured: dict[str, dict[str, float | None]] = context.folder.read_rungs(search.search_id) or {}
 
     def advance(self, rate: float, until_step: int) -> float | None:
         """Mean validation loss over the arms that share the rate; None where one diverged."""
@@ -103,7 +111,7 @@ class _Candidates:
 
     def advance_together(self, rates: Sequence[float], until_step: int) -> None:
         """What `advance` will be asked for, in packs of as many candidates as were found to pay."""
-        packing = self._here.store.read_packing(self._search.model, self._search.train_set)
+        packing = self._context.folder.read_packing(self._search.model, self._search.train_set)
         if packing is None or packing.arms_together == 1:
             return
         waiting: dict[int, list[tuple[Arm, float]]] = {}
@@ -111,7 +119,7 @@ class _Candidates:
             for arm in self._search.arms:
                 if can_pack(arm) and _key(arm, rate, until_step) not in self._measured:
                     # After a kill some may be a checkpoint ahead of others.
-                    done = steps_kept(RunCheckpoints(self._checkpoint(arm, rate)))
+                    done = steps_kept(self._checkpoint(arm, rate))
                     waiting.setdefault(done, []).append((arm, rate))
         for group in waiting.values():
             for start in range(0, len(group), packing.arms_together):
@@ -125,19 +133,19 @@ class _Candidates:
 
     def _train(self, candidates: Sequence[tuple[Arm, float]], until_step: int) -> None:
         """Measure validation losses (None: diverged) and the seconds trained since each candidate's start."""
-        here, search, objective = self._here, self._search, self._here.objective
+        context, search, objective = self._context, self._search, self._context.objective
         arms = [arm for arm, _ in candidates]
-        tokens = here.micro_batch_tokens(search)
-        with open_pack(here.base(search.model, own=arms[0].traits.whole), arms, search.seed) as pack:
+        tokens = context.micro_batch_tokens(search)
+        with open_pack(context.base(search.model, own=arms[0].traits.whole), arms, search.seed) as pack:
             results = fit(
                 pack,
                 objective.training_rows(self._data),
-                [here.fit_settings(rate, search.seed, tokens) for _, rate in candidates],
-                checkpoints=OneFileEach([RunCheckpoints(self._checkpoint(arm, rate)) for arm, rate in candidates]),
-                should_stop=stop_requested,
+                [context.fit_settings(rate, search.seed, tokens) for _, rate in candidates],
+                checkpoints=OneFileEach([self._checkpoint(arm, rate) for arm, rate in candidates]),
+                should_stop=context.stop_requested,
                 until_step=until_step,
             )
-            if stop_requested():
+            if context.stop_requested():
                 raise Stopped
             for i, ((arm, rate), result) in enumerate(zip(candidates, results, strict=True)):
                 loss = None
@@ -147,7 +155,7 @@ class _Candidates:
                         loss = objective.validation_loss(forward, rows, result.micro_batch_tokens)
                 key = _key(arm, rate, until_step)
                 self._measured[key] = {"loss": loss, "seconds": result.train_seconds}
-        self._here.store.write_text(f"{self._folder}/rungs.json", json.dumps(self._measured))
+        context.folder.write_rungs(search.search_id, self._measured)
 
     def probe(self, suites: Sequence[Suite], outcome: SearchOutcome) -> list[ProbedRate]:
         """Every candidate, as far as it was trained, on the probe items; those that diverged are left out."""
@@ -159,29 +167,29 @@ class _Candidates:
         return found
 
     def _probe(self, arm: Arm, rate: float, steps: int, suites: Sequence[Suite]) -> list[ProbedRate]:
-        here, search = self._here, self._search
-        base = here.base(search.model, own=arm.traits.whole)
+        context, search = self._context, self._search
+        base = context.base(search.model, own=arm.traits.whole)
         with open_pack(base, [arm], search.seed) as pack:
             fit(
                 pack,
-                here.objective.training_rows(self._data),
-                [here.fit_settings(rate, search.seed, here.micro_batch_tokens(search))],
-                checkpoints=RunCheckpoints(self._checkpoint(arm, rate)),
+                context.objective.training_rows(self._data),
+                [context.fit_settings(rate, search.seed, context.micro_batch_tokens(search))],
+                checkpoints=self._checkpoint(arm, rate),
                 until_step=steps,  # where the checkpoint is: nothing is trained
             )
             scored = {
-                suite.name: score_suite(base.model, base.tokenizer, suite, token_budget=here.evaluate_tokens)
+                suite.name: score_suite(base.model, base.tokenizer, suite, token_budget=context.evaluate_tokens)
                 for suite in suites
             }
-        if stop_requested():
+        if context.stop_requested():
             raise Stopped
         return [
             ProbedRate(arm=arm.label, learning_rate=rate, steps=steps, suite=name, accuracy=_accuracy(predictions))
             for name, predictions in scored.items()
         ]
 
-    def _checkpoint(self, arm: Arm, rate: float) -> Path:
-        return self._here.store.folder / self._folder / f"{arm.label}-{rate:g}.safetensors"
+    def _checkpoint(self, arm: Arm, rate: float) -> StoredCheckpoints:
+        return self._context.folder.search_checkpoints(self._search.search_id, f"{arm.label}-{rate:g}")
 
     def seconds(self) -> float:
         """Training seconds of all candidates: of each the count at its last rung, which includes the earlier ones."""
@@ -194,7 +202,7 @@ class _Candidates:
     def remove_checkpoints(self, rates: Sequence[float]) -> None:
         for arm in self._search.arms:
             for rate in rates:
-                self._checkpoint(arm, rate).unlink(missing_ok=True)
+                self._checkpoint(arm, rate).remove()
 
 
 def _key(arm: Arm, rate: float, until_step: int) -> str:

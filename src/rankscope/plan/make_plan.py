@@ -8,22 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from rankscope.plan.plan_warnings import study_warnings
-from rankscope.plan.requirements import check_ranks, check_support
+from rankscope.plan.plan_checks import check_arms, check_support, study_warnings
 from rankscope.plan.resolve import Dtype, available_bytes, dtype_of, resolve, run_memory_parts
 from rankscope.plan.run_cost import (
     RUNG_FRACTIONS,
     disk_bytes,
     evaluate_flops,
-    rows_seen,
     search_share,
     step_count,
     train_flops,
-    trainable_parameters,
 )
-from rankscope.plan.run_ids import SEARCH_SEED, rate_grid, run_id, search_arms, search_id
-from rankscope.plan.run_time import Clock
-from rankscope.plan.totals import plan_totals
+from rankscope.plan.run_ids import SEARCH_SEED, run_id, search_arms, search_id
+from rankscope.plan.run_time import Clock, plan_totals
 from rankscope.records import (
     MachineFacts,
     MeasuredSpeed,
@@ -37,8 +33,6 @@ from rankscope.records import (
 )
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, Study
-
-__all__ = ["check_ranks", "dtype_of", "make_plan", "rate_grid", "run_id"]
 
 NOMINAL_FLOPS_PER_SECOND = {"cpu": 3e10, "cuda": 1e14}
 """Stands in where the speed was not measured (on CPU of one thread); the plan then says so."""
@@ -92,7 +86,7 @@ def make_plan(
     problems: list[Problem] = []
     warnings: list[str] = []
     for facts in models:
-        found, advice = check_ranks(study, facts, file)
+        found, advice = check_arms(study, facts, file)
         problems += found
         warnings += advice
     problems += check_support(study, models, previous.device if previous is not None else machine.device, machine, file)
@@ -161,9 +155,9 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         train_set=train.name,
         arm=arm,
         seed=seed,
-        trainable_parameters=trainable_parameters(arm, facts),
+        trainable_parameters=arm.trainable_parameters(facts),
         step_count=step_count(train.row_count, study.budget),
-        train_tokens=round(train.token_count * sum(rows_seen(train.row_count, study.budget.epochs)) / train.row_count),
+        train_tokens=round(train.token_count * sum(study.budget.rows_seen(train.row_count)) / train.row_count),
         train_flops=sum(train_flops(arm, facts, train, study.budget)),
         evaluate_flops=sum(evaluate_flops(arm, facts, setting.suites)),
         memory_bytes=sum(parts.values()),
@@ -197,7 +191,7 @@ def _search(setting: _Setting, arm: Arm, searching: tuple[Arm, ...]) -> PlannedS
     if not searching:
         return None
     study, facts, train = setting.study, setting.facts, setting.train
-    rates = rate_grid(arm.method)
+    rates = arm.traits.rate_grid
     share = search_share(len(rates))
     passes = sum(math.ceil(len(rates) / 2**rung) for rung in range(len(RUNG_FRACTIONS)))
     seconds = sum(setting.clock.training(a, share) + passes * setting.clock.validation(a) for a in searching)

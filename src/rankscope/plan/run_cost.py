@@ -1,4 +1,4 @@
-"""What a run costs: trainable parameters, FLOPs, memory, disk. Arithmetic on facts; loads nothing. Time: `seconds.py`.
+"""What a run costs in FLOPs, steps and disk. Arithmetic on facts; loads nothing. docs/plan.md has the same formulas.
 
 Letters: P weights in the blocks' matrices, p trainable parameters, D hidden size, L layers, V vocabulary,
 n mean row length. A product of (a, b) by (b, c) is 2abc FLOPs.
@@ -9,15 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rankscope.plan.memory import BYTES, memory_parts, moment_bytes
-from rankscope.plan.parameters import adapted_shapes, matches_target, stored_parameters, trainable_parameters
+from rankscope.plan.memory import BYTES, moment_bytes
 from rankscope.records import ModelFacts, SuiteFacts, TrainFacts
 from rankscope.study.study import Arm, Budget, OptimizerName
-
-__all__ = [
-    "BYTES", "RUNG_FRACTIONS", "adapted_shapes", "disk_bytes", "evaluate_flops", "forward_flops", "generated_tokens",
-    "matches_target", "memory_parts", "rows_seen", "search_share", "step_count", "train_flops", "trainable_parameters",
-]  # fmt: skip
 
 RUNG_FRACTIONS = (0.25, 0.5, 1.0)
 """Where a rate search drops the worse half of its candidates, as shares of a run; `train/rate_search.py` does it."""
@@ -30,14 +24,12 @@ _PREDICTION_BYTES = 300
 
 def step_count(row_count: int, budget: Budget) -> int:
     """Steps of a run: the batches of each epoch, of which the last may be smaller."""
-    return sum(math.ceil(rows / budget.batch_size) for rows in rows_seen(row_count, budget.epochs))
+    return sum(math.ceil(rows / budget.batch_size) for rows in budget.rows_seen(row_count))
 
 
-def rows_seen(row_count: int, epochs: float) -> list[int]:
-    """Rows seen in each epoch, as the batches are cut."""
-    whole, fraction = divmod(epochs, 1)
-    rest = math.ceil(round(fraction * row_count, 6))
-    return [row_count] * int(whole) + ([rest] if rest else [])
+def share_of_epoch(train: TrainFacts, budget: Budget) -> float:
+    """Rows that a run sees, as a multiple of the training set's."""
+    return sum(budget.rows_seen(train.row_count)) / max(1, train.row_count)
 
 
 # ---- FLOPs ----------------------------------------------------------------------------------------------------------
@@ -61,54 +53,41 @@ def _head_flops(facts: ModelFacts) -> float:
 def train_flops(arm: Arm, facts: ModelFacts, train: TrainFacts, budget: Budget) -> tuple[float, float]:
     """FLOPs of a run's updates: (of matrices, inside attention), which hardware does at different speeds.
 
-    Per token, with w the forward of the matrices, a of attention and h of one position's logits: full fine-tuning
-    3w + 3a, and 3h at each completion token (the backward is two products for each of the forward); an adapter
-    2w + 3a + 6p and 2h, since frozen weights need the gradient of their input but none of their own (PiSSA 10p: its
-    start is subtracted, and frozen). The last k of L layers: w + a, and 2w + 2a for k/L of them. Virtual tokens make
-    rows longer; those of a prefix meet only attention. Gradient checkpointing does the forward of the blocks that
-    have a backward once more. Softmax, norms and AdamW are left out.
+    The method says how many passes a token makes (`Method.step_work`): full fine-tuning 3 of the matrices and of
+    attention, and 3 of the head at each completion token, since the backward is two products for each of the forward;
+    an adapter 2, 3 and 2 and its own products. Virtual tokens make rows longer; those of a prefix meet only attention.
+    Softmax, norms and AdamW are left out.
     """
-    share = sum(rows_seen(train.row_count, budget.epochs)) / max(1, train.row_count)
-    virtual = arm.virtual_tokens or 0
+    share, method = share_of_epoch(train, budget), arm.traits
     rows = train.row_count * share
-    tokens = train.token_count * share + (rows * virtual if arm.method == "prompt-tuning" else 0)
+    tokens = train.token_count * share + rows * method.computed_virtual_tokens(arm)
     completions = train.completion_token_count * share
-    length = train.token_count / max(1, train.row_count) + virtual
+    length = train.token_count / max(1, train.row_count) + method.virtual_tokens(arm)
     weights, attention, head = _weight_flops(facts), _attention_flops(facts, length), _head_flops(facts)
-    again = 1 if budget.gradient_checkpointing else 0
-    if arm.method == "full":
-        return (3 + again) * weights * tokens + 3 * head * completions, (3 + again) * attention * tokens
-    if arm.method == "full-frozen-embeddings":
-        return (3 + again) * weights * tokens + 2 * head * completions, (3 + again) * attention * tokens
-    if arm.method == "last-k-layers":
-        passes = 1 + (2 + again) * (arm.layers or 0) / max(1, facts.layer_count)
-        return passes * weights * tokens + 2 * head * completions, passes * attention * tokens
-    adapter = 0.0 if virtual else (10.0 if arm.method == "pissa" else 6.0) * trainable_parameters(arm, facts)
-    matrices = (2 + again) * weights + (1 + again / 3) * adapter
-    return matrices * tokens + 2 * head * completions, (3 + again) * attention * tokens
+    work = method.step_work(arm, facts, checkpointing=budget.gradient_checkpointing)
+    matrices = work.matrices * weights + work.own_flops
+    return matrices * tokens + work.head * head * completions, work.attention * attention * tokens
 
 
 def forward_flops(
     arm: Arm | None, facts: ModelFacts, tokens: float, logits: float, length: float
 ) -> tuple[float, float]:
-    """FLOPs of a forward over rows of `length` tokens: (of matrices, inside attention). An adapter's 2p on top."""
-    adapted = arm is not None and not (arm.traits.whole or arm.virtual_tokens)
-    adapter = 2.0 * stored_parameters(arm, facts) if arm is not None and adapted else 0.0
-    return (_weight_flops(facts) + adapter) * tokens + _head_flops(facts) * logits, _attention_flops(
-        facts, length
-    ) * tokens
+    """FLOPs of a forward over rows of `length` tokens: (of matrices, inside attention). The method's own on top."""
+    own = arm.traits.own_forward_flops(arm, facts) if arm is not None else 0.0
+    matrices = (_weight_flops(facts) + own) * tokens + _head_flops(facts) * logits
+    return matrices, _attention_flops(facts, length) * tokens
 
 
 def evaluate_flops(arm: Arm | None, facts: ModelFacts, suites: Sequence[SuiteFacts]) -> tuple[float, float]:
     """FLOPs of scoring every suite once (None: the base): (of matrices, inside attention). Logits for generated tokens
     and, as an upper bound, for every token of a suite that is not generated."""
-    virtual = arm.virtual_tokens or 0 if arm is not None else 0
+    virtual = arm.traits.virtual_tokens(arm) if arm is not None else 0
+    computed = arm.traits.computed_virtual_tokens(arm) if arm is not None else 0
     matrices, attention = 0.0, 0.0
     for suite in suites:
         generated = generated_tokens(suite)
         length = (suite.token_count + generated) / max(1, suite.item_count) + virtual
-        prompts = suite.item_count * virtual if arm is not None and arm.method == "prompt-tuning" else 0
-        tokens = suite.token_count + generated + prompts
+        tokens = suite.token_count + generated + suite.item_count * computed
         of_suite = forward_flops(arm, facts, tokens, generated or suite.token_count, length)
         matrices, attention = matrices + of_suite[0], attention + of_suite[1]
     return matrices, attention
@@ -143,8 +122,8 @@ def disk_bytes(
     optimizer: OptimizerName = "adamw",
 ) -> tuple[int, int]:
     """(at most while it runs, left when done): weights, predictions, and the checkpoint of masters and moments."""
-    trained = trainable_parameters(arm, facts)
-    weights = stored_parameters(arm, facts) * BYTES[dtype]
+    trained = arm.trainable_parameters(facts)
+    weights = arm.stored_parameters(facts) * BYTES[dtype]
     predictions = _PREDICTION_BYTES * sum(suite.item_count for suite in suites)
     kept = predictions + (weights if not arm.traits.whole or keep_full else 0)
     return 4 * trained + moment_bytes(trained, optimizer) + weights + predictions, kept

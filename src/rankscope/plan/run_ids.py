@@ -9,21 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankscope.records import RESULTS_VERSION, ModelFacts, TrainFacts
-from rankscope.study.arms import TRAITS, arm_label
-from rankscope.study.study import Arm, Method, Study, TrainSource
+from rankscope.study.methods import arm_label
+from rankscope.study.study import Arm, Study, TrainSource
 
 SEARCH_SEED = 2**31
 """The smallest integer beyond every seed that a study may have: outside `seeds`, now and when seeds are added."""
-
-_LATER_FIELDS = ("virtual_tokens", "bottleneck", "layers")
-"""Fields that arms did not always have: hashed only where they are set, so that older ids stay what they were."""
-
-
-def rate_grid(method: Method) -> list[float]:
-    """The learning rates that `auto` tries: two for each decade, 1e-6 to 1e-3 for full and 1e-5 to 1e-2 for LoRA."""
-    low, high = TRAITS[method].rate_decades
-    return [float(f"{digit}e{power}") for power in range(low, high) for digit in (1, 3)] + [float(f"1e{high}")]
-
 
 MOST_BEYOND = 2
 """How many half decades a search may go beyond its grid, where the best rate is the last one."""
@@ -93,7 +83,6 @@ def _common(study: Study, model: ModelFacts, train: TrainFacts, dtype: str) -> d
 def _settings(arm: Arm) -> dict[str, Any]:
     """An arm without its label and its rate; the order and repetition of targets mean nothing."""
     settings = arm.model_dump(mode="json", exclude={"label", "learning_rate"})
-    settings = {key: value for key, value in settings.items() if key not in _LATER_FIELDS or value is not None}
     if isinstance(arm.targets, tuple):
         settings["targets"] = sorted(set(arm.targets))
     return settings
@@ -101,7 +90,7 @@ def _settings(arm: Arm) -> dict[str, Any]:
 
 def _search(searching: Sequence[Arm]) -> dict[str, Any]:
     arms = sorted((_settings(arm) for arm in searching), key=lambda settings: json.dumps(settings, sort_keys=True))
-    return {"rates": rate_grid(searching[0].method), "beyond": MOST_BEYOND, "seed": SEARCH_SEED, "arms": arms}
+    return {"rates": searching[0].traits.rate_grid, "beyond": MOST_BEYOND, "seed": SEARCH_SEED, "arms": arms}
 
 
 def _digest(payload: dict[str, Any]) -> str:

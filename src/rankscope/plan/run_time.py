@@ -1,4 +1,6 @@
-"""How long a run takes: arithmetic with constants that were fitted to measured runs, or with speeds measured here.
+"""How long a run takes, and a plan's costs as rows and as sums for people.
+
+Times are arithmetic with constants that were fitted to measured runs, or with speeds measured here.
 
 `benchmarks/plan_accuracy.py` prints the constants that fit the machine it runs on.
 """
@@ -7,11 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from rankscope.plan.parameters import trainable_parameters
-from rankscope.plan.run_cost import evaluate_flops, forward_flops, generated_tokens, rows_seen, step_count, train_flops
-from rankscope.records import MeasuredSpeed, ModelFacts, SuiteFacts, TrainFacts
+from rankscope.plan.run_cost import (
+    evaluate_flops,
+    forward_flops,
+    generated_tokens,
+    share_of_epoch,
+    step_count,
+    train_flops,
+)
+from rankscope.records import MeasuredSpeed, ModelFacts, Plan, SuiteFacts, TrainFacts
 from rankscope.study.study import Arm, Budget
 
 Device = Literal["cpu", "cuda"]
@@ -112,8 +120,7 @@ class Clock:
         return max(1, self._train.validation_count)
 
     def _tokens(self) -> float:
-        share = sum(rows_seen(self._train.row_count, self._budget.epochs)) / max(1, self._train.row_count)
-        return self._train.token_count * share
+        return self._train.token_count * share_of_epoch(self._train, self._budget)
 
     def _of(self, arm: Arm | None, name: str) -> float | None:
         """What was measured of this arm's method, at its size; None where nothing was."""
@@ -126,9 +133,62 @@ class Clock:
         first, last = float(getattr(low, name)), float(getattr(high, name))
         if low.trainable_parameters == high.trainable_parameters:
             return first
-        at = trainable_parameters(arm, self._facts) - low.trainable_parameters
+        at = arm.trainable_parameters(self._facts) - low.trainable_parameters
         return max(0.0, first + (last - first) * at / (high.trainable_parameters - low.trainable_parameters))
 
     def _least(self, name: str) -> float | None:
         known = sorted(self._measured, key=lambda m: m.trainable_parameters)
         return float(getattr(known[0], name)) if known else None
+
+
+# ---- for people ------------------------------------------------------------------------------------------------------
+
+
+def describe_plan(plan: Plan) -> list[dict[str, Any]]:
+    """One row for each run, in the plan's order; FLOPs in 10^12, all else in the units that the names say."""
+    return [
+        {
+            "run_id": run.run_id,
+            "model": run.model,
+            "train_set": run.train_set,
+            "arm": run.arm.label,
+            "seed": run.seed,
+            "trainable_parameters": run.trainable_parameters,
+            "steps": run.step_count,
+            "train_tokens": run.train_tokens,
+            "teraflops": (run.train_flops + run.evaluate_flops) / 1e12,
+            "memory_bytes": run.memory_bytes,
+            "disk_bytes": run.disk_bytes,
+            "seconds": run.seconds,
+            "fits": run.fits,
+            "reason": run.reason,
+        }
+        for run in plan.runs
+    ]
+
+
+def plan_totals(plan: Plan) -> dict[str, Any]:
+    """Sums over the runs that fit and the searches. Time is shared out over workers; each has a checkpoint on disk.
+
+    With adaptive seeds these are the most that there can be; `first_runs` and `first_seconds` are those of the first
+    seeds, which every arm gets.
+    """
+    runs = [run for run in plan.runs if run.fits]
+    first = [run for run in runs if not plan.looks or run.seed < plan.looks[0]]
+    workers = plan.resolved.worker_count
+    kept = sum(run.kept_disk_bytes for run in runs)
+    temporary = sorted((run.disk_bytes - run.kept_disk_bytes for run in runs), reverse=True)[:workers]
+    flops = sum(run.train_flops + run.evaluate_flops for run in runs) + sum(s.train_flops for s in plan.searches)
+    common = sum(search.seconds for search in plan.searches) + plan.base_seconds + plan.derived_seconds
+    return {
+        "runs": len(runs),
+        "first_runs": len(first),
+        "runs_that_do_not_fit": len(plan.runs) - len(runs),
+        "searches": len(plan.searches),
+        "train_tokens": sum(run.train_tokens for run in runs),
+        "teraflops": flops / 1e12,
+        "memory_bytes": sum(sorted((run.memory_bytes for run in runs), reverse=True)[:workers]),
+        "disk_bytes": kept + sum(temporary),
+        "first_seconds": (sum(run.seconds for run in first) + common) / workers,
+        "seconds": (sum(run.seconds for run in runs) + common) / workers,
+    }

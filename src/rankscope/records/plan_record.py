@@ -6,7 +6,16 @@ from typing import Literal
 
 from rankscope.records.input_facts import ModelFacts, SuiteFacts, TrainFacts
 from rankscope.records.record_base import FORMAT_VERSION, Record
-from rankscope.study.study import Arm, Method
+from rankscope.study.methods import Arm, MethodName
+
+
+class StudyMarker(Record):
+    """rankscope-study.json: the first file of a study folder, which says whose folder it is."""
+
+    format_version: int = FORMAT_VERSION
+    study: str
+    study_sha256: str
+    """Of study.yaml as the folder was begun with; settings may change later."""
 
 
 class Resolved(Record):
@@ -66,7 +75,7 @@ class MeasuredSpeed(Record):
     model: str
     train_set: str
     arm: str
-    method: Method
+    method: MethodName
     trainable_parameters: int
     train_seconds_per_token: float
     validation_seconds_per_token: float

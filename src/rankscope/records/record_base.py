@@ -1,17 +1,71 @@
-"""What every record has, and the versions of what is written."""
+"""What every record has, the versions of what is written, and how a record is read back: checked, or refused plainly.
+
+A record is JSON with a `format_version`. A newer one is refused, an older one too: no migration exists yet, and the
+message names the release that reads it. CONTRIBUTING.md says how a format is changed.
+"""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import json
+from typing import TypeVar
 
-FORMAT_VERSION = 1
-"""The layout of the JSON records and of the tables; a reader refuses a newer one."""
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rankscope.study.problems import InputProblems, Problem
+
+FORMAT_VERSION = 2
+"""The layout of a study folder, its JSON records and its tables.
+
+1: up to rankscope 0.1. 2: tokens are files, the marker `rankscope-study.json`, source states in the plan.
+"""
+
+READ_BY = {1: "rankscope 0.1"}
+"""The release that reads a folder of an older format."""
 
 RESULTS_VERSION = 2
 """Part of every run id: raised when the same settings would give other numbers."""
+
+_R = TypeVar("_R", bound="Record")
 
 
 class Record(BaseModel):
     """A record that is written to disk as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def parse_record(kind: type[_R], content: bytes, file: str) -> _R:
+    """The record in a file's content. `file` is how messages name it.
+
+    Raises InputProblems with one line for content of another format version, and for content that is no such record
+    (cut short, zeroed, changed by hand).
+    """
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(kind, file, "no JSON" if content.strip(b"\0 \n") else "an empty file") from error
+    check_format(value, file)
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise _damaged(kind, file, f"{place or 'the record'}: {first['msg']}") from error
+
+
+def check_format(value: object, file: str) -> None:
+    """Raises InputProblems where a parsed record says that it is of another format version than this program's."""
+    found = value.get("format_version", FORMAT_VERSION) if isinstance(value, dict) else FORMAT_VERSION
+    if found == FORMAT_VERSION:
+        return
+    expected = f"format {FORMAT_VERSION}, which this rankscope reads"
+    if isinstance(found, int) and found > FORMAT_VERSION:
+        expected += "; a newer rankscope wrote this: upgrade"
+    elif found in READ_BY:
+        expected += f"; {READ_BY[found]} reads this one: pip install '{READ_BY[found].replace(' ', '==')}.*'"
+    raise InputProblems([Problem(file, "format_version", f"format {found}", expected)])
+
+
+def _damaged(kind: type[Record], file: str, found: str) -> InputProblems:
+    expected = f"a whole {kind.__name__} as rankscope writes it; delete the file to have it made again"
+    return InputProblems([Problem(file, "", found, expected)])

@@ -12,7 +12,6 @@ import yaml
 from rankscope.records import ArmVerdict, SuiteOutcome, Verdict
 from rankscope.report import chart_frames, charts, wording
 from rankscope.report.chart_drawing import Chart, spec_of
-from rankscope.report.method_words import how_to_load, is_peft, settings_of, what_it_is
 from rankscope.study.study import Arm
 
 
@@ -60,8 +59,8 @@ def _front_matter(verdict: Verdict, row: ArmVerdict, arm: Arm, study: Mapping[st
     name = f"{study.get('name', 'study')}-{row.label}"
     return {
         "base_model": base,
-        "library_name": "peft" if is_peft(arm) else "transformers",
-        "tags": ["rankscope", arm.method, *(["peft"] if is_peft(arm) else [])],
+        "library_name": "peft" if arm.traits.peft_format else "transformers",
+        "tags": ["rankscope", arm.method, *(["peft"] if arm.traits.peft_format else [])],
         "model-index": [{"name": name, "results": results}],
     }
 
@@ -82,7 +81,7 @@ def _confidence(study: Mapping[str, Any]) -> float | None:
 
 
 def _lead(verdict: Verdict, row: ArmVerdict, arm: Arm) -> str:
-    lead = f"{what_it_is(arm)} for `{verdict.model}`, trained on `{verdict.train_set}`."
+    lead = f"{arm.traits.described(arm)} for `{verdict.model}`, trained on `{verdict.train_set}`."
     result = (
         f"It gains {wording.interval_points(row.gain)} on suites of its training domain and forgets "
         f"{wording.interval_points(row.forgetting, sign=False)} on the others, against the untouched base model."
@@ -117,11 +116,11 @@ def _by_seed(outcome: SuiteOutcome, row: ArmVerdict, scores: pd.DataFrame, verdi
 
 def _loading(verdict: Verdict, arm: Arm, study: Mapping[str, Any]) -> str:
     base = _base_id(verdict, study)
-    return how_to_load(arm, base)
+    return arm.traits.loading_code(base)
 
 
 def _settings(row: ArmVerdict, arm: Arm, study: Mapping[str, Any]) -> str:
-    facts: dict[str, Any] = settings_of(arm)
+    facts: dict[str, Any] = {"method": arm.method, **arm.traits.card_settings(arm)}
     facts["learning rate"] = wording.rate(row.learning_rate)
     facts["trainable parameters"] = "not known" if row.trainable_parameters is None else f"{row.trainable_parameters:,}"
     facts["seeds of the study"] = ", ".join(map(str, row.seeds))

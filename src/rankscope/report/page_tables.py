@@ -12,7 +12,7 @@ from rankscope.report.chart_drawing import plain
 from rankscope.report.chart_frames import change_frame, in_order
 from rankscope.report.page_section import Pair
 from rankscope.report.wording import NOT_MEASURED, duration, is_number, parameters, percent, points, rate, size
-from rankscope.study.arms import TRAITS
+from rankscope.study.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def costs_table(pairs: Sequence[Pair]) -> DataTable:
 
 
 def _adapter_text(adapter_bytes: int | None, method: str) -> str:
-    whole = method in [name for name, traits in TRAITS.items() if traits.whole]
+    whole = method in METHODS and METHODS[method].whole
     return "no adapter" if whole and adapter_bytes is None else size(adapter_bytes)
 
 

@@ -5,38 +5,38 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 
 from rankscope.decide.looks import Evidence, gather
-from rankscope.edges.study_folder import FolderStore
+from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Plan, PlannedRun, RunStatus
-from rankscope.results.write_results import frames_of
+from rankscope.results.frames import frames_of
 from rankscope.study.study import Study
 
 
-def wanted_runs(store: FolderStore, study: Study, plan: Plan, asked: AbstractSet[str]) -> list[PlannedRun]:
+def wanted_runs(folder: StudyFolder, study: Study, plan: Plan, asked: AbstractSet[str]) -> list[PlannedRun]:
     """The runs that are needed next, in the plan's order; empty where nothing more is. `asked`: those that were given
     out already, in this session, of which alone the results count (an earlier one may lack a suite).
     """
     if not plan.looks:
         return [run for run in plan.runs if run.run_id not in asked]
     wanted: set[str] = set()
-    for evidence in _evidence(store, study, plan, asked):
+    for evidence in _evidence(folder, study, plan, asked):
         wanted |= evidence.last.run_ids - asked
     return [run for run in plan.runs if run.run_id in wanted]
 
 
-def mark_unneeded(store: FolderStore, study: Study, plan: Plan, asked: AbstractSet[str]) -> None:
+def mark_unneeded(folder: StudyFolder, study: Study, plan: Plan, asked: AbstractSet[str]) -> None:
     """Label the runs that the verdict did without, each with the reason."""
-    for evidence in _evidence(store, study, plan, asked):
+    for evidence in _evidence(folder, study, plan, asked):
         pairing, answer = evidence.last.pairing, evidence.ruling.answer
         if pairing.unfinished:
             continue
         for run in plan.runs:
             mine = (run.model, run.train_set) == (pairing.model, pairing.train_set)
-            before = store.read_status(run.run_id)
+            before = folder.read_status(run.run_id)
             if not mine or run.run_id in asked or not run.fits or (before is not None and before.state == "done"):
                 continue
             reason = _reason(evidence, run, answer)
             start = before or RunStatus(run_id=run.run_id, state="not needed", steps_total=run.step_count)
-            store.write_status(start.model_copy(update={"state": "not needed", "reason": reason}))
+            folder.write_status(start.model_copy(update={"state": "not needed", "reason": reason}))
 
 
 def _reason(evidence: Evidence, run: PlannedRun, answer: str) -> str:
@@ -50,9 +50,9 @@ def _reason(evidence: Evidence, run: PlannedRun, answer: str) -> str:
     )
 
 
-def _evidence(store: FolderStore, study: Study, plan: Plan, asked: AbstractSet[str]) -> list[Evidence]:
+def _evidence(folder: StudyFolder, study: Study, plan: Plan, asked: AbstractSet[str]) -> list[Evidence]:
     """What is known of every base model and training set from the runs in `asked`; the others count as still to do."""
-    frames = frames_of(store, plan)
+    frames = frames_of(folder, plan)
     runs = frames.runs
     waiting = ~runs["run_id"].isin(asked) & (runs["state"] != "does not fit")
     runs["state"] = runs["state"].mask(waiting, "planned")

@@ -6,36 +6,39 @@ import shutil
 from pathlib import Path
 
 from rankscope.decide.arm_outcomes import median_seed
-from rankscope.edges.study_folder import FolderStore
+from rankscope.edges.storages import open_storage
+from rankscope.edges.study_folder import StudyFolder
 from rankscope.model.load import load_model, load_tokenizer
 from rankscope.model.methods.adapt import load_adapter, unmergeable
 from rankscope.records import ArmVerdict, Plan, PlannedRun, Verdict
 from rankscope.report.model_card import model_card, trade_off_png
-from rankscope.results.write_results import provenance_of, runs_frame
+from rankscope.results.frames import planned_study, runs_frame
+from rankscope.results.write_results import provenance_of
 from rankscope.study.problems import InputProblems, Problem
-from rankscope.study.resolved_study import read_resolved
 from rankscope.study.study import ModelSpec, Study
 
 PICTURE = "trade-off.png"
 """Beside the card, which shows it."""
 
+_NOWHERE = Path("/")
+"""What relative paths would start at: a study in its folder has none."""
 
-def export_arm(folder: Path, out: Path, *, arm: str | None, merged: bool) -> str:
+
+def export_arm(folder: StudyFolder, out: Path, *, arm: str | None, merged: bool) -> str:
     """Write the arm's median-validation seed to `out`; a line that says what was written.
 
     `arm` None is the recommended one. A study of several models or training sets takes the first verdict that has the
     arm. Raises InputProblems where there is nothing to export.
     """
-    store = FolderStore(folder)
-    study, plan = read_resolved(folder / "study.yaml"), store.read_plan()
-    verdicts = store.read_verdicts()
-    if plan is None or verdicts is None:
+    study, plan = planned_study(folder)
+    verdicts = folder.read_verdicts()
+    if verdicts is None:
         raise _nothing(folder, "no verdict yet", "a study that has ended; `rankscope status` says what is left")
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise InputProblems([Problem(str(out), "--out", "something there already", "a new or empty folder")])
     verdict, row = _choose(folder, verdicts.verdicts, arm)
     try:
-        seed = median_seed(runs_frame(store, plan), verdict.model, verdict.train_set, row.label)
+        seed = median_seed(runs_frame(folder, plan), verdict.model, verdict.train_set, row.label)
     except LookupError:
         raise _nothing(folder, f"no finished run of {row.label}", "an arm that was trained") from None
     run = next(
@@ -49,26 +52,25 @@ def export_arm(folder: Path, out: Path, *, arm: str | None, merged: bool) -> str
         found = f"{row.label}, trained on a base in 4 bits"
         raise InputProblems([Problem("--merged", row.label, found, "the adapter, exported without --merged")])
     picture = trade_off_png(
-        verdict, store.read_frame(folder / "tables" / "seeds.parquet"),
+        verdict, folder.read_table("seeds"),
         retention_margin=study.decision.retention_margin, min_gain=study.decision.min_gain,
     )  # fmt: skip
-    card = _card(store, plan, study, verdict, row, run, PICTURE if picture is not None else None)
+    card = _card(folder, plan, study, verdict, row, run, PICTURE if picture is not None else None)
 
-    def fill(target: Path) -> None:
-        _fill(store, study, run, target, card, merged=merged)
+    with open_storage(out.absolute().parent).local_draft(out.name) as target:
+        target.mkdir()
+        _fill(folder, study, run, target, card, merged=merged)
         if picture is not None:
             (target / PICTURE).write_bytes(picture)
-
-    store.write_folder(out.absolute(), fill)
     what = "model" if merged or run.arm.traits.whole else "adapter"
     return f"the {what} of {row.label}, seed {seed},"
 
 
-def _nothing(folder: Path, found: str, expected: str) -> InputProblems:
-    return InputProblems([Problem(str(folder), "export", found, expected)])
+def _nothing(folder: StudyFolder, found: str, expected: str) -> InputProblems:
+    return InputProblems([Problem(folder.url, "export", found, expected)])
 
 
-def _choose(folder: Path, verdicts: list[Verdict], arm: str | None) -> tuple[Verdict, ArmVerdict]:
+def _choose(folder: StudyFolder, verdicts: list[Verdict], arm: str | None) -> tuple[Verdict, ArmVerdict]:
     for verdict in verdicts:
         wanted = arm if arm is not None else (verdict.recommended.label if verdict.recommended else None)
         for row in verdict.arms:
@@ -81,7 +83,7 @@ def _choose(folder: Path, verdicts: list[Verdict], arm: str | None) -> tuple[Ver
 
 
 def _card(
-    store: FolderStore,
+    folder: StudyFolder,
     plan: Plan,
     study: Study,
     verdict: Verdict,
@@ -89,31 +91,31 @@ def _card(
     run: PlannedRun,
     picture: str | None,
 ) -> str:
-    scores = store.read_frame(store.folder / "tables" / "scores.parquet")
+    scores = folder.read_table("scores")
     if scores is None:
-        raise _nothing(store.folder, "no tables/scores.parquet", "the tables; `rankscope report` rebuilds them")
+        raise _nothing(folder, "no tables/scores.parquet", "the tables; `rankscope report` rebuilds them")
     settings = study.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return model_card(verdict, row, run.arm, scores, settings, provenance_of(store, plan), picture)
+    return model_card(verdict, row, run.arm, scores, settings, provenance_of(folder, plan), picture)
 
 
-def _fill(store: FolderStore, study: Study, run: PlannedRun, target: Path, card: str, *, merged: bool) -> None:
+def _fill(folder: StudyFolder, study: Study, run: PlannedRun, target: Path, card: str, *, merged: bool) -> None:
     full = run.arm.traits.whole
-    weights = store.model_folder(run.run_id) if full else store.adapter_folder(run.run_id)
-    if not weights.is_dir():
+    weights = folder.weights(run.run_id, whole=full)
+    if weights is None:
         expected = "weights that were kept: set `keep: {full: best}` and run again"
-        raise _nothing(store.folder, f"no weights of {run.arm.label}", expected)
+        raise _nothing(folder, f"no weights of {run.arm.label}", expected)
     spec = next(spec for spec in study.models if spec.name == run.model)
     if merged and not full:
-        _merge(spec, store, run, weights, target)
+        _merge(spec, run, weights, target)
     else:
         shutil.copytree(weights, target, dirs_exist_ok=True)
     if merged or full:
-        load_tokenizer(spec, store.folder).save_pretrained(str(target))
+        load_tokenizer(spec, _NOWHERE).save_pretrained(str(target))
     (target / "README.md").write_text(card, encoding="utf-8")
 
 
-def _merge(spec: ModelSpec, store: FolderStore, run: PlannedRun, weights: Path, target: Path) -> None:
+def _merge(spec: ModelSpec, run: PlannedRun, weights: Path, target: Path) -> None:
     """The adapter added into the base's weights in fp32, so that nothing but the last rounding is lost."""
-    base = load_model(spec, store.folder, "float32", "cpu")
+    base = load_model(spec, _NOWHERE, "float32", "cpu")
     with load_adapter(base, run.arm, weights) as adapted:
         adapted.merged().save_pretrained(str(target), safe_serialization=True)

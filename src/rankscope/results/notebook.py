@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Verdict, VerdictFile
 from rankscope.report import chart_frames, charts, charts_tables, wording
 from rankscope.report.chart_drawing import Chart
 from rankscope.report.page_section import Pair
 from rankscope.report.page_sections import make_pairs
+from rankscope.results.frames import planned_study
 from rankscope.study.problems import InputProblems, Problem
-from rankscope.study.resolved_study import read_resolved
 from rankscope.study.study import Study
 
 CHARTS = ("gain", "forgetting", "trade_off", "matrix", "suites", "kinds", "learning", "cost")
@@ -31,7 +32,7 @@ class Results:
     share, and in `arms()` and the charts percentage points.
     """
 
-    folder: Path
+    folder: str
     study: Study
     verdicts: list[Verdict]
     tables: dict[str, pd.DataFrame]
@@ -105,12 +106,13 @@ class Results:
 
 def load(folder: str | Path) -> Results:
     """The results in a study folder that `rankscope run` made. Raises InputProblems where it holds no verdict yet."""
-    folder = Path(folder)
-    path = folder / "verdict.json"
-    if not path.is_file():
-        found = "no such folder" if not folder.exists() else "no verdict.json"
+    held = StudyFolder.open(folder)
+    verdicts = held.read_verdicts()
+    if verdicts is None:
+        held.planned()
         expected = "the folder of a study that has ended; `rankscope status` says what is left"
-        raise InputProblems([Problem(str(folder), "load", found, expected)])
-    verdicts = VerdictFile.model_validate_json(path.read_text(encoding="utf-8")).verdicts
-    tables = {file.stem: pd.read_parquet(file) for file in sorted((folder / "tables").glob("*.parquet"))}
-    return Results(folder, read_resolved(folder / "study.yaml"), verdicts, tables)
+        raise InputProblems([Problem(held.url, "load", "no verdict.json", expected)])
+    study, _ = planned_study(held)
+    names = held.table_names()
+    tables = {name: table for name in names if (table := held.read_table(name)) is not None}
+    return Results(held.url, study, verdicts.verdicts, tables)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
-from rankscope.edges.study_folder import FolderStore
-from rankscope.edges.trackers import TrackedRun, Tracker, make_tracker, missing_packages
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.edges.trackers import TrackedRun, Tracker, make_tracker, tracker_problems
 from rankscope.records import Plan, PlannedRun, RunStatus
 from rankscope.report.wording import headline, sentence, verdict_name
 from rankscope.study.problems import InputProblems
@@ -25,12 +23,16 @@ _MEASURED = (
 _CURVES = ("loss_nats_per_token", "learning_rate", "gradient_norm")
 
 
-def tracking_of(study: Study, store: FolderStore, file: str) -> Tracking:
+def tracking_of(study: Study, folder: StudyFolder, file: str) -> Tracking:
     """What hands a study's runs to its trackers. Raises InputProblems where a tracker is not installed."""
-    problems = missing_packages(study.track, file)
+    problems = tracker_problems(study.track, file)
     if problems:
         raise InputProblems(problems)
-    return Tracking(store, [partial(make_tracker, name, study.name, store.folder) for name in study.track])
+
+    def maker(name: str) -> Callable[[], Tracker]:
+        return lambda: make_tracker(name, study.name, folder.local_folder())
+
+    return Tracking(folder, [maker(name) for name in study.track])
 
 
 class Tracking:
@@ -39,8 +41,8 @@ class Tracking:
     The trackers are made at the first look, when the study has been found to be right: they write into its folder.
     """
 
-    def __init__(self, store: FolderStore, makers: Sequence[Callable[[], Tracker]]) -> None:
-        self._store, self._makers = store, makers
+    def __init__(self, folder: StudyFolder, makers: Sequence[Callable[[], Tracker]]) -> None:
+        self._folder, self._makers = folder, makers
         self._logged: set[str] = set()
         self._next = 0.0
 
@@ -55,7 +57,7 @@ class Tracking:
         for run in plan.runs:
             if run.run_id in self._logged:
                 continue
-            status = self._store.read_status(run.run_id)
+            status = self._folder.read_status(run.run_id)
             if status is not None and status.state in _ENDED:
                 self._log(plan, run, status)
                 self._logged.add(run.run_id)
@@ -63,27 +65,27 @@ class Tracking:
 
     def finish(self) -> None:
         """The verdict in words and its files, where the study has come to one."""
-        verdicts, plan = self._store.read_verdicts(), self._store.read_plan()
+        verdicts, plan = self._folder.read_verdicts(), self._folder.read_plan()
         if plan is not None:
             self.update(plan, now=True)
         if verdicts is None or not self._makers:
             return
         texts = {f"verdict {verdict_name(v)}": f"{headline(v)}. {sentence(v)}" for v in verdicts.verdicts}
-        files = [self._store.folder / name for name in ("verdict.json", "report.html", "study.yaml")]
+        files = self._folder.outcome_files()
         for tracker in self._trackers:
             tracker.log_outcome(texts, files)
 
     def _log(self, plan: Plan, run: PlannedRun, status: RunStatus) -> None:
         wanting = [tracker for tracker in self._trackers if not tracker.has(run.run_id)]
         if wanting:
-            tracked = tracked_run(self._store, plan, run, status)
+            tracked = tracked_run(self._folder, plan, run, status)
             for tracker in wanting:
                 tracker.log_run(tracked)
 
 
-def tracked_run(store: FolderStore, plan: Plan, run: PlannedRun, status: RunStatus) -> TrackedRun:
+def tracked_run(folder: StudyFolder, plan: Plan, run: PlannedRun, status: RunStatus) -> TrackedRun:
     """A run with its settings, its curves, what it cost, and its share correct on every suite."""
-    record = store.read_run(run.run_id)
+    record = folder.read_run(run.run_id)
     settings = run.arm.model_dump(exclude_none=True) | {
         "seed": run.seed,
         "model": run.model,
@@ -94,24 +96,22 @@ def tracked_run(store: FolderStore, plan: Plan, run: PlannedRun, status: RunStat
         params["learning_rate"] = record.learning_rate
         params |= {f"{g}.{key}": v for g, values in record.settings.items() for key, v in values.items()}
     metrics = {name: float(value) for name in _MEASURED if (value := getattr(status, name)) is not None}
-    metrics |= accuracies(store, run.run_id)
+    metrics |= accuracies(folder, run.run_id)
     commit = record.provenance.commit if record is not None else None
     tags = {"rankscope.state": status.state} | ({"rankscope.commit": commit} if commit else {})
     tags |= {"rankscope.reason": status.reason} if status.reason else {}
     name = f"{run.arm.label} on {run.train_set}, seed {run.seed}"
-    return TrackedRun(run.run_id, name, status.state, params, metrics, _curves(store.run_folder(run.run_id)), tags)
+    return TrackedRun(run.run_id, name, status.state, params, metrics, _curves(folder.read_steps(run.run_id)), tags)
 
 
-def accuracies(store: FolderStore, run_id: str) -> dict[str, float]:
+def accuracies(folder: StudyFolder, run_id: str) -> dict[str, float]:
     """`accuracy.SUITE`: the mean score of each suite's items; a suite of plain text has none."""
-    frame = store.read_frame(store.run_folder(run_id) / "predictions.parquet")
+    frame = folder.read_predictions(run_id)
     if frame is None:
         return {}
     means = frame.groupby("suite")["score"].mean().dropna()
     return {f"accuracy.{suite}": float(value) for suite, value in means.items()}
 
 
-def _curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    path = folder / "train.jsonl"
-    steps = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+def _curves(steps: Sequence[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
     return {name: [(step["step"], step[name]) for step in steps] for name in _CURVES} if steps else {}

@@ -9,7 +9,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from rankscope.study.arms import Frozen, Method
+from rankscope.study.methods import METHODS, Frozen, MethodName
 from rankscope.study.problems import InputProblems, Problem
 
 
@@ -27,7 +27,7 @@ class DefaultArm(Frozen):
     """One kind of arm. `gain_difference`: to the reference of each study (full, else its largest arm; None for the
     reference itself); `learning_rate`: of those that were searched, on its own scale; `recommended_in`: verdicts."""
 
-    method: Method
+    method: MethodName
     rank: int | None
     alpha_per_rank: float | None
     targets: list[str] | str | None
@@ -76,27 +76,28 @@ def read_defaults(path: Path) -> Defaults:
 
 
 def arms_lines(defaults: Defaults) -> str:
-    """The `arms` section of a study that starts from these defaults: the default rank with its neighbours, and full.
+    """The `arms` section of a study that starts from these defaults: the default rank with its neighbours, and the
+    methods that have one size only, such as full.
 
     Where the studies cannot tell, every rank that they had. A rate stands where it is known to within a decade.
     """
-    ranked = sorted((arm for arm in defaults.arms if arm.method == "lora" and arm.rank), key=lambda arm: arm.rank or 0)
+    ranked = sorted((arm for arm in defaults.arms if arm.rank), key=lambda arm: (arm.method, arm.rank or 0))
     chosen = defaults.arms[defaults.default] if defaults.default is not None else None
     if chosen in ranked:
+        ranked = [arm for arm in ranked if arm.method == chosen.method]
         at = ranked.index(chosen)
         ranked = ranked[max(0, at - 1) : at + 2]
+    plain = {arm.method: arm for arm in defaults.arms if METHODS[arm.method].size is None}
     lines = [f"# From {len(defaults.studies)} studies: {defaults.reason}"]
-    full = next((arm for arm in defaults.arms if arm.method == "full"), None)
-    if full is not None:
-        lines.append(f"  full: {{learning_rate: {_rate(full)}}}")
+    lines += [f"  {method}: {{learning_rate: {_rate(arm)}}}" for method, arm in plain.items()]
     for arm in ranked:
         alpha = f"{arm.alpha_per_rank or 2:g}r"
         targets = arm.targets if isinstance(arm.targets, str) else f"[{', '.join(arm.targets or ['all-linear'])}]"
         settings = f"ranks: [{arm.rank}], alpha: {alpha}, targets: {targets}, learning_rate: {_rate(arm)}"
-        label = f"lora-r{arm.rank}"
-        label += f"-{ranked.index(arm)}" if sum(other.rank == arm.rank for other in ranked) > 1 else ""
-        lines.append(f"  {label}: {{method: lora, {settings}}}")
-    if chosen is not None and chosen.method not in ("lora", "full"):
+        same = [other for other in ranked if (other.method, other.rank) == (arm.method, arm.rank)]
+        label = f"{arm.method}-r{arm.rank}" + (f"-{ranked.index(arm)}" if len(same) > 1 else "")
+        lines.append(f"  {label}: {{method: {arm.method}, {settings}}}")
+    if chosen is not None and chosen not in ranked and chosen.method not in plain:
         lines.append(f"  # the studies' default is {chosen.method}: see docs/models.md for its settings")
     return "\n".join(lines)
 

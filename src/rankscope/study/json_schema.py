@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from rankscope.study.arm_entries import ENTRIES
-from rankscope.study.arms import TRAITS
+from rankscope.study.methods import METHODS
 from rankscope.study.setting_descriptions import SECTIONS, WORDS
 from rankscope.study.study import OptimizerName, Study
 
@@ -25,8 +24,8 @@ def study_schema() -> Schema:
     for name in ("TrainSource", "SuiteSource"):
         origins = ["path", "hub", "world", *(["harness"] if name == "SuiteSource" else [])]
         definitions[name]["oneOf"] = [{"required": [key]} for key in origins]
-    for entry in ENTRIES.values():
-        _describe(definitions[entry.__name__], "arms.*")
+    for method in METHODS.values():
+        _describe(definitions[method.entry.__name__], "arms.*")
     _describe(schema, "")
     schema["properties"]["model"] = _models()
     schema["properties"]["arms"] = _arms(definitions)
@@ -61,11 +60,11 @@ def _arms(definitions: dict[str, Schema]) -> Schema:
     """An arm named after its method needs no `method`; any other label needs one."""
     own: dict[str, Schema] = {}
     named: list[Schema] = []
-    for method, entry in ENTRIES.items():
-        ref = {"$ref": f"#/$defs/{entry.__name__}"}
-        size = TRAITS[method].size
-        own[method] = {"anyOf": [ref] if size else [ref, {"type": "null"}]}
-        named.append({**ref, "required": ["method", *([size[0]] if size else [])]})
+    for name, method in METHODS.items():
+        ref = {"$ref": f"#/$defs/{method.entry.__name__}"}
+        size = method.size
+        own[name] = {"anyOf": [ref] if size else [ref, {"type": "null"}]}
+        named.append({**ref, "required": ["method", *([size.key] if size else [])]})
     for schema in own.values():
         schema["anyOf"] += named
     names = _name_schema(definitions)

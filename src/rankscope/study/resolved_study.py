@@ -66,6 +66,6 @@ def dump_study(study: Study) -> str:
     return header + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
-def read_resolved(path: Path) -> Study:
+def study_of(text: str) -> Study:
     """What `dump_study` wrote."""
-    return Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return Study.model_validate(yaml.safe_load(text))

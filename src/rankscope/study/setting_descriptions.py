@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rankscope.study.arms import METHODS
+from rankscope.study.methods import METHODS
 from rankscope.study.yaml_lines import Path
 
 NAME = "a name of letters, digits, `.`, `_` or `-` that begins with a letter or digit (at most 64)"
@@ -59,7 +59,7 @@ WORDS: dict[str, str] = {
     "suites.*.max_new_tokens": _COUNT,
     "arms": "at least one arm, by label",
     "arms.*": "a mapping of an arm's settings",
-    "arms.*.method": f"{', '.join(METHODS[:-1])} or {METHODS[-1]}",
+    "arms.*.method": f"{', '.join([*METHODS][:-1])} or {[*METHODS][-1]}",
     "arms.*.learning_rate": _RATE,
     "arms.*.ranks": "a list of different whole numbers above 0, such as [8, 16, 32]",
     "arms.*.ranks[]": _COUNT,

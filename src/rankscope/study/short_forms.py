@@ -5,8 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
-from rankscope.study.arm_entries import ENTRIES
-from rankscope.study.arms import METHODS
+from rankscope.study.methods import METHODS
 from rankscope.study.problems import Problem, show
 from rankscope.study.setting_descriptions import (
     HARNESS_KEYS,
@@ -121,8 +120,8 @@ def unknown_key(document: Document, path: tuple[str | int, ...]) -> Problem:
     parent, key = path[:-1], str(path[-1])
     known = known_keys(parent)
     if len(parent) == 2 and parent[0] == "arms":
-        entry = ENTRIES.get(document.get(*parent, "method"))
-        known = [name for name in known if entry is None or name in entry.model_fields]
+        method = METHODS.get(document.get(*parent, "method"))
+        known = [name for name in known if method is None or name in method.entry.model_fields]
     near = get_close_matches(key, known, n=1, cutoff=0.6)
     hint = f"; did you mean `{near[0]}`?" if near else ""
     return document.problem(path, f"the unknown key `{key}`", f"one of {', '.join(known)}{hint}")

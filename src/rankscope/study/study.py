@@ -8,13 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rankscope.study.arm_entries import ArmEntry, FullArms, LoraArms
-from rankscope.study.arms import Arm, Fraction, Frozen, Method, Rate
+from rankscope.study.methods import Arm, ArmEntry, Fraction, Frozen
 
 __all__ = [
-    "AdaptiveSeeds", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "FullArms",
-    "Keep", "Kind", "LoraArms", "Method", "ModelSpec", "Name", "Optimizer", "Rate", "Schedule", "Source",
-    "Study", "SuiteSource", "TrackerName", "TrainSource", "Validation",
+    "AdaptiveSeeds", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "Keep", "Kind",
+    "ModelSpec", "Name", "Optimizer", "Schedule", "Source", "Study", "SuiteSource", "TrackerName", "TrainSource",
+    "Validation",
 ]  # fmt: skip
 
 Kind = Literal["recall", "reasoning"]
@@ -23,8 +22,8 @@ Chat = Literal["auto", "never"]
 BadRows = Literal["refuse", "drop"]
 Schedule = Literal["cosine", "linear", "constant"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
-TrackerName = Literal["tensorboard", "mlflow"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+TrackerName = Name
 
 
 class ModelSpec(Frozen):
@@ -123,6 +122,13 @@ class Budget(Frozen):
     max_sequence_tokens: int = Field(default=1024, gt=1)
     gradient_checkpointing: bool = False
 
+    def rows_seen(self, row_count: int) -> list[int]:
+        """Rows seen in each epoch of `row_count` rows: all of them, and of a last epoch that is a fraction that share,
+        rounded up. A fraction that is whole but for floating-point error counts as whole."""
+        whole, fraction = divmod(self.epochs, 1)
+        rest = math.ceil(round(fraction * row_count, 6)) or (1 if whole == 0 else 0)
+        return [row_count] * int(whole) + ([rest] if rest else [])
+
 
 class Optimizer(Frozen):
     """AdamW (betas 0.9 and 0.999, eps 1e-8) with warm-up and decay by step.
@@ -179,6 +185,7 @@ class Execution(Frozen):
     few steps on this machine when the study begins, and keeps what it found.
     """
 
+    on: Name = "local"
     arms_together: Literal["auto"] | Annotated[int, Field(gt=0, le=64)] = "auto"
     micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=16)] = "auto"
 
@@ -241,4 +248,4 @@ class Study(Frozen):
     @property
     def virtual_tokens(self) -> int:
         """The most virtual tokens that an arm puts before a sequence: room that every arm's context leaves free."""
-        return max((arm.virtual_tokens or 0 for arm in self.expand_arms()), default=0)
+        return max((arm.traits.virtual_tokens(arm) for arm in self.expand_arms()), default=0)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rankscope.study.arms import METHODS, TRAITS, arm_label
+from rankscope.study.methods import METHODS, arm_label
 from rankscope.study.problems import Problem, show
 from rankscope.study.setting_descriptions import WORDS
 from rankscope.study.study import Arm, Study, is_task_file
@@ -118,9 +118,9 @@ def _check_quantization(document: Document) -> list[Problem]:
     ]
     problems = []
     for key, entry in _mapping(document.get("arms")).items() if quantized else ():
-        method = _mapping(entry).get("method")
-        if method in METHODS and not TRAITS[method].on_quantized:
-            found = f"{method} on {show(quantized[0])}, whose weights are quantized"
+        method = METHODS.get(str(_mapping(entry).get("method")))
+        if method is not None and not method.on_quantized:
+            found = f"{method.name} on {show(quantized[0])}, whose weights are quantized"
             expected = "arms that leave the base's weights alone, such as lora, or a base without `quantization`"
             problems.append(document.problem(("arms", key), found, expected))
     return problems
@@ -145,12 +145,12 @@ def _check_labels(document: Document) -> list[Problem]:
     problems = []
     owners: dict[str, str] = {}
     for key, entry in _mapping(document.get("arms")).items():
-        method = _mapping(entry).get("method")
+        method = METHODS.get(str(_mapping(entry).get("method")))
         own = [key]
-        if method in METHODS and (size := TRAITS[method].size) is not None:
-            given = _mapping(entry).get(size[0])
+        if method is not None and method.size is not None:
+            given = _mapping(entry).get(method.size.key)
             whole = [number for number in given if type(number) is int] if isinstance(given, list) else []
-            own = [arm_label(key, method, number) for number in dict.fromkeys(whole)]
+            own = [arm_label(key, method.name, number) for number in dict.fromkeys(whole)]
         for label in own:
             if label == RESERVED_LABEL:
                 expected = "another label: this one names the base model"

@@ -12,11 +12,10 @@ from typing import Any, Literal
 import torch
 
 from rankscope.edges.machine import look_at_machine, versions
-from rankscope.plan.known_models import LADDER
-from rankscope.plan.memory import memory_parts
+from rankscope.plan.memory import KNOWN_MODELS, memory_parts
 from rankscope.plan.resolve import available_bytes
 from rankscope.records import MachineFacts, ModelFacts
-from rankscope.study.arms import Arm
+from rankscope.study.methods import Arm
 
 TOKENS = 1024
 """A micro-batch of one row of this many tokens, a quarter of them with loss: the least that a study needs."""
@@ -51,7 +50,7 @@ def examine(folder: Path, machine: MachineFacts | None = None) -> dict[str, Any]
     """
     machine = machine or look_at_machine(folder)
     dtype: Literal["float32", "bfloat16"] = "bfloat16" if machine.bfloat16_is_fast else "float32"
-    models = [shape.facts() for shape in LADDER]
+    models = [shape.facts() for shape in KNOWN_MODELS]
     return {
         "machine": machine.model_dump(),
         "dtype": dtype,

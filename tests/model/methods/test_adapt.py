@@ -31,10 +31,9 @@ from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.generation import greedy
 from rankscope.model.load import LoadedModel, inspect_model, load_model, no_progress_bars
 from rankscope.model.methods.adapt import adapt, load_adapter, lora_config
-from rankscope.model.methods.bottleneck import Bottleneck
+from rankscope.model.methods.bottleneck_modules import Bottleneck
 from rankscope.model.methods.virtual_tokens import PromptTooLong, virtual_tokens
-from rankscope.plan.parameters import stored_parameters, trainable_parameters
-from rankscope.study.arms import METHODS, TRAITS
+from rankscope.study.methods import METHODS
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Arm, ModelSpec
 
@@ -46,9 +45,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "last-k-layers": {"layers": 1},
 }
 ARMS = {method: Arm(label=method, method=method, learning_rate=1e-3, **SIZES.get(method, {})) for method in METHODS}
-ADAPTERS = [method for method in METHODS if not TRAITS[method].whole]
-IN_MODULES = [method for method in METHODS if not TRAITS[method].prepends]
-PROMPTED = [method for method in METHODS if TRAITS[method].prepends]
+ADAPTERS = [method for method in METHODS if not METHODS[method].whole]
+IN_MODULES = [method for method in METHODS if not METHODS[method].virtual_tokens(ARMS[method])]
+PROMPTED = [method for method in METHODS if METHODS[method].virtual_tokens(ARMS[method])]
 SOME_FAMILIES = ["Llama", "GPT-2", "Gemma 2", "Mistral"]
 """Where methods can go wrong: grouped heads, transposed weights, learned positions, a window in some layers or all."""
 
@@ -59,11 +58,18 @@ Folders = Callable[[str], Path]
 def test_the_table_is_what_the_stages_go_by() -> None:
     assert list(TABLE) == list(METHODS)
     for method, row in TABLE.items():
-        traits = TRAITS[method]
+        traits = METHODS[method]
         size = "none" if traits.size is None else f"{traits.size[0]}, -{traits.size[1]}"
-        path = "padded" if traits.prepends else "unpadded"
-        expected = [size, traits.delta or "none", "yes" if traits.merges else "no", path]
-        assert [row[key] for key in ("size, label", "delta", "merged export", "training rows")] == expected, method
+        said = {
+            "size, label": size,
+            "delta": traits.delta or "none",
+            "training rows": "padded" if traits.virtual_tokens(ARMS[method]) else "unpadded",
+            "merged export, dial": "yes" if traits.merges and traits.has_dial else "no",
+            "packed": "yes" if traits.can_pack(ARMS[method]) else "no",
+            "base in 4 bits": "yes" if traits.on_quantized else "no",
+            "checkpointing": "no" if traits.loses_by_checkpointing else "yes",
+        }
+        assert {key: row[key] for key in said} == said, method
         assert ARMS[method].has_delta == (row["delta"] != "none")
 
 
@@ -71,9 +77,9 @@ def test_the_table_is_what_the_stages_go_by() -> None:
 def test_parameters_are_counted_exactly(folder_of: Folders, base_of: Bases, family: str) -> None:
     facts = inspect_model(ModelSpec(id=str(folder_of(family))), folder_of(family))
     for method, arm in ARMS.items():
-        base = fresh(folder_of(family)) if TRAITS[method].whole else base_of(family)
+        base = fresh(folder_of(family)) if METHODS[method].whole else base_of(family)
         with adapt(base, arm, 0) as adapted:
-            assert adapted.trainable_parameters == trainable_parameters(arm, facts), method
+            assert adapted.trainable_parameters == arm.trainable_parameters(facts), method
 
 
 @pytest.mark.parametrize("method", ADAPTERS)
@@ -97,7 +103,7 @@ def test_an_adapter_off_is_the_base_and_on_is_not(base_of: Bases, family: str, m
 @pytest.mark.parametrize("method", IN_MODULES)
 @pytest.mark.parametrize("family", ["Llama", "GPT-2"])
 def test_one_step_is_the_models_own(folder_of: Folders, base_of: Bases, family: str, method: str) -> None:
-    base = fresh(folder_of(family)) if TRAITS[method].whole else base_of(family)
+    base = fresh(folder_of(family)) if METHODS[method].whole else base_of(family)
     with adapt(base, ARMS[method], 0) as adapted:
         shake(adapted)
         assert_same_step(adapted, rows())
@@ -164,10 +170,10 @@ def test_stored_parameters_are_those_on_disk(folder_of: Folders, method: str, tm
         adapted.save(tmp_path)
     (file,) = tmp_path.glob("*.safetensors")
     facts = inspect_model(ModelSpec(id=str(folder)), folder)
-    assert sum(tensor.numel() for tensor in load_file(file).values()) == stored_parameters(ARMS[method], facts)
+    assert sum(tensor.numel() for tensor in load_file(file).values()) == ARMS[method].stored_parameters(facts)
 
 
-@pytest.mark.parametrize("method", [m for m in ADAPTERS if TRAITS[m].merges])
+@pytest.mark.parametrize("method", [m for m in ADAPTERS if METHODS[m].merges])
 @pytest.mark.parametrize("family", ["Llama", "GPT-2"])
 def test_a_merged_model_scores_as_its_adapter(folder_of: Folders, family: str, method: str, tmp_path: Path) -> None:
     ids = torch.arange(20, 50)[None]
@@ -183,7 +189,7 @@ def test_a_merged_model_scores_as_its_adapter(folder_of: Folders, family: str, m
         assert torch.allclose(plain(tmp_path / "merged")(ids).logits, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", [m for m in ADAPTERS if not TRAITS[m].merges])
+@pytest.mark.parametrize("method", [m for m in ADAPTERS if not METHODS[m].merges])
 def test_what_is_no_weight_cannot_be_merged(base_of: Bases, method: str) -> None:
     with adapt(base_of("Llama"), ARMS[method], 0) as adapted, pytest.raises(InputProblems) as caught:
         adapted.merged()

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from rankscope.model.attention.unpadded_rows import TrainingForward, padded_forward, training_forward
 from rankscope.model.decoder_parts import blocks, text_config, vocabulary_parameters
 from rankscope.model.load import LoadedModel, no_progress_bars
-from rankscope.model.methods.bottleneck import Bottlenecks, load_bottlenecks
+from rankscope.model.methods.bottleneck_modules import Bottlenecks, load_bottlenecks
 from rankscope.model.methods.peft_configs import lora_config, peft_config
 from rankscope.model.methods.pissa import freeze_start, make_pissa, save_pissa
 from rankscope.model.methods.virtual_tokens import VirtualTokens, drawn_prefix
@@ -58,7 +58,7 @@ class Adapted:
 
     def training_forward(self) -> TrainingForward:
         """How the model computes the states that predict completions; virtual tokens need rows that are padded."""
-        return padded_forward(self.model) if self.arm.traits.prepends else training_forward(self.model)
+        return padded_forward(self.model) if self.arm.traits.virtual_tokens(self.arm) else training_forward(self.model)
 
     def save(self, folder: Path) -> None:
         """The adapter in PEFT's own format (ours for `adapters`), or the whole model; all as safetensors.
@@ -122,7 +122,7 @@ def load_adapter(base: LoadedModel, arm: Arm, folder: Path) -> Iterator[Adapted]
     except (RuntimeError, ValueError) as error:
         _unload(base.model)
         raise InputProblems([_misfit(folder, base, str(error))]) from error
-    if arm.traits.prepends:
+    if peft.peft_config["default"].is_prompt_learning:
         width, own = peft.prompt_encoder["default"].embedding.weight.shape[1], text_config(base.model).hidden_size
         if arm.method == "prompt-tuning" and width != own:
             raise InputProblems([_misfit(folder, base, f"virtual tokens of width {width}, for a model of width {own}")])
@@ -156,8 +156,7 @@ def _whole(model: PreTrainedModel, arm: Arm) -> Adapted:
         for parameter in vocabulary_parameters(model):
             parameter.requires_grad_(False)
     elif arm.method == "last-k-layers":
-        assert arm.layers is not None
-        for block in list(blocks(model))[-arm.layers :]:
+        for block in list(blocks(model))[-arm.setting("layers") :]:
             block.requires_grad_(True)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}  # a tied weight stands once
     return Adapted(arm=arm, model=model, peft=None, parameters=parameters)
@@ -167,10 +166,9 @@ def _new(model: PreTrainedModel, arm: Arm) -> Adapted:
     """A new adapter; torch's generator is seeded."""
     match arm.method:
         case "adapters":
-            assert arm.bottleneck is not None
-            return _bottlenecks(arm, model, Bottlenecks(model, arm.bottleneck))
+            return _bottlenecks(arm, model, Bottlenecks(model, arm.setting("bottleneck")))
         case "prompt-tuning" | "prefix-tuning":
-            started = drawn_prefix(model, arm.virtual_tokens or 0) if arm.method == "prefix-tuning" else None
+            started = drawn_prefix(model, arm.setting("virtual_tokens")) if arm.method == "prefix-tuning" else None
             peft = get_peft_model(model, peft_config(arm, model), autocast_adapter_dtype=False)
             if started is not None:
                 peft.prompt_encoder["default"].load_prompt_embeddings(started)

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rankscope.model.decoder_parts import norms
 from rankscope.model.load import linear_shapes
-from rankscope.plan.parameters import ia3_modules
+from rankscope.study.methods.scaling_method import ia3_modules
 from rankscope.study.study import Arm
 
 
@@ -33,11 +33,11 @@ def peft_config(arm: Arm, model: PreTrainedModel) -> PeftConfig:
             return LNTuningConfig(target_modules=list(norms(model)), task_type="CAUSAL_LM")
         case "prompt-tuning":
             return PromptTuningConfig(
-                num_virtual_tokens=arm.virtual_tokens, prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
+                num_virtual_tokens=arm.setting("virtual_tokens"), prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
                 task_type="CAUSAL_LM",
             )  # fmt: skip
         case "prefix-tuning":
-            return PrefixTuningConfig(num_virtual_tokens=arm.virtual_tokens, task_type="CAUSAL_LM")
+            return PrefixTuningConfig(num_virtual_tokens=arm.setting("virtual_tokens"), task_type="CAUSAL_LM")
         case _:
             return lora_config(arm, model)
 

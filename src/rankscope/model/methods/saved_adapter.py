@@ -10,7 +10,7 @@ from peft import get_peft_model_state_dict
 
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.adapt import Adapted, load_adapter
-from rankscope.model.methods.bottleneck import SETTINGS_FILE
+from rankscope.model.methods.bottleneck_modules import SETTINGS_FILE
 from rankscope.model.methods.packed_lora import open_factors, plain_factors
 from rankscope.model.weights.adapter_file import (
     CONFIG,
@@ -18,10 +18,10 @@ from rankscope.model.weights.adapter_file import (
     adapter_tensors,
     initialisation_that_moves_the_base,
 )
+from rankscope.study.methods import Arm
 from rankscope.study.problems import InputProblems, Problem, show
-from rankscope.study.study import Arm, Method
 
-_METHODS: dict[str, Method] = {
+_METHODS: dict[str, str] = {
     "LORA": "lora",
     "IA3": "ia3",
     "LN_TUNING": "ln-tuning",
@@ -42,7 +42,7 @@ def saved_adapter(base: LoadedModel, folder: Path) -> Iterator[Adapted]:
     arm = _arm(folder)
     factors = plain_factors(base, folder)
     with load_adapter(base, arm, folder) as adapted:
-        if adapted.peft is not None and not arm.traits.prepends:
+        if adapted.peft is not None and not arm.traits.virtual_tokens(arm):
             _check_modules(adapted, folder, base)
         if factors is None:
             yield adapted
@@ -54,7 +54,7 @@ def saved_adapter(base: LoadedModel, folder: Path) -> Iterator[Adapted]:
 def _arm(folder: Path) -> Arm:
     """What `load_adapter` needs to know of it; the settings themselves are the folder's."""
     if (folder / SETTINGS_FILE).is_file():
-        return Arm(label=folder.name, method="adapters", learning_rate=1.0)
+        return Arm.model_validate({"label": folder.name, "method": "adapters", "bottleneck": 1, "learning_rate": 1.0})
     config = adapter_config(folder)
     place = str(folder / CONFIG)
     kind = str(config.get("peft_type"))
@@ -66,7 +66,8 @@ def _arm(folder: Path) -> Arm:
         found = f"init_lora_weights {moved}, with which PEFT changes the base when it loads the adapter"
         expected = "a plain LoRA: save it with PEFT's `path_initial_model_for_weight_conversion` first"
         raise InputProblems([Problem(place, "init_lora_weights", found, expected)])
-    return Arm(label=folder.name, method=_METHODS[kind], learning_rate=1.0)
+    tokens = {"virtual_tokens": config["num_virtual_tokens"]} if config.get("num_virtual_tokens") else {}
+    return Arm.model_validate({"label": folder.name, "method": _METHODS[kind], "learning_rate": 1.0, **tokens})
 
 
 def _check_modules(adapted: Adapted, folder: Path, base: LoadedModel) -> None:

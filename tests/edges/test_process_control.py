@@ -10,7 +10,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import torch
-from rankscope.edges.local_executor import keep_freed_memory
+from rankscope.edges.process_control import keep_freed_memory
 kept = sys.argv[1] == "keep" and keep_freed_memory()
 if sys.argv[1] == "keep" and not kept:
     raise SystemExit(77)
@@ -41,7 +41,7 @@ def test_a_large_block_is_paged_in_once() -> None:
 
 RESIDENT = """
 import psutil, torch
-from rankscope.edges.local_executor import give_back_freed_memory, keep_freed_memory
+from rankscope.edges.process_control import give_back_freed_memory, keep_freed_memory
 if not keep_freed_memory():
     raise SystemExit(77)
 blocks = [torch.ones(1 << 20) for _ in range(32)]  # 4 MiB each

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rankscope.edges.local_executor import stop_requested
-from rankscope.edges.study_folder import RunCheckpoints
+from rankscope.edges.stored_checkpoints import StoredCheckpoints
 from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter
 from rankscope.evaluate.choice_scoring import choice_logprobs
-from rankscope.jobs.job_context import Bench, StatusWriter
+from rankscope.jobs.job_context import JobContext, StatusWriter
 from rankscope.model.methods.packed_lora import open_pack
 from rankscope.records import Example, Item, PlannedRun, RunStatus
 from rankscope.train.fit import fit
@@ -19,66 +18,68 @@ from rankscope.train.training_state import FitResult
 _PROBE_ITEMS = 8
 
 
-def weights_folder(here: Bench, run: PlannedRun) -> Path:
-    store = here.store
-    return store.model_folder(run.run_id) if run.arm.traits.whole else store.adapter_folder(run.run_id)
+def weights_of(context: JobContext, run: PlannedRun) -> Path | None:
+    """The local folder of the run's adapter or model; None where it is not saved (yet, or any more)."""
+    return context.folder.weights(run.run_id, whole=run.arm.traits.whole)
 
 
-def train_missing(here: Bench, runs: Sequence[PlannedRun]) -> None:
+def train_missing(context: JobContext, runs: Sequence[PlannedRun]) -> None:
     """Train those of `runs` that have no weights yet, together where there are several; they differ in their arms only.
 
     Runs that began together go on together, those that were saved already among them: so an interrupted pack gives the
     bits of one that never stopped.
     """
-    missing = [run for run in runs if not here.store.is_trained(run.run_id)]
+    missing = [run for run in runs if not context.folder.is_trained(run.run_id)]
     if not missing:
         return
     ids = tuple(run.run_id for run in runs)
-    began = any(tuple(pack.run_ids) == ids for pack in here.store.read_packs())
-    rates = {run.run_id: rate_of(here, run) for run in (runs if began else missing)}
+    began = any(tuple(pack.run_ids) == ids for pack in context.folder.read_packs())
+    rates = {run.run_id: rate_of(context, run) for run in (runs if began else missing)}
     together = []
     for run in runs if began else missing:
         rate = rates[run.run_id]
         if rate is None:
             reason = "every rate of its search diverged"
-            here.write_status(RunStatus(run_id=run.run_id, state="diverged", reason=reason))
+            context.write_status(RunStatus(run_id=run.run_id, state="diverged", reason=reason))
             continue
-        here.write_run(run.run_id, run.model, run, rate)
+        context.write_run(run.run_id, run.model, run, rate)
         together.append(run)
     if len(together) == 1:
-        checkpoints = here.checkpoints(together[0].run_id)
-        _train(here, together, [rates[run.run_id] for run in together], checkpoints)
-        if here.store.is_trained(together[0].run_id):
+        checkpoints = context.folder.checkpoints(together[0].run_id)
+        _train(context, together, [rates[run.run_id] for run in together], checkpoints)
+        if context.folder.is_trained(together[0].run_id):
             checkpoints.remove()
     elif together:
-        with here.store.pack([run.run_id for run in together]) as checkpoints:
-            _train(here, together, [rates[run.run_id] for run in together], checkpoints)
+        with context.folder.pack([run.run_id for run in together]) as checkpoints:
+            _train(context, together, [rates[run.run_id] for run in together], checkpoints)
 
 
-def rate_of(here: Bench, run: PlannedRun) -> float | None:
+def rate_of(context: JobContext, run: PlannedRun) -> float | None:
     """The run's learning rate: the study's number, or what its search chose (None: every rate diverged)."""
     if isinstance(run.arm.learning_rate, float | int):
         return float(run.arm.learning_rate)
-    for search in here.plan.searches:
+    for search in context.plan.searches:
         if search.model == run.model and search.train_set == run.train_set and run.arm in search.arms:
-            record = here.store.read_search(search.search_id)
+            record = context.folder.read_search(search.search_id)
             if record is None:
                 raise RuntimeError(f"the search {search.search_id} of this run's learning rate is not done")
             return record.chosen
     raise RuntimeError(f"{run.run_id} has no learning rate and no search")
 
 
-def _train(here: Bench, runs: Sequence[PlannedRun], rates: Sequence[float | None], checkpoints: RunCheckpoints) -> None:
+def _train(
+    context: JobContext, runs: Sequence[PlannedRun], rates: Sequence[float | None], checkpoints: StoredCheckpoints
+) -> None:
     """Train from where the checkpoint is. A run whose status is `running` afterwards is trained, saved, unscored."""
     first = runs[0]
-    data = here.prepared(first.model).training[first.train_set]
-    base = here.base(first.model, own=first.arm.traits.whole)
-    objective = here.objective
+    data = context.training(first.model, first.train_set)
+    base = context.base(first.model, own=first.arm.traits.whole)
+    objective, budget = context.objective, context.evaluate_tokens
     validation = objective.validation_rows(data)
     probe = _probe(validation)
-    base_logprobs = choice_logprobs(base.model, probe, token_budget=here.evaluate_tokens)
-    tokens = here.micro_batch_tokens(first)
-    settings = [here.fit_settings(rate, first.seed, tokens) for rate in rates if rate is not None]
+    base_logprobs = choice_logprobs(base.model, probe, token_budget=budget)
+    tokens = context.micro_batch_tokens(first)
+    settings = [context.fit_settings(rate, first.seed, tokens) for rate in rates if rate is not None]
     with open_pack(base, [run.arm for run in runs], first.seed) as pack:
         ids = tuple(run.run_id for run in runs) if len(runs) > 1 else ()
         statuses = [
@@ -88,32 +89,34 @@ def _train(here: Bench, runs: Sequence[PlannedRun], rates: Sequence[float | None
             )
             for run, member in zip(runs, pack.members, strict=True)
         ]  # fmt: skip
-        writers = [StatusWriter(here, status) for status in statuses]
+        writers = [StatusWriter(context, status) for status in statuses]
         for status in statuses:
-            here.write_status(status)
+            context.write_status(status)
         results = fit(
-            pack, objective.training_rows(data), settings, checkpoints=checkpoints, should_stop=stop_requested,
+            pack, objective.training_rows(data), settings, checkpoints=checkpoints, should_stop=context.stop_requested,
             on_step=lambda arm, result: writers[arm](result),
         )  # fmt: skip
         problems: list[AdapterProblem] = []
         for i, (run, status, result) in enumerate(zip(runs, statuses, results, strict=True)):
-            here.store.write_lines(run.run_id, list(result.steps))
+            context.folder.write_steps(run.run_id, result.steps)
             status = status.model_copy(update=_outcome(result))
             if result.state != "done":
-                here.write_status(status)
+                context.write_status(status)
                 continue
             member = pack.members[i]
             with pack.running([i]):
                 loss = objective.validation_loss(member.training_forward(), validation, result.micro_batch_tokens)
                 try:
                     if member.has_adapter:
-                        check_adapter(pack.model, member.off, probe, base_logprobs, token_budget=here.evaluate_tokens)
+                        check_adapter(
+                            pack.model, member.off, probe, base_logprobs, token_budget=context.evaluate_tokens
+                        )
                 except AdapterProblem as problem:
                     problems.append(problem)
                     continue
             # Before the weights: where these are, the status is whole.
-            here.write_status(status.model_copy(update={"validation_loss": loss}))
-            here.store.write_folder(weights_folder(here, run), member.save)
+            context.write_status(status.model_copy(update={"validation_loss": loss}))
+            context.folder.save_weights(run.run_id, member.save, whole=run.arm.traits.whole)
         if problems:
             raise problems[0]
 

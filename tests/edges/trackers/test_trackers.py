@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from made_plan import RESOLVED, make_plan
 
-from rankscope.edges.study_folder import FolderStore
-from rankscope.edges.trackers import make_tracker, missing_packages
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.edges.trackers import make_tracker, tracker_problems
 from rankscope.records import Plan, Provenance, RunRecord, RunStatus, StepRecord, VerdictFile
 from rankscope.results.tracking import Tracking
 
 
-def write_run(store: FolderStore, plan: Plan, index: int, state: str = "done") -> str:
+def write_run(store: StudyFolder, plan: Plan, index: int, state: str = "done") -> str:
     run = plan.runs[index]
     store.write_run(
         RunRecord(
@@ -30,9 +30,9 @@ def write_run(store: FolderStore, plan: Plan, index: int, state: str = "done") -
         StepRecord(step=i, loss_nats_per_token=2.0 - i, learning_rate=1e-3, gradient_norm=1.0, completion_tokens=4)
         for i in range(2)
     ]
-    store.write_lines(run.run_id, list(steps))
+    store.write_steps(run.run_id, steps)
     frame = pd.DataFrame({"suite": ["law", "law", "text"], "score": pd.array([1.0, 0.0, None], dtype="Float64")})
-    store.write_frame(store.run_folder(run.run_id) / "predictions.parquet", frame)
+    store.write_predictions(run.run_id, frame, {})
     reason = None if state == "done" else "the loss rose"
     store.write_status(RunStatus(run_id=run.run_id, state=state, validation_loss=0.5, reason=reason))
     return run.run_id
@@ -41,17 +41,16 @@ def write_run(store: FolderStore, plan: Plan, index: int, state: str = "done") -
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = FolderStore(tmp_path / "study")
-    store.write_plan(make_plan())
-    for name in ("report.html", "study.yaml"):
-        store.write_text(name, "made")
+    store = StudyFolder.open(tmp_path / "study")
+    store.write_study("", make_plan())
+    store.write_report("made")
     store.write_verdicts(VerdictFile(verdicts=[]))
-    return store.folder
+    return tmp_path / "study"
 
 
 def track(folder: Path, name: str) -> None:
     """What a session of `rankscope run` does."""
-    store = FolderStore(folder)
+    store = StudyFolder.open(folder)
     tracking = Tracking(store, [partial(make_tracker, name, "made", folder)])  # type: ignore[arg-type]
     plan = store.read_plan()
     assert plan is not None
@@ -62,7 +61,7 @@ def track(folder: Path, name: str) -> None:
 def test_mlflow_s_own_client_reads_the_runs_back(folder: Path) -> None:
     tracking = pytest.importorskip("mlflow.tracking", reason="MLflow is an extra: pip install 'rankscope[mlflow]'")
     pytest.importorskip("sqlalchemy", reason="MLflow's SQLite store is an extra: pip install 'rankscope[mlflow]'")
-    store, plan = FolderStore(folder), make_plan()
+    store, plan = StudyFolder.open(folder), make_plan()
     first = write_run(store, plan, 0)
     track(folder, "mlflow")
     second = write_run(store, plan, 1, "diverged")
@@ -93,7 +92,7 @@ def test_tensorboard_s_own_reader_reads_the_scalars_back(folder: Path) -> None:
     reader = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard is an extra"
     )
-    run_id = write_run(FolderStore(folder), make_plan(), 0)
+    run_id = write_run(StudyFolder.open(folder), make_plan(), 0)
     track(folder, "tensorboard")
     track(folder, "tensorboard")
     events = reader.EventAccumulator(str(folder / "tensorboard" / run_id))
@@ -104,6 +103,6 @@ def test_tensorboard_s_own_reader_reads_the_scalars_back(folder: Path) -> None:
 
 def test_a_tracker_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    (problem,) = missing_packages(("mlflow",), "study.yaml")
+    (problem,) = tracker_problems(("mlflow",), "study.yaml")
     assert str(problem).startswith("study.yaml: track: found mlflow without its packages, expected pip install")
-    assert missing_packages((), "study.yaml") == []
+    assert tracker_problems((), "study.yaml") == []

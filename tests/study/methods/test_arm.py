@@ -9,14 +9,14 @@ import jsonschema
 import pytest
 from made_facts import LLAMA_8B, STUDY, model_facts, suite_facts, train_facts
 
-from rankscope.plan.parameters import ia3_modules, trainable_parameters
-from rankscope.plan.requirements import check_ranks
-from rankscope.plan.run_cost import disk_bytes, evaluate_flops, memory_parts, train_flops
-from rankscope.plan.run_ids import rate_grid, run_id, search_arms
+from rankscope.plan.memory import memory_parts
+from rankscope.plan.plan_checks import check_arms
+from rankscope.plan.run_cost import disk_bytes, evaluate_flops, train_flops
+from rankscope.plan.run_ids import run_id, search_arms
 from rankscope.records import ModelFacts
-from rankscope.study.arm_entries import ENTRIES
-from rankscope.study.arms import METHODS, TRAITS, arm_label
 from rankscope.study.json_schema import study_schema
+from rankscope.study.methods import METHODS, arm_label
+from rankscope.study.methods.scaling_method import ia3_modules
 from rankscope.study.study import Arm, Budget, Study
 from rankscope.study.yaml_lines import parse_yaml
 
@@ -48,8 +48,8 @@ WHOLE = LLAMA_8B.model_copy(
 """Llama-3.1-8B with the facts that methods other than LoRA count with."""
 
 
-def test_every_method_has_an_entry_and_traits() -> None:
-    assert set(ENTRIES) == set(TRAITS) == set(METHODS)
+def test_every_method_has_an_entry_of_its_own() -> None:
+    assert {method.entry.model_fields["method"].default for method in METHODS.values()} == set(METHODS)
 
 
 def test_labels_and_arms(read: Callable[..., Study]) -> None:
@@ -60,9 +60,9 @@ def test_labels_and_arms(read: Callable[..., Study]) -> None:
         "last-k-layers-k1", "last-k-layers-k2", "mine-b4",
     ]  # fmt: skip
     assert (arms["rslora-r8"].alpha, arms["dora-r4"].alpha, arms["pissa-r4"].alpha) == (16, 16, 4)
-    assert arms["prompt-tuning-v16"].virtual_tokens == arms["prompt-tuning-v16"].size == 16
-    assert arms["mine-b4"].bottleneck == 4
-    assert arms["last-k-layers-k2"].layers == 2
+    assert arms["prompt-tuning-v16"].setting("virtual_tokens") == arms["prompt-tuning-v16"].size == 16
+    assert arms["mine-b4"].setting("bottleneck") == 4
+    assert arms["last-k-layers-k2"].setting("layers") == 2
     assert {label for label, arm in arms.items() if not arm.has_delta} == {
         "prompt-tuning-v8", "prompt-tuning-v16", "prefix-tuning-v8", "adapters-b16", "ln-tuning", "mine-b4",
     }  # fmt: skip
@@ -147,7 +147,7 @@ def test_ids_of_other_methods_say_their_size_and_differ() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_rates_are_half_decades(method: str) -> None:
-    rates = rate_grid(method)  # type: ignore[arg-type]
+    rates = METHODS[method].rate_grid
     assert rates == sorted(rates)
     assert len(rates) == 7
     assert rates[-1] / rates[0] == pytest.approx(1000)
@@ -176,7 +176,7 @@ def test_parameters_of_llama_8b() -> None:
         arm("full-frozen-embeddings"): 8_030_261_248 - 2 * 128_256 * 4096,
         arm("last-k-layers", layers=2): 2 * 218_112_000,
     }
-    assert {a.method: trainable_parameters(a, WHOLE) for a in known} == {a.method: n for a, n in known.items()}
+    assert {a.method: a.trainable_parameters(WHOLE) for a in known} == {a.method: n for a, n in known.items()}
 
 
 def test_what_methods_cost_is_in_the_order_of_their_work() -> None:
@@ -242,7 +242,7 @@ def test_what_a_model_cannot_have_is_said_before_anything_runs(
             "  lora: {ranks: [4, 8], alpha: 2r, learning_rate: 2e-4}\n", ""
         )
     )
-    problems, warnings = check_ranks(study, facts, "study.yaml")
+    problems, warnings = check_arms(study, facts, "study.yaml")
     assert warnings == []
     assert len(problems) == 1
     assert words in str(problems[0])

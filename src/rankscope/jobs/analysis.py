@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from rankscope.analyse.capture import CannotCapture, SideModel, capture
 from rankscope.analyse.update_spectra import module_rows
-from rankscope.jobs.job_context import Bench
+from rankscope.jobs.job_context import JobContext
 from rankscope.model.load import LoadedModel
 from rankscope.model.weights.adapter_file import read_adapter
 from rankscope.model.weights.large_svd import SvdCache, randomised_top_svd
@@ -47,38 +46,38 @@ class Trained:
     weights: Path
 
 
-def inside_missing(here: Bench, run: PlannedRun) -> bool:
+def analysis_missing(context: JobContext, run: PlannedRun) -> bool:
     """Whether the study wants an analysis of this run that is not there as it would be now."""
-    if not here.study.analysis.enabled:
+    if not context.study.analysis.enabled:
         return False
-    path = _folder(here, run.run_id) / "neurons.parquet"
-    return here.store.frame_metadata(path) != _stamp(here, run)
+    return context.folder.analysis_stamp(run.run_id, TABLES[-1]) != _stamp(context, run)
 
 
-def look_inside(here: Bench, run: PlannedRun, trained: Trained) -> None:
+def look_inside(context: JobContext, run: PlannedRun, trained: Trained) -> None:
     """Write the run's spectra, hidden states, attention and neurons. What a model's build hides is left out, with the
     reason in the files' metadata."""
-    folder, stamp = _folder(here, run.run_id), _stamp(here, run)
-    rows, directions, reason = _weights(here, run, trained)
+    stamp = _stamp(context, run)
+    rows, directions, reason = _weights(context, run, trained)
     frames = {"spectra": pd.DataFrame(rows)}
-    here.store.write_bytes(folder / "directions.safetensors", save(directions))
-    base = SideModel(trained.model.model, trained.off) if trained.off is not None else _own(here.base(run.model))
+    context.folder.write_directions(run.run_id, save(directions))
+    base = SideModel(trained.model.model, trained.off) if trained.off is not None else _own(context.base(run.model))
     try:
-        if run.arm.traits.prepends:
+        if run.arm.traits.virtual_tokens(run.arm):
             raise CannotCapture("virtual tokens stand before the base's, so that layers do not see the same")
-        found = capture(base, _own(trained.model), probes(here, run.model), token_budget=here.evaluate_tokens)
+        found = capture(base, _own(trained.model), probes(context, run.model), token_budget=context.evaluate_tokens)
     except CannotCapture as error:
         found, reason = {}, f"{reason} {error}".strip()
     frames |= {name: pd.DataFrame(found.get(name, [])) for name in TABLES[1:]}
     for name in TABLES:  # neurons last: its stamp says that all are there
-        here.store.write_frame(folder / f"{name}.parquet", frames[name], stamp if name == TABLES[-1] else {})
-    here.store.write_text(str((folder / "notes.json").relative_to(here.folder)), json.dumps({"reason": reason or None}))
+        context.folder.write_analysis(run.run_id, name, frames[name], stamp if name == TABLES[-1] else {})
+    context.folder.write_analysis_note(run.run_id, reason or None)
 
 
-def probes(here: Bench, model: str) -> dict[str, list[Item]]:
+def probes(context: JobContext, model: str) -> dict[str, list[Item]]:
     """A seeded sample of the suites' questions, as even over the suites as they allow; plain text has none."""
-    suites = {n: s for n, (s, _) in here.prepared(model).suites.items() if s.items and s.items[0].form != "text"}
-    left, sample = here.study.analysis.probe_items, {}
+    asked = [name for name, facts in context.suite_facts(model).items() if facts.form != "text"]
+    suites = {name: suite for name in asked if (suite := context.suite(model, name)).items}
+    left, sample = context.study.analysis.probe_items, {}
     for done, (name, suite) in enumerate(sorted(suites.items(), key=lambda entry: len(entry[1].items))):
         count = min(len(suite.items), round(left / (len(suites) - done)))
         chosen = random.Random(f"{_PROBE_SEED} {name}").sample(range(len(suite.items)), count)
@@ -91,29 +90,27 @@ def _own(loaded: LoadedModel) -> SideModel:
     return SideModel(loaded.model, nullcontext)
 
 
-def _folder(here: Bench, run_id: str) -> Path:
-    return here.store.run_folder(run_id) / "analysis"
-
-
-def _stamp(here: Bench, run: PlannedRun) -> dict[str, str]:
-    suites = {s.name: s.content_sha256 for s in here.plan.suites if s.model in ("", run.model) and s.form != "text"}
-    return {"version": str(VERSION), "probe_items": str(here.study.analysis.probe_items), **suites}
+def _stamp(context: JobContext, run: PlannedRun) -> dict[str, str]:
+    suites = {n: f.content_sha256 for n, f in context.suite_facts(run.model).items() if f.form != "text"}
+    return {"version": str(VERSION), "probe_items": str(context.study.analysis.probe_items), **suites}
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
-def _weights(here: Bench, run: PlannedRun, trained: Trained) -> tuple[list[dict[str, Any]], dict[str, Tensor], str]:
+def _weights(
+    context: JobContext, run: PlannedRun, trained: Trained
+) -> tuple[list[dict[str, Any]], dict[str, Tensor], str]:
     """(rows of the spectra, leading left directions by module, why there are none)."""
     rows: list[dict[str, Any]] = []
     directions: dict[str, Tensor] = {}
-    cache, facts = SvdCache(), here.facts(run.model)
+    cache, facts = SvdCache(), context.facts(run.model)
     try:
-        deltas = _deltas(here, run, trained)
+        deltas = _deltas(context, run, trained)
         for module, delta, weight in deltas:
             rows += module_rows(
                 {module: delta}, {module: weight}, cache, model_sha256=f"{facts.content_sha256} {weight.dtype}",
-                seed=_CONTROL_SEED, widest=_WIDEST[here.plan.resolved.device],
+                seed=_CONTROL_SEED, widest=_WIDEST[context.plan.resolved.device],
             )  # fmt: skip
             if rows[-1]["frobenius_norm"] > 0:
                 directions[module] = _leading(delta).contiguous().cpu()
@@ -122,9 +119,11 @@ def _weights(here: Bench, run: PlannedRun, trained: Trained) -> tuple[list[dict[
     return rows, directions, "" if rows else f"{run.arm.method} changes no weight matrix;"
 
 
-def _deltas(here: Bench, run: PlannedRun, trained: Trained) -> Iterator[tuple[str, LowRank | DenseDelta, Tensor]]:
+def _deltas(
+    context: JobContext, run: PlannedRun, trained: Trained
+) -> Iterator[tuple[str, LowRank | DenseDelta, Tensor]]:
     """(module, delta, W0), one at a time; none where a method changes no weight matrix."""
-    modules = here.facts(run.model).linear_shapes
+    modules = context.facts(run.model).linear_shapes
     if not run.arm.has_delta:
         return
     if trained.off is not None and run.arm.traits.delta == "dense":
@@ -136,7 +135,7 @@ def _deltas(here: Bench, run: PlannedRun, trained: Trained) -> Iterator[tuple[st
         for module, delta in adapter.deltas.items():
             yield module, delta.to(before[module].device), before[module]
         return
-    before, after = matrices(here.base(run.model).model, modules), matrices(trained.model.model, modules)
+    before, after = matrices(context.base(run.model).model, modules), matrices(trained.model.model, modules)
     for module in modules:
         yield module, changes({module: before[module]}, {module: after[module]})[module], before[module]
 

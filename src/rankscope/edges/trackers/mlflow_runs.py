@@ -1,98 +1,25 @@
-"""Where a study's runs are shown beside others: TensorBoard, MLflow; another place would be another class."""
+"""MLflow: a parent run for the study and a child for each of its runs, in SQLite by default."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
-from rankscope.study.problems import Problem
-from rankscope.study.study import TrackerName
+from rankscope.edges.trackers import TrackedRun, Tracker
 
-_PACKAGES: dict[TrackerName, tuple[str, ...]] = {
-    "tensorboard": ("tensorboard",),
-    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
-}
+NAME = "mlflow"
+PACKAGES = ("mlflow", "sqlalchemy", "alembic")
+
 _BATCH = 1000
 """MLflow takes at most this many metrics in one call."""
 
 
-@dataclass(frozen=True)
-class TrackedRun:
-    """A run that ended. `curves` maps a metric to its (step, value) pairs, `metrics` to its last value.
-
-    `params` are settings, `tags` say where it came from; a value that was not measured is left out.
-    """
-
-    run_id: str
-    name: str
-    state: str
-    params: Mapping[str, Any]
-    metrics: Mapping[str, float]
-    curves: Mapping[str, Sequence[tuple[int, float]]]
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-
-class Tracker(Protocol):
-    """Takes each run once it has ended, and then the study's outcome. What it has already is not taken twice."""
-
-    def has(self, run_id: str) -> bool: ...
-
-    def log_run(self, run: TrackedRun) -> None: ...
-
-    def log_outcome(self, texts: Mapping[str, str], files: Sequence[Path]) -> None: ...
-
-
-def missing_packages(names: Sequence[TrackerName], file: str) -> list[Problem]:
-    """A problem for each tracker whose packages are not installed."""
-    return [
-        Problem(file, "track", f"{name} without its packages", f"pip install 'rankscope[{name}]'")
-        for name in names
-        if any(importlib.util.find_spec(package) is None for package in _PACKAGES[name])
-    ]
-
-
-def make_tracker(name: TrackerName, study: str, folder: Path) -> Tracker:
-    """A tracker that writes below the study's `folder`, or where MLFLOW_TRACKING_URI says."""
-    return TensorBoard(folder / "tensorboard") if name == "tensorboard" else MLflow(study, folder)
-
-
-class TensorBoard:
-    """One folder of events for each run: `tensorboard --logdir STUDY_FOLDER/tensorboard`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def has(self, run_id: str) -> bool:
-        return (self._folder / run_id).is_dir()
-
-    def log_run(self, run: TrackedRun) -> None:
-        writer = self._writer(run.run_id)
-        for name, curve in run.curves.items():
-            for step, value in curve:
-                writer.add_scalar(name, value, step)
-        last = max((step for curve in run.curves.values() for step, _ in curve), default=0)
-        for name, value in run.metrics.items():
-            writer.add_scalar(name, value, last)
-        lines = [f"| {key} | {value} |" for key, value in {**run.params, "state": run.state, **run.tags}.items()]
-        writer.add_text("settings", "\n".join(["| setting | value |", "|---|---|", *lines]))
-        writer.close()
-
-    def log_outcome(self, texts: Mapping[str, str], files: Sequence[Path]) -> None:
-        writer = self._writer("study")
-        for name, text in texts.items():
-            writer.add_text(name, text)
-        writer.close()
-
-    def _writer(self, name: str) -> Any:
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(str(self._folder / name))
+def make(study: str, folder: Path) -> Tracker:
+    """`mlflow.db` in the study's folder, or where MLFLOW_TRACKING_URI says."""
+    return MLflow(study, folder)
 
 
 class MLflow:

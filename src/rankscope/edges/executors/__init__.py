@@ -1,0 +1,89 @@
+"""Where jobs run: the protocols of a job and of an executor, and the executors found by listing this folder.
+
+An executor is one file here with a class of its own, `NAME` (what a study calls it: `execution: {on: NAME}`) and
+`make(plan) -> Executor`. Nothing else names it.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rankscope.edges.found_by_listing import named_in, names_in
+from rankscope.edges.process_control import give_back_freed_memory
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.records import Plan
+from rankscope.study.problems import InputProblems, Problem
+
+
+@dataclass(frozen=True)
+class WorkPlace:
+    """What an executor tells a job about where it runs. `stop_requested`: save the state and return."""
+
+    stop_requested: Callable[[], bool]
+
+
+class Job(Protocol):
+    """A frozen value that can be sent to another process. What it needs and makes is in its study folder."""
+
+    def run(self, place: WorkPlace) -> None:
+        """Do what is missing of it. Any exception is the job's own failure."""
+
+    @property
+    def seconds(self) -> float:
+        """Planned time: the longest jobs are begun first."""
+
+    def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
+        """Leave `error` and the traceback in the study folder; gives what failed, and why, by run or search id."""
+
+
+@dataclass(frozen=True)
+class JobOutcome:
+    """`error` is None where the job returned; `details` then holds the traceback for the run's log."""
+
+    job: Job
+    error: str | None = None
+    details: str = ""
+
+
+class Executor(Protocol):
+    """Runs jobs in any order and yields each outcome as it comes; a failed job never stops the others."""
+
+    def run(self, jobs: Sequence[Job], idle: Callable[[], None]) -> Iterator[JobOutcome]:
+        """`idle` is called now and then, to show progress."""
+
+    def close(self) -> None:
+        """Give back workers and whatever else is held."""
+
+
+def make_executor(name: str, plan: Plan) -> Executor:
+    """The executor that a study asks for. Raises KeyError for a name that none has."""
+    module = named_in(__name__, name)
+    if module is None:
+        raise KeyError(name)
+    made: Executor = module.make(plan)
+    return made
+
+
+def check_executor(name: str, study: str) -> None:
+    """Raises InputProblems for an executor that there is not. `study` is how messages name the study."""
+    if name not in executor_names():
+        problem = Problem(study, "execution.on", name, f"one of {', '.join(executor_names())}")
+        raise InputProblems([problem])
+
+
+def executor_names() -> list[str]:
+    """What `execution: {on: ...}` may be."""
+    return names_in(__name__)
+
+
+def perform(job: Job, place: WorkPlace) -> JobOutcome:
+    """Run a job. The one place that catches everything: a crash is the job's own and is kept whole."""
+    give_back_freed_memory()
+    try:
+        job.run(place)
+    except Exception as error:  # reported as it is, with its traceback
+        return JobOutcome(job, error=f"{type(error).__name__}: {error}", details=traceback.format_exc())
+    return JobOutcome(job)

@@ -1,0 +1,164 @@
+"""Jobs on this machine: one after another in this process, or side by side in worker processes that stay for many.
+
+The pool is our own: pebble 5.2 gives up a whole pool when an idle worker dies, loky 3.5 when any worker does, and here
+a death may cost one job at most.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from rankscope.edges.executors import Executor, Job, JobOutcome, WorkPlace, perform
+from rankscope.edges.process_control import end_with, keep_freed_memory, stop_on, stop_requested
+from rankscope.records import Plan
+
+NAME = "local"
+
+PRELOADED = ["rankscope.jobs.run_job", "rankscope.jobs.search_job"]
+"""What the fork server imports once for all workers."""
+
+_LOOK_SECONDS = 0.25
+
+
+def make(plan: Plan) -> Executor:
+    """Worker processes where the plan has several, else this process."""
+    resolved = plan.resolved
+    if resolved.worker_count == 1:
+        return InProcess(resolved.thread_count)
+    return Workers(resolved.worker_count, resolved.thread_count)
+
+
+class InProcess:
+    """One job after another, here, on `thread_count` threads. `idle` is called between jobs only."""
+
+    def __init__(self, thread_count: int) -> None:
+        self._threads = thread_count
+
+    def run(self, jobs: Sequence[Job], idle: Callable[[], None]) -> Iterator[JobOutcome]:
+        import torch
+
+        torch.set_num_threads(self._threads)
+        for job in jobs:
+            if stop_requested():
+                return
+            idle()
+            yield perform(job, WorkPlace(stop_requested))
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class Workers:
+    """Worker processes that stay for many jobs, so that each imports and loads once.
+
+    A worker that dies (out of memory, say) costs its own job, and an idle one nothing: another takes its place.
+    """
+
+    def __init__(self, worker_count: int, thread_count: int) -> None:
+        self._count = worker_count
+        self._threads = thread_count
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOADED)
+        self._busy: dict[Connection, tuple[BaseProcess, Job]] = {}
+        self._begun: set[Connection] = set()
+        self._free: list[tuple[BaseProcess, Connection]] = []
+
+    def run(self, jobs: Sequence[Job], idle: Callable[[], None]) -> Iterator[JobOutcome]:
+        """Yields outcomes as they come; `idle` is called about four times a second."""
+        waiting = list(jobs)
+        told_to_stop = False
+        while self._busy or (waiting and not stop_requested()):
+            while waiting and len(self._busy) < self._count and not stop_requested():
+                self._give(waiting.pop(0))
+            for pipe in wait(list(self._busy), timeout=_LOOK_SECONDS):
+                assert isinstance(pipe, Connection)
+                process, job = self._busy[pipe]
+                news = _receive(process, pipe, job)
+                if news is None:
+                    self._begun.add(pipe)
+                    continue
+                del self._busy[pipe]
+                if process.is_alive():
+                    self._free.append((process, pipe))
+                if news.error is not None and pipe not in self._begun:
+                    waiting.insert(0, job)  # it died while it waited: the job was never begun
+                    continue
+                self._begun.discard(pipe)
+                yield news
+            if stop_requested() and not told_to_stop:
+                told_to_stop = True
+                for process, _ in self._busy.values():
+                    process.terminate()  # SIGTERM: the worker saves its state and returns
+            idle()
+
+    def close(self) -> None:
+        """End the workers: idle ones leave by themselves, busy ones are killed."""
+        for process, pipe in self._free:
+            pipe.close()
+            process.join(timeout=5)
+        for pipe, (process, _) in self._busy.items():
+            process.kill()
+            pipe.close()
+        self._free.clear()
+        self._busy.clear()
+
+    def _give(self, job: Job) -> None:
+        """Hand a job to an idle worker, or to a new one where none is left alive."""
+        while self._free:
+            process, pipe = self._free.pop()
+            try:
+                pipe.send(job)
+            except OSError:  # it died while it waited
+                pipe.close()
+                process.join(timeout=5)
+                continue
+            self._busy[pipe] = (process, job)
+            return
+        process, pipe = self._start()
+        self._busy[pipe] = (process, job)
+        pipe.send(job)
+
+    def _start(self) -> tuple[BaseProcess, Connection]:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs, self._threads, os.getpid()), daemon=True)
+        process.start()
+        theirs.close()
+        return process, ours
+
+
+def _receive(process: BaseProcess, pipe: Connection, job: Job) -> JobOutcome | None:
+    """How the job ended; None: it has begun."""
+    try:
+        news: JobOutcome | None = pipe.recv()
+        return news
+    except (EOFError, OSError):
+        process.join(timeout=10)
+        code = process.exitcode
+        died = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
+        hint = " (often: out of memory)" if code == -signal.SIGKILL else ""
+        return JobOutcome(job, error=f"its worker process ended {died}{hint}")
+
+
+def _work(pipe: Connection, thread_count: int, parent: int) -> None:
+    import torch
+
+    keep_freed_memory()
+    torch.set_num_threads(thread_count)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to handle
+    stop_on((signal.SIGTERM, signal.SIGUSR1))
+    end_with(parent)
+    while True:
+        try:
+            job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            pipe.send(None)  # begun: from here on a death is the job's own
+            pipe.send(perform(job, WorkPlace(stop_requested)))
+        except OSError:
+            return

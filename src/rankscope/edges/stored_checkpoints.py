@@ -1,0 +1,82 @@
+"""A training state on disk: checked when it is read, and the one before it kept until the next is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rankscope.edges.storages import Storage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+_SUM = "rankscope_sha256"
+
+
+class StoredCheckpoints:
+    """The state of a run or pack as one safetensors file, `NAME.safetensors`, and the one before, `NAME.before...`.
+
+    A file whose checksum is wrong is never used: the one before it is, else training starts again; the log says which.
+    """
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._storage = storage
+        self._now, self._before = f"{name}.safetensors", f"{name}.before.safetensors"
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        """(tensors, metadata) of the newest whole state; None where there is none."""
+        for name in (self._now, self._before):
+            found = self._read(name)
+            if found is not None:
+                return found
+        return None
+
+    def save(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        """Replace the state by this one, keeping the one before."""
+        from safetensors.torch import save_file
+
+        held = {key: value.contiguous().cpu() for key, value in tensors.items()}
+        named = {**metadata, _SUM: checksum(held, metadata)}
+        with self._storage.local_draft(self._now) as draft:
+            save_file(held, draft, named)
+            self._storage.rename(self._now, self._before)
+
+    def remove(self) -> None:
+        self._storage.remove(self._now)
+        self._storage.remove(self._before)
+
+    def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        from safetensors import SafetensorError, safe_open
+
+        path = self._storage.local_copy(name)
+        if path is None:
+            return None
+        try:
+            with safe_open(path, framework="pt") as opened:
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+                metadata = dict(opened.metadata() or {})
+        except (SafetensorError, OSError, ValueError) as error:
+            logger.warning("%s/%s is damaged (%s) and is not used", self._storage.url, name, error)
+            return None
+        known = metadata.pop(_SUM, None)
+        if known != checksum(tensors, metadata):
+            logger.warning("%s/%s does not have its own checksum and is not used", self._storage.url, name)
+            return None
+        return tensors, metadata
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of names, types, shapes and bytes of all tensors, and of the metadata, in a fixed order."""
+    import torch
+
+    digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,172 @@
+"""The records of a study folder: JSON files by what they are, each read back checked and written whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rankscope.edges.storages import Storage
+from rankscope.records import (
+    MeasuredSpeed,
+    Packing,
+    PackMembers,
+    Plan,
+    Record,
+    RunRecord,
+    RunStatus,
+    SearchRecord,
+    StudyMarker,
+    VerdictFile,
+)
+from rankscope.records.record_base import parse_record
+from rankscope.study.problems import InputProblems, Problem
+
+MARKER = "rankscope-study.json"
+_R = TypeVar("_R", bound=Record)
+
+
+class StudyRecords:
+    """Reading gives None where there is nothing yet.
+
+    Raises InputProblems, from every read, for a file that is damaged or of another format version.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    @property
+    def url(self) -> str:
+        """How the user names this folder."""
+        return self.storage.url
+
+    def place(self, name: str) -> str:
+        """A file of the folder as messages name it."""
+        return f"{self.url}/{name}"
+
+    # ---- the study ----
+
+    def read_marker(self) -> StudyMarker | None:
+        return self._record(MARKER, StudyMarker)
+
+    def read_study_text(self) -> str | None:
+        """study.yaml: the study as it was resolved."""
+        content = self.storage.read("study.yaml")
+        return None if content is None else content.decode("utf-8")
+
+    def write_study(self, text: str, plan: Plan) -> None:
+        """study.yaml and plan.json, by which the folder's jobs work."""
+        self.storage.write("study.yaml", text.encode())
+        self.storage.write("plan.json", as_json(plan))
+
+    def read_plan(self) -> Plan | None:
+        return self._record("plan.json", Plan)
+
+    # ---- runs ----
+
+    def run_folder(self, run_id: str) -> str:
+        """A run's folder; a base's own is `base` (or `base/NAME` where a study has several base models)."""
+        return run_id if run_id.split("/")[0] == "base" else f"runs/{run_id}"
+
+    def read_run(self, run_id: str) -> RunRecord | None:
+        return self._record(f"{self.run_folder(run_id)}/run.json", RunRecord)
+
+    def write_run(self, record: RunRecord) -> None:
+        self.storage.write(f"{self.run_folder(record.run_id)}/run.json", as_json(record))
+
+    def read_status(self, run_id: str) -> RunStatus | None:
+        return self._record(f"{self.run_folder(run_id)}/status.json", RunStatus)
+
+    def write_status(self, status: RunStatus) -> None:
+        """`running` is news, and every other state a fact that must outlive a power cut."""
+        name = f"{self.run_folder(status.run_id)}/status.json"
+        self.storage.write(name, as_json(status), durable=status.state != "running")
+
+    def write_steps(self, run_id: str, records: Sequence[Record]) -> None:
+        """train.jsonl: one line a step."""
+        text = "".join(record.model_dump_json() + "\n" for record in records)
+        self.storage.write(f"{self.run_folder(run_id)}/train.jsonl", text.encode())
+
+    def read_steps(self, run_id: str) -> list[dict[str, Any]]:
+        """The lines of train.jsonl; empty where there is none."""
+        return _lines(self.storage.read(f"{self.run_folder(run_id)}/train.jsonl"))
+
+    def write_error(self, job: str, details: str) -> str:
+        """The traceback of what failed, below the folder of a run, a search or a pack; how messages name the file."""
+        self.storage.write(f"{job}/error.txt", details.encode())
+        return self.place(f"{job}/error.txt")
+
+    # ---- packs and searches ----
+
+    def read_packing(self, model: str, train_set: str) -> Packing | None:
+        return self._record(f"packing/{model} {train_set}.json", Packing)
+
+    def write_packing(self, packing: Packing) -> None:
+        self.storage.write(f"packing/{packing.model} {packing.train_set}.json", as_json(packing))
+
+    def read_packs(self) -> list[PackMembers]:
+        """Packs that began to train and did not end."""
+        names = [name for name in self.storage.list("packs") if name.endswith(".json")]
+        found = (self._record(f"packs/{name}", PackMembers) for name in names)
+        return [pack for pack in found if pack is not None]
+
+    def read_search(self, search_id: str) -> SearchRecord | None:
+        return self._record(f"searches/{search_id}/search.json", SearchRecord)
+
+    def write_search(self, record: SearchRecord) -> None:
+        self.storage.write(f"searches/{record.search_id}/search.json", as_json(record))
+
+    def read_rungs(self, search_id: str) -> dict[str, Any] | None:
+        """What a search has measured so far, by arm, rate and step; None before it began."""
+        name = f"searches/{search_id}/rungs.json"
+        content = self.storage.read(name)
+        if content is None:
+            return None
+        try:
+            return dict(json.loads(content))
+        except (ValueError, TypeError) as error:
+            problem = Problem(self.place(name), "", "no JSON object", "what a search wrote; delete the file to redo it")
+            raise InputProblems([problem]) from error
+
+    def write_rungs(self, search_id: str, measured: dict[str, Any]) -> None:
+        self.storage.write(f"searches/{search_id}/rungs.json", json.dumps(measured).encode())
+
+    # ---- what was measured, decided, reported ----
+
+    def write_measured(self, name: str, speed: MeasuredSpeed) -> None:
+        self.storage.write(f"measured/{name}.json", as_json(speed))
+
+    def read_measured(self) -> list[MeasuredSpeed]:
+        found = (self._record(f"measured/{name}", MeasuredSpeed) for name in self.storage.list("measured"))
+        return [speed for speed in found if speed is not None]
+
+    def read_verdicts(self) -> VerdictFile | None:
+        return self._record("verdict.json", VerdictFile)
+
+    def write_verdicts(self, verdicts: VerdictFile) -> None:
+        self.storage.write("verdict.json", as_json(verdicts))
+
+    def write_report(self, page: str) -> None:
+        self.storage.write("report.html", page.encode())
+
+    @property
+    def report_place(self) -> str:
+        return self.place("report.html")
+
+    def outcome_files(self) -> list[Path]:
+        """Local copies of the files that say how the study ended, as far as they are there."""
+        found = (self.storage.local_copy(name) for name in ("verdict.json", "report.html", "study.yaml"))
+        return [path for path in found if path is not None]
+
+    def _record(self, name: str, kind: type[_R]) -> _R | None:
+        content = self.storage.read(name)
+        return None if content is None else parse_record(kind, content, self.place(name))
+
+
+def as_json(record: Record) -> bytes:
+    return record.model_dump_json(indent=1).encode()
+
+
+def _lines(content: bytes | None) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (content or b"").decode("utf-8").splitlines()]

@@ -1,0 +1,153 @@
+"""The Parquet tables of a study folder: predictions, items, analyses, derived runs, and the tidy tables of the end.
+
+pandas and pyarrow are imported when a table is read or written: `rankscope status` needs neither.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankscope.edges.study_records import StudyRecords
+from rankscope.study.problems import InputProblems, Problem
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_METADATA = b"rankscope"
+
+
+class StudyTables(StudyRecords):
+    """Frames by what they hold. Reading gives None where there is no table; raises InputProblems for a damaged one."""
+
+    # ---- scores ----
+
+    def read_predictions(self, run_id: str) -> pd.DataFrame | None:
+        return self._frame(self._predictions(run_id))
+
+    def write_predictions(self, run_id: str, frame: pd.DataFrame, suites_sha256: Mapping[str, str]) -> None:
+        """`suites_sha256`: of every suite that was scored, the content that was asked."""
+        self._write_frame(self._predictions(run_id), frame, suites_sha256)
+
+    def scored_suites(self, run_id: str) -> dict[str, str]:
+        """The content hash of every suite that the run's predictions are of, by name."""
+        return self._metadata(self._predictions(run_id))
+
+    def read_second_predictions(self, base_id: str) -> pd.DataFrame | None:
+        """The base scored once more in other batches."""
+        return self._frame(f"{self.run_folder(base_id)}/again.parquet")
+
+    def write_second_predictions(self, base_id: str, frame: pd.DataFrame, suites_sha256: Mapping[str, str]) -> None:
+        self._write_frame(f"{self.run_folder(base_id)}/again.parquet", frame, suites_sha256)
+
+    def suites_scored_again(self, base_id: str) -> dict[str, str]:
+        return self._metadata(f"{self.run_folder(base_id)}/again.parquet")
+
+    def read_items(self, base_id: str) -> pd.DataFrame | None:
+        """What was asked: suite, item_id, prompt, choices."""
+        return self._frame(f"{self.run_folder(base_id)}/items.parquet")
+
+    def write_items(self, base_id: str, frame: pd.DataFrame) -> None:
+        self._write_frame(f"{self.run_folder(base_id)}/items.parquet", frame)
+
+    # ---- runs made from others ----
+
+    def derived_names(self, run_id: str) -> list[str]:
+        """What was made of a run without training, by name."""
+        names = self.storage.list(f"{self.run_folder(run_id)}/derived")
+        return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
+
+    def read_derived(self, run_id: str, name: str) -> pd.DataFrame | None:
+        return self._frame(f"{self.run_folder(run_id)}/derived/{name}.parquet")
+
+    def derived_facts(self, run_id: str, name: str) -> dict[str, str]:
+        """What the derivation was, and the content hash of every suite that it was scored on."""
+        return self._metadata(f"{self.run_folder(run_id)}/derived/{name}.parquet")
+
+    def write_derived(self, run_id: str, name: str, frame: pd.DataFrame, facts: Mapping[str, str]) -> None:
+        self._write_frame(f"{self.run_folder(run_id)}/derived/{name}.parquet", frame, facts)
+
+    # ---- analyses ----
+
+    def read_analysis(self, run_id: str, name: str) -> pd.DataFrame | None:
+        """One of spectra, hidden, attention, neurons of a run."""
+        return self._frame(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
+
+    def write_analysis(self, run_id: str, name: str, frame: pd.DataFrame, stamp: Mapping[str, str]) -> None:
+        self._write_frame(f"{self.run_folder(run_id)}/analysis/{name}.parquet", frame, stamp)
+
+    def analysis_stamp(self, run_id: str, name: str) -> dict[str, str]:
+        """What `write_analysis` was given."""
+        return self._metadata(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
+
+    def directions(self, run_id: str) -> Path | None:
+        """The local safetensors file of a run's leading left singular vectors, by module."""
+        return self.storage.local_copy(f"{self.run_folder(run_id)}/analysis/directions.safetensors")
+
+    def write_directions(self, run_id: str, content: bytes) -> None:
+        self.storage.write(f"{self.run_folder(run_id)}/analysis/directions.safetensors", content)
+
+    def write_analysis_note(self, run_id: str, reason: str | None) -> None:
+        """Why a part of the analysis is missing; None where nothing is."""
+        content = json.dumps({"reason": reason}).encode()
+        self.storage.write(f"{self.run_folder(run_id)}/analysis/notes.json", content)
+
+    # ---- tables/ ----
+
+    def read_table(self, name: str) -> pd.DataFrame | None:
+        """One of the tidy tables that docs/records.md lists."""
+        return self._frame(f"tables/{name}.parquet")
+
+    def write_table(self, name: str, frame: pd.DataFrame) -> None:
+        self._write_frame(f"tables/{name}.parquet", frame)
+
+    def table_names(self) -> list[str]:
+        return [name.removesuffix(".parquet") for name in self.storage.list("tables") if name.endswith(".parquet")]
+
+    # ---- how a table is kept ----
+
+    def _predictions(self, run_id: str) -> str:
+        return f"{self.run_folder(run_id)}/predictions.parquet"
+
+    def _write_frame(self, name: str, frame: pd.DataFrame, metadata: Mapping[str, str] | None = None) -> None:
+        """Every page with a checksum; `metadata` goes into the schema."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        if metadata is not None:
+            held = {**(table.schema.metadata or {}), _METADATA: json.dumps(dict(metadata))}
+            table = table.replace_schema_metadata(held)
+        with self.storage.local_draft(name) as draft:
+            pq.write_table(table, draft, write_page_checksum=True)
+
+    def _frame(self, name: str) -> pd.DataFrame | None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.storage.local_copy(name)
+        if path is None:
+            return None
+        try:
+            return pq.read_table(path, page_checksum_verification=True).to_pandas()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._damaged(name, error) from error
+
+    def _metadata(self, name: str) -> dict[str, str]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.storage.local_copy(name)
+        if path is None:
+            return {}
+        try:
+            return dict(json.loads((pq.read_schema(path).metadata or {}).get(_METADATA, b"{}")))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._damaged(name, error) from error
+
+    def _damaged(self, name: str, error: Exception) -> InputProblems:
+        found = f"a damaged table ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
+        expected = "a whole Parquet file; delete it to have it made again"
+        return InputProblems([Problem(self.place(name), "", found, expected)])

@@ -1,0 +1,159 @@
+"""What a plan refuses before anything runs, and what it warns of: settings that make the answer weaker.
+
+What a method asks of a model stands with the method (`study/methods`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from rankscope.records import MachineFacts, ModelFacts, Plan
+from rankscope.study.methods import METHODS
+from rankscope.study.problems import Problem
+from rankscope.study.study import Study
+
+
+def check_arms(study: Study, facts: ModelFacts, file: str) -> tuple[list[Problem], list[str]]:
+    """Problems and warnings of the arms on one model: targets that do not exist, ranks of no use, more blocks than it
+    has, methods that find nothing to train in it."""
+    problems: list[Problem] = []
+    warnings: list[str] = []
+    for key in study.arms:
+        arms = study.arms_of(key)
+        unfit, warned = arms[0].traits.misfits(arms, facts)
+        problems += [Problem(file, f"arms.{key}.{one.setting}", one.found, one.expected) for one in unfit]
+        warnings += warned
+    return problems, warnings
+
+
+_NEEDS = "a CUDA device, which bitsandbytes needs here"
+_PACKAGE = "pip install 'rankscope[quant]'"
+
+
+def check_support(
+    study: Study, models: Sequence[ModelFacts], device: Literal["cpu", "cuda"], machine: MachineFacts, file: str
+) -> list[Problem]:
+    """Quantized bases and 8-bit optimizers need CUDA and bitsandbytes; checkpointing needs the model's support."""
+    wishes = [
+        (f"model.quantization ({spec.name})", f"quantization: {spec.quantization}")
+        for spec in study.models
+        if spec.quantization is not None
+    ]
+    if study.optimizer.name == "adamw_8bit":
+        wishes.append(("optimizer.name", "adamw_8bit"))
+    problems = []
+    for place, wish in wishes:
+        if device != "cuda":
+            problems.append(Problem(file, place, f"{wish} on {machine.device_name} ({device})", _NEEDS))
+        elif not machine.bitsandbytes:
+            problems.append(Problem(file, place, f"{wish} without the package bitsandbytes", _PACKAGE))
+    if study.budget.gradient_checkpointing:
+        place = "budget.gradient_checkpointing"
+        cannot = [f"{facts.name} ({facts.architecture}), which cannot" for facts in models if not facts.checkpointing]
+        cannot += [
+            f"{arm.label}, whose {arm.traits.loses_by_checkpointing} it would drop"
+            for arm in study.expand_arms()
+            if arm.traits.loses_by_checkpointing
+        ]
+        problems += [Problem(file, place, found, "false, or a study without it") for found in cannot]
+    return problems
+
+
+# ---- warnings --------------------------------------------------------------------------------------------------------
+
+
+def study_warnings(study: Study, plan: Plan, machine: MachineFacts, totals: dict[str, Any]) -> list[str]:
+    """One sentence for each thing that the user should know before anything runs."""
+    return [
+        *_seeds(study),
+        *_rates(study),
+        *_scales(study),
+        *_suites(study),
+        *_lengths(study, plan),
+        *_fit(plan, machine, totals),
+    ]
+
+
+def _seeds(study: Study) -> list[str]:
+    if len(study.all_seeds) > 1:
+        return []
+    return ["one seed: the results are a description, and no arm can be recommended; three seeds or more can decide"]
+
+
+def _rates(study: Study) -> list[str]:
+    found = [
+        f"{key}: `auto_shared` gives every {_noun(entry.method)} one learning rate, which may favour some; `auto` "
+        "finds one for each"
+        for key, entry in study.arms.items()
+        if entry.learning_rate == "auto_shared" and len(study.arms_of(key)) > 1
+    ]
+    arms = study.expand_arms()
+    of_adapters = {
+        arm.learning_rate for arm in arms if not arm.traits.whole and isinstance(arm.learning_rate, float) and arm.rank
+    }
+    for arm in arms:
+        if arm.traits.whole and arm.learning_rate in of_adapters:
+            found.append(
+                f"{arm.label}: {arm.traits.title} at LoRA's learning rate ({arm.learning_rate:g}); its best is usually "
+                "about ten times lower, so the comparison may be unfair to it"
+            )
+    return found
+
+
+def _noun(method: str) -> str:
+    size = METHODS[method].size
+    return "size" if size is None else size.noun
+
+
+def _scales(study: Study) -> list[str]:
+    """Scale and targets move results more than rank does: a difference between arms may be theirs."""
+    found = []
+    arms = study.expand_arms()
+    for method in dict.fromkeys(arm.method for arm in arms if arm.rank):
+        own = [arm for arm in arms if arm.method == method]
+        title = METHODS[method].title
+        scales = {round(scale, 6) for arm in own if (scale := arm.traits.alpha_per_rank(arm)) is not None}
+        if len(scales) > 1:
+            shown = ", ".join(f"{scale:g}" for scale in sorted(scales))
+            found.append(
+                f"the {title} arms differ in scale (alpha/r is {shown}): their differences are not those of rank alone"
+            )
+        targets = {arm.targets if isinstance(arm.targets, str) else frozenset(arm.targets or ()) for arm in own}
+        if len(targets) > 1:
+            found.append(f"the {title} arms differ in target modules: their differences are not those of rank alone")
+    return found
+
+
+def _suites(study: Study) -> list[str]:
+    scored = [suite for suite in study.suites.values() if suite.kind is not None]
+    return [
+        f"{name}: no suite outside the domain {source.domain}, so its forgetting cannot be measured"
+        for name, source in study.train.items()
+        if all(suite.domain == source.domain for suite in scored)
+    ]
+
+
+def _lengths(study: Study, plan: Plan) -> list[str]:
+    wanted = study.budget.max_sequence_tokens
+    return [
+        f"{facts.name}: its context of {facts.context_tokens} tokens limits rows, not `max_sequence_tokens` ({wanted})"
+        for facts in plan.models
+        if facts.context_tokens < wanted
+    ]
+
+
+def _fit(plan: Plan, machine: MachineFacts, totals: dict[str, Any]) -> list[str]:
+    found = []
+    reasons = {(run.model, run.train_set, run.arm.label): run.reason for run in plan.runs if not run.fits}
+    found += [f"{arm} on {train_set} ({model}) does not fit: {why}" for (model, train_set, arm), why in reasons.items()]
+    if totals["disk_bytes"] > machine.disk_free_bytes:
+        needed, free = totals["disk_bytes"] / 1e9, machine.disk_free_bytes / 1e9
+        found.append(f"the study needs {needed:.3g} GB of disk, {free:.3g} GB are free")
+    if machine.flops_per_second is None:
+        found.append("the speed of this machine was not measured: the times are those of a nominal one")
+    if plan.resolved.device != machine.device:
+        found.append(
+            f"the study was begun on {plan.resolved.device} and stays there, though this machine has {machine.device}"
+        )
+    return found

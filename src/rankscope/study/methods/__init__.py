@@ -1,0 +1,39 @@
+"""The fine-tuning methods: each is one value in a file `*_method.py` of this folder, found by listing it."""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import pkgutil
+from functools import reduce
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from rankscope.study.methods.arm import KNOWN, Arm, Entry, Fraction, Frozen, Method, MethodName, Rate, arm_label
+
+__all__ = ["METHODS", "Arm", "ArmEntry", "Fraction", "Frozen", "Method", "MethodName", "Rate", "arm_label"]
+
+
+def _find() -> None:
+    """Fills `KNOWN`, file by file in the order of their names. Raises ValueError where two methods have one name."""
+    for module in sorted(found.name for found in pkgutil.iter_modules(__path__)):
+        if module.endswith("_method"):
+            for method in importlib.import_module(f"{__name__}.{module}").METHODS:
+                if method.name in KNOWN:
+                    raise ValueError(f"two methods are called {method.name}")
+                KNOWN[method.name] = method
+
+
+_find()
+METHODS = MappingProxyType(KNOWN)
+"""Every method by its name."""
+
+if TYPE_CHECKING:
+    ArmEntry = Entry
+else:
+    ArmEntry = Annotated[
+        reduce(operator.or_, (method.entry for method in METHODS.values())), Field(discriminator="method")
+    ]
+"""The entry of any method in a study file, told apart by its `method`."""

@@ -1,0 +1,95 @@
+"""Trained positions before every sequence: prompt tuning, which trains embeddings, and prefix tuning, which trains keys
+and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from rankscope.study.methods.arm import OTHER_METHOD, Arm, Entry, Method, ModelShape, Size, Sizes, Unfit
+
+
+class _VirtualTokensArms(Entry):
+    virtual_tokens: Sizes = Field(
+        description="a list of different whole numbers above 0: virtual tokens before every sequence, such as [16]"
+    )
+
+
+class PromptTuningArms(_VirtualTokensArms):
+    """Trained embeddings before every sequence (arXiv 2104.08691), which start as those of drawn tokens."""
+
+    method: Literal["prompt-tuning"] = Field("prompt-tuning", description="the method")
+
+
+class PrefixTuningArms(_VirtualTokensArms):
+    """Trained keys and values before every sequence in every layer (arXiv 2101.00190), which start as drawn tokens'."""
+
+    method: Literal["prefix-tuning"] = Field("prefix-tuning", description="the method")
+
+
+TOKENS = Size("virtual_tokens", "v", "virtual_tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VirtualTokensMethod(Method):
+    """v positions that stand before every row and take room of the context; nothing of it can be merged."""
+
+    part: str
+    """What the v virtual tokens are together."""
+    merges: bool = False
+    size: Size | None = TOKENS
+
+    def virtual_tokens(self, arm: Arm) -> int:
+        return int(arm.setting("virtual_tokens"))
+
+    def own_step_flops(self, arm: Arm, model: ModelShape) -> float:
+        """None: what they cost is that rows are longer."""
+        return 0.0
+
+    def own_forward_flops(self, arm: Arm, model: ModelShape) -> float:
+        return 0.0
+
+    def unfit(self, arm: Arm, model: ModelShape) -> list[Unfit]:
+        if not model.key_value_width:
+            found = f"{arm.method} of {model.name}, which keeps no keys and values"
+            return [Unfit("method", found, OTHER_METHOD)]
+        if self.virtual_tokens(arm) >= model.context_tokens:
+            expected = f"less than the context of {model.name}, {model.context_tokens} tokens"
+            return [Unfit("virtual_tokens", str(self.virtual_tokens(arm)), expected)]
+        return super().unfit(arm, model)
+
+    def described(self, arm: Arm) -> str:
+        return f"A tuned {self.part} of {self.virtual_tokens(arm)} virtual tokens"
+
+    def card_settings(self, arm: Arm) -> dict[str, object]:
+        return {"virtual tokens": self.virtual_tokens(arm)}
+
+
+class PromptTuningMethod(VirtualTokensMethod):
+    """v embeddings of width D, which pass through every block as tokens do."""
+
+    def computed_virtual_tokens(self, arm: Arm) -> int:
+        return self.virtual_tokens(arm)
+
+    def trainable_parameters(self, arm: Arm, model: ModelShape) -> int:
+        return self.virtual_tokens(arm) * model.hidden_size
+
+
+class PrefixTuningMethod(VirtualTokensMethod):
+    """v keys and v values of width K in each of L layers, which only attention meets."""
+
+    def trainable_parameters(self, arm: Arm, model: ModelShape) -> int:
+        return 2 * self.virtual_tokens(arm) * model.layer_count * model.key_value_width
+
+
+METHODS = (
+    PromptTuningMethod(
+        name="prompt-tuning", title="prompt tuning", entry=PromptTuningArms, rate_decades=(-3, 0), part="prompt"
+    ),
+    PrefixTuningMethod(
+        name="prefix-tuning", title="prefix tuning", entry=PrefixTuningArms, rate_decades=(-4, -1), part="prefix",
+        loses_by_checkpointing="trained keys and values",
+    ),
+)  # fmt: skip

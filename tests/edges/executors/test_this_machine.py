@@ -1,0 +1,80 @@
+"""Jobs in worker processes: each outcome its own, whatever happens to a worker, at work or idle."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rankscope.edges.executors import Executor, WorkPlace
+from rankscope.edges.executors.this_machine import InProcess, Workers
+from rankscope.edges.study_folder import StudyFolder
+
+
+@dataclass(frozen=True)
+class Touch:
+    """Writes the process's id into a file of its name; `does` is what happens instead."""
+
+    folder: str
+    name: str
+    does: str = "touch"
+    seconds: float = 0.0
+
+    def run(self, place: WorkPlace) -> None:
+        assert not place.stop_requested()
+        if self.does == "fail":
+            raise ValueError(f"no luck with {self.name}")
+        if self.does == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        (Path(self.folder) / self.name).write_text(str(os.getpid()))
+
+    def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
+        return {self.name: error}
+
+
+@pytest.fixture(params=["in process", "workers"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    made: Executor = InProcess(1) if request.param == "in process" else Workers(2, 1)
+    yield made
+    made.close()
+
+
+def test_a_failed_job_does_not_stop_the_others(executor: Executor, tmp_path: Path) -> None:
+    names = ["a", "b", "c", "d"]
+    jobs = [Touch(str(tmp_path), name, "fail" if name == "b" else "touch") for name in names]
+    outcomes = {outcome.job.name: outcome for outcome in executor.run(jobs, lambda: None)}
+    assert set(outcomes) == set(names)
+    assert outcomes["b"].error == "ValueError: no luck with b"
+    assert "Traceback" in outcomes["b"].details
+    assert all(outcomes[name].error is None for name in "acd")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d"]
+
+
+def test_a_dead_worker_costs_its_own_job_only(tmp_path: Path) -> None:
+    workers = Workers(1, 1)
+    try:
+        jobs = [Touch(str(tmp_path), "x", "die"), Touch(str(tmp_path), "y"), Touch(str(tmp_path), "z")]
+        outcomes = {outcome.job.name: outcome for outcome in workers.run(jobs, lambda: None)}
+    finally:
+        workers.close()
+    assert "by signal 9" in str(outcomes["x"].error)
+    assert outcomes["y"].error is outcomes["z"].error is None
+    same = {(tmp_path / name).read_text() for name in "yz"}
+    assert len(same) == 1, "a worker stays for many jobs"
+    assert str(os.getpid()) not in same
+
+
+def test_an_idle_worker_that_dies_between_rounds_costs_nothing(tmp_path: Path) -> None:
+    workers = Workers(1, 1)
+    try:
+        first = list(workers.run([Touch(str(tmp_path), "a")], lambda: None))
+        os.kill(int((tmp_path / "a").read_text()), signal.SIGKILL)
+        second = list(workers.run([Touch(str(tmp_path), "b"), Touch(str(tmp_path), "c")], lambda: None))
+    finally:
+        workers.close()
+    assert [outcome.error for outcome in (*first, *second)] == [None, None, None]
+    assert (tmp_path / "b").read_text() != (tmp_path / "a").read_text()

@@ -1,0 +1,105 @@
+"""A local study folder: files are whole, locks go with their process, and only our own drafts are ever cleaned up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rankscope.edges.storages import Busy, open_storage
+from rankscope.edges.storages.local_disk import LocalDisk
+from rankscope.study.problems import InputProblems
+
+
+def test_content_comes_back_and_is_listed(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path / "new")
+    assert disk.is_empty()
+    assert disk.read("runs/a/status.json") is None
+    disk.write("runs/a/status.json", b"{}")
+    assert disk.read("runs/a/status.json") == b"{}"
+    assert disk.list("runs") == ["a"]
+    assert disk.list("nothing") == []
+    assert disk.size_bytes("runs/a/status.json") == 2
+    assert not disk.is_empty()
+    disk.remove("runs/a")
+    assert not disk.exists("runs/a")
+
+
+def test_only_the_first_creates(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path)
+    assert disk.create("marker", b"one")
+    assert not disk.create("marker", b"two")
+    assert disk.read("marker") == b"one"
+
+
+def fail_halfway(disk: LocalDisk) -> None:
+    with disk.local_draft("a/adapter") as draft:
+        draft.mkdir()
+        raise RuntimeError("no")
+
+
+def test_a_draft_takes_its_place_only_at_the_end(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path)
+    with disk.local_draft("a/adapter") as draft:
+        draft.mkdir()
+        (draft / "x").write_text("1")
+        assert not disk.exists("a/adapter")
+    assert (tmp_path / "a" / "adapter" / "x").read_text() == "1"
+    with pytest.raises(RuntimeError, match="no"):
+        fail_halfway(disk)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["adapter"]
+    assert (tmp_path / "a" / "adapter" / "x").read_text() == "1"
+
+
+def test_only_drafts_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    kept = [".git/config", ".env", ".ssh/id", "runs/.hidden", "runs/kept.json", ".locks/study.lock"]
+    for name in [*kept, "runs/.adapter.0a.rankscope-draft/x", "runs/.status.json.1b.rankscope-draft"]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    assert LocalDisk(tmp_path).remove_drafts() == 2
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
+
+
+def test_files_have_the_mode_that_the_user_asks_for(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        LocalDisk(tmp_path / "private").write("a", b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "private" / "a").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from rankscope.edges.storages.local_disk import LocalDisk\n"
+        f"with LocalDisk(Path({str(tmp_path)!r})).lock('study'):\n    print('held', flush=True); sys.stdin.read()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "held\n"
+    disk = LocalDisk(tmp_path)
+    with pytest.raises(Busy, match=f"pid {child.pid}"), disk.lock("study"):
+        pass
+    with pytest.raises(Busy), disk.lock("study", shared=True):
+        pass
+    child.kill()
+    child.wait()
+    with disk.lock("study"):
+        pass
+
+
+def test_array_jobs_share_a_study(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path)
+    shared = (disk.lock("study", shared=True), disk.lock("study", shared=True))
+    with shared[0], shared[1], disk.lock("run-1"), pytest.raises(Busy), disk.lock("study"):
+        pass
+
+
+def test_a_scheme_that_none_answers_to_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
+    with pytest.raises(InputProblems, match=r"found the scheme nowhere://, expected a folder"):
+        open_storage("nowhere://bucket/study")
+    assert open_storage(f"file://{tmp_path}").url == str(tmp_path)
