@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from wrong_studies import FILES, LATER, OVERRIDES, SECTIONS, WRONG
 from rankscope.data.world import make_world
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.read_study import read_study
-from rankscope.study.resolved_study import absolute, dump_study
+from rankscope.study.resolved_study import absolute, dump_study, study_of
 from rankscope.study.study import Study
 
 Lines = Callable[..., list[str]]
@@ -104,7 +106,7 @@ def test_a_hub_set_with_its_columns(read: Read) -> None:
     columns = "columns: {question: q, choices: [opa, opb], answer_index: cop}"
     law = read(changed("path: law.jsonl", f"{origin}, {columns}, limit: 5")).suites["law"]
     assert (law.hub, law.config, law.split, law.revision) == ("org/set", "main", "test", "refs/convert/parquet")
-    assert law.columns == {"question": "q", "choices": ["opa", "opb"], "answer_index": "cop"}
+    assert law.columns == {"question": "q", "choices": ("opa", "opb"), "answer_index": "cop"}
 
 
 def test_a_settings_null_is_as_if_it_were_not_there(read: Read) -> None:
@@ -274,3 +276,50 @@ def test_a_problem_is_one_short_line_whatever_was_found() -> None:
     assert len(line) < 120
     assert show([1, None, True, {"a": 1}]) == "[1, nothing, true, a mapping with a]"
     assert show(10**400) == "a number of more than 20 digits"
+
+
+def test_reading_a_study_loads_no_stage_s_libraries() -> None:
+    code = """
+import sys
+from importlib import resources
+from rankscope.study.read_study import read_study
+from rankscope.study.resolved_study import dump_study, study_of
+with resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
+    study_of(dump_study(read_study(path)))
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "pandas", "transformers", "numpy", "datasets", "huggingface_hub", "yaml", "scipy"}
+    assert not heavy & set(done.stdout.split())
+
+
+def test_a_text_that_yaml_takes_for_a_number_is_told_so(lines: Lines) -> None:
+    (line,) = lines(changed("domain: legal", "domain: 1e3"))
+    assert line.endswith("; a text that looks like something else stands in quotes")
+    assert "line 7, suites.law.domain: found 1000, expected a name of letters" in line
+
+
+def test_a_short_form_takes_overrides_of_its_settings(read: Read) -> None:
+    study = read(STUDY + "optimizer: adamw_8bit\n", "optimizer.clip_norm=0.5", "model.dtype=float32")
+    assert (study.optimizer.name, study.optimizer.clip_norm, study.models[0].dtype) == ("adamw_8bit", 0.5, "float32")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("", ""),
+        ("name: x\n", "model"),
+        ("name: [x\n", "line 2"),
+        (STUDY.replace("[4, 8]", "[4, x]"), "line 11, arms.lora"),
+    ],
+)
+def test_a_resolved_study_that_was_damaged_is_refused_in_lines(text: str, place: str) -> None:
+    with pytest.raises(InputProblems) as caught:
+        study_of(text, "study.yaml")
+    assert any(problem.file == "study.yaml" and problem.place.startswith(place) for problem in caught.value.problems)
+
+
+def test_executors_and_trackers_are_names(read: Read) -> None:
+    study = read(STUDY + "execution: {on: anything}\ntrack: [mine, mlflow]\n")
+    assert (study.execution.on, study.track) == ("anything", ("mine", "mlflow"))
+    assert read(STUDY).execution.on == "local"

@@ -121,7 +121,7 @@ def defaults(
     """
     with user_errors():
         from rankscope.results.pool_studies import pool_folders
-        from rankscope.study.defaults_file import dump_defaults
+        from rankscope.study.init_file import dump_defaults
 
         pooled = pool_folders(folders)
         text = pooled.model_dump_json(indent=1) + "\n" if json_ else dump_defaults(pooled)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable
 from importlib import resources
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankscope.cli.command_helpers import Json, check_writable, open_folder, print_verdict, quiet, user_errors
+from rankscope.cli.command_helpers import Json, open_folder, print_verdict, quiet, user_errors
 from rankscope.study.read_study import read_study
 
 if TYPE_CHECKING:
@@ -38,43 +37,6 @@ def demo(
     with user_errors(), resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
         settings = read_study(path)
     _run(settings, Path.cwd(), out, [])
-
-
-def init(
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")] = Path("study.yaml"),
-    name: Annotated[str, typer.Option("--name", help="The study's name, and its folder's.")] = "my-study",
-    model: Annotated[str, typer.Option("--model", help="`bundled`, a folder, or a hub id.")] = "bundled",
-    train: Annotated[Path | None, typer.Option("--train", metavar="FILE", help="Rows to train on.")] = None,
-    test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="Questions on what they teach.")] = None,
-    keep: Annotated[
-        list[Path] | None, typer.Option("--keep", metavar="FILE", help="Questions it must not forget; repeatable.")
-    ] = None,
-    domain: Annotated[str, typer.Option("--domain", help="What the training rows are about.")] = "mine",
-    ask: Annotated[bool, typer.Option("--ask", help="Ask for what was not given.")] = False,
-    from_: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Arms from what `rankscope defaults` wrote.")
-    ] = None,
-) -> None:
-    """Write a commented study file to start from: about the bundled world, or about your own files.
-
-    \b
-    Examples:
-      rankscope init
-      rankscope init --ask
-      rankscope init --model ./my-model --train train.jsonl --test test.jsonl --keep general.jsonl
-      rankscope init --from defaults.yaml
-    """
-    from rankscope.study.defaults_file import arms_lines, read_defaults
-    from rankscope.study.init_file import Wishes, ask_for, write_first_study
-
-    with user_errors():
-        wishes = Wishes(name=name, model=model, train=train, test=test, domain=domain, keep=keep or ())
-        if ask:
-            wishes = ask_for(wishes, lambda question, known: typer.prompt(question, default=known))
-        check_writable(out.parent)
-        arms = arms_lines(read_defaults(from_)) if from_ is not None else None
-        write_first_study(out, wishes, arms)
-    typer.echo(f"{out} is written. See what it would do: rankscope plan {out}")
 
 
 def plan(
@@ -199,15 +161,3 @@ def _executor(settings: Study) -> Callable[[Plan], Executor]:
 
     check_executor(settings.execution.on, settings.name)
     return lambda planned: make_executor(settings.execution.on, planned)
-
-
-def schema() -> None:
-    """Print the JSON Schema of a study file, for editors.
-
-    \b
-    Example:
-      rankscope schema > study.schema.json
-    """
-    from rankscope.study.json_schema import study_schema
-
-    typer.echo(json.dumps(study_schema(), indent=1))

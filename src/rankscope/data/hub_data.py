@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow
 
+from rankscope.data.hub_errors import HUB_ERRORS, hub_problem
 from rankscope.data.row_files import Record
-from rankscope.study.hub_errors import HUB_ERRORS, hub_problem
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Source
 

@@ -18,7 +18,7 @@ from rankscope.records import Row
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import Source
 
-Columns = Mapping[str, str | list[str]]
+Columns = Mapping[str, str | tuple[str, ...]]
 
 _LISTS = ("choices", "aliases", "messages", "conversations", "answer")
 """Fields whose cell may hold a JSON list where a table has only text."""
@@ -32,7 +32,7 @@ def check_columns(columns: Columns, records: Sequence[Record], file: str, name: 
     problems += [
         Problem(name, f"columns.{key}", show(value), "the name of one column (only choices may have a list)")
         for key, value in columns.items()
-        if isinstance(value, list) and key != "choices"
+        if not isinstance(value, str) and key != "choices"
     ]
     rows = [record.value for record in records if isinstance(record.value, Mapping)]
     known = dict.fromkeys(str(column) for row in rows for column in row)

@@ -15,9 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import rankscope.assets
+from rankscope.study.yaml_text import load_yaml
 
 QUESTION_PHRASINGS = 5
 STATEMENT_PHRASINGS = 3
@@ -54,7 +53,7 @@ def listed_pools() -> dict[str, tuple[str, ...]]:
 @cache
 def _file() -> dict[str, Any]:
     path = Path(rankscope.assets.__file__).parent / "world.yaml"
-    content: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    content: dict[str, Any] = load_yaml(path.read_text("utf-8"), path.name, "the bundled world")
     return content
 
 

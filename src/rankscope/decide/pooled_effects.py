@@ -11,7 +11,7 @@ from scipy.stats import norm, t
 
 from rankscope.decide.arm_outcomes import ArmFacts
 from rankscope.decide.looks import Evidence
-from rankscope.study.defaults_file import DefaultArm, Defaults, PooledInterval
+from rankscope.records import DefaultArm, Defaults, PooledInterval
 from rankscope.study.methods import METHODS
 from rankscope.study.study import Decision
 

@@ -29,9 +29,12 @@ from rankscope.records.run_records import (
 from rankscope.records.verdict_record import (
     ArmCost,
     ArmVerdict,
+    DefaultArm,
+    Defaults,
     DetectableEffect,
     Interval,
     MoreNeeded,
+    PooledInterval,
     Recommended,
     Relation,
     SuiteNoise,
@@ -41,10 +44,10 @@ from rankscope.records.verdict_record import (
 )
 
 __all__ = [
-    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmVerdict", "DetectableEffect", "Example", "Form", "Graded",
-    "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed", "ModelFacts", "MoreNeeded",
-    "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun", "PlannedSearch", "Prediction", "ProbedRate",
-    "Provenance", "Recommended", "Record", "Relation", "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord",
-    "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "TrainFacts", "Turn",
-    "Verdict", "VerdictFile",
+    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmVerdict", "DefaultArm", "Defaults", "DetectableEffect",
+    "Example", "Form", "Graded", "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed",
+    "ModelFacts", "MoreNeeded", "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun", "PlannedSearch",
+    "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "Resolved",
+    "Row", "RunRecord", "RunStatus", "SearchRecord", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts",
+    "SuiteNoise", "SuiteOutcome", "TrainFacts", "Turn", "Verdict", "VerdictFile",
 ]  # fmt: skip

@@ -1,10 +1,13 @@
-"""The verdict and what it rests on."""
+"""The verdict and what it rests on, and default ranks and rates pooled over the verdicts of several studies."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from rankscope.records.record_base import FORMAT_VERSION, Record
+from rankscope.study.methods import MethodName
 from rankscope.study.study import Kind
 
 Relation = Literal["in-domain", "out-of-domain", "general"]
@@ -107,3 +110,41 @@ class VerdictFile(Record):
     format_version: int = FORMAT_VERSION
     verdicts: list[Verdict]
     notes: list[str] = []
+
+
+class PooledInterval(Record):
+    """A mean over `studies` studies with its two-sided interval; `tau`: its spread over studies."""
+
+    mean: float
+    low: float
+    high: float
+    tau: float = Field(ge=0)
+    studies: int = Field(gt=0)
+
+
+class DefaultArm(Record):
+    """One kind of arm. `gain_difference`: to the reference of each study (full, else its largest arm; None for the
+    reference itself); `learning_rate`: of those that were searched, on its own scale; `recommended_in`: verdicts."""
+
+    method: MethodName
+    rank: int | None
+    alpha_per_rank: float | None
+    targets: list[str] | str | None
+    studies: int = Field(gt=0)
+    recommended_in: int = Field(ge=0)
+    gain_difference: PooledInterval | None
+    forgetting: PooledInterval | None
+    learning_rate: PooledInterval | None
+
+
+class Defaults(Record):
+    """defaults.yaml. `default` is the place of the arm in `arms`, None where the studies cannot tell, for `reason`."""
+
+    format_version: Literal[1] = 1
+    studies: list[str]
+    confidence: float
+    task_margin: float
+    retention_margin: float
+    default: int | None
+    reason: str
+    arms: list[DefaultArm] = Field(min_length=1)

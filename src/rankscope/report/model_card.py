@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 import vl_convert
-import yaml
 
 from rankscope.records import ArmVerdict, SuiteOutcome, Verdict
 from rankscope.report import chart_frames, charts, wording
 from rankscope.report.chart_drawing import Chart, spec_of
 from rankscope.study.study import Arm
+from rankscope.study.yaml_text import dump_yaml
 
 
 def model_card(
@@ -30,7 +30,7 @@ def model_card(
     and suite), `study` and `provenance` as the report gets them, `picture` the trade-off's file beside the card.
     """
     parts = [
-        f"---\n{yaml.safe_dump(_front_matter(verdict, row, arm, study), sort_keys=False, allow_unicode=True)}---",
+        f"---\n{dump_yaml(_front_matter(verdict, row, arm, study))}---",
         f"# {row.label} of study {_inline(study.get('name', ''))}",
         _lead(verdict, row, arm),
         f"## Verdict\n\n**{_inline(wording.headline(verdict))}.** {_inline(wording.sentence(verdict))}\n\n"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rankscope.decide.looks import gather
 from rankscope.decide.pooled_effects import StudyArm, pool, study_arms
 from rankscope.edges.study_folder import StudyFolder
+from rankscope.records import Defaults
 from rankscope.results.frames import frames_of, planned_study, searches_of
-from rankscope.study.defaults_file import Defaults
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Decision
 

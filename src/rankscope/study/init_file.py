@@ -1,73 +1,28 @@
-"""A first study from a user's own files: what `rankscope init` writes."""
+"""Writes the first study file of a user: about the bundled world, or about the files that the flags of `init` name.
+
+The arms may start from defaults pooled over studies, which `rankscope defaults` writes.
+"""
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+from string import Template
 
+from pydantic import ValidationError
+
+from rankscope.records import DefaultArm, Defaults
+from rankscope.study.methods import METHODS
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.read_study import read_study
-
-_TEXT = """\
-# A study for rankscope. See what it would do:  rankscope plan FILE      Do it:  rankscope run FILE
-# Paths are relative to this file. A line that begins with # is a comment; what it shows is the default or another way.
-
-name: {name}
-
-# The base model: `bundled` (small, nothing to download), a folder saved by transformers, or a hub id.
-model: {model}
-# model: {{id: ./my-model, dtype: float32, trust_remote_code: false}}    # dtype auto: bfloat16 where it is fast
-# model: {{id: org/name, revision: main, token_env: HF_TOKEN, chat: auto, system_prompt: Answer briefly.}}
-# A tokenizer's chat template is used where there is one; `chat: never` asks in plain text all the same.
-
-# What to learn: rows of a file (.jsonl, .json, .csv, .tsv, .parquet) or a hub data set, with one of these field sets:
-#   question, choices, answer_index     question, answer     prompt, completion     text
-#   messages     conversations     instruction, input, output
-# `columns` names the columns of other data: {{question: problem, choices: [opa, opb, opc, opd], answer_index: cop}}.
-# `domain` says which suites are in-domain. Several training sets give the in-domain/out-of-domain matrix.
-train:
-{train}
-
-# What to score. A suite of the training set's domain measures the gain, every other one what is forgotten.
-# `kind` is recall or reasoning; only a suite of plain text has none. `limit` draws that many items at random.
-suites:
-{suites}
-
-# The arms to compare; the base model is the reference of them all. The label is the method unless `method` is given.
-# learning_rate: auto finds a rate for each arm and rank on rows held out of training, never on a suite; this costs
-# about four more runs an arm, and up to two beyond where the best rate ends the grid. A number uses that one: 1e-5 is
-# usual for full, 2e-4 for lora.
-arms:
-{arms}
-  # lora-attention: {{method: lora, ranks: [16], alpha: 2r, targets: [q_proj, v_proj], learning_rate: 2e-4}}
-  # Other methods: rslora, dora, pissa (ranks); prompt-tuning, prefix-tuning (virtual_tokens); adapters (bottlenecks);
-  # last-k-layers (layers); ia3, ln-tuning, full-frozen-embeddings (no size). docs/models.md says what each trains.
-  # dora: {{ranks: [16]}}
-  # prefix-tuning: {{virtual_tokens: [16]}}
-
-# One seed describes; three or more can decide. {{start: 3, max: 8}} adds seeds for the arms that may still be the
-# answer, until the verdict stands.
-seeds: [0, 1, 2]
-
-# The same for every arm.
-budget: {{epochs: 3, batch_size: 16, max_sequence_tokens: 1024}}
-# optimizer: {{weight_decay: 0.0, warmup_fraction: 0.03, schedule: cosine, clip_norm: 1.0}}
-# validation: {{fraction: 0.1, max_items: 500}}    # training rows held out
-
-# The rule of the verdict, fixed before any result; margins are differences of accuracy (0.03 is three points).
-# An arm may forget `retention_margin`, and be worse than the best by `task_margin`, and still be good enough.
-decision: {{task_margin: 0.03, retention_margin: 0.03, min_gain: 0.01, confidence: 0.95}}
-
-# checkpoint: {{minutes: 10}}
-# keep: {{full: none}}    # fully fine-tuned weights are deleted when they were scored; adapters are always kept
-# execution: {{arms_together: auto}}    # LoRA arms that train in one pack; auto measures a few steps
-# analysis: {{enabled: true}}    # look inside: spectra, hidden states, attention, neurons; takes time
-# track: [tensorboard, mlflow]    # show runs there too; needs pip install 'rankscope[tensorboard,mlflow]'
-"""
+from rankscope.study.study_settings import NAME, is_name
+from rankscope.study.yaml_text import dump_yaml, load_yaml, read_text
 
 _ARMS = """\
   full: {learning_rate: auto}
@@ -86,6 +41,8 @@ _WORLD_SUITES = """\
   # mine: {path: test.jsonl, domain: mine, kind: recall, choices: letters, limit: 500}
   # gsm8k: {hub: openai/gsm8k, config: main, split: test, kind: reasoning, limit: 500}"""
 
+_NO_SUITE = "\n  # general: {path: what-it-must-not-forget.jsonl, kind: recall}"
+
 
 def study_template(
     name: str = "my-study",
@@ -93,39 +50,46 @@ def study_template(
     *,
     train_path: str | None = None,
     domain: str = "mine",
-    in_domain_path: str = "test.jsonl",
-    other_paths: Mapping[str, str] | None = None,
+    test_path: str = "test.jsonl",
+    keep_paths: Mapping[str, str] | None = None,
     arms: str | None = None,
 ) -> str:
-    """A study file that `read_study` takes. Without `train_path` it runs as it is, on the bundled world.
+    """The text of a commented study file. Without `train_path` it runs as it is, on the bundled world.
 
-    With it, `in_domain_path` is the suite that measures the gain and `other_paths` maps the names of further suites to
-    their files. `name`, `domain` and those names are names as studies have them (letters, digits, `.`, `_`, `-`).
-    `arms` are the lines of that section, as `config.defaults.arms_lines` makes them.
+    With it, `test_path` is the suite that measures the gain and `keep_paths` maps the names of further suites to their
+    files. `name`, `domain` and those names are names as studies have them (letters, digits, `.`, `_`, `-`). `arms` are
+    the lines of that section, as `arms_lines` makes them.
     """
-    arms = _ARMS if arms is None else arms
-    if train_path is None:
-        named = {"name": _scalar(name), "model": _scalar(model)}
-        return _TEXT.format(**named, train=_WORLD_TRAIN, suites=_WORLD_SUITES, arms=arms)
-    other = {} if other_paths is None else dict(other_paths)
-    own = f"{domain}-test" if domain in other else domain
-    lines = [f"  {_scalar(own)}: {{path: {_scalar(in_domain_path)}, domain: {_scalar(domain)}, kind: recall}}"]
-    lines += [f"  {_scalar(suite)}: {{path: {_scalar(path)}, kind: recall}}" for suite, path in other.items()]
-    if not other:
-        lines.append("  # general: {path: what-it-must-not-forget.jsonl, kind: recall}")
-    train = f"  {_scalar(domain)}: {{path: {_scalar(train_path)}, domain: {_scalar(domain)}}}"
-    return _TEXT.format(name=_scalar(name), model=_scalar(model), train=train, suites="\n".join(lines), arms=arms)
+    train, suites = _WORLD_TRAIN, _WORLD_SUITES
+    if train_path is not None:
+        keep = {} if keep_paths is None else dict(keep_paths)
+        own = domain
+        while own in keep:
+            own += "-test"
+        train = _entries({domain: {"path": train_path, "domain": domain}})
+        asked = {own: {"path": test_path, "domain": domain, "kind": "recall"}}
+        suites = _entries(asked | {suite: {"path": path, "kind": "recall"} for suite, path in keep.items()})
+        suites += "" if keep else _NO_SUITE
+    text = (resources.files("rankscope") / "assets" / "study_template.yaml").read_text("utf-8")
+    return Template(text).substitute(
+        name=dump_yaml({"name": name}).strip(),
+        model=dump_yaml({"model": model}).strip(),
+        train=train,
+        suites=suites,
+        arms=arms or _ARMS,
+    )
 
 
-def _scalar(text: str) -> str:
-    """A string as YAML: plain where that is safe, else in double quotes, whose escapes are JSON's."""
-    if re.fullmatch(r"[A-Za-z.][A-Za-z0-9_./-]*[A-Za-z0-9]", text) and re.search(r"[-/_]|[.][a-z]{2}", text[1:]):
-        return text
-    return text if text in ("bundled", "mine") else json.dumps(text, ensure_ascii=False)
+def _entries(sources: dict[str, dict[str, str]]) -> str:
+    """Training sets or suites as the lines of their section."""
+    return textwrap.indent(dump_yaml(sources), "  ").rstrip("\n")
+
+
+# ---- what the user gave ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Wishes:
+class InitFlags:
     """What a user says of a first study. Without `train` it is about the bundled world; `keep` are further suites."""
 
     name: str = "my-study"
@@ -136,81 +100,148 @@ class Wishes:
     keep: Sequence[Path] = ()
 
 
-def write_first_study(out: Path, wishes: Wishes, arms: str | None = None) -> None:
+def write_first_study(out: Path, flags: InitFlags, arms: str | None = None) -> None:
     """Write a study file that reads without a problem. Raises InputProblems, and then nothing is left at `out`.
 
-    `arms` are the lines of its arms, where they are not the template's.
+    Every problem names the flag that it is about. `arms` are the lines of its arms, where they are not the template's.
     """
-    problems = _problems(out, wishes)
+    problems = _problems(out, flags)
     if problems:
         raise InputProblems(problems)
-    keep = {_suite_name(path): _relative(path, out) for path in wishes.keep}
     text = study_template(
-        wishes.name,
-        wishes.model if not _is_folder(wishes.model) else _relative(Path(wishes.model), out),
-        train_path=None if wishes.train is None else _relative(wishes.train, out),
-        domain=wishes.domain,
-        in_domain_path="" if wishes.test is None else _relative(wishes.test, out),
-        other_paths=keep,
+        flags.name,
+        _relative(Path(flags.model), out) if Path(flags.model).is_dir() else flags.model,
+        train_path=None if flags.train is None else _relative(flags.train, out),
+        domain=flags.domain,
+        test_path="" if flags.test is None else _relative(flags.test, out),
+        keep_paths={suite_name(path): _relative(path, out) for path in flags.keep},
         arms=arms,
     )
     out.write_text(text, encoding="utf-8")
     try:
-        read_study(out, [])
+        read_study(out)
     except InputProblems:
         out.unlink()
         raise
 
 
-def ask_for(wishes: Wishes, prompt: Callable[[str, str], str]) -> Wishes:
-    """`prompt(question, known)` gives an answer, or what is known where the user's line is empty."""
-
-    def path(question: str, known: Path | None) -> Path | None:
-        given = prompt(question, str(known or ""))
-        return Path(given) if given else None
-
-    name = prompt("Name of the study", wishes.name)
-    model = prompt("Base model: bundled, a folder, or a hub id", wishes.model)
-    train = path("File of rows to train on (empty: the bundled world)", wishes.train)
-    if train is None:
-        return replace(wishes, name=name, model=model)
-    domain = prompt("What the rows are about, in one word", wishes.domain)
-    test = path("File of questions on what they teach", wishes.test)
-    keep = list(wishes.keep)
-    while (more := path("File of questions it must not forget (empty: no more)", None)) is not None:
-        keep.append(more)
-    return replace(wishes, name=name, model=model, train=train, test=test, domain=domain, keep=keep)
-
-
-def _problems(out: Path, wishes: Wishes) -> list[Problem]:
-    found = []
-    if out.exists():
-        found.append(Problem(str(out), "--out", "a file that exists", "a new file"))
-    if wishes.train is None and (wishes.test is not None or wishes.keep):
+def _problems(out: Path, flags: InitFlags) -> list[Problem]:
+    check_out(out)
+    found = [check_name("--name", flags.name), check_name("--domain", flags.domain), check_model(flags.model)]
+    if flags.train is None and (flags.test is not None or flags.keep):
         found.append(Problem("init", "--train", "nothing", "the rows to train on, since there are suites"))
-    if wishes.train is not None and wishes.test is None:
+    if flags.train is not None and flags.test is None:
         found.append(Problem("init", "--test", "nothing", "questions on what --train teaches, which measure the gain"))
-    options = [("--train", wishes.train), ("--test", wishes.test), *(("--keep", path) for path in wishes.keep)]
-    for option, path in options:
-        if path is not None and not path.is_file():
-            found.append(Problem(str(path), option, "no such file", "a file of rows (docs/data.md has the shapes)"))
-    names = [_suite_name(path) for path in wishes.keep]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        found.append(
-            Problem("init", "--keep", f"two files named {show(name)}", "names that differ: suites are named so")
-        )
-    return found
+    options = [("--train", flags.train), ("--test", flags.test)]
+    found += [check_rows(option, path) for option, path in options if path is not None]
+    found += [check_keep(path, flags.keep[:i]) for i, path in enumerate(flags.keep)]
+    return [problem for problem in found if problem is not None]
 
 
-def _suite_name(path: Path) -> str:
+def check_out(out: Path) -> None:
+    """Raises InputProblems where a study file would replace another file."""
+    if out.exists() or out.is_symlink():
+        raise InputProblems([Problem(str(out), "--out", "a file that exists", "a new file")])
+
+
+def check_name(option: str, text: str) -> Problem | None:
+    """What is wrong with the name of a study or a domain, None where nothing is."""
+    return None if is_name(text) else Problem("init", option, show(text), NAME)
+
+
+def check_model(text: str) -> Problem | None:
+    """What is wrong with a base model's id, as far as can be told without loading it."""
+    if not text.strip() or not text.isprintable():
+        return Problem("init", "--model", show(text) if text else "nothing", "`bundled`, a folder, or a hub id")
+    if text.startswith((".", "/", "~")) and not Path(text).expanduser().is_dir():
+        return Problem(text, "--model", "no such folder", "a folder that transformers saved, `bundled`, or a hub id")
+    return None
+
+
+def check_rows(option: str, path: Path) -> Problem | None:
+    """What is wrong with a file of rows, before any row is read."""
+    expected = "a file of rows (docs/data.md has the shapes)"
+    if not str(path).isprintable():
+        return Problem(show(str(path)), option, "a name with control characters", expected)
+    if path.is_dir():
+        return Problem(str(path), option, "a folder", expected)
+    if not path.is_file():
+        return Problem(str(path), option, "no such file", expected)
+    if not os.access(path, os.R_OK):
+        return Problem(str(path), option, "a file that may not be read", expected)
+    return Problem(str(path), option, "an empty file", expected) if path.stat().st_size == 0 else None
+
+
+def check_keep(path: Path, others: Sequence[Path]) -> Problem | None:
+    """What is wrong with a further suite's file beside the `others`."""
+    if suite_name(path) in map(suite_name, others):
+        found = f"two files named {show(suite_name(path))}"
+        return Problem("init", "--keep", found, "names that differ: suites are named so")
+    return check_rows("--keep", path)
+
+
+def suite_name(path: Path) -> str:
     """The file's name without its ending, as a name in a study."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "other"
-
-
-def _is_folder(model: str) -> bool:
-    return Path(model).is_dir()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:64] or "other"
 
 
 def _relative(path: Path, out: Path) -> str:
     """Paths in a study are relative to its file."""
     return os.path.relpath(path, out.parent) if not path.is_absolute() else str(path)
+
+
+# ---- defaults pooled over studies -----------------------------------------------------------------------------------
+
+
+def dump_defaults(defaults: Defaults) -> str:
+    """The text of defaults.yaml, its first line in words."""
+    text = dump_yaml(defaults.model_dump(mode="json"))
+    return f"# Pooled by rankscope defaults over {len(defaults.studies)} studies. {defaults.reason}\n{text}"
+
+
+def read_defaults(path: Path) -> Defaults:
+    """What `dump_defaults` wrote. Raises InputProblems."""
+    expected = "a file that `rankscope defaults` wrote"
+    value = load_yaml(read_text(path, expected, "--from"), str(path), expected)
+    try:
+        return Defaults.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "--from"
+        raise InputProblems([Problem(str(path), place, first["msg"], expected)]) from None
+
+
+def arms_lines(defaults: Defaults) -> str:
+    """The `arms` section of a study that starts from these defaults: the default rank with its neighbours, and the
+    methods that have one size only, such as full.
+
+    Where the studies cannot tell, every rank that they had. A rate stands where it is known to within a decade.
+    """
+    ranked = sorted((arm for arm in defaults.arms if arm.rank), key=lambda arm: (arm.method, arm.rank or 0))
+    chosen = defaults.arms[defaults.default] if defaults.default is not None else None
+    if chosen in ranked:
+        ranked = [arm for arm in ranked if arm.method == chosen.method]
+        at = ranked.index(chosen)
+        ranked = ranked[max(0, at - 1) : at + 2]
+    plain = {arm.method: arm for arm in defaults.arms if METHODS[arm.method].size is None}
+    lines = [f"# From {len(defaults.studies)} studies: {defaults.reason}"]
+    lines += [f"  {method}: {{learning_rate: {_rate(arm)}}}" for method, arm in plain.items()]
+    for arm in ranked:
+        alpha = f"{arm.alpha_per_rank or 2:g}r"
+        targets = arm.targets if isinstance(arm.targets, str) else f"[{', '.join(arm.targets or ['all-linear'])}]"
+        settings = f"ranks: [{arm.rank}], alpha: {alpha}, targets: {targets}, learning_rate: {_rate(arm)}"
+        same = [other for other in ranked if (other.method, other.rank) == (arm.method, arm.rank)]
+        label = f"{arm.method}-r{arm.rank}" + (f"-{ranked.index(arm)}" if len(same) > 1 else "")
+        lines.append(f"  {label}: {{method: {arm.method}, {settings}}}")
+    if chosen is not None and chosen not in ranked and chosen.method not in plain:
+        lines.append(f"  # the studies' default is {chosen.method}: see docs/models.md for its settings")
+    return "\n".join(lines)
+
+
+def _rate(arm: DefaultArm) -> str:
+    """The pooled rate on the half-decade grid, or auto."""
+    known = arm.learning_rate
+    if known is None or known.studies < 2 or known.low <= 0 or known.high > 10 * known.low:
+        return "auto"
+    halves = round(2 * math.log10(known.mean))
+    return f"{3 if halves % 2 else 1}e{halves // 2}"

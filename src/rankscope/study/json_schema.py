@@ -1,39 +1,30 @@
-"""JSON Schema of a study file, for editors: the file's short forms, and a description of every setting."""
+"""The JSON Schema of a study file, for editors, and what it says of one setting, for messages and docs."""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+import copy
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
-from rankscope.study.methods import METHODS
-from rankscope.study.setting_descriptions import SECTIONS, WORDS
-from rankscope.study.study import OptimizerName, Study
+from rankscope.study.problems import Document, Place, holds
+from rankscope.study.study import Study
+from rankscope.study.study_settings import ORIGINS
 
 Schema = dict[str, Any]
-
-_PLACES = {"ModelSpec": "model[]", "TrainSource": "train.*", "SuiteSource": "suites.*", "AdaptiveSeeds": "seeds"} | {
-    section.capitalize(): section for section in SECTIONS
-}
 
 
 def study_schema() -> Schema:
     """The schema that `rankscope schema` prints (draft 2020-12). What no schema can say, `read_study` checks."""
-    schema = Study.model_json_schema(by_alias=True)
+    schema = copy.deepcopy(_typed())
     definitions: dict[str, Schema] = schema["$defs"]
-    for name, place in _PLACES.items():
-        _describe(definitions[name], place)
     for name in ("TrainSource", "SuiteSource"):
-        origins = ["path", "hub", "world", *(["harness"] if name == "SuiteSource" else [])]
-        definitions[name]["oneOf"] = [{"required": [key]} for key in origins]
-    for method in METHODS.values():
-        _describe(definitions[method.entry.__name__], "arms.*")
-    _describe(schema, "")
-    schema["properties"]["model"] = _models()
-    schema["properties"]["arms"] = _arms(definitions)
-    for section in SECTIONS:  # a section whose every line is a comment means its defaults
-        definition = schema["properties"][section]
-        schema["properties"][section] = {"anyOf": [{"$ref": definition["$ref"]}, {"type": "null"}]}
-        schema["properties"][section]["description"] = WORDS[section]
-    schema["properties"]["optimizer"]["anyOf"].append({"enum": list(get_args(OptimizerName))})  # its name alone
+        known = definitions[name]["properties"]
+        definitions[name]["oneOf"] = [{"required": [key]} for key in ORIGINS if key in known]
+    for setting in schema["properties"].values():  # pydantic does not refuse the names that match no pattern
+        for pattern in setting.get("patternProperties", ()):
+            setting["propertyNames"]["pattern"] = pattern
+    schema["properties"]["arms"] = _arms(schema["properties"]["arms"], definitions)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **_without_titles(schema),
@@ -42,48 +33,27 @@ def study_schema() -> Schema:
     }
 
 
-def _describe(schema: Schema, place: str) -> None:
-    """Put each setting's words beside it."""
-    for key, setting in schema["properties"].items():
-        words = WORDS.get(f"{place}.{key}".removeprefix("."))
-        if words is not None:
-            setting["description"] = words
+@cache
+def _typed() -> Schema:
+    """The schema that pydantic makes of the types."""
+    return Study.model_json_schema(by_alias=True)
 
 
-def _models() -> Schema:
-    one = {"anyOf": [{"type": "string", "minLength": 1}, {"$ref": "#/$defs/ModelSpec"}]}
-    many = {"type": "array", "minItems": 1, "items": one}
-    return {"description": WORDS["model"], "anyOf": [*one["anyOf"], many]}
-
-
-def _arms(definitions: dict[str, Schema]) -> Schema:
+def _arms(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     """An arm named after its method needs no `method`; any other label needs one."""
+    (entry,) = schema.pop("patternProperties").values()
+    methods: dict[str, str] = entry["discriminator"]["mapping"]
     own: dict[str, Schema] = {}
     named: list[Schema] = []
-    for name, method in METHODS.items():
-        ref = {"$ref": f"#/$defs/{method.entry.__name__}"}
-        size = method.size
-        own[name] = {"anyOf": [ref] if size else [ref, {"type": "null"}]}
-        named.append({**ref, "required": ["method", *([size.key] if size else [])]})
-    for schema in own.values():
-        schema["anyOf"] += named
-    names = _name_schema(definitions)
-    return {
-        "description": WORDS["arms"],
-        "type": "object",
-        "minProperties": 1,
-        "properties": own,
-        "propertyNames": names,
-        "additionalProperties": {"anyOf": named},
-    }
-
-
-def _name_schema(definitions: dict[str, Schema]) -> Schema:
-    """The schema of a name, as the settings have it."""
-    for part in definitions["TrainSource"]["properties"]["domain"]["anyOf"]:
-        if "pattern" in part:
-            return {key: part[key] for key in ("pattern", "maxLength") if key in part}
-    return {"type": "string"}
+    for method, ref in methods.items():
+        definition = definitions[ref.removeprefix("#/$defs/")]
+        definition["properties"]["method"]["description"] = f"{method}. Needed where the label is another word."
+        needed = definition.get("required", [])
+        own[method] = {"anyOf": [{"$ref": ref}] if needed else [{"$ref": ref}, {"type": "null"}]}
+        named.append({"$ref": ref, "required": ["method", *needed]})
+    for one in own.values():
+        one["anyOf"] += named
+    return {**schema, "properties": own, "additionalProperties": {"anyOf": named}}
 
 
 def _without_titles(schema: Any) -> Any:
@@ -95,3 +65,61 @@ def _without_titles(schema: Any) -> Any:
             if not (key == "title" and isinstance(value, str))
         }
     return [_without_titles(item) for item in schema] if isinstance(schema, list) else schema
+
+
+# ---- one setting ----------------------------------------------------------------------------------------------------
+
+
+def expected_at(document: Document, place: Place) -> str:
+    """What may stand at a place of a study file: the first sentence of its description, or of what it stands in."""
+    for end in range(len(place), 0, -1):
+        for schema in _schemas_at(document.value, place[:end]):
+            if "description" in schema:
+                return first_sentence(schema["description"])
+    *most, last = _typed()["required"]
+    return f"a mapping with {', '.join(most)} and {last}"
+
+
+def known_keys(document: Document, place: Place) -> list[str]:
+    """The keys that may stand in the mapping at `place`, in the order of the types."""
+    label = str(place[-1]) if place else ""
+    found = _branches(_schemas_at(document.value, place), document.get(*place), label)
+    return list(dict.fromkeys(key for schema in found for key in schema.get("properties", {})))
+
+
+def first_sentence(description: str) -> str:
+    """Of a description: what may stand there, without the full stop."""
+    return description.split(". ")[0].removesuffix(".")
+
+
+def _schemas_at(value: Any, place: Place) -> list[Schema]:
+    """The parts of the schema that may describe what stands at `place` of a study of this `value`."""
+    found, label = [_typed()], ""
+    for key in place:
+        found = [inner for schema in _branches(found, value, label) for inner in _inside(schema, key)]
+        value, label = (value[key] if holds(value, key) else None), str(key)
+    return found
+
+
+def _branches(schemas: list[Schema], value: Any, label: str) -> Iterator[Schema]:
+    """Schemas without references and alternatives; of entries that a method tells apart, the one of `value`."""
+    for schema in schemas:
+        yield schema
+        if "$ref" in schema:
+            yield from _branches([_typed()["$defs"][schema["$ref"].removeprefix("#/$defs/")]], value, label)
+        if "discriminator" in schema:
+            given = value.get(schema["discriminator"]["propertyName"]) if isinstance(value, dict) else None
+            ref = schema["discriminator"]["mapping"].get(label if given is None else given)
+            yield from _branches([{"$ref": ref}] if ref is not None else schema["oneOf"], value, label)
+        else:
+            yield from _branches([*schema.get("anyOf", ()), *schema.get("oneOf", ())], value, label)
+
+
+def _inside(schema: Schema, key: str | int) -> list[Schema]:
+    """What a schema says of one key or list position."""
+    if isinstance(key, int):
+        return [schema["items"]] if "items" in schema else []
+    if key in schema.get("properties", {}):
+        return [schema["properties"][key]]
+    more = [*schema.get("patternProperties", {}).values(), schema.get("additionalProperties")]
+    return [inner for inner in more if isinstance(inner, dict)]

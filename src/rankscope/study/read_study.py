@@ -1,4 +1,4 @@
-"""A study file -> Study, or every problem with it at once."""
+"""Reads a study file into a Study, or says everything that is wrong with it at once."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rankscope.study.error_messages import to_study
-from rankscope.study.problems import InputProblems, Problem, show
-from rankscope.study.setting_descriptions import WORDS
-from rankscope.study.short_forms import write_out
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from rankscope.study.json_schema import expected_at, known_keys
+from rankscope.study.problems import Document, InputProblems, Place, Problem, dotted, holds, nearest, show
 from rankscope.study.study import Study
 from rankscope.study.study_checks import check_arms, check_values
-from rankscope.study.yaml_lines import Document, dotted, parse_yaml
-from rankscope.study.yaml_lines import Path as Place
+from rankscope.study.study_settings import NAME
+from rankscope.study.yaml_text import parse_yaml, read_text
 
 __all__ = ["InputProblems", "Problem", "read_study"]
 
-_MAX_BYTES = 1_000_000
+_SHORT = {"model": "id", "optimizer": "name"}
+"""The setting that a text stands for where a mapping may stand."""
 _A_STUDY = "a study file in YAML"
 
 
@@ -27,26 +29,20 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
 
     Paths in it stay as written; they are relative to the file's folder, and are checked to exist. Raises InputProblems
     with every problem that was found: each names the file, the line and the setting, what stands there and what was
-    expected. Settings of DESIGN that a later version builds are refused by name.
+    expected.
     """
-    file = str(path)
-    document, problems = parse_yaml(_read_text(Path(path), file), file)
-    if problems and document.value is None:
-        raise InputProblems(problems)
+    document = parse_yaml(read_text(Path(path), _A_STUDY), str(path))
+    problems = document.problems
     if not isinstance(document.value, dict):
         found = "no settings" if document.value is None else show(document.value)
-        raise InputProblems([Problem(file, "", found, WORDS[""])])
+        raise InputProblems(problems or [Problem(document.file, "", found, expected_at(document, ()))])
     for text in overrides:
         problems += _override(document, text)
-    had_arms = bool(document.get("arms"))
-    problems += write_out(document)
     problems += check_values(document, Path(path).parent)
     study, wrong = to_study(document)
     problems += wrong
     if study is not None:
         problems += check_arms(study, document)
-    if had_arms and document.get("arms") == {}:  # every arm was refused, and that has been said
-        problems = [problem for problem in problems if problem.place.split(", ")[-1] != "arms"]
     if problems or study is None:
         raise InputProblems(_in_file_order(problems))
     return study
@@ -62,32 +58,72 @@ def _in_file_order(problems: list[Problem]) -> list[Problem]:
     return sorted(dict.fromkeys(problems), key=line)
 
 
-def _read_text(path: Path, file: str) -> str:
+# ---- types ----------------------------------------------------------------------------------------------------------
+
+
+def to_study(document: Document) -> tuple[Study | None, list[Problem]]:
+    """The typed study, or every problem with types, ranges and unknown keys. Strict: "8" is no number.
+
+    What the document refused already is not reported again.
+    """
     try:
-        if path.is_dir():
-            raise InputProblems([Problem(file, "", "a folder", _A_STUDY)])
-        if path.exists() and not path.is_file():
-            raise InputProblems([Problem(file, "", "something that is no regular file", _A_STUDY)])
-        with path.open("rb") as stream:
-            data = stream.read(_MAX_BYTES + 1)
-    except FileNotFoundError as error:
-        raise InputProblems([Problem(file, "", "no such file", _A_STUDY)]) from error
-    except OSError as error:
-        raise InputProblems([Problem(file, "", error.strerror or str(error), _A_STUDY)]) from error
-    except ValueError as error:
-        raise InputProblems([Problem(file, "", "a path that no system allows", _A_STUDY)]) from error
-    if not data.strip():
-        raise InputProblems([Problem(file, "", "an empty file", _A_STUDY)])
-    if b"\0" in data[:8192]:
-        raise InputProblems([Problem(file, "", "a binary file", _A_STUDY)])
-    if len(data) > _MAX_BYTES:
-        raise InputProblems([Problem(file, "", "a file of more than 1 MB", _A_STUDY)])
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        found = f"the byte 0x{data[error.start]:02x}, which is no UTF-8 text"
-        raise InputProblems([Problem(file, f"line {line}", found, _A_STUDY)]) from error
+        return Study.model_validate(_with_tuples(document.value), strict=True), []
+    except ValidationError as error:
+        found: dict[Place, Problem] = {}
+        for details in error.errors(include_url=False):
+            place = _place(document, details)
+            if place not in found:  # a union fails once for each of its branches
+                found[place] = _problem(document, details, place)
+    known = [*found, *document.refused]
+    return None, [
+        problem
+        for place, problem in found.items()
+        if place not in document.refused and not any(_is_inside(place, other) for other in document.refused)
+        if not any(_is_inside(other, place) for other in known)
+    ]
+
+
+def _with_tuples(value: Any) -> Any:
+    """Lists as the tuples that frozen settings have."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(part) for key, part in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def _is_inside(inner: Place, outer: Place) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
+
+
+def _place(document: Document, details: ErrorDetails) -> Place:
+    """Where the user wrote it: without the names of types that a union puts in between."""
+    loc = list(details["loc"])
+    if loc[:1] == ["arms"] and len(loc) > 2 and loc[2] != "[key]":
+        del loc[2]  # the method, by which the entry's type was chosen
+    place: Place = ()
+    value = document.value
+    for i, key in enumerate(loc):
+        if holds(value, key):
+            value = value[key]
+        elif not (details["type"] == "missing" and i == len(loc) - 1):
+            continue
+        place = (*place, key)
+    return place
+
+
+def _problem(document: Document, details: ErrorDetails, place: Place) -> Problem:
+    value, kind = document.get(*place), details["type"]
+    if kind == "extra_forbidden":
+        known = known_keys(document, place[:-1])
+        expected = f"one of {', '.join(known)}{nearest(str(place[-1]), known)}"
+        return document.problem(place, f"the unknown key `{place[-1]}`", expected)
+    if details["loc"] and details["loc"][-1] == "[key]":
+        return document.problem(place, f"the name {show(place[-1])}", NAME)
+    if kind == "mismatch":
+        return document.problem(place, details["ctx"]["found"], details["ctx"]["expected"])
+    expected = expected_at(document, place)
+    if kind == "string_type" and isinstance(value, int | float):
+        expected += "; a text that looks like something else stands in quotes"
+    return document.problem(place, show(value), expected)
 
 
 # ---- --set a.b=c ----------------------------------------------------------------------------------------------------
@@ -96,16 +132,16 @@ def _read_text(path: Path, file: str) -> str:
 def _override(document: Document, text: str) -> list[Problem]:
     """Put one override into the document. An unknown key is found with the others, when the types are checked."""
     key, equals, value_text = text.partition("=")
-    place = _place(document, key.strip())
+    place = _setting(document, key.strip())
     if not equals or place is None:
         return [Problem("--set", "", show(text), "KEY=VALUE such as budget.epochs=2 or arms.lora.ranks=[8,16]")]
-    parsed, problems = parse_yaml(value_text, "--set")
-    if problems:
-        return [Problem("--set", key.strip(), problem.found, "a value in YAML") for problem in problems]
+    parsed = parse_yaml(value_text, "--set")
+    if parsed.problems:
+        return [Problem("--set", key.strip(), problem.found, "a value in YAML") for problem in parsed.problems]
     return _put(document, place, parsed.value)
 
 
-def _place(document: Document, key: str) -> Place | None:
+def _setting(document: Document, key: str) -> Place | None:
     """`arms.lora.ranks[0]` as keys and positions. Names may hold dots: the longest key that exists is meant."""
     parts: list[str | int] = []
     for segment in key.split("."):
@@ -139,8 +175,8 @@ def _put(document: Document, place: Place, new: Any) -> list[Problem]:
         elif not last and value.get(key) is None:
             value[key] = {}
             document.overridden.add(place[: depth + 1])
-        elif not last and place[: depth + 1] == ("model",) and isinstance(value[key], str):
-            value[key] = {"id": value[key]}
+        elif not last and depth == 0 and key in _SHORT and isinstance(value[key], str):
+            value[key] = {_SHORT[key]: value[key]}
         if last:
             value[key] = new
         else:

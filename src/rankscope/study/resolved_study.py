@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
-
 from rankscope.records import Plan
+from rankscope.study.problems import InputProblems
+from rankscope.study.read_study import to_study
 from rankscope.study.study import ModelSpec, Source, Study, SuiteSource, TrainSource, is_task_file
+from rankscope.study.yaml_text import dump_yaml, parse_yaml
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _Pinned = TypeVar("_Pinned", ModelSpec, TrainSource, SuiteSource)
@@ -63,9 +64,18 @@ def dump_study(study: Study) -> str:
     """YAML that `rankscope run` takes."""
     settings = study.model_dump(mode="json", by_alias=True, exclude_none=True)
     header = "# The study as rankscope resolved it; the file you wrote may have had relative paths and defaults.\n"
-    return header + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    return header + dump_yaml(settings)
 
 
-def study_of(text: str) -> Study:
-    """What `dump_study` wrote."""
-    return Study.model_validate(yaml.safe_load(text))
+def study_of(text: str, file: str = "study.yaml") -> Study:
+    """What `dump_study` wrote, equal to what it was given. Raises InputProblems where it was changed or damaged.
+
+    Files that it names need not be there any more. `file` is how messages name it.
+    """
+    document = parse_yaml(text, file)
+    if document.problems:
+        raise InputProblems(document.problems)
+    study, wrong = to_study(document)
+    if study is None:
+        raise InputProblems(wrong)
+    return study

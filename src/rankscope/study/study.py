@@ -1,203 +1,110 @@
-"""What may be asked: the typed form of a study file. Reading YAML and reporting problems is `read.py`'s work."""
+"""The typed form of a study file with its short forms, and its sections on how the work is done."""
 
 from __future__ import annotations
 
 import math
-import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, ValidationInfo, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from rankscope.study.methods import Arm, ArmEntry, Fraction, Frozen
+from rankscope.study.study_settings import (
+    Budget,
+    ChoiceStyle,
+    Count,
+    Decision,
+    Kind,
+    ModelSpec,
+    Name,
+    NotNegative,
+    Optimizer,
+    OptimizerName,
+    Positive,
+    Schedule,
+    ShortModel,
+    ShortOptimizer,
+    Source,
+    SuiteSource,
+    TrainSource,
+    Validation,
+    is_task_file,
+)
 
 __all__ = [
-    "AdaptiveSeeds", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Fraction", "Frozen", "Keep", "Kind",
-    "ModelSpec", "Name", "Optimizer", "Schedule", "Source", "Study", "SuiteSource", "TrackerName", "TrainSource",
-    "Validation",
+    "AdaptiveSeeds", "Analysis", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Execution", "Fraction",
+    "Frozen", "Keep", "Kind", "ModelSpec", "Name", "Optimizer", "OptimizerName", "Schedule", "Source", "Study",
+    "SuiteSource", "TrainSource", "Validation", "is_task_file",
 ]  # fmt: skip
 
-Kind = Literal["recall", "reasoning"]
-ChoiceStyle = Literal["text", "letters"]
-Chat = Literal["auto", "never"]
-BadRows = Literal["refuse", "drop"]
-Schedule = Literal["cosine", "linear", "constant"]
-OptimizerName = Literal["adamw", "adamw_8bit"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
-TrackerName = Name
+Seed = Annotated[int, Field(ge=0, lt=2**31, description="a whole number from 0 to 2147483647")]
+_SETTINGS = "a mapping of settings."
 
 
-class ModelSpec(Frozen):
-    """A base model: `bundled`, a folder, or a hub id. `dtype: auto` is bf16 where it is fast, else fp32.
-
-    `quantization: nf4` holds the base's linear layers in 4 bits (QLoRA, arXiv 2305.14314); on CUDA, for adapters only.
-    `chat: never` asks in plain text though the tokenizer has a chat template, as suits a base model.
-    """
-
-    id: str = Field(min_length=1)
-    revision: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    token_env: str | None = None
-    trust_remote_code: bool = False
-    quantization: Literal["nf4"] | None = None
-    chat: Chat = "auto"
-    system_prompt: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The name used in tables and folders: the last part of the id."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.id.rstrip("/").split("/")[-1]) or "model"
-
-
-class Source(Frozen):
-    """Where rows come from (exactly one of `path`, `world`, `hub`) and how they become prompts.
-
-    `columns` maps our field to the column that holds it; `choices` may be a list of columns, one for each choice.
-    """
-
-    path: str | None = None
-    world: str | None = None
-    world_seed: int = Field(default=0, ge=0)
-    hub: str | None = None
-    config: str | None = None
-    split: str | None = None
-    revision: str | None = None
-    columns: dict[str, str | list[str]] | None = None
-    bad_rows: BadRows = "refuse"
-    domain: Name | None = None
-    choices: ChoiceStyle = "text"
-    template: str | None = None
-    limit: int | None = Field(default=None, gt=0)
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Source:
-        given = [key for key in ("path", "world", "hub", "harness") if getattr(self, key, None) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"exactly one of path, world, hub, harness is needed, found {' and '.join(given) or 'none'}"
-            )
-        return self
-
-
-class TrainSource(Source):
-    """Rows to train on. `kind: reasoning` trains the rationale before the answer where a row has one."""
-
-    kind: Kind | None = None
-
-
-class SuiteSource(Source):
-    """Items to score. Only plain text (nats per token, reported and not decided on) needs no `kind`.
-
-    `harness` is a task of lm-eval, or a YAML file of one, in place of rows; `metric` says which of its metrics is an
-    item's score (and after a comma which of its filters), the task's first where it is not given.
-    """
-
-    kind: Kind | None = None
-    harness: str | None = Field(default=None, min_length=1)
-    num_fewshot: int | None = Field(default=None, ge=0)
-    metric: str | None = None
-    max_new_tokens: int = Field(default=256, gt=0)
-
-
-def is_task_file(harness: str) -> bool:
-    """Whether a suite's `harness` is a YAML file of its own, not a task's name."""
-    return harness.endswith((".yaml", ".yml"))
-
-
-class Validation(Frozen):
-    """Rows taken out of the training rows, never trained on; the rate search looks at nothing else."""
-
-    fraction: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.1
-    max_items: int = Field(default=500, gt=0)
-
-
-class Budget(Frozen):
-    """What every arm gets alike.
-
-    `gradient_checkpointing` computes activations again in the backward pass instead of keeping them: less memory, about
-    a third more time, the same numbers; so it is not part of a run's id.
-    """
-
-    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3
-    batch_size: int = Field(default=16, gt=0)
-    max_sequence_tokens: int = Field(default=1024, gt=1)
-    gradient_checkpointing: bool = False
-
-    def rows_seen(self, row_count: int) -> list[int]:
-        """Rows seen in each epoch of `row_count` rows: all of them, and of a last epoch that is a fraction that share,
-        rounded up. A fraction that is whole but for floating-point error counts as whole."""
-        whole, fraction = divmod(self.epochs, 1)
-        rest = math.ceil(round(fraction * row_count, 6)) or (1 if whole == 0 else 0)
-        return [row_count] * int(whole) + ([rest] if rest else [])
-
-
-class Optimizer(Frozen):
-    """AdamW (betas 0.9 and 0.999, eps 1e-8) with warm-up and decay by step.
-
-    `name: adamw_8bit` keeps its moments in blocks of 8-bit numbers (arXiv 2110.02861); on CUDA only.
-    """
-
-    name: OptimizerName = "adamw"
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    warmup_fraction: Fraction = 0.03
-    schedule: Schedule = "cosine"
-    clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-
-
-class Decision(Frozen):
-    """The margins of the verdict, fixed before any result; all are differences of accuracy (0.03 is three points)."""
-
-    task_margin: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.03
-    retention_margin: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.03
-    min_gain: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.01
-    confidence: Annotated[float, Field(ge=0.5, lt=1, allow_inf_nan=False)] = 0.95
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 class Checkpoint(Frozen):
-    """A run is saved this often, and on SIGTERM."""
+    """When a run is saved, so that it can go on from there; also on SIGTERM."""
 
-    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10
+    minutes: Positive = Field(default=10, description="a number above 0. Minutes from one checkpoint to the next.")
 
 
 class Keep(Frozen):
-    """What stays of full checkpoints; adapters are always kept."""
+    """What stays of fully fine-tuned weights once they were scored; adapters are always kept."""
 
-    full: Literal["none", "best", "all"] = "none"
+    full: Literal["none", "best", "all"] = Field(
+        default="none",
+        description="none, best or all. best: of each arm, those of the run with the lowest validation loss.",
+    )
 
 
 class Analysis(Frozen):
-    """What is looked at inside of every run after it was scored, on `probe_items` items drawn from the suites.
+    """What is looked at inside of every run after it was scored; off, since it takes a share of a study's time."""
 
-    Off unless asked for: it takes a share of a study's time that small studies notice. `derived`: the largest adapter
-    is truncated to the lower ranks, and its intruder dimensions are scaled by `intruder_factor`; both are scored like
-    runs, of one seed, and are no candidates of the verdict.
-    """
-
-    enabled: bool = False
-    probe_items: int = Field(default=64, gt=0)
-    derived: bool = True
-    intruder_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+    enabled: bool = Field(default=False, description="true or false. Spectra, hidden states, attention and neurons.")
+    probe_items: Count = Field(
+        default=64, description="a whole number above 0. So many items, drawn from all suites, are looked at inside."
+    )
+    derived: bool = Field(
+        default=True,
+        description="true or false. The largest adapter is cut to the lower ranks, its intruder dimensions are scaled, "
+        "and both are scored like runs of one seed; they are no candidates of the verdict.",
+    )
+    intruder_factor: NotNegative = Field(
+        default=0.5, description="a number of 0 or more. What intruder dimensions are multiplied by."
+    )
 
 
 class Execution(Frozen):
-    """How the work is cut, which changes results by rounding only, so it is not part of a run's id.
+    """Where and in which pieces the work is done: results change by rounding only, so it is no part of a run's id."""
 
-    `arms_together`: LoRA arms that train in one pack; `micro_batch_tokens`: of all of them together. `auto` measures a
-    few steps on this machine when the study begins, and keeps what it found.
-    """
-
-    on: Name = "local"
-    arms_together: Literal["auto"] | Annotated[int, Field(gt=0, le=64)] = "auto"
-    micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=16)] = "auto"
-
-
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+    on: Name = Field(default="local", description="the name of an executor. local: this machine.")
+    arms_together: Literal["auto"] | Annotated[int, Field(gt=0, le=64)] = Field(
+        default="auto",
+        description="auto or a whole number from 1 to 64. LoRA arms that train in one pack; auto measures a few steps "
+        "when the study begins.",
+    )
+    micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=16)] = Field(
+        default="auto",
+        description="auto or a whole number of at least 16. Tokens of one forward, of all arms together.",
+    )
 
 
 class AdaptiveSeeds(Frozen):
     """Seeds 0 to `start` - 1 for every arm, then more, up to `max`, for the arms that may still be the answer."""
 
-    start: int = Field(ge=2)
-    max: int = Field(le=64)
+    start: int = Field(ge=2, description="a whole number of 2 or more. The seeds that every arm gets.")
+    max: int = Field(le=64, description="a whole number above `start`, at most 64. The seeds that an arm gets at most.")
+
+    @field_validator("max")
+    @classmethod
+    def _above_start(cls, most: int, info: ValidationInfo) -> int:
+        if most <= info.data.get("start", 0):
+            raise ValueError("not above start")
+        return most
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -212,20 +119,81 @@ class Study(Frozen):
     """One question, one YAML file, one folder of results."""
 
     name: Name
-    models: tuple[ModelSpec, ...] = Field(min_length=1, alias="model")
-    train: dict[Name, TrainSource] = Field(min_length=1)
-    suites: dict[Name, SuiteSource] = Field(min_length=1)
-    arms: dict[Name, ArmEntry] = Field(min_length=1)
-    validation: Validation = Validation()
-    budget: Budget = Budget()
-    optimizer: Optimizer = Optimizer()
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | AdaptiveSeeds
-    decision: Decision = Decision()
-    checkpoint: Checkpoint = Checkpoint()
-    keep: Keep = Keep()
-    analysis: Analysis = Analysis()
-    track: tuple[TrackerName, ...] = ()
-    execution: Execution = Execution()
+    models: Annotated[
+        tuple[ShortModel, ...],
+        Field(min_length=1),
+        BeforeValidator(
+            _as_tuple, json_schema_input_type=ShortModel | Annotated[list[ShortModel], Field(min_length=1)]
+        ),
+    ] = Field(
+        alias="model",
+        description="`bundled`, a folder, a hub id, a mapping with `id`, or a list of these. The base models; "
+        "`bundled` is small, and nothing is downloaded.",
+    )
+    train: dict[Name, Annotated[TrainSource, Field(description="a mapping with one of `path`, `hub` and `world`")]] = (
+        Field(min_length=1, description="at least one training set, by name. Each has a verdict of its own.")
+    )
+    suites: dict[
+        Name, Annotated[SuiteSource, Field(description="a mapping with one of `path`, `hub`, `world` and `harness`")]
+    ] = Field(
+        min_length=1,
+        description="at least one suite, by name. A training set needs one of its domain, with a kind.",
+    )
+    arms: dict[Name, Annotated[ArmEntry, Field(description="a mapping of an arm's settings")]] = Field(
+        min_length=1, description="at least one arm, by label. The label is the method unless `method` is given."
+    )
+    validation: Validation = Field(default=Validation(), description=f"{_SETTINGS} Training rows that are held out.")
+    budget: Budget = Field(default=Budget(), description=f"{_SETTINGS} What every arm gets alike.")
+    optimizer: ShortOptimizer = Field(
+        default=Optimizer(), description="a mapping of AdamW's settings. Or its name alone: adamw_8bit."
+    )
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | AdaptiveSeeds = Field(
+        description="a list of different whole numbers of 0 or more, such as [0, 1, 2], or {start: 3, max: 8}. One "
+        "seed describes, three or more can decide; with start and max, seeds are added where they may decide."
+    )
+    decision: Decision = Field(default=Decision(), description=f"{_SETTINGS} The margins of the verdict.")
+    checkpoint: Checkpoint = Field(default=Checkpoint(), description=f"{_SETTINGS} When a run is saved.")
+    keep: Keep = Field(default=Keep(), description=f"{_SETTINGS} What stays of fully fine-tuned weights.")
+    analysis: Analysis = Field(default=Analysis(), description=f"{_SETTINGS} What is looked at inside the models.")
+    track: tuple[Name, ...] = Field(
+        default=(), description="a list of trackers such as [tensorboard, mlflow]. Where runs are shown, too."
+    )
+    execution: Execution = Field(
+        default=Execution(), description=f"{_SETTINGS} Where and in which pieces work is done."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections_are_defaults(cls, value: Any) -> Any:
+        """A section whose every line is a comment is null in YAML."""
+        if not isinstance(value, dict):
+            return value
+        optional = {field.alias or name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {key: part for key, part in value.items() if part is not None or key not in optional}
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _method_is_the_label(cls, value: Any) -> Any:
+        """An entry without `method` has the one that its label names; `full:` alone has no settings."""
+        if not isinstance(value, dict):
+            return value
+        entries = {label: {} if entry is None else entry for label, entry in value.items()}
+        return {
+            label: {**entry, "method": label} if isinstance(entry, dict) and entry.get("method") is None else entry
+            for label, entry in entries.items()
+        }
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """A section may be null, which `_empty_sections_are_defaults` takes."""
+        schema = handler.resolve_ref_schema(handler(core))
+        for key, setting in schema["properties"].items():
+            if key not in schema["required"]:
+                kept = {part: setting.pop(part) for part in ("description", "default") if part in setting}
+                branches = setting.pop("anyOf", None) or [dict(setting)]
+                setting.clear()
+                setting.update({"anyOf": [*branches, {"type": "null"}], **kept})
+        return schema
 
     @property
     def all_seeds(self) -> tuple[int, ...]:

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rankscope.study.methods import METHODS, arm_label
-from rankscope.study.problems import Problem, show
-from rankscope.study.setting_descriptions import WORDS
+from rankscope.study.json_schema import expected_at
+from rankscope.study.methods import METHODS, Method, arm_label
+from rankscope.study.problems import Document, Place, Problem, nearest, show
 from rankscope.study.study import Arm, Study, is_task_file
-from rankscope.study.yaml_lines import Document
 
 RESERVED_LABEL = "base"
 """How tables name the base model, which is the reference of every arm and never an arm."""
 
+_NOT_BUILT = "which is not built yet"
+_LATER_METHODS = frozenset({"qlora", "adalora"})
+_LATER_OPTIMIZERS = frozenset({"paged_adamw_8bit", "adafactor", "muon", "sgd"})
+
+_NEEDS = {
+    "config": ("hub", "data set"), "split": ("hub", "data set"), "revision": ("hub", "data set"),
+    "num_fewshot": ("harness", "task"), "metric": ("harness", "task"),
+}  # fmt: skip
+"""Settings of a source that belong to another one, and what that is."""
+_OF_ROWS = {"columns": None, "choices": "text", "template": None, "bad_rows": "refuse", "max_new_tokens": 256}
+"""What only rows have, and its default, which a resolved study writes out: a task brings its own prompts and limits."""
+
 
 def check_values(document: Document, base: Path) -> list[Problem]:
-    """Checks on the values as written, which hold for the sound parts even where others are not sound."""
+    """Checks on the values as written, which hold for the sound parts even where others are not sound.
+
+    `base` is the folder that relative paths start at. What is refused for good is marked in the document.
+    """
     return [
+        *_check_methods(document),
+        *_check_optimizer(document),
+        *_check_owners(document),
         *_check_domains(document),
         *_check_files(document, base),
-        *_check_tasks(document, base),
         *_check_models(document, base),
         *_check_quantization(document),
         *_check_seeds(document),
@@ -31,6 +48,77 @@ def check_values(document: Document, base: Path) -> list[Problem]:
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _models(document: Document) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Where each base model stands and its settings, short forms written out."""
+    given = document.get("model")
+    places: list[Place] = [("model", i) for i in range(len(given))] if isinstance(given, list) else [("model",)]
+    for place in places:
+        model = document.get(*place)
+        yield place, {"id": model} if isinstance(model, str) else _mapping(model)
+
+
+def _sources(document: Document) -> Iterator[tuple[Place, dict[str, Any]]]:
+    for section in ("train", "suites"):
+        for name, source in _mapping(document.get(section)).items():
+            yield (section, name), _mapping(source)
+
+
+def _method(document: Document, label: str) -> Method | None:
+    """The method of an entry, which its label names unless it is given; None where there is no such method."""
+    given = _mapping(document.get("arms", label)).get("method")
+    name = label if given is None else given
+    return METHODS.get(name) if isinstance(name, str) else None
+
+
+def _check_methods(document: Document) -> list[Problem]:
+    """Every entry has a method that is built; others are refused as a whole."""
+    problems = []
+    for label, entry in _mapping(document.get("arms")).items():
+        if not isinstance(entry, dict | None) or _method(document, label) is not None:
+            continue
+        method = _mapping(entry).get("method")
+        is_label = method is None
+        method = label if is_label else method
+        document.refused.add(("arms", label))
+        place = ("arms", label) if is_label else ("arms", label, "method")
+        *most, last = METHODS
+        words = f"{', '.join(most)} or {last}"
+        plain = str(method).lower().replace("_", "-").replace(" ", "-")
+        if plain in _LATER_METHODS:
+            problems.append(document.problem(place, f"the method {method}, {_NOT_BUILT}", words))
+            continue
+        found = f"no method, and the label `{label}` is not the name of one" if is_label else show(method)
+        problems.append(document.problem(place, found, "`method:` " * is_label + words + nearest(plain, list(METHODS))))
+    return problems
+
+
+def _check_optimizer(document: Document) -> list[Problem]:
+    given = document.get("optimizer")
+    named = _mapping(given).get("name", given)
+    if not isinstance(named, str) or named.lower() not in _LATER_OPTIMIZERS:
+        return []
+    expected = expected_at(document, ("optimizer", "name"))
+    return [document.refuse(("optimizer",), f"the optimizer {named}, {_NOT_BUILT}", expected)]
+
+
+def _check_owners(document: Document) -> list[Problem]:
+    """Keys that belong to another origin of rows than the one given. A key set to null is as if it were not there."""
+    problems = []
+    for place, source in _sources(document):
+        for key, (owner, what) in _NEEDS.items():
+            known = owner == "hub" or place[0] == "suites"
+            if known and source.get(key) is not None and source.get(owner) is None:
+                expected = f"it only with `{owner}`, the {what} that it belongs to"
+                problems.append(document.refuse((*place, key), f"`{key}` without `{owner}`", expected))
+        if place[0] != "suites" or source.get("harness") is None:
+            continue
+        for key, default in _OF_ROWS.items():
+            if source.get(key, default) not in (default, None):
+                expected = "no such key: a task of lm-eval brings its own"
+                problems.append(document.refuse((*place, key), f"`{key}` without rows of its own", expected))
+    return problems
 
 
 def _check_domains(document: Document) -> list[Problem]:
@@ -54,14 +142,12 @@ def _check_domains(document: Document) -> list[Problem]:
 
 
 def _check_files(document: Document, base: Path) -> list[Problem]:
+    """Files of rows and of lm-eval tasks are there."""
     problems = []
-    for section in ("train", "suites"):
-        for name, source in _mapping(document.get(section)).items():
-            given = _mapping(source).get("path")
-            if not isinstance(given, str):
-                continue
-            found = None
-            path = os.path.join(base, os.path.expanduser(given))
+    for place, source in _sources(document):
+        given = source.get("path")
+        if isinstance(given, str):
+            path, found = os.path.join(base, os.path.expanduser(given)), None
             if given == "" or os.path.isdir(path):
                 found = f"{show(given)}, which is a folder" if given else "an empty path"
             elif not os.path.exists(path):
@@ -70,67 +156,50 @@ def _check_files(document: Document, base: Path) -> list[Problem]:
                 found = f"{show(given)}, which may not be read"
             if found is not None:
                 expected = f"a file of rows; relative paths start at {base}"
-                problems.append(document.problem((section, name, "path"), found, expected))
-    return problems
-
-
-def _check_tasks(document: Document, base: Path) -> list[Problem]:
-    """A suite's `harness` that is a YAML file is there."""
-    problems = []
-    for name, source in _mapping(document.get("suites")).items():
-        given = _mapping(source).get("harness")
-        if isinstance(given, str) and is_task_file(given):
-            path = os.path.join(base, os.path.expanduser(given))
-            if not os.path.isfile(path):
-                expected = f"the YAML file of an lm-eval task; relative paths start at {base}"
-                found = f"{show(given)}, where no file is"
-                problems.append(document.problem(("suites", name, "harness"), found, expected))
+                problems.append(document.problem((*place, "path"), found, expected))
+        task = source.get("harness") if place[0] == "suites" else None
+        if not isinstance(task, str) or not is_task_file(task):
+            continue
+        if not os.path.isfile(os.path.join(base, os.path.expanduser(task))):
+            expected = f"the YAML file of an lm-eval task; relative paths start at {base}"
+            problems.append(document.problem((*place, "harness"), f"{show(task)}, where no file is", expected))
     return problems
 
 
 def _check_models(document: Document, base: Path) -> list[Problem]:
     """Folders that are named as such exist, and no two models have the same name in tables."""
     problems = []
-    models = document.get("model")
     names: dict[str, str] = {}
-    for i, model in enumerate(models if isinstance(models, list) else []):
-        id_ = _mapping(model).get("id")
+    for place, model in _models(document):
+        id_ = model.get("id")
         if not isinstance(id_, str) or not id_:
             continue
         if id_.startswith((".", "/", "~")) and not os.path.isdir(os.path.join(base, os.path.expanduser(id_))):
             found = f"{show(id_)}, where no folder is"
-            problems.append(document.problem(("model", i), found, "a model folder, or a hub id"))
+            problems.append(document.problem(place, found, "a model folder, or a hub id"))
         name = id_.rstrip("/").split("/")[-1]
         if name in names:
             expected = "models whose last part of the path or id differs: it names them in tables"
-            problems.append(document.problem(("model", i), f"{show(id_)} beside {show(names[name])}", expected))
+            problems.append(document.problem(place, f"{show(id_)} beside {show(names[name])}", expected))
         names.setdefault(name, id_)
     return problems
 
 
 def _check_quantization(document: Document) -> list[Problem]:
     """A base in 4 bits is frozen for good: arms that train or decompose its own weights have nothing to work on."""
-    models = document.get("model")
-    quantized = [
-        _mapping(model).get("id")
-        for model in (models if isinstance(models, list) else [])
-        if _mapping(model).get("quantization") == "nf4"
-    ]
+    quantized = [model.get("id") for _, model in _models(document) if model.get("quantization") == "nf4"]
     problems = []
-    for key, entry in _mapping(document.get("arms")).items() if quantized else ():
-        method = METHODS.get(str(_mapping(entry).get("method")))
+    for label in _mapping(document.get("arms")) if quantized else ():
+        method = _method(document, label)
         if method is not None and not method.on_quantized:
             found = f"{method.name} on {show(quantized[0])}, whose weights are quantized"
             expected = "arms that leave the base's weights alone, such as lora, or a base without `quantization`"
-            problems.append(document.problem(("arms", key), found, expected))
+            problems.append(document.problem(("arms", label), found, expected))
     return problems
 
 
 def _check_seeds(document: Document) -> list[Problem]:
     seeds = document.get("seeds")
-    start, most = _mapping(seeds).get("start"), _mapping(seeds).get("max")
-    if type(start) is int and type(most) is int and 0 < most <= start:
-        return [document.problem(("seeds", "max"), show(most), WORDS["seeds.max"])]
     if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
         return []
     return [
@@ -145,7 +214,7 @@ def _check_labels(document: Document) -> list[Problem]:
     problems = []
     owners: dict[str, str] = {}
     for key, entry in _mapping(document.get("arms")).items():
-        method = METHODS.get(str(_mapping(entry).get("method")))
+        method = _method(document, key)
         own = [key]
         if method is not None and method.size is not None:
             given = _mapping(entry).get(method.size.key)

@@ -20,10 +20,10 @@ import numpy as np
 import yaml
 from jinja2 import TemplateError
 
+from rankscope.data.hub_errors import HUB_ERRORS, hub_problem
 from rankscope.data.prompts import TEMPLATE_ERRORS
 from rankscope.data.sources import Rows, seeded_sample
 from rankscope.evaluate.lm_eval.task import HarnessTask
-from rankscope.study.hub_errors import HUB_ERRORS, hub_problem
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import SuiteSource, is_task_file
 

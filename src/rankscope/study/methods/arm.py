@@ -22,14 +22,14 @@ Matrix = tuple[int, int]
 """Shape of a weight, (out, in)."""
 
 
-def _once(sizes: list[int]) -> list[int]:
+def _once(sizes: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(sizes)) != len(sizes):
         raise ValueError("a size stands twice")
     return sizes
 
 
 Count = Annotated[int, Field(gt=0, description="a whole number above 0")]
-Sizes = Annotated[list[Count], Field(min_length=1), AfterValidator(_once)]
+Sizes = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_once)]
 
 KNOWN: dict[str, Method] = {}
 """Every method by its name. The package fills it from the files of its folder when it is imported."""
@@ -139,7 +139,11 @@ class Entry(Frozen):
     """What the entry of every method has in a study file; `arms` gives one arm for each of its sizes."""
 
     method: str
-    learning_rate: Rate = Field("auto", description="a number above 0 such as 2e-4, or auto, or auto_shared")
+    learning_rate: Rate = Field(
+        "auto",
+        description="a number above 0 such as 2e-4, or auto, or auto_shared. auto searches a rate for each arm on "
+        "held-out training rows; auto_shared searches one for all sizes of the entry.",
+    )
 
     def arms(self, key: str) -> tuple[Arm, ...]:
         """The entry's arms in the order of its sizes; `key` is its name in the file."""

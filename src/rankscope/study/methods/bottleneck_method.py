@@ -15,7 +15,7 @@ class AdaptersArms(Entry):
 
     method: Literal["adapters"] = Field("adapters", description="the method")
     bottlenecks: Sizes = Field(
-        description="a list of different whole numbers above 0: units of each adapter, such as [16, 64]"
+        description="a list of different whole numbers above 0, such as [16, 64]. Units of each adapter."
     )
 
 

@@ -27,7 +27,7 @@ class LastLayersArms(Entry):
 
     method: Literal["last-k-layers"] = Field("last-k-layers", description="the method")
     layers: Sizes = Field(
-        description="a list of different whole numbers above 0: how many of the last blocks to train, such as [2, 4]"
+        description="a list of different whole numbers above 0, such as [2, 4]. How many of the last blocks train."
     )
 
 

@@ -16,19 +16,22 @@ from rankscope.study.methods.arm import Arm, Entry, Fraction, Matrix, Method, Mo
 
 _MULTIPLE_OF_RANK = r"^([0-9]{1,6}(\.[0-9]{1,6})?)?r$"
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Annotated[str, Field(pattern=_MULTIPLE_OF_RANK)]
-ALPHA = "a number above 0, or a multiple of the rank such as 2r"
+ALPHA = "a number above 0, or a multiple of the rank such as 2r. The update is scaled by alpha/rank."
 Target = Annotated[str, Field(description="a module's name")]
 
 
 class LowRankArms(Entry):
     """What the entries of all low-rank methods have."""
 
-    ranks: Sizes = Field(description="a list of different whole numbers above 0, such as [8, 16, 32]")
+    ranks: Sizes = Field(description="a list of different whole numbers above 0, such as [8, 16, 32]. An arm each.")
     alpha: Alpha = Field("2r", description=ALPHA)
-    targets: Literal["all-linear"] | Annotated[list[Target], Field(min_length=1)] = Field(
-        "all-linear", description="all-linear, or a list of module names such as [q_proj, v_proj]"
+    targets: Literal["all-linear"] | Annotated[tuple[Target, ...], Field(min_length=1)] = Field(
+        "all-linear",
+        description="all-linear, or a list of module names such as [q_proj, v_proj]. Where adapters are put.",
     )
-    dropout: Fraction = Field(0.0, description="a number from 0 to below 1")
+    dropout: Fraction = Field(
+        0.0, description="a number from 0 to below 1. The share of an adapter's inputs that training drops."
+    )
 
     @field_validator("alpha")
     @classmethod

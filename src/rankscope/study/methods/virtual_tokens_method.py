@@ -13,7 +13,7 @@ from rankscope.study.methods.arm import OTHER_METHOD, Arm, Entry, Method, ModelS
 
 class _VirtualTokensArms(Entry):
     virtual_tokens: Sizes = Field(
-        description="a list of different whole numbers above 0: virtual tokens before every sequence, such as [16]"
+        description="a list of different whole numbers above 0, such as [16]. Virtual tokens before every sequence."
     )
 
 

@@ -1,0 +1,257 @@
+"""The parts of a study that decide its results: base models, rows, training and the margins of the verdict.
+
+The description of each setting is its only documentation, for messages, editors and docs/study-file.md alike: the first
+sentence says what may stand there ("found -1, expected a number above 0"), the rest what it means.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from rankscope.study.methods import Fraction, Frozen
+
+Kind = Literal["recall", "reasoning"]
+ChoiceStyle = Literal["text", "letters"]
+Schedule = Literal["cosine", "linear", "constant"]
+OptimizerName = Literal["adamw", "adamw_8bit"]
+
+NAME = "a name of letters, digits, `.`, `_` or `-` that begins with a letter or digit (at most 64)"
+_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+Name = Annotated[str, Field(pattern=_NAME_PATTERN, max_length=64, description=NAME)]
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+"""Above 0 and below 1."""
+
+ORIGINS = ("path", "hub", "world", "harness")
+"""Where the rows of a source come from: exactly one of these is given."""
+
+
+def mismatch(found: str, expected: str) -> PydanticCustomError:
+    """What a validator raises to say itself what it found and what it expected."""
+    return PydanticCustomError("mismatch", "found {found}, expected {expected}", {"found": found, "expected": expected})
+
+
+class ModelSpec(Frozen):
+    """A base model; its id alone is enough."""
+
+    id: str = Field(
+        min_length=1, description="`bundled`, a folder, or a hub id. A folder is one that transformers saved."
+    )
+    revision: str | None = Field(
+        default=None, description="a branch, tag or commit. Of a hub id; else its newest commit."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="auto, float32 or bfloat16. Of the weights; auto is bfloat16 where the machine is fast at it.",
+    )
+    token_env: str | None = Field(
+        default=None,
+        description="the name of an environment variable. It holds a hub token that may read a private or gated model.",
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="true or false. Whether code that comes with the model may run."
+    )
+    quantization: Literal["nf4"] | None = Field(
+        default=None,
+        description="nf4, or null for none. nf4 holds the base's linear layers in 4 bits (QLoRA, arXiv 2305.14314); on "
+        "CUDA, for adapters only.",
+    )
+    chat: Literal["auto", "never"] = Field(
+        default="auto",
+        description="auto (the tokenizer's chat template where it has one) or never. never asks in plain text, as "
+        "suits a base model.",
+    )
+    system_prompt: str | None = Field(default=None, description="a text. It stands before every conversation.")
+
+    @property
+    def name(self) -> str:
+        """The name used in tables and folders: the last part of the id."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.id.rstrip("/").split("/")[-1]) or "model"
+
+
+def _as(key: str) -> Callable[[Any], Any]:
+    """What turns a text into a mapping with this key."""
+    return lambda value: {key: value} if isinstance(value, str) else value
+
+
+ShortModel = Annotated[
+    ModelSpec, BeforeValidator(_as("id"), json_schema_input_type=Annotated[str, Field(min_length=1)] | ModelSpec)
+]
+"""A base model, which may be given by its id alone."""
+
+
+class Source(Frozen):
+    """Where rows come from (exactly one of `path`, `hub` and `world`) and how they become prompts."""
+
+    path: str | None = Field(
+        default=None,
+        description="the path of a file of rows (.jsonl, .json, .csv, .tsv, .parquet). From the study file.",
+    )
+    hub: str | None = Field(default=None, description="the id of a Hugging Face data set, or a folder with one")
+    config: str | None = Field(default=None, description="the name of the data set's configuration. With `hub`.")
+    split: str | None = Field(default=None, description="the name of the data set's split. With `hub`.")
+    revision: str | None = Field(
+        default=None,
+        description="a branch, tag or commit. With `hub`; refs/convert/parquet for a set that is a loading script.",
+    )
+    columns: dict[str, str | tuple[str, ...]] | None = Field(
+        default=None,
+        description="a mapping from fields to the columns that hold them, such as {question: problem, answer: "
+        "solution}. `choices` may be a list of columns, one for each choice.",
+    )
+    bad_rows: Literal["refuse", "drop"] = Field(
+        default="refuse",
+        description="refuse or drop. What happens where rows cannot be read; dropped ones are counted.",
+    )
+    world: str | None = Field(
+        default=None,
+        description="the name of a split of the bundled world. Such as medical/taught/train; nothing is downloaded.",
+    )
+    world_seed: int = Field(default=0, ge=0, description="a whole number of 0 or more. Another seed, other facts.")
+    domain: Name | None = Field(
+        default=None, description=f"{NAME}. Suites of a training set's domain measure its gain, all others forgetting."
+    )
+    choices: ChoiceStyle = Field(
+        default="text",
+        description="text or letters. Whether the choices' texts are scored, or their letters after a list of them.",
+    )
+    template: str | None = Field(
+        default=None, description="a jinja2 template. It makes the prompt of a row, in place of Question: and Answer:."
+    )
+    limit: Count | None = Field(default=None, description="a whole number above 0. So many rows are drawn at random.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        names = [name for name in ORIGINS if name in type(self).model_fields]
+        given = [f"`{name}`" for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            *most, last = (f"`{name}`" for name in names)
+            raise mismatch(" and ".join(given) or "none of them", f"exactly one of {', '.join(most)} and {last}")
+        return self
+
+
+class TrainSource(Source):
+    """Rows to train on."""
+
+    kind: Kind | None = Field(
+        default=None, description="recall or reasoning. reasoning trains a row's rationale before its answer."
+    )
+
+
+class SuiteSource(Source):
+    """Items to score: rows, or a task of lm-eval."""
+
+    kind: Kind | None = Field(
+        default=None,
+        description="recall or reasoning. Only a suite of plain text (reported, not decided on) has none.",
+    )
+    harness: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the name of an lm-eval task, or a YAML file of one. In place of rows; needs rankscope[harness].",
+    )
+    num_fewshot: int | None = Field(
+        default=None,
+        ge=0,
+        description="a whole number of 0 or more. Examples before each question of a `harness` suite.",
+    )
+    metric: str | None = Field(
+        default=None,
+        description="a metric of the task, such as acc_norm, or with a filter: exact_match,flexible-extract. Else its "
+        "first one.",
+    )
+    max_new_tokens: Count = Field(
+        default=256, description="a whole number above 0. The longest answer that is written."
+    )
+
+
+def is_name(text: str) -> bool:
+    """Whether a text may name a study, a domain, a suite or an arm."""
+    return len(text) <= 64 and re.match(_NAME_PATTERN, text) is not None and not text.endswith("\n")
+
+
+def is_task_file(harness: str) -> bool:
+    """Whether a suite's `harness` is a YAML file of its own, not a task's name."""
+    return harness.endswith((".yaml", ".yml"))
+
+
+class Validation(Frozen):
+    """Rows taken out of the training rows, never trained on; the rate search looks at nothing else."""
+
+    fraction: Share = Field(default=0.1, description="a share of the training rows above 0 and below 1")
+    max_items: Count = Field(default=500, description="a whole number above 0. The most rows that are taken out.")
+
+
+class Budget(Frozen):
+    """What every arm gets alike."""
+
+    epochs: Positive = Field(default=3, description="a number above 0. Passes over the training rows.")
+    batch_size: Count = Field(default=16, description="a whole number above 0. Rows of one optimizer step.")
+    max_sequence_tokens: int = Field(
+        default=1024, gt=1, description="a whole number above 1. Longer training rows are left out, and counted."
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="true or false. Activations are computed again in the backward pass instead of kept: less memory, "
+        "about a third more time, the same numbers.",
+    )
+
+    def rows_seen(self, row_count: int) -> list[int]:
+        """Rows seen in each epoch of `row_count` rows: all of them, and of a last epoch that is a fraction that share,
+        rounded up. A fraction that is whole but for floating-point error counts as whole."""
+        whole, fraction = divmod(self.epochs, 1)
+        rest = math.ceil(round(fraction * row_count, 6)) or (1 if whole == 0 else 0)
+        return [row_count] * int(whole) + ([rest] if rest else [])
+
+
+class Optimizer(Frozen):
+    """AdamW (betas 0.9 and 0.999, eps 1e-8) with warm-up and decay by step; its name alone is enough."""
+
+    name: OptimizerName = Field(
+        default="adamw",
+        description="adamw or adamw_8bit. adamw_8bit keeps moments in 8 bits (arXiv 2110.02861); on CUDA only.",
+    )
+    weight_decay: NotNegative = Field(default=0.0, description="a number of 0 or more. Decoupled from the gradient.")
+    warmup_fraction: Fraction = Field(
+        default=0.03, description="a number from 0 to below 1. The share of the steps in which the rate rises."
+    )
+    schedule: Schedule = Field(
+        default="cosine", description="cosine, linear or constant. How the rate falls after that."
+    )
+    clip_norm: Positive = Field(default=1.0, description="a number above 0. The norm that gradients are clipped to.")
+
+
+ShortOptimizer = Annotated[Optimizer, BeforeValidator(_as("name"), json_schema_input_type=OptimizerName | Optimizer)]
+"""Optimizer settings, which may be given by the optimizer's name alone."""
+
+
+class Decision(Frozen):
+    """The margins of the verdict, fixed before any result; all are differences of accuracy (0.03 is three points)."""
+
+    task_margin: Share = Field(
+        default=0.03,
+        description="a difference of accuracy above 0 and below 1, such as 0.03. By which an arm may gain less.",
+    )
+    retention_margin: Share = Field(
+        default=0.03,
+        description="a difference of accuracy above 0 and below 1, such as 0.03. What an arm may forget.",
+    )
+    min_gain: Fraction = Field(
+        default=0.01,
+        description="a difference of accuracy from 0 to below 1, such as 0.01. A smaller gain counts as none.",
+    )
+    confidence: float = Field(
+        default=0.95,
+        ge=0.5,
+        lt=1,
+        allow_inf_nan=False,
+        description="a number from 0.5 to below 1, such as 0.95. Of the intervals, and of the verdict as a whole.",
+    )
