@@ -94,12 +94,12 @@ def _count(
     ruling, limits, gain, lost = evidence.ruling, evidence.limits, scenario.gain, scenario.lost
     chosen = ruling.recommended
     may = gain >= decision.min_gain
-    false = (ruling.answer == "no_gain" and may.any()) or (
-        ruling.answer == "tradeoff" and (may & (lost <= decision.retention_margin)).any()
+    false = (ruling.kind.name == "no_gain" and may.any()) or (
+        ruling.kind.name == "tradeoff" and (may & (lost <= decision.retention_margin)).any()
     )
     false = false or (limits.forgetting_high < lost).any() or (limits.forgetting_low > lost).any()
     found[f"{prefix}wrong"].append(chosen is not None and bool(scenario.bad(decision)[chosen]))
-    found[f"{prefix}decided"].append(ruling.answer != "cannot_distinguish")
+    found[f"{prefix}decided"].append(ruling.kind.decided)
     found[f"{prefix}false_claims"].append(bool(false))
 
 
@@ -174,7 +174,7 @@ def power_row(items: int, seeds: int, studies: int, seed: int) -> dict[str, Any]
         for margin in (0.02, 0.03, 0.05):
             decision = Decision(task_margin=margin, retention_margin=margin)
             ruling = judged(drawn, len(EQUAL), seeds, decision).ruling
-            decided[f"margin_{margin:g}"].append(ruling.answer == "recommended")
+            decided[f"margin_{margin:g}"].append(ruling.kind.name == "recommended")
     means = {name: float(np.mean(values)) for name, values in decided.items()}
     return {"scenario": "power", "items": items, "seeds": seeds, "studies": studies, **means}
 

@@ -33,8 +33,7 @@ from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.score_suites import SuitePlan, generate_answers
 from rankscope.jobs.job_context import EVALUATE_TOKENS
 from rankscope.model.load import LoadedModel, load_model, model_path
-from rankscope.model.methods.adapt import adapt
-from rankscope.model.methods.saved_adapter import saved_adapter
+from rankscope.model.methods.attach import NewAdapter, SavedAdapter, attach
 from rankscope.records import Suite
 from rankscope.study.study import Arm, ModelSpec
 
@@ -104,12 +103,12 @@ def save_adapters(folder: Path, model: str, device: str) -> tuple[Path, ...]:
     base = loaded(model, device)
     folders = tuple(folder / f"{model.replace('/', '_')}-{seed}" for seed in range(ADAPTERS))
     for seed, path in enumerate(folders):
-        with adapt(base, LORA, seed) as adapted:
-            for name, parameter in adapted.model.model.named_parameters():
+        with attach(base, NewAdapter(LORA, seed), packed=False) as pack:
+            for name, parameter in pack.model.named_parameters():
                 if "lora_B" in name:
                     torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(seed))
             path.mkdir()
-            adapted.save(path)
+            pack.members[0].save(path)
     return folders
 
 
@@ -130,7 +129,7 @@ def our_adapters(question: Asked, model: str, device: str, folders: Sequence[Pat
             if "rows" in own:
                 found += own["rows"]
                 continue
-            with saved_adapter(base, folder):
+            with attach(base, SavedAdapter(folder)):
                 found += choice_logprobs(base.model, items, token_budget=budget, plan=plan.choices)
         return found
 

@@ -23,8 +23,8 @@ from train_rows import Task, examples, load
 from rankscope.data.training_batches import order
 from rankscope.edges.process_control import keep_freed_memory
 from rankscope.model.load import LoadedModel
-from rankscope.model.methods.packed_lora import open_pack
-from rankscope.model.methods.peft_configs import lora_config
+from rankscope.model.methods.attach import NewAdapter, attach
+from rankscope.model.methods.peft_modules import lora_config
 from rankscope.records import Example
 from rankscope.study.study import Arm, Budget, Optimizer
 from rankscope.train.fit import FitSettings, fit
@@ -78,7 +78,7 @@ def in_turn(task: Task, arms: Sequence[Arm]) -> Callable[[], Timed]:
 
 
 def run_pack(task: Task, arms: Sequence[Arm], loaded: LoadedModel, rows: Sequence[Example]) -> Timed:
-    with open_pack(loaded, arms, task.seed) as pack:
+    with attach(loaded, *(NewAdapter(arm, task.seed) for arm in arms)) as pack:
         start = time.perf_counter()
         results = fit(pack, rows, [settings(task, arm) for arm in arms], checkpoints=Nowhere())
         if task.device == "cuda":

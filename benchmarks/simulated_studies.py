@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from rankscope.decide.arm_outcomes import ArmFacts
 from rankscope.decide.looks import Evidence, follow
 from rankscope.decide.paired_items import Pairing, SuiteScores
+from rankscope.decide.run_outcomes import ArmFacts
 from rankscope.records import ArmCost
 from rankscope.study.study import Decision
 

@@ -51,7 +51,10 @@ def verdicts_of(out: Path) -> list[Verdict]:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("methods")
-    study = tiny_study(folder / "input", arms=ARMS, budget={"epochs": 2, "batch_size": 8, "max_sequence_tokens": 128})
+    study = tiny_study(
+        folder / "input", arms=ARMS, budget={"epochs": 2, "batch_size": 8, "max_sequence_tokens": 128},
+        model={"id": "model", "dtype": "float32"},  # whatever is fast on this machine: scores are compared with PEFT's
+    )  # fmt: skip
     assert run(study, folder / "out") == Outcome()
     return folder / "out"
 
@@ -103,7 +106,7 @@ def test_an_exported_prompt_is_scored_by_plain_peft_as_by_the_study(done: Path, 
             logits = model(input_ids=torch.tensor([ids])).logits[0, 4:].log_softmax(-1)
             losses.append(-sum(float(logits[i, token]) for i, token in enumerate(ids[1:])))
     found = [float(frame[frame["item_id"] == "a"]["loss_nats"].iloc[0]) for frame in frames]
-    assert any(abs(loss - value) < 1e-2 for loss in losses for value in found)
+    assert any(abs(loss - value) < 1e-3 for loss in losses for value in found)
 
 
 @pytest.mark.parametrize(

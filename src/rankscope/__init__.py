@@ -16,7 +16,7 @@ __all__ = ["__version__", "load"]
 
 
 def load(folder: str | Path) -> Results:
-    """The verdict, tables and charts in a study folder. Raises `config.problems.InputProblems` where there are none."""
+    """The verdict, tables and charts in a study folder. Raises `study.problems.InputProblems` where there are none."""
     from rankscope.results.notebook import load as load_results  # pandas and altair are imported where they are needed
 
     return load_results(folder)

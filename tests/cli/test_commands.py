@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_line import call, problems
 from made_plan import make_plan
 from tiny_study import tiny_study
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 import rankscope
 from rankscope.cli import app
@@ -21,20 +22,6 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.study.problems import InputProblems
 
 COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
-
-
-def call(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def problems(result: Result) -> list[str]:
-    """The lines of bad input: exit 2, one line each, no traceback, nothing on stdout."""
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.output
-    assert result.stdout == ""
-    lines = result.stderr.strip().splitlines()
-    assert all(": found " in line and ", expected " in line for line in lines), lines
-    return lines
 
 
 @pytest.fixture(scope="module")
@@ -156,49 +143,6 @@ def test_a_merged_export_is_a_model_with_its_tokenizer(done: Path, tmp_path: Pat
 
     AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
     assert AutoTokenizer.from_pretrained(tmp_path / "whole").eos_token == "</s>"
-
-
-def test_init_writes_a_study_that_is_valid_but_for_its_paths(tmp_path: Path) -> None:
-    out = tmp_path / "study.yaml"
-    assert call("init", "--out", out).exit_code == 0
-    assert "arms:" in out.read_text()
-    assert "exists" in problems(call("init", "--out", out))[0]
-
-
-def test_init_takes_flags(study: Path, tmp_path: Path) -> None:
-    """The study that it writes is planned as it is: the paths in it are found from where it lies."""
-    data, out = study.parent, tmp_path / "made" / "study.yaml"
-    out.parent.mkdir()
-    words = ["--model", data / "model", "--train", data / "train.jsonl", "--test", data / "taught.jsonl"]
-    done = call("init", "--out", out, *words, "--keep", data / "other.jsonl", "--domain", "trees", "--name", "oaks")
-    assert done.exit_code == 0, done.output
-    result = call("plan", out, "--json", "--out", tmp_path / "none", "--set", "arms.lora.ranks=[2]")
-    planned = json.loads(result.stdout)
-    assert planned["study"] == "oaks"
-    assert {suite["name"] for suite in planned["suites"]} == {"trees", "other"}
-
-
-def test_init_asks(study: Path, tmp_path: Path) -> None:
-    data, out = study.parent, tmp_path / "study.yaml"
-    answers = ["oaks", str(data / "model"), str(data / "train.jsonl"), "trees", str(data / "taught.jsonl"),
-               str(data / "other.jsonl"), ""]  # fmt: skip
-    result = CliRunner().invoke(app, ["init", "--ask", "--out", str(out)], input="\n".join(answers) + "\n")
-    assert result.exit_code == 0, result.output
-    settings = yaml.safe_load(out.read_text())
-    assert (settings["name"], set(settings["suites"])) == ("oaks", {"trees", "other"})
-
-
-def test_init_says_what_is_missing(study: Path, tmp_path: Path) -> None:
-    rows, out = study.parent / "train.jsonl", tmp_path / "study.yaml"
-    assert "--test" in problems(call("init", "--out", out, "--train", rows))[0]
-    assert "--train" in problems(call("init", "--out", out, "--test", rows))[0]
-    assert "no such file" in problems(call("init", "--out", out, "--train", "none.jsonl", "--test", rows))[0]
-    assert (
-        "two files"
-        in problems(call("init", "--out", out, "--train", rows, "--test", rows, "--keep", rows, "--keep", rows))[0]
-    )
-    assert "a b" in problems(call("init", "--out", out, "--name", "a b"))[0]
-    assert not out.exists(), "nothing half-written"
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "harness"])

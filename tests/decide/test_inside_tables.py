@@ -8,23 +8,20 @@ import pytest
 from scipy.stats import rankdata, spearmanr
 from statsmodels.stats.multitest import multipletests
 
-from rankscope.decide.forgetting_diagnostics import (
+from rankscope.decide.change_tables import derived_scores, forgetting_by_run
+from rankscope.decide.inside_tables import (
     FEWEST_RUNS,
     diagnose,
     holm,
-    partial_rank_correlation,
-    permutation_p,
-    rank_correlation,
-)  # fmt: skip
-from rankscope.decide.inside_tables import (
-    derived_scores,
-    forgetting_by_run,
     joined,
     measures_by_run,
     neuron_overlaps,
+    partial_rank_correlation,
+    permutation_p,
+    rank_correlation,
     subspace_similarity,
     subspaces,
-)  # fmt: skip
+)
 
 RNG = np.random.default_rng(5)
 

@@ -7,10 +7,10 @@ import pytest
 from made_studies import PARAMETERS, Study
 from scipy.stats import multivariate_normal, norm
 
-from rankscope.decide.looks import crossing_probability, gather, merge, nominal_alpha
+from rankscope.decide.gain_and_forgetting import Bounds, crossing_probability, nominal_alpha, tightest
+from rankscope.decide.looks import gather
 from rankscope.decide.result_tables import make_tables
 from rankscope.decide.verdict import decide
-from rankscope.decide.verdict_rule import Bounds
 from rankscope.study.study import AdaptiveSeeds, Decision
 
 LOOKS = (3, 5, 8)
@@ -50,12 +50,12 @@ def test_bounds_only_tighten_and_reach_an_arm_that_left_through_a_third() -> Non
         return Bounds(flat - width, flat + width, flat - width, flat + width, np.array(better_by))
 
     before = limits(0.2, [[-9, -0.3, 0.01], [-0.3, -9, 0.05], [-0.2, -0.2, -9]])
-    merged = merge(before, limits(0.1, [[-9, -0.02], [-0.4, -9]]), [0, 1])
+    merged = tightest(before, limits(0.1, [[-9, -0.02], [-0.4, -9]]), [0, 1])
     np.testing.assert_allclose(merged.gain_high, [0.1, 0.1, 0.2])
     assert merged.better_by[0, 1] == -0.02
     assert merged.better_by[1, 0] == -0.3  # the earlier bound was tighter
     assert merged.better_by[0, 2] == pytest.approx(-0.02 + 0.05)
-    wider = merge(before, limits(0.5, [[-9, -0.9], [-0.9, -9]]), [0, 1])
+    wider = tightest(before, limits(0.5, [[-9, -0.9], [-0.9, -9]]), [0, 1])
     np.testing.assert_allclose(wider.gain_high, before.gain_high)
 
 
@@ -101,7 +101,7 @@ def test_a_run_still_to_do_ends_the_looks(study: Study) -> None:
     assert evidence.last.pairing.unfinished
     needed = set(runs.loc[runs["arm"].isin(["lora-r4", "lora-r16"]) & (runs["seed"] < 5), "run_id"])
     assert evidence.last.run_ids == needed
-    assert evidence.ruling.answer == "cannot_distinguish"
+    assert evidence.ruling.kind.name == "cannot_distinguish"
 
 
 def test_no_seeds_are_added_where_they_would_hardly_decide() -> None:

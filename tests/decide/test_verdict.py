@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from made_studies import Study
 
 from rankscope.decide.paired_items import Frames
-from rankscope.decide.verdict import decide, median_seed
+from rankscope.decide.run_outcomes import median_seed
+from rankscope.decide.verdict import decide
 from rankscope.records import Verdict, VerdictFile
 from rankscope.study.study import Decision
 

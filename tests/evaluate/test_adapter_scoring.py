@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from one_adapter import load_adapter, open_factors
 from peft import LoraConfig, get_peft_model
 from scoring_models import make_model, random_items
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -19,8 +20,7 @@ from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan
 from rankscope.evaluate.score_suites import SuitePlan, score_suite
 from rankscope.model.load import LoadedModel
-from rankscope.model.methods.adapt import load_adapter
-from rankscope.model.methods.packed_lora import Factors, open_factors, plain_factors
+from rankscope.model.methods.peft_folder import Factors, plain_factors
 from rankscope.records import Item, Suite
 from rankscope.study.study import Arm
 
@@ -68,7 +68,7 @@ def alone(base: LoadedModel, folders: list[Path], items: list[Item]) -> list[lis
 
 
 def factors_of(base: LoadedModel, folders: list[Path]) -> list[Factors]:
-    found = [plain_factors(base, folder) for folder in folders]
+    found = [plain_factors(base.model, folder) for folder in folders]
     assert None not in found
     return [one for one in found if one is not None]
 
@@ -150,16 +150,16 @@ def test_what_is_more_than_a_plain_lora_takes_its_turn(
     more: dict[str, Any] = {"use_dora": True, "modules_to_save": ["lm_head"], "trainable_token_indices": [4, 5]}
     base = loaded(make_model("Llama"), tokenizer)
     folders = [save("Llama", tmp_path / "a", 1, r=2), save("Llama", tmp_path / "b", 2, r=2, **{why: more[why]})]
-    assert [plain_factors(base, folder) is not None for folder in folders] == [True, False]
+    assert [plain_factors(base.model, folder) is not None for folder in folders] == [True, False]
     suite = SuitePlan(Suite("s", "d", "recall", tuple(random_items(3, seed=1))), BUDGET)
     assert suites_logprobs(base, ARMS[:2], folders, [suite]) == [{}, {}]
 
 
 def test_an_adapter_of_another_base_does_not_fit(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     folder = save("Llama", tmp_path / "a", 1, r=2)
-    assert plain_factors(loaded(make_model("Llama", intermediate_size=40), tokenizer), folder) is None
-    assert plain_factors(loaded(make_model("GPT2"), tokenizer), folder) is None
-    assert plain_factors(loaded(make_model("Llama"), tokenizer), folder) is not None
+    assert plain_factors(loaded(make_model("Llama", intermediate_size=40), tokenizer).model, folder) is None
+    assert plain_factors(loaded(make_model("GPT2"), tokenizer).model, folder) is None
+    assert plain_factors(loaded(make_model("Llama"), tokenizer).model, folder) is not None
 
 
 def test_a_suite_is_the_same_when_its_numbers_are_known(

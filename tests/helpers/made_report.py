@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rankscope.decide.verdict_kinds import KINDS, Facts
 from rankscope.records import (
     ArmCost,
     ArmVerdict,
@@ -123,7 +124,11 @@ def make_verdict(train_set: str = "medical", kind: str = "recommended", **change
         "more_needed": MoreNeeded(seeds=2, items=900) if kind == "cannot_distinguish" else MoreNeeded(seeds=0, items=0),
         "arms": [make_arm(label, rank, train_set) for label, rank in labels],
     }
-    return Verdict(**{**fields, **changes})
+    fields |= changes
+    said = next(one for one in KINDS if one.name == kind)
+    facts = Facts(fields["recommended"], fields["arms"], fields["candidates"], fields["more_needed"])
+    words = {"headline": said.headline(facts), "sentence": said.sentence(facts), "tone": said.tone}
+    return Verdict(**words, reasons_with_answer=said.reasons_with_answer, **fields)
 
 
 def make_tables(verdicts: list[Verdict], seeds: int = 3, steps: int = 90) -> dict[str, pd.DataFrame]:

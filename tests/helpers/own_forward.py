@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from rankscope.data.training_batches import collate
 from rankscope.model.forward import head_logits
 from rankscope.model.load import LoadedModel, load_model, no_progress_bars
-from rankscope.model.methods.adapt import Adapted
+from rankscope.model.methods.attach import Adapted
 from rankscope.records import Example, Item
 from rankscope.study.study import ModelSpec
 

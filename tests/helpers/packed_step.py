@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from one_adapter import adapt, open_pack
 from own_forward import fresh, rows
 from torch import Tensor
 
 from rankscope.model.attention.unpadded_rows import training_forward
 from rankscope.model.load import LoadedModel
-from rankscope.model.methods.adapt import adapt
-from rankscope.model.methods.packed_lora import open_pack
 from rankscope.records import Example
 from rankscope.study.study import Arm
 from rankscope.train.objective import SupervisedFineTuning

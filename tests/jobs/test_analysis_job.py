@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from inside_models import make_model
+from one_adapter import load_adapter, open_factors
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from test_pipeline import plan_of, run
@@ -20,8 +21,6 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.analysis import probes
 from rankscope.jobs.derive_job import derivations, intruder_change
 from rankscope.jobs.job_context import job_context
-from rankscope.model.methods.adapt import load_adapter
-from rankscope.model.methods.packed_lora import open_factors
 from rankscope.model.weights.adapter_file import read_adapter
 from rankscope.model.weights.large_svd import SvdCache
 from rankscope.model.weights.weight_delta import LowRank, merged_changes

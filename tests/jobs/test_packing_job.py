@@ -18,7 +18,7 @@ import rankscope.jobs.run_job as run_module
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan
 from rankscope.jobs.packing_job import groups_of, undecided
-from rankscope.model.methods.packed_lora import Pack
+from rankscope.model.methods.attach import Pack
 from rankscope.pipeline import Outcome
 from rankscope.records import Packing, PackMembers
 

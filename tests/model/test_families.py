@@ -8,6 +8,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from one_adapter import adapt, load_adapter
 from own_forward import (
     assert_same_step,
     choice_items,
@@ -28,7 +29,6 @@ from rankscope.evaluate.generation import greedy
 from rankscope.model.attention.unpadded_rows import TrainingForward
 from rankscope.model.forward import forward_of
 from rankscope.model.load import LoadedModel, inspect_model, linear_shapes, no_progress_bars
-from rankscope.model.methods.adapt import adapt, load_adapter
 from rankscope.study.study import Arm, ModelSpec
 
 TABLE = table("models.md", "family")

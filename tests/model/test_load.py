@@ -7,12 +7,15 @@ import json
 from pathlib import Path
 
 import httpx2
+import peft
 import pytest
+import torch
 from huggingface_hub import errors
 from tiny_models import save_tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from rankscope.model.load import inspect_model, load_model, load_tokenizer
+from rankscope.model.load import inspect_model, load_model, load_tokenizer, no_progress_bars
+from rankscope.model.weights.weight_delta import load_as_saved
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import ModelSpec
 
@@ -22,6 +25,26 @@ def line_of(spec: ModelSpec, base: Path) -> str:
         inspect_model(spec, base)
     (problem,) = caught.value.problems
     return str(problem)
+
+
+def test_an_adapter_in_the_bases_own_folder_is_no_part_of_the_base(tmp_path: Path) -> None:
+    """transformers would put it on while it loads the model, and the base of every comparison would be adapted."""
+    plain = load_model(ModelSpec(id=str(save_tiny_model(tmp_path / "m"))), tmp_path, "float32", "cpu").model
+    before = inspect_model(ModelSpec(id="./m"), tmp_path)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    with no_progress_bars():
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+        peft.get_peft_model(theirs, config).save_pretrained(str(tmp_path / "m"))
+        assert hasattr(AutoModelForCausalLM.from_pretrained(tmp_path / "m"), "peft_config"), "what transformers does"
+    for found in (
+        load_model(ModelSpec(id="./m"), tmp_path, "float32", "cpu").model,
+        load_as_saved(str(tmp_path / "m")),
+    ):
+        assert not hasattr(found, "peft_config")
+        expected = dict(plain.named_parameters())
+        assert {name for name, _ in found.named_parameters()} == set(expected)
+        assert all(torch.equal(weight, expected[name]) for name, weight in found.named_parameters())
+    assert inspect_model(ModelSpec(id="./m"), tmp_path) == before
 
 
 def test_chat_never_takes_the_template_away(tmp_path: Path) -> None:

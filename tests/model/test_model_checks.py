@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from one_adapter import adapt, load_adapter
 from tiny_families import family_config, save_family
 from tiny_models import save_tiny_model, tiny_tokenizer
 
 from rankscope.model.load import inspect_model, load_model, load_tokenizer, no_progress_bars
-from rankscope.model.methods.adapt import adapt, load_adapter
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Arm, ModelSpec
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_inside import inside_tables
 from made_report import make_large_report, make_report, make_verdict
-from test_page_sections_inside import made_tables as inside_tables
 
 from rankscope.report.page import render
 

@@ -9,11 +9,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import vl_convert
+from made_inside import VERDICT, inside_tables
 from made_report import HOSTILE, arm_labels, make_items, make_report, make_search, make_tables, make_verdict
 
-from rankscope.records import Interval, SuiteNoise
-from rankscope.report import flipped_items
-from rankscope.report.page import render
+from rankscope.records import Interval, SuiteNoise, VerdictFile
+from rankscope.report.chart_drawing import Section
+from rankscope.report.page import make_sections, render
+from rankscope.report.rank_charts import make_pairs
+from rankscope.report.suites_and_items import MAX_ROWS
 
 SECTIONS = (
     "answer", "arms", "rank", "tradeoff", "matrix", "suites", "kinds", "items", "learning", "rates", "cost",
@@ -152,7 +156,7 @@ def test_a_large_study_stays_under_the_limit_and_says_that_it_sampled() -> None:
     text = " ".join(" ".join(Parsed(page).text).split())
     found = re.search(r"A seeded sample of ([\d,]+) of ([\d,]+) flips", text)
     assert found is not None
-    assert int(found[1].replace(",", "")) <= flipped_items.MAX_ROWS < int(found[2].replace(",", "")) == len(items)
+    assert int(found[1].replace(",", "")) <= MAX_ROWS < int(found[2].replace(",", "")) == len(items)
 
 
 def test_what_is_missing_says_why() -> None:
@@ -200,31 +204,38 @@ def test_the_same_report_gives_the_same_page(page: str) -> None:
     assert render(make_report()) == page
 
 
-# ---- the sample of items --------------------------------------------------------------------------------------------
+# ---- what changed inside --------------------------------------------------------------------------------------------
 
 
-def test_the_sample_holds_every_arm_suite_and_direction_even_when_it_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    items = make_items([make_verdict()])
-    groups = {(row.arm, row.suite, row.seeds_lost > 0) for row in items.itertuples()}
-    monkeypatch.setattr(flipped_items, "MAX_ROWS", len(groups))
-    packed = flipped_items.pack(items)
-    shown = {(row[3], row[4], row[0] == "forgotten") for row in packed.payload["rows"]}
-    assert shown == groups
-    assert packed.total == len(items)
+def sections_of(tables: dict[str, pd.DataFrame]) -> list[Section]:
+    """The sections between the learning rates and the cost, which every page has."""
+    verdicts = VerdictFile(verdicts=[VERDICT])
+    return make_sections(make_pairs(verdicts, {}, {}), verdicts, tables, [])[6:-1]
 
 
-def test_rows_that_did_not_flip_are_no_items() -> None:
-    items = make_items([make_verdict()]).assign(seeds_lost=0, seeds_won=0)
-    assert flipped_items.pack(items).shown == 0
+def test_every_section_draws_and_every_chart_compiles() -> None:
+    sections = sections_of(inside_tables())
+    assert [s.id for s in sections] == ["spectra", "drift", "attention", "overlap", "diagnostics", "derived"]
+    counts = {s.id: len(s.figures) for s in sections}
+    assert counts == {"spectra": 4, "drift": 1, "attention": 2, "overlap": 1, "diagnostics": 1, "derived": 3}
+    for section in sections:
+        for figure in section.figures:
+            assert vl_convert.vegalite_to_svg(figure.spec).startswith("<svg")
 
 
-def test_a_long_prompt_says_how_much_is_left_out() -> None:
-    items = make_items([make_verdict()]).head(1).assign(prompt="x" * (flipped_items.MAX_TEXT + 1234), choices=[[]])
-    assert "(1,234 more characters)" in flipped_items.pack(items).payload["questions"][0][1]
+def test_a_study_without_analyses_has_no_such_sections_and_a_partial_one_says_why() -> None:
+    assert sections_of({}) == []
+    tables = inside_tables(diagnosed=False)
+    tables["attention"] = pd.DataFrame()
+    sections = {s.id: s for s in sections_of(tables)}
+    assert sections["attention"].figures == []
+    assert sections["attention"].missing == "No attention was looked at."
+    assert sections["diagnostics"].missing == "Not tested: 5 runs: at least 8 are needed."
 
 
-def test_a_missing_prediction_is_said_and_not_shown_as_nan() -> None:
-    items = make_items([make_verdict()]).head(1).assign(arm_predicted=None, base_predicted=float("nan"))
-    packed = flipped_items.pack(items).payload
-    assert packed["questions"][0][3] == "(none)"
-    assert packed["rows"][0][6] == "(none)"
+def test_the_page_holds_the_sections() -> None:
+    report = make_report()
+    report.tables.update(inside_tables())
+    page = render(report)
+    assert 'id="chart-spectra-0"' in page
+    assert "none predicts forgetting beyond rank and learning rate" in page

@@ -1,9 +1,7 @@
-"""The JSON Schema and the template: they agree with what reading a study takes."""
+"""The JSON Schema: it agrees with what reading a study takes, and says what every setting means."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -11,11 +9,8 @@ import pytest
 from made_facts import STUDY
 from wrong_studies import SECTIONS
 
-from rankscope.data.world import make_world
 from rankscope.study.init_file import study_template
 from rankscope.study.json_schema import first_sentence, study_schema
-from rankscope.study.read_study import read_study
-from rankscope.study.study import Study
 from rankscope.study.yaml_text import load_yaml
 
 FINITE = [case for case in SECTIONS if ".nan" not in case[1] and ".inf" not in case[1]]
@@ -88,44 +83,3 @@ def test_every_setting_says_what_may_stand_there_and_what_it_means() -> None:
             assert first_sentence(description), f"{name}.{key}"
             assert not first_sentence(description).endswith("."), f"{name}.{key}"
             assert description[0].islower() or description[0] in "`", f"{name}.{key} follows `expected` in messages"
-
-
-def test_the_template_runs_as_it_is_on_the_bundled_world(tmp_path: Path) -> None:
-    path = tmp_path / "study.yaml"
-    path.write_text(study_template())
-    study = read_study(path)
-    sources = [*study.train.values(), *study.suites.values()]
-    assert {source.world for source in sources} <= set(make_world(0).names())
-    assert len(study.seeds) >= 3
-    assert {suite.domain for suite in study.suites.values()} > {"medical"}
-
-
-def test_the_template_takes_names_and_paths_of_any_kind(tmp_path: Path, write: Callable[[str], Path]) -> None:
-    odd = tmp_path / 'my: "data" #1.jsonl'
-    odd.write_text("{}\n")
-    text = study_template(
-        "2024",
-        "./true",
-        train_path=odd.name,
-        domain="mine",
-        test_path="test.jsonl",
-        keep_paths={"law": "law.jsonl", "mine": "law.jsonl", "1e3": str(odd)},
-    )
-    (tmp_path / "true").mkdir()
-    study: Study = read_study(write(text))
-    assert (study.name, study.models[0].id) == ("2024", "./true")
-    assert study.train["mine"].path == odd.name
-    assert list(study.suites) == ["mine-test", "law", "mine", "1e3"]
-    assert study.suites["1e3"].path == str(odd)
-
-
-def test_commented_lines_of_the_template_are_valid_too(write: Callable[[str], Path]) -> None:
-    text = study_template()
-    for old in ("optimizer", "validation", "checkpoint", "keep", "  lora-attention", "  mine"):
-        before = text
-        text = text.replace(f"\n{' ' * (len(old) - len(old.lstrip()))}# {old.strip()}:", f"\n{old}:")
-        assert text != before, old
-    text = text.replace("mine: {path: test.jsonl", "mine-test: {path: test.jsonl")
-    study = read_study(write(text))
-    assert "lora-attention-r16" in [arm.label for arm in study.expand_arms()]
-    assert study.train["mine"].path == "train.jsonl"

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_facts import STUDY
 from wrong_studies import FILES, LATER, OVERRIDES, SECTIONS, WRONG
 
 from rankscope.data.world import make_world
-from rankscope.study.problems import InputProblems, Problem, show
+from rankscope.study.problems import InputProblems, Problem, holds, show
 from rankscope.study.read_study import read_study
 from rankscope.study.resolved_study import absolute, dump_study, study_of
 from rankscope.study.study import Study
+from rankscope.study.yaml_text import dump_yaml, load_yaml, parse_yaml
 
 Lines = Callable[..., list[str]]
 Read = Callable[..., Study]
@@ -323,3 +328,51 @@ def test_executors_and_trackers_are_names(read: Read) -> None:
     study = read(STUDY + "execution: {on: anything}\ntrack: [mine, mlflow]\n")
     assert (study.execution.on, study.track) == ("anything", ("mine", "mlflow"))
     assert read(STUDY).execution.on == "local"
+
+
+# ---- anything -------------------------------------------------------------------------------------------------------
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(["lora", "base"])
+)
+ANYTHING = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "a", "method", "ranks", "0"]), inner)
+    ),
+    max_leaves=5,
+)
+PLACES = [
+    place
+    for place, _ in parse_yaml(STUDY + "optimizer: {name: adamw}\nexecution: {on: local}\n", "").lines.items()
+    if place
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(PLACES), ANYTHING, min_size=1, max_size=4))
+def test_whatever_stands_anywhere_it_is_a_study_or_lines(changes: dict[tuple[str | int, ...], object]) -> None:
+    value = load_yaml(STUDY.replace("path: ", "world: ") + "optimizer: {name: adamw}\nexecution: {on: local}\n", "", "")
+    for place, new in changes.items():
+        inner = value
+        for key in place[:-1]:
+            inner = inner[key] if holds(inner, key) else {}
+        if holds(inner, place[-1]):
+            inner[place[-1]] = new
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "study.yaml"
+        problems: list[Problem] | None = None
+        try:
+            path.write_text(dump_yaml(value), encoding="utf-8")
+            read_study(path)
+        except InputProblems as caught:
+            problems = caught.problems
+    assert problems != []
+    assert all(str(problem).isprintable() for problem in problems or ())
+
+
+def test_a_file_of_nothing_but_mistakes_ends_soon(lines: Lines) -> None:
+    began = time.process_time()
+    assert len(lines(STUDY + "".join(f"k{i}: 1\n" for i in range(4_000)))) == 4_000
+    assert len(lines(STUDY.replace("[0, 1, 2]", f"[{'7, ' * 8_000}7]"))) == 8_000
+    assert time.process_time() - began < 20

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from one_adapter import load_adapter, open_pack
 from peft import get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
 from rankscope.data.training_batches import order
 from rankscope.model.load import LoadedModel, load_model
-from rankscope.model.methods.adapt import load_adapter, lora_config
-from rankscope.model.methods.packed_lora import open_pack
+from rankscope.model.methods.peft_modules import lora_config
 from rankscope.records import Example
 from rankscope.study.study import Arm, Budget, ModelSpec, Optimizer
 from rankscope.train.fit import FitSettings, fit

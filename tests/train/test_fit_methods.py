@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from one_adapter import open_pack
 from test_fit import InMemory, base, examples, run, settings
 
-from rankscope.model.methods.packed_lora import open_pack
 from rankscope.study.study import Arm
 from rankscope.train.fit import fit
 from rankscope.train.objective import SupervisedFineTuning

@@ -13,14 +13,14 @@ import torch
 from hypothesis import Phase, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
+from one_adapter import open_pack
 from peft import PeftModel, get_peft_model
 from test_fit import InMemory, base, examples, padded, settings
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from rankscope.data.training_batches import order
-from rankscope.model.methods.adapt import lora_config
-from rankscope.model.methods.packed_lora import open_pack
+from rankscope.model.methods.peft_modules import lora_config
 from rankscope.study.study import Arm, Budget, Optimizer
 from rankscope.train.fit import FitSettings, fit
 from rankscope.train.training_state import FitResult

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from one_adapter import adapt, open_pack
 from test_fit import FULL, LORA, InMemory, base, examples, run, settings
 from tiny_models import save_tiny_model
 from torch import Tensor, nn
@@ -18,8 +19,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from rankscope.data.training_batches import collate
 from rankscope.model.load import dequantized_weight, inspect_model, is_quantized, load_model
-from rankscope.model.methods.adapt import Adapted, adapt
-from rankscope.model.methods.packed_lora import open_pack
+from rankscope.model.methods.attach import Adapted
 from rankscope.plan.memory import activation_bytes, memory_parts
 from rankscope.records import Example
 from rankscope.study.study import Arm, Budget, ModelSpec, Optimizer

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rankscope import __version__
+from rankscope.cli.error_boundary import ends_errors
 from rankscope.cli.folder_commands import defaults, export, report, status, verdict
 from rankscope.cli.init_command import init, schema
 from rankscope.cli.study_commands import demo, plan, run
@@ -18,11 +19,11 @@ app = typer.Typer(
     help="Which LoRA rank, or full fine-tuning, for my model and my data, and what will the model forget?",
 )  # fmt: skip
 for command in (demo, init, plan, run, status, verdict, report, export, defaults, audit, compress, doctor, score):
-    app.command()(command)
+    app.command()(ends_errors(command))
 app.command(
     add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(harness)  # fmt: skip
-app.command()(schema)
+)(ends_errors(harness))  # fmt: skip
+app.command()(ends_errors(schema))
 
 
 def _version(value: bool) -> None:

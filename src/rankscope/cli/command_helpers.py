@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 # What takes seconds to import (torch, transformers) is imported inside the commands that need it.
-from rankscope.study.problems import InputProblems
 
 if TYPE_CHECKING:
     from rankscope.edges.study_folder import StudyFolder
 
 FolderUrl = Annotated[str, typer.Argument(metavar="DIR", help="A study folder that `rankscope run` made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Bad input is one line a problem on stderr and exit code 2; nothing else is caught."""
-    from rankscope.edges.storages import Busy
-
-    try:
-        yield
-    except InputProblems as error:
-        for problem in error.problems:
-            typer.echo(str(problem), err=True)
-        raise typer.Exit(2) from None
-    except Busy as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
 
 
 def quiet() -> None:
@@ -56,6 +37,14 @@ def open_folder(url: str) -> StudyFolder:
     return folder
 
 
+def is_planned(url: str) -> bool:
+    """Whether there is a study folder with a plan."""
+    from rankscope.edges.study_folder import StudyFolder
+
+    folder = StudyFolder.open(url)
+    return folder.read_marker() is not None and folder.read_plan() is not None
+
+
 def check_writable(folder: Path) -> None:
     """Raises InputProblems where results could not be written, before any work is done."""
     from rankscope.edges.storages import open_storage
@@ -65,7 +54,8 @@ def check_writable(folder: Path) -> None:
 
 def print_verdict(folder: StudyFolder) -> None:
     """The arms' table and the answer, where the study has come to one."""
-    from rankscope.report.terminal import console, print_results
+    from rankscope.report.terminal_tables import console
+    from rankscope.report.verdict_text import print_results
 
     verdicts = folder.read_verdicts()
     if verdicts is not None:

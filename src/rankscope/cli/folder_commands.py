@@ -15,7 +15,6 @@ from rankscope.cli.command_helpers import (
     open_folder,
     print_verdict,
     quiet,
-    user_errors,
 )
 from rankscope.study.problems import InputProblems, Problem
 
@@ -32,19 +31,18 @@ def status(
       rankscope status my-study
       rankscope status my-study --watch
     """
-    with user_errors():
-        store = open_folder(folder)
-        planned = store.read_plan()
-        assert planned is not None
-        from rankscope.report.live_view import Live
-        from rankscope.report.progress import as_json, look
+    store = open_folder(folder)
+    planned = store.read_plan()
+    assert planned is not None
+    from rankscope.report.study_progress import Live, as_json, look
+    from rankscope.report.terminal_tables import console
 
-        if json_:
-            progress = look(planned, store.read_status, store.read_rungs)
-            typer.echo(json.dumps(as_json(planned, progress), indent=1))
-            return
-        with Live(store.read_status, store.read_rungs) as live:
-            live.follow(planned) if watch else live.show_once(planned)
+    if json_:
+        progress = look(planned, store.read_status, store.read_rungs)
+        typer.echo(json.dumps(as_json(planned, progress), indent=1))
+        return
+    with Live(store.read_status, store.read_rungs, console()) as live:
+        live.follow(planned) if watch else live.show_once(planned)
 
 
 def verdict(folder: FolderUrl, json_: Json = False) -> None:
@@ -55,12 +53,11 @@ def verdict(folder: FolderUrl, json_: Json = False) -> None:
       rankscope verdict my-study
       rankscope verdict my-study --json
     """
-    with user_errors():
-        store = open_folder(folder)
-        verdicts = store.read_verdicts()
-        if verdicts is None:
-            expected = "a study that has ended; `rankscope status` says what is left"
-            raise InputProblems([Problem(folder, "verdict.json", "nothing there", expected)])
+    store = open_folder(folder)
+    verdicts = store.read_verdicts()
+    if verdicts is None:
+        expected = "a study that has ended; `rankscope status` says what is left"
+        raise InputProblems([Problem(folder, "verdict.json", "nothing there", expected)])
     if json_:
         typer.echo(verdicts.model_dump_json(indent=1))
     else:
@@ -76,11 +73,10 @@ def report(folder: FolderUrl) -> None:
     Example:
       rankscope report my-study
     """
-    with user_errors():
-        store = open_folder(folder)
-        from rankscope.results.write_results import write_results
+    store = open_folder(folder)
+    from rankscope.results.write_results import write_results
 
-        write_results(store)
+    write_results(store)
     print_verdict(store)
 
 
@@ -98,11 +94,10 @@ def export(
       rankscope export my-study --arm lora-r16 --merged --out model
     """
     quiet()
-    with user_errors():
-        store = open_folder(folder)
-        from rankscope.results.export_arm import export_arm
+    store = open_folder(folder)
+    from rankscope.results.export_arm import export_arm
 
-        done = export_arm(store, out, arm=arm, merged=merged)
+    done = export_arm(store, out, arm=arm, merged=merged)
     typer.echo(f"{done} is written to {out}")
 
 
@@ -119,13 +114,12 @@ def defaults(
     Example:
       rankscope defaults my-study other-study --out defaults.yaml
     """
-    with user_errors():
-        from rankscope.results.pool_studies import pool_folders
-        from rankscope.study.init_file import dump_defaults
+    from rankscope.results.pool_studies import pool_folders
+    from rankscope.study.init_file import dump_defaults
 
-        pooled = pool_folders(folders)
-        text = pooled.model_dump_json(indent=1) + "\n" if json_ else dump_defaults(pooled)
-        if out is not None:
-            check_writable(out.parent)
-            out.write_text(text, encoding="utf-8")
+    pooled = pool_folders(folders)
+    text = pooled.model_dump_json(indent=1) + "\n" if json_ else dump_defaults(pooled)
+    if out is not None:
+        check_writable(out.parent)
+        out.write_text(text, encoding="utf-8")
     typer.echo(text if out is None else f"{pooled.reason} {out} is written.", nl=out is not None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankscope.cli.command_helpers import check_writable, user_errors
+from rankscope.cli.command_helpers import check_writable
 
 if TYPE_CHECKING:
     from rankscope.study.init_file import InitFlags
@@ -43,18 +43,17 @@ def init(
     """
     from rankscope.study.init_file import InitFlags, arms_lines, check_out, read_defaults, write_first_study
 
-    with user_errors():
-        check_out(out)
-        check_writable(out.parent)
-        arms = arms_lines(read_defaults(from_)) if from_ is not None else None
-        flags = InitFlags(name=name, model=model, train=train, test=test, domain=domain, keep=keep or ())
-        write_first_study(out, _ask(flags) if ask else flags, arms)
+    check_out(out)
+    check_writable(out.parent)
+    arms = arms_lines(read_defaults(from_)) if from_ is not None else None
+    flags = InitFlags(name=name, model=model, train=train, test=test, domain=domain, keep=keep or ())
+    write_first_study(out, _ask(flags) if ask else flags, arms)
     typer.echo(f"{out} is written. See what it would do: rankscope plan {out}")
 
 
 def _ask(flags: InitFlags) -> InitFlags:
     """The flags as the user answers, each checked before the next question; an empty line takes what is known."""
-    from rankscope.study.init_file import check_keep, check_model, check_name, check_rows
+    from rankscope.study.init_file import NO_TEST, check_keep, check_model, check_name, check_rows
 
     name = _answer("Name of the study", flags.name, lambda text: check_name("--name", text))
     model = _answer("Base model: bundled, a folder, or a hub id", flags.model, check_model)
@@ -64,21 +63,20 @@ def _ask(flags: InitFlags) -> InitFlags:
         return replace(flags, name=name, model=model)
     about = "What the rows are about, in one word"
     domain = _answer(about, flags.domain, lambda text: check_name("--domain", text))
-    test: Path | None = None
-    while test is None:
-        question = "File of questions on what they teach"
-        test = _answer_file(question, flags.test, lambda path: check_rows("--test", path))
+    question = "File of questions on what they teach"
+    asked = str(flags.test or "")
+    test = _answer(question, asked, lambda text: check_rows("--test", Path(text)) if text else NO_TEST)
     keep = list(flags.keep)
     question = "File of questions it must not forget (empty: no more)"
     while (more := _answer_file(question, None, lambda path: check_keep(path, keep))) is not None:
         keep.append(more)
-    return replace(flags, name=name, model=model, train=train, test=test, domain=domain, keep=keep)
+    return replace(flags, name=name, model=model, train=train, test=Path(test), domain=domain, keep=keep)
 
 
 def _answer(question: str, known: str, check: Callable[[str], Problem | None]) -> str:
     """An answer that `check` finds nothing wrong with; else one line says what is, and the question comes again."""
     while True:
-        answer = str(typer.prompt(question, default=known)).strip()
+        answer = str(typer.prompt(question, default=known, show_default=known != "")).strip()
         problem = check(answer)
         if problem is None:
             return answer

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankscope.cli.command_helpers import Json, check_writable, quiet, user_errors
+from rankscope.cli.command_helpers import Json, check_writable, quiet
 
 if TYPE_CHECKING:
     from rankscope.tools.score import Scored
@@ -31,15 +31,13 @@ def audit(
       rankscope audit adapter --base ./my-model --json
     """
     quiet()
-    with user_errors():
-        from rankscope.tools.adapter_audit import audit as audit_adapter
+    from rankscope.tools.adapter_audit import audit as audit_adapter
 
-        found = audit_adapter(adapter, base)
+    found = audit_adapter(adapter, base)
     if json_:
         typer.echo(json.dumps(found, indent=1))
         return
-    from rankscope.report.terminal import console
-    from rankscope.report.terminal_tools import print_audit
+    from rankscope.report.terminal_tables import console, print_audit
 
     print_audit(console(), found)
 
@@ -60,12 +58,11 @@ def compress(
       rankscope compress adapter --energy 0.95 --out smaller
     """
     quiet()
-    with user_errors():
-        from rankscope.tools.adapter_audit import compress as compress_adapter
+    from rankscope.tools.adapter_audit import compress as compress_adapter
 
-        check_writable(out)
-        done = compress_adapter(adapter, out, rank=rank, energy=energy)
-    from rankscope.report.terminal_tools import compressed_sentence
+    check_writable(out)
+    done = compress_adapter(adapter, out, rank=rank, energy=energy)
+    from rankscope.report.terminal_tables import compressed_sentence
 
     sizes = done.bytes_before, done.bytes_after
     typer.echo(f"{out}: {compressed_sentence(done.ranks, done.discarded_energy, *sizes)}")
@@ -88,8 +85,7 @@ def doctor(json_: Json = False) -> None:
     if json_:
         typer.echo(json.dumps(found, indent=1))
         return
-    from rankscope.report.terminal import console
-    from rankscope.report.terminal_tools import print_doctor
+    from rankscope.report.terminal_tables import console, print_doctor
 
     print_doctor(console(), found)
 
@@ -140,28 +136,27 @@ def score(
       rankscope score ./my-model --suite law.jsonl --adapter ./adapter
     """
     quiet()
-    with user_errors():
-        from rankscope.tools.score import score_models
-        from rankscope.tools.score_request import model_spec, suite_options
-        from rankscope.tools.score_summary import as_json, check_outputs, summarise
+    from rankscope.tools.score import score_models
+    from rankscope.tools.score_request import model_spec, suite_options
+    from rankscope.tools.score_summary import as_json, check_outputs, summarise
 
-        spec = model_spec(model, dtype=dtype, chat=chat)
-        options = suite_options(
-            kind=kind, choices=choices, limit=limit, max_new_tokens=max_new_tokens, num_fewshot=num_fewshot,
-            metric=metric,
-        )  # fmt: skip
-        check_outputs(items, confidence)
-        for out in (items.parent if items else None, harness_output):
-            if out is not None:
-                check_writable(out)
-        scored = score_models(spec, adapter or [], suite, options)
-        summary = summarise(scored, confidence)
-        _write(scored, items, harness_output)
+    spec = model_spec(model, dtype=dtype, chat=chat)
+    options = suite_options(
+        kind=kind, choices=choices, limit=limit, max_new_tokens=max_new_tokens, num_fewshot=num_fewshot,
+        metric=metric,
+    )  # fmt: skip
+    check_outputs(items, confidence)
+    for out in (items.parent if items else None, harness_output):
+        if out is not None:
+            check_writable(out)
+    scored = score_models(spec, adapter or [], suite, options)
+    summary = summarise(scored, confidence)
+    _write(scored, items, harness_output)
     if json_:
         typer.echo(json.dumps(as_json(scored, summary), indent=1))
     else:
-        from rankscope.report.terminal import console
-        from rankscope.report.terminal_tools import print_scores
+        from rankscope.report.terminal_tables import console
+        from rankscope.report.verdict_text import print_scores
 
         print_scores(console(), summary, confidence, scored.notes)
     _tell_failures(scored)
@@ -186,7 +181,6 @@ def _tell_failures(scored: Scored) -> None:
 
 def harness(words: typer.Context) -> None:
     """Run lm-eval's own command line with the model `rankscope` registered; `rankscope harness --help` is lm-eval's."""
-    with user_errors():
-        from rankscope.tools.lm_eval_files import run_lm_eval
+    from rankscope.tools.lm_eval_files import run_lm_eval
 
-        run_lm_eval(words.args)
+    run_lm_eval(words.args)

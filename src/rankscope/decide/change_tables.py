@@ -1,9 +1,12 @@
-"""Tables of change: accuracy minus the base's by suite, domain and kind, and gain and forgetting by seed."""
+"""Makes the tables of change, accuracy minus the base's: by suite, domain, kind and seed, and along a rate search.
+
+docs/records.md lists the columns. Every change is a share of accuracy.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -12,15 +15,23 @@ import pandas as pd
 
 from rankscope.decide.crossed_statistics import estimate, gain_contrasts
 from rankscope.decide.gain_and_forgetting import intervals
-from rankscope.decide.paired_items import Pairing, SuiteScores
+from rankscope.decide.paired_items import Pairing, SuiteScores, relation, text_or_none
+from rankscope.records import SearchRecord
+from rankscope.records.readable_numbers import reason_decimal
+from rankscope.study.study import Decision
 
 ARM = ["model", "train_set", "arm", "method", "rank"]
 SUITE = ["suite", "domain", "kind", "relation"]
 _CHANGES = ["n", "seeds", "base_accuracy", "accuracy", "change", "low", "high"]
 FORGETTING = [*ARM, *SUITE, *_CHANGES]
 MATRIX = [*ARM, "domain", "relation", "suites", *_CHANGES]
+RUN = ["model", "train_set", "arm", "seed"]
 KINDS = [*ARM, "kind", "relation", "suites", *_CHANGES]
 SEEDS = [*ARM, "seed", "gain", "forgetting"]
+DERIVED = ["model", "train_set", "arm", "seed", "derivation", "rank", "mean_rank", "energy", "energy_kept", "factor"]
+DERIVED += ["intruders", "suite", "domain", "kind", "relation", "n", "accuracy", "base_accuracy", "change"]
+RATES = ["model", "train_set", "arm", "learning_rate", "steps", "validation_loss", "chosen", "at_end_of_grid"]
+RATES += ["gain", "forgetting", "probe_items"]
 
 NO_DOMAIN = "(no domain)"
 """Stands in the matrix for suites without a domain: no name that a user can give."""
@@ -125,3 +136,132 @@ def _arm_columns(pairing: Pairing, a: int) -> dict[str, Any]:
         "method": arm.method,
         "rank": pd.NA if arm.rank is None else arm.rank,
     }
+
+
+def forgetting_by_run(scores: pd.DataFrame) -> pd.DataFrame:
+    """Forgetting of each run: model, train_set, arm, seed, forgetting.
+
+    The mean over the suites outside the training domain, each with the same weight, of the base's accuracy minus the
+    run's; a run that lacks one of them is left out. `scores` is the scores table.
+    """
+    kept = scores[scores["kind"].notna() & (scores["relation"] != "in-domain") & scores["accuracy"].notna()]
+    base = kept[kept["arm"] == "base"][["model", "train_set", "suite", "accuracy"]]
+    arms = kept[kept["arm"] != "base"].merge(base, on=["model", "train_set", "suite"], suffixes=("", "_base"))
+    arms = arms.assign(forgetting=arms["accuracy_base"] - arms["accuracy"])
+    means = arms.groupby(RUN, as_index=False).agg(forgetting=("forgetting", "mean"), suites=("suite", "nunique"))
+    wanted = base.groupby(["model", "train_set"], as_index=False).agg(all_suites=("suite", "nunique"))
+    means = means.merge(wanted, on=["model", "train_set"])
+    return means[means["suites"] == means["all_suites"]][[*RUN, "forgetting"]].reset_index(drop=True)
+
+
+# ---- derived runs ---------------------------------------------------------------------------------------------------
+
+
+def derived_scores(found: Sequence[tuple[Mapping[str, Any], pd.DataFrame]], scores: pd.DataFrame) -> pd.DataFrame:
+    """One row for each derived run and suite. `found` holds (its facts, its predictions); `scores` is the scores table,
+    of which the base's rows and the suites' relations are taken. Text suites, which have no accuracy, are left out."""
+    base = scores[scores["arm"] == "base"].rename(columns={"accuracy": "base_accuracy"})
+    base = base[["model", "train_set", "suite", "domain", "kind", "relation", "base_accuracy"]]
+    parts = []
+    for facts, predictions in found:
+        known = predictions.assign(score=pd.to_numeric(predictions["score"]).astype(float)).dropna(subset=["score"])
+        means = known.groupby("suite", as_index=False).agg(n=("score", "size"), accuracy=("score", "mean"))
+        parts.append(means.assign(**{key: facts.get(key) for key in DERIVED[:11]}))
+    if not parts:
+        return pd.DataFrame(columns=DERIVED)
+    frame = pd.concat(parts, ignore_index=True).merge(base, on=["model", "train_set", "suite"])
+    frame["change"] = frame["accuracy"] - frame["base_accuracy"]
+    integers, floats = ["rank", "intruders"], ["mean_rank", "energy", "energy_kept", "factor"]
+    for column in integers + floats:
+        frame[column] = pd.to_numeric(frame[column])
+    frame = frame.astype({**dict.fromkeys(integers, "Int64"), **dict.fromkeys(floats, "Float64")})
+    return frame[DERIVED]
+
+
+# ---- learning-rate searches -----------------------------------------------------------------------------------------
+
+
+def rates(
+    searches: Sequence[SearchRecord], base: pd.DataFrame, suites: pd.DataFrame, domains: Mapping[str, str | None]
+) -> pd.DataFrame:
+    """One row for each arm and rate that was tried, at the last step that it reached: RATES.
+
+    `base` are the base's predictions, `domains` the training sets' domains. Gain and forgetting are measured on the
+    search's probe items only, each suite with the same weight, null where there are none; never used to choose.
+    """
+    known = base.assign(score=pd.to_numeric(base["score"]).astype(float)).dropna(subset=["score"])
+    rows: list[dict[str, Any]] = []
+    for search in searches:
+        changes = _probe_changes(search, known[known["model"] == search.model], suites, domains[search.train_set])
+        for rate, curve in zip(search.rates, search.losses, strict=True):
+            reached = [(steps, loss) for steps, loss in zip(search.rung_steps, curve, strict=True) if loss is not None]
+            for arm in search.arms:
+                gain, lost = changes.get((arm, rate), (None, None))
+                rows.append(
+                    {
+                        "model": search.model,
+                        "train_set": search.train_set,
+                        "arm": arm,
+                        "learning_rate": rate,
+                        "steps": reached[-1][0] if reached else None,
+                        "validation_loss": reached[-1][1] if reached else None,
+                        "chosen": rate == search.chosen,
+                        "at_end_of_grid": rate == search.chosen and search.at_end_of_grid,
+                        "gain": gain,
+                        "forgetting": lost,
+                        "probe_items": sum(map(len, search.probe_items.values())),
+                    }
+                )
+    types = {"steps": "Int64", "validation_loss": "Float64", "gain": "Float64", "forgetting": "Float64"}
+    return pd.DataFrame(rows, columns=RATES).astype(types)
+
+
+def _probe_changes(
+    search: SearchRecord, base: pd.DataFrame, suites: pd.DataFrame, domain: str | None
+) -> dict[tuple[str, float], tuple[float | None, float | None]]:
+    """Gain and forgetting on the probe items, by arm and rate."""
+    of_suite = suites.set_index("suite")["domain"]
+    before = {
+        suite: base.loc[(base["suite"] == suite) & base["item_id"].isin(items), "score"].mean()
+        for suite, items in search.probe_items.items()
+        if suite in of_suite.index
+    }
+    found: dict[tuple[str, float], dict[bool, list[float]]] = {}
+    for row in search.probed:
+        if row.suite not in before or np.isnan(before[row.suite]):
+            continue
+        inside = relation(text_or_none(of_suite[row.suite]), domain) == "in-domain"
+        change = row.accuracy - float(before[row.suite])
+        found.setdefault((row.arm, row.learning_rate), {True: [], False: []})[inside].append(change)
+    return {
+        key: (
+            float(np.mean(parts[True])) if parts[True] else None,
+            -float(np.mean(parts[False])) if parts[False] else None,
+        )
+        for key, parts in found.items()
+    }
+
+
+def rate_sentences(table: pd.DataFrame, decision: Decision) -> list[str]:
+    """What a reader should know of the rates: a best one that ends its grid, and one nearby that forgets much less."""
+    said = []
+    for (_, train_set, arm), group in table.groupby(["model", "train_set", "arm"], sort=False):
+        chosen = group[group["chosen"]]
+        if chosen.empty:
+            continue
+        best = chosen.iloc[0]
+        name, rate = f"{arm} on {train_set}", f"{best['learning_rate']:g}"
+        if best["at_end_of_grid"]:
+            said.append(f"{name}: the best rate, {rate}, ends the grid that was searched; a better one may lie beyond")
+        others = group[~group["chosen"] & (group["steps"] == best["steps"])].dropna(subset=["forgetting"])
+        if pd.isna(best["forgetting"]) or others.empty:
+            continue
+        mildest = others.loc[others["forgetting"].astype(float).idxmin()]
+        less = float(best["forgetting"] - mildest["forgetting"])
+        if less > decision.retention_margin:
+            said.append(
+                f"{name}: the rate {mildest['learning_rate']:g} forgets about {reason_decimal(less)} points less than "
+                f"the chosen {rate} (on {best['probe_items']} probe items) at a validation loss of "
+                f"{mildest['validation_loss']:.3g} against {best['validation_loss']:.3g}; the search sees the loss only"
+            )
+    return said

@@ -1,4 +1,4 @@
-"""Each statistic once: contrasts between arms with items crossed with seeds, in closed form; bootstrap.py is its check.
+"""Estimates contrasts between arms, with items crossed with seeds, in closed form; a bootstrap is its check.
 
 Model. The score of arm a on item i of suite s with seed k is mu_a + item + seed + (item x seed); items, or clusters of
 items, are a sample of the suite's population, the same in every arm, and seeds are blocks: seed k is the same order of
@@ -216,7 +216,7 @@ def bootstrap_variance(
 
     Each draw takes the seeds and, in every suite, the items (or the clusters of items) with replacement. What the seeds
     add to the draws' variance is scaled by K / (K - 1), as K resampled seeds spread that much too little, and pooled
-    over contrasts as in `stats.estimate`; items are scaled likewise by their units. One seed: items only.
+    over contrasts as in `estimate`; items are scaled likewise by their units. One seed: items only.
     """
     arms, seeds = suites[0].scores.shape[:2]
     by_seed = np.zeros((draws, arms + 1, seeds))

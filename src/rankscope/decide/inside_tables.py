@@ -1,4 +1,8 @@
-"""What changed inside, of all runs together: tidy tables and comparisons between arms. Frames in, frames out."""
+"""Tables of what changed inside all runs, comparisons between arms, and whether any of it predicts forgetting.
+
+Frames in, frames out. docs/measures.md, "Do the diagnostics predict forgetting?", has the formulas of the rank
+correlations, what chance would give, and what they cannot say.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
+from rankscope.decide.change_tables import RUN
+
+Floats = NDArray[np.float64]
 Directions = Mapping[str, NDArray[np.floating[Any]]]
 """Orthonormal columns (out, k) by module: the leading left singular vectors of a run's change."""
 
-RUN = ["model", "train_set", "arm", "seed"]
+FEWEST_RUNS = 8
+DRAWS = 2000
 SUBSPACES = ["model", "train_set", "arm", "seed", "other_arm", "other_seed", "module", "layer", "kind", "i", "j"]
 SUBSPACES += ["similarity"]
 OVERLAPS = ["model", "train_set", "seed", "layer", "arm", "suite", "other_arm", "other_suite", "overlap", "chance"]
+DIAGNOSTICS = ["model", "train_set", "measure", "of", "runs", "correlation", "low", "high", "partial", "partial_low"]
+DIAGNOSTICS += ["partial_high", "p", "p_corrected", "measures_tried", "predicts", "reason"]
 
 
 def joined(frames: Mapping[str, pd.DataFrame], runs: pd.DataFrame) -> pd.DataFrame:
@@ -32,8 +43,10 @@ def joined(frames: Mapping[str, pd.DataFrame], runs: pd.DataFrame) -> pd.DataFra
 
 
 def subspace_similarity(left: NDArray[Any], other: NDArray[Any]) -> float:
-    """phi(i, j) = ||U_i^T U_j||_F^2 / min(i, j) for orthonormal columns (out, i) and (out, j): 0 for spaces at right
-    angles, 1 where one holds the other (arXiv 2106.09685, equation 4)."""
+    """How much two subspaces have in common: 0 where they are at right angles, 1 where one holds the other.
+
+    phi(i, j) = ||U_i^T U_j||_F^2 / min(i, j) for orthonormal columns (out, i) and (out, j), arXiv 2106.09685, eq. 4.
+    """
     crossed = np.asarray(left, dtype=np.float64).T @ np.asarray(other, dtype=np.float64)
     return float((crossed**2).sum() / min(crossed.shape))
 
@@ -41,12 +54,8 @@ def subspace_similarity(left: NDArray[Any], other: NDArray[Any]) -> float:
 def subspaces(directions: Mapping[str, Directions], spectra: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """One row for each module and pair of runs of one base model and training set: arms with the same seed, and seeds
     of the same arm, which show what chance and the common data give."""
-    places = {}
-    if len(spectra):
-        unique = spectra.drop_duplicates("module")
-        places = {
-            m: (layer, kind) for m, layer, kind in zip(unique["module"], unique["layer"], unique["kind"], strict=True)
-        }
+    known = spectra.drop_duplicates("module").to_dict("records") if len(spectra) else []
+    places = {row["module"]: (row["layer"], row["kind"]) for row in known}
     rows = []
     for one, other in _pairs(runs[runs["run_id"].isin(list(directions))]):
         both = directions[one["run_id"]].keys() & directions[other["run_id"]].keys()
@@ -85,19 +94,6 @@ def neuron_overlaps(neurons: pd.DataFrame) -> pd.DataFrame:
                 chance = common / (len(mine) + len(theirs) - common)
                 rows.append([*keys, one["arm"], one["suite"], other["arm"], other["suite"], index, chance])
     return pd.DataFrame(rows, columns=OVERLAPS)
-
-
-def forgetting_by_run(scores: pd.DataFrame) -> pd.DataFrame:
-    """model, train_set, arm, seed, forgetting: mean over the suites outside the training domain, each with the same
-    weight, of the base's accuracy minus the run's; a run that lacks one of them is left out."""
-    kept = scores[scores["kind"].notna() & (scores["relation"] != "in-domain") & scores["accuracy"].notna()]
-    base = kept[kept["arm"] == "base"][["model", "train_set", "suite", "accuracy"]]
-    arms = kept[kept["arm"] != "base"].merge(base, on=["model", "train_set", "suite"], suffixes=("", "_base"))
-    arms = arms.assign(forgetting=arms["accuracy_base"] - arms["accuracy"])
-    means = arms.groupby(RUN, as_index=False).agg(forgetting=("forgetting", "mean"), suites=("suite", "nunique"))
-    wanted = base.groupby(["model", "train_set"], as_index=False).agg(all_suites=("suite", "nunique"))
-    means = means.merge(wanted, on=["model", "train_set"])
-    return means[means["suites"] == means["all_suites"]][[*RUN, "forgetting"]].reset_index(drop=True)
 
 
 # ---- one number a run for each measure ------------------------------------------------------------------------------
@@ -139,7 +135,10 @@ MEASURES: dict[str, Measure] = {
 
 
 def measures_by_run(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> pd.DataFrame:
-    """RUN, given_rank, and a column for each of MEASURES; what has suites is taken outside the training domain."""
+    """Averages each measure over a run's rows: RUN, given_rank, and a column for each of MEASURES.
+
+    `tables` are those of `joined`, by name; what has suites is taken outside the training domain.
+    """
     relations = scores[["train_set", "suite", "relation"]].drop_duplicates()
     columns: list[pd.Series[float]] = []
     for name, (table, _, value) in MEASURES.items():
@@ -163,26 +162,123 @@ def _by_run(frame: pd.DataFrame, values: pd.Series[float]) -> pd.Series[float]:
     return values.groupby([frame[column] for column in RUN]).mean()
 
 
-COLUMNS = ["model", "train_set", "arm", "seed", "derivation", "rank", "mean_rank", "energy", "energy_kept", "factor"]
-COLUMNS += ["intruders", "suite", "domain", "kind", "relation", "n", "accuracy", "base_accuracy", "change"]
+# ---- do they predict forgetting? ------------------------------------------------------------------------------------
 
 
-def derived_scores(found: Sequence[tuple[Mapping[str, Any], pd.DataFrame]], scores: pd.DataFrame) -> pd.DataFrame:
-    """One row for each derived run and suite. `found` holds (its facts, its predictions); `scores` is the scores table,
-    of which the base's rows and the suites' relations are taken. Text suites, which have no accuracy, are left out."""
-    base = scores[scores["arm"] == "base"].rename(columns={"accuracy": "base_accuracy"})
-    base = base[["model", "train_set", "suite", "domain", "kind", "relation", "base_accuracy"]]
-    parts = []
-    for facts, predictions in found:
-        known = predictions.assign(score=pd.to_numeric(predictions["score"]).astype(float)).dropna(subset=["score"])
-        means = known.groupby("suite", as_index=False).agg(n=("score", "size"), accuracy=("score", "mean"))
-        parts.append(means.assign(**{key: facts.get(key) for key in COLUMNS[:11]}))
-    if not parts:
-        return pd.DataFrame(columns=COLUMNS)
-    frame = pd.concat(parts, ignore_index=True).merge(base, on=["model", "train_set", "suite"])
-    frame["change"] = frame["accuracy"] - frame["base_accuracy"]
-    integers, floats = ["rank", "intruders"], ["mean_rank", "energy", "energy_kept", "factor"]
-    for column in integers + floats:
-        frame[column] = pd.to_numeric(frame[column])
-    frame = frame.astype({**dict.fromkeys(integers, "Int64"), **dict.fromkeys(floats, "Float64")})
-    return frame[COLUMNS]
+def diagnose(values: pd.DataFrame, forgetting: pd.DataFrame, runs: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
+    """Correlates each measure with forgetting over runs: one row for each base model, training set and measure.
+
+    `values` is of `measures_by_run`, `forgetting` of `change_tables.forgetting_by_run`; `runs` has each run's
+    learning_rate. The columns are DIAGNOSTICS.
+    """
+    frame = values.merge(forgetting, on=RUN).merge(runs[[*RUN, "learning_rate"]], on=RUN)
+    parts = [
+        _one(group, str(model), str(train_set), confidence)
+        for (model, train_set), group in frame.groupby(["model", "train_set"], sort=True)
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=DIAGNOSTICS)
+
+
+def _one(group: pd.DataFrame, model: str, train_set: str, confidence: float) -> pd.DataFrame:
+    names = [name for name in MEASURES if name in group.columns]
+    whole = group.dropna(subset=["forgetting", "given_rank", "learning_rate"])
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        known = whole.dropna(subset=[name])
+        row = {"model": model, "train_set": train_set, "measure": name, "of": MEASURES[name][1], "runs": len(known)}
+        rows.append(dict.fromkeys(DIAGNOSTICS) | row | _measured(known, name, confidence))
+    _correct(rows, confidence)
+    return pd.DataFrame(rows, columns=DIAGNOSTICS)
+
+
+def _measured(known: pd.DataFrame, name: str, confidence: float) -> dict[str, Any]:
+    outcome, measure = (known[column].to_numpy(dtype=float) for column in ("forgetting", name))
+    if len(known) < FEWEST_RUNS:
+        return {"reason": f"{len(known)} runs: at least {FEWEST_RUNS} are needed"}
+    if np.ptp(measure) == 0 or np.ptp(outcome) == 0:
+        return {"reason": "the same in every run"}
+    given = np.log(known[["given_rank", "learning_rate"]].to_numpy(dtype=float))
+    rng = np.random.default_rng(0)
+    plain, partial = rank_correlation(measure, outcome), partial_rank_correlation(measure, outcome, given)
+    plain_draws, partial_draws = bootstrap(measure, outcome, given, rng)
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.nanquantile(plain_draws, tails) if np.isfinite(plain_draws).any() else (None, None)
+    found: dict[str, Any] = {"correlation": plain, "low": low, "high": high}
+    if partial is None:
+        return found | {"reason": "rank and learning rate leave nothing of it to compare"}
+    low, high = np.nanquantile(partial_draws, tails) if np.isfinite(partial_draws).any() else (None, None)
+    p = permutation_p(measure, outcome, given, rng)
+    return found | {"partial": partial, "partial_low": low, "partial_high": high, "p": p}
+
+
+def rank_correlation(x: Floats, y: Floats) -> float:
+    """Spearman's: Pearson's of the ranks, ties shared; NaN where one is constant."""
+    return _pearson(rankdata(x), rankdata(y))
+
+
+def partial_rank_correlation(x: Floats, y: Floats, given: Floats) -> float | None:
+    """Pearson's correlation of what a straight line in the ranks of `given` (n, c) leaves of the ranks of x and of y.
+
+    None where it leaves nothing.
+    """
+    left = _residuals(x, y, given)
+    return None if left is None else _pearson(*left)
+
+
+def _residuals(x: Floats, y: Floats, given: Floats) -> tuple[Floats, Floats] | None:
+    design = np.column_stack([np.ones(len(x)), rankdata(given, axis=0)])
+    both = np.column_stack([rankdata(x), rankdata(y)])
+    left = both - design @ np.linalg.lstsq(design, both, rcond=None)[0]
+    sizes = (left**2).sum(axis=0)
+    whole = ((both - both.mean(axis=0)) ** 2).sum(axis=0)
+    if len(x) - np.linalg.matrix_rank(design) < 2 or (sizes <= 1e-9 * np.maximum(whole, 1e-300)).any():
+        return None
+    return left[:, 0], left[:, 1]
+
+
+def _pearson(x: Floats, y: Floats) -> float:
+    x, y = x - x.mean(), y - y.mean()
+    size = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / size) if size > 0 else float("nan")
+
+
+def bootstrap(
+    x: Floats, y: Floats, given: Floats, rng: np.random.Generator, draws: int = DRAWS // 4
+) -> tuple[Floats, Floats]:
+    """Both correlations on runs drawn with replacement, (draws,) each; NaN where a draw has none."""
+    plain, partial = np.full(draws, np.nan), np.full(draws, np.nan)
+    for k in range(draws):
+        chosen = rng.integers(0, len(x), len(x))
+        plain[k] = rank_correlation(x[chosen], y[chosen])
+        if (found := partial_rank_correlation(x[chosen], y[chosen], given[chosen])) is not None:
+            partial[k] = found
+    return plain, partial
+
+
+def permutation_p(x: Floats, y: Floats, given: Floats, rng: np.random.Generator, draws: int = DRAWS) -> float:
+    """Two-sided: the share of permutations of x's residuals that correlate with y's at least as strongly (Freedman &
+    Lane 1983); the observed one is counted."""
+    left = _residuals(x, y, given)
+    if left is None:
+        return float("nan")
+    mine, other = (side - side.mean() for side in left)
+    observed = abs(float(mine @ other))
+    permuted = np.array([abs(float(rng.permutation(mine) @ other)) for _ in range(draws)])
+    return float((1 + (permuted >= observed * (1 - 1e-12)).sum()) / (draws + 1))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values corrected for their number (Holm 1979), in the given order."""
+    order = np.argsort(values)
+    corrected, running = [0.0] * len(values), 0.0
+    for position, index in enumerate(order):
+        running = max(running, min(1.0, (len(values) - position) * values[index]))
+        corrected[index] = running
+    return corrected
+
+
+def _correct(rows: list[dict[str, Any]], confidence: float) -> None:
+    tested = [row for row in rows if row["p"] is not None]
+    for row, corrected in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p_corrected"], row["measures_tried"] = corrected, len(tested)
+        row["predicts"] = "yes" if corrected <= 1 - confidence else "no"

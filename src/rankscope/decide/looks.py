@@ -1,4 +1,4 @@
-"""The verdict asked of growing evidence: looks at the runs, arms that leave, and the rule on what all looks say.
+"""Asks the verdict of growing evidence: looks at the runs, arms that leave, and the rule on what all looks say.
 
 A study with a list of seeds is one look at everything. With adaptive seeds each look compares the arms still in
 contention on the seeds that these have; its bounds spend a share of the error, so that all of them hold together.
@@ -9,60 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import norm
+from numpy.typing import NDArray
 
-from rankscope.decide.design_power import could_decide
-from rankscope.decide.gain_and_forgetting import Measured, bounds, closed_form_widths, measure_pairing
+from rankscope.decide.gain_and_forgetting import (
+    Bounds,
+    Measured,
+    bounds,
+    closed_form_widths,
+    measure_pairing,
+    nominal_alpha,
+    simultaneous_alpha,
+    tightest,
+)
 from rankscope.decide.paired_items import Frames, Pairing, pair
-from rankscope.decide.verdict_rule import Bounds, Ruling, judge, simultaneous_alpha
+from rankscope.decide.statistical_power import could_decide
+from rankscope.decide.verdict_kinds import CANNOT_DISTINGUISH, Ruling, judge
 from rankscope.study.study import Decision
 
-_NODES = 256
-_FAR = 9.0
-
-
-def crossing_probability(bound: float, counts: Sequence[int]) -> float:
-    """P that the standardised mean of counts[0], or of counts[1], ... independent normal values exceeds `bound`.
-
-    By the recursion of Armitage, McPherson & Rowe (1969) on the sum, with Gauss-Legendre nodes.
-    """
-    total, before = 0.0, 0
-    density = points = weights = np.empty(0)
-    roots, root_weights = np.polynomial.legendre.leggauss(_NODES)
-    for count in counts:
-        limit, step = bound * np.sqrt(count), np.sqrt(count - before)
-        if before == 0:
-            total += float(norm.sf(bound))
-        else:
-            total += float((weights * density * norm.sf((limit - points) / step)).sum())
-        low = -_FAR * np.sqrt(count)
-        new = low + (limit - low) * (roots + 1) / 2
-        if before == 0:
-            density = norm.pdf(new, scale=step)
-        else:
-            density = (weights * density) @ norm.pdf(new[None, :], points[:, None], step)
-        points, weights, before = new, root_weights * (limit - low) / 2, count
-    return total
-
-
-@lru_cache(maxsize=256)
-def nominal_alpha(alpha: float, counts: tuple[int, ...]) -> float:
-    """The one-sided error of a bound at each look, such that over all looks (after `counts` seeds) it is `alpha`.
-
-    Pocock's (1977) constant bound, for seeds alone: items are the same at every look, so that looks are more alike than
-    this takes them to be, and the error is smaller. Used on t quantiles by the significance-level approach (Jennison &
-    Turnbull 2000, section 4.4).
-    """
-    if len(counts) < 2:
-        return alpha
-    low, high = float(norm.isf(alpha)), float(norm.isf(alpha / len(counts)))
-    bound = brentq(lambda z: crossing_probability(z, counts) - alpha, low, high, xtol=1e-9)
-    return float(norm.sf(bound))
-
+Floats = NDArray[np.float64]
 
 NO_RETENTION = (
     "No suite of another domain, or general, was scored: what the arms forget is not known, so none can be recommended."
@@ -79,9 +45,11 @@ class Look:
     alpha: float
     limits: Bounds
     blocks: tuple[str, ...]
+    """Why nothing can be decided on it; empty where the rule may speak."""
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """The arms that were compared."""
         return self.pairing.labels
 
 
@@ -111,20 +79,29 @@ class Evidence:
 
     def of(self, label: str) -> tuple[Look, int]:
         """The last look that an arm took part in, and its place there."""
-        look = next(look for look in reversed(self.looks) if label in look.labels)
-        return look, look.labels.index(label)
+        return _last_of(label, self.looks)
 
-    def means(self) -> tuple[np.ndarray, np.ndarray]:
-        """Observed gain and forgetting of every arm, each from its last look; NaN where there is none."""
-        found = [self.of(label) for label in self.labels]
-        gain = [np.nan if look.measured.gain is None else look.measured.gain.mean[a] for look, a in found]
-        lost = [np.nan if look.measured.forgetting is None else look.measured.forgetting.mean[a] for look, a in found]
-        return np.array(gain), np.array(lost)
+    def means(self) -> tuple[Floats, Floats]:
+        """Observed gain and forgetting (N,) of every arm, each from its last look; NaN where there is none."""
+        return _means(self.labels, self.looks)
+
+
+def _last_of(label: str, looks: Sequence[Look]) -> tuple[Look, int]:
+    look = next(look for look in reversed(looks) if label in look.labels)
+    return look, look.labels.index(label)
+
+
+def _means(labels: Sequence[str], looks: Sequence[Look]) -> tuple[Floats, Floats]:
+    found = [_last_of(label, looks) for label in labels]
+    gain = [np.nan if look.measured.gain is None else look.measured.gain.mean[a] for look, a in found]
+    lost = [np.nan if look.measured.forgetting is None else look.measured.forgetting.mean[a] for look, a in found]
+    return np.array(gain), np.array(lost)
 
 
 def gather(frames: Frames, *, model: str, train_set: str, decision: Decision, looks: Sequence[int] = ()) -> Evidence:
-    """What the runs of one base model and training set say. `looks`: numbers of seeds after which to look, none for one
-    look at every run.
+    """Looks at the runs of one base model and training set until the rule answers.
+
+    `looks`: numbers of seeds after which to look, none for one look at every run.
 
     The looks end where a run is still to do, where the rule answers, where no arm is left that could be the answer, or
     where the most seeds would hardly decide. Raises ValueError where there is no such run.
@@ -154,7 +131,7 @@ def follow(
         arm_count = len(pairing.labels) if evidence is None else len(evidence.labels)
         alpha = nominal_alpha(simultaneous_alpha(decision.confidence, arm_count), looks)
         evidence = add_look(evidence, take_look(pairing, run_ids, alpha), decision)
-        if evidence.last.pairing.unfinished or evidence.ruling.answer != "cannot_distinguish":
+        if evidence.last.pairing.unfinished or evidence.ruling.kind.decided:
             break
         arms = {evidence.labels[a] for a in evidence.ruling.candidates}
         if not arms:
@@ -167,6 +144,7 @@ def follow(
 
 
 def take_look(pairing: Pairing, run_ids: Iterable[str], alpha: float) -> Look:
+    """Measures the paired arms, with bounds of error `alpha` each."""
     measured = measure_pairing(pairing)
     limits = bounds(measured, closed_form_widths(measured, alpha))
     return Look(frozenset(run_ids), pairing, measured, alpha, limits, tuple(blocks(pairing)))
@@ -174,43 +152,18 @@ def take_look(pairing: Pairing, run_ids: Iterable[str], alpha: float) -> Look:
 
 def add_look(before: Evidence | None, look: Look, decision: Decision) -> Evidence:
     """The evidence with one more look: of each arm and pair the tightest bounds count."""
-    labels = look.labels if before is None else before.labels
-    cost = (
-        tuple(float(look.pairing.facts(label).trainable_parameters or 0) for label in labels) if before is None else ()
-    )
-    limits = (
-        look.limits if before is None else merge(before.limits, look.limits, [labels.index(x) for x in look.labels])
-    )
-    looks = (*(before.looks if before is not None else ()), look)
-    evidence = Evidence(looks, labels, before.cost if before is not None else cost, limits, _NOTHING_COMPARED)
-    if not labels:
-        return evidence
-    gain = np.nan_to_num(evidence.means()[0])
-    ruling = judge(limits, evidence.cost, [float(value) for value in gain], decision)
-    if look.blocks and not (ruling.answer == "no_gain" and look.blocks == (NO_RETENTION,)):
-        ruling = _undecided(ruling, limits)
-    return replace(evidence, ruling=ruling)
-
-
-def merge(before: Bounds, new: Bounds, places: Sequence[int]) -> Bounds:
-    """The tightest bounds: all hold together, so what was sure once stays sure. `new` is of the arms at `places`.
-
-    What is known of an arm that left and of one that is still compared also follows through a third:
-    better_by[b, left] is at least better_by[b, c] + better_by[c, left].
-    """
-    at = np.array(places, dtype=int)
-    parts = {}
-    for name in ("gain_low", "gain_high", "forgetting_low", "forgetting_high"):
-        parts[name] = getattr(before, name).copy()
-        tighter = np.maximum if name.endswith("low") else np.minimum
-        parts[name][at] = tighter(parts[name][at], getattr(new, name))
-    better_by = before.better_by.copy()
-    better_by[np.ix_(at, at)] = np.maximum(better_by[np.ix_(at, at)], new.better_by)
-    left = [a for a in range(len(better_by)) if a not in set(places)]
-    for gone in left:
-        for c in at:
-            better_by[at, gone] = np.maximum(better_by[at, gone], better_by[at, c] + better_by[c, gone])
-    return Bounds(**parts, better_by=better_by)
+    looks = (look,) if before is None else (*before.looks, look)
+    if before is None:
+        labels, limits = look.labels, look.limits
+        cost = tuple(float(look.pairing.facts(label).trainable_parameters or 0) for label in labels)
+    else:
+        labels, cost = before.labels, before.cost
+        limits = tightest(before.limits, look.limits, [labels.index(label) for label in look.labels])
+    gain = np.nan_to_num(_means(labels, looks)[0])
+    ruling = judge(limits, cost, [float(value) for value in gain], decision)
+    if look.blocks and (ruling.kind.needs_forgetting or look.blocks != (NO_RETENTION,)):
+        ruling = _undecided(ruling)
+    return Evidence(looks, labels, cost, limits, ruling)
 
 
 def _is_futile(evidence: Evidence, decision: Decision, most: int) -> bool:
@@ -223,13 +176,10 @@ def _is_futile(evidence: Evidence, decision: Decision, most: int) -> bool:
 
 # ---- what cannot be decided -----------------------------------------------------------------------------------------
 
-_NOTHING_COMPARED = Ruling("cannot_distinguish", None, (), (), (), ())
 
-
-def _undecided(ruling: Ruling, limits: Bounds) -> Ruling:
+def _undecided(ruling: Ruling) -> Ruling:
     """The same standing of each arm, without an answer; the arms that remain are those not refuted."""
-    remain = tuple(a for a in range(len(ruling.status)) if a not in ruling.refuted and limits.gain_high[a] > 0)
-    return replace(ruling, answer="cannot_distinguish", recommended=None, candidates=remain)
+    return Ruling(CANNOT_DISTINGUISH, None, tuple(ruling.standing.in_contention()), ruling.standing)
 
 
 def blocks(pairing: Pairing) -> list[str]:

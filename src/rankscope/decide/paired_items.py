@@ -1,4 +1,4 @@
-"""Predictions as arrays: the same items and the same seeds in every arm, and what had to be set aside for that."""
+"""Pairs predictions: the same items and the same seeds in every arm, as arrays, and what is set aside for that."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rankscope.decide.arm_outcomes import ArmFacts, arm_facts
 from rankscope.decide.crossed_statistics import SuiteArrays
-from rankscope.decide.noise_floor import changed_share
+from rankscope.decide.run_outcomes import ArmFacts, arm_facts, changed_share
 from rankscope.records import Relation
 
 Floats = NDArray[np.float64]

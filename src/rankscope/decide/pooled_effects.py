@@ -1,4 +1,4 @@
-"""Verdicts over studies -> default ranks and learning rates with intervals."""
+"""Pools what several studies found into default ranks and learning rates, each with an interval (random effects)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, t
 
-from rankscope.decide.arm_outcomes import ArmFacts
 from rankscope.decide.looks import Evidence
+from rankscope.decide.run_outcomes import ArmFacts
 from rankscope.records import DefaultArm, Defaults, PooledInterval
 from rankscope.study.methods import METHODS
 from rankscope.study.study import Decision
@@ -28,10 +28,10 @@ class Pooled:
 
 
 def random_effects(effects: Sequence[float], variances: Sequence[float], confidence: float = 0.95) -> Pooled:
-    """DerSimonian & Laird's (1986) between-study variance, and the interval of Hartung & Knapp (2001) with k - 1
-    degrees of freedom, its scale never below 1 (Röver, Knapp & Friede 2015: few studies that agree by chance are no
-    certainty).
+    """Pools effects of studies that may truly differ, with their variances.
 
+    DerSimonian & Laird's (1986) between-study variance, and the interval of Hartung & Knapp (2001) with k - 1 degrees
+    of freedom, its scale never below 1 (Röver, Knapp & Friede 2015: few studies that agree by chance are no certainty).
     A single study has its own interval: how much studies differ is then not known, and `tau` is 0. Raises ValueError
     for no study, or for a variance that is not above 0.
     """

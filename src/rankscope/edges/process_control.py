@@ -15,12 +15,19 @@ from typing import Any
 _STOP = threading.Event()
 """Set by SIGTERM, SIGUSR1 or SIGINT: whoever works saves its state and returns."""
 
+_stopped_by: int | None = None
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def stop_requested() -> bool:
     """True after a signal asked this process to stop: checkpoint and return."""
     return _STOP.is_set()
+
+
+def stopped_by_ctrl_c() -> bool:
+    """Whether the last signal that asked this process to stop was SIGINT."""
+    return _stopped_by == signal.SIGINT
 
 
 def stop_on(numbers: tuple[signal.Signals, ...]) -> None:
@@ -34,6 +41,8 @@ def stop_on_signals() -> Iterator[None]:
     """SIGTERM, SIGUSR1 (schedulers) and SIGINT ask for a stop; a second SIGINT interrupts at once."""
 
     def handle(number: int, _: Any) -> None:
+        global _stopped_by
+        _stopped_by = number
         if number == signal.SIGINT and _STOP.is_set():
             raise KeyboardInterrupt
         _STOP.set()

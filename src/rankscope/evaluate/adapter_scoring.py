@@ -35,7 +35,8 @@ from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout
 from rankscope.model.decoder_parts import window_that_matters
 from rankscope.model.forward import NotFinite, evaluating, forward_of
 from rankscope.model.load import LoadedModel
-from rankscope.model.methods.packed_lora import Factors, Pack, open_factors, plain_factors
+from rankscope.model.methods.attach import GivenFactors, Pack, attach
+from rankscope.model.methods.peft_folder import Factors, plain_factors
 from rankscope.model.weights.weight_delta import LowRank
 from rankscope.records import Item
 from rankscope.study.study import Arm
@@ -115,14 +116,14 @@ def suites_logprobs(
     if base.model.device.type not in DEVICES or len(folders) < 2:
         return found
     wanted = [plan for plan in suites if plan.scored and not (plan.suite.grading and plan.suite.grading.needs_greedy)]
-    factors = [one for folder in folders if (one := plain_factors(base, folder)) is not None] if wanted else []
+    factors = [one for folder in folders if (one := plain_factors(base.model, folder)) is not None] if wanted else []
     if not wanted or len(factors) < len(folders):
         return found
     ranks = tuple(max(factor.rank for factor in own.values()) for own in factors)
     compare = partial(_compare_one_forward, base, arms, factors)
     if not _ONE_FORWARD.holds(base.model, compare, base.model.dtype, ranks):
         return found
-    with open_factors(base, arms, factors) as pack:
+    with attach(base, *map(GivenFactors, factors, arms)) as pack:
         for plan in wanted:
             shared = ChoicePlan(plan.scored, max(1, plan.token_budget // len(folders)))
             for own, logprobs in zip(found, packed_logprobs(pack, shared), strict=True):
@@ -174,7 +175,8 @@ def _compare_one_forward(base: LoadedModel, arms: Sequence[Arm], factors: Sequen
     first = probe_item(base.model, 80)
     second = Item("second", "choices", (*first.prompt_ids[:70], *first.prompt_ids[:69:-1]), first.choices_ids)
     plan = ChoicePlan([first, second], token_budget=64)  # so small that the prefix is worth being shared
-    with open_factors(base, arms, [_random_like(own, seed) for seed, own in enumerate(factors)]) as pack:
+    made = [_random_like(own, seed) for seed, own in enumerate(factors)]
+    with attach(base, *map(GivenFactors, made, arms)) as pack:
         together = packed_logprobs(pack, plan)
         alone = [_alone(pack, member, plan) for member in range(len(arms))]
     if None in together or None in alone:

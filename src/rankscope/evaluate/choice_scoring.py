@@ -22,7 +22,7 @@ from rankscope.model.attention.registration import LAYOUT_KEY, attention_install
 from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout
 from rankscope.model.decoder_parts import text_config, window_that_matters
 from rankscope.model.forward import NotFinite, evaluating, forward_of, probe_ids
-from rankscope.model.methods.virtual_tokens import virtual_tokens, without_virtual_tokens
+from rankscope.model.methods.virtual_tokens_modules import virtual_tokens, without_virtual_tokens
 from rankscope.records import Item
 
 PROBE_PROMPT_TOKENS = 12

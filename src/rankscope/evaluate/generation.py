@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from rankscope.model.attention.kv_cache import Decoder, decodes_in_cache
 from rankscope.model.decoder_parts import key_value_width, text_config
 from rankscope.model.forward import NotFinite, evaluating
-from rankscope.model.methods.virtual_tokens import virtual_tokens
+from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
 
 STOP_WINDOW_TOKENS = 24
 """A stop string is looked for in the text of so many last tokens."""

@@ -15,7 +15,7 @@ from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import predictions_frame, score_suite
 from rankscope.jobs.job_context import JobContext, job_context
-from rankscope.model.methods.packed_lora import open_factors
+from rankscope.model.methods.attach import GivenFactors, attach
 from rankscope.model.weights.adapter_file import Adapter, read_adapter
 from rankscope.model.weights.large_svd import SvdCache
 from rankscope.model.weights.weight_delta import LowRank, matrices
@@ -113,7 +113,7 @@ def _derive(context: JobContext, run: PlannedRun, wanted: Derivation, weights: P
     if factors is None:
         return
     predictions: list[Prediction] = []
-    with open_factors(base, [run.arm], [factors]):
+    with attach(base, GivenFactors(factors, run.arm)):
         for suite in context.suite_facts(run.model):
             plan = context.suite_plan(run.model, suite)
             predictions += score_suite(base.model, base.tokenizer, plan, token_budget=context.evaluate_tokens)

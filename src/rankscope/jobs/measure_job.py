@@ -15,7 +15,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import SuitePlan, score_suite
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.model.load import LoadedModel
-from rankscope.model.methods.packed_lora import Pack, open_pack
+from rankscope.model.methods.attach import NewAdapter, Pack, attach
 from rankscope.records import Example, MeasuredSpeed, Plan, PlannedRun
 from rankscope.train.fit import FitSettings, fit
 from rankscope.train.training_state import FitResult
@@ -66,7 +66,7 @@ def _measure(context: JobContext, run: PlannedRun) -> MeasuredSpeed:
     base = context.base(run.model, own=run.arm.traits.whole)
     rate = run.arm.learning_rate if isinstance(run.arm.learning_rate, float) else SOME_RATE
     settings = context.fit_settings(rate, run.seed, context.micro_batch_tokens(run))
-    with open_pack(base, [run.arm], run.seed) as pack:
+    with attach(base, NewAdapter(run.arm, run.seed)) as pack:
         per_token, result = time_steps(pack, objective.training_rows(data), settings)
         rows = objective.validation_rows(data)[:_ROWS]
         start = time.perf_counter()

@@ -13,7 +13,7 @@ from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.jobs.measure_job import SOME_RATE, time_steps
-from rankscope.model.methods.packed_lora import can_pack, open_pack
+from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.plan.resolve import available_bytes
 from rankscope.records import Packing, PlannedRun
 
@@ -31,7 +31,7 @@ def undecided(folder: StudyFolder, runs: Iterable[PlannedRun]) -> list[tuple[str
     """Of each base and training set the LoRA runs of one seed, where there are several and nothing was decided."""
     groups: dict[tuple[str, str], list[PlannedRun]] = {}
     for run in runs:
-        if can_pack(run.arm) and not folder.is_trained(run.run_id):
+        if run.arm.traits.can_pack(run.arm) and not folder.is_trained(run.run_id):
             groups.setdefault((run.model, run.train_set), []).append(run)
     found = []
     for (model, train_set), group in groups.items():
@@ -52,7 +52,8 @@ def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str
         if run.run_id in taken:
             continue
         packing = folder.read_packing(run.model, run.train_set)
-        if packing is None or packing.arms_together == 1 or not can_pack(run.arm) or folder.is_trained(run.run_id):
+        packs = run.arm.traits.can_pack(run.arm) and not folder.is_trained(run.run_id)
+        if packing is None or packing.arms_together == 1 or not packs:
             found.append([run.run_id])
             continue
         key = (run.model, run.train_set, run.seed)
@@ -137,7 +138,7 @@ def _try(context: JobContext, runs: Sequence[PlannedRun], count: int, tokens: in
     data = context.training(runs[0].model, runs[0].train_set)
     settings = context.fit_settings(SOME_RATE, runs[0].seed, micro_batch_tokens=tokens)
     try:
-        with open_pack(context.base(runs[0].model), [run.arm for run in chosen], runs[0].seed) as pack:
+        with attach(context.base(runs[0].model), *(NewAdapter(run.arm, runs[0].seed) for run in chosen)) as pack:
             per_token, _ = time_steps(pack, context.objective.training_rows(data), settings)
     except torch.OutOfMemoryError:
         return False

@@ -16,9 +16,8 @@ from rankscope.jobs.base_job import label_runs
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.jobs.scoring import NOTHING, Known, missing_suites, score_missing
 from rankscope.jobs.training import train_missing, weights_of
-from rankscope.model.methods.adapt import load_adapter
-from rankscope.model.methods.packed_lora import open_factors, plain_factors
-from rankscope.records import PlannedRun
+from rankscope.model.methods.attach import SavedAdapter, attach
+from rankscope.records import Plan, PlannedRun
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,23 @@ class TrainRuns:
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
         """Label the runs that did not come through; what failed, and why, by run id."""
-        statuses = {run_id: folder.read_status(run_id) for run_id in self.run_ids}
-        failed = [i for i, s in statuses.items() if s is None or s.state not in ("done", "diverged")]
+        plan = folder.read_plan()
+        runs = [run for run in plan.runs if run.run_id in self.run_ids] if plan is not None else []
+        failed = [run.run_id for run in runs if not _came_through(folder, plan, run)]
         return label_runs(folder, tuple(failed), error, details)
+
+
+def _came_through(folder: StudyFolder, plan: Plan | None, run: PlannedRun) -> bool:
+    """Whether a run needs nothing more: it diverged, or is done and has predictions on every suite of the plan.
+
+    A finished run of a study that has gained a suite is `done` while that suite is being scored.
+    """
+    status = folder.read_status(run.run_id)
+    if status is None or status.state not in ("done", "diverged") or plan is None:
+        return False
+    scored = folder.scored_suites(run.run_id)
+    wanted = {suite.name: suite.content_sha256 for suite in plan.suites if suite.model == run.model}
+    return status.state == "diverged" or all(scored.get(name) == sha256 for name, sha256 in wanted.items())
 
 
 def _known_logprobs(context: JobContext, runs: Sequence[PlannedRun]) -> dict[str, Known]:
@@ -94,10 +107,5 @@ def _trained(context: JobContext, run: PlannedRun, weights: Path) -> Iterator[Tr
         yield Trained(context.fine_tuned(run.model, weights), None, weights)
         return
     base = context.base(run.model)
-    factors = plain_factors(base, weights) if run.arm.traits.delta == "factored" else None
-    if factors is not None:
-        with open_factors(base, [run.arm], [factors]) as pack:
-            yield Trained(base, pack.members[0].off, weights)
-        return
-    with load_adapter(base, run.arm, weights) as adapted:
-        yield Trained(base, adapted.off, weights)
+    with attach(base, SavedAdapter(weights, run.arm)) as pack:
+        yield Trained(base, pack.members[0].off, weights)

@@ -13,7 +13,7 @@ from rankscope.edges.stored_checkpoints import StoredCheckpoints
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import score_suite
 from rankscope.jobs.job_context import JobContext, job_context
-from rankscope.model.methods.packed_lora import can_pack, open_pack
+from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.plan.run_ids import MOST_BEYOND, next_rate
 from rankscope.records import PlannedSearch, Prediction, ProbedRate, SearchRecord, Suite
 from rankscope.study.study import Arm
@@ -117,7 +117,7 @@ class _Candidates:
         waiting: dict[int, list[tuple[Arm, float]]] = {}
         for rate in rates:
             for arm in self._search.arms:
-                if can_pack(arm) and _key(arm, rate, until_step) not in self._measured:
+                if arm.traits.can_pack(arm) and _key(arm, rate, until_step) not in self._measured:
                     # After a kill some may be a checkpoint ahead of others.
                     done = steps_kept(self._checkpoint(arm, rate))
                     waiting.setdefault(done, []).append((arm, rate))
@@ -136,7 +136,8 @@ class _Candidates:
         context, search, objective = self._context, self._search, self._context.objective
         arms = [arm for arm, _ in candidates]
         tokens = context.micro_batch_tokens(search)
-        with open_pack(context.base(search.model, own=arms[0].traits.whole), arms, search.seed) as pack:
+        base = context.base(search.model, own=arms[0].traits.whole)
+        with attach(base, *(NewAdapter(arm, search.seed) for arm in arms)) as pack:
             results = fit(
                 pack,
                 objective.training_rows(self._data),
@@ -169,7 +170,7 @@ class _Candidates:
     def _probe(self, arm: Arm, rate: float, steps: int, suites: Sequence[Suite]) -> list[ProbedRate]:
         context, search = self._context, self._search
         base = context.base(search.model, own=arm.traits.whole)
-        with open_pack(base, [arm], search.seed) as pack:
+        with attach(base, NewAdapter(arm, search.seed)) as pack:
             fit(
                 pack,
                 context.objective.training_rows(self._data),

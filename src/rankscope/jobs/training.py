@@ -10,7 +10,7 @@ from rankscope.edges.stored_checkpoints import StoredCheckpoints
 from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.jobs.job_context import JobContext, StatusWriter
-from rankscope.model.methods.packed_lora import open_pack
+from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.records import Example, Item, PlannedRun, RunStatus
 from rankscope.train.fit import fit
 from rankscope.train.training_state import FitResult
@@ -80,7 +80,7 @@ def _train(
     base_logprobs = choice_logprobs(base.model, probe, token_budget=budget)
     tokens = context.micro_batch_tokens(first)
     settings = [context.fit_settings(rate, first.seed, tokens) for rate in rates if rate is not None]
-    with open_pack(base, [run.arm for run in runs], first.seed) as pack:
+    with attach(base, *(NewAdapter(run.arm, first.seed) for run in runs)) as pack:
         ids = tuple(run.run_id for run in runs) if len(runs) > 1 else ()
         statuses = [
             RunStatus(

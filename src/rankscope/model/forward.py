@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rankscope.model.attention.fast_path_check import FastPathCheck, why_different
-from rankscope.model.decoder_parts import blocks, feed_forward_name
-from rankscope.model.methods.virtual_tokens import virtual_tokens
+from rankscope.model.decoder_parts import blocks, feed_forward_name, text_config
+from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
 
 PROBE_TOKENS = 8
 CHUNK_ELEMENTS = {"cpu": 1 << 20}
@@ -99,7 +99,7 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 def probe_ids(model: PreTrainedModel, count: int) -> Tensor:
     """`count` token ids (count,), always the same for a vocabulary, spread over it."""
-    size = model.get_input_embeddings().num_embeddings
+    size = text_config(model).vocab_size
     return (torch.arange(count, device=model.device) * 7919 + 17) % size
 
 
@@ -159,7 +159,7 @@ class Forward:
 
 def chunk_rows(model: PreTrainedModel) -> int:
     """Rows of logits to hold at once; of a large vocabulary enough that the head's weight is not read for each few."""
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = text_config(model).vocab_size
     return max(LEAST_CHUNK_ROWS, CHUNK_ELEMENTS.get(model.device.type, 1 << 24) // vocabulary)
 
 

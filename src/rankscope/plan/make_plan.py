@@ -11,10 +11,8 @@ from functools import cached_property
 from rankscope.plan.plan_checks import check_arms, check_support, study_warnings
 from rankscope.plan.resolve import Dtype, available_bytes, dtype_of, resolve, run_memory_parts
 from rankscope.plan.run_cost import (
-    RUNG_FRACTIONS,
     disk_bytes,
     evaluate_flops,
-    search_share,
     step_count,
     train_flops,
 )
@@ -31,6 +29,7 @@ from rankscope.records import (
     SuiteFacts,
     TrainFacts,
 )
+from rankscope.records.plan_record import RUNG_FRACTIONS, search_share
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, Study
 

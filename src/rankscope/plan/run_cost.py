@@ -13,9 +13,6 @@ from rankscope.plan.memory import BYTES, moment_bytes
 from rankscope.records import ModelFacts, SuiteFacts, TrainFacts
 from rankscope.study.study import Arm, Budget, OptimizerName
 
-RUNG_FRACTIONS = (0.25, 0.5, 1.0)
-"""Where a rate search drops the worse half of its candidates, as shares of a run; `train/rate_search.py` does it."""
-
 GENERATED_SHARE = 0.25
 """Share of `max_new_tokens` that a generated answer is taken to have on average: an assumption."""
 
@@ -98,15 +95,6 @@ def generated_tokens(suite: SuiteFacts) -> int:
     if suite.form not in ("open", "number"):
         return 0
     return math.ceil(suite.item_count * suite.max_new_tokens * GENERATED_SHARE)
-
-
-def search_share(rate_count: int) -> float:
-    """A rate search's training as a multiple of one run: the better half of the rates goes on from each rung."""
-    total, before, alive = 0.0, 0.0, rate_count
-    for fraction in RUNG_FRACTIONS:
-        total += alive * (fraction - before)
-        before, alive = fraction, math.ceil(alive / 2)
-    return total
 
 
 # ---- disk ------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from rankscope.records.input_facts import HarnessFacts, MachineFacts, ModelFacts, SuiteFacts, TrainFacts
+from rankscope.records.input_facts import (
+    HarnessFacts,
+    MachineFacts,
+    ModelFacts,
+    SourceState,
+    SuiteFacts,
+    TrainFacts,
+)
 from rankscope.records.plan_record import (
     MeasuredSpeed,
     Plan,
@@ -39,6 +46,7 @@ from rankscope.records.verdict_record import (
     Relation,
     SuiteNoise,
     SuiteOutcome,
+    Tone,
     Verdict,
     VerdictFile,
 )
@@ -48,6 +56,6 @@ __all__ = [
     "Example", "Form", "Graded", "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed",
     "ModelFacts", "MoreNeeded", "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun", "PlannedSearch",
     "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "Resolved",
-    "Row", "RunRecord", "RunStatus", "SearchRecord", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts",
-    "SuiteNoise", "SuiteOutcome", "TrainFacts", "Turn", "Verdict", "VerdictFile",
+    "Row", "RunRecord", "RunStatus", "SearchRecord", "SourceState", "State", "StepRecord", "StudyMarker", "Suite",
+    "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile",
 ]  # fmt: skip

@@ -89,6 +89,26 @@ class SuiteFacts(Record):
     harness: HarnessFacts | None = None
 
 
+class SourceState(Record):
+    """A file (or a data set of the hub, or a task of lm-eval) that rows come from, as it was when they were encoded.
+
+    A source of several files has a state for each: the file beside `aliases.json`, every file of a folder, a task's
+    YAML and the Python beside it. A file that was not there has neither size nor hash.
+    """
+
+    name: str
+    """The training set or suite, as the study places it: `train.medical`, `suites.medqa`."""
+    file: str
+    """As the study names it, or the path of a file that belongs to it."""
+    path: str | None = None
+    """The file's absolute path."""
+    size_bytes: int | None = None
+    modified_ns: int | None = None
+    sha256: str | None = None
+    revision: str | None = None
+    """In place of a file's size and hash: the commit of a hub data set, or the version of the package it is part of."""
+
+
 class MachineFacts(Record):
     """What the plan may count on."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from rankscope.records.input_facts import ModelFacts, SuiteFacts, TrainFacts
+from rankscope.records.input_facts import ModelFacts, SourceState, SuiteFacts, TrainFacts
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.study.methods import Arm, MethodName
 
@@ -16,6 +17,19 @@ class StudyMarker(Record):
     study: str
     study_sha256: str
     """Of study.yaml as the folder was begun with; settings may change later."""
+
+
+RUNG_FRACTIONS = (0.25, 0.5, 1.0)
+"""Where a rate search drops the worse half of its candidates, as shares of a run; `train/rate_search.py` does it."""
+
+
+def search_share(rate_count: int) -> float:
+    """A rate search's training as a multiple of one run: the better half of the rates goes on from each rung."""
+    total, before, alive = 0.0, 0.0, rate_count
+    for fraction in RUNG_FRACTIONS:
+        total += alive * (fraction - before)
+        before, alive = fraction, math.ceil(alive / 2)
+    return total
 
 
 class Resolved(Record):
@@ -131,3 +145,11 @@ class Plan(Record):
     looks: list[int] = []
     """With adaptive seeds the numbers of seeds after which the verdict is asked; `runs` are then the most."""
     power: list[PlannedPower] = []
+    sources: list[SourceState] = []
+    """Where the rows came from, and what those files were: a change since then is noticed."""
+    model_files: list[SourceState] = []
+    """The same of the base models' folders, `name` the model's; a job compares before it loads."""
+
+    def item_count(self, model: str) -> int:
+        """Items that a run of this base model is scored on."""
+        return sum(suite.item_count for suite in self.suites if suite.model == model)

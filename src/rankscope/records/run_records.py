@@ -83,6 +83,13 @@ class RunStatus(Record):
     """Tokens of a micro-batch, of all arms together, when training ended: fewer than planned where memory ran out."""
     updated_at: str = ""
 
+    def tokens_per_second(self, train_tokens: int) -> float | None:
+        """Training tokens (prompt and completion) a second, of a run that trains on `train_tokens` in all; None before
+        the first step."""
+        if not self.steps_done or not self.steps_total or not self.train_seconds:
+            return None
+        return train_tokens * self.steps_done / self.steps_total / self.train_seconds
+
 
 class StepRecord(Record):
     """A line of train.jsonl. Loss is the mean over the batch's completion tokens, before the update."""

@@ -12,6 +12,9 @@ from rankscope.study.study import Kind
 
 Relation = Literal["in-domain", "out-of-domain", "general"]
 
+Tone = Literal["good", "bad", "open"]
+"""How an answer is shown: with a choice that can be made, with bad news, or as not known yet."""
+
 
 class Interval(Record):
     """A mean with its two-sided interval at the study's confidence; None where the data cannot give one."""
@@ -22,6 +25,9 @@ class Interval(Record):
 
 
 class ArmCost(Record):
+    """What a run of an arm took: seconds of training (mean over seeds), the arm's search, and the most of memory and
+    disk."""
+
     train_seconds: float | None
     search_seconds: float | None
     peak_memory_bytes: int | None
@@ -57,6 +63,8 @@ class ArmVerdict(Record):
 
 
 class Recommended(Record):
+    """The arm that is recommended, with the settings to train it again."""
+
     label: str
     method: str
     rank: int | None
@@ -89,10 +97,20 @@ class SuiteNoise(Record):
 
 
 class Verdict(Record):
+    """The answer for one base model and training set. What is said of its kind comes with it (decide/verdict_kinds.py
+    has the kinds), so that a reader of the record need not know them."""
+
     model: str
     train_set: str
-    kind: Literal["recommended", "tradeoff", "no_gain", "cannot_distinguish"]
+    kind: str
     decided: bool
+    headline: str
+    """The answer in a few words, for a title."""
+    sentence: str
+    """The answer in one sentence."""
+    tone: Tone
+    reasons_with_answer: bool
+    """Whether a short account of the answer, such as the terminal's, has the reasons too."""
     recommended: Recommended | None
     candidates: list[str]
     refuted: list[str]
@@ -105,8 +123,22 @@ class Verdict(Record):
     """What was forgotten, in plain words: by which arms, recall against reasoning."""
     noise: list[SuiteNoise] = []
 
+    @property
+    def name(self) -> str:
+        """`MODEL trained on TRAINING SET`."""
+        return f"{self.model} trained on {self.train_set}"
+
+    @property
+    def arms_by_size(self) -> list[ArmVerdict]:
+        """Arms by trainable parameters; those whose count is unknown last."""
+        return sorted(
+            self.arms, key=lambda arm: (arm.trainable_parameters is None, arm.trainable_parameters or 0, arm.label)
+        )
+
 
 class VerdictFile(Record):
+    """verdict.json: a verdict for every base model and training set of a study."""
+
     format_version: int = FORMAT_VERSION
     verdicts: list[Verdict]
     notes: list[str] = []

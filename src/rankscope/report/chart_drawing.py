@@ -1,23 +1,37 @@
-"""Typed wrappers over altair, and where things go on a chart: domains, labels that do not overlap."""
+"""Draws with altair: typed wrappers, axes, labels that do not overlap, and how a chart becomes a figure of the page.
+
+Charts compute no statistic; they draw the columns that they are given. Colours come from the page's theme (safe for
+colour-blind readers, light and dark), and shapes and dashes repeat what colours say. A chart is None where there is
+nothing to draw; its section then says why.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from rankscope.report.wording import is_number
+from rankscope.records import Verdict
+from rankscope.records.readable_numbers import is_number
 
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.HConcatChart | alt.ConcatChart
 Record = dict[str, Any]
+Tables = Mapping[str, pd.DataFrame]
+"""The tables of a study folder, by name (docs/records.md)."""
 
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
 LABEL_PIXELS = 13
 CHARACTER_PIXELS = 6.2
+WIDTH, HEIGHT = 345, 260
+"""Pixels of a chart that takes half the page's width."""
+PLOT_WIDTH = 780
+"""Pixels of one that takes all of it."""
+POINTS = "percentage points"
 
 
 def records(frame: pd.DataFrame, *needed: str) -> list[Record]:
@@ -61,13 +75,25 @@ def spec_of(drawn: Chart) -> dict[str, Any]:
 
 
 def chart(rows: Sequence[Record]) -> alt.Chart:
+    """A chart of these rows, still without marks."""
     return alt.Chart(inline(rows))
 
 
 def layer(*charts: alt.Chart) -> alt.LayerChart:
+    """Charts over one another, the first at the back."""
     layered = alt.layer(*charts)
     assert isinstance(layered, alt.LayerChart)  # a FacetChart only where a part is one
     return layered
+
+
+def tooltips(*fields: tuple[str, str, str]) -> list[alt.Tooltip]:
+    """What the mouse shows, from (field, title, number format); a format of "" is text."""
+    return [
+        alt.Tooltip(field=field, type="quantitative", title=title, format=form)
+        if form
+        else alt.Tooltip(field=field, type="nominal", title=title)
+        for field, title, form in fields
+    ]
 
 
 def domain(values: Iterable[float | None], *, include: Iterable[float] = (), pad: float = 0.06) -> tuple[float, float]:
@@ -150,6 +176,64 @@ def _places(px: float, py: float, half: float) -> list[tuple[float, float]]:
     return [*sides, (px, py + 18), (px, py - 18), (px, py + 32), (px, py - 32)]
 
 
+def panel_header() -> alt.Header:
+    """The heading of a panel, bold, above it at the left."""
+    return alt.Header(title=None, labelAnchor="start", labelFontWeight="bold", labelOrient="top")
+
+
 def arm_axis(rows: Sequence[Record]) -> list[str]:
     """Arm labels in the order of trainable parameters."""
     return list(dict.fromkeys(str(label) for _, label in sorted({(row["order"], row["arm"]) for row in rows})))
+
+
+# ---- sections of the page -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart as a Vega-Lite spec, with the words that a reader who cannot see it gets."""
+
+    spec: dict[str, Any]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """`shows` is what the section shows, `reads` how to read it. Without figures, `missing` says why."""
+
+    id: str
+    title: str
+    shows: str
+    reads: str
+    figures: list[Figure] = field(default_factory=list)
+    missing: str = ""
+    wide: bool = True
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One base model and training set with its ready frames (rank_charts.py) and its margins in points."""
+
+    verdict: Verdict
+    name: str
+    arms: pd.DataFrame
+    seeds: pd.DataFrame
+    margins: dict[str, float]
+
+
+def figure(drawn: Chart | None, caption: str, name: str = "") -> list[Figure]:
+    """The chart as a figure, none where nothing was drawn; `name` tells the pairs of a study apart."""
+    if drawn is None:
+        return []
+    spec = spec_of(drawn)
+    if name:
+        title = spec.get("title")
+        spec["title"] = {"text": title, "subtitle": name}
+        caption = f"{name}: {caption}"
+    return [Figure(spec, caption)]
+
+
+def each(pairs: Sequence[Pair], draw: Callable[[Pair], Chart | None], caption: str) -> list[Figure]:
+    """A figure for each pair for which there is something to draw."""
+    name_it = len(pairs) > 1
+    return [drawn for pair in pairs for drawn in figure(draw(pair), caption, pair.name if name_it else "")]

@@ -9,8 +9,11 @@ import pandas as pd
 import vl_convert
 
 from rankscope.records import ArmVerdict, SuiteOutcome, Verdict
-from rankscope.report import chart_frames, charts, wording
+from rankscope.records.readable_numbers import duration, interval_points, percent, rate
 from rankscope.report.chart_drawing import Chart, spec_of
+from rankscope.report.rank_charts import arm_frame, of_pair, seed_frame
+from rankscope.report.tradeoff_charts import tradeoff_chart
+from rankscope.report.verdict_text import confidence_sentence, forgotten_sentence
 from rankscope.study.study import Arm
 from rankscope.study.yaml_text import dump_yaml
 
@@ -33,10 +36,10 @@ def model_card(
         f"---\n{dump_yaml(_front_matter(verdict, row, arm, study))}---",
         f"# {row.label} of study {_inline(study.get('name', ''))}",
         _lead(verdict, row, arm),
-        f"## Verdict\n\n**{_inline(wording.headline(verdict))}.** {_inline(wording.sentence(verdict))}\n\n"
-        f"{_inline(wording.confidence_sentence(verdict, _confidence(study)))}\n\n{_inline(verdict.rule)}",
+        f"## Verdict\n\n**{_inline(verdict.headline)}.** {_inline(verdict.sentence)}\n\n"
+        f"{_inline(confidence_sentence(verdict, _confidence(study)))}\n\n{_inline(verdict.rule)}",
         *([f"![Gain against forgetting of every arm of the study]({picture})"] if picture is not None else []),
-        f"## What was forgotten\n\n{_inline(wording.forgotten_sentence(row))}",
+        f"## What was forgotten\n\n{_inline(forgotten_sentence(row))}",
         f"## Suites\n\n{_suite_table(row, scores, verdict)}",
         f"## Load it\n\n{_loading(verdict, arm, study)}",
         f"## Settings\n\n{_settings(row, arm, study)}",
@@ -83,8 +86,8 @@ def _confidence(study: Mapping[str, Any]) -> float | None:
 def _lead(verdict: Verdict, row: ArmVerdict, arm: Arm) -> str:
     lead = f"{arm.traits.described(arm)} for `{verdict.model}`, trained on `{verdict.train_set}`."
     result = (
-        f"It gains {wording.interval_points(row.gain)} on suites of its training domain and forgets "
-        f"{wording.interval_points(row.forgetting, sign=False)} on the others, against the untouched base model."
+        f"It gains {interval_points(row.gain)} on suites of its training domain and forgets "
+        f"{interval_points(row.forgetting, sign=False)} on the others, against the untouched base model."
     )
     chosen = verdict.recommended.label if verdict.recommended else None
     place = "" if chosen == row.label else f" It is not the recommended arm; its status is: {row.status}."
@@ -99,8 +102,8 @@ def _suite_table(row: ArmVerdict, scores: pd.DataFrame, verdict: Verdict) -> str
     for outcome in row.per_suite:
         lines.append(
             f"| {_inline(outcome.suite)} | {outcome.relation} | {outcome.kind or ''} | {outcome.item_count:,} "
-            f"| {wording.percent(outcome.base_accuracy)} | {wording.percent(outcome.accuracy)} "
-            f"| {wording.interval_points(outcome.change).replace(' points', '')} "
+            f"| {percent(outcome.base_accuracy)} | {percent(outcome.accuracy)} "
+            f"| {interval_points(outcome.change).replace(' points', '')} "
             f"| {_by_seed(outcome, row, scores, verdict)} |"
         )
     return "\n".join(lines) if row.per_suite else "No suite was scored."
@@ -111,7 +114,7 @@ def _by_seed(outcome: SuiteOutcome, row: ArmVerdict, scores: pd.DataFrame, verdi
         return ""
     mine = scores[(scores["model"] == verdict.model) & (scores["train_set"] == verdict.train_set)]
     mine = mine[(mine["arm"] == row.label) & (mine["suite"] == outcome.suite)].sort_values("seed")
-    return ", ".join(wording.percent(float(value)) for value in mine["accuracy"].dropna())
+    return ", ".join(percent(float(value)) for value in mine["accuracy"].dropna())
 
 
 def _loading(verdict: Verdict, arm: Arm, study: Mapping[str, Any]) -> str:
@@ -121,10 +124,10 @@ def _loading(verdict: Verdict, arm: Arm, study: Mapping[str, Any]) -> str:
 
 def _settings(row: ArmVerdict, arm: Arm, study: Mapping[str, Any]) -> str:
     facts: dict[str, Any] = {"method": arm.method, **arm.traits.card_settings(arm)}
-    facts["learning rate"] = wording.rate(row.learning_rate)
+    facts["learning rate"] = rate(row.learning_rate)
     facts["trainable parameters"] = "not known" if row.trainable_parameters is None else f"{row.trainable_parameters:,}"
     facts["seeds of the study"] = ", ".join(map(str, row.seeds))
-    facts["training time of one run"] = wording.duration(row.cost.train_seconds)
+    facts["training time of one run"] = duration(row.cost.train_seconds)
     for group in ("budget", "optimizer"):
         facts |= {key.replace("_", " "): value for key, value in dict(study.get(group, {})).items()}
     return "\n".join(f"- {key}: {_inline(str(value))}" for key, value in facts.items())
@@ -156,9 +159,9 @@ CONFIG: dict[str, Any] = {
 """The colours of page.js, after Okabe and Ito."""
 
 
-def png(chart: Chart) -> bytes:
+def png(drawn: Chart) -> bytes:
     """The chart as PNG, one and a half times its size in pixels."""
-    spec = {"$schema": _SCHEMA, **spec_of(chart), "config": CONFIG}
+    spec = {"$schema": _SCHEMA, **spec_of(drawn), "config": CONFIG}
     return bytes(vl_convert.vegalite_to_png(spec, scale=1.5))
 
 
@@ -166,7 +169,7 @@ def trade_off_png(
     verdict: Verdict, seeds: pd.DataFrame | None, *, retention_margin: float, min_gain: float
 ) -> bytes | None:
     """Gain against forgetting of every arm; margins are shares (0.03). None where no arm has both."""
-    arms = chart_frames.arm_frame(verdict)
-    points = chart_frames.seed_frame(chart_frames.of_pair(seeds, verdict), arms)
-    chart = charts.trade_off(arms, points, retention_margin=100 * retention_margin, min_gain=100 * min_gain)
-    return None if chart is None else png(chart)
+    arms = arm_frame(verdict)
+    points = seed_frame(of_pair(seeds, verdict), arms)
+    drawn = tradeoff_chart(arms, points, retention_margin=100 * retention_margin, min_gain=100 * min_gain)
+    return None if drawn is None else png(drawn)

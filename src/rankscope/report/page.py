@@ -1,4 +1,7 @@
-"""report.html: one self-contained file that loads nothing from anywhere."""
+"""Renders report.html: one self-contained file that loads nothing from anywhere.
+
+A figure of the page is a section function in one of the `*_charts.py` files, and a line of `make_sections`.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,17 @@ from markupsafe import Markup
 
 from rankscope import __version__
 from rankscope.records import Plan, SearchRecord, VerdictFile
-from rankscope.report import flipped_items, page_tables, wording
-from rankscope.report.page_section import Pair
-from rankscope.report.page_sections import make_pairs, make_sections
+from rankscope.report import page_tables, verdict_text
+from rankscope.report.activation_charts import attention_section, diagnostics_section, drift_section
+from rankscope.report.chart_drawing import Pair, Section, Tables
+from rankscope.report.cost_charts import cost_section, derived_section
+from rankscope.report.rank_charts import make_pairs, rank_section
+from rankscope.report.suites_and_items import matrix_section, pack_items
+from rankscope.report.tradeoff_charts import kind_section, tradeoff_section
+from rankscope.report.training_charts import learning_section, search_section
+from rankscope.report.weight_charts import overlap_section, weights_section
+
+_INSIDE = ("spectra", "hidden", "attention", "neurons", "derived")
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ def render(report: ReportData) -> str:
     sections = make_sections(pairs, report.verdicts, report.tables, report.searches)
     confidence = report.study.get("decision", {}).get("confidence")
     interval = f"{100 * confidence:g} % interval" if confidence is not None else "interval"
-    packed = flipped_items.pack(report.items, _flip_count(report.tables.get("flips")))
+    packed = pack_items(report.items, _flip_count(report.tables.get("flips")))
     charts = {f"chart-{s.id}-{i}": figure.spec for s in sections for i, figure in enumerate(s.figures)}
     scripts = {"library": _library(), "ours": Markup(_file("page.js"))}
     template = _environment().get_template("page.jinja")
@@ -78,15 +89,39 @@ def render(report: ReportData) -> str:
     )
 
 
+def make_sections(
+    pairs: list[Pair], verdicts: VerdictFile, tables: Tables, searches: list[SearchRecord]
+) -> list[Section]:
+    """Every section with charts, in reading order; those on what changed inside only where a run was looked into."""
+    sections = [
+        rank_section(pairs),
+        tradeoff_section(pairs),
+        matrix_section(verdicts, tables),
+        kind_section(pairs, tables),
+        learning_section(pairs, tables),
+        search_section(pairs, searches),
+    ]
+    if any(not tables.get(name, pd.DataFrame()).empty for name in _INSIDE):
+        sections += [
+            weights_section(pairs, tables),
+            drift_section(pairs, tables),
+            attention_section(pairs, tables),
+            overlap_section(pairs, tables),
+            diagnostics_section(pairs, tables),
+            derived_section(pairs, tables),
+        ]
+    return [*sections, cost_section(pairs)]
+
+
 def _answer(pair: Pair, confidence: float | None) -> dict[str, Any]:
     verdict = pair.verdict
-    sure = (wording.confidence_sentence(verdict, confidence), wording.noise_sentence(verdict))
+    sure = (verdict_text.confidence_sentence(verdict, confidence), verdict_text.noise_sentence(verdict))
     return {
         "name": pair.name,
-        "kind": verdict.kind.replace("_", "-"),
-        "headline": wording.headline(verdict),
-        "sentence": wording.sentence(verdict),
-        "forgotten": [*map(wording.forgotten_sentence, wording.told_arms(verdict)), *verdict.findings],
+        "tone": verdict.tone,
+        "headline": verdict.headline,
+        "sentence": verdict.sentence,
+        "forgotten": [*map(verdict_text.forgotten_sentence, verdict_text.told_arms(verdict)), *verdict.findings],
         "confidence": [text for text in sure if text],
         "rule": verdict.rule,
         "reasons": verdict.reasons,

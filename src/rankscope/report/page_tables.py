@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from rankscope.records import Interval, Verdict, VerdictFile
-from rankscope.report.chart_drawing import plain
-from rankscope.report.chart_frames import change_frame, in_order
-from rankscope.report.page_section import Pair
-from rankscope.report.wording import NOT_MEASURED, duration, is_number, parameters, percent, points, rate, size
+from rankscope.records.readable_numbers import (
+    NOT_MEASURED,
+    duration,
+    is_number,
+    parameters,
+    percent,
+    points,
+    rate,
+    size,
+)
+from rankscope.report.chart_drawing import Pair, plain
+from rankscope.report.suites_and_items import change_frame
 from rankscope.study.methods import METHODS
 
 
@@ -26,6 +35,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class DataTable:
+    """A table of the page, which its script sorts and filters."""
+
     id: str
     caption: str
     columns: Sequence[tuple[str, bool]]
@@ -52,6 +63,11 @@ def _interval(interval: Interval) -> list[Cell]:
     return [mean, Cell(f"{points(interval.low)} to {points(interval.high)}", interval.low)]
 
 
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame as plain values."""
+    return [{str(key): plain(value) for key, value in raw.items()} for raw in frame.to_dict("records")]
+
+
 def _pair_columns(verdicts: Sequence[Verdict]) -> tuple[list[tuple[str, bool]], Callable[[object, object], list[Cell]]]:
     """Columns for the model and for the training set, each only where there are several, and what makes their cells."""
     models = len({verdict.model for verdict in verdicts}) > 1
@@ -73,7 +89,7 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
     for pair in pairs:
         verdict = pair.verdict
         chosen = verdict.recommended.label if verdict.recommended else None
-        for arm in in_order(verdict.arms):
+        for arm in verdict.arms_by_size:
             recommended = arm.label == chosen
             status = "recommended" if recommended else "refuted" if arm.label in verdict.refuted else arm.status
             if status == "refuted" and arm.status == "ineligible":
@@ -104,7 +120,7 @@ def costs_table(pairs: Sequence[Pair]) -> DataTable:
     ]  # fmt: skip
     rows = []
     for pair in pairs:
-        for arm in in_order(pair.verdict.arms):
+        for arm in pair.verdict.arms_by_size:
             cost = arm.cost
             searched = duration(cost.search_seconds) if cost.search_seconds is not None else "no search"
             rows.append(
@@ -135,8 +151,7 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
         ("base", True), ("arm's accuracy", True), ("change (points)", True), (interval_name, True),
     ]  # fmt: skip
     rows = []
-    for raw in changes.to_dict("records"):
-        row = {str(key): plain(value) for key, value in raw.items()}
+    for row in _rows(changes):
         share = {name: None if row[name] is None else row[name] / 100 for name in _SHARES}
         change = Interval(mean=share["change"], low=share["change_low"], high=share["change_high"])
         rows.append(
@@ -163,8 +178,7 @@ def text_table(scores: pd.DataFrame | None) -> DataTable:
     ]  # fmt: skip
     rows = []
     if scores is not None and "loss_nats_per_token" in scores.columns:
-        for raw in scores[scores["loss_nats_per_token"].notna() & scores["accuracy"].isna()].to_dict("records"):
-            row = {str(key): plain(value) for key, value in raw.items()}
+        for row in _rows(scores[scores["loss_nats_per_token"].notna() & scores["accuracy"].isna()]):
             bits = row.get("bits_per_byte")
             rows.append(
                 [
@@ -186,8 +200,7 @@ def rates_table(rates: pd.DataFrame | None) -> DataTable:
         ("choice", False),
     ]  # fmt: skip
     rows = []
-    for raw in [] if rates is None else rates.to_dict("records"):
-        row = {str(key): plain(value) for key, value in raw.items()}
+    for row in [] if rates is None else _rows(rates):
         loss, gain, lost = row["validation_loss"], row["gain"], row["forgetting"]
         rows.append(
             [
@@ -209,8 +222,7 @@ def undone_table(cost: pd.DataFrame | None) -> DataTable:
     columns = [("arm", False), ("trained on", False), ("seed", True), ("state", False), ("reason", False)]
     rows = []
     if cost is not None and {"state", "arm", "train_set", "seed"} <= set(cost.columns):
-        for raw in cost[cost["state"] != "done"].to_dict("records"):
-            row = {str(key): plain(value) for key, value in raw.items()}
+        for row in _rows(cost[cost["state"] != "done"]):
             state = str(row["state"])
             rows.append(
                 [

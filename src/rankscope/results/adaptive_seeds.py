@@ -26,7 +26,7 @@ def wanted_runs(folder: StudyFolder, study: Study, plan: Plan, asked: AbstractSe
 def mark_unneeded(folder: StudyFolder, study: Study, plan: Plan, asked: AbstractSet[str]) -> None:
     """Label the runs that the verdict did without, each with the reason."""
     for evidence in _evidence(folder, study, plan, asked):
-        pairing, answer = evidence.last.pairing, evidence.ruling.answer
+        pairing = evidence.last.pairing
         if pairing.unfinished:
             continue
         for run in plan.runs:
@@ -34,20 +34,18 @@ def mark_unneeded(folder: StudyFolder, study: Study, plan: Plan, asked: Abstract
             before = folder.read_status(run.run_id)
             if not mine or run.run_id in asked or not run.fits or (before is not None and before.state == "done"):
                 continue
-            reason = _reason(evidence, run, answer)
+            reason = _reason(evidence, run)
             start = before or RunStatus(run_id=run.run_id, state="not needed", steps_total=run.step_count)
             folder.write_status(start.model_copy(update={"state": "not needed", "reason": reason}))
 
 
-def _reason(evidence: Evidence, run: PlannedRun, answer: str) -> str:
+def _reason(evidence: Evidence, run: PlannedRun) -> str:
     label = run.arm.label
     if label in evidence.labels and label not in evidence.last.labels:
         look, _ = evidence.of(label)
         return f"after {len(look.pairing.seeds)} seeds {label} could not be the answer any more"
     count = len(evidence.last.pairing.seeds)
-    return (
-        f"the verdict stands after {count} seeds" if answer != "cannot_distinguish" else f"stopped after {count} seeds"
-    )
+    return f"the verdict stands after {count} seeds" if evidence.ruling.kind.decided else f"stopped after {count} seeds"
 
 
 def _evidence(folder: StudyFolder, study: Study, plan: Plan, asked: AbstractSet[str]) -> list[Evidence]:

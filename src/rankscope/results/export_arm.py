@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from rankscope.decide.arm_outcomes import median_seed
+from rankscope.decide.run_outcomes import median_seed
 from rankscope.edges.storages import open_storage
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.model.load import load_model, load_tokenizer
-from rankscope.model.methods.adapt import load_adapter, unmergeable
+from rankscope.model.methods.attach import SavedAdapter, attach, unmergeable
 from rankscope.records import ArmVerdict, Plan, PlannedRun, Verdict
 from rankscope.report.model_card import model_card, trade_off_png
 from rankscope.results.frames import planned_study, runs_frame
@@ -117,5 +117,5 @@ def _fill(folder: StudyFolder, study: Study, run: PlannedRun, target: Path, card
 def _merge(spec: ModelSpec, run: PlannedRun, weights: Path, target: Path) -> None:
     """The adapter added into the base's weights in fp32, so that nothing but the last rounding is lost."""
     base = load_model(spec, _NOWHERE, "float32", "cpu")
-    with load_adapter(base, run.arm, weights) as adapted:
-        adapted.merged().save_pretrained(str(target), safe_serialization=True)
+    with attach(base, SavedAdapter(weights, run.arm), packed=False) as pack:
+        pack.members[0].merged().save_pretrained(str(target), safe_serialization=True)

@@ -13,10 +13,12 @@ import pandas as pd
 
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Verdict, VerdictFile
-from rankscope.report import chart_frames, charts, charts_tables, wording
-from rankscope.report.chart_drawing import Chart
-from rankscope.report.page_section import Pair
-from rankscope.report.page_sections import make_pairs
+from rankscope.report.chart_drawing import Chart, Pair
+from rankscope.report.cost_charts import cost_chart, cost_frame
+from rankscope.report.rank_charts import arm_frame, make_pairs, of_pair, rank_chart
+from rankscope.report.suites_and_items import change_frame, matrix_chart
+from rankscope.report.tradeoff_charts import kind_chart, tradeoff_chart
+from rankscope.report.training_charts import curve_points, learning_chart, learning_frame
 from rankscope.results.frames import planned_study
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Study
@@ -51,7 +53,7 @@ class Results:
 
     def arms(self, model: str | None = None, train_set: str | None = None) -> pd.DataFrame:
         """A row an arm, fewest trainable parameters first: gain and forgetting in points with intervals, and cost."""
-        return chart_frames.arm_frame(self.verdict(model, train_set))
+        return arm_frame(self.verdict(model, train_set))
 
     def chart(self, name: str, model: str | None = None, train_set: str | None = None) -> Chart:
         """One of CHARTS as an altair chart, which a notebook shows. Raises KeyError, and LookupError where empty."""
@@ -69,36 +71,36 @@ class Results:
         retention, least = pair.margins["retention"], pair.margins["gain"]
 
         def changes(table: str) -> pd.DataFrame:
-            return chart_frames.change_frame(self.tables.get(table), [pair.verdict])
+            return change_frame(self.tables.get(table), [pair.verdict])
 
         match name:
             case "gain":
-                return charts.against_rank(pair.arms, "gain", margin=least, margin_name="least gain")
+                return rank_chart(pair.arms, "gain", margin=least, margin_name="least gain")
             case "forgetting":
-                return charts.against_rank(pair.arms, "forgetting", margin=retention, margin_name="margin")
+                return rank_chart(pair.arms, "forgetting", margin=retention, margin_name="margin")
             case "trade_off":
-                return charts.trade_off(pair.arms, pair.seeds, retention_margin=retention, min_gain=least)
+                return tradeoff_chart(pair.arms, pair.seeds, retention_margin=retention, min_gain=least)
             case "matrix":
-                return charts_tables.matrix(changes("matrix"), "domain", "Change by training set and domain")
+                return matrix_chart(changes("matrix"), "domain", "Change by training set and domain")
             case "suites":
-                return charts_tables.matrix(changes("forgetting"), "suite", "Change by training set and suite")
+                return matrix_chart(changes("forgetting"), "suite", "Change by training set and suite")
             case "kinds":
-                return charts_tables.by_kind(changes("kinds"))
+                return kind_chart(changes("kinds"))
             case "learning":
                 runs = self.tables.get("cost", pd.DataFrame())
-                steps = chart_frames.of_pair(self.tables.get("learning"), pair.verdict)
-                points = chart_frames.curve_points(len(runs))
-                return charts_tables.learning(chart_frames.learning_frame(steps, runs, pair.arms, points))
+                steps = of_pair(self.tables.get("learning"), pair.verdict)
+                points = curve_points(len(runs))
+                return learning_chart(learning_frame(steps, runs, pair.arms, points))
             case _:
-                return charts_tables.cost(chart_frames.cost_frame(pair.arms))
+                return cost_chart(cost_frame(pair.arms))
 
     def _repr_html_(self) -> str:
         parts = []
         for verdict in self.verdicts:
-            shown = chart_frames.arm_frame(verdict)[["arm", "trainable_parameters", "gain", "forgetting", "status"]]
+            shown = arm_frame(verdict)[["arm", "trainable_parameters", "gain", "forgetting", "status"]]
             parts.append(
-                f"<h4>{escape(wording.verdict_name(verdict))}: {escape(wording.headline(verdict))}</h4>"
-                f"<p>{escape(wording.sentence(verdict))}</p>"
+                f"<h4>{escape(verdict.name)}: {escape(verdict.headline)}</h4>"
+                f"<p>{escape(verdict.sentence)}</p>"
                 f"{shown.to_html(index=False, float_format='{:+.1f}'.format)}"
             )
         return "".join(parts)

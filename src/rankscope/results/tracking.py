@@ -10,7 +10,6 @@ from typing import Any
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.edges.trackers import TrackedRun, Tracker, make_tracker, tracker_problems
 from rankscope.records import Plan, PlannedRun, RunStatus
-from rankscope.report.wording import headline, sentence, verdict_name
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Study
 
@@ -70,7 +69,7 @@ class Tracking:
             self.update(plan, now=True)
         if verdicts is None or not self._makers:
             return
-        texts = {f"verdict {verdict_name(v)}": f"{headline(v)}. {sentence(v)}" for v in verdicts.verdicts}
+        texts = {f"verdict {v.name}": f"{v.headline}. {v.sentence}" for v in verdicts.verdicts}
         files = self._folder.outcome_files()
         for tracker in self._trackers:
             tracker.log_outcome(texts, files)

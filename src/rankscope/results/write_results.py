@@ -10,18 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from rankscope.decide.forgetting_diagnostics import diagnose
-from rankscope.decide.forgotten_items import findings, forgotten, forgotten_groups
-from rankscope.decide.inside_tables import (
-    derived_scores,
-    forgetting_by_run,
-    joined,
-    measures_by_run,
-    neuron_overlaps,
-    subspaces,
-)
-from rankscope.decide.rate_tables import rate_sentences, rates
-from rankscope.decide.result_tables import make_tables
+from rankscope.decide.change_tables import derived_scores, forgetting_by_run, rate_sentences, rates
+from rankscope.decide.inside_tables import diagnose, joined, measures_by_run, neuron_overlaps, subspaces
+from rankscope.decide.result_tables import findings, forgotten, forgotten_groups, make_tables
 from rankscope.decide.verdict import decide
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Plan, VerdictFile

@@ -88,6 +88,9 @@ def _entries(sources: dict[str, dict[str, str]]) -> str:
 # ---- what the user gave ---------------------------------------------------------------------------------------------
 
 
+NO_TEST = Problem("init", "--test", "nothing", "questions on what --train teaches, which measure the gain")
+
+
 @dataclass(frozen=True)
 class InitFlags:
     """What a user says of a first study. Without `train` it is about the bundled world; `keep` are further suites."""
@@ -110,14 +113,19 @@ def write_first_study(out: Path, flags: InitFlags, arms: str | None = None) -> N
         raise InputProblems(problems)
     text = study_template(
         flags.name,
-        _relative(Path(flags.model), out) if Path(flags.model).is_dir() else flags.model,
+        _relative(Path(flags.model), out) if os.path.isdir(flags.model) else flags.model,
         train_path=None if flags.train is None else _relative(flags.train, out),
         domain=flags.domain,
         test_path="" if flags.test is None else _relative(flags.test, out),
         keep_paths={suite_name(path): _relative(path, out) for path in flags.keep},
         arms=arms,
     )
-    out.write_text(text, encoding="utf-8")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        found = f"a file that cannot be written ({error.strerror})"
+        raise InputProblems([Problem(str(out), "--out", found, "a new file")]) from error
     try:
         read_study(out)
     except InputProblems:
@@ -131,7 +139,7 @@ def _problems(out: Path, flags: InitFlags) -> list[Problem]:
     if flags.train is None and (flags.test is not None or flags.keep):
         found.append(Problem("init", "--train", "nothing", "the rows to train on, since there are suites"))
     if flags.train is not None and flags.test is None:
-        found.append(Problem("init", "--test", "nothing", "questions on what --train teaches, which measure the gain"))
+        found.append(NO_TEST)
     options = [("--train", flags.train), ("--test", flags.test)]
     found += [check_rows(option, path) for option, path in options if path is not None]
     found += [check_keep(path, flags.keep[:i]) for i, path in enumerate(flags.keep)]
@@ -140,7 +148,7 @@ def _problems(out: Path, flags: InitFlags) -> list[Problem]:
 
 def check_out(out: Path) -> None:
     """Raises InputProblems where a study file would replace another file."""
-    if out.exists() or out.is_symlink():
+    if os.path.lexists(out):
         raise InputProblems([Problem(str(out), "--out", "a file that exists", "a new file")])
 
 
@@ -153,7 +161,7 @@ def check_model(text: str) -> Problem | None:
     """What is wrong with a base model's id, as far as can be told without loading it."""
     if not text.strip() or not text.isprintable():
         return Problem("init", "--model", show(text) if text else "nothing", "`bundled`, a folder, or a hub id")
-    if text.startswith((".", "/", "~")) and not Path(text).expanduser().is_dir():
+    if text.startswith((".", "/", "~")) and not os.path.isdir(os.path.expanduser(text)):
         return Problem(text, "--model", "no such folder", "a folder that transformers saved, `bundled`, or a hub id")
     return None
 
@@ -163,9 +171,9 @@ def check_rows(option: str, path: Path) -> Problem | None:
     expected = "a file of rows (docs/data.md has the shapes)"
     if not str(path).isprintable():
         return Problem(show(str(path)), option, "a name with control characters", expected)
-    if path.is_dir():
+    if os.path.isdir(path):
         return Problem(str(path), option, "a folder", expected)
-    if not path.is_file():
+    if not os.path.isfile(path):
         return Problem(str(path), option, "no such file", expected)
     if not os.access(path, os.R_OK):
         return Problem(str(path), option, "a file that may not be read", expected)

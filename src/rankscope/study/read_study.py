@@ -17,17 +17,16 @@ from rankscope.study.study_checks import check_arms, check_values
 from rankscope.study.study_settings import NAME
 from rankscope.study.yaml_text import parse_yaml, read_text
 
-__all__ = ["InputProblems", "Problem", "read_study"]
-
 _SHORT = {"model": "id", "optimizer": "name"}
 """The setting that a text stands for where a mapping may stand."""
 _A_STUDY = "a study file in YAML"
 
 
-def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+def read_study(path: Path, overrides: Sequence[str] = (), *, files: bool = True) -> Study:
     """The study in the file at `path`, with `--set a.b=c` overrides applied in order.
 
-    Paths in it stay as written; they are relative to the file's folder, and are checked to exist. Raises InputProblems
+    Paths in it stay as written; they are relative to the file's folder, and with `files` are checked to exist (a study
+    that was planned has its rows as tokens, and may outlive its sources). Raises InputProblems
     with every problem that was found: each names the file, the line and the setting, what stands there and what was
     expected.
     """
@@ -38,7 +37,7 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         raise InputProblems(problems or [Problem(document.file, "", found, expected_at(document, ()))])
     for text in overrides:
         problems += _override(document, text)
-    problems += check_values(document, Path(path).parent)
+    problems += check_values(document, Path(path).parent, files=files)
     study, wrong = to_study(document)
     problems += wrong
     if study is not None:
@@ -74,12 +73,11 @@ def to_study(document: Document) -> tuple[Study | None, list[Problem]]:
             place = _place(document, details)
             if place not in found:  # a union fails once for each of its branches
                 found[place] = _problem(document, details, place)
-    known = [*found, *document.refused]
+    around = {place[:end] for place in (*found, *document.refused) for end in range(len(place))}
     return None, [
         problem
         for place, problem in found.items()
-        if place not in document.refused and not any(_is_inside(place, other) for other in document.refused)
-        if not any(_is_inside(other, place) for other in known)
+        if place not in around and not any(place[:end] in document.refused for end in range(len(place) + 1))
     ]
 
 
@@ -88,10 +86,6 @@ def _with_tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_tuples(part) for key, part in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
-
-
-def _is_inside(inner: Place, outer: Place) -> bool:
-    return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
 def _place(document: Document, details: ErrorDetails) -> Place:

@@ -11,6 +11,7 @@ from pydantic_core import CoreSchema
 
 from rankscope.study.methods import Arm, ArmEntry, Fraction, Frozen
 from rankscope.study.study_settings import (
+    NAME,
     Budget,
     ChoiceStyle,
     Count,
@@ -64,7 +65,9 @@ class Keep(Frozen):
 class Analysis(Frozen):
     """What is looked at inside of every run after it was scored; off, since it takes a share of a study's time."""
 
-    enabled: bool = Field(default=False, description="true or false. Spectra, hidden states, attention and neurons.")
+    enabled: bool = Field(
+        default=False, description="true or false. Whether spectra, hidden states, attention and neurons are looked at."
+    )
     probe_items: Count = Field(
         default=64, description="a whole number above 0. So many items, drawn from all suites, are looked at inside."
     )
@@ -81,7 +84,7 @@ class Analysis(Frozen):
 class Execution(Frozen):
     """Where and in which pieces the work is done: results change by rounding only, so it is no part of a run's id."""
 
-    on: Name = Field(default="local", description="the name of an executor. local: this machine.")
+    on: Name = Field(default="local", description="the name of an executor. local is this machine.")
     arms_together: Literal["auto"] | Annotated[int, Field(gt=0, le=64)] = Field(
         default="auto",
         description="auto or a whole number from 1 to 64. LoRA arms that train in one pack; auto measures a few steps "
@@ -118,7 +121,7 @@ class AdaptiveSeeds(Frozen):
 class Study(Frozen):
     """One question, one YAML file, one folder of results."""
 
-    name: Name
+    name: Name = Field(description=f"{NAME}. The study's folder is called so.")
     models: Annotated[
         tuple[ShortModel, ...],
         Field(min_length=1),
@@ -156,7 +159,8 @@ class Study(Frozen):
     keep: Keep = Field(default=Keep(), description=f"{_SETTINGS} What stays of fully fine-tuned weights.")
     analysis: Analysis = Field(default=Analysis(), description=f"{_SETTINGS} What is looked at inside the models.")
     track: tuple[Name, ...] = Field(
-        default=(), description="a list of trackers such as [tensorboard, mlflow]. Where runs are shown, too."
+        default=(),
+        description="a list of trackers such as [tensorboard, mlflow]. Programs that runs are shown in as well.",
     )
     execution: Execution = Field(
         default=Execution(), description=f"{_SETTINGS} Where and in which pieces work is done."

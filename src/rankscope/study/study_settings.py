@@ -93,9 +93,11 @@ class Source(Frozen):
 
     path: str | None = Field(
         default=None,
-        description="the path of a file of rows (.jsonl, .json, .csv, .tsv, .parquet). From the study file.",
+        description="the path of a file of rows (.jsonl, .json, .csv, .tsv, .parquet). Relative to the study file.",
     )
-    hub: str | None = Field(default=None, description="the id of a Hugging Face data set, or a folder with one")
+    hub: str | None = Field(
+        default=None, description="the id of a Hugging Face data set, or a folder with one. In place of `path`."
+    )
     config: str | None = Field(default=None, description="the name of the data set's configuration. With `hub`.")
     split: str | None = Field(default=None, description="the name of the data set's split. With `hub`.")
     revision: str | None = Field(
@@ -105,7 +107,7 @@ class Source(Frozen):
     columns: dict[str, str | tuple[str, ...]] | None = Field(
         default=None,
         description="a mapping from fields to the columns that hold them, such as {question: problem, answer: "
-        "solution}. `choices` may be a list of columns, one for each choice.",
+        "solution}. Only these are read; `choices` may be a list of columns, one for each choice.",
     )
     bad_rows: Literal["refuse", "drop"] = Field(
         default="refuse",
@@ -186,7 +188,9 @@ def is_task_file(harness: str) -> bool:
 class Validation(Frozen):
     """Rows taken out of the training rows, never trained on; the rate search looks at nothing else."""
 
-    fraction: Share = Field(default=0.1, description="a share of the training rows above 0 and below 1")
+    fraction: Share = Field(
+        default=0.1, description="a share of the training rows above 0 and below 1. The same rows for every arm."
+    )
     max_items: Count = Field(default=500, description="a whole number above 0. The most rows that are taken out.")
 
 
@@ -219,12 +223,12 @@ class Optimizer(Frozen):
         default="adamw",
         description="adamw or adamw_8bit. adamw_8bit keeps moments in 8 bits (arXiv 2110.02861); on CUDA only.",
     )
-    weight_decay: NotNegative = Field(default=0.0, description="a number of 0 or more. Decoupled from the gradient.")
+    weight_decay: NotNegative = Field(default=0.0, description="a number of 0 or more. AdamW's decoupled weight decay.")
     warmup_fraction: Fraction = Field(
-        default=0.03, description="a number from 0 to below 1. The share of the steps in which the rate rises."
+        default=0.03, description="a number from 0 to below 1. The share of the steps in which the learning rate rises."
     )
     schedule: Schedule = Field(
-        default="cosine", description="cosine, linear or constant. How the rate falls after that."
+        default="cosine", description="cosine, linear or constant. How the learning rate falls after the warm-up."
     )
     clip_norm: Positive = Field(default=1.0, description="a number above 0. The norm that gradients are clipped to.")
 
@@ -238,7 +242,7 @@ class Decision(Frozen):
 
     task_margin: Share = Field(
         default=0.03,
-        description="a difference of accuracy above 0 and below 1, such as 0.03. By which an arm may gain less.",
+        description="a difference of accuracy above 0 and below 1, such as 0.03. How much less an arm may gain.",
     )
     retention_margin: Share = Field(
         default=0.03,
@@ -253,5 +257,5 @@ class Decision(Frozen):
         ge=0.5,
         lt=1,
         allow_inf_nan=False,
-        description="a number from 0.5 to below 1, such as 0.95. Of the intervals, and of the verdict as a whole.",
+        description="a number from 0.5 to below 1, such as 0.95. Of every interval, and of the verdict as a whole.",
     )

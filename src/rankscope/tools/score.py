@@ -15,7 +15,8 @@ from rankscope.evaluate.adapter_scoring import Logprobs, suites_logprobs
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel, inspect_model, load_model
-from rankscope.model.methods.saved_adapter import other_base, saved_adapter, virtual_token_count
+from rankscope.model.methods.attach import SavedAdapter, attach
+from rankscope.model.methods.peft_folder import other_base, virtual_token_count
 from rankscope.records import Prediction, Suite, SuiteFacts
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, ModelSpec
@@ -70,7 +71,7 @@ def score_models(spec: ModelSpec, adapters: Sequence[str], suites: Sequence[str]
     encoder = Encoder(loaded.tokenizer, context_tokens=context, system_prompt=spec.system_prompt)
     asked = read_suites(suites, options, encoder)
     for adapter in adapters:  # each is put on once before the first hour is spent
-        with saved_adapter(loaded, Path(adapter)):
+        with attach(loaded, SavedAdapter(Path(adapter))):
             pass
     plans = [SuitePlan(suite, TOKEN_BUDGET[device]) for suite, _ in asked.values()]
     predictions: dict[str | None, list[Prediction]] = {}
@@ -79,11 +80,14 @@ def score_models(spec: ModelSpec, adapters: Sequence[str], suites: Sequence[str]
     known = _known(loaded, adapters, plans)
     for arm in every:
         try:
-            with saved_adapter(loaded, Path(arm)) if arm is not None else nullcontext():
+            with attach(loaded, SavedAdapter(Path(arm))) if arm is not None else nullcontext():
                 predictions[arm] = _score(loaded, plans, known.get(arm, {}))
         except NotFinite as error:
             failed[arm] = str(error)
-    notes = [*_notes(asked, predictions), *(note for adapter in adapters for note in other_base(loaded, Path(adapter)))]
+    notes = [
+        *_notes(asked, predictions),
+        *(note for adapter in adapters for note in other_base(loaded.model, Path(adapter))),
+    ]
     return Scored(spec.id, dtype, asked, predictions, failed, tuple(notes))
 
 

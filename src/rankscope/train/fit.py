@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from rankscope.data.training_batches import order, split_micro
 from rankscope.model.attention.unpadded_rows import TrainingForward
-from rankscope.model.methods.packed_lora import Pack
+from rankscope.model.methods.attach import Pack
 from rankscope.records import Example, StepRecord
 from rankscope.study.objective import SUPERVISED
 from rankscope.study.study import Budget, Optimizer

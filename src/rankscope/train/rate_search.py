@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rankscope.plan.run_cost import RUNG_FRACTIONS
+from rankscope.records.plan_record import RUNG_FRACTIONS
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from rankscope.data.encoder import Encoder, Ids
 from rankscope.evaluate.choice_scoring import choices_with_greedy
 from rankscope.evaluate.generation import written_texts
-from rankscope.evaluate.lm_eval.task_items import generation_settings
+from rankscope.evaluate.lm_eval.task import generation_settings
 from rankscope.evaluate.score_suites import eos_ids
 from rankscope.model.load import LoadedModel, load_model
-from rankscope.model.methods.saved_adapter import saved_adapter
-from rankscope.model.methods.virtual_tokens import virtual_tokens
+from rankscope.model.methods.attach import SavedAdapter, attach
+from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
 from rankscope.records import Item
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import ModelSpec
@@ -77,7 +77,7 @@ class RankscopeLM(TemplateLM):
         self._stack = ExitStack()
         folder = adapter if adapter is not None else peft
         if folder is not None:
-            self._stack.enter_context(saved_adapter(loaded, Path(folder)))
+            self._stack.enter_context(attach(loaded, SavedAdapter(Path(folder))))
         self.token_budget = token_budget or TOKEN_BUDGET.get(self.model.device.type, TOKEN_BUDGET["cuda"])
         self.max_length = (max_length or _context_tokens(loaded)) - virtual_tokens(self.model)
         self._encoder = Encoder(self.tokenizer, context_tokens=self.max_length, chat=False)

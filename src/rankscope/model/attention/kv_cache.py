@@ -23,7 +23,7 @@ from rankscope.model.attention.registration import LAYOUT_KEY, Scores, attend, a
 from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout, TreeShape, padded_places, to_rows
 from rankscope.model.decoder_parts import key_value_width, text_config, window_that_matters
 from rankscope.model.forward import forward_of, hidden_states, probe_ids
-from rankscope.model.methods.virtual_tokens import virtual_tokens, without_virtual_tokens
+from rankscope.model.methods.virtual_tokens_modules import virtual_tokens, without_virtual_tokens
 
 SPARE_TOKENS = 16
 """Room that a slot gets beyond what is needed, so that it is not copied at every step."""

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rankscope.model.decoder_parts import blocks, feed_forward_name, text_config
+from rankscope.model.methods.installed import Installed, MethodModules
+from rankscope.study.methods import Arm
 from rankscope.study.problems import InputProblems, Problem
 
 WEIGHTS_FILE = "bottleneck.safetensors"
@@ -50,23 +52,19 @@ class Bottleneck(nn.Module):
 
 
 class Bottlenecks:
-    """The adapters of a model, in place until `remove`."""
+    """The adapters of a model, which stand in the places of its feed-forwards."""
 
     def __init__(self, model: PreTrainedModel, units: int) -> None:
         self.units = units
         self._model = model
-        self._places = [(block, feed_forward_name(block)) for block in blocks(model)]
         self.modules: list[Bottleneck] = []
         width, like = text_config(model).hidden_size, next(model.parameters())
-        for block, name in self._places:
+        for block in blocks(model):
+            name = feed_forward_name(block)
             adapter = Bottleneck(getattr(block, name), width, units, like)
             adapter.train(model.training)
             self.modules.append(adapter)
             setattr(block, name, adapter)
-
-    def remove(self) -> None:
-        for (block, name), adapter in zip(self._places, self.modules, strict=True):
-            setattr(block, name, adapter.wrapped)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -119,3 +117,18 @@ def load_bottlenecks(model: PreTrainedModel, folder: Path) -> Bottlenecks:
         for name, parameter in made.parameters.items():
             parameter.copy_(tensors[name])
     return made
+
+
+def _put_on(model: PreTrainedModel, arm: Arm) -> Installed:
+    return _installed(Bottlenecks(model, arm.setting("bottleneck")))
+
+
+def _load(model: PreTrainedModel, folder: Path) -> Installed:
+    return _installed(load_bottlenecks(model, folder))
+
+
+def _installed(made: Bottlenecks) -> Installed:
+    return Installed(made.parameters, made.save, made.off)
+
+
+MODULES = {"adapters": MethodModules(_put_on, _load, lambda folder: (folder / SETTINGS_FILE).is_file())}

@@ -8,7 +8,8 @@ in multiples of 16 bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,15 @@ class Running:
 
     arms: tuple[int, ...]
     grouped: bool = False
+
+    @contextmanager
+    def only(self, arms: Sequence[int]) -> Iterator[None]:
+        """Inside, these run and no others."""
+        before, self.arms = self.arms, tuple(arms)
+        try:
+            yield
+        finally:
+            self.arms = before
 
 
 class PackedLinear(nn.Module):

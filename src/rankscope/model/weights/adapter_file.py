@@ -150,16 +150,24 @@ def _is_factor(value: object) -> bool:
 
 
 def adapter_tensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors that PEFT saved, by their keys. Raises InputProblems where there are none, or only pickled ones."""
+    """The tensors that PEFT saved, by their keys, without the adapter's name that some files have in them.
+
+    Raises InputProblems where there are none, or only pickled ones, which are never opened.
+    """
     path = folder / WEIGHTS
     if not path.is_file():
         other = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "no weights"
-        expected = f"{WEIGHTS} (pickles are not opened)"
+        expected = f"{WEIGHTS}: pickles are not opened, load the adapter with PEFT and save it with save_pretrained"
         raise InputProblems([Problem(str(folder), "adapter", other, expected)])
     try:
-        return load_file(path)
+        return {_without_adapter_name(key): tensor for key, tensor in load_file(path).items()}
     except SafetensorError as error:
         raise InputProblems([Problem(str(path), "", f"a damaged file ({error})", "safetensors")]) from error
+
+
+def _without_adapter_name(key: str) -> str:
+    """`x.lora_A.default.weight`, as a state dict of the running model has it, is `x.lora_A.weight` in PEFT's files."""
+    return re.sub(r"\.(modules_to_save\.default|default(?=(\.\w+)?$))", "", key)
 
 
 def _assemble(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Adapter:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from rankscope.model.load import model_path, no_progress_bars
+from rankscope.model.load import WITHOUT_ADAPTER, model_path, no_progress_bars
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import ModelSpec
 
@@ -184,7 +184,7 @@ def load_as_saved(path: str, revision: str | None = None) -> PreTrainedModel:
     try:
         with no_progress_bars():
             return AutoModelForCausalLM.from_pretrained(
-                model_path(spec, Path()), dtype="auto", use_safetensors=True, **options
+                model_path(spec, Path()), dtype="auto", use_safetensors=True, **WITHOUT_ADAPTER, **options
             ).eval()
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

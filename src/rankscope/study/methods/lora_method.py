@@ -16,14 +16,16 @@ from rankscope.study.methods.arm import Arm, Entry, Fraction, Matrix, Method, Mo
 
 _MULTIPLE_OF_RANK = r"^([0-9]{1,6}(\.[0-9]{1,6})?)?r$"
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Annotated[str, Field(pattern=_MULTIPLE_OF_RANK)]
-ALPHA = "a number above 0, or a multiple of the rank such as 2r. The update is scaled by alpha/rank."
+ALPHA = "a number above 0, or a multiple of the rank such as 2r. The scale is alpha/rank, of rslora alpha/sqrt(rank)."
 Target = Annotated[str, Field(description="a module's name")]
 
 
 class LowRankArms(Entry):
     """What the entries of all low-rank methods have."""
 
-    ranks: Sizes = Field(description="a list of different whole numbers above 0, such as [8, 16, 32]. An arm each.")
+    ranks: Sizes = Field(
+        description="a list of different whole numbers above 0, such as [8, 16, 32]. One arm for each."
+    )
     alpha: Alpha = Field("2r", description=ALPHA)
     targets: Literal["all-linear"] | Annotated[tuple[Target, ...], Field(min_length=1)] = Field(
         "all-linear",

@@ -1,0 +1,120 @@
+"""Writes numbers as people read them: points of accuracy, intervals, counts, sizes, durations, rates.
+
+Shared by the sentences of the verdict, the report, the terminal and the model card. A number that is missing is said to
+be missing; nothing here computes a statistic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Decimal
+
+from rankscope.records.verdict_record import Interval
+
+NOT_MEASURED = "not measured"
+
+
+def is_number(value: object) -> bool:
+    """Whether a cell holds a finite number (pandas writes a missing one as NaN, a record as None)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def listing(names: Sequence[str], joiner: str = "and") -> str:
+    """`a, b and c`."""
+    if len(names) <= 1:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} {joiner} {names[-1]}"
+
+
+# ---- shares of accuracy, in points and percent ----------------------------------------------------------------------
+
+
+def points(share: float | None, *, sign: bool = True) -> str:
+    """A difference of accuracy as percentage points with one decimal: 0.123 is `+12.3`."""
+    if share is None or not math.isfinite(share):
+        return "?"
+    rounded = _one_decimal(100 * share)
+    return f"{rounded:+}" if sign and rounded else str(rounded)
+
+
+def _one_decimal(value: float) -> Decimal:
+    """Halves away from 0, as the charts round, and no -0.0; float noise (8.749999999) is not seen."""
+    return Decimal(f"{value:.6f}").quantize(Decimal("0.1"), ROUND_HALF_UP) + Decimal("0.0")
+
+
+def interval_points(interval: Interval, *, sign: bool = True) -> str:
+    """`+12.3 points (+10.1 to +14.5)`; without an interval it says so."""
+    if interval.mean is None:
+        return NOT_MEASURED
+    mean = f"{points(interval.mean, sign=sign)} points"
+    if interval.low is None or interval.high is None:
+        return f"{mean} (no interval)"
+    return f"{mean} ({points(interval.low, sign=sign)} to {points(interval.high, sign=sign)})"
+
+
+def percent(share: float | None) -> str:
+    """0.314 as `31.4 %`."""
+    return NOT_MEASURED if share is None or not math.isfinite(share) else f"{_one_decimal(100 * share)} %"
+
+
+def reason_points(share: float) -> str:
+    """As a reason of the verdict has it: 0.0312 is `3.1`, a whole number such as a margin of 0.03 is `3`.
+
+    Unlike `points` it rounds the binary number, as every verdict.json has been written so far.
+    """
+    whole = abs(100 * share - round(100 * share)) < 1e-9
+    return f"{round(100 * share, 1) + 0.0:.0f}" if whole else reason_decimal(share)
+
+
+def reason_decimal(share: float) -> str:
+    """`reason_points` with the decimal of whole numbers too: 0.03 is `3.0`."""
+    return f"{round(100 * share, 1) + 0.0:.1f}"
+
+
+def counted_points(share: float) -> str:
+    """0.01 is `1 point`, 0.03 is `3 points`."""
+    return f"{reason_points(share)} point{'' if reason_points(share) == '1' else 's'}"
+
+
+# ---- what has a unit ------------------------------------------------------------------------------------------------
+
+
+def parameters(count: int | float | None) -> str:
+    """Three digits at most: 1_234_567 is `1.23 M`."""
+    if count is None or not is_number(count):
+        return NOT_MEASURED
+    for unit_count, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if count >= unit_count:
+            return f"{count / unit_count:.3g}{unit}"
+    return str(int(count))
+
+
+def size(byte_count: int | float | None) -> str:
+    """Bytes in decimal units, as disks and cards are sold: 1_500_000 is `1.5 MB`."""
+    if byte_count is None or not is_number(byte_count):
+        return NOT_MEASURED
+    for unit_bytes, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if byte_count >= unit_bytes:
+            number = byte_count / unit_bytes
+            return f"{number:.0f} {unit}" if number >= 100 else f"{number:.1f} {unit}"
+    return f"{int(byte_count)} B"
+
+
+def duration(seconds: float | None) -> str:
+    """90.0 is `1.5 min`."""
+    if seconds is None or not is_number(seconds):
+        return NOT_MEASURED
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def rate(learning_rate: float | None) -> str:
+    """A learning rate as people write it: 0.0002 is `2e-4`."""
+    if learning_rate is None or not math.isfinite(learning_rate):
+        return "none"
+    mantissa, exponent = f"{learning_rate:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"

@@ -1,0 +1,277 @@
+"""What the terminal prints of a plan, a running study, an adapter and a machine. Readable from 80 columns on."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from rankscope.records import Plan, PlannedRun, RunStatus
+from rankscope.records.readable_numbers import duration, parameters, size
+
+ENDED = ("done", "diverged", "failed", "does not fit", "not needed")
+"""The states in which a run stays."""
+
+WIDE_COLUMNS = 100
+"""From this width on, intervals are written out; below, as the mean ± the larger distance to a bound."""
+
+_SHOWN = 40
+"""With more modules than this a line is one kind of matrix over its layers; --json has every module."""
+
+
+def console() -> Console:
+    """Results go to stdout; a pipe gets plain text that is never narrower than 80 columns."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an ASCII terminal gets "?" for "±", not a traceback
+    made = Console(highlight=False)
+    if not made.is_terminal and made.width < 80:
+        made = Console(highlight=False, width=80)
+    return made
+
+
+def plain_table(*headings: str, numbers: Sequence[str] = ()) -> Table:
+    """A table without lines, as narrow as its cells: columns of text, then `numbers`, to the right and never broken."""
+    table = Table(*headings, box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+# ---- the plan -------------------------------------------------------------------------------------------------------
+
+
+def print_plan(console: Console, plan: Plan, states: Mapping[str, str]) -> None:
+    """Every run of a plan with its cost; `states` maps the ids of runs that were begun to their state."""
+    several = len({(run.model, run.train_set) for run in plan.runs}) > 1
+    wide = console.width >= WIDE_COLUMNS
+    table = plain_table()
+    if several:
+        table.add_column("model, trained on", overflow="fold")
+    table.add_column("arm", overflow="fold", min_width=8)
+    for heading in ("seed", "trains", "steps", "FLOPs", "memory", *(["disk"] if wide or not several else []), "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("state", overflow="fold")
+    for run in plan.runs:
+        cells = [f"{run.model}, {run.train_set}"] if several else []
+        cells += [run.arm.label, str(run.seed), parameters(run.trainable_parameters), f"{run.step_count:,}"]
+        cells += [f"{run.train_flops + run.evaluate_flops:.1e}", size(run.memory_bytes)]
+        cells += [size(run.disk_bytes)] if wide or not several else []
+        table.add_row(*map(escape, [*cells, duration(run.seconds), _run_state(run, states)]))
+    console.print(table)
+    for search in plan.searches:
+        labels = ", ".join(arm.label for arm in search.arms)
+        line = f"learning-rate search for {labels} on {search.train_set}: {len(search.rates)} rates"
+        console.print(escape(f"{line}, {duration(search.seconds)}"))
+    console.print(f"[bold]{escape(_totals(plan, states))}[/]")
+    for power in plan.power:
+        console.print(escape(" ".join(power.said)))
+    for warning in plan.warnings:
+        console.print(f"[yellow]Warning:[/] {escape(warning)}")
+
+
+def _run_state(run: PlannedRun, states: Mapping[str, str]) -> str:
+    if run.run_id in states:
+        return states[run.run_id]
+    return "to do" if run.fits else f"does not fit: {run.reason}"
+
+
+def _totals(plan: Plan, states: Mapping[str, str]) -> str:
+    left = [run for run in plan.runs if run.fits and states.get(run.run_id) != "done"]
+    seconds = sum(r.seconds for r in left) + sum(s.seconds for s in plan.searches)
+    seconds = (seconds + plan.base_seconds + plan.derived_seconds) / plan.resolved.worker_count
+    done = sum(states.get(run.run_id) == "done" for run in plan.runs)
+    unfit = sum(not run.fits for run in plan.runs)
+    parts = [f"{len(plan.runs)} runs", f"{done} done", f"{len(left)} to do"]
+    if plan.looks:
+        first = sum(run.seed < plan.looks[0] for run in plan.runs)
+        parts = [
+            f"{first} runs, then up to {len(plan.runs)} as the verdict asks",
+            f"{done} done",
+            f"{len(left)} at most to do",
+        ]
+    if unfit:
+        parts.append(f"{unfit} that do not fit")
+    disk = size(sum(run.disk_bytes for run in left))
+    workers = f"{plan.resolved.worker_count} worker{'s' if plan.resolved.worker_count > 1 else ''}"
+    end = f"about {duration(seconds)} with {workers}, {disk} of disk" if left else "nothing left to do"
+    return f"{', '.join(parts)}; {end}."
+
+
+# ---- a study while it runs ------------------------------------------------------------------------------------------
+
+
+def status_table(plan: Plan, statuses: Mapping[str, RunStatus], shares: Mapping[str, float]) -> Table:
+    """One line an arm and training set: its seeds done, and loss, items, speed and memory of the latest.
+
+    `shares` is the share of each run and search that is done, by id.
+    """
+    table = plain_table(
+        "arm", "trained on", "seeds", "progress", numbers=("loss", "items scored", "tokens/s", "memory")
+    )
+    for search in plan.searches:
+        share = shares[search.search_id]
+        if share < 1.0:
+            label = ", ".join(arm.label for arm in search.arms)
+            table.add_row(label, search.train_set, "rate", ProgressBar(total=1.0, completed=share, width=14))
+    groups: dict[tuple[str, str, str], list[PlannedRun]] = {}
+    for run in plan.runs:
+        groups.setdefault((run.model, run.arm.label, run.train_set), []).append(run)
+    for (model, label, train_set), runs in groups.items():
+        theirs = [statuses[run.run_id] for run in runs]
+        done = sum(status.state == "done" for status in theirs)
+        trouble = dict.fromkeys(s.state for s in theirs if s.state in ENDED and s.state not in ("done", "not needed"))
+        bar = ProgressBar(total=len(runs), completed=sum(shares[run.run_id] for run in runs), width=14)
+        losses = [s.final_train_loss for s in theirs if s.final_train_loss is not None]
+        scored = sum(status.items_scored for status in theirs)
+        speeds = [v for run in runs if (v := statuses[run.run_id].tokens_per_second(run.train_tokens)) is not None]
+        memory = max((s.peak_memory_bytes or 0 for s in theirs), default=0)
+        table.add_row(
+            label,
+            train_set,
+            " ".join([f"{done}/{len(runs)}", *trouble]),
+            bar,
+            f"{losses[-1]:.3f}" if losses else "",
+            f"{scored:,}/{plan.item_count(model) * len(runs):,}" if scored else "",
+            f"{speeds[-1]:,.0f}" if speeds else "",
+            size(memory) if memory else "",
+        )
+    return table
+
+
+# ---- an adapter -----------------------------------------------------------------------------------------------------
+
+
+def print_audit(console: Console, found: Mapping[str, Any]) -> None:
+    """`found` is what `audit --json` prints."""
+    modules: list[dict[str, Any]] = found["modules"]
+    groups = {_short(m["module"]): [m] for m in modules}
+    if len(modules) > _SHOWN:
+        groups = defaultdict(list)
+        for module in modules:
+            groups[module["module"].rsplit(".", 1)[-1]].append(module)
+    with_base = any(m["relative_norm"] is not None for m in modules)
+    table = plain_table()
+    table.add_column("module" if len(groups) == len(modules) else "all layers", overflow="fold", min_width=12)
+    headings = ["rank", "used", "stable", "effective", "90 %", "95 %", "99 %", "norm"]
+    headings += ["of base", "intruders", "random"] if with_base else []
+    for heading in headings:  # 90 %: the rank that holds that share of the energy
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, members in groups.items():
+        table.add_row(escape(name), *_cells(members, with_base))
+    console.print(table)
+    console.print(f"\n[bold]{escape(_summary(found, modules))}[/]")
+    for note in found["notes"]:
+        console.print(f"Note: {escape(note)}")
+
+
+def _short(module: str) -> str:
+    """`model.layers.3.self_attn.q_proj` as `3.self_attn.q_proj`."""
+    parts = module.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
+    return ".".join(parts[number:])
+
+
+def _summary(found: Mapping[str, Any], modules: Sequence[Mapping[str, Any]]) -> str:
+    if found["suggested_rank"] is None:
+        return "The adapter changes nothing: every B A is zero."
+    used = _mean(modules, "utilisation")
+    text = (
+        f"{len(modules)} matrices use {100 * (used or 0):.0f} % of their rank on average (stable rank / rank). "
+        f"Rank {found['suggested_rank']} holds 90 % of the energy of every one; the adapter has {found['rank']}."
+    )
+    if any(m["intruders"] is not None for m in modules):
+        count, random = (sum(m[key] or 0 for m in modules) for key in ("intruders", "intruders_random"))
+        text += f" Intruder dimensions among the 10 largest of each: {count}; a random change as large has {random}."
+    return text
+
+
+def _cells(members: Sequence[Mapping[str, Any]], with_base: bool) -> list[str]:
+    ranks = sorted({m["rank"] for m in members})
+    used = _mean(members, "utilisation")
+    cells = [
+        str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}",
+        "-" if used is None else f"{100 * used:.0f} %",
+        _number(_mean(members, "stable_rank")),
+        _number(_mean(members, "effective_rank")),
+        *(_largest([m["energy_rank"][share] for m in members]) for share in ("90", "95", "99")),
+        _number(_mean(members, "frobenius_norm")),
+    ]
+    if with_base:
+        relative = _mean(members, "relative_norm")
+        cells.append("-" if relative is None else f"{100 * relative:.2g} %")
+        cells += [_sum(members, "intruders"), _sum(members, "intruders_random")]
+    return cells
+
+
+def _mean(members: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    values = [m[key] for m in members if m[key] is not None]
+    return mean(values) if values else None
+
+
+def _sum(members: Sequence[Mapping[str, Any]], key: str) -> str:
+    values = [m[key] for m in members if m[key] is not None]
+    return str(sum(values)) if values else "-"
+
+
+def _largest(values: Sequence[int | None]) -> str:
+    return str(max((v for v in values if v is not None), default="-"))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def compressed_sentence(ranks: Mapping[str, int], discarded: float, bytes_before: int, bytes_after: int) -> str:
+    """One line on what `compress` wrote."""
+    low, high = min(ranks.values()), max(ranks.values())
+    span = f"rank {low}" if low == high else f"ranks {low} to {high}"
+    return (
+        f"{len(ranks)} matrices at {span}; {100 * discarded:.6g} % of the energy is discarded; "
+        f"{bytes_before / 1e6:.2f} MB became {bytes_after / 1e6:.2f} MB"
+    )
+
+
+# ---- a machine ------------------------------------------------------------------------------------------------------
+
+
+def print_doctor(console: Console, found: Mapping[str, Any]) -> None:
+    """`found` is what `doctor --json` prints."""
+    machine = found["machine"]
+    speed = machine["flops_per_second"]
+    memory = size(machine["device_memory_bytes"])
+    facts = {
+        "device": f"{machine['device_name']} ({machine['device']}), {machine['core_count']} CPU cores",
+        "memory": f"{memory}, of which a plan uses {size(found['usable_memory_bytes'])}",
+        "dtype": f"{found['dtype']} where a study says auto",
+        "speed": "not measured" if speed is None else f"{speed / 1e9:,.0f} GFLOP/s in large matrix products"
+        + (", one thread" if machine["device"] == "cpu" else ""),
+        "disk": f"{size(machine['disk_free_bytes'])} free",
+        "versions": ", ".join(f"{name} {version}" for name, version in list(found["versions"].items())[:5]),
+    }  # fmt: skip
+    for name, value in facts.items():
+        console.print(f"[bold]{name:<9}[/]{escape(value)}", soft_wrap=True)
+    console.print()
+    table = plain_table()
+    table.add_column("the largest that trains here")
+    table.add_column("model like")
+    table.add_column("needs", justify="right", no_wrap=True)
+    table.add_column("too large")
+    for way in found["trainable"]:
+        fits, large = way["fits"], way["too_large"]
+        model = way["reason"] or (f"{fits['model']} ({parameters(fits['parameters'])})" if fits else "none")
+        more = f"{large['model']}: {size(large['memory_bytes'])}" if large else ""
+        table.add_row(way["way"], escape(model), size(fits["memory_bytes"]) if fits else "", escape(more))
+    console.print(table)
+    console.print("[dim]With gradient checkpointing, one row of 1,024 tokens at a time; docs/plan.md.[/]")
+    if found["fixes"]:
+        console.print("\n[bold]What would help[/]")
+        for fix in found["fixes"]:
+            console.print(f"- {escape(fix)}")

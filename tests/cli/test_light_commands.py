@@ -1,0 +1,60 @@
+"""`--help`, `status` and `verdict` answer at once: none of the libraries that take seconds to import is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_plan import make_plan
+from made_report import make_verdict
+
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.records import RunStatus, VerdictFile
+
+HEAVY = {
+    "accelerate", "altair", "datasets", "jinja2", "numpy", "pandas", "peft", "pyarrow", "safetensors", "scipy", "torch",
+    "transformers", "vl_convert",
+}  # fmt: skip
+WRAPPER = """
+import json, sys
+sys.argv = ["rankscope", *sys.argv[1:]]
+from rankscope.cli import main
+try:
+    main()
+finally:
+    print(json.dumps(sorted(name for name in sys.modules if "." not in name)), file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with a plan, a finished run and a verdict."""
+    path = tmp_path_factory.mktemp("light") / "study"
+    study, plan = StudyFolder.open(path), make_plan(searches=2)
+    study.claim("made", "name: made\n")
+    study.write_study("name: made\n", plan)
+    study.write_status(RunStatus(run_id=plan.runs[0].run_id, state="done", steps_done=40, steps_total=40))
+    study.write_verdicts(VerdictFile(verdicts=[make_verdict(), make_verdict("legal", "cannot_distinguish")]))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--help"], 0, "verdict"),
+        (["status", "DIR"], 0, ""),
+        (["status", "DIR", "--json"], 0, '"done": 1'),
+        (["verdict", "DIR"], 3, "Use lora-r16"),
+        (["verdict", "DIR", "--json"], 3, '"headline"'),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_nothing_heavy_is_imported(folder: Path, words: list[str], code: int, said: str) -> None:
+    call = [sys.executable, "-c", WRAPPER, *(str(folder) if word == "DIR" else word for word in words)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout
+    assert HEAVY & set(json.loads(done.stderr.splitlines()[-1])) == set()

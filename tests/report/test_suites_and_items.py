@@ -1,0 +1,36 @@
+"""The flipped items that a page carries: a fair sample, and nothing shown as NaN."""
+
+from __future__ import annotations
+
+import pytest
+from made_report import make_items, make_verdict
+
+from rankscope.report import suites_and_items
+from rankscope.report.suites_and_items import pack_items
+
+
+def test_the_sample_holds_every_arm_suite_and_direction_even_when_it_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = make_items([make_verdict()])
+    groups = {(row.arm, row.suite, row.seeds_lost > 0) for row in items.itertuples()}
+    monkeypatch.setattr(suites_and_items, "MAX_ROWS", len(groups))
+    packed = pack_items(items)
+    shown = {(row[3], row[4], row[0] == "forgotten") for row in packed.payload["rows"]}
+    assert shown == groups
+    assert packed.total == len(items)
+
+
+def test_rows_that_did_not_flip_are_no_items() -> None:
+    items = make_items([make_verdict()]).assign(seeds_lost=0, seeds_won=0)
+    assert pack_items(items).shown == 0
+
+
+def test_a_long_prompt_says_how_much_is_left_out() -> None:
+    items = make_items([make_verdict()]).head(1).assign(prompt="x" * (suites_and_items.MAX_TEXT + 1234), choices=[[]])
+    assert "(1,234 more characters)" in pack_items(items).payload["questions"][0][1]
+
+
+def test_a_missing_prediction_is_said_and_not_shown_as_nan() -> None:
+    items = make_items([make_verdict()]).head(1).assign(arm_predicted=None, base_predicted=float("nan"))
+    packed = pack_items(items).payload
+    assert packed["questions"][0][3] == "(none)"
+    assert packed["rows"][0][6] == "(none)"
