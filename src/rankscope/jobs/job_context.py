@@ -14,7 +14,7 @@ from rankscope.edges.machine import commit, machine_line, versions
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.model.load import LoadedModel, load_model
-from rankscope.model.model_files import check_model_files
+from rankscope.model.model_checks import check_model_files
 from rankscope.plan.resolve import dtype_of
 from rankscope.records import (
     ModelFacts,
