@@ -14,8 +14,8 @@ import pandas as pd
 
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
+from rankscope.evaluate.adapter_scoring import Logprobs
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
-from rankscope.evaluate.several_adapters import Logprobs
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel
