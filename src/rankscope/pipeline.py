@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 from rankscope.edges.executors import Executor, Job
 from rankscope.edges.process_control import stop_requested
 from rankscope.edges.study_folder import StudyFolder, keep_best
-from rankscope.jobs.base_job import ScoreBase
 from rankscope.jobs.derive_job import Derive, derivations, derived_sources
 from rankscope.jobs.measure_job import Measure, measured_runs
 from rankscope.jobs.packing_job import ChoosePacking, groups_of, undecided
 from rankscope.jobs.planning import StudyPlanner, same_work, unscorable
 from rankscope.jobs.run_job import TrainRuns
+from rankscope.jobs.score_job import ScoreBase
 from rankscope.jobs.search_job import SearchRate
 from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun, RunStatus
 from rankscope.results.adaptive_seeds import mark_unneeded, wanted_runs

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankscope.cli.command_helpers import Json, is_planned, open_folder, print_verdict, quiet
-from rankscope.cli.error_boundary import INTERRUPTED
+from rankscope.cli.command_helpers import INTERRUPTED, Json, is_planned, open_folder, print_verdict, quiet
 from rankscope.edges.process_control import stopped_by_ctrl_c
 from rankscope.study.read_study import read_study
 

@@ -14,7 +14,7 @@ from rankscope.edges.machine import commit, machine_line, versions
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.model.load import LoadedModel, load_model
-from rankscope.model.model_files import check_model_files
+from rankscope.model.model_checks import check_model_files
 from rankscope.plan.resolve import dtype_of
 from rankscope.records import (
     ModelFacts,
@@ -27,9 +27,11 @@ from rankscope.records import (
     Suite,
     SuiteFacts,
 )
+from rankscope.study.objective import SUPERVISED
 from rankscope.study.resolved_study import study_of
 from rankscope.study.study import ModelSpec, Study
 from rankscope.train.fit import FitSettings
+from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.training_state import FitResult
 
 EVALUATE_TOKENS = {"cpu": 2048, "cuda": 16384}
@@ -64,6 +66,11 @@ class JobContext:
     @property
     def evaluate_tokens(self) -> int:
         return EVALUATE_TOKENS[self.plan.resolved.device]
+
+    @property
+    def objective(self) -> Objective:
+        """What the study's runs minimise."""
+        return OBJECTIVES[SUPERVISED.name]
 
     def spec(self, model: str) -> ModelSpec:
         return next(spec for spec in self.study.models if spec.name == model)
@@ -147,6 +154,7 @@ class JobContext:
             optimizer=self.study.optimizer,
             micro_batch_tokens=micro_batch_tokens,
             checkpoint_seconds=60.0 * self.study.checkpoint.minutes,
+            objective=self.objective,
         )
 
     # ---- records ----

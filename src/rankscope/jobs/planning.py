@@ -18,11 +18,11 @@ from rankscope.decide.statistical_power import planned_power
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.lm_eval.load_task import load_task
 from rankscope.model.load import inspect_model, load_tokenizer, model_path
-from rankscope.model.model_files import changed_model_files, model_states
+from rankscope.model.model_checks import changed_model_files, model_states
 from rankscope.plan.make_plan import make_plan
 from rankscope.records import MachineFacts, MeasuredSpeed, ModelFacts, Plan, SourceState, SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
-from rankscope.study.resolved_study import absolute, dump_study, pinned
+from rankscope.study.resolved_study import absolute, dump_study, pinned, study_of
 from rankscope.study.study import Study
 
 _NAMED = 4
@@ -56,6 +56,7 @@ class StudyPlanner:
     _made: TemporaryDirectory[str] | None = field(default=None, init=False)
     _facts: _Facts | None = field(default=None, init=False)
     _planned_in: StudyFolder | None = field(default=None, init=False)
+    _known: set[str] = field(default_factory=set, init=False)
 
     def __enter__(self) -> StudyPlanner:
         return self
@@ -89,7 +90,7 @@ class StudyPlanner:
 
     def text(self, plan: Plan) -> str:
         """The study with absolute paths, at the commits that were planned: study.yaml of its folder."""
-        return dump_study(pinned(absolute(self.study, self.base), plan))
+        return dump_study(pinned(absolute(self.study, self.base, self._known), plan))
 
     def settle(self, folder: StudyFolder, plan: Plan) -> None:
         """Write what the folder's jobs work by: token files first, then study and plan."""
@@ -144,7 +145,11 @@ class StudyPlanner:
 
         Raises InputProblems where runs are finished, others are not, and the rows or the model are no longer the same.
         """
-        if out.read_study_text() != self.text(before):
+        text = out.read_study_text() or ""
+        stored = study_of(text)
+        rows = [*stored.train.values(), *stored.suites.values()]
+        self._known = {spec.id for spec in stored.models} | {source.hub for source in rows if source.hub is not None}
+        if text != self.text(before):
             return None
         if not all(out.has_tokens(content_sha256) for content_sha256 in _token_hashes(before)):
             return None

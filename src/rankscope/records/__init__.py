@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from rankscope.records.input_facts import (
+from rankscope.records.plan_record import (
     HarnessFacts,
     MachineFacts,
-    ModelFacts,
-    SourceState,
-    SuiteFacts,
-    TrainFacts,
-)
-from rankscope.records.plan_record import (
     MeasuredSpeed,
+    ModelFacts,
     Plan,
     PlannedPower,
     PlannedRun,
     PlannedSearch,
     Resolved,
+    SourceState,
     StudyMarker,
+    SuiteFacts,
+    TrainFacts,
 )
 from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
 from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Row, Suite, Turn
