@@ -12,6 +12,8 @@ import torch
 
 from rankscope.data.encoder import Encoder
 from rankscope.evaluate.adapter_scoring import Logprobs, suites_logprobs
+from rankscope.evaluate.lm_eval.load_task import run_lm_eval
+from rankscope.evaluate.lm_eval.result_files import ScoredModel, write_result_files
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel, inspect_model, load_model
@@ -21,6 +23,8 @@ from rankscope.records import Prediction, Suite, SuiteFacts
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, ModelSpec
 from rankscope.tools.score_request import SuiteOptions, read_suites
+
+__all__ = ["Scored", "run_lm_eval", "score_models"]
 
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
 
@@ -46,6 +50,16 @@ class Scored:
         return pd.concat(
             [predictions_frame(adapter or "base", found) for adapter, found in self.predictions.items()],
             ignore_index=True,
+        )
+
+    def write_lm_eval_files(self, folder: Path) -> list[Path]:
+        """The scores in lm-eval's own layout, a folder for the base and for each adapter; the files written."""
+        return write_result_files(
+            [
+                ScoredModel(self.model, adapter, self.dtype, self.suites, found)
+                for adapter, found in self.predictions.items()
+            ],
+            folder,
         )
 
 
