@@ -6,44 +6,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from rankscope.data.encoder import Encoder, form_of
 from rankscope.data.overlap import GRAM_WORDS, NEAR_SHARE, AskedItems, HashTable, NearItems, hashes
 from rankscope.data.row_shapes import content_text
-from rankscope.data.sources import RowReader, sample_marks, smallest
+from rankscope.data.sources import RowReader, TaskItems, TaskRows, sample_marks, smallest
 from rankscope.data.token_writers import SuiteWriter, TrainingWriter
-from rankscope.records import Example, Form, Grading, HarnessFacts, Item, Row, SuiteFacts, TrainFacts
+from rankscope.records import Example, Form, Item, Row, SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import SuiteSource, TrainSource, Validation
 
 Progress = Callable[[str, int, int | None], object]
 """Told the name of a source (`train.medical`), the rows of it that are done, and how many there are where known."""
-
-
-@dataclass(frozen=True)
-class TaskItems:
-    """What a task of lm-eval asks: items, the tokens that each needs in the context, and how they are graded."""
-
-    items: list[Item]
-    needed: list[int]
-    max_new_tokens: int
-    facts: HarnessFacts
-    grading: Grading | None
-
-
-@runtime_checkable
-class TaskRows(Protocol):
-    """A loaded task of lm-eval, as `evaluate.lm_eval` gives it. `rows`: its questions, compared with training rows."""
-
-    @property
-    def file(self) -> str: ...
-    @property
-    def rows(self) -> Sequence[Row]: ...
-
-    def items(self, encoder: Encoder) -> TaskItems: ...
 
 
 @dataclass(frozen=True)

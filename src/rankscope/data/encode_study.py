@@ -9,9 +9,9 @@ from typing import Protocol, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from rankscope.data.encode_sets import Encoding, Progress, TaskRows, encode_suite, encode_training
+from rankscope.data.encode_sets import Encoding, Progress, encode_suite, encode_training
 from rankscope.data.encoder import Encoder
-from rankscope.data.sources import RowReader
+from rankscope.data.sources import RowReader, TaskRows
 from rankscope.records import SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import ModelSpec, Study, SuiteSource, TrainSource

@@ -12,10 +12,9 @@ from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from rankscope.data.encode_sets import TaskItems
 from rankscope.data.encoder import Encoder
 from rankscope.data.prompts import TEMPLATE_ERRORS
-from rankscope.data.sources import seeded_sample
+from rankscope.data.sources import TaskItems, seeded_sample
 from rankscope.evaluate.lm_eval.grading import SCORES, document_of, grading_of
 from rankscope.records import HarnessFacts, Item, Row
 from rankscope.study.problems import InputProblems, Problem, show
