@@ -15,7 +15,7 @@ from rankscope.data.training_batches import order
 from rankscope.model.attention.unpadded_rows import TrainingForward, training_forward
 from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.records import Example
-from rankscope.study.objective import SUPERVISED
+from rankscope.study.study import SUPERVISED
 from rankscope.train.fit import fit
 from rankscope.train.objective import OBJECTIVES, Objective, SupervisedFineTuning
 

@@ -26,7 +26,7 @@ from rankscope.report.chart_drawing import (
     tooltips,
 )
 from rankscope.report.rank_charts import of_pair
-from rankscope.study.objective import SUPERVISED
+from rankscope.study.study import SUPERVISED
 
 CURVE_POINTS = 120
 """A training curve on the page has about this many steps at most (the page says so; train.jsonl has all)."""

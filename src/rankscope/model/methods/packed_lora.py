@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rankscope.model.attention.fast_path_check import FastPathCheck
+from rankscope.model.attention.registration import FastPathCheck
 from rankscope.model.methods.installed import Installed
 from rankscope.model.methods.packed_linear import PackedLinear, Running
 from rankscope.model.methods.peft_folder import PREFIX, Factors
