@@ -206,7 +206,7 @@ def mcnemar_exact(lost: int, won: int) -> float:
     """Two-sided exact McNemar test: P of a split of `lost` + `won` flips at least this uneven. 1 where none flipped."""
     if lost + won == 0:
         return 1.0
-    return float(min(1.0, 2.0 * distributions.binom.cdf(min(lost, won), lost + won, 0.5)))
+    return float(distributions.binomtest(lost, lost + won, 0.5).pvalue)
 
 
 def bootstrap_variance(
