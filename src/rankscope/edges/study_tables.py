@@ -6,7 +6,7 @@ pandas and pyarrow are imported when a table is read or written: `rankscope stat
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,12 @@ from rankscope.study.problems import InputProblems, Problem
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 _METADATA = b"rankscope"
+
+SCORES = ("suite", "item_id", "score", "loss_nats", "scored_tokens", "text_bytes")
+"""The columns of predictions that gain, forgetting and losses are made of."""
 
 
 class StudyTables(StudyRecords):
@@ -26,6 +30,26 @@ class StudyTables(StudyRecords):
 
     def read_predictions(self, run_id: str) -> pd.DataFrame | None:
         return self._frame(self._predictions(run_id))
+
+    def read_scores(self, run_ids: Sequence[str]) -> pd.DataFrame:
+        """Of several runs' predictions what statistics need, joined: SCORES, floats with NaN for what was not scored.
+
+        run_id, suite and item_id are categories in the order of their text. Runs without predictions have no rows.
+        """
+        import numpy as np
+        import pandas as pd
+        import pyarrow as pa
+
+        found = {run_id: self._scores(self._predictions(run_id)) for run_id in run_ids}
+        read = {run_id: table for run_id, table in found.items() if table is not None}
+        empty = pa.table({name: pa.array([], kind) for name, kind in _score_types().items()})
+        frame = pa.concat_tables([empty, *read.values()]).unify_dictionaries().to_pandas()
+        ids, counts = sorted(read), {run_id: table.num_rows for run_id, table in read.items()}
+        codes = np.repeat([ids.index(run_id) for run_id in read], list(counts.values())).astype(np.int32)
+        frame.insert(0, "run_id", pd.Categorical.from_codes(codes, categories=ids))
+        for name in ("suite", "item_id"):
+            frame[name] = frame[name].cat.reorder_categories(sorted(frame[name].cat.categories))
+        return frame
 
     def write_predictions(self, run_id: str, frame: pd.DataFrame, suites_sha256: Mapping[str, str]) -> None:
         """`suites_sha256`: of every suite that was scored, the content that was asked."""
@@ -135,6 +159,24 @@ class StudyTables(StudyRecords):
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(name, error) from error
 
+    def _scores(self, name: str) -> pa.Table | None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path, types = self.storage.local_copy(name), _score_types()
+        if path is None:
+            return None
+        try:
+            file = pq.ParquetFile(path, read_dictionary=["suite", "item_id"], page_checksum_verification=True)
+            table = file.read([column for column in types if column in file.schema_arrow.names], use_threads=False)
+            columns = {
+                column: table[column].cast(kind) if column in table.column_names else pa.nulls(table.num_rows, kind)
+                for column, kind in types.items()
+            }
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._damaged(name, error) from error
+        return pa.table(columns)
+
     def _metadata(self, name: str) -> dict[str, str]:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -151,3 +193,10 @@ class StudyTables(StudyRecords):
         found = f"a damaged table ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
         expected = "a whole Parquet file; delete it to have it made again"
         return InputProblems([Problem(self.place(name), "", found, expected)])
+
+
+def _score_types() -> dict[str, pa.DataType]:
+    import pyarrow as pa
+
+    names = pa.dictionary(pa.int32(), pa.string())
+    return {column: names if column in ("suite", "item_id") else pa.float64() for column in SCORES}
