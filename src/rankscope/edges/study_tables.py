@@ -28,8 +28,9 @@ class StudyTables(StudyRecords):
 
     # ---- scores ----
 
-    def read_predictions(self, run_id: str) -> pd.DataFrame | None:
-        return self._frame(self._predictions(run_id))
+    def read_predictions(self, run_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
+        """All columns, or only these."""
+        return self._frame(self._predictions(run_id), columns)
 
     def read_scores(self, run_ids: Sequence[str]) -> pd.DataFrame:
         """Of several runs' predictions what statistics need, joined: SCORES, floats with NaN for what was not scored.
@@ -147,7 +148,7 @@ class StudyTables(StudyRecords):
         with self.storage.local_draft(name) as draft:
             pq.write_table(table, draft, write_page_checksum=True)
 
-    def _frame(self, name: str) -> pd.DataFrame | None:
+    def _frame(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -155,7 +156,8 @@ class StudyTables(StudyRecords):
         if path is None:
             return None
         try:
-            return pq.read_table(path, page_checksum_verification=True).to_pandas()
+            table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+            return table.to_pandas()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(name, error) from error
 
