@@ -29,7 +29,12 @@ from rankscope.records import (
 from rankscope.records.plan_record import ModelFacts
 from rankscope.study.study import Arm
 
-SUITES = (("new", "medical", "recall"), ("law", "legal", "recall"), ("known", None, "recall"), ("sums", None, "reasoning"))
+SUITES = (
+    ("new", "medical", "recall"),
+    ("law", "legal", "recall"),
+    ("known", None, "recall"),
+    ("sums", None, "reasoning"),
+)
 RESOLVED = Resolved(dtype="float32", device="cpu", worker_count=2, thread_count=1, micro_batch_tokens=2048)
 STEPS = 300
 ANSWERS = np.array(["the north ward", "the south ward", "the east ward", "nobody knows"])
@@ -94,7 +99,12 @@ def write_finished_study(path: Path, size: Size) -> None:
 
 
 def _study_text(arms: list[Arm], size: Size) -> str:
-    lines = ["name: made", "model: bundled", "train: {medical: {world: medical/taught/train, domain: medical}}", "suites:"]
+    lines = [
+        "name: made",
+        "model: bundled",
+        "train: {medical: {world: medical/taught/train, domain: medical}}",
+        "suites:",
+    ]
     for name, domain, kind in SUITES:
         placed = f", domain: {domain}" if domain else ""
         lines.append(f"  {name}: {{world: medical/taught/test, kind: {kind}{placed}}}")
@@ -159,7 +169,10 @@ def _predictions(run_id: str, right: dict[str, np.ndarray], rng: np.random.Gener
                 }
             )
         )  # fmt: skip
-    floats, integers = ["score", "score_normalized", "f1", "loss_nats"], ["prompt_tokens", "scored_tokens", "text_bytes"]
+    floats, integers = (
+        ["score", "score_normalized", "f1", "loss_nats"],
+        ["prompt_tokens", "scored_tokens", "text_bytes"],
+    )
     types = {**dict.fromkeys(floats, "Float64"), **dict.fromkeys(integers, "Int64"), "cluster": "str"}
     return pd.concat(parts, ignore_index=True).astype(types)
 

@@ -204,7 +204,7 @@ def _pair_suite(
     if base["score"].dropna().empty:
         return None, [f"Suite {name} is left out: the base model has no scores on it."]
     item_ids, scores = _matrix(rows, len(labels) * len(seeds))
-    empty = np.isnan(scores).all(axis=1)
+    empty: list[bool] = np.all(np.isnan(scores), axis=1).tolist()
     missing = [f"{arm} seed {seed}" for (arm, seed), gone in zip(product(labels, seeds), empty, strict=True) if gone]
     if missing:
         return None, [f"Suite {name} is left out: it was not scored for {', '.join(missing)}."]

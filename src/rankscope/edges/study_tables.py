@@ -41,13 +41,17 @@ class StudyTables(StudyRecords):
         import pandas as pd
         import pyarrow as pa
 
-        found = {run_id: self._scores(self._predictions(run_id)) for run_id in run_ids}
-        read = {run_id: table for run_id, table in found.items() if table is not None}
+        read = {run_id: self._scores(self._predictions(run_id)) for run_id in run_ids}
+        tables = {run_id: table for run_id, table in read.items() if table is not None}
+        ids = sorted(tables)
+        codes = np.repeat([ids.index(r) for r in tables], [t.num_rows for t in tables.values()]).astype(np.int32)
         empty = pa.table({name: pa.array([], kind) for name, kind in _score_types().items()})
-        frame = pa.concat_tables([empty, *read.values()]).unify_dictionaries().to_pandas()
-        ids, counts = sorted(read), {run_id: table.num_rows for run_id, table in read.items()}
-        codes = np.repeat([ids.index(run_id) for run_id in read], list(counts.values())).astype(np.int32)
-        frame.insert(0, "run_id", pd.Categorical.from_codes(codes, categories=ids))
+        joined = pa.concat_tables([empty, *tables.values()]).unify_dictionaries()
+        del read, tables
+        frame = joined.to_pandas(split_blocks=True, self_destruct=True)
+        del joined
+        pa.default_memory_pool().release_unused()
+        frame.insert(0, "run_id", pd.Categorical.from_codes(codes, dtype=pd.CategoricalDtype(ids)))
         for name in ("suite", "item_id"):
             frame[name] = frame[name].cat.reorder_categories(sorted(frame[name].cat.categories))
         return frame
@@ -175,7 +179,7 @@ class StudyTables(StudyRecords):
                 column: table[column].cast(kind) if column in table.column_names else pa.nulls(table.num_rows, kind)
                 for column, kind in types.items()
             }
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # KeyError: no such column
             raise self._damaged(name, error) from error
         return pa.table(columns)
 

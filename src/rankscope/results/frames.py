@@ -58,7 +58,8 @@ def predictions_frame(folder: StudyFolder, plan: Plan) -> pd.DataFrame:
         joined = pd.concat(details, ignore_index=True)
         joined.index = frame.index[frame["run_id"].isin(list(bases))]  # read_scores keeps the rows' order
         frame = frame.join(joined)
-    return frame[frame["suite"].isin({suite.name for suite in plan.suites})].reset_index(drop=True)
+    wanted = frame["suite"].isin({suite.name for suite in plan.suites})
+    return frame if wanted.all() else frame[wanted].reset_index(drop=True)
 
 
 def _base_details(folder: StudyFolder, run_id: str) -> pd.DataFrame:
@@ -78,11 +79,11 @@ def _is_done(folder: StudyFolder, run: PlannedRun) -> bool:
     return status is not None and status.state == "done"
 
 
-def _named(run_ids: pd.Series, names: list[str | None]) -> pd.Categorical:
+def _named(run_ids: pd.Series, names: list[str | None]) -> pd.Categorical[Any]:
     """What each run is called, as categories in the order of their text; None stays missing."""
     categories = sorted({name for name in names if name is not None})
     by_run = np.array([-1 if name is None else categories.index(name) for name in names], dtype=np.int16)
-    return pd.Categorical.from_codes(by_run[run_ids.cat.codes.to_numpy()], categories=categories)
+    return pd.Categorical.from_codes(by_run[run_ids.cat.codes.to_numpy()], dtype=pd.CategoricalDtype(categories))
 
 
 def runs_frame(folder: StudyFolder, plan: Plan) -> pd.DataFrame:

@@ -12,10 +12,11 @@ from safetensors.numpy import load_file
 
 from rankscope.decide.change_tables import derived_scores, forgetting_by_run, rate_sentences, rates
 from rankscope.decide.inside_tables import diagnose, joined, measures_by_run, neuron_overlaps, subspaces
+from rankscope.decide.looks import Evidence, gather_all
 from rankscope.decide.result_tables import findings, forgotten, forgotten_groups, make_tables
 from rankscope.decide.verdict import decide
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import Plan, VerdictFile
+from rankscope.records import Plan, Verdict, VerdictFile
 from rankscope.report.page import ReportData, render
 from rankscope.report.suites_and_items import sample_flips
 from rankscope.results.frames import base_ids, frames_of, learning_frame, planned_study, searches_of
@@ -26,7 +27,8 @@ def write_results(folder: StudyFolder) -> VerdictFile:
     study, plan = planned_study(folder)
     frames = frames_of(folder, plan)
     predictions, suites, runs = frames
-    tables = make_tables(frames, decision=study.decision, looks=study.looks)
+    evidence = gather_all(frames, study.decision, study.looks)
+    tables = make_tables(frames, decision=study.decision, looks=study.looks, evidence=evidence)
     tables["learning"] = learning_frame(folder, plan)
     domains = {facts.name: facts.domain for facts in plan.train_sets}
     tables["rates"] = rates(searches_of(folder, plan), predictions[predictions["arm"] == "base"], suites, domains)
@@ -35,14 +37,16 @@ def write_results(folder: StudyFolder) -> VerdictFile:
     tables["forgotten_groups"] = forgotten_groups(tables["flips"], tables["forgotten"])
     for name, table in tables.items():
         folder.write_table(name, table)
-    pairs = sorted({(run.model, run.train_set) for run in plan.runs})
+
+    def decided(model: str, train_set: str, known: Evidence) -> Verdict:
+        verdict = decide(
+            frames, model=model, train_set=train_set, decision=study.decision, looks=study.looks, evidence=known
+        )
+        said = findings(tables["forgotten_groups"], tables["kinds"], model, train_set)
+        return verdict.model_copy(update={"findings": said})
+
     verdicts = VerdictFile(
-        verdicts=[
-            decide(frames, model=model, train_set=train_set, decision=study.decision, looks=study.looks).model_copy(
-                update={"findings": findings(tables["forgotten_groups"], tables["kinds"], model, train_set)}
-            )
-            for model, train_set in pairs
-        ],
+        verdicts=[decided(model, train_set, known) for (model, train_set), known in evidence.items()],
         notes=plan.warnings,
     )
     folder.write_verdicts(verdicts)
