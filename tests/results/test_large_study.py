@@ -27,7 +27,7 @@ def test_twenty_arms_of_five_seeds_and_ten_thousand_items(tmp_path: Path) -> Non
     subprocess.run([sys.executable, BENCHMARKS / "finished_study.py", folder], check=True)
     for command, seconds, mebibytes in (("report", 8.0, 700), ("verdict", 1.0, 200), ("status", 1.0, 200)):
         code, used, peak = measured(command, str(folder))
-        assert code == 0
+        assert code in (0, 3)
         assert used < seconds, command
         assert peak < mebibytes * MEBIBYTE, command
 

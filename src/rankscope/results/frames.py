@@ -41,7 +41,7 @@ def suites_frame(plan: Plan) -> pd.DataFrame:
 def predictions_frame(folder: StudyFolder, plan: Plan) -> pd.DataFrame:
     """What every finished run scored on the plan's suites; the base's rows have arm `base` and no training set.
 
-    Names are categories in the order of their text. Texts (predicted, answer) are not here: `predicted_texts` reads
+    Names are categories in the order of their text. Texts (predicted, answer) are not here: a report reads
     those that are shown. The base's rows alone have `cluster` and, of both scorings, `choice_logprobs`.
     """
     runs = {run.run_id: run for run in plan.runs if _is_done(folder, run)}
