@@ -45,7 +45,7 @@ class SideModel:
 
 @dataclass(frozen=True)
 class Streams:
-    """Where one suite's measures are summed up."""
+    """The sums of one suite over batches: hidden states, attention and neurons, each by layer."""
 
     hidden: HiddenStream
     attention: AttentionStream
@@ -53,9 +53,11 @@ class Streams:
 
     @classmethod
     def new(cls) -> Streams:
+        """Streams in which nothing is summed up yet."""
         return cls(HiddenStream(), AttentionStream(), NeuronStream())
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Rows of the tables hidden, attention and neurons, without the suite."""
         return {"hidden": self.hidden.rows(), "attention": self.attention.rows(), "neurons": self.neurons.rows()}
 
 

@@ -55,6 +55,7 @@ class SvdCache:
         return svd
 
     def holds(self, weight: Tensor, content: str | None = None) -> bool:
+        """Whether the SVD of (out, in) is on disk already; `content` as in `svd`."""
         return self._path(weight, content).is_file()
 
     def _path(self, weight: Tensor, content: str | None) -> Path:
