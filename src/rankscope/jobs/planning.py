@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rankscope.data.encode_study import encode_study
+from rankscope.data.encoder import Encoder
 from rankscope.data.source_state import changed_sources, source_states
 from rankscope.data.token_files import token_path
 from rankscope.decide.statistical_power import planned_power
@@ -127,11 +128,14 @@ class StudyPlanner:
         training: dict[str, list[TrainFacts]] = {}
         suites: dict[str, list[SuiteFacts]] = {}
         for spec, facts in zip(self.study.models, models, strict=True):
-            encoded = encode_study(
-                self.study, self.base, spec, load_tokenizer(spec, self.base),
-                facts.context_tokens - self.study.virtual_tokens, Path(self._made.name), load_task=load_task,
-                progress=self.progress,
+            room = facts.context_tokens - self.study.virtual_tokens
+            encoder = Encoder(
+                load_tokenizer(spec, self.base), context_tokens=room, system_prompt=spec.system_prompt,
+                vocabulary_size=facts.vocab_size,
             )  # fmt: skip
+            encoded = encode_study(
+                self.study, self.base, encoder, Path(self._made.name), load_task=load_task, progress=self.progress
+            )
             training[spec.name] = list(encoded.training.values())
             suites[spec.name] = list(encoded.suites.values())
         paths = [(spec.name, model_path(spec, self.base)) for spec in self.study.models]
