@@ -2,7 +2,7 @@
 
 The loop (`fit.py`) knows rows, tokens and a loss to be divided and differentiated; everything else it asks here.
 Supervised fine-tuning is the one objective there is. Another one is a class with these methods, whose facts stand in
-`study/objective.py`.
+`study/study.py`.
 
 Shapes: N arms packed together, T tokens of a batch, P positions with loss, D hidden size.
 """
@@ -17,19 +17,23 @@ from torch import Tensor
 
 from rankscope.data.training_batches import collate, repeated, split_micro
 from rankscope.model.attention.unpadded_rows import TrainingForward
-from rankscope.model.vocabulary_loss import summed_cross_entropy
+from rankscope.model.forward import summed_cross_entropy
 from rankscope.records import Example
-from rankscope.study.objective import SUPERVISED, ObjectiveFacts
+from rankscope.study.study import SUPERVISED, ObjectiveFacts
 
 
 class TrainingRows(Protocol):
     """A training set's token file: the rows that are trained on, and those that are held out of it."""
 
     @property
-    def train(self) -> Sequence[Example]: ...
+    def train(self) -> Sequence[Example]:
+        """Rows to train on."""
+        ...
 
     @property
-    def validation(self) -> Sequence[Example]: ...
+    def validation(self) -> Sequence[Example]:
+        """Rows that are held out."""
+        ...
 
 
 class Objective(Protocol):

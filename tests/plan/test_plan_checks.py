@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 
 from rankscope.model.load import linear_shapes
 from rankscope.plan.make_plan import make_plan
-from rankscope.plan.memory import NF4_BYTES, memory_parts, weight_bytes
+from rankscope.plan.run_cost import NF4_BYTES, memory_parts, weight_bytes
 from rankscope.plan.run_time import plan_totals
 from rankscope.records import ModelFacts, Plan
 from rankscope.study.problems import InputProblems
