@@ -48,7 +48,8 @@ def study_in(folder: Path, **changes: Any) -> Study:
 
 def encode(study: Study, folder: Path, **more: Any) -> Encoded:
     settings = {"load_task": None} | more
-    return encode_study(study, folder, study.models[0], make_tokenizer(), 400, folder / "tokens", **settings)
+    encoder = Encoder(make_tokenizer(), context_tokens=400)
+    return encode_study(study, folder, encoder, folder / "tokens", **settings)
 
 
 def test_every_set_is_a_file_named_by_its_content(tmp_path: Path) -> None:

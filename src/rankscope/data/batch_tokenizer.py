@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import pre_tokenizers
 
+from rankscope.study.problems import InputProblems, Problem, show
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -32,10 +34,14 @@ _AFTER = (*_BEFORE, *" \n\t\xa0")
 
 class BatchTokenizer:
     """A tokenizer's own tokens. `prefix_id` is the BOS token, or EOS where there is none: what a text alone is
-    predicted from."""
+    predicted from. `vocabulary_size`: how many tokens the model has embeddings for, where that is known; `beyond` are
+    the tokens that it has none for, and a text with one of them raises BeyondEmbeddings."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary_size: int | None = None) -> None:
         self._tokenizer = tokenizer
+        self._vocabulary_size = vocabulary_size
+        known = tokenizer.added_tokens_decoder if vocabulary_size is not None else {}
+        self.beyond = {token_id: str(token) for token_id, token in known.items() if token_id >= (vocabulary_size or 0)}
         self._backend: Any = tokenizer.backend_tokenizer if tokenizer.is_fast else None
         bos_id: int | None = tokenizer.bos_token_id
         self.prefix_id: int = tokenizer.eos_token_id if bos_id is None else bos_id
@@ -85,8 +91,15 @@ class BatchTokenizer:
 
     def plain(self, texts: Sequence[str]) -> list[Ids]:
         """Tokens of the texts and nothing else."""
-        if not texts:
-            return []
+        found = self._plain(texts) if texts else []
+        for ids in found if self.beyond else ():
+            if not self.beyond.keys().isdisjoint(ids):
+                token_id = next(token_id for token_id in ids if token_id in self.beyond)
+                name = self._tokenizer.name_or_path or "tokenizer"
+                raise BeyondEmbeddings(name, self.beyond[token_id], token_id, self._vocabulary_size or 0)
+        return found
+
+    def _plain(self, texts: Sequence[str]) -> list[Ids]:
         if self._backend is None:
             encoded = self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
             return [tuple(ids) for ids in encoded["input_ids"]]
@@ -191,3 +204,14 @@ def _overlap(text: str, other: str) -> bool:
         return False
     ends = any(text.startswith(other[-i:]) or text.endswith(other[:i]) for i in range(1, min(len(text), len(other))))
     return ends or text in other or other in text
+
+
+class BeyondEmbeddings(InputProblems):
+    """A text with a token that the model has no embedding for."""
+
+    def __init__(self, name: str, token: str, token_id: int, vocabulary_size: int) -> None:
+        self.found = f"the token {show(token)} ({token_id}), for which the model of {vocabulary_size} has no embedding"
+        super().__init__([Problem(name, "tokenizer", self.found, "text of the model's own tokens")])
+
+    def of(self, file: str, place: str) -> InputProblems:
+        return InputProblems([Problem(file, place, self.found, "text of the model's own tokens")])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
-from rankscope.data.batch_tokenizer import BatchTokenizer, Ids
+from rankscope.data.batch_tokenizer import BatchTokenizer, BeyondEmbeddings, Ids
 from rankscope.data.chat_text import ChatFrame, Conversation, Frame, PlainFrame
-from rankscope.data.prompts import PromptMaker, is_number, reference_answer
+from rankscope.data.prompts import PromptMaker, form_of, reference_answer
 from rankscope.records import Example, Form, Item, Row, Turn
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Source
@@ -15,11 +15,15 @@ from rankscope.study.study import Source
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_Made = TypeVar("_Made", Example, Item)
+
 
 class Encoder:
     """A tokenizer with the rules of this project. `chat: None` uses its chat template if it has one.
 
-    `eos_ids` are the tokens that generation stops at: the tokenizer's EOS and what ends an assistant's turn.
+    `eos_ids` are the tokens that generation stops at: the tokenizer's EOS and what ends an assistant's turn; `end_text`
+    is what a chat template writes before that, empty where it is nothing or white space. `vocabulary_size`: how many
+    tokens the model has embeddings for, where that is known; a text with a token beyond them is refused.
     Raises InputProblems for a tokenizer without EOS, and for `chat` or a system prompt without a usable template.
     """
 
@@ -30,6 +34,7 @@ class Encoder:
         context_tokens: int,
         chat: bool | None = None,
         system_prompt: str | None = None,
+        vocabulary_size: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.context_tokens = context_tokens
@@ -50,11 +55,41 @@ class Encoder:
         turn_end_id = self._frame.end_id if self._frame else None
         self._answer_end_id = eos_id if turn_end_id is None else turn_end_id
         self.eos_ids = frozenset({eos_id, self._answer_end_id})
-        self.tokens = BatchTokenizer(tokenizer)
+        self.end_text = self._frame.end_text.strip() if self._frame else ""
+        self.tokens = BatchTokenizer(tokenizer, vocabulary_size)
+        if self.tokens.beyond and self._frame is not None:
+            self._check_template(name, self._frame)
 
     def training(self, rows: Sequence[Row], source: Source, file: str) -> list[Example]:
         """Each row as an Example of any length; its completion ends with the learned EOS (of a chat: the token that
-        ends the turn). `source.kind` decides whether a rationale is trained."""
+        ends the turn). `source.kind` decides whether a rationale is trained. Raises InputProblems naming the row."""
+        return self._naming_rows(self._training, rows, source, file)
+
+    def items(self, rows: Sequence[Row], source: Source, file: str) -> list[Item]:
+        """Each row as an Item of any length, in order. An open answer's prompt is all that generation starts from."""
+        return self._naming_rows(self._items, rows, source, file)
+
+    def _naming_rows(
+        self, work: Callable[[Sequence[Row], Source, str], list[_Made]], rows: Sequence[Row], source: Source, file: str
+    ) -> list[_Made]:
+        try:
+            return work(rows, source, file)
+        except BeyondEmbeddings:
+            for row in rows:
+                try:
+                    work([row], source, file)
+                except BeyondEmbeddings as error:
+                    raise error.of(file, row.place) from error
+            raise
+
+    def _check_template(self, name: str, frame: ChatFrame) -> None:
+        talk = (Turn("user", "Which?"), Turn("assistant", "This."))
+        try:
+            self.tokens.plain([frame.before(talk[:1]), frame.conversation(talk, name, "chat template").text])
+        except BeyondEmbeddings as error:
+            raise error.of(name, "chat template") from error
+
+    def _training(self, rows: Sequence[Row], source: Source, file: str) -> list[Example]:
         maker = PromptMaker(source, file)
         talks = [i for i, row in enumerate(rows) if _is_talk(row, source)]
         talked = [self._turns.conversation(rows[i].messages or (), file, rows[i].place) for i in talks]
@@ -72,11 +107,14 @@ class Encoder:
             examples.append(Example(row.item_id, prompt_ids, ended))
         return examples
 
-    def items(self, rows: Sequence[Row], source: Source, file: str) -> list[Item]:
-        """Each row as an Item of any length, in order. An open answer's prompt is all that generation starts from."""
+    def _items(self, rows: Sequence[Row], source: Source, file: str) -> list[Item]:
         maker = PromptMaker(source, file)
         reasoning = getattr(source, "kind", None) == "reasoning"
         forms = [form_of(row, reasoning=reasoning) for row in rows]
+        for row in rows:
+            if _is_talk(row, source) and not (row.messages or ())[-1].content:
+                found, expected = "a call of a tool at the end", "an answer in words, which can be scored"
+                raise InputProblems([Problem(file, f"{row.place}: turn {len(row.messages or ())}", found, expected)])
         prompts = [
             self._turns.before((row.messages or ())[:-1]) if _is_talk(row, source) else self._prompt(row, maker)
             for row in rows
@@ -178,18 +216,10 @@ class Encoder:
         )
 
 
-def stop_ids(tokenizer: PreTrainedTokenizerBase, *, chat: bool | None = None) -> frozenset[int]:
-    """The tokens that end an answer of this tokenizer, as its rows are trained: `Encoder.eos_ids`."""
-    return Encoder(tokenizer, context_tokens=1, chat=chat).eos_ids
-
-
-def form_of(row: Row, *, reasoning: bool) -> Form:
-    """How a row is scored: choices before an answer, and an answer as a number if the suite's kind is reasoning."""
-    if row.text is not None:
-        return "text"
-    if row.choices is not None:
-        return "choices"
-    return "number" if reasoning and is_number(reference_answer(row, reasoning=True)) else "open"
+def answer_end(tokenizer: PreTrainedTokenizerBase) -> tuple[frozenset[int], str]:
+    """What ends an answer of this tokenizer, as its rows are trained: `Encoder.eos_ids` and `Encoder.end_text`."""
+    encoder = Encoder(tokenizer, context_tokens=1)
+    return encoder.eos_ids, encoder.end_text
 
 
 def _is_talk(row: Row, source: Source) -> bool:
