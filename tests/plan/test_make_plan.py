@@ -1,34 +1,19 @@
-"""The plan: which runs and searches there are, what fits, what is resolved and kept, and what it warns of."""
+"""The plan: which runs and searches there are, what fits, what is resolved and kept, and what it costs in all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytest
-from made_facts import LLAMA_8B, STUDY, machine_facts, model_facts, suite_facts, train_facts
+from made_facts import LLAMA_8B, STUDY, machine_facts, model_facts, planned
 
-from rankscope.plan.make_plan import make_plan
-from rankscope.plan.plan_checks import check_arms
 from rankscope.plan.resolve import dtype_of
 from rankscope.plan.run_time import describe_plan, plan_totals
-from rankscope.records import MachineFacts, ModelFacts, Plan, Resolved
+from rankscope.records import Plan
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Study
 
 Read = Callable[..., Study]
-
-
-def planned(
-    study: Study,
-    models: list[ModelFacts] | None = None,
-    machine: MachineFacts | None = None,
-    previous: Resolved | None = None,
-    **train: object,
-) -> Plan:
-    models = models or [model_facts()]
-    sets = {facts.name: [train_facts(**train)] for facts in models}
-    suites = {facts.name: [suite_facts(), suite_facts("law", domain="legal")] for facts in models}
-    return make_plan(study, models, sets, suites, machine or machine_facts(), previous=previous, file="study.yaml")
 
 
 def test_there_is_one_run_for_each_arm_and_seed(read: Read) -> None:
@@ -81,35 +66,6 @@ def test_the_same_run_twice_is_refused(read: Read) -> None:
     study = read(STUDY.replace("model: bundled", "model: [org/a, org/b]"))
     with pytest.raises(InputProblems, match=r"the same run twice \(a, medical, full and b, medical, full\)"):
         planned(study, [model_facts("a"), model_facts("b")])
-
-
-# ---- targets and ranks ----------------------------------------------------------------------------------------------
-
-
-def test_a_target_that_does_not_exist_is_refused_with_the_nearest(read: Read) -> None:
-    expected = (
-        "which is no linear module of bundled, expected all-linear or some of "
-        "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
-    )
-    with pytest.raises(InputProblems) as caught:
-        planned(read(STUDY, "arms.lora.targets=[q_prj, v_proj, lm_head]"))
-    assert [str(problem) for problem in caught.value.problems] == [
-        f"study.yaml: arms.lora.targets: found q_prj, {expected}; did you mean `q_proj`?",
-        f"study.yaml: arms.lora.targets: found lm_head, {expected}",
-    ]
-
-
-def test_a_rank_that_no_target_can_use_is_refused_and_one_that_some_cannot_is_warned_of(read: Read) -> None:
-    study = read(STUDY, "arms.lora.ranks=[8, 9, 16, 17]")  # smaller sides are 8 (k, v) and 16
-    problems, warnings = check_arms(study, model_facts(), "study.yaml")
-    assert [str(problem) for problem in problems] == [
-        "study.yaml: arms.lora.ranks: found rank 17, above the smaller side of every target of bundled, "
-        "expected at most 16"
-    ]
-    assert [warning.split(":")[0] for warning in warnings] == ["lora-r9", "lora-r16"]
-    assert "(8) of 4 of 14 targets" in warnings[0]
-    only = read(STUDY, "arms.lora.ranks=[9]", "arms.lora.targets=[k_proj]")
-    assert "expected at most 8" in str(check_arms(only, model_facts(), "s")[0][0])
 
 
 # ---- what is resolved -----------------------------------------------------------------------------------------------
@@ -184,31 +140,6 @@ def test_a_full_disk_is_noticed(read: Read) -> None:
     needed = plan_totals(planned(read()))["disk_bytes"]
     plan = planned(read(), machine=machine_facts(disk_free_bytes=needed - 1))
     assert any("GB of disk" in warning for warning in plan.warnings)
-
-
-# ---- warnings -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["seeds=[0]"], "one seed"),
-        (["arms.lora.alpha=16"], "differ in scale (alpha/r is 2, 4)"),
-        (["arms.other={method: lora, ranks: [2], targets: [q_proj], learning_rate: 1e-4}"], "differ in target modules"),
-        (["arms.full.learning_rate=2e-4"], "at LoRA's learning rate (0.0002)"),
-        (["suites.law.domain=medical", "suites.maths.domain=medical"], "its forgetting cannot be measured"),
-        (["budget.max_sequence_tokens=4096"], "its context of 2048 tokens"),
-    ],
-)
-def test_what_weakens_the_answer_is_warned_of(read: Read, overrides: list[str], words: str) -> None:
-    assert planned(read()).warnings == []
-    assert sum(words in warning for warning in planned(read(STUDY, *overrides)).warnings) == 1
-
-
-def test_times_without_a_measured_speed_are_called_nominal(read: Read) -> None:
-    plan = planned(read(), machine=machine_facts(flops_per_second=None))
-    assert any("not measured" in warning for warning in plan.warnings)
-    assert all(run.seconds > 0 for run in plan.runs)
 
 
 # ---- for people -----------------------------------------------------------------------------------------------------

@@ -64,6 +64,8 @@ def memory_parts(
 ) -> dict[str, int]:
     """Bytes of a training process, by what they are for. Exact but for activations, logits and runtime.
 
+    Masters: arXiv 1710.03740, section 3.1.
+
     Trained bf16 weights have fp32 masters and, at the worst moment, both gradients. Logits: three fp32 copies (logits,
     log-softmax, gradient) at the completion positions. `dequantized`: the largest matrix of a base in 4 bits, which is
     written out to be multiplied with.

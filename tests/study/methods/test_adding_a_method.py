@@ -21,7 +21,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from rankscope.study.methods.arm import Arm, Entry, Method, ModelShape
+from rankscope.study.methods.arm import Arm, Entry, Method
+from rankscope.study.methods.method_types import ModelShape
 
 
 class ScalarArms(Entry):

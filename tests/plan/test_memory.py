@@ -15,7 +15,6 @@ from rankscope.plan.make_plan import make_plan
 from rankscope.plan.memory import NF4_BYTES, memory_parts, weight_bytes
 from rankscope.plan.run_time import plan_totals
 from rankscope.records import ModelFacts, Plan
-from rankscope.study.problems import InputProblems
 from rankscope.study.study import Arm, Study
 
 Read = Callable[..., Study]
@@ -156,47 +155,3 @@ def test_of_best_checkpoints_one_an_arm_stays_on_the_disk(read: Read) -> None:
     weights = 2 * model_facts().parameter_count
     assert kept["best"] - kept["none"] == weights
     assert kept["all"] - kept["none"] == 3 * weights
-
-
-# ---- what is refused ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("override", "place", "wish"),
-    [
-        ("model={id: bundled, quantization: nf4}", "model.quantization (bundled)", "quantization: nf4"),
-        ("optimizer.name=adamw_8bit", "optimizer.name", "adamw_8bit"),
-    ],
-)
-def test_4_and_8_bits_need_cuda_and_bitsandbytes(read: Read, override: str, place: str, wish: str) -> None:
-    study = read(STUDY.replace("  full: {learning_rate: 1e-5}\n", ""), override)
-    with pytest.raises(InputProblems) as caught:
-        plan_of(study, [model_facts()], device="cpu", device_name="a processor")
-    expected = f"study.yaml: {place}: found {wish} on a processor (cpu), expected a CUDA device"
-    assert str(caught.value.problems[0]).startswith(expected)
-    with pytest.raises(
-        InputProblems, match=r"without the package bitsandbytes, expected pip install 'rankscope\[quant\]'"
-    ):
-        plan_of(study, [model_facts()])
-    assert plan_of(study, [model_facts()], bitsandbytes=True).runs
-
-
-def test_arms_that_change_the_base_itself_are_refused_on_4_bits(lines: Callable[..., list[str]]) -> None:
-    text = STUDY.replace("model: bundled", "model: {id: org/a, quantization: nf4}").replace(
-        "arms:\n", "arms:\n  pissa: {ranks: [4]}\n"
-    )
-    found = lines(text)
-    said = 'on "org/a", whose weights are quantized, expected arms that leave the base\'s weights alone, such as lora'
-    assert [said in line for line in found] == [True, True]
-    assert ["pissa" in found[0], "full" in found[1]] == [True, True]
-    wrong = lines(STUDY, "model={id: org/a, quantization: int3}")
-    assert wrong == ['--set: model.quantization: found "int3", expected nf4, or null for none']
-
-
-def test_checkpointing_is_refused_where_it_cannot_be_done(read: Read) -> None:
-    study = read(STUDY, "budget.gradient_checkpointing=true", "arms.prefix-tuning={virtual_tokens: [4]}")
-    with pytest.raises(InputProblems) as caught:
-        plan_of(study, [model_facts(checkpointing=False, key_value_width=8)])
-    found = [str(problem) for problem in caught.value.problems]
-    assert "found bundled (LlamaForCausalLM), which cannot" in found[0]
-    assert "found prefix-tuning-v4, whose trained keys and values it would drop" in found[1]
