@@ -38,8 +38,8 @@ def _weight_flops(facts: ModelFacts) -> float:
 
 
 def _attention_flops(facts: ModelFacts, length: float) -> float:
-    """One token forward through causal attention: 2 L D n, two products of 2 D n in each layer, of which the mask leaves
-    half (arXiv 2001.08361, table 1, has them without the mask)."""
+    """One token forward through causal attention: 2 L D n, two products of 2 D n in each layer, of which the mask
+    leaves half (arXiv 2001.08361, table 1, has them without the mask)."""
     return 2.0 * facts.layer_count * facts.hidden_size * length
 
 
