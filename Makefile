@@ -5,10 +5,16 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow test-guides check clean
+.PHONY: demo fast test test-slow test-guides check clean
 
 demo: $(VENV)/.installed          ## the main job, on the bundled model and world
 	$(BIN)/rankscope demo
+
+# Rooms whose tests load no model, and what holds the rest together.
+FAST := $(addprefix tests/,study plan records data decide report test_import_law.py test_docs.py)
+
+fast: check                       ## while working: checks, and the tests that load no model; under a minute
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not guide and not cuda" $(FAST)
 
 test: check                       ## checks and the fast tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not guide and not cuda"

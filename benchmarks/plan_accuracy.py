@@ -108,11 +108,12 @@ def real_runs(study: Study, out: Path, machine: Any) -> tuple[Plan, dict[str, Ru
 
 def rows_of(case: Case, quick: bool, repeats: int, folder: Path, fit: Fit) -> list[Row]:
     study, machine = study_of(case, quick), look_at_machine(folder)
-    plain = StudyPlanner(study, Path()).plan(machine, StudyFolder.open(folder / "none"))
-    measured, failed = measure_study(StudyPlanner(study, Path()), plain, executor)
+    planner = StudyPlanner(study, Path())
+    plain = planner.plan(machine, StudyFolder.open(folder / "none"))
+    measured, failed = measure_study(planner, plain, executor)
     if failed:
         return [Row(case.name, "real run", reason=f"not measured: {failed}")]
-    better = StudyPlanner(study, Path()).plan(machine, StudyFolder.open(folder / "none"), measured)
+    better = planner.plan(machine, StudyFolder.open(folder / "none"), measured)
     real: dict[str, list[RunStatus]] = {}
     for repeat in range(repeats):
         for run_id, status in real_runs(study, folder / f"{case.name}-{repeat}", machine)[1].items():

@@ -28,9 +28,9 @@ from table import NotMeasured, Row, Table, compare, measure, parser_of
 
 from rankscope.data.encoder import Encoder
 from rankscope.edges.process_control import keep_freed_memory
+from rankscope.evaluate.adapter_scoring import suites_logprobs
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.score_suites import SuitePlan, generate_answers
-from rankscope.evaluate.several_adapters import suites_logprobs
 from rankscope.jobs.job_context import EVALUATE_TOKENS
 from rankscope.model.load import LoadedModel, load_model, model_path
 from rankscope.model.methods.attach import NewAdapter, SavedAdapter, attach

@@ -82,7 +82,7 @@ def test_a_run_that_is_asked_for_and_does_not_fit_says_so(tmp_path: Path) -> Non
     study, out = tiny_study(tmp_path / "input", seeds=[0]), tmp_path / "out"
     full = planned(study, out).runs[0]
     outcome = run(study, out, full.run_id, memory_bytes=10**8, device_memory_bytes=10**8)
-    assert re.match(r"needs 0\.[56]\d* GB", outcome.left_out[full.run_id])
+    assert re.match(r"does not fit: needs 0\.[56]\d* GB", outcome.left_out[full.run_id])
     assert outcome.failed == {}
 
 

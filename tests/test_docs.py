@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from table_of_docs import table
+from test_import_law import ALLOWED
 
 from rankscope.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+SOURCE = ROOT / "src" / "rankscope"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"`((?:\S*/)?rankscope [^`\n]+)`")
 
@@ -58,6 +61,46 @@ def test_every_link_leads_to_a_file(path: Path) -> None:
     text = BLOCK.sub("", path.read_text(encoding="utf-8"))
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+# ---- what the map says of the house ----------------------------------------------------------------------------------
+
+
+def named_paths(path: Path) -> list[str]:
+    """Paths in backticks, but for those with a placeholder (NAME, ID, HASH, <module>) and those of a study folder."""
+    text = BLOCK.sub("", path.read_text(encoding="utf-8"))
+    found = re.findall(r"`((?:[\w.*-]+/)+[\w.*-]*|[a-z][\w-]*\.(?:py|toml|txt|md))`", text)
+    left_out = re.compile(r"[A-Z]{2,}|^(runs|base|tables|tokens|adapter|model|analysis)/")
+    return [name for name in found if not left_out.search(name)]
+
+
+@pytest.mark.parametrize("name", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_path_that_is_named_exists(name: str) -> None:
+    paths = named_paths(ROOT / name)
+    assert len(paths) > 5
+    missing = [path for path in paths if not any(list(start.glob(path)) for start in (ROOT, SOURCE, ROOT / "docs"))]
+    assert missing == []
+
+
+def test_the_map_has_the_import_law() -> None:
+    told = {
+        room: set(row["may import"].split(", ")) - {"none"} for room, row in table("architecture.md", "room").items()
+    }
+    assert told == {
+        room: allowed - {room, "assets"}
+        for room, allowed in ALLOWED.items()
+        if room not in ("assets", "__init__", "__main__")
+    }
+
+
+def test_the_readme_s_tree_names_every_room() -> None:
+    tree = next(text for _, text in blocks(ROOT / "README.md") if text.startswith("src/rankscope/"))
+    rooms = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").is_file()}
+    assert {line.split()[0].rstrip("/") for line in tree.splitlines() if line.startswith("  ") and line[2] != " "} == {
+        *rooms,
+        "pipeline.py",
+    }
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} <= set(re.findall(r"([\w-]+)\.md", tree))
 
 
 @pytest.mark.guide

@@ -7,21 +7,21 @@ folder before the next begins, so a study that was stopped anywhere goes on from
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
 
 from rankscope.edges.executors import Executor, Job
 from rankscope.edges.process_control import stop_requested
 from rankscope.edges.study_folder import StudyFolder, keep_best
-from rankscope.jobs.base_job import ScoreBase
 from rankscope.jobs.derive_job import Derive, derivations, derived_sources
 from rankscope.jobs.measure_job import Measure, measured_runs
 from rankscope.jobs.packing_job import ChoosePacking, groups_of, undecided
-from rankscope.jobs.planning import StudyPlanner, same_work
+from rankscope.jobs.planning import StudyPlanner, same_work, unscorable
 from rankscope.jobs.run_job import TrainRuns
+from rankscope.jobs.score_job import ScoreBase
 from rankscope.jobs.search_job import SearchRate
-from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun
+from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun, RunStatus
 from rankscope.results.adaptive_seeds import mark_unneeded, wanted_runs
 from rankscope.results.frames import base_ids
 from rankscope.results.write_results import write_results
@@ -35,7 +35,8 @@ __all__ = ["Outcome", "StudyPlanner", "measure_study", "run_study"]
 class Outcome:
     """How a study's execution ended. `failed` maps a run to why; `stopped`: a signal came, run again to go on.
 
-    `left_out` maps a run that was asked for by its id, and does not fit, to why.
+    `left_out` maps a run that was asked for by its id and does not fit, or that lacks a suite and can no longer be
+    scored, to why.
     """
 
     failed: dict[str, str] = field(default_factory=dict)
@@ -73,15 +74,20 @@ def run_study(
     machine: MachineFacts,
     make_executor: Callable[[Plan], Executor],
     only: Sequence[str] = (),
+    retrain: bool = False,
     progress: Callable[[Plan], None] = lambda _: None,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Do what is missing of a study, then decide and report. Raises InputProblems and Busy.
 
     `only` names runs (for array jobs): several processes may then share the folder. Each run, search and base is done
-    by whoever comes first; who needs it waits. Deciding and reporting is left to `write_results`.
+    by whoever comes first; who needs it waits. Deciding and reporting is left to `write_results`. `retrain`: finished
+    runs that lack a suite and whose weights are gone are trained again. `notice` is told what a user must know.
     """
     first = planner.plan(machine, folder)  # before anything is written: a wrong study leaves nothing behind
     _check_only(only, first)
+    for run_id in planner.no_longer_wanted(folder, first):
+        notice(f"{run_id} is finished and does not belong to the study as it is now; it stays in {folder.url}")
     folder.claim(planner.study.name, planner.text(first))
 
     def plan_again() -> Plan:
@@ -98,7 +104,12 @@ def run_study(
             folder.storage.remove_drafts()
             plan = plan_again()
             planner.settle(folder, plan)
+            lacking = unscorable(folder, plan)
+            for run_id in lacking if retrain else ():
+                folder.write_status(RunStatus(run_id=run_id, state="planned"))
             outcome = work(plan)
+            if not retrain:
+                outcome = replace(outcome, left_out={**outcome.left_out, **_unasked(lacking)})
             if not outcome.stopped:
                 write_results(folder)
         return outcome
@@ -114,6 +125,14 @@ def run_study(
                     planner.settle(folder, plan)
             shared.enter_context(folder.lock(shared=True))
         return work(plan)
+
+
+def _unasked(lacking: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Why finished runs have no scores on suites that came later."""
+    return {
+        run_id: f"not scored on {', '.join(suites)}: its weights were not kept; `--retrain` trains it again"
+        for run_id, suites in lacking.items()
+    }
 
 
 def _check_only(only: Sequence[str], plan: Plan) -> None:
@@ -176,7 +195,7 @@ def _execute(work: _Work) -> Outcome:
                 for wanted in derivations(study, plan, run)
             ]
         )
-    left_out = {run.run_id: run.reason or "" for run in plan.runs if run.run_id in only and not run.fits}
+    left_out = {run.run_id: f"does not fit: {run.reason}" for run in plan.runs if run.run_id in only and not run.fits}
     return Outcome(failed=work.failed, stopped=stop_requested(), left_out=left_out)
 
 

@@ -14,11 +14,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import yaml
+from encoded_rows import encoded_suite, load_rows
 from tokenizers_small import make_tokenizer
 
-from rankscope.data.build_sets import build_suite
 from rankscope.data.encoder import Encoder
-from rankscope.data.sources import load_rows
+from rankscope.data.sources import RowReader
 from rankscope.records import Example, Row
 from rankscope.study.study import SuiteSource, TrainSource
 
@@ -88,7 +88,7 @@ def test_the_texts(tmp_path: Path, cells: list[str], column: str) -> None:
     assert marked(encoder, example) == wanted
     kind = None if cells[3] == "text" else more.pop("kind", "recall")
     suite_source = SuiteSource(path="rows.jsonl", kind=kind, **more)
-    suite, facts = build_suite("x", suite_source, load_rows(suite_source, base=tmp_path, name="x"), encoder)
+    suite, facts = encoded_suite(suite_source, RowReader(suite_source, base=tmp_path, name="x"), encoder, "x")
     assert facts.form == cells[3]
     prompt = encoder.tokenizer.decode(suite.items[0].prompt_ids, skip_special_tokens=False)
     assert prompt == wanted.rsplit("«", 1)[0].replace("«", "").replace("»", "")

@@ -2,13 +2,35 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rankscope.data.overlap import GRAM_WORDS, NEAR_SHARE, find_overlap
+from encoded_rows import asked_by
+
+from rankscope.data.overlap import GRAM_WORDS, NEAR_SHARE, NearItems
 from rankscope.records import Row, Turn
 
 
 def ask(item_id: str, question: str, answer: str = "yes", **more: object) -> Row:
     return Row(item_id=item_id, place="line 1", question=question, answer=answer, **more)
+
+
+@dataclass(frozen=True)
+class Found:
+    """`exact`: position of a training row -> the first suite that asks it. `near`: suite -> ids of its near items."""
+
+    exact: dict[int, str]
+    near: dict[str, tuple[str, ...]]
+
+
+def find_overlap(training: Sequence[Row], suites: dict[str, Sequence[Row]]) -> Found:
+    asked = asked_by(suites)
+    exact = {i: suite for i, suite in enumerate(asked.exact(training)) if suite is not None}
+    near = NearItems(asked)
+    kept = [row for i, row in enumerate(training) if i not in exact]
+    for start in range(0, len(kept), 3):
+        near.add(kept[start : start + 3])
+    return Found(exact, near.ids())
 
 
 def test_exact_rows_in_any_shape() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from encoded_rows import ReadRows, load_rows
 
-from rankscope.data.sources import Rows, load_rows
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Source
 
 
-def load(folder: Path, content: str | bytes, name: str = "rows.csv", **more: object) -> Rows:
+def load(folder: Path, content: str | bytes, name: str = "rows.csv", **more: object) -> ReadRows:
     data = content if isinstance(content, bytes) else content.encode()
     (folder / name).write_bytes(data)
     return load_rows(Source(path=name, **more), base=folder, name="set")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scoring_models import make_model, random_items
 
-from rankscope.evaluate.adapter_check import AdapterChangesBase, AdapterNotApplied, check_adapter
+from rankscope.evaluate.adapter_scoring import AdapterChangesBase, AdapterNotApplied, check_adapter
 from rankscope.evaluate.choice_scoring import choice_logprobs
 
 ITEMS = random_items(3, seed=1)

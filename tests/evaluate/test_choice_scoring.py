@@ -18,7 +18,7 @@ import rankscope.evaluate.choice_scoring as choices_module
 from rankscope.data.encoder import Encoder
 from rankscope.evaluate.choice_scoring import choice_logprobs, tree_logprobs
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Reads, TreeBatch
-from rankscope.model.attention import scoring_layout as branches_module
+from rankscope.model.attention import scoring_layout as layout_module
 from rankscope.model.forward import NotFinite
 from rankscope.records import Item, Row
 from rankscope.study.study import SuiteSource
@@ -34,7 +34,7 @@ def assert_close(found: Sequence[Sequence[float]], wanted: Sequence[Sequence[flo
 
 
 def force_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choices_module._trees, "holds", lambda model, window: False)
+    monkeypatch.setattr(choices_module._TREES, "holds", lambda *_: False)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -45,7 +45,7 @@ def test_families_equal_plain_forwards(
     model = make_model(family)
     items = random_items(8, seed=3)
     assert_close(choice_logprobs(model, items, token_budget=200), [plain_logprobs(model, item) for item in items])
-    used = "plain rows" if family in ROWS else "branches of their prompt"
+    used = "plain rows" if family in ROWS else "as a tree below their prompt"
     assert used in caplog.text
 
 
@@ -62,7 +62,7 @@ def test_rows_equal_plain_forwards(
 def test_bfloat16_keeps_the_tree(family: str) -> None:
     model = make_model(family).to(torch.bfloat16)
     window = 9 if "sliding_window" in FAMILIES[family] else None
-    assert choices_module._probe(model, window) == ""
+    assert choices_module._compare_trees(model, window) == ""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -72,41 +72,39 @@ def test_a_model_that_gets_trees_wrong_runs_rows(
 ) -> None:
     model = make_model("Mistral" if mistake == "window" else "Llama").to(dtype)
     window = 9 if mistake == "window" else None
-    assert choices_module._probe(model, window) == ""
+    assert choices_module._compare_trees(model, window) == ""
     if mistake == "positions":
         monkeypatch.setattr(choices_module, "tree_logprobs", in_a_row)
     else:
-        honest = branches_module._branches_see
+        honest = layout_module._tree_sees
 
         def wrong(*given: Any) -> torch.Tensor:
             seen = honest(*given[:-1], None if mistake == "window" else given[-1])
             return torch.ones_like(seen) if mistake == "mask" else seen
 
-        monkeypatch.setattr(branches_module, "_branches_see", wrong)
-    assert "differ" in choices_module._probe(model, window)
+        monkeypatch.setattr(layout_module, "_tree_sees", wrong)
+    assert "differ" in choices_module._compare_trees(model, window)
 
 
 def in_a_row(model: PreTrainedModel, batches: Sequence[TreeBatch]) -> Iterator[tuple[Reads, torch.Tensor]]:
     """Trees whose tokens count their positions through."""
-    positions = [torch.arange(len(batch.position_ids)) + len(batch.beginning) for batch in batches]
+    positions = [torch.arange(len(batch.position_ids)) + len(batch.prefix_ids) for batch in batches]
     wrong = [replace(batch, position_ids=own) for batch, own in zip(batches, positions, strict=True)]
     return tree_logprobs(model, wrong)
 
 
-def test_a_lost_beginning_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choices_module, "beginning_of", lambda model, ids: None)
-    assert "differ" in choices_module._probe(make_model("Llama"), None)
+def test_a_lost_prefix_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices_module, "prefix_kv", lambda model, ids: None)
+    assert "differ" in choices_module._compare_trees(make_model("Llama"), None)
 
 
 @pytest.mark.parametrize("family", ["Llama", "Qwen3", "Gemma2", "GPT2", "Mistral", "Bloom"])
 def test_few_shot_equals_plain_forwards(family: str, model_of: Callable[[str], PreTrainedModel]) -> None:
     model = model_of(family)
-    beginning = tuple(range(20, 90))
-    items = [
-        choice_item(one.item_id, (*beginning, *one.prompt_ids), one.choices_ids) for one in random_items(9, seed=13)
-    ]
+    prefix = tuple(range(20, 90))
+    items = [choice_item(one.item_id, (*prefix, *one.prompt_ids), one.choices_ids) for one in random_items(9, seed=13)]
     plan = ChoicePlan(items, 150)
-    assert {batch.beginning for batch in plan.trees} == {beginning}
+    assert {batch.prefix_ids for batch in plan.trees} == {prefix}
     found = choice_logprobs(model, items, token_budget=150, plan=plan)
     assert_close(found, [plain_logprobs(model, item) for item in items])
 

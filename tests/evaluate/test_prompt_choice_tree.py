@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scoring_models import choice_item, random_items
 
-from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Line, RowBatch, TreeBatch, tree_line
+from rankscope.evaluate.prompt_choice_tree import ChoicePlan, PromptTree, RowBatch, TreeBatch, prompt_tree
 from rankscope.records import Item
 
 
@@ -17,47 +17,45 @@ def sequences(batch: TreeBatch | RowBatch) -> dict[int, list[int]]:
         return {place: flat[place - place % width : place + 1] for place in range(len(flat))}
     ids, shape = batch.input_ids.tolist(), batch.shape
     found: dict[int, list[int]] = {}
-    start, trunks = 0, []
-    for length in shape.trunk_lengths.tolist():
-        trunks.append([*batch.beginning, *ids[start : start + length]])
+    start, prompts = 0, []
+    for length in shape.prompt_lengths.tolist():
+        prompts.append([*batch.prefix_ids, *ids[start : start + length]])
         for place in range(length):
-            found[start + place] = trunks[-1][: len(batch.beginning) + place + 1]
+            found[start + place] = prompts[-1][: len(batch.prefix_ids) + place + 1]
         start += length
     first = start
-    for owner, count in zip(shape.owners.tolist(), shape.branch_lengths.tolist(), strict=True):
+    for owner, count in zip(shape.owners.tolist(), shape.tree_lengths.tolist(), strict=True):
         ends = shape.ends[start - first : start - first + count].tolist()
         for place in range(count):
             path = [ids[start + other] for other in range(place + 1) if place < ends[other]]
-            found[start + place] = [*trunks[owner], *path]
+            found[start + place] = [*prompts[owner], *path]
         start += count
     return found
 
 
 def few_shot_items() -> list[Item]:
-    """Twenty items after one beginning, two with the same prompt, and some without it."""
-    beginning = tuple(range(3, 83))
-    items = [
-        choice_item(one.item_id, (*beginning, *one.prompt_ids), one.choices_ids) for one in random_items(20, seed=5)
-    ]
+    """Twenty items after one prefix, two with the same prompt, and some without it."""
+    prefix = tuple(range(3, 83))
+    items = [choice_item(one.item_id, (*prefix, *one.prompt_ids), one.choices_ids) for one in random_items(20, seed=5)]
     again = choice_item("again", items[0].prompt_ids, [(9, 9), (8,)])
     return [*items, again, *random_items(5, seed=6)]
 
 
-def test_shared_beginnings_stand_once() -> None:
-    line = tree_line((1, 2), [((5, 6, 7), 10), ((5, 6, 8, 9), 11), ((4,), 12), ((5, 3, 3), 13)])
-    assert line.trunk == (1, 2)
-    assert sorted(line.branches) == [3, 5, 6, 8]
-    everything = (*line.trunk, *line.branches)
-    read = {number: {everything[at] for at, _, owner in line.targets if owner == number} for number in range(10, 14)}
+def test_what_choices_share_stands_once() -> None:
+    tree = prompt_tree((1, 2), [((5, 6, 7), 10), ((5, 6, 8, 9), 11), ((4,), 12), ((5, 3, 3), 13)])
+    assert tree.row == (1, 2)
+    assert sorted(tree.tree) == [3, 5, 6, 8]
+    everything = (*tree.row, *tree.tree)
+    read = {number: {everything[at] for at, _, owner in tree.targets if owner == number} for number in range(10, 14)}
     assert read == {10: {2, 5, 6}, 11: {2, 5, 6, 8}, 12: {2}, 13: {2, 5, 3}}
 
 
-def test_one_branch_is_no_branch() -> None:
-    line = tree_line((1, 2), [((5, 6, 7), 0), ((5, 9), 1)])
-    assert line == Line(2, (1, 2, 5, 6), (), (), (), line.targets)
+def test_a_tree_without_forks_lengthens_the_row() -> None:
+    tree = prompt_tree((1, 2), [((5, 6, 7), 0), ((5, 9), 1)])
+    assert tree == PromptTree(2, (1, 2, 5, 6), (), (), (), tree.targets)
 
 
-@pytest.mark.parametrize("kind", ["trees", "whole_trees", "rows"])
+@pytest.mark.parametrize("kind", ["trees", "trees_without_prefixes", "rows"])
 @pytest.mark.parametrize("few_shot", [False, True])
 def test_each_scored_token_sees_its_prompt_and_its_own_choice(kind: str, few_shot: bool) -> None:
     items = few_shot_items() if few_shot else random_items(20, seed=1)
@@ -85,13 +83,13 @@ def owner(plan: ChoicePlan, choice: int) -> int:
     return max(index for index, first in enumerate(plan.first_choice[:-1]) if first <= choice)
 
 
-def test_a_common_beginning_and_the_same_prompt_are_run_once() -> None:
+def test_a_shared_prefix_and_the_same_prompt_are_run_once() -> None:
     plan = ChoicePlan(few_shot_items(), 200)
-    shared = [batch for batch in plan.trees if batch.beginning]
-    assert {batch.beginning for batch in shared} == {tuple(range(3, 83))}
-    assert sum(len(batch.shape.trunk_lengths) for batch in shared) == 20
+    shared = [batch for batch in plan.trees if batch.prefix_ids]
+    assert {batch.prefix_ids for batch in shared} == {tuple(range(3, 83))}
+    assert sum(len(batch.shape.prompt_lengths) for batch in shared) == 20
     run = sum(len(batch.input_ids) for batch in plan.trees)
-    assert sum(len(batch.input_ids) for batch in plan.whole_trees) == run + 20 * 80
+    assert sum(len(batch.input_ids) for batch in plan.trees_without_prefixes) == run + 20 * 80
 
 
 def test_single_tokens_cost_nothing() -> None:
@@ -106,7 +104,7 @@ def test_batches_keep_the_budget_and_the_longest_come_first() -> None:
     widths = [batch.input_ids.shape[1] for batch in plan.rows]
     assert widths == sorted(widths, reverse=True)
     assert all(batch.input_ids.numel() <= 150 or len(batch.input_ids) == 1 for batch in plan.rows)
-    assert all(len(batch.input_ids) <= 150 or len(batch.shape.trunk_lengths) == 1 for batch in plan.trees)
+    assert all(len(batch.input_ids) <= 150 or len(batch.shape.prompt_lengths) == 1 for batch in plan.trees)
     sizes = [max(map(len, sequences(batch).values())) for batch in plan.trees]
     assert max(sizes) == sizes[0]
 

@@ -55,9 +55,9 @@ def own_loss(model: torch.nn.Module, examples: list[Example]) -> Tensor:
 
 
 def our_loss(adapted: Adapted, examples: list[Example]) -> Tensor:
-    path, batch = adapted.token_path(), collate(examples)
-    with path.ready():
-        logits = head_logits(adapted.model, path.target_states(batch))
+    forward, batch = adapted.training_forward(), collate(examples)
+    with forward.ready():
+        logits = head_logits(adapted.model, forward.target_states(batch))
         return torch.nn.functional.cross_entropy(logits, batch.target_ids)
 
 

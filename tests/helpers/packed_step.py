@@ -12,12 +12,11 @@ from one_adapter import adapt, open_pack
 from own_forward import fresh, rows
 from torch import Tensor
 
-from rankscope.data.training_batches import collate, repeated
-from rankscope.model.attention.unpadded_rows import token_path_of
+from rankscope.model.attention.unpadded_rows import training_forward
 from rankscope.model.load import LoadedModel
 from rankscope.records import Example
 from rankscope.study.study import Arm
-from rankscope.train.gradient_accumulation import summed_losses
+from rankscope.train.objective import SupervisedFineTuning
 
 ALL = "all-linear"
 
@@ -32,7 +31,7 @@ def lora(rank: int, method: Any = "lora", targets: Any = ALL, **given: Any) -> A
 def double(folder: Path) -> LoadedModel:
     """The base in float64, on the path that was decided in fp32: transformers' own masks overflow where it pads."""
     base = fresh(folder)
-    assert token_path_of(base.model).ragged
+    assert training_forward(base.model).unpadded
     if hasattr(base.model.config, "num_experts_per_tok"):
         base.model.set_experts_implementation("eager")  # torch's grouped product has no float64
     base.model.double()
@@ -76,9 +75,9 @@ def packed(
         for i, member in enumerate(pack.members):
             shaken(member.parameters, i, transposed=True)
         total = torch.zeros(len(ran), dtype=torch.float64)
-        with pack.token_path().ready(), pack.running(ran):
+        with pack.training_forward().ready(), pack.running(ran):
             for part in parts:
-                losses = summed_losses(base.model, pack.token_path(), repeated(collate(part), len(ran)), len(ran))
+                losses = SupervisedFineTuning().summed_losses(pack.training_forward(), part, len(ran))
                 losses.sum().backward()
                 total += losses.detach()
         gradients = []

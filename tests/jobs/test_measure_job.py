@@ -36,17 +36,18 @@ def test_what_was_measured_is_what_the_plan_says(tmp_path: Path) -> None:
     )
     study = read_study(path, [])
     machine, out = look_at_machine(tmp_path, measure=False), tmp_path / "out"
-    plain = StudyPlanner(study, tmp_path).plan(machine, StudyFolder.open(out))
+    planner = StudyPlanner(study, tmp_path)
+    plain = planner.plan(machine, StudyFolder.open(out))
     before = sorted(tmp_path.iterdir())
 
-    measured, failed = measure_study(StudyPlanner(study, tmp_path), plain, here)
+    measured, failed = measure_study(planner, plain, here)
 
     assert failed == {}
     assert {m.arm for m in measured} == {"full", "lora-r1", "lora-r4"}  # the ends of each method
     assert all(min(m.train_seconds_per_token, m.validation_seconds_per_token, m.evaluate_seconds) > 0 for m in measured)
     assert sorted(tmp_path.iterdir()) == before
 
-    plan = StudyPlanner(study, tmp_path).plan(machine, StudyFolder.open(out), measured)
+    plan = planner.plan(machine, StudyFolder.open(out), measured)
     assert plan.measured == measured
     assert [run.run_id for run in plan.runs] == [run.run_id for run in plain.runs]
     full = next(m for m in measured if m.arm == "full")
@@ -64,9 +65,8 @@ def test_an_arm_that_cannot_be_measured_says_why_and_the_others_are(
     from rankscope.jobs import measure_job
 
     study = read_study(tiny_study(tmp_path, suites=SUITES), [])
-    plan = StudyPlanner(study, tmp_path).plan(
-        look_at_machine(tmp_path, measure=False), StudyFolder.open(tmp_path / "out")
-    )
+    planner = StudyPlanner(study, tmp_path)
+    plan = planner.plan(look_at_machine(tmp_path, measure=False), StudyFolder.open(tmp_path / "out"))
     real = measure_job.fit
 
     def fit(pack: Pack, *given: Any, **named: Any) -> Any:
@@ -75,6 +75,6 @@ def test_an_arm_that_cannot_be_measured_says_why_and_the_others_are(
         return real(pack, *given, **named)
 
     monkeypatch.setattr(measure_job, "fit", fit)
-    measured, failed = measure_study(StudyPlanner(study, tmp_path), plan, here)
+    measured, failed = measure_study(planner, plan, here)
     assert [m.arm for m in measured] == ["full"]
     assert failed == {"lora-r2": "RuntimeError: no room"}

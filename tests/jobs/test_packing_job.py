@@ -13,7 +13,7 @@ import pytest
 from test_pipeline import plan_of, run
 from tiny_study import tiny_study
 
-import rankscope.evaluate.several_adapters as together_module
+import rankscope.evaluate.adapter_scoring as adapter_module
 import rankscope.jobs.run_job as run_module
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan
@@ -67,14 +67,14 @@ def test_a_pack_is_scored_in_one_forward(
     outs: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on CUDA; the training is that of `outs`, so that predictions differ by the rounding of the scoring alone."""
-    plain, arms = together_module.arms_logprobs, []
+    plain, arms = adapter_module.packed_logprobs, []
 
-    def counted(pack: Pack, plan: ChoicePlan) -> list[together_module.Logprobs | None]:
+    def counted(pack: Pack, plan: ChoicePlan) -> list[adapter_module.Logprobs | None]:
         arms.append(len(pack.members))
         return plain(pack, plan)
 
-    monkeypatch.setattr(together_module, "DEVICES", {"cpu"})
-    monkeypatch.setattr(together_module, "arms_logprobs", counted)
+    monkeypatch.setattr(adapter_module, "DEVICES", {"cpu"})
+    monkeypatch.setattr(adapter_module, "packed_logprobs", counted)
     shared = run_module.suites_logprobs
 
     def slowly(*given: Any) -> Any:

@@ -26,7 +26,7 @@ from tiny_families import FAMILIES, WINDOW
 from rankscope.data.training_batches import collate
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.generation import greedy
-from rankscope.model.attention.unpadded_rows import TokenPath
+from rankscope.model.attention.unpadded_rows import TrainingForward
 from rankscope.model.forward import forward_of
 from rankscope.model.load import LoadedModel, inspect_model, linear_shapes, no_progress_bars
 from rankscope.study.study import Arm, ModelSpec
@@ -57,9 +57,9 @@ def test_one_step_of_lora_is_the_models_own(base_of: Callable[[str], LoadedModel
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_token_path_is_the_one_the_table_says(base_of: Callable[[str], LoadedModel], family: str) -> None:
+def test_training_rows_are_padded_where_the_table_says(base_of: Callable[[str], LoadedModel], family: str) -> None:
     with adapt(base_of(family), LORA, 0) as adapted:
-        assert TABLE[family]["token path"] == ("ragged" if adapted.token_path().ragged else "padded")
+        assert TABLE[family]["training rows"] == ("unpadded" if adapted.training_forward().unpadded else "padded")
     assert forward_of(base_of(family).model).direct
 
 
@@ -152,10 +152,10 @@ def test_skipping_what_is_not_read_changes_nothing(base_of: Callable[[str], Load
     assert 2 * len(batch.target_positions) < len(batch.input_ids)
     with adapt(base_of(family), LORA, 0) as adapted:
         shake(adapted)
-        path = adapted.token_path()
-        assert path.skips
-        with path.ready():
-            found = [TokenPath(model, ragged=True, skips=skips).target_states(batch) for skips in (True, False)]
+        forward = adapted.training_forward()
+        assert forward.skips
+        with forward.ready():
+            found = [TrainingForward(model, unpadded=True, skips=skips).target_states(batch) for skips in (True, False)]
         torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
         few, all_ = (gradients(adapted.parameters, states.square().mean()) for states in found)
     for name, gradient in all_.items():

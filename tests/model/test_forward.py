@@ -13,12 +13,10 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from rankscope.model.attention.unpadded_rows import token_path_of
+from rankscope.model.attention.unpadded_rows import training_forward
 from rankscope.model.forward import (
-    Forward,
-    HeadMismatch,
     NotFinite,
-    check_forward,
+    compare_head,
     forward_of,
     head_logits,
     hidden_states,
@@ -74,14 +72,14 @@ def test_equals_the_models_own_logits(family: str) -> None:
     assert states.shape == (*TOKENS.shape, states.shape[-1])
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, own, atol=1e-5, rtol=1e-5)
-    check_forward(model)
-    assert Forward(model).direct
+    assert compare_head(model) == ""
+    assert forward_of(model).direct
 
 
 @pytest.mark.parametrize("family", ["Llama", "Gemma2"])
 def test_half_precision_passes_its_check(family: str) -> None:
     model = make(family).to(torch.bfloat16)
-    assert Forward(model).direct
+    assert forward_of(model).direct
     assert head_logits(model, hidden_states(model, TOKENS)).dtype == torch.float32
 
 
@@ -102,7 +100,7 @@ def test_caches_masks_and_positions_reach_the_model() -> None:
 
 def test_logits_at_positions_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("Gemma2")
-    forward = Forward(model)
+    forward = forward_of(model)
     positions = torch.tensor([0, 3, 8, 9, 17])
     monkeypatch.setattr("rankscope.model.forward.CHUNK_ELEMENTS", {"cpu": 2 * VOCABULARY})
     monkeypatch.setattr("rankscope.model.forward.LEAST_CHUNK_ROWS", 1)
@@ -125,8 +123,7 @@ def test_a_head_that_does_more_falls_back_to_the_models_own(caplog: pytest.LogCa
         return outputs
 
     model.forward = shifted  # type: ignore[method-assign]
-    with pytest.raises(HeadMismatch, match="miss its own logits"):
-        check_forward(model)
+    assert "logits differ by" in compare_head(model)
     with caplog.at_level(logging.WARNING):
         forward = forward_of(model)
     assert not forward.direct
@@ -142,13 +139,13 @@ def test_a_model_of_nan_is_no_mismatch() -> None:
     with torch.no_grad():
         model.lm_head.weight[3] = float("nan")
     with pytest.raises(NotFinite):
-        check_forward(model)
+        compare_head(model)
 
 
 def test_decided_once_for_each_model(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("Llama")
     first = forward_of(model)
-    monkeypatch.setattr("rankscope.model.forward.check_forward", lambda model: pytest.fail("checked again"))
+    monkeypatch.setattr("rankscope.model.forward.compare_head", lambda model: pytest.fail("checked again"))
     assert forward_of(model).direct is first.direct is True
 
 
@@ -156,7 +153,7 @@ def test_deciding_does_not_keep_a_model_in_memory() -> None:
     """Full fine-tuning loads a model for every run: one that stayed would fill the device."""
     model = make("Llama")
     forward_of(model)
-    token_path_of(model)
+    training_forward(model)
     gone = weakref.ref(model)
     del model
     gc.collect()
@@ -169,7 +166,7 @@ def test_adapters_inside_the_model_count() -> None:
     torch.manual_seed(1)
     wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
     inner = wrapped.get_base_model()
-    check_forward(inner)
+    assert compare_head(inner) == ""
     with torch.no_grad():
         after = head_logits(inner, hidden_states(inner, TOKENS))
         torch.testing.assert_close(after, wrapped(TOKENS).logits, atol=1e-5, rtol=1e-5)
@@ -184,5 +181,5 @@ def test_gradients_pass() -> None:
 
 def test_training_mode_comes_back() -> None:
     model = make("Llama").train()
-    check_forward(model)
+    compare_head(model)
     assert model.training

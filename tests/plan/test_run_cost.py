@@ -20,7 +20,7 @@ from rankscope.plan.run_cost import (
     train_flops,
 )
 from rankscope.records import ModelFacts
-from rankscope.records.plan_record import RUNG_FRACTIONS, search_share
+from rankscope.records.plan_record import search_share
 from rankscope.study.methods.lora_method import matches_target
 from rankscope.study.study import Arm, Budget
 from rankscope.train import rate_search
@@ -129,7 +129,6 @@ def test_generated_answers_cost_tokens_that_choices_do_not() -> None:
 
 
 def test_a_search_costs_what_successive_halving_trains() -> None:
-    assert RUNG_FRACTIONS == rate_search.RUNG_FRACTIONS
     trained: dict[float, int] = {}
 
     def advance(rate: float, until_step: int) -> float:

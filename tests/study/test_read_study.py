@@ -373,6 +373,6 @@ def test_whatever_stands_anywhere_it_is_a_study_or_lines(changes: dict[tuple[str
 
 def test_a_file_of_nothing_but_mistakes_ends_soon(lines: Lines) -> None:
     began = time.process_time()
-    assert len(lines(STUDY + "".join(f"k{i}: 1\n" for i in range(9_000)))) == 9_000
-    assert len(lines(STUDY.replace("[0, 1, 2]", f"[{'7, ' * 15_000}7]"))) == 15_000
+    assert len(lines(STUDY + "".join(f"k{i}: 1\n" for i in range(4_000)))) == 4_000
+    assert len(lines(STUDY.replace("[0, 1, 2]", f"[{'7, ' * 8_000}7]"))) == 8_000
     assert time.process_time() - began < 20

@@ -20,7 +20,7 @@ from tiny_study import choice_rows, write_rows
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
-import rankscope.evaluate.several_adapters as together_module
+import rankscope.evaluate.adapter_scoring as adapter_module
 import rankscope.tools.score as score_module
 from rankscope.cli import app
 
@@ -75,7 +75,7 @@ def test_adapters_in_one_forward_give_the_same_table(
     words = ["score", here / "model", "--suite", here / "trees.jsonl", "--suite", here / "text.jsonl"]
     words += ["--adapter", here / "one", "--adapter", here / "two", "--dtype", "float32", "--json"]
     in_turn = json.loads(call(*words, "--items", tmp_path / "in-turn.parquet").stdout)
-    monkeypatch.setattr(together_module, "DEVICES", {"cpu"})
+    monkeypatch.setattr(adapter_module, "DEVICES", {"cpu"})
     together = json.loads(call(*words, "--items", tmp_path / "together.parquet").stdout)
     assert together.keys() == in_turn.keys()
     one, two = (pd.read_parquet(tmp_path / f"{how}.parquet") for how in ("in-turn", "together"))

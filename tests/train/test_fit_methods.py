@@ -11,7 +11,8 @@ from one_adapter import open_pack
 from test_fit import InMemory, base, examples, run, settings
 
 from rankscope.study.study import Arm
-from rankscope.train.fit import fit, validation_loss
+from rankscope.train.fit import fit
+from rankscope.train.objective import SupervisedFineTuning
 
 SIZES: dict[str, dict[str, Any]] = {
     "rslora": {"rank": 2, "alpha": 4.0, "targets": "all-linear"},
@@ -51,10 +52,11 @@ def test_only_what_the_method_trains_is_changed(tiny_folder: Path, arm: Arm) -> 
         (adapted,) = pack.members
         own = set(adapted.parameters)
         start = {name: p.detach().clone() for name, p in adapted.parameters.items()}
-        first = validation_loss(adapted, examples(), 10_000)
+        forward, objective = adapted.training_forward(), SupervisedFineTuning()
+        first = objective.validation_loss(forward, examples(), 10_000)
         fit(pack, examples(), [settings()], checkpoints=InMemory())
         moved = [name for name, p in adapted.parameters.items() if not torch.equal(p, start[name])]
-        assert validation_loss(adapted, examples(), 10_000) < first - 0.01
+        assert objective.validation_loss(forward, examples(), 10_000) < first - 0.01
     assert set(moved) == own, "every trained weight has moved"
     changed = {name for name, p in loaded.model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == (own if arm.traits.whole else set())

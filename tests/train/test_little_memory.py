@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -15,15 +15,16 @@ from one_adapter import adapt, open_pack
 from test_fit import FULL, LORA, InMemory, base, examples, run, settings
 from tiny_models import save_tiny_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from rankscope.data.training_batches import collate
 from rankscope.model.load import dequantized_weight, inspect_model, is_quantized, load_model
 from rankscope.model.methods.attach import Adapted
 from rankscope.plan.memory import activation_bytes, memory_parts
+from rankscope.records import Example
 from rankscope.study.study import Arm, Budget, ModelSpec, Optimizer
-from rankscope.train import gradient_accumulation
 from rankscope.train.fit import fit
+from rankscope.train.objective import SupervisedFineTuning
 from rankscope.train.optimizer import Trainee
 from rankscope.train.training_state import FitResult
 
@@ -39,16 +40,16 @@ def losses(result: FitResult) -> list[float]:
 def device_of(monkeypatch: pytest.MonkeyPatch, tokens: int) -> Iterator[list[int]]:
     """A device whose memory holds forward passes of so many tokens; gives the sizes that were tried."""
     tried: list[int] = []
-    real = gradient_accumulation.summed_losses
+    real = SupervisedFineTuning.summed_losses
 
-    def forward(model: PreTrainedModel, path: Any, batch: Any, arms: int = 1) -> Tensor:
-        tried.append(len(batch.input_ids))
+    def summed_losses(own: SupervisedFineTuning, forward: Any, rows: Sequence[Example], arms: int = 1) -> Tensor:
+        tried.append(arms * sum(row.token_count - 1 for row in rows))
         if tried[-1] > tokens:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real(model, path, batch, arms)
+        return real(own, forward, rows, arms)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gradient_accumulation, "summed_losses", forward)
+        patch.setattr(SupervisedFineTuning, "summed_losses", summed_losses)
         yield tried
 
 
@@ -70,7 +71,7 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
 def test_a_failed_half_step_leaves_nothing_behind(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second micro-batch fails after the first left its gradients and drew its dropout."""
     arm = LORA.model_copy(update={"dropout": 0.3})
-    real, calls = gradient_accumulation.summed_losses, []
+    real, calls = SupervisedFineTuning.summed_losses, []
 
     def forward(*arguments: Any) -> Tensor:
         calls.append(1)
@@ -79,7 +80,7 @@ def test_a_failed_half_step_leaves_nothing_behind(tiny_folder: Path, monkeypatch
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gradient_accumulation, "summed_losses", forward)
+        patch.setattr(SupervisedFineTuning, "summed_losses", forward)
         result, weights = run(tiny_folder, arm, settings(micro_batch_tokens=120))
     assert result.micro_batch_tokens == 60
     expected, same = run(tiny_folder, arm, settings(micro_batch_tokens=60))
@@ -133,9 +134,9 @@ def kept_bytes(adapted: Adapted, *, checkpointing: bool) -> tuple[int, int]:
     adapted.model.train()
     if checkpointing:
         adapted.model.activation_checkpointing_enable({"use_reentrant": False})
-    batch, path = collate(examples(30)), adapted.token_path()
-    with path.ready(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        path.target_states(batch)
+    batch, forward = collate(examples(30)), adapted.training_forward()
+    with forward.ready(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward.target_states(batch)
     return sum(seen.values()), len(batch.input_ids)
 
 

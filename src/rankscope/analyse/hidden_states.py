@@ -1,7 +1,8 @@
 """How far hidden states moved: base and arm on the same tokens, in one stream of batches.
 
-docs/measures.md, "Hidden states", holds the formulas with their sources. Shapes: n tokens, D hidden size. Memory for a
-layer is that of three (m, m) matrices, m = min(n, D), however many tokens pass.
+docs/measures.md, "Hidden states", holds the formulas with their sources. All sums are in float64: a hidden dimension a
+thousand times the others (arXiv 2208.07339) would leave nothing of these in fp32. Shapes: n tokens, D hidden
+size. Memory for a layer is that of three (m, m) matrices in float64, m = min(n, D), however many tokens pass.
 """
 
 from __future__ import annotations
@@ -13,18 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rankscope.model.weights.weight_delta import working
-
-_DOUBLE_UP_TO = 1 << 22
-"""Multiplications up to which fp32 states are multiplied in double: few tokens leave little room for rounding."""
-
-_PRECISE_UP_TO = 1024
-"""Products of wider states are summed in fp32, which halves the memory."""
-
 
 @dataclass(frozen=True)
 class HiddenMeasures:
-    """One layer, over the tokens seen. None where they are too few (CKA needs four) or do not vary."""
+    """One layer, over the tokens seen. None where they are too few (CKA needs four) or do not vary.
+
+    cka in [-1, 1], cosine_drift and procrustes in [0, 2], effective ranks from 1 to D.
+    """
 
     tokens: int
     cka: float | None
@@ -45,14 +41,12 @@ class HiddenPair:
         self._sums: _Sums | None = None
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Pairs of rows (n, D) each."""
-        x, y = working(x), working(y)
+        """Pairs of rows (n, D) each, of any dtype."""
         self.tokens += len(x)
-        lengths = torch.linalg.vector_norm(x, dim=1) * torch.linalg.vector_norm(y, dim=1)
-        self._cosines += float((torch.linalg.vecdot(x, y) / lengths.clamp(min=1e-30)).double().sum())
+        self._cosines += float(torch.nn.functional.cosine_similarity(x.double(), y.double(), eps=1e-30).sum())
         if self._shift is None:  # every measure but the cosine is the same after a shift, and rounds less near zero
-            self._shift = x.mean(0), y.mean(0)
-        self._rows.append((x - self._shift[0], y - self._shift[1]))
+            self._shift = x.double().mean(0), y.double().mean(0)
+        self._rows.append((x, y))
         self._held += len(x)
         if self._held > x.shape[1]:
             self._fold(*self._taken())
@@ -71,22 +65,29 @@ class HiddenPair:
         return HiddenMeasures(
             tokens=self.tokens,
             cka=sums.cka(),
-            cosine_drift=1 - self._cosines / self.tokens,
+            cosine_drift=_clip(1 - self._cosines / self.tokens, 0.0, 2.0),
             procrustes=sums.procrustes(),
             effective_rank_base=sums.effective_rank(0),
             effective_rank=sums.effective_rank(1),
         )
 
     def _taken(self) -> tuple[Tensor, Tensor]:
-        x, y = (torch.cat(side) for side in zip(*self._rows, strict=True))
+        """All rows that are held, shifted, in float64."""
+        assert self._shift is not None
+        x, y = (
+            torch.cat(side).double() - own for side, own in zip(zip(*self._rows, strict=True), self._shift, strict=True)
+        )
         self._rows, self._held = [], 0
         return x, y
 
     def _fold(self, x: Tensor, y: Tensor) -> None:
-        if len(x) * x.shape[1] ** 2 <= _DOUBLE_UP_TO:
-            x, y = x.double(), y.double()
-        part = _Sums.of(x, y).precise(x.shape[1] <= _PRECISE_UP_TO)
+        part = _Sums.of(x, y)
         self._sums = part if self._sums is None else self._sums.plus(part)
+
+
+def _clip(value: float, low: float, high: float) -> float:
+    """What rounding carried over the edge of what is possible."""
+    return min(max(value, low), high)
 
 
 @dataclass(frozen=True)
@@ -104,21 +105,15 @@ class _Sums:
     ya: Tensor
     yb: Tensor
     norms: Tensor
-    """Sums of (a, b, a a, b b, a b), in double."""
+    """Sums of (a, b, a a, b b, a b)."""
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> _Sums:
         a, b = torch.linalg.vecdot(x, x), torch.linalg.vecdot(y, y)
-        norms = torch.stack([v.double().sum() for v in (a, b, a * a, b * b, a * b)])
+        norms = torch.stack([v.sum() for v in (a, b, a * a, b * b, a * b)])
         return cls(
             len(x), x.T @ x, y.T @ y, x.T @ y, x.sum(0), y.sum(0), x.T @ a, x.T @ b, y.T @ a, y.T @ b, norms
         )  # fmt: skip
-
-    def precise(self, wanted: bool) -> _Sums:
-        """The sums in double, so that many parts may be added."""
-        if not wanted:
-            return self
-        return _Sums(self.n, *(getattr(self, name).double() for name in list(self.__dataclass_fields__)[1:]))
 
     def plus(self, other: _Sums) -> _Sums:
         return _Sums(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
@@ -133,7 +128,7 @@ class _Sums:
         own = self._hsic(self.xx, self.x, self.x, a, a, aa, self.xa, self.xa)
         other = self._hsic(self.yy, self.y, self.y, b, b, bb, self.yb, self.yb)
         crossed = self._hsic(self.xy, self.x, self.y, a, b, ab, self.xb, self.ya)
-        return crossed / math.sqrt(own * other) if own > 0 and other > 0 else None
+        return _clip(crossed / math.sqrt(own * other), -1.0, 1.0) if own > 0 and other > 0 else None
 
     def _hsic(
         self,
@@ -148,9 +143,9 @@ class _Sums:
     ) -> float:
         """The estimator for linear kernels without their diagonals, from sums only."""
         n = self.n
-        trace = float(product.double().square().sum()) - ab
+        trace = float(product.square().sum()) - ab
         rows = float((left @ product @ right) - left @ left_b - right @ right_a) + ab
-        totals = (float(left.double().square().sum()) - a) * (float(right.double().square().sum()) - b)
+        totals = (float(left.square().sum()) - a) * (float(right.square().sum()) - b)
         return (trace + totals / ((n - 1) * (n - 2)) - 2 * rows / (n - 2)) / (n * (n - 3))
 
     # ---- the rest, on centred states ----
@@ -169,11 +164,11 @@ class _Sums:
         size = math.sqrt(max(float(xx.trace()) * float(yy.trace()), 0.0))
         if size == 0 or self.n < 2:
             return None
-        return max(2 - 2 * float(torch.linalg.svdvals(xy).double().sum()) / size, 0.0)
+        return _clip(2 - 2 * float(torch.linalg.svdvals(xy).sum()) / size, 0.0, 2.0)
 
     def effective_rank(self, side: int) -> float | None:
         """exp of the entropy of the singular values of the centred states, over their sum."""
-        values = torch.linalg.eigvalsh(self._centred()[side]).double().clamp(min=0).sqrt()
+        values = torch.linalg.eigvalsh(self._centred()[side]).clamp(min=0).sqrt()
         total = float(values.sum())
         return float(torch.exp(torch.special.entr(values / total).sum())) if total > 0 else None
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rankscope import __version__
-from rankscope.cli.error_boundary import ends_errors
+from rankscope.cli.command_helpers import ends_errors
 from rankscope.cli.folder_commands import defaults, export, report, status, verdict
 from rankscope.cli.init_command import init, schema
 from rankscope.cli.study_commands import demo, plan, run

@@ -1,18 +1,32 @@
-"""What the commands share: arguments, how problems are told, where results may be written."""
+"""What the commands share: arguments, study folders, and the one place where errors end.
+
+The foreseen is a line with exit 2, the rest a crash report with exit 1.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
+import tempfile
+import traceback
 import warnings
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
 
 import typer
 
-# What takes seconds to import (torch, transformers) is imported inside the commands that need it.
+from rankscope import __version__
+from rankscope.edges.storages import Busy
+from rankscope.study.problems import InputProblems
 
 if TYPE_CHECKING:
     from rankscope.edges.study_folder import StudyFolder
+
+# What takes seconds to import (torch, transformers) is imported inside the commands that need it.
+
 
 FolderUrl = Annotated[str, typer.Argument(metavar="DIR", help="A study folder that `rankscope run` made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -37,6 +51,14 @@ def open_folder(url: str) -> StudyFolder:
     return folder
 
 
+def is_planned(url: str) -> bool:
+    """Whether there is a study folder with a plan."""
+    from rankscope.edges.study_folder import StudyFolder
+
+    folder = StudyFolder.open(url)
+    return folder.read_marker() is not None and folder.read_plan() is not None
+
+
 def check_writable(folder: Path) -> None:
     """Raises InputProblems where results could not be written, before any work is done."""
     from rankscope.edges.storages import open_storage
@@ -53,3 +75,70 @@ def print_verdict(folder: StudyFolder) -> None:
     if verdicts is not None:
         print_results(console(), verdicts)
         typer.echo(f"\nThe report: {folder.report_place}")
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+INTERRUPTED = 130
+"""The exit code that shells give a program which Ctrl-C ended."""
+
+
+def ends_errors(command: Callable[_P, _T]) -> Callable[_P, _T]:
+    """The command with its errors told as users are told: never as a traceback.
+
+    Exit 2: wrong input (a line per problem), a folder that another process works on, a file that the system refuses.
+    Exit 130: Ctrl-C. Exit 1: a fault of ours, one line that names a written report.
+    """
+
+    @functools.wraps(command)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, typer.BadParameter):  # the command line's own, told by typer
+            raise
+        except InputProblems as error:
+            for problem in error.problems:
+                typer.echo(str(problem), err=True)
+        except Busy as error:
+            typer.echo(str(error), err=True)
+        except KeyboardInterrupt:
+            typer.echo("interrupted; what is done is kept", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:  # whoever read our output has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except OSError as error:
+            typer.echo(system_refusal(error), err=True)
+        except Exception:
+            typer.echo(f"rankscope failed; please report it with {write_crash_report()}", err=True)
+            raise typer.Exit(1) from None
+        raise typer.Exit(2)
+
+    return run
+
+
+def system_refusal(error: OSError) -> str:
+    """One line for what the operating system refused: which file, and why."""
+    why = error.strerror or str(error) or type(error).__name__
+    where = str(error.filename) if error.filename is not None else "the system"
+    shown = where if len(where) <= 200 else f"{where[:100]}...{where[-60:]}"
+    return " ".join(f"{shown}: found {why[:1].lower()}{why[1:]}, expected a file that can be used".split())
+
+
+def write_crash_report() -> Path:
+    """The traceback of the exception that is being handled, with versions and the command; the file that holds it."""
+    from rankscope.edges.machine import machine_line, versions
+
+    lines = [
+        f"rankscope {__version__}, {datetime.now().astimezone().isoformat(timespec='seconds')}",
+        f"command: {' '.join(sys.argv)}",
+        f"machine: {machine_line()}",
+        *(f"{name} {version}" for name, version in versions().items()),
+        "",
+        traceback.format_exc(),
+    ]
+    handle, name = tempfile.mkstemp(prefix="rankscope-crash-", suffix=".txt")
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write("\n".join(lines))
+    return Path(name)

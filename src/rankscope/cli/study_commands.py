@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -10,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankscope.cli.command_helpers import Json, open_folder, print_verdict, quiet
-from rankscope.cli.error_boundary import INTERRUPTED
+from rankscope.cli.command_helpers import INTERRUPTED, Json, is_planned, open_folder, print_verdict, quiet
 from rankscope.edges.process_control import stopped_by_ctrl_c
 from rankscope.study.read_study import read_study
 
@@ -62,13 +62,14 @@ def plan(
     from rankscope.pipeline import StudyPlanner, measure_study
 
     folder = StudyFolder.open(out or settings.name)
-    planner, machine = StudyPlanner(settings, study.resolve().parent), look_at_machine(folder.local_folder())
-    planned = planner.plan(machine, folder)
-    if measure:
-        measured, failed = measure_study(planner, planned, _executor(settings))
-        for label, why in failed.items():
-            typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)
-        planned = planner.plan(machine, folder, measured)
+    machine = look_at_machine(folder.local_folder())
+    with StudyPlanner(settings, study.resolve().parent, RowsRead()) as planner:
+        planned = planner.plan(machine, folder)
+        if measure:
+            measured, failed = measure_study(planner, planned, _executor(settings))
+            for label, why in failed.items():
+                typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)
+            planned = planner.plan(machine, folder, measured)
     states = {run.run_id: folder.read_status(run.run_id) for run in planned.runs}
     if json_:
         typer.echo(planned.model_dump_json(indent=1))
@@ -89,6 +90,9 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="RUN_ID", help="Do only this run; may be repeated.")
     ] = None,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train finished runs again that lack a suite and have no weights left.")
+    ] = False,
 ) -> None:
     """Do what is missing of a study: train, score, decide, report. Run it again to resume.
 
@@ -98,17 +102,18 @@ def run(
       rankscope run study.yaml --out results --set budget.epochs=1
       rankscope run results
     """
-    if out is None and Path(study).is_dir():
-        out = study
+    if "://" in study or Path(study).is_dir():
         with open_folder(study).local_study_file() as file:
-            settings = read_study(file, set_ or [])
-        base = Path(study)
-    else:
-        settings, base = read_study(Path(study), set_ or []), Path(study).resolve().parent
-    _run(settings, base, out or settings.name, only or [])
+            settings = read_study(file, set_ or [], files=False)
+        _run(settings, Path.cwd(), out or study, only or [], retrain=retrain)
+        return
+    settings = read_study(Path(study), set_ or [], files=False)
+    if not is_planned(out or settings.name):
+        settings = read_study(Path(study), set_ or [])
+    _run(settings, Path(study).resolve().parent, out or settings.name, only or [], retrain=retrain)
 
 
-def _run(settings: Study, base: Path, out: str, only: list[str]) -> None:
+def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: bool = False) -> None:
     quiet()
     from rankscope.edges.machine import look_at_machine
     from rankscope.edges.process_control import stop_on_signals
@@ -127,13 +132,31 @@ def _run(settings: Study, base: Path, out: str, only: list[str]) -> None:
             if not only:  # array jobs share the folder: the run that decides logs them all
                 tracking.update(planned)
 
-        outcome = run_study(
-            StudyPlanner(settings, base), folder, machine=look_at_machine(folder.local_folder()),
-            make_executor=make_executor, only=only, progress=progress,
-        )  # fmt: skip
+        with StudyPlanner(settings, base, RowsRead()) as planner:
+            outcome = run_study(
+                planner, folder, machine=look_at_machine(folder.local_folder()), make_executor=make_executor,
+                only=only, retrain=retrain, progress=progress, notice=lambda text: typer.echo(text, err=True),
+            )  # fmt: skip
     if not only:
         tracking.finish()
     _tell(outcome, folder, only)
+
+
+class RowsRead:
+    """Says on stderr what is being read and encoded: after a second, and then every few."""
+
+    _FIRST_SECONDS, _EVERY_SECONDS = 1.0, 5.0
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + self._FIRST_SECONDS
+
+    def __call__(self, name: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + self._EVERY_SECONDS
+        of = f"{done:,} of {total:,} rows" if total is not None else f"{done:,} rows"
+        typer.echo(f"reading {name}: {of}", err=True)
 
 
 def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
@@ -141,7 +164,7 @@ def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
     for run_id, why in outcome.failed.items():
         typer.echo(f"{run_id} failed: {why} (its traceback: error.txt in its folder)", err=True)
     for run_id, why in outcome.left_out.items():
-        typer.echo(f"{run_id} does not fit: {why}", err=True)
+        typer.echo(f"{run_id}: {why}", err=True)
     words = ["rankscope", "run", folder.url, *(word for run_id in only for word in ("--only", run_id))]
     again = shlex.join(words)
     if outcome.stopped:

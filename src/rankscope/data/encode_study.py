@@ -1,63 +1,105 @@
-"""All rows of a study for one base model: loaded, checked and encoded."""
+"""Encodes all rows of a study for one base model's tokenizer: each training set and each suite into one token file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from rankscope.data.build_sets import TrainingSet, build_suite, build_training, check_relations
+from rankscope.data.encode_sets import Encoding, Progress, TaskRows, encode_suite, encode_training
 from rankscope.data.encoder import Encoder
-from rankscope.data.sources import Rows, load_rows
-from rankscope.evaluate.lm_eval.load_task import load_harness
-from rankscope.records import Suite, SuiteFacts
+from rankscope.data.sources import RowReader
+from rankscope.records import SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
-from rankscope.study.study import Study, SuiteSource
+from rankscope.study.study import ModelSpec, Study, SuiteSource, TrainSource
 
 _S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
+class LoadTask(Protocol):
+    """Loads the task of lm-eval that a suite is, as `evaluate.lm_eval.load_task` does. Raises InputProblems."""
+
+    def __call__(self, source: SuiteSource, *, base: Path, name: str) -> TaskRows: ...
+
+
 @dataclass(frozen=True)
-class Prepared:
-    """Training sets and suites by name, as tokens of one tokenizer."""
+class Encoded:
+    """Facts of the training sets and suites by name; each token file is named by their `content_sha256`."""
 
-    training: dict[str, TrainingSet]
-    suites: dict[str, tuple[Suite, SuiteFacts]]
+    training: dict[str, TrainFacts]
+    suites: dict[str, SuiteFacts]
 
 
-def prepare(
+def encode_study(
     study: Study,
     folder: Path,
+    spec: ModelSpec,
     tokenizer: PreTrainedTokenizerBase,
     context_tokens: int,
-    system_prompt: str | None = None,
-) -> Prepared:
-    """Rows of every training set and suite; relative paths start at `folder`. Raises InputProblems, all at once.
+    into: Path,
+    *,
+    load_task: LoadTask,
+    progress: Progress = lambda *_: None,
+) -> Encoded:
+    """Read every source of the study once and write its token file into the folder `into`, which is made.
 
-    `system_prompt` is the model's, of the study.
+    Relative paths start at `folder`. `context_tokens` is the room that rows have in the model's context. Suites come
+    first, since training rows that they ask are not trained on. A source of any size is read in pieces, in bounded
+    memory.
+
+    Raises InputProblems, with the problems of all sources at once.
     """
+    into.mkdir(parents=True, exist_ok=True)
+    encoder = Encoder(tokenizer, context_tokens=context_tokens, system_prompt=spec.system_prompt)
+    by = Encoding(encoder, into, progress=progress)
     problems: list[Problem] = []
-    encoder = Encoder(tokenizer, context_tokens=context_tokens, system_prompt=system_prompt)
-    train_rows = _each(study.train, problems, lambda n, s: load_rows(s, base=folder, name=f"train.{n}"))
-    suite_rows = _each(study.suites, problems, lambda n, s: load_suite(s, folder, f"suites.{n}"))
-    suites = _each(suite_rows, problems, lambda n, rows: build_suite(n, study.suites[n], rows, encoder))
-    training = _each(train_rows, problems, lambda n, rows: _training(study, n, rows, encoder, suite_rows))
+    train_rows = _each(study.train, problems, lambda n, source: RowReader(source, base=folder, name=f"train.{n}"))
+    suite_rows = _each(
+        study.suites, problems, lambda n, source: open_suite_rows(source, folder, f"suites.{n}", load_task)
+    )
+    suites = _each(suite_rows, problems, lambda n, rows: encode_suite(n, study.suites[n], rows, by))
     if not problems:
-        check_relations([t.facts for t in training.values()], [facts for _, facts in suites.values()], study.name)
+        check_relations(study.train, list(suites.values()), study.name)
+    training = _each(
+        train_rows,
+        problems,
+        lambda n, rows: encode_training(
+            n, study.train[n], rows, by, validation=study.validation,
+            max_sequence_tokens=study.budget.max_sequence_tokens,
+        ),
+    )  # fmt: skip
     if problems:
         raise InputProblems(problems)
-    return Prepared(training=training, suites=suites)
+    return Encoded(training, suites)
 
 
-def load_suite(source: SuiteSource, folder: Path, name: str) -> Rows:
-    """Rows, or a task of lm-eval with its documents. Raises InputProblems."""
+def open_suite_rows(source: SuiteSource, folder: Path, name: str, load_task: LoadTask) -> RowReader | TaskRows:
+    """The rows of a suite, or its task of lm-eval. Raises InputProblems."""
     if source.harness is not None:
-        return load_harness(source, base=folder, name=name)
-    return load_rows(source, base=folder, name=name)
+        return load_task(source, base=folder, name=name)
+    return RowReader(source, base=folder, name=name)
+
+
+def check_relations(training: Mapping[str, TrainSource], suites: Sequence[SuiteFacts], file: str) -> None:
+    """Raise InputProblems for each training set whose gain cannot be measured (no suite of its domain that has right
+    and wrong answers), and for each suite of a single item, which says nothing of others."""
+    problems = [
+        Problem(file, f"suites.{suite.name}", "a single item", "at least two: one says nothing of others")
+        for suite in suites
+        if suite.form != "text" and suite.item_count == 1
+    ]
+    for name, source in training.items():
+        forms = {suite.form for suite in suites if suite.domain is not None and suite.domain == source.domain}
+        if not forms - {"text"}:
+            found = "only plain text" if forms else "no suite"
+            expected = "at least one suite with answers"
+            problems.append(Problem(file, f"suites of domain {source.domain}, for train.{name}", found, expected))
+    if problems:
+        raise InputProblems(problems)
 
 
 def _each(given: Mapping[str, _S], problems: list[Problem], make: Callable[[str, _S], _T]) -> dict[str, _T]:
@@ -69,15 +111,3 @@ def _each(given: Mapping[str, _S], problems: list[Problem], make: Callable[[str,
         except InputProblems as error:
             problems.extend(error.problems)
     return made
-
-
-def _training(study: Study, name: str, rows: Rows, encoder: Encoder, suites: dict[str, Rows]) -> TrainingSet:
-    return build_training(
-        name,
-        study.train[name],
-        rows,
-        encoder,
-        validation=study.validation,
-        max_sequence_tokens=study.budget.max_sequence_tokens,
-        suites=suites,
-    )

@@ -97,11 +97,14 @@ class Encoder:
             if _generated(form):
                 answers = tuple(dict.fromkeys((reference_answer(row, reasoning=reasoning), *row.aliases)))
                 prompt_ids = next(open_prompts) or (self._prefix_id,)
-                items.append(Item(row.item_id, form, prompt_ids, answers=answers, prompt_text=prompt))
+                items.append(
+                    Item(row.item_id, form, prompt_ids, answers=answers, prompt_text=prompt, cluster=row.cluster)
+                )
             elif row.text is not None:
                 prompt_ids, text_ids = next(split)
                 size = len(row.text.encode())
-                items.append(Item(row.item_id, form, prompt_ids, (text_ids,) if text_ids else (), text_bytes=size))
+                choices = (text_ids,) if text_ids else ()
+                items.append(Item(row.item_id, form, prompt_ids, choices, text_bytes=size, cluster=row.cluster))
             else:
                 items.append(self._choice_item(row, prompt, maker, [next(split) for _ in row.choices or ()]))
         return items
@@ -216,6 +219,7 @@ class Encoder:
             answers=(choices[row.answer_index or 0],),
             prompt_text=prompt,
             choice_texts=choices,
+            cluster=row.cluster,
         )
 
 

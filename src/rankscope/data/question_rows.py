@@ -1,13 +1,13 @@
-"""A record with a question -> its Row: with choices and which of them is right, or with an open answer."""
+"""Reads single fields of a record, and from them the row of a record with a question: with choices and which of them is
+right, or with an open answer."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
-from rankscope.data.record_fields import Refused, checked, given, needed, text, texts
-from rankscope.records import Row
 from rankscope.study.problems import show
 
 FINAL_MARK = "####"
@@ -15,19 +15,74 @@ FINAL_MARK = "####"
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LETTERED = re.compile(r"(?:^|[\s,;])\(?([A-Za-z])\s?[).]\s")
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
-def question_row(record: Mapping[object, object], place: str, reasoning: bool) -> Row:
-    """The row, without an id. Choices, where there are any, win over the answer. Raises Refused."""
+class Refused(Exception):
+    """A record that cannot be read: the field (empty: the whole record), what was found and what was expected."""
+
+    def __init__(self, field: str, found: str, expected: str) -> None:
+        super().__init__(field)
+        self.field, self.found, self.expected = field, found, expected
+
+
+def is_clean(value: str) -> bool:
+    """Whether the text has UTF-8 bytes: JSON can hold half of a surrogate pair, which has none."""
+    return value.isascii() or _HALF_PAIR.search(value) is None
+
+
+def given(record: Mapping[object, object], field: str) -> bool:
+    """Whether the field says anything: null, an empty text and an empty list do not."""
+    return record.get(field) not in (None, "", [])
+
+
+def needed(record: Mapping[object, object], field: str, *, strip: bool = True) -> str:
+    """The field's text, or Refused where it says nothing."""
+    value = text(record, field, strip=strip)
+    if value is None:
+        raise Refused(field, show(record.get(field)), "text that is not empty")
+    return value
+
+
+def text(record: Mapping[object, object], field: str, *, strip: bool = True) -> str | None:
+    """The field's text, None where it says nothing."""
+    value = record.get(field)
+    if value is None or value == []:
+        return None
+    return checked(value, field, strip) or None
+
+
+def checked(value: object, field: str, strip: bool) -> str:
+    """A value that must be text; a text of nothing but white space becomes empty."""
+    if not isinstance(value, str):
+        raise Refused(field, show(value), "text")
+    if not is_clean(value):
+        raise Refused(field, f"half of a surrogate pair in {show(value)}", "text that can be written as UTF-8")
+    return value.strip() if strip or not value.strip() else value
+
+
+def texts(record: Mapping[object, object], field: str) -> tuple[str, ...]:
+    """A list of texts, empty ones left out."""
+    value = record.get(field)
+    if value is None or value == "":
+        return ()
+    if not isinstance(value, list):
+        raise Refused(field, show(value), "a list of texts")
+    return tuple(stripped for part in value if (stripped := checked(part, field, True)))
+
+
+# ---- questions ------------------------------------------------------------------------------------------------------
+
+
+def question_fields(record: Mapping[object, object], reasoning: bool) -> dict[str, Any]:
+    """The fields of the record's Row. Choices, where there are any, win over the answer. Raises Refused."""
     question = needed(record, "question")
     context, rationale = text(record, "context"), text(record, "rationale")
+    fields: dict[str, Any] = {"question": question, "context": context}
     if given(record, "choices"):
         choices = _choices(record)
         index = _answer_index(record, choices)
-        return Row(
-            item_id="", place=place, question=question, context=context, choices=choices, answer_index=index,
-            rationale=rationale,
-        )  # fmt: skip
+        return fields | {"choices": choices, "answer_index": index, "rationale": rationale}
     if record.get("answer_index") is not None:
         raise Refused("choices", "nothing", "a list of choices, since answer_index is given")
     answer, *more = _answers(record)
@@ -36,10 +91,7 @@ def question_row(record: Mapping[object, object], place: str, reasoning: bool) -
         rationale = rationale or solution
         more = [split_solution(other)[1] for other in more]
     aliases = tuple(dict.fromkeys((*more, *texts(record, "aliases"))))
-    return Row(
-        item_id="", place=place, question=question, context=context, answer=answer, aliases=aliases,
-        rationale=rationale,
-    )  # fmt: skip
+    return fields | {"answer": answer, "aliases": aliases, "rationale": rationale}
 
 
 def split_solution(answer: str) -> tuple[str | None, str]:

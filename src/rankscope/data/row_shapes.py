@@ -1,4 +1,4 @@
-"""One record -> one checked Row. The shapes that are read, and what is said of a record that is none of them."""
+"""Turns one record into one checked Row: the shapes that are read, and what is said of one that has none of them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from typing import Any, Literal
 
-from rankscope.data.conversation_rows import alpaca_turns, messages_turns, sharegpt_turns
-from rankscope.data.question_rows import question_row
-from rankscope.data.record_fields import Refused, given, is_clean, needed, text, texts
+from rankscope.data.question_rows import Refused, checked, given, needed, question_fields, text, texts
 from rankscope.records import Row, Turn
 from rankscope.study.problems import Problem, show
-
-__all__ = ["FIELDS", "SHAPES", "content", "content_id", "is_clean", "parse"]
 
 _SAID = (
     "question",
@@ -39,13 +35,22 @@ SHAPES = (
     " instruction with output, or text"
 )
 
-_CONVERSATIONS: dict[str, Callable[[Mapping[object, object]], tuple[Turn, ...]]] = {
-    "messages": messages_turns,
-    "conversations": sharegpt_turns,
-    "instruction": alpaca_turns,
+Columns = Mapping[str, str | tuple[str, ...]]
+Role = Literal["system", "user", "assistant"]
+
+_LISTS = ("choices", "aliases", "messages", "conversations", "answer")
+"""Fields whose cell may hold a JSON list where a table has only text."""
+
+_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+_SPEAKERS: dict[str, Role] = {
+    **_ROLES,
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
 }
-_MAIN_FIELDS = ("question", "prompt", "text", *_CONVERSATIONS)
-"""The field that says which shape a record has."""
 
 
 def parse(record: object, *, file: str, place: str, reasoning: bool = False) -> Row | Problem:
@@ -62,39 +67,79 @@ def parse(record: object, *, file: str, place: str, reasoning: bool = False) -> 
         return Problem(file, where, refused.found, refused.expected)
 
 
-def content(row: Row) -> dict[str, object]:
-    """What the row says, without where it stood and what it is called; absent fields are left out."""
-    return {field: value for field in _SAID if (value := getattr(row, field)) is not None and value != ()}
-
-
 def content_id(row: Row) -> str:
     """16 hex digits that depend on the row's content only; neither white space nor Unicode composition changes them."""
+    return _hash({field: getattr(row, field) for field in _SAID})
 
-    def normal(value: object) -> object:
-        if isinstance(value, str):
-            return " ".join(unicodedata.normalize("NFC", value).split())
-        return [normal(part) for part in value] if isinstance(value, tuple) else value
 
-    plain = {field: normal(value) for field, value in content(row).items()}
+def _hash(fields: Mapping[str, Any]) -> str:
+    plain = {field: _normal(value) for field in _SAID if (value := fields.get(field)) is not None and value != ()}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _normal(value: object) -> object:
+    if isinstance(value, str):
+        return " ".join((value if value.isascii() else unicodedata.normalize("NFC", value)).split())
+    return [_normal(part) for part in value] if isinstance(value, tuple) else value
+
+
+def mapped(value: object, columns: Columns | None, *, cells: bool = False) -> object:
+    """A record with our fields' names; only the fields that `columns` names, where there are any.
+
+    `cells`: every value is the text of a table's cell.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    if columns is not None:
+        value = {
+            field: _value(value, column) if isinstance(column, str) else [_value(value, part) for part in column]
+            for field, column in columns.items()
+        }
+    return {field: _from_cell(field, cell) for field, cell in value.items()} if cells else value
+
+
+def _value(row: Mapping[str, object], column: str) -> object:
+    """The column's value; `answers.text` is the part `text` of the column `answers` where no column has that name."""
+    if column in row or "." not in column:
+        return row.get(column)
+    value: object = row
+    for part in column.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _from_cell(field: str, cell: object) -> object:
+    """Text of a table as what it stands for: a whole number for answer_index, a list in JSON for lists."""
+    if not isinstance(cell, str):
+        return [_from_cell("", part) for part in cell] if isinstance(cell, list) else cell
+    if field == "answer_index" and cell.strip().isascii() and cell.strip().isdecimal() and len(cell) < 20:
+        return int(cell)
+    if field in _LISTS and cell.lstrip().startswith("["):
+        try:
+            parsed = json.loads(cell)
+        except (ValueError, RecursionError):
+            return cell
+        return parsed if isinstance(parsed, list) else cell
+    return cell
 
 
 def _row(record: object, place: str, reasoning: bool) -> Row:
     if not isinstance(record, Mapping):
         raise Refused("", show(record), "a JSON object with " + SHAPES)
     shape = _shape(record)
+    fields: dict[str, Any]
     if shape == "question":
-        row = question_row(record, place, reasoning)
+        fields = question_fields(record, reasoning)
     elif shape == "prompt":
-        prompt, completion = needed(record, "prompt", strip=False), needed(record, "completion", strip=False)
-        row = Row(item_id="", place=place, prompt=prompt, completion=completion, aliases=texts(record, "aliases"))
+        fields = {field: needed(record, field, strip=False) for field in ("prompt", "completion")}
+        fields["aliases"] = texts(record, "aliases")
     elif shape == "text":
-        row = Row(item_id="", place=place, text=needed(record, "text", strip=False))
+        fields = {"text": needed(record, "text", strip=False)}
     else:
-        turns = _CONVERSATIONS[shape](record)
-        row = Row(item_id="", place=place, messages=turns, aliases=texts(record, "aliases"))
+        fields = {"messages": _CONVERSATIONS[shape](record), "aliases": texts(record, "aliases")}
     own_id = _name(record, "id")
-    return replace(row, item_id=content_id(row) if own_id is None else own_id, cluster=_name(record, "cluster"))
+    item_id = _hash(fields) if own_id is None else own_id
+    return Row(item_id=item_id, place=place, cluster=_name(record, "cluster"), **fields)
 
 
 def _shape(record: Mapping[object, object]) -> str:
@@ -118,3 +163,87 @@ def _name(record: Mapping[object, object], field: str) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return text(record, field)
+
+
+# ---- conversations as tools write them ------------------------------------------------------------------------------
+
+
+def _messages_turns(record: Mapping[object, object]) -> tuple[Turn, ...]:
+    """`messages`: a list of {role, content}."""
+    return _turns(record, "messages", "role", "content", _ROLES)
+
+
+def _sharegpt_turns(record: Mapping[object, object]) -> tuple[Turn, ...]:
+    """`conversations`: a list of {from, value}, or of {role, content}."""
+    listed = record["conversations"]
+    first = listed[0] if isinstance(listed, list) and listed else None
+    if isinstance(first, Mapping) and "from" not in first and "role" in first:
+        return _turns(record, "conversations", "role", "content", _SPEAKERS)
+    return _turns(record, "conversations", "from", "value", _SPEAKERS)
+
+
+def _alpaca_turns(record: Mapping[object, object]) -> tuple[Turn, ...]:
+    """`instruction`, with `input` after a blank line where there is one, answered by `output`."""
+    instruction, more = needed(record, "instruction"), text(record, "input")
+    asked = instruction if more is None else f"{instruction}\n\n{more}"
+    turns = (Turn("user", asked), Turn("assistant", needed(record, "output")))
+    return _with_system(record, turns, "instruction")
+
+
+def _turns(
+    record: Mapping[object, object], field: str, role_key: str, text_key: str, roles: Mapping[str, Role]
+) -> tuple[Turn, ...]:
+    listed = record[field]
+    if not isinstance(listed, list):
+        raise Refused(field, show(listed), f"a list of turns, each with {role_key} and {text_key}")
+    turns = []
+    for number, turn in enumerate(listed, start=1):
+        place = f"{field}, turn {number}"
+        if not isinstance(turn, Mapping):
+            raise Refused(place, show(turn), f"a turn with {role_key} and {text_key}")
+        named = turn.get(role_key)
+        role = roles.get(named.strip().lower()) if isinstance(named, str) else None
+        if role is None:
+            raise Refused(f"{place}: {role_key}", show(named), f"one of {', '.join(roles)}")
+        content = turn.get(text_key)
+        if content is None or content == "" or not (said := checked(content, f"{place}: {text_key}", True)):
+            raise Refused(f"{place}: {text_key}", show(content), "text that is not empty")
+        turns.append(Turn(role, said))
+    _check_order(turns, field)
+    return _with_system(record, tuple(turns), field)
+
+
+def _check_order(turns: list[Turn], field: str) -> None:
+    """At most one system turn, which is the first; a user's before the first assistant's; an assistant's at the end."""
+    later_system = next((i for i, turn in enumerate(turns) if turn.role == "system" and i > 0), None)
+    if later_system is not None:
+        place = f"{field}, turn {later_system + 1}"
+        raise Refused(place, "a system turn", "a user's or an assistant's (a system turn is the first)")
+    asked = [turn for turn in turns if turn.role != "system"]
+    if not asked or asked[0].role != "user":
+        place = f"{field}, turn {len(turns) - len(asked) + 1}"
+        raise Refused(place, "an assistant's turn" if asked else "nothing", "a user's turn, which it would answer")
+    if turns[-1].role != "assistant":
+        expected = "an assistant's turn at the end, to be learned or scored"
+        raise Refused(f"{field}, turn {len(turns)}", "a user's turn at the end", expected)
+
+
+def _with_system(record: Mapping[object, object], turns: tuple[Turn, ...], field: str) -> tuple[Turn, ...]:
+    """With the text of a `system` column before them."""
+    if not given(record, "system"):
+        return turns
+    system = text(record, "system")
+    if system is None:
+        return turns
+    if turns[0].role == "system":
+        raise Refused("system", f"a system text beside the system turn of {field}", "one of them")
+    return (Turn("system", system), *turns)
+
+
+_CONVERSATIONS: dict[str, Callable[[Mapping[object, object]], tuple[Turn, ...]]] = {
+    "messages": _messages_turns,
+    "conversations": _sharegpt_turns,
+    "instruction": _alpaca_turns,
+}
+_MAIN_FIELDS = ("question", "prompt", "text", *_CONVERSATIONS)
+"""The field that says which shape a record has."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -85,10 +86,9 @@ class StudyFolder(StudyTables):
         return self.storage.exists(f"tokens/{content_sha256}.arrow")
 
     def add_tokens(self, content_sha256: str, path: Path) -> None:
-        """Take over a token file that was made elsewhere, where it is not here yet."""
-        if not self.has_tokens(content_sha256):
-            with self.storage.local_draft(f"tokens/{content_sha256}.arrow") as draft:
-                _take(path, draft)
+        """Keep a copy of a token file that was made elsewhere."""
+        with self.storage.local_draft(f"tokens/{content_sha256}.arrow") as draft:
+            _link_or_copy(path, draft)
 
     def local_folder(self) -> Path:
         """Where trackers write: this folder where it is a local one, else a folder of the study's name here."""
@@ -185,9 +185,12 @@ class StudyFolder(StudyTables):
         yield False
 
 
-def _take(path: Path, draft: Path) -> None:
-    """Move a file where both are on one disk, else copy it."""
-    shutil.move(path, draft)
+def _link_or_copy(path: Path, draft: Path) -> None:
+    """The same content without a second copy where both are on one disk."""
+    try:
+        os.link(path, draft)
+    except OSError:
+        shutil.copyfile(path, draft)
 
 
 def keep_best(folder: StudyFolder, plan: Plan) -> None:

@@ -1,25 +1,27 @@
-"""Log-likelihoods of choices and of text, with whatever requests have in common computed once.
+"""Log-likelihoods of choices and of text, with whatever prompts and choices have in common computed once.
 
-Shapes: T tokens of a batch, N positions read, M scored tokens, V vocabulary.
+Shapes: T tokens of a batch, Q positions read, M scored tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Reads, RowBatch, TreeBatch, tree_batch, tree_line
-from rankscope.model.attention.fast_path_check import Probed, Window, window_that_matters
-from rankscope.model.attention.registration import LAYOUT_KEY, REFUSALS, layout_attention_on
-from rankscope.model.attention.scoring_layout import Beginning, BranchLayout
-from rankscope.model.decoder_parts import text_config
-from rankscope.model.forward import NotFinite, evaluating, forward_of, hidden_states, probe_ids
+from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Reads, RowBatch, TreeBatch, prompt_tree, tree_batch
+from rankscope.model.attention.fast_path_check import FastPathCheck
+from rankscope.model.attention.kv_cache import prefix_kv
+from rankscope.model.attention.registration import LAYOUT_KEY, attention_installed
+from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout
+from rankscope.model.decoder_parts import text_config, window_that_matters
+from rankscope.model.forward import NotFinite, evaluating, forward_of, probe_ids
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens, without_virtual_tokens
 from rankscope.records import Item
 
@@ -36,8 +38,8 @@ def choice_logprobs(
     """Summed log-likelihood in nats of every choice given its prompt, in the order of `items`.
 
     sum over t of log p(choice[t] | prompt, choice[:t]), log-softmax in fp32, added in double: what lm-eval's
-    `loglikelihood` returns. `token_budget` bounds the padded tokens of a batch. A model that cannot run choices as
-    branches of their prompt is noticed by a probe and runs plain rows; the log says which was used.
+    `loglikelihood` returns. `token_budget` bounds the padded tokens of a batch. A model that does not give
+    the same with choices as a tree below their prompt runs a plain row for each choice; the log says which was used.
 
     Raises NotFinite where a log-likelihood is NaN or infinite, ValueError for an item that cannot be scored.
     """
@@ -73,12 +75,16 @@ def _sums(model: PreTrainedModel, plan: ChoicePlan, misses: Tensor | None) -> Te
     return sums
 
 
-def trees_for(model: PreTrainedModel, plan: ChoicePlan, window: Window) -> tuple[TreeBatch, ...] | None:
-    """The plan's trees as this model may run them; None where it may not. Decided at first use."""
-    if not _trees.holds(model, window):
+def trees_for(model: PreTrainedModel, plan: ChoicePlan, window: int | None) -> tuple[TreeBatch, ...] | None:
+    """The plan's trees as this model may run them; None where it may not. Found out at first use.
+
+    `window`: the model's sliding window in tokens where some prompt with a choice is longer.
+    """
+    conditions = (model.config._attn_implementation, window, model.dtype, virtual_tokens(model))
+    if not _TREES.holds(model, partial(_compare_trees, model, window), *conditions):
         return None
-    # A window would end inside a beginning, at another place for each token.
-    return plan.trees if window is None else plan.whole_trees
+    # A window would end inside a shared prefix, at another place for each token.
+    return plan.trees if window is None else plan.trees_without_prefixes
 
 
 def row_logprobs(
@@ -94,32 +100,21 @@ def tree_logprobs(
 ) -> Iterator[tuple[Reads, Tensor]]:
     """Log-probabilities (M,) of the scored tokens of each batch."""
     virtual, device = virtual_tokens(model), model.device
-    for ids, group in groupby(batches, key=lambda batch: batch.beginning):
-        beginning = beginning_of(model, ids)
-        with without_virtual_tokens(model), layout_attention_on(model):
+    for ids, group in groupby(batches, key=lambda batch: batch.prefix_ids):
+        prefix = prefix_kv(model, ids)
+        with without_virtual_tokens(model), attention_installed(model):
             for batch in group:
                 arguments = {
                     "position_ids": (batch.position_ids + virtual)[None].to(device),
-                    LAYOUT_KEY: layout_of(model, batch, beginning),
+                    LAYOUT_KEY: layout_of(model, batch, prefix),
                 }
                 yield batch.reads, target_logprobs(model, batch.input_ids[None], batch.reads, misses, **arguments)
 
 
-def layout_of(model: PreTrainedModel, batch: TreeBatch, beginning: Beginning | None) -> BranchLayout:
+def layout_of(model: PreTrainedModel, batch: TreeBatch, prefix: PrefixKV | None) -> TreeLayout:
     """Who sees whom in the batch, of whose last layer only what is read is asked."""
     read, last = batch.reads.read.to(model.device), text_config(model).num_hidden_layers - 1
-    return BranchLayout(batch.shape.to(model.device), beginning, read=read, last=last)
-
-
-def beginning_of(model: PreTrainedModel, ids: tuple[int, ...]) -> Beginning | None:
-    """Keys and values of the model's virtual tokens and of `ids`, by the model's own forward; None without either."""
-    count = virtual_tokens(model) + len(ids)
-    if not count:
-        return None
-    cache = DynamicCache(config=model.config)
-    # Virtual tokens alone need some token after them, whose keys are then left away.
-    hidden_states(model, torch.tensor([ids or (0,)], device=model.device), past_key_values=cache, use_cache=True)
-    return [(layer.keys[0, :, :count], layer.values[0, :, :count]) for layer in cache.layers]
+    return TreeLayout(batch.shape.to(model.device), prefix, read=read, last=last)
 
 
 def target_logprobs(
@@ -144,21 +139,25 @@ def target_logprobs(
 
 # ---- may this model run trees? --------------------------------------------------------------------------------------
 
+_TREES = FastPathCheck(
+    fast="choices are scored as a tree below their prompt", slow="choices are scored as plain rows of prompt and choice"
+)
 
-def _probe(model: PreTrainedModel, window: Window) -> str:
-    """Scores an item of random tokens as a tree and as plain rows. Returns why trees do not hold, or nothing.
+
+def _compare_trees(model: PreTrainedModel, window: int | None) -> str:
+    """Scores an item of random tokens as a tree and as plain rows: why log-likelihoods differ, or nothing.
 
     In fp32 they agree to 1e-4 nats. In half precision the tree is nearer to the rows than each of the mistakes that a
     model could make: to ignore who sees whom, the positions, or the window.
     """
+    if virtual_tokens(model) and window is not None:
+        return "virtual tokens stand before a window"
     prompt_tokens = PROBE_PROMPT_TOKENS if window is None else window + 2
-    tokens = probe_ids(model, prompt_tokens + 4 * PROBE_CHOICE_TOKENS).tolist()
-    tails = [tokens[prompt_tokens + k * PROBE_CHOICE_TOKENS :][:PROBE_CHOICE_TOKENS] for k in range(4)]
-    item = Item("probe", "choices", tuple(tokens[:prompt_tokens]), tuple(map(tuple, tails)))
+    item = probe_item(model, prompt_tokens)
     plan = ChoicePlan([item], token_budget=1 << 20)
-    (tree,) = plan.whole_trees
-    line = tree_line(item.prompt_ids, [(choice, number) for number, choice in enumerate(item.choices_ids)])
-    begun = [] if window is not None else [tree_batch([line], prompt_tokens // 2)]
+    (tree,) = plan.trees_without_prefixes
+    one = prompt_tree(item.prompt_ids, [(choice, number) for number, choice in enumerate(item.choices_ids)])
+    with_prefix = [] if window is not None else [tree_batch([one], prompt_tokens // 2)]
     with evaluating(model):
         rows = _by_choice(row_logprobs(model, plan.rows))
 
@@ -166,31 +165,32 @@ def _probe(model: PreTrainedModel, window: Window) -> str:
             found = _by_choice(tree_logprobs(model, [batch]))
             return torch.tensor([found[key] - value for key, value in rows.items()]).abs()
 
-        try:
-            errors = torch.stack([distances(batch) for batch in [tree, *begun]])
-            if model.dtype not in (torch.bfloat16, torch.float16):
-                return "" if float(errors.max()) <= TOLERANCE_NATS else f"they differ by {float(errors.max()):.2g} nats"
-            mistakes = [distances(mistake) for mistake in _mistakes(tree, window)]
-        except REFUSALS as refusal:
-            return f"it refuses the attention ({type(refusal).__name__})"
+        errors = torch.stack([distances(batch) for batch in [tree, *with_prefix]])
+        if model.dtype not in (torch.bfloat16, torch.float16):
+            return "" if float(errors.max()) <= TOLERANCE_NATS else f"they differ by {float(errors.max()):.2g} nats"
+        mistakes = [distances(mistake) for mistake in _mistakes(tree, window)]
     nearest = min(float(mistake.norm()) for mistake in mistakes)
     error = max(float(one.norm()) for one in errors)
     return "" if error <= SHARE_OF_MISTAKE * nearest else f"they differ by {error:.2g} nats"
 
 
-_trees = Probed(_probe, fast="choices are scored as branches of their prompt", slow="choices are scored as plain rows")
+def probe_item(model: PreTrainedModel, prompt_tokens: int) -> Item:
+    """An item of `prompt_tokens` and four choices, always the same for a vocabulary."""
+    tokens = probe_ids(model, prompt_tokens + 4 * PROBE_CHOICE_TOKENS).tolist()
+    tails = [tokens[prompt_tokens + k * PROBE_CHOICE_TOKENS :][:PROBE_CHOICE_TOKENS] for k in range(4)]
+    return Item("probe", "choices", tuple(tokens[:prompt_tokens]), tuple(map(tuple, tails)))
 
 
-def _mistakes(tree: TreeBatch, window: Window) -> list[TreeBatch]:
+def _mistakes(tree: TreeBatch, window: int | None) -> list[TreeBatch]:
     """The same tree with choices that see one another, with positions in a row, and with choices that see all of the
     prompt, beyond the window."""
     shape = tree.shape
-    count = int(shape.branch_lengths[0])
+    count = int(shape.tree_lengths[0])
     blind = replace(tree, shape=replace(shape, ends=torch.full_like(shape.ends, count)))
     shifted = replace(tree, position_ids=torch.arange(len(tree.position_ids)))
     if window is None:
         return [blind, shifted]
-    far = int(shape.trunk_lengths[0])
+    far = int(shape.prompt_lengths[0])
     return [blind, shifted, replace(tree, shape=replace(shape, depths=shape.depths - far))]
 
 

@@ -1,6 +1,6 @@
-"""Greedy decoding of many rows at once: finished rows leave and waiting rows enter.
+"""Greedy decoding of many rows at once (continuous batching): finished rows leave and waiting rows enter.
 
-Shapes: n rows that are decoded now.
+Shapes: n rows that are decoded now, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
-from rankscope.evaluate.batched_decoder import Decoder, best, bytes_per_token, cache_bytes_of, slots_hold
-from rankscope.model.decoder_parts import text_config
-from rankscope.model.forward import evaluating
+from rankscope.model.attention.kv_cache import Decoder, decodes_in_cache
+from rankscope.model.decoder_parts import key_value_width, text_config
+from rankscope.model.forward import NotFinite, evaluating
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
 
 STOP_WINDOW_TOKENS = 24
+"""A stop string is looked for in the text of so many last tokens."""
+
+CPU_CACHE_BYTES = 1 << 30
 MOST_ROWS = {"cpu": 32}
 """Rows at once, 128 on devices not named here: beyond, a step is hardly cheaper by row, and memory grows."""
 
@@ -90,8 +93,8 @@ def greedy(
         return [row.tokens for row in rows]
     longest = max(len(row.prompt) + row.room for row in waiting) + virtual_tokens(model)
     with evaluating(model):
-        if slots_hold(model, longest):
-            fitting = (cache_bytes or cache_bytes_of(model)) // (bytes_per_token(model) * longest)
+        if decodes_in_cache(model, longest):
+            fitting = (cache_bytes or cache_bytes_of(model)) // (cache_bytes_per_token(model) * longest)
             decoder = Decoder(model, max(1, min(MOST_ROWS.get(model.device.type, 128), len(waiting), fitting)))
             with decoder.ready():
                 _decode(decoder, waiting, ending, token_budget)
@@ -99,6 +102,27 @@ def greedy(
             for row in waiting:
                 _own_generate(model, row, ending)
     return [row.tokens for row in rows]
+
+
+def most_likely(logits: Tensor) -> Tensor:
+    """The most likely tokens (n,) of logits (n, V). Raises NotFinite where one is NaN or infinite."""
+    largest, tokens = logits.max(-1)
+    if not bool(torch.isfinite(largest).all()):
+        raise NotFinite("a logit is not finite")
+    return tokens
+
+
+def cache_bytes_per_token(model: PreTrainedModel) -> int:
+    """Bytes of the keys and values of one token in all layers."""
+    return 2 * int(text_config(model).num_hidden_layers) * key_value_width(model) * model.dtype.itemsize
+
+
+def cache_bytes_of(model: PreTrainedModel) -> int:
+    """Bytes that the KV cache may take: 1 GiB of main memory, or a quarter of what is free on a CUDA device."""
+    if model.device.type != "cuda":
+        return CPU_CACHE_BYTES
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return int(free) // 4
 
 
 @dataclass(eq=False)
@@ -126,23 +150,23 @@ class _Ending:
 def _decode(decoder: Decoder, waiting: list[_Row], ending: _Ending, token_budget: int) -> None:
     """Decodes all of `waiting`, which are in order of their length, the longest first."""
     active: list[_Row] = []
-    following = torch.zeros(0, dtype=torch.int64, device=decoder.slots.device)
+    following = torch.zeros(0, dtype=torch.int64, device=decoder.cache.device)
     while waiting or active:
-        free = decoder.slots.count - len(active)
+        free = decoder.cache.slot_count - len(active)
         old = len(active)
-        if waiting and (not active or free >= max(1, decoder.slots.count // 4)):
+        if waiting and (not active or free >= max(1, decoder.cache.slot_count // 4)):
             size = max(1, min(free, token_budget // len(waiting[0].prompt)))
             entering, waiting = waiting[:size], waiting[size:]
             active += entering
-            following = torch.cat([following, best(decoder.fill([row.prompt for row in entering]))])
+            following = torch.cat([following, most_likely(decoder.prefill([row.prompt for row in entering]))])
             fresh = range(old, len(active))
         else:
-            following = best(decoder.step(following))
+            following = most_likely(decoder.step(following))
             fresh = range(old)
         tokens = following.tolist()
         done = {index for index in fresh if ending.take(active[index], tokens[index])}
         if done:
-            order = decoder.slots.keep([index for index in range(len(active)) if index not in done])
+            order = decoder.cache.keep([index for index in range(len(active)) if index not in done])
             active = [active[index] for index in order]
             following = following[torch.tensor(order, dtype=torch.int64, device=following.device)]
 

@@ -1,10 +1,10 @@
-"""Choices as branches of their prompt: the batches to run, planned once for a suite and used for every arm.
+"""Batches of prompts and their choices as prefix trees: planned once for a suite and used for every arm.
 
-The requests are a prefix tree: a beginning that many prompts share (few-shot examples), the prompts, and the choices of
-each, shared beginnings of choices once. A choice's last token is never an input, so a choice of one token costs nothing
-beyond the prompt, and items with the same prompt are one.
+The requests are a prefix tree: a prefix that many prompts share (few-shot examples), the prompts, and the choices of
+each, what choices begin with in common once. A choice's last token is never an input, so a choice of one token costs
+nothing beyond the prompt, and items with the same prompt are one.
 
-Shapes: T tokens of a batch, B rows, N positions read, M scored tokens.
+Shapes: T tokens of a batch, B rows, Q positions read, M scored tokens.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rankscope.evaluate.shared_prefixes import shared_beginnings
-from rankscope.model.attention.scoring_layout import Shape
+from rankscope.evaluate.shared_prefixes import shared_prefixes
+from rankscope.model.attention.scoring_layout import TreeShape
 from rankscope.records import Item
 
 Ids = tuple[int, ...]
@@ -27,28 +27,32 @@ Target = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Line:
-    """A prompt and its branches. `depths` and `ends` as in `model.branches.Shape`; `targets` are (position that
-    predicts, counting the branches after the trunk; token predicted; choice it belongs to). The first `prompt_tokens`
-    of the trunk are the prompt, whose last is the first position read."""
+class PromptTree:
+    """A prompt and the tree of its choices, as token ids.
+
+    `row` runs causally: the prompt, whose length is `prompt_tokens`, and after it the only choice where there is but
+    one. `tree` holds the choices else, in depth-first order; `depths` and `ends` as in `scoring_layout.TreeShape`.
+    `targets` are (position that predicts, counting the tree after the row; token predicted; choice it belongs to).
+    """
 
     prompt_tokens: int
-    trunk: Ids
-    branches: Ids
+    row: Ids
+    tree: Ids
     depths: Ids
     ends: Ids
     targets: tuple[Target, ...]
 
     @property
     def size(self) -> int:
-        return len(self.trunk) + len(self.branches)
+        """Tokens that are run."""
+        return len(self.row) + len(self.tree)
 
 
 @dataclass(frozen=True)
 class Reads:
     """Which logits of a batch are needed, and for what."""
 
-    read: Tensor  # (N,) flat positions, ascending
+    read: Tensor  # (Q,) flat positions, ascending
     target_read: Tensor  # (M,) index into `read`, ascending
     target_ids: Tensor  # (M,)
     target_choice: Tensor  # (M,) number of the choice among all choices of all items
@@ -56,12 +60,12 @@ class Reads:
 
 @dataclass(frozen=True)
 class TreeBatch:
-    """All trunks one after another, then all branches, in one row without padding."""
+    """All prompts one after another, then all their choice trees, in one flat row without padding."""
 
-    beginning: Ids
+    prefix_ids: Ids  # shared by all prompts, not among `input_ids`
     input_ids: Tensor  # (T,)
-    position_ids: Tensor  # (T,) position of a token in its own sequence, the beginning included
-    shape: Shape
+    position_ids: Tensor  # (T,) position of a token in its own sequence, the prefix included
+    shape: TreeShape
     reads: Reads
 
 
@@ -74,9 +78,9 @@ class RowBatch:
 
 
 class ChoicePlan:
-    """Which tokens of `items` are run and read, in batches of at most `token_budget` padded tokens (one line at least).
+    """Which tokens of `items` are run and read, in batches of at most `token_budget` padded tokens, but one prompt.
 
-    Built once and good for every model that shares the tokenizer. The longest lines come first, so that too little
+    Built once and good for every model that shares the tokenizer. The longest prompts come first, so that too little
     memory shows at once. Raises ValueError for an item without a choice, with an empty choice, or with an empty prompt
     and several choices.
     """
@@ -100,37 +104,37 @@ class ChoicePlan:
 
     @cached_property
     def trees(self) -> tuple[TreeBatch, ...]:
-        """One line for each different prompt, beginnings that are worth it taken out."""
-        lines = self._lines()
+        """One tree for each different prompt, shared prefixes that are worth it taken out."""
+        trees = self._prompt_trees()
         batches: list[TreeBatch] = []
-        prompts = [line.trunk[: line.prompt_tokens] for line in lines]
-        for shared, members in shared_beginnings(prompts, saving=self.token_budget):
-            parts = pack([lines[index] for index in members], self.token_budget, shared)
+        prompts = [tree.row[: tree.prompt_tokens] for tree in trees]
+        for shared, members in shared_prefixes(prompts, saving=self.token_budget):
+            parts = pack([trees[index] for index in members], self.token_budget, shared)
             batches += [tree_batch(part, shared) for part in parts]
         return tuple(batches)
 
     @cached_property
-    def whole_trees(self) -> tuple[TreeBatch, ...]:
-        """One line for each different prompt, each from its first token."""
-        return tuple(tree_batch(part, 0) for part in pack(self._lines(), self.token_budget))
+    def trees_without_prefixes(self) -> tuple[TreeBatch, ...]:
+        """One tree for each different prompt, each from its first token."""
+        return tuple(tree_batch(part, 0) for part in pack(self._prompt_trees(), self.token_budget))
 
     @cached_property
     def rows(self) -> tuple[RowBatch, ...]:
-        """One line for each different choice: what any causal model can run."""
+        """One row for each different choice: what any causal model can run."""
         pairs = zip(self.parts, self.first_choice, strict=False)
-        lines = [line for part, first in pairs for line in row_lines(*part, first)]
-        return tuple(row_batch(part) for part in pack(lines, self.token_budget))
+        rows = [row for part, first in pairs for row in choice_rows(*part, first)]
+        return tuple(row_batch(part) for part in pack(rows, self.token_budget))
 
     def by_item(self, values: Sequence[float]) -> list[tuple[float, ...]]:
         """A value for each choice, grouped by item, in the order that the items were given."""
         firsts = self.first_choice
         return [tuple(values[a:b]) for a, b in pairwise(firsts)]
 
-    def _lines(self) -> list[Line]:
+    def _prompt_trees(self) -> list[PromptTree]:
         same: dict[Ids, list[tuple[Ids, int]]] = {}
         for (prompt, choices), first in zip(self.parts, self.first_choice, strict=False):
             same.setdefault(prompt, []).extend((choice, first + k) for k, choice in enumerate(choices))
-        return [tree_line(prompt, choices) for prompt, choices in same.items()]
+        return [prompt_tree(prompt, choices) for prompt, choices in same.items()]
 
 
 def split_item(item: Item) -> tuple[Ids, tuple[Ids, ...]]:
@@ -143,14 +147,14 @@ def split_item(item: Item) -> tuple[Ids, tuple[Ids, ...]]:
     return prompt, choices
 
 
-def tree_line(prompt: Ids, choices: Sequence[tuple[Ids, int]]) -> Line:
-    """A prompt with its (choice, number of the choice) as branches. A single branch lengthens the trunk instead."""
+def prompt_tree(prompt: Ids, choices: Sequence[tuple[Ids, int]]) -> PromptTree:
+    """A prompt with its (choice, number of the choice) as a prefix tree. A tree without forks lengthens the row."""
     size = len(prompt)
     tokens: list[int] = []
     depths: list[int] = []
     ends: list[int] = []
     targets: list[Target] = []
-    path: list[int] = []  # branch tokens of the present choice
+    path: list[int] = []  # places in the tree of the present choice's tokens
     for choice, number in sorted(choices):
         inner = len(choice) - 1
         shared = 0
@@ -169,11 +173,11 @@ def tree_line(prompt: Ids, choices: Sequence[tuple[Ids, int]]) -> Line:
     for place in path:
         ends[place] = len(tokens)
     if not tokens or depths[-1] == len(tokens) - 1:
-        return Line(size, (*prompt, *tokens), (), (), (), tuple(targets))
-    return Line(size, prompt, tuple(tokens), tuple(depths), tuple(ends), tuple(targets))
+        return PromptTree(size, (*prompt, *tokens), (), (), (), tuple(targets))
+    return PromptTree(size, prompt, tuple(tokens), tuple(depths), tuple(ends), tuple(targets))
 
 
-def row_lines(prompt: Ids, choices: Sequence[Ids], first: int) -> Iterator[Line]:
+def choice_rows(prompt: Ids, choices: Sequence[Ids], first: int) -> Iterator[PromptTree]:
     """An item as plain rows, longest first; a choice that another row begins with is read from that row."""
     rows: list[tuple[Ids, list[Target]]] = []
     before = len(prompt) - 1
@@ -185,55 +189,56 @@ def row_lines(prompt: Ids, choices: Sequence[Ids], first: int) -> Iterator[Line]
             rows.append((inner, targets))
         targets.extend((before + t, token, first + k) for t, token in enumerate(choices[k]))
     for inner, targets in rows:
-        yield Line(len(prompt), (*prompt, *inner), (), (), (), tuple(targets))
+        yield PromptTree(len(prompt), (*prompt, *inner), (), (), (), tuple(targets))
 
 
-def pack(lines: Sequence[Line], token_budget: int, shared: int = 0) -> Iterator[list[Line]]:
-    """Lines of like length together, longest first; of each, `shared` tokens are not run."""
-    lines = sorted(lines, key=lambda line: (-line.size, -len(line.trunk)))
+def pack(trees: Sequence[PromptTree], token_budget: int, shared: int = 0) -> Iterator[list[PromptTree]]:
+    """Prompts of like length together, longest first; of each, `shared` tokens are not run."""
+    trees = sorted(trees, key=lambda tree: (-tree.size, -len(tree.row)))
     start = 0
-    while start < len(lines):
-        count = max(1, token_budget // (lines[start].size - shared))
-        yield lines[start : start + count]
+    while start < len(trees):
+        count = max(1, token_budget // (trees[start].size - shared))
+        yield trees[start : start + count]
         start += count
 
 
-def tree_batch(lines: Sequence[Line], shared: int) -> TreeBatch:
-    """Lines without their first `shared` tokens, which they have in common."""
-    trunks = [line.trunk[shared:] for line in lines]
-    branched = [index for index, line in enumerate(lines) if line.branches]
-    trunk_at = _starts(trunks)
-    branch_at = _starts([line.branches for line in lines], trunk_at[-1])
+def tree_batch(trees: Sequence[PromptTree], shared: int) -> TreeBatch:
+    """Prompts without their first `shared` tokens, which they have in common."""
+    rows = [tree.row[shared:] for tree in trees]
+    forked = [index for index, tree in enumerate(trees) if tree.tree]
+    row_at = _starts(rows)
+    tree_at = _starts([tree.tree for tree in trees], row_at[-1])
     targets: list[Target] = []
-    for line, start, branch_start in zip(lines, trunk_at, branch_at, strict=False):
-        size = len(line.trunk)
-        for position, token, choice in line.targets:
-            place = start + position - shared if position < size else branch_start + position - size
+    for tree, start, tree_start in zip(trees, row_at, tree_at, strict=False):
+        size = len(tree.row)
+        for position, token, choice in tree.targets:
+            place = start + position - shared if position < size else tree_start + position - size
             targets.append((place, token, choice))
-    positions = [np.arange(shared, len(line.trunk)) for line in lines]
-    positions += [len(line.trunk) + np.array(line.depths, np.int64) for line in lines]
+    positions = [np.arange(shared, len(tree.row)) for tree in trees]
+    positions += [len(tree.row) + np.array(tree.depths, np.int64) for tree in trees]
     return TreeBatch(
-        beginning=lines[0].trunk[:shared],
-        input_ids=_numbers([*trunks, *(line.branches for line in lines)]),
+        prefix_ids=trees[0].row[:shared],
+        input_ids=_numbers([*rows, *(tree.tree for tree in trees)]),
         position_ids=torch.from_numpy(np.concatenate(positions)),
-        shape=Shape(
-            trunk_lengths=torch.tensor([len(trunk) for trunk in trunks]),
-            owners=torch.tensor(branched, dtype=torch.int64),
-            branch_lengths=torch.tensor([len(lines[index].branches) for index in branched], dtype=torch.int64),
-            depths=_numbers([line.depths for line in lines]),
-            ends=_numbers([line.ends for line in lines]),
+        shape=TreeShape(
+            prompt_lengths=torch.tensor([len(row) for row in rows]),
+            owners=torch.tensor(forked, dtype=torch.int64),
+            tree_lengths=torch.tensor([len(trees[index].tree) for index in forked], dtype=torch.int64),
+            depths=_numbers([tree.depths for tree in trees]),
+            ends=_numbers([tree.ends for tree in trees]),
         ),
         reads=_reads(targets),
     )
 
 
-def row_batch(lines: Sequence[Line]) -> RowBatch:
-    width = len(lines[0].trunk)
-    ids = np.zeros((len(lines), width), np.int64)
+def row_batch(rows: Sequence[PromptTree]) -> RowBatch:
+    """Rows of which none has a tree, padded with token 0 to the first, the longest."""
+    width = len(rows[0].row)
+    ids = np.zeros((len(rows), width), np.int64)
     targets: list[Target] = []
-    for row, line in enumerate(lines):
-        ids[row, : len(line.trunk)] = line.trunk
-        targets.extend((row * width + position, token, choice) for position, token, choice in line.targets)
+    for index, one in enumerate(rows):
+        ids[index, : len(one.row)] = one.row
+        targets.extend((index * width + position, token, choice) for position, token, choice in one.targets)
     return RowBatch(torch.from_numpy(ids), _reads(targets))
 
 

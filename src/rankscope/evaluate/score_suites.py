@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from rankscope.data.encoder import stop_ids
 from rankscope.evaluate.choice_scoring import choice_logprobs, choices_with_greedy
 from rankscope.evaluate.generation import StopStrings, greedy, written_texts
 from rankscope.evaluate.graders import exact_match, number_match, token_f1
+from rankscope.evaluate.lm_eval.grading import grade
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan
 from rankscope.records import Form, Grading, Item, Prediction, Suite
 
@@ -27,6 +28,8 @@ def predictions_frame(run_id: str, predictions: Sequence[Prediction]) -> pd.Data
     integers = ["prompt_tokens", "scored_tokens", "text_bytes"]
     return frame.astype({**dict.fromkeys(floats, "Float64"), **dict.fromkeys(integers, "Int64"), "cluster": "str"})
 
+
+WRITTEN_FORMS: tuple[Form, ...] = ("open", "number")
 
 NEXT_QUESTION = "\nQuestion:"
 """A model that goes on with the next question has ended its answer."""
@@ -82,18 +85,17 @@ def score_suite(
         return score_graded(model, tokenizer, plan, suite.grading, token_budget, logprobs)
     if logprobs is None:
         logprobs = choice_logprobs(model, plan.scored, token_budget=plan.token_budget, plan=plan.choices)
-    found = {id(item): scores for item, scores in zip(plan.scored, logprobs, strict=True)}
-    written: dict[int, str] = {}
-    for form in ("open", "number"):
+    found = iter(logprobs)  # in the items' order
+    written: dict[Form, Iterator[str]] = {}
+    for form in WRITTEN_FORMS:
         items = [item for item in suite.items if item.form == form]
-        texts = generate_answers(model, tokenizer, items, form, suite.max_new_tokens, token_budget)
-        written.update((id(item), text) for item, text in zip(items, texts, strict=True))
+        written[form] = iter(generate_answers(model, tokenizer, items, form, suite.max_new_tokens, token_budget))
     graded = [
-        grade_choices(suite.name, item, found[id(item)])
+        grade_choices(suite.name, item, next(found))
         if item.form == "choices"
-        else grade_text(suite.name, item, found[id(item)])
+        else grade_text(suite.name, item, next(found))
         if item.form == "text"
-        else grade_written(suite.name, item, written[id(item)])
+        else grade_written(suite.name, item, next(written[item.form]))
         for item in suite.items
     ]
     return [replace(one, cluster=item.cluster) for one, item in zip(graded, suite.items, strict=True)]
@@ -127,7 +129,7 @@ def score_graded(
         by_part = iter(scores)
         responses = [[pair for _ in item.parts or (item,) for pair in next(by_part)] for item in suite.items]
         logprobs = [tuple(value for value, _ in found) for found in responses]
-    graded = grading.grade([item.item_id for item in suite.items], responses)
+    graded = grade(grading, suite.items, responses)
     return [
         Prediction(
             suite=suite.name, item_id=item.item_id, score=one.score, score_normalized=one.score_normalized, f1=None,

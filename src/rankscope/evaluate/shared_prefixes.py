@@ -1,4 +1,4 @@
-"""Which prompts begin alike, so that the beginning is computed once: few-shot examples, a system prompt, a text."""
+"""Finds prompts that share a long prefix, so that it is computed once: few-shot examples, a system prompt, a text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHORTEST = 64
-"""Shorter beginnings are not worth a batch of their own."""
+"""Tokens; a shorter prefix is not worth a batch of its own."""
 
 Span = tuple[int, int, int]
 """Shared tokens, and the first and last of the prompts in sorted order."""
@@ -18,7 +18,7 @@ Span = tuple[int, int, int]
 
 @dataclass
 class _Interval:
-    """Neighbours in sorted order that share at least `shared` tokens, and the best found inside."""
+    """A node of the LCP interval tree: neighbours in sorted order that share `shared` tokens, and the best inside."""
 
     shared: int
     first: int
@@ -26,14 +26,14 @@ class _Interval:
     spans: list[Span] = field(default_factory=list)
 
 
-def shared_beginnings(
+def shared_prefixes(
     prompts: Sequence[tuple[int, ...]], *, saving: int, shortest: int = SHORTEST
 ) -> list[tuple[int, list[int]]]:
-    """Groups of prompts as (tokens that all begin with, indices), every prompt in one group.
+    """Groups of prompts as (tokens of the prefix that all share, indices), every prompt in one group.
 
     n prompts that share m tokens save (n - 1) m. Prompts that are alike are one group, or the groups of those among
     them that are more alike, whichever saves more. A group shares at least `shortest` tokens, never a whole prompt, and
-    saves at least `saving`. The last group shares nothing.
+    saves at least `saving` tokens. The last group shares nothing.
     """
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
     spans = _best_spans([prompts[index] for index in order], saving, shortest)
@@ -44,7 +44,11 @@ def shared_beginnings(
 
 
 def _best_spans(prompts: Sequence[tuple[int, ...]], saving: int, shortest: int) -> list[Span]:
-    """The tree of intervals of common prefixes, closed from below: an interval is one group, or the groups inside."""
+    """Builds the LCP interval tree over sorted prompts; keeps a node or its children, whichever saves more tokens.
+
+    The tree is built bottom up with a stack (Abouelhoda, Kurtz & Ohlebusch, Replacing suffix trees with enhanced suffix
+    arrays, 2004), in time linear in the prompts once the common prefixes of neighbours are known.
+    """
     rows = [np.asarray(prompt, np.int64) for prompt in prompts]
     common = [_common(a, b) for a, b in pairwise(rows)]
     stack = [_Interval(0, 0)]

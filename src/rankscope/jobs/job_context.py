@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from rankscope.data.build_sets import TrainingSet
-from rankscope.data.encode_study import Prepared, prepare
+from rankscope.data.token_files import TrainingSet, open_suite, open_training
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.machine import commit, machine_line, versions
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import SuitePlan
-from rankscope.model.load import LoadedModel, load_model, load_tokenizer
+from rankscope.model.load import LoadedModel, load_model
+from rankscope.model.model_checks import check_model_files
 from rankscope.plan.resolve import dtype_of
 from rankscope.records import (
     ModelFacts,
@@ -27,9 +27,11 @@ from rankscope.records import (
     Suite,
     SuiteFacts,
 )
+from rankscope.study.objective import SUPERVISED
 from rankscope.study.resolved_study import study_of
 from rankscope.study.study import ModelSpec, Study
 from rankscope.train.fit import FitSettings
+from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.training_state import FitResult
 
 EVALUATE_TOKENS = {"cpu": 2048, "cuda": 16384}
@@ -48,7 +50,8 @@ class JobContext:
         self.study: Study = study_of(text)
         self.plan = plan
         self.stop_requested: Callable[[], bool] = lambda: False
-        self._prepared: dict[str, Prepared] = {}
+        self._training: dict[tuple[str, str], TrainingSet] = {}
+        self._suites: dict[tuple[str, str], Suite] = {}
         self._bases: dict[str, LoadedModel] = {}
         self._suite_plans: dict[tuple[str, str], SuitePlan] = {}
 
@@ -64,6 +67,11 @@ class JobContext:
     def evaluate_tokens(self) -> int:
         return EVALUATE_TOKENS[self.plan.resolved.device]
 
+    @property
+    def objective(self) -> Objective:
+        """What the study's runs minimise."""
+        return OBJECTIVES[SUPERVISED.name]
+
     def spec(self, model: str) -> ModelSpec:
         return next(spec for spec in self.study.models if spec.name == model)
 
@@ -72,20 +80,20 @@ class JobContext:
 
     # ---- rows as tokens ----
 
-    def prepared(self, model: str) -> Prepared:
-        if model not in self._prepared:
-            spec = self.spec(model)
-            tokenizer = load_tokenizer(spec, _NOWHERE)
-            context_tokens = self.facts(model).context_tokens - self.study.virtual_tokens
-            self._prepared[model] = prepare(self.study, _NOWHERE, tokenizer, context_tokens, spec.system_prompt)
-        return self._prepared[model]
-
     def training(self, model: str, train_set: str) -> TrainingSet:
         """What the runs of a training set train and validate on."""
-        return self.prepared(model).training[train_set]
+        key = (model, train_set)
+        if key not in self._training:
+            facts = next(t for t in self.plan.train_sets if (t.model, t.name) == key)
+            self._training[key] = open_training(self.folder.tokens(facts.content_sha256), facts)
+        return self._training[key]
 
     def suite(self, model: str, name: str) -> Suite:
-        return self.prepared(model).suites[name][0]
+        key = (model, name)
+        if key not in self._suites:
+            facts = self.suite_facts(model)[name]
+            self._suites[key] = open_suite(self.folder.tokens(facts.content_sha256), facts)
+        return self._suites[key]
 
     def suite_facts(self, model: str) -> dict[str, SuiteFacts]:
         """The suites that a model is asked, by name, in the study's order."""
@@ -125,6 +133,7 @@ class JobContext:
 
     def _load(self, model: str, weights: Path | None = None) -> LoadedModel:
         spec, resolved = self.spec(model), self.plan.resolved
+        check_model_files([state for state in self.plan.model_files if state.name == model])
         return load_model(spec, _NOWHERE, dtype_of(spec, resolved), resolved.device, weights=weights)
 
     # ---- settings ----
@@ -145,6 +154,7 @@ class JobContext:
             optimizer=self.study.optimizer,
             micro_batch_tokens=micro_batch_tokens,
             checkpoint_seconds=60.0 * self.study.checkpoint.minutes,
+            objective=self.objective,
         )
 
     # ---- records ----

@@ -17,7 +17,7 @@ from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.attach import NewAdapter, Pack, attach
 from rankscope.records import Example, MeasuredSpeed, Plan, PlannedRun
-from rankscope.train.fit import FitSettings, fit, validation_loss
+from rankscope.train.fit import FitSettings, fit
 from rankscope.train.training_state import FitResult
 
 _STEPS = 4
@@ -62,16 +62,16 @@ class Measure:
 
 
 def _measure(context: JobContext, run: PlannedRun) -> MeasuredSpeed:
-    data = context.training(run.model, run.train_set)
+    data, objective = context.training(run.model, run.train_set), context.objective
     base = context.base(run.model, own=run.arm.traits.whole)
     rate = run.arm.learning_rate if isinstance(run.arm.learning_rate, float) else SOME_RATE
     settings = context.fit_settings(rate, run.seed, context.micro_batch_tokens(run))
     with attach(base, NewAdapter(run.arm, run.seed)) as pack:
-        per_token, result = time_steps(pack, data.train, settings)
-        rows = data.validation[:_ROWS]
+        per_token, result = time_steps(pack, objective.training_rows(data), settings)
+        rows = objective.validation_rows(data)[:_ROWS]
         start = time.perf_counter()
-        validation_loss(pack.members[0], rows, settings.micro_batch_tokens)
-        validation = (time.perf_counter() - start) / sum(row.token_count for row in rows)
+        objective.validation_loss(pack.members[0].training_forward(), rows, settings.micro_batch_tokens)
+        validation = (time.perf_counter() - start) / sum(map(objective.row_tokens, rows))
         evaluate = _score(context, base, run)
     return MeasuredSpeed(
         model=run.model,
@@ -114,7 +114,8 @@ def time_steps(pack: Pack, rows: Sequence[Example], settings: FitSettings) -> tu
     batches = order(len(rows), budget.batch_size, budget.epochs, settings.seed)[: len(ends)]
     if len(ends) > 1:
         batches, start = batches[1:], ends[0]
-    return (ends[-1] - start) / sum(rows[i].token_count for batch in batches for i in batch), result
+    tokens = sum(settings.objective.row_tokens(rows[i]) for batch in batches for i in batch)
+    return (ends[-1] - start) / tokens, result
 
 
 def _score(context: JobContext, model: LoadedModel, run: PlannedRun) -> float:

@@ -139,7 +139,7 @@ def _try(context: JobContext, runs: Sequence[PlannedRun], count: int, tokens: in
     settings = context.fit_settings(SOME_RATE, runs[0].seed, micro_batch_tokens=tokens)
     try:
         with attach(context.base(runs[0].model), *(NewAdapter(run.arm, runs[0].seed) for run in chosen)) as pack:
-            per_token, _ = time_steps(pack, data.train, settings)
+            per_token, _ = time_steps(pack, context.objective.training_rows(data), settings)
     except torch.OutOfMemoryError:
         return False
     seconds[count, tokens] = per_token / count

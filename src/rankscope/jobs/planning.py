@@ -1,59 +1,214 @@
-"""From a study file to a plan: models looked at, rows encoded where they changed, every run calculated."""
+"""From a study file to a plan: models looked at, rows encoded where something changed, every run calculated.
+
+What an earlier plan of the same folder says stays true as long as the study, its sources and its models are what they
+were: then no source is opened and no tokenizer is loaded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from rankscope.data.encode_study import Prepared, prepare
+from rankscope.data.encode_study import encode_study
+from rankscope.data.source_state import changed_sources, source_states
+from rankscope.data.token_files import token_path
 from rankscope.decide.statistical_power import planned_power
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.model.load import inspect_model, load_tokenizer
+from rankscope.evaluate.lm_eval.load_task import load_task
+from rankscope.model.load import inspect_model, load_tokenizer, model_path
+from rankscope.model.model_checks import changed_model_files, model_states
 from rankscope.plan.make_plan import make_plan
-from rankscope.records import MachineFacts, MeasuredSpeed, Plan
-from rankscope.study.resolved_study import absolute, dump_study, pinned
+from rankscope.records import MachineFacts, MeasuredSpeed, ModelFacts, Plan, SourceState, SuiteFacts, TrainFacts
+from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.resolved_study import absolute, dump_study, pinned, study_of
 from rankscope.study.study import Study
+
+_NAMED = 4
+"""Runs that a message names."""
+
+Progress = Callable[[str, int, int | None], None]
+"""(what is read, rows done, rows in all where that is known)"""
 
 
 @dataclass(frozen=True)
+class _Facts:
+    """What a plan is calculated from, and the state in which it was found."""
+
+    models: list[ModelFacts]
+    training: dict[str, list[TrainFacts]]
+    suites: dict[str, list[SuiteFacts]]
+    sources: list[SourceState]
+    model_files: list[SourceState]
+
+
+@dataclass
 class StudyPlanner:
-    """A study, and the folder of its file, which relative paths start at."""
+    """A study, and the folder `base` of its file, which relative paths start at.
+
+    Token files are made in a temporary folder and move into the study's when the plan is settled there.
+    """
 
     study: Study
     base: Path
+    progress: Progress = lambda *_: None
+    _made: TemporaryDirectory[str] | None = field(default=None, init=False)
+    _facts: _Facts | None = field(default=None, init=False)
+    _planned_in: StudyFolder | None = field(default=None, init=False)
+    _known: set[str] = field(default_factory=set, init=False)
 
-    def plan(self, machine: MachineFacts, out: StudyFolder | None, measured: Sequence[MeasuredSpeed] = ()) -> Plan:
-        """Look at models, rows and machine, and calculate every run; trains nothing. Raises InputProblems.
+    def __enter__(self) -> StudyPlanner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def plan(self, machine: MachineFacts, out: StudyFolder, measured: Sequence[MeasuredSpeed] = ()) -> Plan:
+        """Look at models, rows and machine, and calculate every run; trains nothing and writes nothing into `out`.
 
         `out` is the study's folder, whose earlier plan decides what must stay as it was (dtype, workers,
-        micro-batches). `measured` is what `measure_study` found.
+        micro-batches). `measured` is what `measure_study` found. Raises InputProblems, and where a source or model of
+        finished runs has changed.
         """
-        models = [inspect_model(spec, self.base, device=machine.device) for spec in self.study.models]
-        prepared: dict[str, Prepared] = {}
-        for spec, facts in zip(self.study.models, models, strict=True):
-            room = facts.context_tokens - self.study.virtual_tokens
-            tokenizer = load_tokenizer(spec, self.base)
-            prepared[spec.name] = prepare(self.study, self.base, tokenizer, room, spec.system_prompt)
-        previous = out.read_plan() if out is not None else None
+        previous = out.read_plan() if out.read_marker() is not None else None
+        facts = self._facts or (self._as_planned(previous, out) if previous is not None else None)
+        if facts is None:
+            facts = self._look(machine)
         plan = make_plan(
-            self.study,
-            models,
-            {name: [training.facts for training in data.training.values()] for name, data in prepared.items()},
-            {name: [facts for _, facts in data.suites.values()] for name, data in prepared.items()},
-            machine,
-            previous=previous.resolved if previous is not None else None,
-            measured=measured,
-        )
-        return plan.model_copy(update={"power": planned_power(plan, self.study.decision)})
+            self.study, facts.models, facts.training, facts.suites, machine,
+            previous=previous.resolved if previous is not None else None, measured=measured,
+        )  # fmt: skip
+        found = {"sources": facts.sources, "model_files": facts.model_files}
+        lost = [
+            f"{run_id} cannot be scored on {', '.join(suites)}: its weights were not kept (`keep: {{full: none}}`); "
+            "`rankscope run --retrain` trains it again"
+            for run_id, suites in (unscorable(out, plan) if previous is not None else {}).items()
+        ]
+        power = planned_power(plan, self.study.decision)
+        return plan.model_copy(update={**found, "power": power, "warnings": [*plan.warnings, *lost]})
 
     def text(self, plan: Plan) -> str:
         """The study with absolute paths, at the commits that were planned: study.yaml of its folder."""
-        return dump_study(pinned(absolute(self.study, self.base), plan))
+        return dump_study(pinned(absolute(self.study, self.base, self._known), plan))
 
     def settle(self, folder: StudyFolder, plan: Plan) -> None:
-        """Write what the folder's jobs work by."""
+        """Write what the folder's jobs work by: token files first, then study and plan."""
+        for content_sha256 in sorted(_token_hashes(plan)):
+            if not folder.has_tokens(content_sha256):
+                folder.add_tokens(content_sha256, self._tokens(content_sha256))
         folder.write_study(self.text(plan), plan)
+
+    def _tokens(self, content_sha256: str) -> Path:
+        """The token file where it was made, or in the folder whose plan still holds."""
+        if self._made is not None:
+            return token_path(Path(self._made.name), content_sha256)
+        assert self._planned_in is not None
+        return self._planned_in.tokens(content_sha256)
+
+    def close(self) -> None:
+        """Delete token files that no folder took over."""
+        if self._made is not None:
+            self._made.cleanup()
+            self._made = None
+
+    def no_longer_wanted(self, folder: StudyFolder, plan: Plan) -> list[str]:
+        """Finished runs of the folder that `plan` does not ask for: the study was changed since."""
+        before = folder.read_plan()
+        wanted = {run.run_id for run in plan.runs}
+        return _finished(folder, [run.run_id for run in before.runs if run.run_id not in wanted] if before else [])
+
+    def _look(self, machine: MachineFacts) -> _Facts:
+        """Open everything: inspect the models, read and encode the rows."""
+        models = [inspect_model(spec, self.base, device=machine.device) for spec in self.study.models]
+        sources = source_states(self.study, self.base)
+        self.close()
+        self._made = TemporaryDirectory(prefix="rankscope-tokens-")
+        training: dict[str, list[TrainFacts]] = {}
+        suites: dict[str, list[SuiteFacts]] = {}
+        for spec, facts in zip(self.study.models, models, strict=True):
+            encoded = encode_study(
+                self.study, self.base, spec, load_tokenizer(spec, self.base),
+                facts.context_tokens - self.study.virtual_tokens, Path(self._made.name), load_task=load_task,
+                progress=self.progress,
+            )  # fmt: skip
+            training[spec.name] = list(encoded.training.values())
+            suites[spec.name] = list(encoded.suites.values())
+        paths = [(spec.name, model_path(spec, self.base)) for spec in self.study.models]
+        files = [state for name, path in paths for state in model_states(name, path)]
+        self._facts = _Facts(models, training, suites, sources, files)
+        return self._facts
+
+    def _as_planned(self, before: Plan, out: StudyFolder) -> _Facts | None:
+        """What the earlier plan says, where it still holds; None where the study or, before any run was finished, a
+        source or model has changed.
+
+        Raises InputProblems where runs are finished, others are not, and the rows or the model are no longer the same.
+        """
+        text = out.read_study_text() or ""
+        stored = study_of(text)
+        rows = [*stored.train.values(), *stored.suites.values()]
+        self._known = {spec.id for spec in stored.models} | {source.hub for source in rows if source.hub is not None}
+        if text != self.text(before):
+            return None
+        if not all(out.has_tokens(content_sha256) for content_sha256 in _token_hashes(before)):
+            return None
+        runs = [run.run_id for run in before.runs if run.fits]
+        finished = _finished(out, runs)
+        changed = self._changed(before) if len(finished) < len(runs) else []
+        if changed and not finished:
+            return None
+        if changed:
+            named = ", ".join(finished[:_NAMED]) + (", ..." if len(finished) > _NAMED else "")
+            expected = f"what it was for {len(finished)} finished runs, which would no longer belong here ({named}):"
+            expected += " put it back, or give another --out"
+            raise InputProblems([Problem(file, name, found, expected) for file, name, found in changed])
+        self._planned_in = out
+        return _Facts(
+            before.models,
+            {facts.name: [t for t in before.train_sets if t.model == facts.name] for facts in before.models},
+            {facts.name: [s for s in before.suites if s.model == facts.name] for facts in before.models},
+            before.sources,
+            before.model_files,
+        )
+
+    def _changed(self, before: Plan) -> list[tuple[str, str, str]]:
+        """(file, whose it is, what is found) of the rows and models that are not what they were.
+
+        Rows that are gone have not changed: their tokens are in the study folder.
+        """
+        rows = changed_sources(before.sources, self.study, self.base)
+        found = [
+            (one.file, one.name, "a new file" if one.how == "new" else "another content")
+            for one in rows
+            if one.how != "gone"
+        ]
+        models = changed_model_files(before.model_files)
+        return found + [(state.file, f"model {state.name}", how) for state, how in models]
+
+
+def _token_hashes(plan: Plan) -> set[str]:
+    training = {facts.content_sha256 for facts in plan.train_sets}
+    return training | {facts.content_sha256 for facts in plan.suites}
+
+
+def _finished(folder: StudyFolder, run_ids: Sequence[str]) -> list[str]:
+    statuses = {run_id: folder.read_status(run_id) for run_id in run_ids}
+    return [run_id for run_id, status in statuses.items() if status is not None and status.state == "done"]
+
+
+def unscorable(folder: StudyFolder, plan: Plan) -> dict[str, list[str]]:
+    """By finished run whose weights are gone, the suites that it was never asked: they came after it."""
+    found = {}
+    for run in plan.runs:
+        status = folder.read_status(run.run_id) if run.arm.traits.whole else None
+        if status is None or status.state != "done" or folder.has_weights(run.run_id, whole=True):
+            continue
+        scored = folder.scored_suites(run.run_id)
+        missing = [s.name for s in plan.suites if s.model == run.model and scored.get(s.name) != s.content_sha256]
+        if missing:
+            found[run.run_id] = missing
+    return found
 
 
 def same_work(one: Plan, other: Plan) -> bool:

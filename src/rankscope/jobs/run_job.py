@@ -10,11 +10,10 @@ from pathlib import Path
 
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.evaluate.several_adapters import suites_logprobs
+from rankscope.evaluate.adapter_scoring import suites_logprobs
 from rankscope.jobs.analysis import Trained, analysis_missing, look_inside
-from rankscope.jobs.base_job import label_runs
 from rankscope.jobs.job_context import JobContext, job_context
-from rankscope.jobs.scoring import NOTHING, Known, missing_suites, score_missing
+from rankscope.jobs.score_job import NOTHING, Known, label_runs, missing_suites, score_missing
 from rankscope.jobs.training import train_missing, weights_of
 from rankscope.model.methods.attach import SavedAdapter, attach
 from rankscope.records import Plan, PlannedRun

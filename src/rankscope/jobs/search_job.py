@@ -17,7 +17,7 @@ from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.plan.run_ids import MOST_BEYOND, next_rate
 from rankscope.records import PlannedSearch, Prediction, ProbedRate, SearchRecord, Suite
 from rankscope.study.study import Arm
-from rankscope.train.fit import fit, validation_loss
+from rankscope.train.fit import fit
 from rankscope.train.rate_search import SearchOutcome, successive_halving
 from rankscope.train.training_state import OneFileEach, steps_kept
 
@@ -133,14 +133,14 @@ class _Candidates:
 
     def _train(self, candidates: Sequence[tuple[Arm, float]], until_step: int) -> None:
         """Measure validation losses (None: diverged) and the seconds trained since each candidate's start."""
-        context, search = self._context, self._search
+        context, search, objective = self._context, self._search, self._context.objective
         arms = [arm for arm, _ in candidates]
         tokens = context.micro_batch_tokens(search)
         base = context.base(search.model, own=arms[0].traits.whole)
         with attach(base, *(NewAdapter(arm, search.seed) for arm in arms)) as pack:
             results = fit(
                 pack,
-                self._data.train,
+                objective.training_rows(self._data),
                 [context.fit_settings(rate, search.seed, tokens) for _, rate in candidates],
                 checkpoints=OneFileEach([self._checkpoint(arm, rate) for arm, rate in candidates]),
                 should_stop=context.stop_requested,
@@ -152,7 +152,8 @@ class _Candidates:
                 loss = None
                 if result.state != "diverged":
                     with pack.running([i]):
-                        loss = validation_loss(pack.members[i], self._data.validation, result.micro_batch_tokens)
+                        forward, rows = pack.members[i].training_forward(), objective.validation_rows(self._data)
+                        loss = objective.validation_loss(forward, rows, result.micro_batch_tokens)
                 key = _key(arm, rate, until_step)
                 self._measured[key] = {"loss": loss, "seconds": result.train_seconds}
         context.folder.write_rungs(search.search_id, self._measured)
@@ -172,7 +173,7 @@ class _Candidates:
         with attach(base, NewAdapter(arm, search.seed)) as pack:
             fit(
                 pack,
-                self._data.train,
+                context.objective.training_rows(self._data),
                 [context.fit_settings(rate, search.seed, context.micro_batch_tokens(search))],
                 checkpoints=self._checkpoint(arm, rate),
                 until_step=steps,  # where the checkpoint is: nothing is trained

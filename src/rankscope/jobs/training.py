@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rankscope.edges.stored_checkpoints import StoredCheckpoints
-from rankscope.evaluate.adapter_check import AdapterProblem, check_adapter
+from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.jobs.job_context import JobContext, StatusWriter
 from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.records import Example, Item, PlannedRun, RunStatus
-from rankscope.train.fit import fit, validation_loss
+from rankscope.train.fit import fit
 from rankscope.train.training_state import FitResult
 
 _PROBE_ITEMS = 8
@@ -74,7 +74,9 @@ def _train(
     first = runs[0]
     data = context.training(first.model, first.train_set)
     base = context.base(first.model, own=first.arm.traits.whole)
-    probe, budget = _probe(data.validation), context.evaluate_tokens
+    objective, budget = context.objective, context.evaluate_tokens
+    validation = objective.validation_rows(data)
+    probe = _probe(validation)
     base_logprobs = choice_logprobs(base.model, probe, token_budget=budget)
     tokens = context.micro_batch_tokens(first)
     settings = [context.fit_settings(rate, first.seed, tokens) for rate in rates if rate is not None]
@@ -91,7 +93,7 @@ def _train(
         for status in statuses:
             context.write_status(status)
         results = fit(
-            pack, data.train, settings, checkpoints=checkpoints, should_stop=context.stop_requested,
+            pack, objective.training_rows(data), settings, checkpoints=checkpoints, should_stop=context.stop_requested,
             on_step=lambda arm, result: writers[arm](result),
         )  # fmt: skip
         problems: list[AdapterProblem] = []
@@ -103,7 +105,7 @@ def _train(
                 continue
             member = pack.members[i]
             with pack.running([i]):
-                loss = validation_loss(member, data.validation, result.micro_batch_tokens)
+                loss = objective.validation_loss(member.training_forward(), validation, result.micro_batch_tokens)
                 try:
                     if member.has_adapter:
                         check_adapter(

@@ -71,3 +71,9 @@ def sliding_window(model: PreTrainedModel) -> int | None:
     if not isinstance(window, int) or (kinds and "sliding_attention" not in kinds):
         return None
     return window
+
+
+def window_that_matters(model: PreTrainedModel, longest_tokens: int) -> int | None:
+    """The sliding window in tokens, where a sequence of `longest_tokens` is longer than it; else None."""
+    window = sliding_window(model)
+    return None if window is None or longest_tokens <= window else window

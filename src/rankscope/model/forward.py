@@ -8,17 +8,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rankscope.model.attention.fast_path_check import FastPathCheck, why_different
 from rankscope.model.decoder_parts import blocks, feed_forward_name, text_config
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
-
-logger = logging.getLogger(__name__)
 
 PROBE_TOKENS = 8
 CHUNK_ELEMENTS = {"cpu": 1 << 20}
@@ -104,49 +103,6 @@ def probe_ids(model: PreTrainedModel, count: int) -> Tensor:
     return (torch.arange(count, device=model.device) * 7919 + 17) % size
 
 
-def check_forward(model: PreTrainedModel) -> None:
-    """Compares `head_logits(hidden_states(x))` with the model's own logits on a few tokens.
-
-    Raises HeadMismatch where they differ by more than 1e-4 (fp32; 0.02 in half precision, where the model itself rounds
-    its soft-capping) of the largest logit, and NotFinite where the model's own logits are not finite.
-    """
-    tokens = probe_ids(model, PROBE_TOKENS)[None]
-    with evaluating(model):
-        own = model(input_ids=tokens, use_cache=False).logits.float()
-        if not bool(torch.isfinite(own).all()):
-            raise NotFinite("the model's logits are not finite")
-        ours = head_logits(model, hidden_states(model, tokens))
-    if ours.shape != own.shape:
-        raise HeadMismatch(f"{type(model).__name__}: logits of shape {tuple(ours.shape)}, its own {tuple(own.shape)}")
-    difference = float((ours - own).abs().max())
-    allowed = (1e-4 if model.dtype == torch.float32 else 2e-2) * max(1.0, float(own.abs().max()))
-    if not difference <= allowed:
-        raise HeadMismatch(f"{type(model).__name__}: head and hidden states miss its own logits by {difference:.3g}")
-
-
-def _is_direct(model: PreTrainedModel) -> bool:
-    try:
-        check_forward(model)
-    except HeadMismatch as mismatch:
-        logger.warning("%s; its own logits are used, which takes more memory", mismatch)
-        return False
-    return True
-
-
-def _may_skip(model: PreTrainedModel) -> bool:
-    """Whether logits at some positions stay the same when the last feed-forward sees those positions only."""
-    tokens = probe_ids(model, PROBE_TOKENS)[None]
-    positions = torch.arange(1, PROBE_TOKENS, 3, device=model.device)
-    with evaluating(model):
-        whole = torch.cat(list(Forward(model, direct=True, skips=False).logits_at(tokens, positions)))
-        try:
-            found = torch.cat(list(Forward(model, direct=True, skips=True).logits_at(tokens, positions)))
-        except (LookupError, TypeError, ValueError, RuntimeError):  # no feed-forward that is known, or of another form
-            return False
-    allowed = (1e-5 if model.dtype == torch.float32 else 2e-2) * max(1.0, float(whole.abs().max()))
-    return float((found - whole).abs().max()) <= allowed
-
-
 @contextmanager
 def last_feed_forward_at(model: PreTrainedModel, positions: Tensor) -> Iterator[None]:
     """The last block's feed-forward runs at flat positions (N,) into B*T only; elsewhere it gives 0, never read.
@@ -175,19 +131,21 @@ def last_feed_forward_at(model: PreTrainedModel, positions: Tensor) -> Iterator[
 
 
 class Forward:
-    """How a model gives logits at chosen positions, decided once: through its head (`direct`), or by its own forward.
+    """How a model gives logits at chosen positions: through its output head (`direct`), or by its own whole forward.
 
-    `skips`: the last feed-forward runs at those positions only. Raises NotFinite where the model's numbers are not
-    finite.
+    `skips`: the last feed-forward runs at those positions only.
     """
 
-    def __init__(self, model: PreTrainedModel, *, direct: bool | None = None, skips: bool | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, *, direct: bool, skips: bool) -> None:
         self.model = model
-        self.direct = _is_direct(model) if direct is None else direct
-        self.skips = (self.direct and _may_skip(model)) if skips is None else skips
+        self.direct = direct
+        self.skips = direct and skips
 
     def logits_at(self, input_ids: Tensor, positions: Tensor, **kwargs: Any) -> Iterator[Tensor]:
-        """Logits (n, V) in fp32 of tokens (B, T) at flat positions (N,) into B*T, in order, a chunk at a time."""
+        """Logits (n, V) in fp32 of tokens (B, T) at flat positions (N,) into B*T, in order, a chunk at a time.
+
+        Raises HeadMismatch where the model's decoder gives no final hidden states.
+        """
         if not self.direct:
             own = self.model(input_ids=input_ids, use_cache=kwargs.pop("use_cache", False), **kwargs).logits
             yield own.flatten(0, 1)[positions].float()
@@ -205,15 +163,53 @@ def chunk_rows(model: PreTrainedModel) -> int:
     return max(LEAST_CHUNK_ROWS, CHUNK_ELEMENTS.get(model.device.type, 1 << 24) // vocabulary)
 
 
-_known: WeakKeyDictionary[PreTrainedModel, tuple[bool, bool]] = WeakKeyDictionary()
-"""What a model's `Forward` may do; the answers only, since it would keep its model in memory for good."""
+# ---- what may this model do? -----------------------------------------------------------------------------------------
+
+_HEAD = FastPathCheck(
+    fast="logits are made by its head, where they are read",
+    slow="its own logits are used, which takes more memory",
+    slow_level=logging.WARNING,
+    refusals=(HeadMismatch,),
+)
+_LAST_FEED_FORWARD = FastPathCheck(
+    fast="the last feed-forward runs where logits are read",
+    slow="the last feed-forward runs at every position",
+)
 
 
 def forward_of(model: PreTrainedModel) -> Forward:
-    """The model's `Forward`, checked at first use. Weights and adapters may change since; the architecture does not."""
-    if model not in _known:
-        made = Forward(model)
-        _known[model] = made.direct, made.skips
-    direct, skips = _known[model]
+    """The fastest `Forward` that gives this model's own logits, found out at first use.
+
+    Weights and adapters may change since; the architecture does not. Raises NotFinite where the model's own logits are
+    not finite at that first use.
+    """
+    if not _HEAD.holds(model, partial(compare_head, model)):
+        return Forward(model, direct=False, skips=False)
     # Virtual tokens stand among the positions of the blocks, but not among those that are asked for.
-    return Forward(model, direct=direct, skips=skips and not virtual_tokens(model))
+    skips = not virtual_tokens(model) and _LAST_FEED_FORWARD.holds(model, partial(_compare_skipping, model))
+    return Forward(model, direct=True, skips=skips)
+
+
+def compare_head(model: PreTrainedModel) -> str:
+    """Why `head_logits(hidden_states(x))` are not the model's own logits of a few tokens, or nothing.
+
+    They may differ by 1e-4 (fp32; 0.02 in half precision, where the model itself rounds its soft-capping) of the
+    largest logit. Raises NotFinite where the model's own logits are not finite.
+    """
+    tokens = probe_ids(model, PROBE_TOKENS)[None]
+    with evaluating(model):
+        own = model(input_ids=tokens, use_cache=False).logits.float()
+        if not bool(torch.isfinite(own).all()):
+            raise NotFinite("the model's logits are not finite")
+        ours = head_logits(model, hidden_states(model, tokens))
+    return why_different(ours, own, 1e-4 if model.dtype == torch.float32 else 2e-2)
+
+
+def _compare_skipping(model: PreTrainedModel) -> str:
+    """Why logits at some positions change when the last feed-forward sees those positions only, or nothing."""
+    tokens = probe_ids(model, PROBE_TOKENS)[None]
+    positions = torch.arange(1, PROBE_TOKENS, 3, device=model.device)
+    with evaluating(model):
+        whole = torch.cat(list(Forward(model, direct=True, skips=False).logits_at(tokens, positions)))
+        found = torch.cat(list(Forward(model, direct=True, skips=True).logits_at(tokens, positions)))
+    return why_different(found, whole, 1e-5 if model.dtype == torch.float32 else 2e-2)

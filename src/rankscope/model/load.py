@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from transformers.utils import logging
 from rankscope.assets import bundled_base_path
 from rankscope.data.hub_errors import HUB_ERRORS, hub_problem, token_of
 from rankscope.model.decoder_parts import blocks, key_value_width, norms, vocabulary_parameters
-from rankscope.model.model_checks import refuse_config, refuse_missing, refuse_vocabulary
+from rankscope.model.model_checks import content_sha256, model_states, refuse_config, refuse_missing, refuse_vocabulary
 from rankscope.records import ModelFacts
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import ModelSpec
@@ -62,7 +61,6 @@ WITHOUT_ADAPTER = {"adapter_kwargs": {"subfolder": ".no-adapter"}}
 """transformers puts an adapter that lies in a base's own folder on it while it loads; where it looks, there is none."""
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ def inspect_model(spec: ModelSpec, base: Path, *, device: str | None = None) -> 
         name=spec.name,
         source=spec.id,
         revision=getattr(config, "_commit_hash", None) or spec.revision,
-        content_sha256=_content_sha256(path, getattr(config, "_commit_hash", None)),
+        content_sha256=content_sha256(path, getattr(config, "_commit_hash", None), model_states(spec.name, path)),
         architecture=type(model).__name__,
         parameter_count=sum(p.numel() for p in model.parameters()),
         hidden_size=text.hidden_size,
@@ -206,22 +204,6 @@ def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
         elif isinstance(module, Conv1D):  # GPT-2 keeps its weights as (in, out)
             shapes[name] = (module.weight.shape[1], module.weight.shape[0])
     return shapes
-
-
-def _content_sha256(path: str, commit: str | None) -> str:
-    """Hash of what decides a model's outputs; for a hub model its commit, which names the same content."""
-    digest = hashlib.sha256()
-    folder = Path(path)
-    if not folder.is_dir():
-        digest.update(f"{path}@{commit}".encode())
-        return digest.hexdigest()
-    weights = [file for file in folder.glob("*.safetensors") if file.name != "adapter_model.safetensors"]
-    for file in sorted([*weights, folder / "config.json", *map(folder.joinpath, _TOKENIZER_FILES)]):
-        if file.is_file():
-            digest.update(file.name.encode())
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
 
 
 def load_model(

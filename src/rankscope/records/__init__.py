@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from rankscope.records.input_facts import HarnessFacts, MachineFacts, ModelFacts, SuiteFacts, TrainFacts
 from rankscope.records.plan_record import (
+    HarnessFacts,
+    MachineFacts,
     MeasuredSpeed,
+    ModelFacts,
     Plan,
     PlannedPower,
     PlannedRun,
     PlannedSearch,
     Resolved,
+    SourceState,
     StudyMarker,
+    SuiteFacts,
+    TrainFacts,
 )
 from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
 from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Row, Suite, Turn
@@ -49,6 +54,6 @@ __all__ = [
     "Example", "Form", "Graded", "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed",
     "ModelFacts", "MoreNeeded", "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun", "PlannedSearch",
     "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "Resolved",
-    "Row", "RunRecord", "RunStatus", "SearchRecord", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts",
-    "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile",
+    "Row", "RunRecord", "RunStatus", "SearchRecord", "SourceState", "State", "StepRecord", "StudyMarker", "Suite",
+    "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile",
 ]  # fmt: skip

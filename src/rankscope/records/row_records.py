@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from rankscope.records.record_base import Record
 from rankscope.study.study import Kind
 
 Form = Literal["choices", "open", "number", "text"]
@@ -82,6 +83,8 @@ class Item:
     cluster: str | None = None
     parts: tuple[Item, ...] = ()
     """Where choices follow different prompts: an item for each prompt, whose choices in order are this item's."""
+    document: str | None = None
+    """JSON of what the suite's `grading` needs to know of this item."""
 
 
 @dataclass(frozen=True)
@@ -94,25 +97,28 @@ class Graded:
     answer: str | None
 
 
-@dataclass(frozen=True)
-class Grading:
-    """How a suite of lm-eval is answered and graded. `grade` takes ids of items and for each what the model gave to
-    each of its requests: (log-likelihood, is greedy) for each choice, or the text written until one of `stops`."""
+class Grading(Record):
+    """How a suite that is a task of lm-eval is answered and graded: all that is needed beside its items' documents.
+
+    Text is written until one of `stops`. `needs_greedy`: grading asks whether a continuation is what greedy decoding
+    would write. `task` is the task's configuration in JSON, as `evaluate/lm_eval` reads it.
+    """
 
     stops: tuple[str, ...]
     needs_greedy: bool
-    grade: Callable[[Sequence[str], Sequence[Sequence[Any]]], list[Graded]]
+    task: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Suite:
     """Encoded items of one suite with what the verdict needs to know of it. `left_out` maps a reason to a count.
-    `grading` is None where an item's form says how it is graded."""
+    `grading` is None where an item's form says how it is graded. `items` may be a sequence that makes each item when it
+    is asked for, from a token file: the same item is then another object each time."""
 
     name: str
     domain: str | None
     kind: Kind | None
-    items: tuple[Item, ...]
+    items: Sequence[Item]
     max_new_tokens: int = 256
     left_out: dict[str, int] = field(default_factory=dict)
     grading: Grading | None = None

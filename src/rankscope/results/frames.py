@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pandas as pd
 
 from rankscope.decide.paired_items import Frames
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import Plan, PlannedRun, SearchRecord
+from rankscope.records import Plan, PlannedRun, Prediction, SearchRecord
 from rankscope.study.resolved_study import study_of
 from rankscope.study.study import Study
 
@@ -37,7 +38,8 @@ def suites_frame(plan: Plan) -> pd.DataFrame:
     return pd.DataFrame(rows).drop_duplicates("suite", ignore_index=True)
 
 
-_PREDICTED = ["model", "train_set", "arm", "seed", "suite", "item_id", "score"]
+_PREDICTED = ["run_id", *(field.name for field in fields(Prediction)), "model", "train_set", "arm", "seed"]
+"""Columns of the predictions where nothing was scored."""
 
 
 def predictions_frame(folder: StudyFolder, plan: Plan) -> pd.DataFrame:

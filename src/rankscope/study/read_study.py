@@ -22,10 +22,11 @@ _SHORT = {"model": "id", "optimizer": "name"}
 _A_STUDY = "a study file in YAML"
 
 
-def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+def read_study(path: Path, overrides: Sequence[str] = (), *, files: bool = True) -> Study:
     """The study in the file at `path`, with `--set a.b=c` overrides applied in order.
 
-    Paths in it stay as written; they are relative to the file's folder, and are checked to exist. Raises InputProblems
+    Paths in it stay as written; they are relative to the file's folder, and with `files` are checked to exist (a study
+    that was planned has its rows as tokens, and may outlive its sources). Raises InputProblems
     with every problem that was found: each names the file, the line and the setting, what stands there and what was
     expected.
     """
@@ -36,7 +37,7 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         raise InputProblems(problems or [Problem(document.file, "", found, expected_at(document, ()))])
     for text in overrides:
         problems += _override(document, text)
-    problems += check_values(document, Path(path).parent)
+    problems += check_values(document, Path(path).parent, files=files)
     study, wrong = to_study(document)
     problems += wrong
     if study is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,13 +17,19 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _Pinned = TypeVar("_Pinned", ModelSpec, TrainSource, SuiteSource)
 
 
-def absolute(study: Study, folder: Path) -> Study:
-    """The study with every path that was relative to its file's `folder` made absolute."""
+def absolute(study: Study, folder: Path, known: Collection[str] = ()) -> Study:
+    """The study with every path that was relative to its file's `folder` made absolute.
+
+    What may be a folder or a hub id is a folder where one is there, or where `known` (ids of an earlier plan) has it.
+    """
+
+    def is_folder(path: Path) -> bool:
+        return path.is_dir() or str(path.resolve()) in known
 
     def source(given: Source) -> Source:
         if given.path is not None:
             return given.model_copy(update={"path": str((folder / Path(given.path).expanduser()).resolve())})
-        if given.hub is not None and (local := folder / Path(given.hub).expanduser()).is_dir():
+        if given.hub is not None and is_folder(local := folder / Path(given.hub).expanduser()):
             return given.model_copy(update={"hub": str(local.resolve())})
         if isinstance(given, SuiteSource) and given.harness is not None and is_task_file(given.harness):
             return given.model_copy(update={"harness": str((folder / Path(given.harness).expanduser()).resolve())})
@@ -30,7 +37,7 @@ def absolute(study: Study, folder: Path) -> Study:
 
     def model(spec: ModelSpec) -> ModelSpec:
         path = (folder / Path(spec.id).expanduser()).resolve()
-        return spec.model_copy(update={"id": str(path)}) if spec.id != "bundled" and path.is_dir() else spec
+        return spec.model_copy(update={"id": str(path)}) if spec.id != "bundled" and is_folder(path) else spec
 
     return study.model_copy(
         update={

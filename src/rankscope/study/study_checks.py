@@ -28,18 +28,19 @@ _OF_ROWS = {"columns": None, "choices": "text", "template": None, "bad_rows": "r
 """What only rows have, and its default, which a resolved study writes out: a task brings its own prompts and limits."""
 
 
-def check_values(document: Document, base: Path) -> list[Problem]:
+def check_values(document: Document, base: Path, *, files: bool = True) -> list[Problem]:
     """Checks on the values as written, which hold for the sound parts even where others are not sound.
 
-    `base` is the folder that relative paths start at. What is refused for good is marked in the document.
+    `base` is the folder that relative paths start at; with `files` what is named must be there. What is refused for
+    good is marked in the document.
     """
     return [
         *_check_methods(document),
         *_check_optimizer(document),
         *_check_owners(document),
         *_check_domains(document),
-        *_check_files(document, base),
-        *_check_models(document, base),
+        *(_check_files(document, base) if files else ()),
+        *(_check_models(document, base) if files else ()),
         *_check_quantization(document),
         *_check_seeds(document),
         *_check_labels(document),

@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 
 from rankscope.data.encoder import Encoder
+from rankscope.evaluate.adapter_scoring import Logprobs, suites_logprobs
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
-from rankscope.evaluate.several_adapters import Logprobs, suites_logprobs
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel, inspect_model, load_model
 from rankscope.model.methods.attach import SavedAdapter, attach

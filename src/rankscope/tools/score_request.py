@@ -7,13 +7,16 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from rankscope.data.build_sets import build_suite
-from rankscope.data.encode_study import load_suite
+from rankscope.data.encode_sets import Encoding, encode_suite
+from rankscope.data.encode_study import open_suite_rows
 from rankscope.data.encoder import Encoder, form_of
-from rankscope.data.sources import Rows
+from rankscope.data.sources import RowReader
+from rankscope.data.token_files import open_suite, token_path
 from rankscope.data.world import make_world
+from rankscope.evaluate.lm_eval.load_task import load_task
 from rankscope.records import Suite, SuiteFacts
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import ChoiceStyle, Kind, ModelSpec, SuiteSource, is_task_file
@@ -74,12 +77,15 @@ def read_suites(given: Sequence[str], options: SuiteOptions, encoder: Encoder) -
     """
     problems: list[Problem] = []
     suites: dict[str, tuple[Suite, SuiteFacts]] = {}
-    for name, where in _names(given, problems):
-        try:
-            source, rows = _rows(name, where, options)
-            suites[name] = build_suite(name, source, rows, encoder)
-        except InputProblems as error:
-            problems += error.problems
+    with TemporaryDirectory() as folder:  # what is mapped stays readable when its name is gone
+        by = Encoding(encoder, Path(folder))
+        for name, where in _names(given, problems):
+            try:
+                source = _source(name, where, options)
+                facts = encode_suite(name, source, open_suite_rows(source, Path(), name, load_task), by)
+                suites[name] = open_suite(token_path(by.into, facts.content_sha256), facts), facts
+            except InputProblems as error:
+                problems += error.problems
     if problems:
         raise InputProblems(problems)
     return suites
@@ -111,22 +117,19 @@ def _is_file(where: str) -> bool:
     return Path(where).suffix != "" or Path(where).exists()
 
 
-def _rows(name: str, where: str, options: SuiteOptions) -> tuple[SuiteSource, Rows]:
+def _source(name: str, where: str, options: SuiteOptions) -> SuiteSource:
     origin = _origin(name, where)
     settings: dict[str, Any] = {"limit": options.limit, **origin}
     if "harness" in origin:
         settings |= {"num_fewshot": options.num_fewshot, "metric": options.metric}
-    else:
-        settings |= {"choices": options.choices, "max_new_tokens": options.max_new_tokens}
-    if options.kind != "auto" or "harness" in origin:
-        source = SuiteSource(kind="recall" if options.kind == "auto" else options.kind, **settings)
-        return source, load_suite(source, Path(), name)
+        return SuiteSource(kind="recall" if options.kind == "auto" else options.kind, **settings)
+    settings |= {"choices": options.choices, "max_new_tokens": options.max_new_tokens}
+    if options.kind != "auto":
+        return SuiteSource(kind=options.kind, **settings)
     source = SuiteSource(kind="reasoning", **settings)
-    rows = load_suite(source, Path(), name)
-    if {form_of(row, reasoning=True) for row in rows.rows} != {"number"}:
-        source = SuiteSource(kind="recall", **settings)
-        rows = load_suite(source, Path(), name)
-    return source, rows
+    rows = RowReader(source, base=Path(), name=name).batches()
+    forms = {form_of(row, reasoning=True) for batch in rows for row in batch}
+    return source if forms == {"number"} else SuiteSource(kind="recall", **settings)
 
 
 def _origin(name: str, where: str) -> dict[str, str]:

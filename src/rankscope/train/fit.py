@@ -1,4 +1,7 @@
-"""The one training loop, for every arm."""
+"""The one training loop, for every arm: N arms in lockstep, whose objective and optimizer are values.
+
+Shapes: N arms of a pack, T tokens of a micro-batch.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,13 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
-from rankscope.data.training_batches import collate, order, split_micro
-from rankscope.model.attention.unpadded_rows import TokenPath
-from rankscope.model.methods.attach import Adapted, Pack
+from rankscope.data.training_batches import order, split_micro
+from rankscope.model.attention.unpadded_rows import TrainingForward
+from rankscope.model.methods.attach import Pack
 from rankscope.records import Example, StepRecord
+from rankscope.study.objective import SUPERVISED
 from rankscope.study.study import Budget, Optimizer
-from rankscope.train.gradient_accumulation import Accumulator, summed_losses
+from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.optimizer import Trainee
 from rankscope.train.training_state import Checkpoints, FitResult, restore, save
 
@@ -29,17 +33,21 @@ _MEMORY_EVERY_STEPS = 8
 
 @dataclass(frozen=True)
 class FitSettings:
+    """How an arm is trained: peak learning rate, seed of the order and of dropout, the study's settings, and what a
+    micro-batch holds at most, over all arms of a pack."""
+
     learning_rate: float
     seed: int
     budget: Budget
     optimizer: Optimizer
     micro_batch_tokens: int
     checkpoint_seconds: float
+    objective: Objective = OBJECTIVES[SUPERVISED.name]
 
 
 def fit(
     pack: Pack,
-    examples: Sequence[Example],
+    rows: Sequence[Example],
     settings: Sequence[FitSettings],
     *,
     checkpoints: Checkpoints,
@@ -49,30 +57,30 @@ def fit(
 ) -> list[FitResult]:
     """Train the pack's arms in place, step by step together, each with its own rate, schedule, clipping and loss.
 
-    `settings` are those of each arm; but for the rate they are alike. Batches depend on nothing but the rows, the
-    budget and the seed. An arm that diverges leaves the pack; the others go on. Continues from `checkpoints` where they
-    hold a state, bit for bit on the same machine. Saves one every `checkpoint_seconds`, when `should_stop` turns true
-    (a signal), and at `until_step` (a rung of a rate search). `on_step` gets an arm's place in the pack and its result
-    so far.
+    `rows` are the objective's, `settings` those of each arm; but for the rate they are alike. Batches depend on nothing
+    but the rows, the budget and the seed. An arm that diverges leaves the pack; the others go on. Continues from
+    `checkpoints` where they hold a state, bit for bit on the same machine. Saves one every `checkpoint_seconds`, when
+    `should_stop` turns true (a signal), and at `until_step` (a rung of a rate search). `on_step` gets an arm's place in
+    the pack and its result so far. Raises torch.OutOfMemoryError where the device does not hold one row.
     """
     common = settings[0]
-    batches = order(len(examples), common.budget.batch_size, common.budget.epochs, common.seed)
+    batches = order(len(rows), common.budget.batch_size, common.budget.epochs, common.seed)
     trainees = [
         Trainee(member.parameters, own.learning_rate, own.optimizer, len(batches))
         for member, own in zip(pack.members, settings, strict=True)
     ]
     results = restore(trainees, checkpoints, len(batches), common.micro_batch_tokens)
     last = len(batches) if until_step is None else min(until_step, len(batches))
-    path = pack.token_path()
-    work = Accumulator(pack, path, trainees, results[0].micro_batch_tokens)
+    forward = pack.training_forward()
+    work = Accumulator(pack, forward, common.objective, trainees, results[0].micro_batch_tokens)
     clock = _Clock(common.checkpoint_seconds)
-    with _training(pack.model, path, checkpointing=common.budget.gradient_checkpointing):
+    with _training(pack.model, forward, checkpointing=common.budget.gradient_checkpointing):
         for step in range(max(len(result.steps) for result in results), last):
             alive = [i for i, result in enumerate(results) if result.state != "diverged"]
             if not alive:
                 return results
             seed = common.seed * 1_000_003 + step  # of dropout: the same after a resume
-            losses, tokens = work.gradients([examples[i] for i in batches[step]], alive, seed)
+            losses, tokens = work.gradients([rows[i] for i in batches[step]], alive, seed)
             norms = [trainees[arm].step(step) for arm in alive]
             seconds = clock.lap() / len(alive)
             for arm, loss, norm in zip(alive, losses, norms, strict=True):
@@ -92,16 +100,61 @@ def fit(
     return [_paused(result) if last < len(batches) else _judge(result) for result in results]
 
 
-def validation_loss(adapted: Adapted, examples: Sequence[Example], token_budget: int) -> float:
-    """Mean loss over the completion tokens of `examples`, in nats per token."""
-    path = adapted.token_path()
-    total, count = 0.0, 0
-    with torch.no_grad(), path.ready():
-        for micro in split_micro(list(range(len(examples))), [e.token_count for e in examples], token_budget):
-            batch = collate([examples[i] for i in micro], device=adapted.model.device)
-            total += summed_losses(adapted.model, path, batch).item()
-            count += len(batch.target_ids)
-    return total / count
+class Accumulator:
+    """A batch's gradients, in micro-batches of at most `token_budget` tokens of all arms together, but at least a row.
+
+    Where the device's memory does not hold a micro-batch, the budget is halved for good and the batch is begun again:
+    micro-batches change nothing but rounding, and a run that was planned too large still ends.
+    """
+
+    def __init__(
+        self, pack: Pack, forward: TrainingForward, objective: Objective, trainees: Sequence[Trainee], token_budget: int
+    ) -> None:
+        self.token_budget = token_budget
+        self._pack, self._forward, self._objective, self._trainees = pack, forward, objective, trainees
+
+    def gradients(self, rows: Sequence[Example], arms: Sequence[int], seed: int) -> tuple[list[float], int]:
+        """Leaves the gradients of each arm's mean loss; returns these losses, and the weight they are the mean over.
+
+        `seed` is that of dropout. Raises torch.OutOfMemoryError where one row alone is too large.
+        """
+        while True:
+            torch.manual_seed(seed)
+            try:
+                with self._pack.running(arms):
+                    return self._accumulate(rows, arms)
+            except torch.OutOfMemoryError:
+                if not self._halve_budget(rows, len(arms)):
+                    raise
+            # Outside the handler, whose traceback would keep the failed step's tensors alive.
+            for arm in arms:
+                self._trainees[arm].drop_gradients()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _accumulate(self, rows: Sequence[Example], arms: Sequence[int]) -> tuple[list[float], int]:
+        weight = sum(map(self._objective.row_weight, rows))
+        total = torch.zeros(len(arms), dtype=torch.float64, device=self._pack.model.device)  # (N,)
+        for micro_batch in self._micro_batches(rows, len(arms)):
+            losses = self._objective.summed_losses(self._forward, micro_batch, len(arms)) / weight
+            losses.sum().backward()
+            for arm in arms:
+                self._trainees[arm].take_gradients()
+            total += losses.detach()
+        return total.tolist(), weight
+
+    def _halve_budget(self, rows: Sequence[Example], arms: int) -> bool:
+        """Halve the budget until this batch has more micro-batches; False where each is a single row already."""
+        count = len(self._micro_batches(rows, arms))
+        if count == len(rows):
+            return False
+        while len(self._micro_batches(rows, arms)) == count:
+            self.token_budget = max(1, self.token_budget // 2)
+        return True
+
+    def _micro_batches(self, rows: Sequence[Example], arms: int) -> list[list[Example]]:
+        tokens = [self._objective.row_tokens(row) * arms for row in rows]
+        return [[rows[i] for i in part] for part in split_micro(range(len(rows)), tokens, self.token_budget)]
 
 
 class _Clock:
@@ -124,12 +177,12 @@ class _Clock:
 
 
 @contextmanager
-def _training(model: PreTrainedModel, path: TokenPath, *, checkpointing: bool) -> Iterator[None]:
-    """Train mode, the ragged attention and a random state of our own; all put back afterwards.
+def _training(model: PreTrainedModel, forward: TrainingForward, *, checkpointing: bool) -> Iterator[None]:
+    """Train mode, the attention of training rows and a random state of our own; all put back afterwards.
 
     `checkpointing`: blocks keep their input only and are computed again in the backward pass (arXiv 1604.06174).
     """
-    with torch.random.fork_rng(), path.ready():
+    with torch.random.fork_rng(), forward.ready():
         model.train()
         if checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})

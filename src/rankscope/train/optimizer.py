@@ -1,14 +1,16 @@
-"""One arm's trainable state: compute weights, fp32 masters, AdamW, schedule, clipping."""
+"""The optimizers by name, the schedule of their rate, and one arm's trainable state under an optimizer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from rankscope.study.study import Optimizer, Schedule
+from rankscope.study.study import Optimizer as OptimizerSettings
+from rankscope.study.study import OptimizerName, Schedule
 
 
 def warmup_steps(step_count: int, warmup_fraction: float) -> int:
@@ -29,28 +31,103 @@ def rate_factor(step: int, step_count: int, *, warmup: int, schedule: Schedule) 
     return 0.5 * (1.0 + math.cos(math.pi * progress)) if schedule == "cosine" else 1.0 - progress
 
 
-class Trainee:
-    """What an optimizer step needs. AdamW changes fp32 masters; weights in fp32 are their own.
+class Optimizer(Protocol):
+    """How named fp32 weights follow their gradients."""
 
-    Without masters an update smaller than a bf16 weight's last bit would be lost (arXiv 1710.03740, section 3.1).
+    def step(self, rate: float) -> None:
+        """One update of the weights that have a gradient, at this learning rate. The gradients stay."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a bit-for-bit continuation needs beside the weights, by `KIND/NAME OF THE WEIGHT`."""
+        ...
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """The reverse of `state`; nothing for a weight that had no update yet."""
+        ...
+
+
+class AdamW:
+    """AdamW (arXiv 1711.05101), both moments of every weight in fp32."""
+
+    def __init__(self, weights: Mapping[str, nn.Parameter], settings: OptimizerSettings) -> None:
+        self._weights = dict(weights)
+        self._torch = self._make(list(weights.values()), settings)
+
+    def _make(self, weights: list[nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            weights, lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=settings.weight_decay, fused=True
+        )
+
+    def step(self, rate: float) -> None:
+        """As `Optimizer.step`."""
+        self._torch.param_groups[0]["lr"] = rate
+        self._torch.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """Moments and the count of updates, of every weight: `exp_avg/NAME`, `exp_avg_sq/NAME`, `step/NAME`."""
+        return {
+            f"{kind}/{name}": value.detach() if isinstance(value, Tensor) else torch.tensor(value)
+            for name, weight in self._weights.items()
+            for kind, value in self._torch.state.get(weight, {}).items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """As `Optimizer.load`."""
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition("/")
+            weight = self._weights[name]
+            self._torch.state[weight][kind] = self._held(kind, tensor, weight.device)
+
+    def _held(self, kind: str, tensor: Tensor, device: torch.device) -> Tensor | int:
+        return tensor.clone().to(device)
+
+
+class AdamW8bit(AdamW):
+    """AdamW with its moments in blocks of 8 bits (arXiv 2110.02861), through bitsandbytes; on CUDA only."""
+
+    def _make(self, weights: list[nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
+        from bitsandbytes.optim import AdamW8bit as Made
+
+        made: torch.optim.Optimizer = Made(
+            weights, lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=settings.weight_decay
+        )
+        return made
+
+    def _held(self, kind: str, tensor: Tensor, device: torch.device) -> Tensor | int:
+        """bitsandbytes counts updates in a plain number, torch in a tensor."""
+        return int(tensor) if kind == "step" else tensor.clone().to(device)
+
+
+OPTIMIZERS: dict[OptimizerName, type[AdamW]] = {"adamw": AdamW, "adamw_8bit": AdamW8bit}
+"""By the name that a study gives."""
+
+
+class Trainee:
+    """One arm's trainable state: weights in the compute dtype, their fp32 masters, an optimizer, schedule and clipping.
+
+    The optimizer changes the masters; weights in fp32 are their own. Without masters an update smaller than a bf16
+    weight's last bit would be lost (arXiv 1710.03740, section 3.1).
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], learning_rate: float, optimizer: Optimizer, step_count: int
+        self, parameters: Mapping[str, nn.Parameter], learning_rate: float, settings: OptimizerSettings, step_count: int
     ) -> None:
         self.learning_rate = learning_rate
         self.step_count = step_count
-        self._settings = optimizer
-        self._warmup = warmup_steps(step_count, optimizer.warmup_fraction)
+        self._settings = settings
+        self._warmup = warmup_steps(step_count, settings.warmup_fraction)
         self._names = list(parameters)
         self._weights = list(parameters.values())
         self._masters = [
             w if w.dtype == torch.float32 else nn.Parameter(w.detach().to(torch.float32)) for w in self._weights
         ]
         self._has_masters = any(m is not w for m, w in zip(self._masters, self._weights, strict=True))
-        self._adamw = _make_adamw(self._masters, learning_rate, optimizer)
+        named = dict(zip(self._names, self._masters, strict=True))
+        self._optimizer: Optimizer = OPTIMIZERS[settings.name](named, settings)
 
     def rate_at(self, step: int) -> float:
+        """The learning rate of `step`, from 0."""
         factor = rate_factor(step, self.step_count, warmup=self._warmup, schedule=self._settings.schedule)
         return self.learning_rate * factor
 
@@ -76,51 +153,23 @@ class Trainee:
         """One update at the schedule's rate; the gradient norm before clipping. If not finite, nothing changes."""
         norm = nn.utils.clip_grad_norm_(self._masters, self._settings.clip_norm, foreach=True).item()
         if math.isfinite(norm):
-            self._adamw.param_groups[0]["lr"] = self.rate_at(step)
-            self._adamw.step()
+            self._optimizer.step(self.rate_at(step))
             if self._has_masters:
                 torch._foreach_copy_([w.data for w in self._weights], [m.data for m in self._masters])
-        self._adamw.zero_grad(set_to_none=True)
+        for master in self._masters:
+            master.grad = None
         return norm
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Masters and the optimizer's state by name: all that a bit-for-bit continuation needs."""
-        tensors: dict[str, Tensor] = {}
-        for name, master in zip(self._names, self._masters, strict=True):
-            tensors[f"master/{name}"] = master.detach()
-            for key, value in self._adamw.state.get(master, {}).items():
-                tensors[f"{key}/{name}"] = value.detach() if isinstance(value, Tensor) else torch.tensor(value)
-        return tensors
+        masters = {f"master/{n}": m.detach() for n, m in zip(self._names, self._masters, strict=True)}
+        return masters | self._optimizer.state()
 
     @torch.no_grad()
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """The reverse of `state_tensors`. Raises KeyError where a weight is missing."""
-        states: dict[str, dict[str, Tensor]] = {name: {} for name in self._names}
-        for key, tensor in tensors.items():
-            kind, _, name = key.partition("/")
-            states.setdefault(name, {})[kind] = tensor
         for name, master, weight in zip(self._names, self._masters, self._weights, strict=True):
-            master.copy_(states[name].pop("master"))
+            master.copy_(tensors[f"master/{name}"])
             if weight is not master:
                 weight.copy_(master)
-            if states[name]:
-                self._adamw.state[master] = {
-                    kind: self._as_held(kind, tensor, master.device) for kind, tensor in states[name].items()
-                }
-
-    def _as_held(self, kind: str, tensor: Tensor, device: torch.device) -> Tensor | int:
-        """bitsandbytes counts steps in a plain number, torch in a tensor."""
-        if kind == "step" and self._settings.name == "adamw_8bit":
-            return int(tensor)
-        return tensor.clone().to(device)
-
-
-def _make_adamw(masters: list[nn.Parameter], learning_rate: float, settings: Optimizer) -> torch.optim.Optimizer:
-    """AdamW (arXiv 1711.05101), its moments in fp32 or in blocks of 8 bits (arXiv 2110.02861, through bitsandbytes)."""
-    given = {"lr": learning_rate, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": settings.weight_decay}
-    if settings.name == "adamw":
-        return torch.optim.AdamW(masters, fused=True, **given)  # type: ignore[arg-type]
-    from bitsandbytes.optim import AdamW8bit
-
-    optimizer: torch.optim.Optimizer = AdamW8bit(masters, **given)
-    return optimizer
+        self._optimizer.load({key: value for key, value in tensors.items() if not key.startswith("master/")})

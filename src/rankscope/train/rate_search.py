@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-RUNG_FRACTIONS = (0.25, 0.5, 1.0)
-"""Shares of the full schedule after which the worse half of the remaining rates is dropped."""
+from rankscope.records.plan_record import RUNG_FRACTIONS
 
 
 @dataclass(frozen=True)

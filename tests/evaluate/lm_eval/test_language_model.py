@@ -18,7 +18,7 @@ from lm_eval.api.registry import get_model  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
 from rankscope.evaluate.lm_eval.language_model import RankscopeLM  # noqa: E402
-from rankscope.evaluate.lm_eval.task_items import generation_settings  # noqa: E402
+from rankscope.evaluate.lm_eval.task import generation_settings  # noqa: E402
 from rankscope.study.problems import InputProblems  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("own_datasets_cache")

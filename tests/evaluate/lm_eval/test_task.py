@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from encoded_rows import encoded_suite
 from harness_tasks import CONTINUED, GENERATED, ITEMS, ROLLING, save_task
 from tiny_models import save_tiny_model
 
-from rankscope.data.build_sets import build_suite
 from rankscope.data.encoder import Encoder
-from rankscope.evaluate.lm_eval.load_task import load_harness, need_lm_eval
+from rankscope.evaluate.lm_eval.load_task import load_task, need_lm_eval
 from rankscope.evaluate.score_suites import score_suite
 from rankscope.model.load import LoadedModel, load_model
 from rankscope.records import Prediction, Suite, SuiteFacts
@@ -40,7 +40,7 @@ def suite_of(task: Path, model: LoadedModel, **settings: Any) -> tuple[Suite, Su
     system = settings.pop("system_prompt", None)
     source = SuiteSource(**{"harness": str(task), "kind": "recall", **settings})
     encoder = Encoder(model.tokenizer, context_tokens=settings.pop("context", 512), system_prompt=system)
-    return build_suite("towns", source, load_harness(source, base=Path(), name="suites.towns"), encoder)
+    return encoded_suite(source, load_task(source, base=Path(), name="suites.towns"), encoder, "towns")
 
 
 def scored(suite: Suite, model: LoadedModel) -> list[Prediction]:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rankscope.model.attention import cpu_causal, length_buckets
-from rankscope.model.attention.cpu_causal import Scores, causal_attention
-from rankscope.model.attention.length_buckets import buckets_of
+from rankscope.model.attention import cpu_causal
+from rankscope.model.attention.cpu_causal import buckets_of, causal_attention
+from rankscope.model.attention.registration import Scores
 
 CPU = torch.device("cpu")
 MIXES = {
@@ -98,7 +98,7 @@ def test_gradients_are_those_of_small_steps(scores: Scores, monkeypatch: pytest.
     """Also over the edges of blocks, which are made small here."""
     monkeypatch.setattr(cpu_causal, "_BLOCK", 2)
     monkeypatch.setattr(cpu_causal, "_FUSED", 0)
-    monkeypatch.setattr(length_buckets, "_SHORT", 2)
+    monkeypatch.setattr(cpu_causal, "_SHORT", 2)
     lengths = [1, 5, 3]
     *given, _ = drawn(lengths, 2, 1, width=2)
     assert torch.autograd.gradcheck(lambda *g: causal_attention(*g, buckets_of(lengths, CPU), scores), given)

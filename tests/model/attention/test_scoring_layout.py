@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankscope.model.attention.kv_cache import FillLayout, Slots, StepLayout
+from rankscope.model.attention.kv_cache import DecodeLayout, KVCache, PrefillLayout
 from rankscope.model.attention.registration import Scores
-from rankscope.model.attention.scoring_layout import BranchLayout, Shape
+from rankscope.model.attention.scoring_layout import TreeLayout, TreeShape
 
-HEADS, KEY_HEADS, SIZE, BEGINNING = 4, 2, 8, 5
-SHAPE = Shape(
-    trunk_lengths=torch.tensor([6, 3, 4]),
+HEADS, KEY_HEADS, SIZE, PREFIX = 4, 2, 8, 5
+SHAPE = TreeShape(
+    prompt_lengths=torch.tensor([6, 3, 4]),
     owners=torch.tensor([0, 2]),
-    branch_lengths=torch.tensor([4, 3]),
+    tree_lengths=torch.tensor([4, 3]),
     depths=torch.tensor([0, 1, 1, 0, 0, 0, 1]),
     ends=torch.tensor([3, 2, 3, 4, 1, 3, 3]),
 )
-# One row for each token of the flat row: its sequence in flat places, itself last. Branches begin at place 13.
+# One row for each token of the flat row: its sequence in flat places, itself last. Trees begin at place 13.
 SEQUENCES = [
     *(list(range(place + 1)) for place in range(6)),
     *(list(range(6, place + 1)) for place in range(6, 9)),
@@ -46,9 +46,9 @@ def reference(query: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Te
     found = []
     for head in range(HEADS):
         own = head * KEY_HEADS // HEADS
-        weights = keys[own].double() @ query[head].double() * (scores.scale or SIZE**-0.5)
-        if scores.cap is not None:
-            weights = torch.tanh(weights / scores.cap) * scores.cap
+        weights = keys[own].double() @ query[head].double() * scores.scale
+        if scores.softcap is not None:
+            weights = torch.tanh(weights / scores.softcap) * scores.softcap
         if scores.window is not None:
             weights[: max(0, len(weights) - scores.window)] = -torch.inf
         found.append(weights.softmax(-1) @ values[own].double())
@@ -56,28 +56,28 @@ def reference(query: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Te
 
 
 SCORES = [
-    Scores(None, None, None),
-    Scores(0.3, None, None),
-    Scores(None, 3, None),
+    Scores(SIZE**-0.5),
+    Scores(0.3),
+    Scores(SIZE**-0.5, 3),
     Scores(0.3, 4, 2.0),
-    Scores(None, 99, None),
+    Scores(SIZE**-0.5, 99),
 ]
 
 
 @pytest.mark.parametrize("scores", SCORES)
 def test_each_token_sees_its_own_sequence(scores: Scores) -> None:
     query, key, value = states(len(SEQUENCES))
-    found = BranchLayout(SHAPE).attend(0, query, key, value, scores)
+    found = TreeLayout(SHAPE).attend(0, query, key, value, scores)
     for place, sequence in enumerate(SEQUENCES):
         wanted = reference(query[:, place], key[:, sequence], value[:, sequence], scores)
         torch.testing.assert_close(found[place].double(), wanted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("scores", [SCORES[0], SCORES[1], Scores(0.3, None, 2.0)])
-def test_a_beginning_comes_before_every_trunk(scores: Scores) -> None:
+def test_a_prefix_comes_before_every_prompt(scores: Scores) -> None:
     query, key, value = states(len(SEQUENCES))
-    first = [(drawn(KEY_HEADS, BEGINNING, SIZE, seed=7 + k), drawn(KEY_HEADS, BEGINNING, SIZE, seed=9)) for k in (0, 1)]
-    layout = BranchLayout(SHAPE, first)
+    first = [(drawn(KEY_HEADS, PREFIX, SIZE, seed=7 + k), drawn(KEY_HEADS, PREFIX, SIZE, seed=9)) for k in (0, 1)]
+    layout = TreeLayout(SHAPE, first)
     for layer in (0, 1):
         found = layout.attend(layer, query, key, value, scores)
         for place, sequence in enumerate(SEQUENCES):
@@ -94,10 +94,10 @@ def test_the_last_layer_leaves_out_what_is_not_read(read: list[int], scores: Sco
     if begins:  # which comes without a window
         scores = replace(scores, window=None)
     query, key, value = states(len(SEQUENCES))
-    first = [(drawn(KEY_HEADS, BEGINNING, SIZE, seed=7 + k), drawn(KEY_HEADS, BEGINNING, SIZE, seed=9)) for k in (0, 1)]
-    beginning = first if begins else None
-    whole = BranchLayout(SHAPE, beginning)
-    layout = BranchLayout(SHAPE, beginning, read=torch.tensor([*read, *range(13, 20)]), last=1)
+    first = [(drawn(KEY_HEADS, PREFIX, SIZE, seed=7 + k), drawn(KEY_HEADS, PREFIX, SIZE, seed=9)) for k in (0, 1)]
+    prefix = first if begins else None
+    whole = TreeLayout(SHAPE, prefix)
+    layout = TreeLayout(SHAPE, prefix, read=torch.tensor([*read, *range(13, 20)]), last=1)
     for layer in (0, 1):
         wanted = whole.attend(layer, query, key, value, scores)
         if layer == 1:
@@ -106,20 +106,20 @@ def test_the_last_layer_leaves_out_what_is_not_read(read: list[int], scores: Sco
 
 
 @pytest.mark.parametrize("scores", SCORES)
-def test_rows_leave_and_enter_slots(scores: Scores) -> None:
-    slots = Slots(3, torch.device("cpu"))
-    rows: list[tuple[Tensor, Tensor]] = []  # keys and values (K, tokens, d) of each row, in the order of the slots
+def test_rows_leave_and_enter_the_cache(scores: Scores) -> None:
+    cache = KVCache(3, torch.device("cpu"))
+    rows: list[tuple[Tensor, Tensor]] = []  # keys and values (K, tokens, d) of each row, in the order of their slots
 
-    def fill(lengths: list[int], seed: int) -> None:
+    def prefill(lengths: list[int], seed: int) -> None:
         query, key, value = states(sum(lengths), seed)
-        layout = FillLayout(slots, torch.tensor(lengths), None)
+        layout = PrefillLayout(cache, torch.tensor(lengths), None)
         layout.attend(0, query, key, value, scores)
         layout.commit()
         rows.extend(zip(key.split(lengths, 1), value.split(lengths, 1), strict=True))
 
     def step(seed: int) -> None:
         query, key, value = states(len(rows), seed)
-        layout = StepLayout(slots)
+        layout = DecodeLayout(cache)
         found = layout.attend(0, query, key, value, scores)
         layout.commit()
         for row in range(len(rows)):
@@ -129,15 +129,15 @@ def test_rows_leave_and_enter_slots(scores: Scores) -> None:
             wanted = reference(query[:, row], *rows[row], scores)
             torch.testing.assert_close(found[row].double(), wanted, atol=1e-5, rtol=0)
 
-    fill([4, 2, 7], seed=10)
+    prefill([4, 2, 7], seed=10)
     for number in range(70):  # beyond the spare room
         step(seed=20 + number)
-    order = slots.keep([1, 2])
+    order = cache.keep([1, 2])
     assert order == [2, 1]
     rows[:] = [rows[index] for index in order]
     step(seed=100)
-    fill([5], seed=110)
+    prefill([5], seed=110)
     step(seed=120)
-    assert slots.lengths.tolist() == [len(keys[0]) for keys, _ in rows]
-    assert slots.keep([]) == []
-    assert slots.longest == 0
+    assert cache.lengths.tolist() == [len(keys[0]) for keys, _ in rows]
+    assert cache.keep([]) == []
+    assert cache.longest == 0

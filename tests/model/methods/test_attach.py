@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from table_of_docs import table as table_of
 from tiny_families import FAMILIES, WINDOW
 
-from rankscope.evaluate.adapter_check import AdapterNotApplied, check_adapter
+from rankscope.evaluate.adapter_scoring import AdapterNotApplied, check_adapter
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.generation import greedy
 from rankscope.model.load import LoadedModel, inspect_model, load_model, no_progress_bars
@@ -64,7 +64,7 @@ def test_the_table_is_what_the_stages_go_by() -> None:
         said = {
             "size, label": size,
             "delta": traits.delta or "none",
-            "token path": "padded" if traits.virtual_tokens(ARMS[method]) else "ragged",
+            "training rows": "padded" if traits.virtual_tokens(ARMS[method]) else "unpadded",
             "merged export, dial": "yes" if traits.merges and traits.has_dial else "no",
             "packed": "yes" if traits.can_pack(ARMS[method]) else "no",
             "base in 4 bits": "yes" if traits.on_quantized else "no",

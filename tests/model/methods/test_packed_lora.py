@@ -22,8 +22,8 @@ from rankscope.data.training_batches import collate, repeated
 from rankscope.model.methods import packed_lora
 from rankscope.model.methods.attach import Adapted, NewAdapter, Pack, attach
 from rankscope.model.methods.packed_linear import PackedLinear
+from rankscope.model.vocabulary_loss import summed_cross_entropy
 from rankscope.study.study import Arm
-from rankscope.train.gradient_accumulation import summed_losses
 
 MIXED = [lora(4), lora(1, "rslora"), lora(16, targets=("q_proj", "v_proj")), lora(9, targets=("down_proj",))]
 
@@ -93,14 +93,15 @@ def test_an_arm_that_is_not_finite_leaves_the_others_alone(
     batch = repeated(collate(examples), len(arms))
     found = []
     for broken in (False, True):
-        with open_pack(base, arms, 0, grouped=grouped) as pack, pack.token_path().ready():
+        with open_pack(base, arms, 0, grouped=grouped) as pack, pack.training_forward().ready():
             for i, member in enumerate(pack.members):
                 shaken(member.parameters, i, transposed=True)
             if broken:
                 with torch.no_grad():
                     for weight in pack.members[bad].parameters.values():
                         weight.fill_(value)
-            losses = summed_losses(base.model, pack.token_path(), batch, len(arms))
+            states = pack.training_forward().target_states(batch)
+            losses = summed_cross_entropy(base.model, states, batch.target_ids, len(arms))
             losses.sum().backward()
             found.append(
                 (losses.detach(), [{n: p.grad for n, p in member.parameters.items()} for member in pack.members])

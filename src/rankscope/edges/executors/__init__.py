@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rankscope.edges.found_by_listing import named_in, names_in
+from rankscope.edges import named_in, names_in
 from rankscope.edges.process_control import give_back_freed_memory
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Plan

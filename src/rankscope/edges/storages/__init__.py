@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from rankscope.edges.found_by_listing import modules_of
+from rankscope.edges import modules_of
 from rankscope.study.problems import InputProblems, Problem
 
 

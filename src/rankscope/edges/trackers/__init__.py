@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from rankscope.edges.found_by_listing import named_in, names_in
+from rankscope.edges import named_in, names_in
 from rankscope.study.problems import Problem
 
 

@@ -23,7 +23,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from rankscope.data.encoder import Encoder, Ids
 from rankscope.evaluate.choice_scoring import choices_with_greedy
 from rankscope.evaluate.generation import written_texts
-from rankscope.evaluate.lm_eval.task_items import generation_settings
+from rankscope.evaluate.lm_eval.task import generation_settings
 from rankscope.evaluate.score_suites import eos_ids
 from rankscope.model.load import LoadedModel, load_model
 from rankscope.model.methods.attach import SavedAdapter, attach

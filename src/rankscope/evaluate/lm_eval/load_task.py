@@ -1,4 +1,4 @@
-"""A suite's `harness` -> a task of lm-eval, by its name or from a YAML file.
+"""Loads the task of lm-eval that a suite's `harness` names, by the task's name or from a YAML file.
 
 What a task asks, with which few-shot examples, is what lm-eval 0.4.13's `simple_evaluate` would ask with its default
 seeds; it is scored by our scorers.
@@ -11,19 +11,15 @@ import importlib.util
 import logging
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import yaml
 from jinja2 import TemplateError
 
 from rankscope.data.hub_errors import HUB_ERRORS, hub_problem
-from rankscope.data.prompts import TEMPLATE_ERRORS
-from rankscope.data.sources import Rows, seeded_sample
-from rankscope.evaluate.lm_eval.task import HarnessTask
+from rankscope.evaluate.lm_eval.task import LoadedTask
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import SuiteSource, is_task_file
 
@@ -34,14 +30,7 @@ SEEDS = {"python": 0, "numpy": 1234, "fewshot": 1234}
 """Those of `lm_eval.simple_evaluate`."""
 
 
-@dataclass(frozen=True)
-class HarnessRows(Rows):
-    """Rows of a task of lm-eval, in its order, with the task to ask and grade them."""
-
-    task: HarnessTask = field(kw_only=True)
-
-
-def load_harness(source: SuiteSource, *, base: Path, name: str) -> HarnessRows:
+def load_task(source: SuiteSource, *, base: Path, name: str) -> LoadedTask:
     """The task that `source.harness` names, or that its YAML file defines (a relative path starts at `base`).
 
     `limit` keeps a seeded random sample of the documents. Raises InputProblems where lm-eval is not installed, for a
@@ -52,21 +41,7 @@ def load_harness(source: SuiteSource, *, base: Path, name: str) -> HarnessRows:
     with _seeded():
         task = _configured(_load(source.harness, base, name), source)
         _refuse(task, source.harness, name)
-        held = HarnessTask(task, source, name)
-        if source.limit is not None:
-            kept = seeded_sample([str(doc_id) for doc_id in held.docs], source.limit, "limit")
-        else:
-            kept = list(held.docs)
-    available = len(held.docs)
-    rows = []
-    for doc_id in kept:
-        try:
-            rows.append(held.row(doc_id))
-        except TEMPLATE_ERRORS as error:
-            raise held.failed(doc_id, error) from error
-    if not rows:
-        raise InputProblems([Problem(source.harness, name, "no document", "at least one")])
-    return HarnessRows(tuple(rows), "", source.harness, available, task=held)
+        return LoadedTask(task, source, name)
 
 
 def need_lm_eval(place: str) -> None:
@@ -136,6 +111,8 @@ def _refuse(task: Task, harness: str, name: str) -> None:
 def _seeded() -> Iterator[None]:
     """Tasks may shuffle with the global generators: they find lm-eval's seeds, and ours are put back after. Nor do
     they talk."""
+    import datasets  # slow, and only tasks need it
+
     logger = logging.getLogger("lm_eval")
     python, numpy, level = random.getstate(), np.random.get_state(), logger.level
     random.seed(SEEDS["python"])

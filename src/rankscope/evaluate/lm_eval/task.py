@@ -1,15 +1,23 @@
-"""A task of lm-eval: its documents, its prompts, and its own filters and metrics to grade with."""
+"""A loaded task of lm-eval as a suite: its questions, its prompts as tokens, and what is kept of it to grade answers.
+
+Tokens are what lm-eval's `hf` model would have. Grading needs neither the task nor its data set again
+(`evaluate/lm_eval/grading.py`): each item keeps its document, and the suite the task's configuration.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from rankscope.data.encode_sets import TaskItems
+from rankscope.data.encoder import Encoder
 from rankscope.data.prompts import TEMPLATE_ERRORS
-from rankscope.records import Graded, Row
+from rankscope.data.sources import seeded_sample
+from rankscope.evaluate.lm_eval.grading import SCORES, document_of, grading_of
+from rankscope.records import HarnessFacts, Item, Row
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import SuiteSource
 
@@ -17,25 +25,57 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import Task
 
-SCORES = {
-    "multiple_choice": ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match"),
-    "loglikelihood": ("acc",),
-}
-"""Metrics that are 1 or 0 for each item, by output type; generated text may have any that is from 0 to 1."""
+MAX_NEW_TOKENS = 256
+"""Where a task gives no limit, as in lm-eval."""
 
 
-class HarnessTask:
-    """A loaded task. `metric` and `filter` name the value that is an item's score, as lm-eval's results do."""
+class LoadedTask:
+    """A task with the documents that are asked. `rows`: the documents as rows, to be compared with training rows.
+
+    `metric` and `filter` name the value that is an item's score, as lm-eval's results do. Raises InputProblems for a
+    task without a usable metric or without documents, and for a document that it fails on.
+    """
 
     def __init__(self, task: Task, source: SuiteSource, place: str) -> None:
-        self.task, self.place = task, place
+        self.task, self.place, self._source = task, place, source
+        self.file = str(source.harness)
         self.name = str(task.task_name)
         self.output_type = str(task.OUTPUT_TYPE)
-        self.version = task.VERSION
         self.num_fewshot = int(task.config.num_fewshot or 0)
         self.filters: list[str] = [str(ensemble.name) for ensemble in task._filters]
         self.metric, self.filter = self._scored_by(source.metric)
-        self.docs = dict(enumerate(task.eval_docs))
+        self._docs = dict(enumerate(task.eval_docs))
+        asked = list(self._docs)
+        if source.limit is not None:
+            asked = seeded_sample([str(doc_id) for doc_id in asked], source.limit, "limit")
+        self.rows = [self._row(doc_id) for doc_id in asked]
+        if not self.rows:
+            raise InputProblems([Problem(self.file, place, "no document", "at least one")])
+
+    def items(self, encoder: Encoder) -> TaskItems:
+        """The items of the documents that are asked, in the order of `rows`.
+
+        Raises InputProblems for a document that the task fails on, and for settings of generation that are not greedy.
+        """
+        every = self._requests(encoder)
+        asked = [every[int(row.item_id)] for row in self.rows]
+        max_new_tokens = self._source.max_new_tokens
+        stops: tuple[str, ...] = ()
+        if self.output_type == "loglikelihood_rolling":
+            items, needed = self._texts(asked, encoder)
+        elif self.output_type == "generate_until":
+            stops, max_new_tokens = self._generation(asked)
+            items, needed = self._open(asked, encoder)
+        else:
+            items, needed = self._choices(asked, encoder)
+        grading = None
+        if self.output_type != "loglikelihood_rolling":  # a text has a loss and no score
+            grading = grading_of(self.task, self.metric, self.filter, stops)
+            items = [
+                replace(item, document=self._document(requests[0].doc, item.item_id))
+                for item, requests in zip(items, asked, strict=True)
+            ]
+        return TaskItems(items, needed, max_new_tokens, self._facts(asked), grading)
 
     def _scored_by(self, wanted: str | None) -> tuple[str, str]:
         """Metric and filter, `METRIC` or `METRIC,FILTER` as asked for, else the task's first that has a score."""
@@ -54,41 +94,17 @@ class HarnessTask:
             raise InputProblems([Problem(self.name, f"{self.place}.metric", show(chosen), expected)])
         return metric or usable[0], chosen or self.filters[0]
 
-    @property
-    def needs_greedy(self) -> bool:
-        """Whether grading asks if a continuation is what greedy decoding would write."""
-        return self.output_type == "loglikelihood" or self.metric == "exact_match" or self.task.config.process_results
-
-    def requests(self, chat: Any, system_prompt: str | None) -> list[list[Instance]]:
-        """What lm-eval would ask, by document. `chat` writes a conversation as text, or is None for plain prompts.
-
-        Raises InputProblems for a document that the task's own templates fail on.
-        """
-        asked = []
-        for doc_id, doc in self.docs.items():
-            try:
-                context = self.task.fewshot_context(
-                    doc, num_fewshot=self.num_fewshot, system_instruction=system_prompt,
-                    apply_chat_template=chat is not None, fewshot_as_multiturn=chat is not None, chat_template=chat,
-                    gen_prefix=self.task.doc_to_prefix(doc),
-                )  # fmt: skip
-                made = self.task.construct_requests(
-                    doc, context, metadata=(self.name, doc_id, 1), apply_chat_template=chat is not None,
-                    chat_template=chat,
-                )  # fmt: skip
-            except TEMPLATE_ERRORS as error:
-                raise self.failed(doc_id, error) from error
-            asked.append(made if isinstance(made, list) else [made])
-        return asked
-
-    def row(self, doc_id: int) -> Row:
-        """The document as a row, to be compared with training rows: its question without few-shot examples."""
-        doc, place = self.docs[doc_id], f"document {doc_id}"
-        target = self.task.doc_to_target(doc)
-        if self.output_type == "loglikelihood_rolling":
-            return Row(str(doc_id), place, text=str(target))
-        asked = self.task.doc_to_text(doc)
-        choices = self.task.doc_to_choice(doc) if self.task.config.doc_to_choice else None
+    def _row(self, doc_id: int) -> Row:
+        """The document's question without few-shot examples."""
+        doc, place = self._docs[doc_id], f"document {doc_id}"
+        try:
+            target = self.task.doc_to_target(doc)
+            if self.output_type == "loglikelihood_rolling":
+                return Row(str(doc_id), place, text=str(target))
+            asked = self.task.doc_to_text(doc)
+            choices = self.task.doc_to_choice(doc) if self.task.config.doc_to_choice else None
+        except TEMPLATE_ERRORS as error:
+            raise self._failed(doc_id, error) from error
         answers = target if isinstance(target, list) else [target]
         if choices is not None:
             answers = [choices[one] if isinstance(one, int) and one < len(choices) else one for one in answers]
@@ -98,44 +114,92 @@ class HarnessTask:
             aliases=tuple(str(one).strip() for one in answers[1:]),
         )  # fmt: skip
 
-    def texts(self, requests: Sequence[Instance]) -> tuple[str, ...]:
-        """What the choices of a document are called: the task's choices, else what is scored."""
-        if self.output_type == "multiple_choice":
-            return tuple(map(str, self.task.doc_to_choice(requests[0].doc)))
-        return tuple(str(request.args[1]) for request in requests)
+    def _requests(self, encoder: Encoder) -> list[list[Instance]]:
+        """What lm-eval would ask, by document: all of them, since few-shot examples are drawn one after another."""
+        chat = encoder.chat_text if encoder.chat else None
+        found = []
+        for doc_id, doc in self._docs.items():
+            try:
+                context = self.task.fewshot_context(
+                    doc, num_fewshot=self.num_fewshot, system_instruction=encoder.system_prompt,
+                    apply_chat_template=chat is not None, fewshot_as_multiturn=chat is not None, chat_template=chat,
+                    gen_prefix=self.task.doc_to_prefix(doc),
+                )  # fmt: skip
+                made = self.task.construct_requests(
+                    doc, context, metadata=(self.name, doc_id, 1), apply_chat_template=chat is not None,
+                    chat_template=chat,
+                )  # fmt: skip
+            except TEMPLATE_ERRORS as error:
+                raise self._failed(doc_id, error) from error
+            found.append(made if isinstance(made, list) else [made])
+        return found
 
-    def grade(self, asked: Sequence[Sequence[Instance]], responses: Sequence[Sequence[Any]]) -> list[Graded]:
-        """Each document's score from the model's response to each of its requests, by lm-eval's filters and metrics.
+    def _choices(self, asked: Sequence[Sequence[Instance]], encoder: Encoder) -> tuple[list[Item], list[int]]:
+        """Requests of one prompt are the choices of one item; of several prompts, its parts."""
+        split = iter(encoder.split([request.args[:2] for requests in asked for request in requests]))
+        items, needed = [], []
+        for row, requests in zip(self.rows, asked, strict=True):
+            pairs = [next(split) for _ in requests]
+            parts: list[Item] = []
+            for prompt, rest in pairs:
+                if parts and parts[-1].prompt_ids == prompt:
+                    parts[-1] = replace(parts[-1], choices_ids=(*parts[-1].choices_ids, rest))
+                else:
+                    parts.append(Item(row.item_id, "choices", prompt, (rest,)))
+            if self.output_type == "multiple_choice":
+                texts = tuple(map(str, self.task.doc_to_choice(requests[0].doc)))
+            else:
+                texts = tuple(str(request.args[1]) for request in requests)
+            whole = replace(parts[0], choice_texts=texts, prompt_text=str(requests[0].args[0]))
+            items.append(whole if len(parts) == 1 else replace(whole, choices_ids=(), parts=tuple(parts)))
+            needed.append(max(len(prompt) + len(rest) for prompt, rest in pairs))
+        return items, needed
 
-        Raises ValueError where the metric has no value from 0 to 1 for a single document.
-        """
-        for instances, found in zip(asked, responses, strict=True):
-            for instance, response in zip(instances, found, strict=True):
-                instance.resps, instance.filtered_resps = [response], {}
-        self.task._instances = [instance for instances in asked for instance in instances]
-        self.task.apply_filters()
-        graded = []
-        for instances in asked:
-            held = [instance.filtered_resps[self.filter] for instance in instances]
-            values = self.task.process_results(instances[0].doc, held)
-            graded.append(self._graded(instances[0].doc, held, values))
-        return graded
+    def _open(self, asked: Sequence[Sequence[Instance]], encoder: Encoder) -> tuple[list[Item], list[int]]:
+        prompts = [str(requests[0].args[0]) for requests in asked]
+        targets = [str(self.task.doc_to_target(requests[0].doc)) for requests in asked]
+        lengths = [len(ids) for ids in encoder.tokenize(targets)]
+        items = [
+            Item(row.item_id, "open", ids, answers=(target,), prompt_text=prompt)
+            for row, ids, target, prompt in zip(self.rows, encoder.tokenize(prompts), targets, prompts, strict=True)
+        ]
+        return items, [len(item.prompt_ids) + length for item, length in zip(items, lengths, strict=True)]
 
-    def _graded(self, doc: Any, held: Sequence[Any], values: dict[str, Any]) -> Graded:
-        score = values.get(self.metric)
-        if not isinstance(score, int | float | np.number) or not 0 <= score <= 1:
-            raise ValueError(f"{self.name}: {self.metric} of one document is {score!r}, not a number from 0 to 1")
-        target = self.task.doc_to_target(doc)
-        choices = list(self.task.doc_to_choice(doc)) if self.task.config.doc_to_choice else None
-        if self.output_type == "multiple_choice" and choices is not None:
-            predicted = choices[int(np.argmax([value for value, _ in held[: len(choices)]]))]
-            target = choices[target] if isinstance(target, int) and target < len(choices) else target
-        else:
-            predicted = held[0] if isinstance(held[0], str) else None
-        normalized = values.get("acc_norm")
-        return Graded(float(score), None if normalized is None else float(normalized), predicted, str(target))
+    def _texts(self, asked: Sequence[Sequence[Instance]], encoder: Encoder) -> tuple[list[Item], list[int]]:
+        texts = [str(requests[0].args[0]) for requests in asked]
+        items = [
+            Item(row.item_id, "text", prompt, (ids,) if ids else (), text_bytes=len(text.encode()))
+            for row, text, (prompt, ids) in zip(self.rows, texts, encoder.text_ids(texts), strict=True)
+        ]
+        # The last token is predicted and never read, so a text may be as long as the context.
+        return items, [len(item.prompt_ids) + sum(map(len, item.choices_ids)) - 1 for item in items]
 
-    def sha256(self, asked: Sequence[Sequence[Instance]]) -> str:
+    def _generation(self, asked: Sequence[Sequence[Instance]]) -> tuple[tuple[str, ...], int]:
+        """(stop strings, limit of new tokens) of all documents."""
+        settings = [generation_settings(one[0].args[1], f"{self.place}.harness") for one in asked]
+        if len(set(settings)) > 1:
+            found = "other stop strings for other documents"
+            raise InputProblems([Problem(self.name, f"{self.place}.harness", found, "the same for all")])
+        until, max_new_tokens = settings[0]
+        return tuple(dict.fromkeys(until)), max_new_tokens
+
+    def _document(self, doc: Any, item_id: str) -> str:
+        try:
+            return document_of(self.task, doc)
+        except TypeError as error:
+            found = f"a document that cannot be kept as JSON: {error}"
+            raise InputProblems(
+                [Problem(self.name, f"{self.place}: document {item_id}", found, "plain data")]
+            ) from error
+
+    def _facts(self, asked: Sequence[Sequence[Instance]]) -> HarnessFacts:
+        return HarnessFacts(
+            task=self.name, output_type=self.output_type, version=self.task.VERSION, task_sha256=self._sha256(asked),
+            num_fewshot=self.num_fewshot, metric=self.metric or None, filter=self.filter,
+            lm_eval_version=metadata.version("lm-eval"),
+        )  # fmt: skip
+
+    def _sha256(self, asked: Sequence[Sequence[Instance]]) -> str:
         """lm-eval's `task_hash`: of every document, its first prompt and its target, once for each filter."""
         from lm_eval.utils import handle_non_serializable, hash_string
 
@@ -146,8 +210,24 @@ class HarnessTask:
             parts.append(hash_string(dumped) + hash_string(first) + hash_string(str(self.task.doc_to_target(doc))))
         return str(hash_string("".join(parts * len(self.filters))))
 
-    def failed(self, doc_id: int, error: Exception) -> InputProblems:
+    def _failed(self, doc_id: int, error: Exception) -> InputProblems:
         found = f"a document that the task fails on: {type(error).__name__}: {error}"
-        return InputProblems(
-            [Problem(self.name, f"{self.place}: document {doc_id}", found, "a task that fits its data")]
-        )
+        place = f"{self.place}: document {doc_id}"
+        return InputProblems([Problem(self.name, place, found, "a task that fits its data")])
+
+
+def generation_settings(given: dict[str, Any], place: str) -> tuple[tuple[str, ...], int]:
+    """(stop strings, limit of new tokens) of lm-eval's generation arguments. Raises InputProblems for sampling."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    settings = normalize_gen_kwargs(given, MAX_NEW_TOKENS)
+    found = None
+    if settings.get("do_sample"):
+        found = "do_sample: true"
+    elif (beams := settings.get("num_beams", 1)) != 1:
+        found = f"num_beams: {show(beams)}"
+    if found is not None:
+        expected = "greedy decoding: answers that are drawn differ between arms by chance"
+        raise InputProblems([Problem("lm-eval", place, found, expected)])
+    until = settings["until"]
+    return (until,) if isinstance(until, str) else tuple(until), int(settings["max_gen_toks"])

@@ -1,27 +1,53 @@
-"""Keys and values of rows that are decoded together, each row in a slot of its own, and the layouts that use them.
+"""A KV cache for rows that are decoded together, and the decoder that fills it and appends a token to every row.
 
-The rows decoded now fill the first slots without a gap; where one ends, the last moves into its slot. So a step runs
-one token of each row as one flat row, without padding and without copying what is kept.
+Each row has a slot of the cache. The rows decoded now fill the first slots without a gap; where one ends, the last
+moves into its slot. So a step runs one token of each row as one flat row, without padding and without copying what is
+kept.
 
-Shapes as in attend.py; n rows, R tokens of room in a slot.
+Shapes as in `registration.py`; n rows that are decoded now, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
 
-from rankscope.model.attention.registration import Scores, attend
-from rankscope.model.attention.scoring_layout import Beginning, BranchLayout, Shape, laid, padded
+from rankscope.model.attention.fast_path_check import FastPathCheck, why_different
+from rankscope.model.attention.registration import LAYOUT_KEY, Scores, attend, attention_installed
+from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout, TreeShape, padded_places, to_rows
+from rankscope.model.decoder_parts import key_value_width, text_config, window_that_matters
+from rankscope.model.forward import forward_of, hidden_states, probe_ids
+from rankscope.model.methods.virtual_tokens_modules import virtual_tokens, without_virtual_tokens
 
 SPARE_TOKENS = 16
+"""Room that a slot gets beyond what is needed, so that it is not copied at every step."""
+
+PROBE_PROMPT_TOKENS = 12
+PROBE_STEPS = 4
 
 
-class Slots:
-    """Keys and values (slots, K, R, d) of every layer, from the first token of each row; `lengths` (n,) are filled."""
+def prefix_kv(model: PreTrainedModel, ids: tuple[int, ...]) -> PrefixKV | None:
+    """Keys and values of the model's virtual tokens and of `ids`, by the model's own forward; None without either."""
+    count = virtual_tokens(model) + len(ids)
+    if not count:
+        return None
+    cache = DynamicCache(config=model.config)
+    # Virtual tokens alone need some token after them, whose keys are then left away.
+    hidden_states(model, torch.tensor([ids or (0,)], device=model.device), past_key_values=cache, use_cache=True)
+    return [(layer.keys[0, :, :count], layer.values[0, :, :count]) for layer in cache.layers]
 
-    def __init__(self, count: int, device: torch.device) -> None:
-        self.count = count
+
+class KVCache:
+    """Keys and values (slots, K, room in tokens, d) of every layer; `lengths` (n,): how many tokens each row has."""
+
+    def __init__(self, slot_count: int, device: torch.device) -> None:
+        self.slot_count = slot_count
         self.device = device
         self.lengths = torch.zeros(0, dtype=torch.int64, device=device)
         self.longest = 0
@@ -34,7 +60,7 @@ class Slots:
             return held
         # Zeros: what is masked must still be a number.
         grown = [
-            states.new_zeros(self.count, states.shape[0], needed + SPARE_TOKENS, states.shape[2])
+            states.new_zeros(self.slot_count, states.shape[0], needed + SPARE_TOKENS, states.shape[2])
             for states in (key, value)
         ]
         if held is not None:
@@ -62,52 +88,54 @@ class Slots:
         return order
 
 
-class FillLayout:
+class PrefillLayout:
     """Prompts (rows,) tokens long, one after another in a flat row, whose keys and values go into the next slots.
 
-    Each comes after `beginning`. The model's last layer, number `last`, is asked for their last tokens only.
-    Afterwards, `commit` makes them rows of the slots.
+    Each comes after `prefix`. The model's last layer, number `last`, is asked for their last tokens only. Afterwards,
+    `commit` makes them rows of the cache.
     """
 
-    def __init__(self, slots: Slots, lengths: Tensor, beginning: Beginning | None, last: int | None = None) -> None:
+    def __init__(self, cache: KVCache, lengths: Tensor, prefix: PrefixKV | None, last: int | None = None) -> None:
         none = torch.zeros(0, dtype=torch.int64, device=lengths.device)
         ends = torch.cumsum(lengths, 0)
-        self._tree = BranchLayout(Shape(lengths, none, none, none, none), beginning, read=ends - 1, last=last)
-        self._slots, self._lengths = slots, lengths
-        self._places = padded(ends - lengths, lengths)[0]
-        self._before = 0 if beginning is None else beginning[0][0].shape[1]
+        self._prompts = TreeLayout(TreeShape(lengths, none, none, none, none), prefix, read=ends - 1, last=last)
+        self._cache, self._lengths = cache, lengths
+        self._places = padded_places(ends - lengths, lengths)[0]
+        self._prefix_tokens = 0 if prefix is None else prefix[0][0].shape[1]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
-        places = self._places
-        rows, width = places.shape
-        first, start, stop = len(self._slots.lengths), self._before, self._before + width
-        buffers = self._slots.buffers(layer, key, value, stop)
+        """As `registration.Layout`; keeps keys and values (K, T, d) on the way."""
+        rows, width = self._places.shape
+        first, start = len(self._cache.lengths), self._prefix_tokens
+        buffers = self._cache.buffers(layer, key, value, start + width)
         for index, (buffer, states) in enumerate(zip(buffers, (key, value), strict=True)):
-            buffer[first : first + rows, :, start:stop] = laid(states, places)
-            if self._tree.beginning is not None:
-                buffer[first : first + rows, :, :start] = self._tree.beginning[layer][index]
-        return self._tree.attend(layer, query, key, value, scores)
+            buffer[first : first + rows, :, start : start + width] = to_rows(states, self._places)
+            if self._prompts.prefix is not None:
+                buffer[first : first + rows, :, :start] = self._prompts.prefix[layer][index]
+        return self._prompts.attend(layer, query, key, value, scores)
 
     def commit(self) -> None:
-        slots = self._slots
-        slots.lengths = torch.cat([slots.lengths, self._lengths + self._before])
-        slots.longest = int(slots.lengths.max())
+        """Counts the new rows, when every layer has run."""
+        cache = self._cache
+        cache.lengths = torch.cat([cache.lengths, self._lengths + self._prefix_tokens])
+        cache.longest = int(cache.lengths.max())
 
 
-class StepLayout:
+class DecodeLayout:
     """The next token of each row, in the order of the slots. Afterwards, `commit` counts them."""
 
-    def __init__(self, slots: Slots) -> None:
-        self._slots = slots
-        self._rows = torch.arange(len(slots.lengths), device=slots.device)
+    def __init__(self, cache: KVCache) -> None:
+        self._cache = cache
+        self._rows = torch.arange(len(cache.lengths), device=cache.device)
         self._masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
-        slots, rows = self._slots, len(self._rows)
-        seen = slots.longest + 1
-        keys, values = slots.buffers(layer, key, value, seen)
-        keys[self._rows, :, slots.lengths] = key.transpose(0, 1)
-        values[self._rows, :, slots.lengths] = value.transpose(0, 1)
+        """As `registration.Layout`, with T = n; keeps keys and values (K, n, d) on the way."""
+        cache, rows = self._cache, len(self._rows)
+        seen = cache.longest + 1
+        keys, values = cache.buffers(layer, key, value, seen)
+        keys[self._rows, :, cache.lengths] = key.transpose(0, 1)
+        values[self._rows, :, cache.lengths] = value.transpose(0, 1)
         heads, _, size = query.shape
         # All queries of a group of heads are queries to their head of keys.
         grouped = query.transpose(0, 1).reshape(rows, key.shape[0], -1, size)
@@ -118,8 +146,8 @@ class StepLayout:
     def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """(n, 1, 1, longest + 1): a row's own tokens, those out of the window left out."""
         if (window, dtype) not in self._masks:
-            lengths = self._slots.lengths[:, None]
-            place = torch.arange(self._slots.longest + 1, device=lengths.device)
+            lengths = self._cache.lengths[:, None]
+            place = torch.arange(self._cache.longest + 1, device=lengths.device)
             seen = place <= lengths
             if window is not None:
                 seen &= lengths - place < window
@@ -128,5 +156,81 @@ class StepLayout:
         return self._masks[window, dtype]
 
     def commit(self) -> None:
-        self._slots.lengths = self._slots.lengths + 1
-        self._slots.longest += 1
+        """Counts the new tokens, when every layer has run."""
+        self._cache.lengths = self._cache.lengths + 1
+        self._cache.longest += 1
+
+
+class Decoder:
+    """A model with a KV cache of `slot_count` rows."""
+
+    def __init__(self, model: PreTrainedModel, slot_count: int) -> None:
+        self.cache = KVCache(slot_count, model.device)
+        self._model, self._forward = model, forward_of(model)
+        self._prefix = prefix_kv(model, ())
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Rows are prefilled and stepped inside."""
+        with without_virtual_tokens(self._model), attention_installed(self._model):
+            yield
+
+    def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Tensor:
+        """Puts prompts into the next slots; logits (prompts, V) of what follows each."""
+        device = self._model.device
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        ids = torch.tensor([token for prompt in prompts for token in prompt], device=device)
+        ends = lengths.cumsum(0)
+        positions = torch.arange(len(ids), device=device) - (ends - lengths).repeat_interleave(lengths)
+        last = text_config(self._model).num_hidden_layers - 1
+        before = 0 if self._prefix is None else self._prefix[0][0].shape[1]
+        layout = PrefillLayout(self.cache, lengths, self._prefix, last)
+        return self._logits(ids, ends - 1, positions + before, layout)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Appends tokens (n,) to the rows; logits (n, V) of what follows each."""
+        everywhere = torch.arange(len(tokens), device=tokens.device)
+        return self._logits(tokens, everywhere, self.cache.lengths, DecodeLayout(self.cache))
+
+    def _logits(self, ids: Tensor, read: Tensor, positions: Tensor, layout: PrefillLayout | DecodeLayout) -> Tensor:
+        arguments: dict[str, Any] = {"position_ids": positions[None], LAYOUT_KEY: layout}
+        logits = torch.cat(list(self._forward.logits_at(ids[None], read, **arguments)))
+        layout.commit()
+        return logits
+
+
+# ---- may this model be decoded in a KV cache? ------------------------------------------------------------------------
+
+_CACHED = FastPathCheck(fast="rows are decoded together in a KV cache", slow="rows are decoded by its own generate")
+
+
+def decodes_in_cache(model: PreTrainedModel, longest_tokens: int) -> bool:
+    """Whether a `Decoder` gives the model's own logits for rows of at most `longest_tokens`; found out once."""
+    window, virtual = window_that_matters(model, longest_tokens), virtual_tokens(model)
+    conditions = (model.config._attn_implementation, window, model.dtype, virtual)
+    return _CACHED.holds(model, partial(_compare_cached, model, window), *conditions)
+
+
+def _compare_cached(model: PreTrainedModel, window: int | None) -> str:
+    """Runs two rows of random tokens, of unlike lengths, in a KV cache and alone: why logits differ, or nothing.
+
+    A key in the wrong place, a wrong position or a lost window moves logits by their own size.
+    """
+    if virtual_tokens(model) and window is not None:
+        return "virtual tokens stand before a window"
+    if not key_value_width(model):
+        return "it keeps more than keys and values"
+    long = PROBE_PROMPT_TOKENS if window is None else window + 2
+    tokens = probe_ids(model, long + PROBE_STEPS)
+    own: list[Tensor] = []
+    forward = forward_of(model)
+    starts = [long, long // 2]
+    for start in starts:
+        read = torch.arange(start - 1, start + PROBE_STEPS, device=model.device)
+        own.append(torch.cat(list(forward.logits_at(tokens[None, : start + PROBE_STEPS], read))))
+    decoder = Decoder(model, len(starts))
+    with decoder.ready():
+        found = [decoder.prefill([tuple(tokens[:start].tolist()) for start in starts])]
+        for step in range(PROBE_STEPS):
+            found.append(decoder.step(torch.stack([tokens[start + step] for start in starts])))
+    return why_different(torch.stack(found, 1), torch.stack(own), 1e-4 if model.dtype == torch.float32 else 5e-2)

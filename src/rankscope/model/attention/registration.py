@@ -1,16 +1,17 @@
-"""Attention of one flat row of tokens whose order and sharing a layout knows, in any model of transformers.
+"""Installs an attention implementation in any model of transformers, and takes it out again: the one place that does.
 
-A model is run with all tokens of a batch in one row (1, T), so that linear layers, norms and the head see real tokens
-only. Its attention is exchanged for one that hands queries, keys and values to the layout given with the call; what a
-token may see is the layout's business alone. Whether a model passes the layout on, and means by its attention what is
-computed here, is for the caller to probe against the model's own forward.
+Most models here run with all tokens of a batch in one flat row (1, T), so that linear layers, norms and the head see
+real tokens only. `layout_attention` then hands queries, keys and values to the `Layout` that is given with the call:
+rows without padding (`unpadded_rows.py`), prompts with their choices (`scoring_layout.py`), a KV cache (`kv_cache.py`).
+Whether a model passes the layout on, and means by its attention what is computed here, is found out by a
+`FastPathCheck`. The analysis installs the model's own kernel with an observer around it (`analyse/capture.py`).
 
 Shapes: B rows, H heads, K heads of keys and values (H a multiple of K), T tokens, Q queries, S keys, d head size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,23 +20,23 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-ATTENTION_NAME = "rankscope_layout"
+ATTENTION_NAME = "rankscope"
 LAYOUT_KEY = "rankscope_layout"
-REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError, NotImplementedError)
-"""Each architecture refuses attention that it does not know in its own way."""
+"""The keyword argument of a forward that carries its layout to every layer's attention."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How a layer makes scores of queries and keys.
+    """How a layer makes scores of queries and keys: q k scale.
 
-    `window`: a query sees only keys fewer than `window` positions back. `cap`: scores become cap * tanh(scores / cap)
-    (Gemma 2, arXiv 2408.00118, section 2).
+    `window`: a query sees only keys fewer than `window` positions back. `softcap`: scores become
+    softcap * tanh(scores / softcap) (Gemma 2, arXiv 2408.00118, section 2). `dropout`: the share of weights dropped.
     """
 
-    scale: float | None
-    window: int | None
-    cap: float | None
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    dropout: float = 0.0
 
 
 class Layout(Protocol):
@@ -58,28 +59,47 @@ def layout_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Signature and shapes of transformers' registry: (1, heads, T, d) in, (1, T, H, d) out. For inference only."""
+    """Signature and shapes of transformers' registry: (1, heads, T, d) in, (1, T, H, d) out.
+
+    Raises KeyError where the model did not pass the layout on.
+    """
     layout: Layout = kwargs[LAYOUT_KEY]
-    scores = Scores(scaling, sliding_window, softcap)
-    layer: Any = module.layer_idx
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    layer: Any = getattr(module, "layer_idx", None)
+    scores = Scores(scale, sliding_window, softcap, dropout)
     return layout.attend(layer, query[0], key[0], value[0], scores)[None], None
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
+def no_mask(*_: Any, **__: Any) -> None:
     """The layout carries what a mask would."""
 
 
 @contextmanager
-def layout_attention_on(model: PreTrainedModel) -> Iterator[None]:
-    """The model's attention asks a layout inside, which every forward must be given; its own is back afterwards."""
-    AttentionInterface.register(ATTENTION_NAME, layout_attention)
-    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
+def attention_installed(
+    model: PreTrainedModel, attention: Callable[..., Any] = layout_attention, masks: Callable[..., Any] = no_mask
+) -> Iterator[None]:
+    """Inside, every layer of the model calls `attention`, with the masks that `masks` makes; afterwards its own again.
+
+    Both have the signatures of transformers' AttentionInterface and AttentionMaskInterface. With the default, every
+    forward must be given a layout under `LAYOUT_KEY`. May be nested; nothing stays registered.
+    """
+    registries = (AttentionInterface._global_mapping, AttentionMaskInterface._global_mapping)
+    outer = [registry.get(ATTENTION_NAME) for registry in registries]
     before = model.config._attn_implementation
+    AttentionInterface.register(ATTENTION_NAME, attention)
+    AttentionMaskInterface.register(ATTENTION_NAME, masks)
     model.set_attn_implementation(ATTENTION_NAME)
     try:
         yield
     finally:
         model.set_attn_implementation(before)
+        for registry, function in zip(registries, outer, strict=True):
+            del registry[ATTENTION_NAME]
+            if function is not None:
+                registry[ATTENTION_NAME] = function
+
+
+# ---- attention over some keys, and over two disjoint sets of keys joined ---------------------------------------------
 
 
 def attend(
@@ -89,7 +109,7 @@ def attend(
 
     `mask` is additive, (B or 1, 1, Q, S); `causal` needs Q = S. A window must be in the mask.
     """
-    if scores.cap is None:
+    if scores.softcap is None:
         return nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal, scale=scores.scale,
             enable_gqa=query.shape[1] != key.shape[1],
@@ -97,24 +117,24 @@ def attend(
     return _plain_attention(query, key, value, scores, causal=causal, mask=mask)[0]
 
 
-def attend_with_sum(
+def attend_with_log_sum(
     query: Tensor, key: Tensor, value: Tensor, scores: Scores, *, causal: bool = False, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What `attend` gives, and (B, H, Q) in fp32: log of the sum of exp(score), to join parts of the keys with."""
-    if scores.cap is None and query.device.type == "cpu":
+    """What `attend` gives, and (B, H, Q) in fp32: log of the sum of exp(score), to join it with other keys' output."""
+    if scores.softcap is None and query.device.type == "cpu":
         fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        output, total = fused(query, key, value, 0.0, causal, attn_mask=mask, scale=scores.scale)
-        return output, total
+        output, log_sum = fused(query, key, value, 0.0, causal, attn_mask=mask, scale=scores.scale)
+        return output, log_sum
     return _plain_attention(query, key, value, scores, causal=causal, mask=mask)
 
 
-def joined(output: Tensor, total: Tensor, other_output: Tensor, other_total: Tensor) -> Tensor:
-    """Attention over two disjoint sets of keys from that over each: softmax weights scale by exp of the sums.
+def join_attention(output: Tensor, log_sum: Tensor, other: Tensor, other_log_sum: Tensor) -> Tensor:
+    """Attention over two disjoint sets of keys from that over each: softmax weights scale by exp of the log-sums.
 
-    Outputs (..., d) and log-sums (...) as of `attend_with_sum`.
+    Outputs (..., d) and log-sums (...) as of `attend_with_log_sum` (the combination of arXiv 2307.08691, section 3.1).
     """
-    share = torch.sigmoid(other_total - total)[..., None]
-    return torch.lerp(output.float(), other_output.float(), share).to(output.dtype)
+    share = torch.sigmoid(other_log_sum - log_sum)[..., None]
+    return torch.lerp(output.float(), other.float(), share).to(output.dtype)
 
 
 def _plain_attention(
@@ -123,14 +143,13 @@ def _plain_attention(
     """Attention in products and a softmax: what no fused kernel does."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scale = query.shape[-1] ** -0.5 if scores.scale is None else scores.scale
-    weights = query @ key.transpose(-1, -2) * scale
-    if scores.cap is not None:
-        weights = torch.tanh(weights / scores.cap) * scores.cap
+    weights = query @ key.transpose(-1, -2) * scores.scale
+    if scores.softcap is not None:
+        weights = torch.tanh(weights / scores.softcap) * scores.softcap
     if mask is not None:
         weights = weights + mask
     if causal:
         hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=weights.device).triu(1)
         weights = weights.masked_fill(hidden, torch.finfo(weights.dtype).min)
-    total = weights.float().logsumexp(-1)
-    return nn.functional.softmax(weights, -1, dtype=torch.float32).to(value.dtype) @ value, total
+    log_sum = weights.float().logsumexp(-1)
+    return nn.functional.softmax(weights, -1, dtype=torch.float32).to(value.dtype) @ value, log_sum

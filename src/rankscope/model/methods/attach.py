@@ -26,7 +26,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rankscope.model import methods
-from rankscope.model.attention.unpadded_rows import TokenPath, padded_path, token_path_of
+from rankscope.model.attention.unpadded_rows import TrainingForward, padded_forward, training_forward
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.installed import Installed, MethodModules, PlainBase, plain_again
 from rankscope.model.methods.packed_linear import Running
@@ -100,9 +100,9 @@ class Adapted:
         """Inside, the model is the plain base again. Where the base's own weights are trained, nothing is switched."""
         return nullcontext() if self._installed.off is None else self._installed.off()
 
-    def token_path(self) -> TokenPath:
+    def training_forward(self) -> TrainingForward:
         """How the model computes the states that predict completions; virtual tokens need rows that are padded."""
-        return padded_path(self.model) if virtual_tokens(self.model) else token_path_of(self.model)
+        return padded_forward(self.model) if virtual_tokens(self.model) else training_forward(self.model)
 
     def save(self, folder: Path) -> None:
         """The adapter in PEFT's own format where PEFT has the method, or the whole model; all as safetensors.
@@ -137,8 +137,9 @@ class Pack:
     members: list[Adapted]
     _running: Running | None = None
 
-    def token_path(self) -> TokenPath:
-        return self.members[0].token_path()
+    def training_forward(self) -> TrainingForward:
+        """As the members' own."""
+        return self.members[0].training_forward()
 
     @contextmanager
     def running(self, arms: Sequence[int]) -> Iterator[None]:
@@ -176,7 +177,7 @@ def attach(
         if first.arm.traits.whole and len(adapters) == 1:
             yield Pack(model, [Adapted(model, first.arm, method_modules()[first.arm.method].put_on(model, first.arm))])
             return
-        token_path_of(model)  # decided on the plain base, which takes any number of rows
+        training_forward(model)  # decided on the plain base, which takes any number of rows
     started = [_factors_of(model, adapter) if packed else None for adapter in adapters]
     if len(adapters) > 1 and None in started:
         raise ValueError("only LoRA and rsLoRA arms without dropout can be packed")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from rankscope.cli.error_boundary import ends_errors
+from rankscope.cli.command_helpers import ends_errors
 from rankscope.edges.storages import Busy
 from rankscope.study.problems import InputProblems, Problem
 

@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from encoded_rows import GivenRows, encoded_suite, encoded_training, load_rows
 from tokenizers_small import CHATML, make_tokenizer
 
-from rankscope.data.build_sets import TrainingSet, build_suite, build_training, check_relations
+from rankscope.data.encode_study import check_relations
 from rankscope.data.encoder import Encoder
-from rankscope.data.sources import Rows, load_rows
+from rankscope.data.sources import RowReader
+from rankscope.data.token_files import TrainingSet
 from rankscope.records import Row, Suite, SuiteFacts, Turn
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Source, SuiteSource, TrainSource, Validation
@@ -21,18 +23,13 @@ def ask(i: int, question: str = "", answer: str = "", **more: object) -> Row:
     return Row(f"i{i}", f"line {i}", question=question or f"What is {i}?", answer=answer or f"it is {i}", **more)
 
 
-def rows_of(rows: Sequence[Row]) -> Rows:
-    return Rows(tuple(rows), "0" * 64, "rows.jsonl", len(rows))
-
-
 def train_of(rows: Sequence[Row], *, encoder: Encoder = ENCODER, **more: object) -> TrainingSet:
-    settings = {"validation": Validation(), "max_sequence_tokens": 200, "suites": {}} | more
-    source = settings.pop("source", TrainSource(path="x", domain="law"))
-    return build_training("set", source, rows_of(rows), encoder, **settings)
+    source = more.pop("source", TrainSource(path="x", domain="law"))
+    return encoded_training(source, GivenRows(rows), encoder, **more)
 
 
 def suite_of(rows: Sequence[Row], *, encoder: Encoder = ENCODER, **more: object) -> tuple[Suite, SuiteFacts]:
-    return build_suite("suite", SuiteSource(path="x", **more), rows_of(rows), encoder)
+    return encoded_suite(SuiteSource(path="x", **more), GivenRows(rows), encoder)
 
 
 def problem_of(build: object, *args: object, **more: object) -> str:
@@ -99,12 +96,12 @@ def test_rows_of_suites_and_repeats_are_dropped_and_counted() -> None:
     rows = [ask(i) for i in range(20)] + [ask(30, "What is 4?", "it is 4")]
     long = " ".join(f"w{i}" for i in range(30))
     suites = {
-        "one": rows_of([ask(90, "WHAT is 3?", "It is 3"), ask(91, long)]),
-        "two": rows_of([ask(92, "What is 5?", "no", aliases=("it is 5",))]),
+        "one": [ask(90, "WHAT is 3?", "It is 3"), ask(91, long)],
+        "two": [ask(92, "What is 5?", "no", aliases=("it is 5",))],
     }
     data = train_of([*rows, ask(40, long + " more")], suites=suites)
     assert data.facts.dropped == {"repeats another row": 1, "also in suite one": 1, "also in suite two": 1}
-    ids = {e.item_id for e in data.train + data.validation}
+    ids = {e.item_id for part in (data.train, data.validation) for e in part}
     assert ids == {f"i{i}" for i in range(20)} - {"i3", "i5"} | {"i40"}
     assert data.facts.warnings == [
         "1 of 2 items of suite one nearly stand in training (13-gram overlap of 0.8 or more), the first is i91"
@@ -120,7 +117,7 @@ def test_the_hash_is_of_what_is_trained() -> None:
         train_of(rows[::-1]),
         train_of(rows[:-1]),
         train_of(rows, validation=Validation(fraction=0.2)),
-        train_of(rows, suites={"s": rows_of([rows[3]])}),
+        train_of(rows, suites={"s": [rows[3]]}),
         train_of(rows, source=TrainSource(path="x", template="{{ question }}")),
         train_of(rows, encoder=Encoder(make_tokenizer(bos=True, template=CHATML), context_tokens=400)),
     ]
@@ -139,20 +136,17 @@ def test_every_turn_with_loss_is_counted_and_hashed() -> None:
 
 
 def test_dropped_rows_and_the_revision_are_recorded() -> None:
-    rows = replace(rows_of([ask(i) for i in range(10)]), bad_count=3, revision="f" * 40)
-    source = TrainSource(path="x", domain="law")
-    facts = build_training(
-        "set", source, rows, ENCODER, validation=Validation(), max_sequence_tokens=200, suites={}
-    ).facts
+    rows = GivenRows([ask(i) for i in range(10)], bad_count=3, revision="f" * 40)
+    facts = encoded_training(TrainSource(path="x", domain="law"), rows, ENCODER).facts
     assert (facts.dropped, facts.revision) == ({"cannot be read": 3}, "f" * 40)
-    suite, suite_facts = build_suite("suite", SuiteSource(path="x", kind="recall"), rows, ENCODER)
+    suite, suite_facts = encoded_suite(SuiteSource(path="x", kind="recall"), rows, ENCODER)
     assert suite.left_out == suite_facts.left_out == {"cannot be read": 3}
     assert suite_facts.revision == "f" * 40
 
 
 def test_a_training_set_that_ends_up_too_small() -> None:
     assert "found 1 usable rows, expected at least 2" in problem_of(train_of, [ask(1)])
-    said = problem_of(train_of, [ask(1), ask(2), ask(3, "why " * 300)], suites={"s": rows_of([ask(1), ask(2)])})
+    said = problem_of(train_of, [ask(1), ask(2), ask(3, "why " * 300)], suites={"s": [ask(1), ask(2)]})
     assert "train.set: found 0 usable rows (2 dropped: also in suite s, 1 dropped: longer than max_sequence_" in said
 
 
@@ -233,26 +227,26 @@ def test_suites_that_nobody_can_score() -> None:
 
 
 def test_a_gain_needs_a_suite_with_answers() -> None:
-    facts = train_of([ask(i) for i in range(5)]).facts
+    training = {"set": TrainSource(path="x", domain="law")}
     asked = suite_of(CHOICES, kind="recall", domain="law")[1]
     text = suite_of([Row("a", "line 1", text="A text.")], domain="law")[1]
     other = suite_of(CHOICES, kind="recall", domain="math")[1]
-    check_relations([facts], [text, asked], "study.yaml")
+    check_relations(training, [text, asked], "study.yaml")
     said = "study.yaml: suites of domain law, for train.set: found {}, expected at least one suite with answers"
-    assert problem_of(check_relations, [facts], [text, other], "study.yaml") == said.format("only plain text")
-    assert problem_of(check_relations, [facts], [other], "study.yaml") == said.format("no suite")
-    nowhere = facts.model_copy(update={"domain": None})
+    assert problem_of(check_relations, training, [text, other], "study.yaml") == said.format("only plain text")
+    assert problem_of(check_relations, training, [other], "study.yaml") == said.format("no suite")
+    nowhere = {"set": TrainSource(path="x")}
     general = asked.model_copy(update={"domain": None})
-    assert "no suite" in problem_of(check_relations, [nowhere], [general], "study.yaml")
+    assert "no suite" in problem_of(check_relations, nowhere, [general], "study.yaml")
 
 
 def test_a_suite_of_a_single_item_is_refused_unless_it_is_plain_text() -> None:
-    facts = train_of([ask(i) for i in range(5)]).facts
+    training = {"set": TrainSource(path="x", domain="law")}
     asked = suite_of(CHOICES, kind="recall", domain="law")[1]
     single = suite_of(CHOICES[:1], kind="recall")[1]
-    said = problem_of(check_relations, [facts], [asked, single], "study.yaml")
+    said = problem_of(check_relations, training, [asked, single], "study.yaml")
     assert said == "study.yaml: suites.suite: found a single item, expected at least two: one says nothing of others"
-    check_relations([facts], [asked, suite_of([Row("a", "line 1", text="A text.")])[1]], "study.yaml")
+    check_relations(training, [asked, suite_of([Row("a", "line 1", text="A text.")])[1]], "study.yaml")
 
 
 # ---- real data ------------------------------------------------------------------------------------------------------
@@ -271,7 +265,7 @@ def test_a_suite_of_a_single_item_is_refused_unless_it_is_plain_text() -> None:
 def test_public_suites_become_items(shared_data: Path, name: str, more: dict[str, object], form: str) -> None:
     source = SuiteSource(path=f"{name}/test.jsonl", limit=60, **more)
     encoder = Encoder(ENCODER.tokenizer, context_tokens=10_000)
-    suite, facts = build_suite(name, source, load_rows(source, base=shared_data, name=name), encoder)
+    suite, facts = encoded_suite(source, RowReader(source, base=shared_data, name=name), encoder)
     assert (facts.form, facts.item_count, facts.left_out) == (form, 60, {})
     assert all(item.prompt_text.endswith("Answer:") and item.answers for item in suite.items)
 
@@ -280,7 +274,7 @@ def test_public_training_rows_become_examples(shared_data: Path) -> None:
     source = TrainSource(path="gsm8k/train.jsonl", kind="reasoning", limit=100)
     suite = load_rows(SuiteSource(path="gsm8k/test.jsonl", kind="reasoning"), base=shared_data, name="test")
     rows = load_rows(source, base=shared_data, name="gsm8k")
-    data = train_of(rows.rows, source=source, suites={"gsm8k": suite}, max_sequence_tokens=399)
+    data = train_of(rows.rows, source=source, suites={"gsm8k": suite.rows}, max_sequence_tokens=399)
     assert data.facts.row_count + data.facts.validation_count + sum(data.facts.dropped.values()) == 100
     text = ENCODER.tokenizer.decode(list(data.train[0].prompt_ids + data.train[0].completion_ids))
     assert text.startswith("<s>Question: ")

@@ -13,12 +13,12 @@ from peft import LoraConfig, get_peft_model
 from scoring_models import make_model, random_items
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+import rankscope.evaluate.adapter_scoring as adapter_module
 import rankscope.evaluate.choice_scoring as choices_module
-import rankscope.evaluate.several_adapters as together_module
+from rankscope.evaluate.adapter_scoring import packed_logprobs, suites_logprobs
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan
 from rankscope.evaluate.score_suites import SuitePlan, score_suite
-from rankscope.evaluate.several_adapters import arms_logprobs, suites_logprobs
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.peft_folder import Factors, plain_factors
 from rankscope.records import Item, Suite
@@ -94,7 +94,7 @@ def test_arms_together_equal_each_alone(
     wanted = alone(base, folders, items)
     before = choice_logprobs(base.model, items, token_budget=BUDGET)
     with open_factors(base, ARMS, factors_of(base, folders), grouped=grouped) as pack:
-        assert_same(arms_logprobs(pack, ChoicePlan(items, BUDGET)), wanted)
+        assert_same(packed_logprobs(pack, ChoicePlan(items, BUDGET)), wanted)
     assert choice_logprobs(base.model, items, token_budget=BUDGET) == before, "the base is plain again"
     apart = max(
         abs(a - b) for one, two in zip(wanted[0], wanted[1], strict=True) for a, b in zip(one, two, strict=True)
@@ -102,7 +102,7 @@ def test_arms_together_equal_each_alone(
     assert apart > 0.01, "the arms differ, so that one for another would show"
 
 
-def test_a_shared_beginning_is_each_arms_own(
+def test_a_shared_prefix_is_each_arms_own(
     adapters: Callable[[str], list[Path]], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     base, folders = loaded(make_model("Llama"), tokenizer), adapters("Llama")
@@ -112,10 +112,10 @@ def test_a_shared_beginning_is_each_arms_own(
         for item in random_items(8, seed=6, longest_prompt=12)
     ]
     plan = ChoicePlan(items, BUDGET)
-    assert any(batch.beginning for batch in plan.trees)
+    assert any(batch.prefix_ids for batch in plan.trees)
     wanted = alone(base, folders, items)
     with open_factors(base, ARMS, factors_of(base, folders)) as pack:
-        assert_same(arms_logprobs(pack, plan), wanted)
+        assert_same(packed_logprobs(pack, plan), wanted)
 
 
 def test_an_arm_without_finite_numbers_leaves_the_others_alone(
@@ -125,11 +125,11 @@ def test_an_arm_without_finite_numbers_leaves_the_others_alone(
     wanted = alone(base, folders, items)
     for runs_trees in (True, False):
         if not runs_trees:
-            monkeypatch.setattr(choices_module._trees, "holds", lambda model, window: False)
+            monkeypatch.setattr(choices_module._TREES, "holds", lambda *_: False)
         with open_factors(base, ARMS, factors_of(base, folders)) as pack:
             with torch.no_grad():
                 next(iter(pack.members[1].parameters.values())).fill_(torch.nan)
-            found = arms_logprobs(pack, ChoicePlan(items, BUDGET))
+            found = packed_logprobs(pack, ChoicePlan(items, BUDGET))
         assert found[1] is None
         assert_same([found[0], found[2]], [wanted[0], wanted[2]])
 
@@ -139,14 +139,14 @@ def test_nothing_to_score_gives_nothing(
 ) -> None:
     base = loaded(make_model("Llama"), tokenizer)
     with open_factors(base, ARMS, factors_of(base, adapters("Llama"))) as pack:
-        assert arms_logprobs(pack, ChoicePlan([], BUDGET)) == [[], [], []]
+        assert packed_logprobs(pack, ChoicePlan([], BUDGET)) == [[], [], []]
 
 
 @pytest.mark.parametrize("why", ["use_dora", "modules_to_save", "trainable_token_indices"])
 def test_what_is_more_than_a_plain_lora_takes_its_turn(
     why: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together_module, "DEVICES", {"cpu"})
+    monkeypatch.setattr(adapter_module, "DEVICES", {"cpu"})
     more: dict[str, Any] = {"use_dora": True, "modules_to_save": ["lm_head"], "trainable_token_indices": [4, 5]}
     base = loaded(make_model("Llama"), tokenizer)
     folders = [save("Llama", tmp_path / "a", 1, r=2), save("Llama", tmp_path / "b", 2, r=2, **{why: more[why]})]
@@ -168,7 +168,7 @@ def test_a_suite_is_the_same_when_its_numbers_are_known(
     base, folders = loaded(make_model("Llama"), tokenizer), adapters("Llama")
     plan = SuitePlan(Suite("s", "d", "recall", tuple(random_items(12, seed=8))), BUDGET)
     assert suites_logprobs(base, ARMS, folders, [plan]) == [{}, {}, {}], "on a CPU they take turns"
-    monkeypatch.setattr(together_module, "DEVICES", {"cpu"})
+    monkeypatch.setattr(adapter_module, "DEVICES", {"cpu"})
     assert suites_logprobs(base, ARMS[:1], folders[:1], [plan]) == [{}], "one alone gains nothing"
     found = suites_logprobs(base, ARMS, folders, [plan])
     for number, folder in enumerate(folders):

@@ -1,0 +1,110 @@
+"""What a run minimises, as a value: the batch that it wants, its summed loss, and its validation.
+
+The loop (`fit.py`) knows rows, tokens and a loss to be divided and differentiated; everything else it asks here.
+Supervised fine-tuning is the one objective there is. Another one is a class with these methods, whose facts stand in
+`study/objective.py`.
+
+Shapes: N arms packed together, T tokens of a batch, P positions with loss, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rankscope.data.training_batches import collate, repeated, split_micro
+from rankscope.model.attention.unpadded_rows import TrainingForward
+from rankscope.model.vocabulary_loss import summed_cross_entropy
+from rankscope.records import Example
+from rankscope.study.objective import SUPERVISED, ObjectiveFacts
+
+
+class TrainingRows(Protocol):
+    """A training set's token file: the rows that are trained on, and those that are held out of it."""
+
+    @property
+    def train(self) -> Sequence[Example]: ...
+
+    @property
+    def validation(self) -> Sequence[Example]: ...
+
+
+class Objective(Protocol):
+    """What a run minimises: the mean of a loss over weights that add up, so that micro-batches change nothing."""
+
+    @property
+    def facts(self) -> ObjectiveFacts:
+        """Its name, unit and cost, as the plan and the report know it."""
+        ...
+
+    def training_rows(self, data: TrainingRows) -> Sequence[Example]:
+        """The rows of the token file that are trained on."""
+        ...
+
+    def validation_rows(self, data: TrainingRows) -> Sequence[Example]:
+        """The rows of the token file that its loss is measured on."""
+        ...
+
+    def row_tokens(self, row: Example) -> int:
+        """Tokens that a row puts through the model: what micro-batches are cut by."""
+        ...
+
+    def row_weight(self, row: Example) -> int:
+        """What a row counts in the mean; a batch's summed loss is divided by the sum over its rows."""
+        ...
+
+    def summed_losses(self, forward: TrainingForward, rows: Sequence[Example], arms: int) -> Tensor:
+        """(N,): the loss of `rows` summed for each of the `arms` that run, in the graph of its parameters.
+
+        The model sees the rows of all arms, one arm's after another's. Called where `forward` is ready.
+        """
+        ...
+
+    def validation_loss(self, forward: TrainingForward, rows: Sequence[Example], token_budget: int) -> float:
+        """Mean loss over `rows`, in the unit of the facts, in batches of at most `token_budget` tokens."""
+        ...
+
+
+class SupervisedFineTuning:
+    """Cross-entropy of the completions given their prompts, in nats per completion token."""
+
+    facts = SUPERVISED
+
+    def training_rows(self, data: TrainingRows) -> Sequence[Example]:
+        """All that are not held out."""
+        return data.train
+
+    def validation_rows(self, data: TrainingRows) -> Sequence[Example]:
+        """All that are held out."""
+        return data.validation
+
+    def row_tokens(self, row: Example) -> int:
+        """Prompt and completion."""
+        return row.token_count
+
+    def row_weight(self, row: Example) -> int:
+        """Tokens with loss."""
+        return row.target_count
+
+    def summed_losses(self, forward: TrainingForward, rows: Sequence[Example], arms: int = 1) -> Tensor:
+        """(N,): cross-entropy summed over each arm's tokens with loss, in nats."""
+        batch = repeated(collate(rows, device=forward.model.device), arms)
+        return summed_cross_entropy(forward.model, forward.target_states(batch), batch.target_ids, arms)
+
+    @torch.no_grad()
+    def validation_loss(self, forward: TrainingForward, rows: Sequence[Example], token_budget: int) -> float:
+        """Mean over the tokens with loss of `rows`, in nats per token."""
+        total, count = 0.0, 0
+        with forward.ready():
+            for indices in split_micro(range(len(rows)), [self.row_tokens(row) for row in rows], token_budget):
+                part = [rows[i] for i in indices]
+                total += self.summed_losses(forward, part).item()
+                count += sum(self.row_weight(row) for row in part)
+        return total / count
+
+
+OBJECTIVES: dict[str, Objective] = {SUPERVISED.name: SupervisedFineTuning()}
+"""By the name in their facts."""
