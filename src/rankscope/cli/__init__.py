@@ -9,8 +9,7 @@ import typer
 from rankscope import __version__
 from rankscope.cli.command_helpers import ends_errors
 from rankscope.cli.folder_commands import defaults, export, report, status, verdict
-from rankscope.cli.init_command import init, schema
-from rankscope.cli.study_commands import demo, plan, run
+from rankscope.cli.study_commands import demo, init, plan, run, schema
 from rankscope.cli.tool_commands import audit, compress, doctor, harness, score
 from rankscope.edges.process_control import keep_freed_memory
 

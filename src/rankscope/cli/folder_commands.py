@@ -114,7 +114,7 @@ def defaults(
     Example:
       rankscope defaults my-study other-study --out defaults.yaml
     """
-    from rankscope.results.pool_studies import pool_folders
+    from rankscope.results.evidence import pool_folders
     from rankscope.study.init_file import dump_defaults
 
     pooled = pool_folders(folders)

@@ -136,9 +136,8 @@ def score(
       rankscope score ./my-model --suite law.jsonl --adapter ./adapter
     """
     quiet()
-    from rankscope.tools.score import score_models
+    from rankscope.tools.score import as_json, check_outputs, score_models, summarise
     from rankscope.tools.score_request import model_spec, suite_options
-    from rankscope.tools.score_summary import as_json, check_outputs, summarise
 
     spec = model_spec(model, dtype=dtype, chat=chat)
     options = suite_options(
@@ -164,7 +163,7 @@ def score(
 
 def _write(scored: Scored, items: Path | None, harness_output: Path | None) -> None:
     from rankscope.tools.lm_eval_files import write_lm_eval_files
-    from rankscope.tools.score_summary import write_items
+    from rankscope.tools.score import write_items
 
     if items is not None:
         write_items(scored, items)

@@ -1,4 +1,4 @@
-"""Opens a data set of the Hugging Face hub: its records in batches of Arrow, and the commit that they were read at."""
+"""What the model hub refuses, as one line that says what to do."""
 
 from __future__ import annotations
 
@@ -8,17 +8,134 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow
+from huggingface_hub import errors
 
-from rankscope.data.hub_errors import HUB_ERRORS, hub_problem
 from rankscope.data.row_files import BATCH_ROWS, Batch, Records
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Source
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+
+What = Literal["model", "data set"]
+
+HUB_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, ImportError, errors.HTTPError)  # type: ignore[attr-defined]
+"""What loading from the hub or a folder raises for what is not there, may not be read, or cannot be built. (The hub's
+own refusals are HTTPError or OSError; a package that is needed and missing is ImportError.)"""
+
+_NETWORK_MODULES = {"httpx", "httpx2", "httpcore", "requests", "urllib3"}
+_PARQUET = "`revision: refs/convert/parquet`, where the hub keeps such sets as Parquet"
+
+
+def hub_problem(
+    error: BaseException, *, what: What, hub_id: str, place: str, revision: str | None = None, token: str = "HF_TOKEN"
+) -> InputProblems:
+    """The problem behind an error of huggingface_hub, transformers or datasets, found in its chain of causes.
+
+    `token` names the environment variable that the token is taken from. What is none of the known refusals is said in
+    the error's own first line.
+    """
+    chain = list(_chain(error))
+    words = (
+        _access(chain, what, hub_id, revision, token) or _network(chain, what) or _contents(chain, what) or _own(error)
+    )
+    return InputProblems([Problem(hub_id, place, *words)])
+
+
+def token_of(variable: str | None, hub_id: str) -> str | None:
+    """The token in an environment variable that the study names. Raises InputProblems where it is not set."""
+    if variable is None:
+        return None
+    token = os.environ.get(variable)
+    if not token:
+        found = f"{variable}, which is not set in the environment"
+        raise InputProblems([Problem(hub_id, "token_env", found, "the name of a variable that holds a hub token")])
+    return token
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, the error first."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if current is not None and id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            waiting += [current.__cause__, current.__context__]
+
+
+def _access(
+    chain: list[BaseException], what: What, hub_id: str, revision: str | None, token: str
+) -> tuple[str, str] | None:
+    """Gated, unknown or private, of no such revision, or a name that no repository can have."""
+    text = " ".join(map(str, chain)).lower()
+    page = f"https://huggingface.co/{'datasets/' if what == 'data set' else ''}{hub_id}"
+    wanted = f"its terms accepted on {page}, and in {token} a token of that account"
+    if _any(chain, errors.GatedRepoError) or "gated dataset" in text or "gated repo" in text:
+        return f"a gated {what} that this account may not read", wanted
+    if _any(chain, errors.RevisionNotFoundError) or "is not a valid git identifier" in text:
+        return f"no revision {revision}", f"a branch, tag or commit of {page}"
+    if _any(chain, errors.HFValidationError):
+        return "a name that no repository has", "a hub id such as organisation/name, or a folder that exists"
+    if _any(chain, errors.RepositoryNotFoundError) or "doesn't exist on the hub" in text:
+        expected = f"a hub id; for a private one a token in {token}"
+        return f"no such {what} on the hub, or a private one", expected
+    status = next((e.response.status_code for e in chain if isinstance(e, errors.HfHubHTTPError)), None)
+    if status in (401, 403):
+        return f"a {what} that this account may not read (HTTP {status})", wanted
+    if status is not None and status >= 429:
+        return f"a hub that refuses for now (HTTP {status})", "another try later: what is there is kept"
+    return None
+
+
+def _network(chain: list[BaseException], what: What) -> tuple[str, str] | None:
+    offline = (ConnectionError, TimeoutError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+    lost = _any(chain, *offline) or any(type(e).__module__.split(".")[0] in _NETWORK_MODULES for e in chain)
+    if not lost:
+        return None
+    return f"no connection to the hub, and no copy of the {what} in the cache", "a network, or a folder or file instead"
+
+
+def _contents(chain: list[BaseException], what: What) -> tuple[str, str] | None:
+    """What is there, but not as it was asked for: code to run, a configuration or split that does not exist."""
+    text = "\n".join(map(str, chain))
+    if "trust_remote_code" in text:
+        found = "a model that needs code of its own from the hub"
+        return found, "`trust_remote_code: true`, once you have read and trust that code; or another model"
+    if "does not recognize this architecture" in text:
+        kind = re.search(r"model type `([^`]+)`", text)
+        found = f"the architecture {kind[1]}" if kind else "an architecture"
+        return f"{found}, which this version of transformers does not know", "another model, or a newer transformers"
+    if what == "model":
+        return None
+    if "scripts are no longer supported" in text:
+        return "a set that is a loading script, which is not run", _PARQUET
+    names = re.search(r"(?:available configs|Available|Should be one of|Available splits):? ?(\[[^\]]*\])", text)
+    listed = re.findall(r"'([^']*)'", names[1]) if names else []
+    if "Config name is missing" in text:
+        return "a set of several configurations", f"`config:` with one of {', '.join(listed)}"
+    if "BuilderConfig" in text and listed:
+        return "no such configuration", f"`config:` with one of {', '.join(listed)}"
+    if ("nknown split" in text or "Bad split" in text) and listed:
+        return "no such split", f"`split:` with one of {', '.join(listed)}"
+    if any(type(e).__name__ in ("DataFilesNotFoundError", "EmptyDatasetError") for e in chain):
+        return "no file of rows in it", f"a set of Parquet, JSON or CSV files; {_PARQUET}"
+    return None
+
+
+def _own(error: BaseException) -> tuple[str, str]:
+    lines = str(error).strip().splitlines()
+    first = lines[0] if lines else type(error).__name__
+    return first[:300], "a folder, or a hub id that can be read"
+
+
+def _any(chain: list[BaseException], *kinds: type[BaseException]) -> bool:
+    return any(isinstance(error, kinds) for error in chain)
+
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

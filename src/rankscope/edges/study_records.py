@@ -165,6 +165,7 @@ class StudyRecords:
 
 
 def as_json(record: Record) -> bytes:
+    """A record as it is written: indented JSON in UTF-8."""
     return record.model_dump_json(indent=1).encode()
 
 

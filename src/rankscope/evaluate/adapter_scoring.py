@@ -28,9 +28,8 @@ from transformers import PreTrainedModel
 from rankscope.evaluate.choice_scoring import choice_logprobs, layout_of, probe_item, target_logprobs, trees_for
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Reads
 from rankscope.evaluate.score_suites import SuitePlan
-from rankscope.model.attention.fast_path_check import FastPathCheck
 from rankscope.model.attention.kv_cache import prefix_kv
-from rankscope.model.attention.registration import LAYOUT_KEY, Scores, attention_installed
+from rankscope.model.attention.registration import LAYOUT_KEY, FastPathCheck, Scores, attention_installed
 from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout
 from rankscope.model.decoder_parts import window_that_matters
 from rankscope.model.forward import NotFinite, evaluating, forward_of

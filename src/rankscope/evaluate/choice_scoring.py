@@ -16,9 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Reads, RowBatch, TreeBatch, prompt_tree, tree_batch
-from rankscope.model.attention.fast_path_check import FastPathCheck
 from rankscope.model.attention.kv_cache import prefix_kv
-from rankscope.model.attention.registration import LAYOUT_KEY, attention_installed
+from rankscope.model.attention.registration import LAYOUT_KEY, FastPathCheck, attention_installed
 from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout
 from rankscope.model.decoder_parts import text_config, window_that_matters
 from rankscope.model.forward import NotFinite, evaluating, forward_of, probe_ids

@@ -27,9 +27,8 @@ from rankscope.records import (
     Suite,
     SuiteFacts,
 )
-from rankscope.study.objective import SUPERVISED
 from rankscope.study.resolved_study import study_of
-from rankscope.study.study import ModelSpec, Study
+from rankscope.study.study import SUPERVISED, ModelSpec, Study
 from rankscope.train.fit import FitSettings
 from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.training_state import FitResult

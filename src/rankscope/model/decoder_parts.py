@@ -12,6 +12,7 @@ _FEED_FORWARD_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe")
 
 
 def text_config(model: PreTrainedModel) -> Any:
+    """The configuration of the part that writes text, which for most models is the whole one."""
     return model.config.get_text_config(decoder=True)
 
 

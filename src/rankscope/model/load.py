@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from rankscope.assets import bundled_base_path
-from rankscope.data.hub_errors import HUB_ERRORS, hub_problem, token_of
+from rankscope.data.hub_data import HUB_ERRORS, hub_problem, token_of
 from rankscope.model.decoder_parts import blocks, key_value_width, norms, vocabulary_parameters
 from rankscope.model.model_checks import content_sha256, model_states, refuse_config, refuse_missing, refuse_vocabulary
 from rankscope.records import ModelFacts

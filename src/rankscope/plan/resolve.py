@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from rankscope.plan.memory import memory_parts
+from rankscope.plan.run_cost import memory_parts
 from rankscope.records import MachineFacts, ModelFacts, Resolved, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, ModelSpec, Study

@@ -1,17 +1,138 @@
-"""What a run costs in FLOPs, steps and disk. Arithmetic on facts; loads nothing. docs/plan.md has the same formulas.
+"""What a run costs: FLOPs, memory part by part, disk; and shapes of well-known models. Time: `run_time.py`.
 
-Letters: P weights in the blocks' matrices, p trainable parameters, D hidden size, L layers, V vocabulary,
-n mean row length. A product of (a, b) by (b, c) is 2abc FLOPs.
+Arithmetic on facts; docs/plan.md has the same formulas. P parameters, p trainable ones, L layers, D hidden size, V
+vocabulary, T tokens of a micro-batch, n mean row length. A product of (a, b) by (b, c) is 2abc FLOPs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from rankscope.plan.memory import BYTES, moment_bytes
 from rankscope.records import ModelFacts, SuiteFacts, TrainFacts
 from rankscope.study.study import Arm, Budget, OptimizerName
+
+BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
+
+RUNTIME_BYTES = {"cpu": 550_000_000, "cuda": 600_000_000}
+"""One worker besides its model: interpreter, libraries and compiled kernels; on CUDA the context (an assumption)."""
+
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""A weight in NF4 with double quantization: 4 bits, an 8-bit scale for 64 of them, an fp32 one for 256 of those
+(arXiv 2305.14314, section 3: 0.127 bits a weight for the scales)."""
+
+MOMENT_BYTES: dict[OptimizerName, float] = {"adamw": 8.0, "adamw_8bit": 2.0 + 2 * 4 / 256}
+"""AdamW's two moments of a parameter; in 8 bits each has an fp32 scale for 256 values (arXiv 2110.02861)."""
+
+
+def weight_bytes(facts: ModelFacts, dtype: str) -> int:
+    """The base as it lies in memory. In NF4 its linear modules' weights; embeddings, head and norms in the dtype."""
+    quantized = sum(out * in_ for out, in_ in facts.linear_shapes.values()) if facts.quantization else 0
+    return (facts.parameter_count - quantized) * BYTES[dtype] + math.ceil(quantized * NF4_BYTES)
+
+
+def moment_bytes(parameter_count: int, optimizer: OptimizerName) -> int:
+    """Bytes of the optimizer's two moments: 8 a parameter in fp32, 2 and the blocks' scales in 8 bits."""
+    return math.ceil(MOMENT_BYTES[optimizer] * parameter_count)
+
+
+def activation_bytes(facts: ModelFacts, dtype: str, tokens: int, *, checkpointing: bool) -> int:
+    """What the backward pass needs of the forward one: an estimate, within a fifth of what torch keeps (tested).
+
+    Each matrix's input and output once for each token, and 4 D per layer in fp32 for norms and residuals. With
+    checkpointing the D-wide input of every layer, and one layer's own activations while it is computed again.
+    """
+    size, layers = BYTES[dtype], max(1, facts.layer_count)
+    matrices = sum(sum(shape) for shape in facts.linear_shapes.values())
+    per_token = matrices * size + 4 * facts.hidden_size * layers * 4
+    if checkpointing:
+        per_token = layers * facts.hidden_size * size + math.ceil(per_token / layers)
+    return tokens * per_token
+
+
+def memory_parts(
+    arm: Arm,
+    facts: ModelFacts,
+    dtype: Literal["float32", "bfloat16"],
+    micro_batch_tokens: int,
+    completion_share: float,
+    device: Literal["cpu", "cuda"] = "cpu",
+    *,
+    checkpointing: bool = False,
+    optimizer: OptimizerName = "adamw",
+) -> dict[str, int]:
+    """Bytes of a training process, by what they are for. Exact but for activations, logits and runtime.
+
+    Trained bf16 weights have fp32 masters and, at the worst moment, both gradients. Logits: three fp32 copies (logits,
+    log-softmax, gradient) at the completion positions. `dequantized`: the largest matrix of a base in 4 bits, which is
+    written out to be multiplied with.
+    """
+    size, trained = BYTES[dtype], arm.trainable_parameters(facts)
+    adapter = 0 if arm.traits.whole else arm.stored_parameters(facts)
+    has_masters = dtype == "bfloat16"
+    parts = {
+        "weights": weight_bytes(facts, dtype) + adapter * size,
+        "masters": 4 * trained if has_masters else 0,
+        "moments": moment_bytes(trained, optimizer),
+        "gradients": (4 + size if has_masters else 4) * trained,
+        "activations": activation_bytes(facts, dtype, micro_batch_tokens, checkpointing=checkpointing),
+        "logits": math.ceil(micro_batch_tokens * completion_share) * facts.vocab_size * 3 * 4,
+        "runtime": RUNTIME_BYTES[device],
+    }
+    if facts.quantization:
+        parts["dequantized"] = max((out * in_ for out, in_ in facts.linear_shapes.values()), default=0) * size
+    return parts
+
+
+# ---- well-known models, from small to large: what a machine could train, before any model is at hand ---------------
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama-like decoder: hidden size D, MLP width, layers L, widths of queries and of keys, vocabulary V."""
+
+    name: str
+    hidden: int
+    mlp: int
+    layers: int
+    query: int
+    key: int
+    vocab: int
+    tied: bool
+
+    def facts(self) -> ModelFacts:
+        """What the plan's arithmetic needs; the content is nobody's."""
+        d, m, q, k = self.hidden, self.mlp, self.query, self.key
+        own = {
+            "self_attn.q_proj": (q, d), "self_attn.k_proj": (k, d), "self_attn.v_proj": (k, d),
+            "self_attn.o_proj": (d, q), "mlp.gate_proj": (m, d), "mlp.up_proj": (m, d), "mlp.down_proj": (d, m),
+        }  # fmt: skip
+        linear = {f"model.layers.{i}.{name}": shape for i in range(self.layers) for name, shape in own.items()}
+        vocabulary = self.vocab * d * (1 if self.tied else 2)
+        norms = {f"model.layers.{i}.{n}": d for i in range(self.layers) for n in ("input_layernorm", "post_norm")}
+        norms["model.norm"] = d
+        count = sum(out * in_ for out, in_ in linear.values()) + vocabulary + sum(norms.values())
+        return ModelFacts(
+            name=self.name, source=self.name, revision=None, content_sha256="", architecture="LlamaForCausalLM",
+            parameter_count=count, hidden_size=d, layer_count=self.layers, vocab_size=self.vocab, context_tokens=4096,
+            tied_embeddings=self.tied, linear_shapes=linear, norm_parameters=norms, vocabulary_parameters=vocabulary,
+            key_value_width=k,
+        )  # fmt: skip
+
+
+KNOWN_MODELS = (
+    Shape("SmolLM2-135M", 576, 1536, 30, 576, 192, 49152, True),
+    Shape("SmolLM2-360M", 960, 2560, 32, 960, 320, 49152, True),
+    Shape("Llama-3.2-1B", 2048, 8192, 16, 2048, 512, 128256, True),
+    Shape("Llama-3.2-3B", 3072, 8192, 28, 3072, 1024, 128256, True),
+    Shape("Llama-3.1-8B", 4096, 14336, 32, 4096, 1024, 128256, False),
+    Shape("Llama-2-13B", 5120, 13824, 40, 5120, 5120, 32000, False),
+    Shape("Mistral-Small-24B", 5120, 32768, 40, 4096, 1024, 131072, False),
+    Shape("Llama-3.1-70B", 8192, 28672, 80, 8192, 1024, 128256, False),
+)
+"""From the models' published config.json files."""
 
 GENERATED_SHARE = 0.25
 """Share of `max_new_tokens` that a generated answer is taken to have on average: an assumption."""

@@ -137,7 +137,7 @@ class StudyMarker(Record):
 
 
 RUNG_FRACTIONS = (0.25, 0.5, 1.0)
-"""Where a rate search drops the worse half of its candidates, as shares of a run; `train/rate_search.py` does it."""
+"""Where a rate search drops the worse half of its candidates, as shares of a run; `jobs/search_job.py` does it."""
 
 
 def search_share(rate_count: int) -> float:

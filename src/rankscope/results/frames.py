@@ -144,5 +144,6 @@ def learning_frame(folder: StudyFolder, plan: Plan) -> pd.DataFrame:
 
 
 def searches_of(folder: StudyFolder, plan: Plan) -> list[SearchRecord]:
+    """The searches of a learning rate that have ended, in the plan's order."""
     found = (folder.read_search(search.search_id) for search in plan.searches)
     return [record for record in found if record is not None]

@@ -1,8 +1,9 @@
-"""The typed form of a study file with its short forms, and its sections on how the work is done."""
+"""What may be asked: the typed form of a study file, and what an objective is. `read_study.py` reads the YAML."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, ValidationInfo, field_validator, model_validator
@@ -32,6 +33,31 @@ from rankscope.study.study_settings import (
     Validation,
     is_task_file,
 )
+
+
+@dataclass(frozen=True)
+class ObjectiveFacts:
+    """What is minimised, for whoever trains nothing.
+
+    `loss_on`: the tokens of a row that have loss, for which logits are made. `reference_forwards`: passes of a frozen
+    copy of the model over each row, without gradient, beside the trained forward and backward (one for a preference
+    loss that compares with the base).
+    """
+
+    name: str
+    loss_unit: str
+    loss_on: str
+    reference_forwards: float
+
+    def logit_positions(self, row_tokens: float, completion_tokens: float) -> float:
+        """Of rows with so many tokens, of which so many are completions: the positions whose logits are made."""
+        return completion_tokens if self.loss_on == "completions" else row_tokens
+
+
+SUPERVISED = ObjectiveFacts(
+    name="supervised fine-tuning", loss_unit="nats per token", loss_on="completions", reference_forwards=0.0
+)
+"""Cross-entropy of completions, their end-of-sequence token included, given their prompts."""
 
 __all__ = [
     "AdaptiveSeeds", "Analysis", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Execution", "Fraction",

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 
 from rankscope.edges.machine import look_at_machine, versions
-from rankscope.plan.memory import KNOWN_MODELS, memory_parts
 from rankscope.plan.resolve import available_bytes
+from rankscope.plan.run_cost import KNOWN_MODELS, memory_parts
 from rankscope.records import MachineFacts, ModelFacts
 from rankscope.study.methods import Arm
 

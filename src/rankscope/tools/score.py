@@ -1,4 +1,7 @@
-"""A base model and adapters of it, scored on the same suites: the base is loaded once, adapters come and go on it."""
+"""A base model and adapters of it scored on the same suites, and what comes out: accuracies, differences, flips.
+
+The base is loaded once, adapters come and go on it.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,25 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from rankscope.data.encoder import Encoder
+from rankscope.decide.crossed_statistics import SuiteArrays, estimate, gain_contrasts, mcnemar_exact
+from rankscope.decide.gain_and_forgetting import intervals
+from rankscope.decide.paired_items import cluster_numbers
 from rankscope.evaluate.adapter_scoring import Logprobs, suites_logprobs
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel, inspect_model, load_model
 from rankscope.model.methods.attach import SavedAdapter, attach
 from rankscope.model.methods.peft_folder import other_base, virtual_token_count
-from rankscope.records import Prediction, Suite, SuiteFacts
-from rankscope.study.problems import InputProblems, Problem
+from rankscope.records import Interval, Prediction, Suite, SuiteFacts
+from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import Arm, ModelSpec
 from rankscope.tools.score_request import SuiteOptions, read_suites
 
@@ -127,3 +136,127 @@ def _notes(asked: dict[str, tuple[Suite, SuiteFacts]], predictions: dict[str | N
         if adapter is not None and found == base
     ]
     return notes
+
+
+_NOTHING = Interval(mean=None, low=None, high=None)
+
+
+@dataclass(frozen=True)
+class ArmScore:
+    """One adapter (None: the base) on one suite. `change` is paired, over the same items; `lost` and `won` count flips
+    against the base and `p_value` is McNemar's. None where there is nothing to take it of."""
+
+    adapter: str | None
+    accuracy: Interval
+    change: Interval = _NOTHING
+    lost: int | None = None
+    won: int | None = None
+    p_value: float | None = None
+    loss_nats_per_token: float | None = None
+
+
+@dataclass(frozen=True)
+class SuiteScore:
+    """One suite over all arms, the base first; `n` are the items that every arm scored."""
+
+    name: str
+    n: int
+    arms: tuple[ArmScore, ...]
+
+
+def summarise(scored: Scored, confidence: float) -> list[SuiteScore]:
+    """Every suite's accuracies with two-sided intervals at `confidence`, over items (a study adds seeds).
+
+    An accuracy is a contrast on one arm alone, a change one on an arm and the base (docs/measures.md, "Intervals and
+    bounds"); an interval of an accuracy is cut to 0 to 1.
+    """
+    return [_suite(scored, name, confidence) for name in scored.suites]
+
+
+def as_json(scored: Scored, suites: list[SuiteScore]) -> dict[str, Any]:
+    """What `score --json` prints."""
+    return {
+        "model": scored.model,
+        "suites": {
+            suite.name: {
+                "n": suite.n,
+                "arms": [
+                    {
+                        "adapter": arm.adapter, "accuracy": arm.accuracy.mean,
+                        "low": arm.accuracy.low, "high": arm.accuracy.high,
+                    }
+                    for arm in suite.arms
+                ],
+            }
+            for suite in suites
+        },
+    }  # fmt: skip
+
+
+def _suite(scored: Scored, name: str, confidence: float) -> SuiteScore:
+    by_arm = {arm: [p for p in found if p.suite == name] for arm, found in scored.predictions.items()}
+    count = len(scored.suites[name][0].items)
+    if scored.suites[name][1].form == "text":
+        arms = [ArmScore(arm, _NOTHING, loss_nats_per_token=_loss(by_arm.get(arm))) for arm in scored.arms]
+        return SuiteScore(name, count, tuple(arms))
+    present = list(by_arm)
+    scores = np.array([[p.score for p in by_arm[arm]] for arm in present], dtype=float)
+    found: dict[str | None, ArmScore] = {}
+    if present[:1] == [None]:
+        base = pd.DataFrame([{"arm": "base", "item_id": p.item_id, "cluster": p.cluster} for p in by_arm[None]])
+        found = _against_base(present, scores, cluster_numbers(base, pd.Index(base["item_id"])), confidence)
+    return SuiteScore(name, count, tuple(found.get(arm, ArmScore(arm, _NOTHING)) for arm in scored.arms))
+
+
+def _against_base(
+    present: list[str | None], scores: NDArray[np.float64], clusters: NDArray[np.int64] | None, confidence: float
+) -> dict[str | None, ArmScore]:
+    """`scores` (1 + N, I), the base first; `clusters` (I,) as in `SuiteArrays`."""
+    base, arms = scores[0], SuiteArrays(scores[0], scores[1:, None, :], clusters)
+    accuracies = intervals(estimate([arms], np.eye(len(scores))), confidence, len(scores))
+    found: dict[str | None, ArmScore] = {None: ArmScore(None, _within_0_and_1(accuracies[0]))}
+    if len(scores) == 1:
+        return found
+    changes = intervals(estimate([arms], gain_contrasts(len(scores) - 1)), confidence, len(scores) - 1)
+    for place, adapter in enumerate(present[1:]):
+        lost = int(((base > 0.5) & (scores[place + 1] <= 0.5)).sum())
+        won = int(((base <= 0.5) & (scores[place + 1] > 0.5)).sum())
+        accuracy = _within_0_and_1(accuracies[place + 1])
+        found[adapter] = ArmScore(adapter, accuracy, changes[place], lost, won, mcnemar_exact(lost, won))
+    return found
+
+
+def _within_0_and_1(interval: Interval) -> Interval:
+    low, high = interval.low, interval.high
+    return Interval(
+        mean=interval.mean, low=None if low is None else max(low, 0.0), high=None if high is None else min(high, 1.0)
+    )
+
+
+def _loss(predictions: list[Prediction] | None) -> float | None:
+    """Nats per token over the whole suite."""
+    tokens = sum(p.scored_tokens or 0 for p in predictions or [])
+    return sum(p.loss_nats or 0.0 for p in predictions or []) / tokens if tokens else None
+
+
+def check_outputs(items: Path | None, confidence: float) -> None:
+    """Raises InputProblems for a file that could not be written in the end, and for a confidence that is none."""
+    problems = []
+    if items is not None and items.suffix not in (".parquet", ".jsonl"):
+        problems.append(Problem("score", "--items", show(str(items)), "a file that ends in .parquet or .jsonl"))
+    if items is not None and items.is_dir():
+        problems.append(Problem("score", "--items", show(str(items)) + ", a folder", "a file"))
+    if not 0.5 <= confidence < 1:
+        problems.append(Problem("score", "--confidence", show(confidence), "a number from 0.5 to below 1"))
+    if problems:
+        raise InputProblems(problems)
+
+
+def write_items(scored: Scored, path: Path) -> None:
+    """The columns of predictions.parquet, one row for each model and item."""
+    frame = scored.frame()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        frame.to_parquet(path, index=False)
+    else:
+        frame.to_json(path, orient="records", lines=True, force_ascii=False)

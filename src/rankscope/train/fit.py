@@ -19,8 +19,7 @@ from rankscope.data.training_batches import order, split_micro
 from rankscope.model.attention.unpadded_rows import TrainingForward
 from rankscope.model.methods.attach import Pack
 from rankscope.records import Example, StepRecord
-from rankscope.study.objective import SUPERVISED
-from rankscope.study.study import Budget, Optimizer
+from rankscope.study.study import SUPERVISED, Budget, Optimizer
 from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.optimizer import Trainee
 from rankscope.train.training_state import Checkpoints, FitResult, restore, save

@@ -2,7 +2,7 @@
 
 The loop (`fit.py`) knows rows, tokens and a loss to be divided and differentiated; everything else it asks here.
 Supervised fine-tuning is the one objective there is. Another one is a class with these methods, whose facts stand in
-`study/objective.py`.
+`study/study.py`.
 
 Shapes: N arms packed together, T tokens of a batch, P positions with loss, D hidden size.
 """
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from rankscope.data.training_batches import collate, repeated, split_micro
 from rankscope.model.attention.unpadded_rows import TrainingForward
-from rankscope.model.vocabulary_loss import summed_cross_entropy
+from rankscope.model.forward import summed_cross_entropy
 from rankscope.records import Example
-from rankscope.study.objective import SUPERVISED, ObjectiveFacts
+from rankscope.study.study import SUPERVISED, ObjectiveFacts
 
 
 class TrainingRows(Protocol):

@@ -19,10 +19,10 @@ from tiny_families import FAMILIES
 from torch import Tensor
 
 from rankscope.data.training_batches import collate, repeated
+from rankscope.model.forward import summed_cross_entropy
 from rankscope.model.methods import packed_lora
 from rankscope.model.methods.attach import Adapted, NewAdapter, Pack, attach
 from rankscope.model.methods.packed_linear import PackedLinear
-from rankscope.model.vocabulary_loss import summed_cross_entropy
 from rankscope.study.study import Arm
 
 MIXED = [lora(4), lora(1, "rslora"), lora(16, targets=("q_proj", "v_proj")), lora(9, targets=("down_proj",))]

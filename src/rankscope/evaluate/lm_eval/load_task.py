@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from jinja2 import TemplateError
 
-from rankscope.data.hub_errors import HUB_ERRORS, hub_problem
+from rankscope.data.hub_data import HUB_ERRORS, hub_problem
 from rankscope.evaluate.lm_eval.task import LoadedTask
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import SuiteSource, is_task_file

@@ -18,8 +18,14 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from rankscope.model.attention.fast_path_check import FastPathCheck, why_different
-from rankscope.model.attention.registration import LAYOUT_KEY, Scores, attend, attention_installed
+from rankscope.model.attention.registration import (
+    LAYOUT_KEY,
+    FastPathCheck,
+    Scores,
+    attend,
+    attention_installed,
+    why_different,
+)
 from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout, TreeShape, padded_places, to_rows
 from rankscope.model.decoder_parts import key_value_width, text_config, window_that_matters
 from rankscope.model.forward import forward_of, hidden_states, probe_ids

@@ -22,8 +22,7 @@ from transformers import PreTrainedModel
 
 from rankscope.data.training_batches import Batch
 from rankscope.model.attention.cpu_causal import Buckets, buckets_of, causal_attention
-from rankscope.model.attention.fast_path_check import FastPathCheck
-from rankscope.model.attention.registration import LAYOUT_KEY, Scores, attention_installed
+from rankscope.model.attention.registration import LAYOUT_KEY, FastPathCheck, Scores, attention_installed
 from rankscope.model.forward import hidden_states, last_feed_forward_at
 
 HALF = (torch.bfloat16, torch.float16)

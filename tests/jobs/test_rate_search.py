@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
+from rankscope.jobs.search_job import successive_halving
 from rankscope.plan.run_ids import next_rate
 from rankscope.study.study import Schedule
 from rankscope.train.optimizer import rate_factor, warmup_steps
-from rankscope.train.rate_search import successive_halving
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
