@@ -31,9 +31,9 @@ from rankscope.edges.process_control import keep_freed_memory
 from rankscope.evaluate.adapter_scoring import suites_logprobs
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.score_suites import SuitePlan, generate_answers
-from rankscope.jobs.job_context import EVALUATE_TOKENS
 from rankscope.model.load import LoadedModel, load_model, model_path
 from rankscope.model.methods.attach import NewAdapter, SavedAdapter, attach
+from rankscope.plan.run_time import SCORING_BATCH_TOKENS
 from rankscope.records import Suite
 from rankscope.study.study import Arm, ModelSpec
 
@@ -56,7 +56,7 @@ def ours(question: Asked, model: str, device: str) -> Callable[[], Answers]:
     def work() -> Answers:
         encoder = Encoder(base.tokenizer, context_tokens=CONTEXT_TOKENS, chat=False)
         items = encoder.items(question.rows, question.source, "rows")
-        budget = EVALUATE_TOKENS[device]
+        budget = SCORING_BATCH_TOKENS[device]
         if question.style == "generated":
             return generate_answers(base.model, base.tokenizer, items, "number", NEW_TOKENS, budget)
         return choice_logprobs(base.model, items, token_budget=budget)
@@ -121,7 +121,7 @@ def our_adapters(question: Asked, model: str, device: str, folders: Sequence[Pat
         base = load_model(ModelSpec(id=model), Path(), "float32", device)
         encoder = Encoder(base.tokenizer, context_tokens=CONTEXT_TOKENS, chat=False)
         items = encoder.items(question.rows, question.source, "rows")
-        budget = EVALUATE_TOKENS[device]
+        budget = SCORING_BATCH_TOKENS[device]
         plan = SuitePlan(Suite("rows", "domain", "recall", tuple(items)), budget)
         known = suites_logprobs(base, [LORA] * len(folders), folders, [plan])
         found: list[tuple[float, ...]] = []

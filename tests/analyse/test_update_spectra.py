@@ -9,15 +9,15 @@ import torch
 from inside_models import make_model
 
 from rankscope.analyse import merged_spectra
-from rankscope.analyse.merged_spectra import merged_top
+from rankscope.analyse.merged_spectra import intruder_columns, merged_top
 from rankscope.analyse.update_spectra import (
-    compare,
+    Change,
+    Value,
+    change_of,
     energy_rank,
-    intruder_columns,
     layer_and_kind,
+    measured,
     module_rows,
-    spectrum_of,
-    spectrum_of_values,
 )  # fmt: skip
 from rankscope.model.load import linear_shapes
 from rankscope.model.weights.large_svd import SvdCache
@@ -104,10 +104,9 @@ def test_the_iteration_finds_what_the_dense_svd_finds(
 def test_a_dense_change_gives_the_same_comparison_as_its_factors() -> None:
     weight = normal(40, 30)
     delta = LowRank(b=normal(40, 3, scale=0.5), a=normal(3, 30, scale=0.5), scale=1.0)
-    one, other = (compare(svd_of(weight), d, seed=0) for d in (delta, DenseDelta(delta.dense())))
-    assert one.preservation_10 == pytest.approx(other.preservation_10)
-    assert one.overlap_500 == pytest.approx(other.overlap_500)
-    assert (one.intruders, one.relative_norm) == (other.intruders, pytest.approx(other.relative_norm))
+    one, other = (measured(change_of(d, svd_of(weight))) for d in (delta, DenseDelta(delta.dense())))
+    for name in ("preservation_10", "overlap_500", "intruders", "relative_norm"):
+        assert one[name] == pytest.approx(other[name])
 
 
 def test_the_base_against_itself_has_no_intruders_and_keeps_every_vector() -> None:
@@ -116,12 +115,13 @@ def test_the_base_against_itself_has_no_intruders_and_keeps_every_vector() -> No
         LowRank(normal(4, 40), torch.zeros(30, 4).double(), 2.0),
         DenseDelta(torch.zeros(30, 40).double()),
     ):
-        found = compare(svd_of(weight), zero, seed=0)
-        assert (found.intruders, found.intruders_random, found.relative_norm) == (0, 0, 0.0)
-        assert found.preservation_10 == pytest.approx(1)
-        assert found.overlap_500 == pytest.approx(1)
-        spectrum = spectrum_of(zero)
-        assert (spectrum.stable_rank, spectrum.effective_rank, spectrum.energy_rank_90) == (None, None, None)
+        found = measured(change_of(zero, svd_of(weight)))
+        assert (found["intruders"], found["intruders_random"], found["relative_norm"]) == (0, 0, 0.0)
+        assert found["preservation_10"] == pytest.approx(1)
+        assert found["overlap_500"] == pytest.approx(1)
+        alone = measured(change_of(zero))
+        none = ("stable_rank", "effective_rank", "energy_rank_90", "utilisation", "relative_norm", "intruders")
+        assert [alone[name] for name in none] == [None] * len(none)
 
 
 def test_a_planted_intruder_is_found() -> None:
@@ -131,22 +131,26 @@ def test_a_planted_intruder_is_found() -> None:
     direction = base.left @ torch.ones(64, 1, dtype=torch.float64) / 8
     right = base.right.T @ torch.ones(64, 1, dtype=torch.float64) / 8
     delta = LowRank(20 * right.T, direction, 1.0)
-    found = compare(base, delta, seed=0)
-    assert found.intruders == 1
+    found = measured(change_of(delta, base))
+    assert found["intruders"] == 1
     energy = float((weight + delta.dense()).square().sum())
-    assert found.intruder_energy == pytest.approx(400 / energy, rel=0.1)
+    assert found["intruder_energy"] == pytest.approx(400 / energy, rel=0.1)
     along = LowRank(20 * base.right[:1], base.left[:, :1], 1.0)
-    assert compare(base, along, seed=0).intruders == 0, "as large, but along W0's own first vector"
+    assert measured(change_of(along, base))["intruders"] == 0, "as large, but along W0's own first vector"
     assert intruder_columns(torch.tensor([[0.4, 0.6], [0.45, 0.1]])) == [0]
 
 
+def of_values(values: torch.Tensor, rank: int) -> dict[str, Value]:
+    return measured(Change(DenseDelta(values.diag()), values.double(), rank))
+
+
 def test_known_spectra() -> None:
-    flat = spectrum_of_values(torch.ones(8, dtype=torch.float64), 16)
-    assert (flat.stable_rank, flat.effective_rank) == (pytest.approx(8), pytest.approx(8))
-    assert (flat.energy_rank_90, flat.energy_rank_95, flat.energy_rank_99) == (8, 8, 8)
-    assert flat.utilisation == pytest.approx(0.5)
-    one = spectrum_of_values(torch.tensor([3.0, 0.0, 0.0]), 3)
-    assert (one.stable_rank, one.effective_rank, one.energy_rank_99) == (pytest.approx(1), pytest.approx(1), 1)
+    flat = of_values(torch.ones(8, dtype=torch.float64), 16)
+    assert (flat["stable_rank"], flat["effective_rank"]) == (pytest.approx(8), pytest.approx(8))
+    assert [flat[f"energy_rank_{share}"] for share in (90, 95, 99)] == [8, 8, 8]
+    assert flat["utilisation"] == pytest.approx(0.5)
+    one = of_values(torch.tensor([3.0, 0.0, 0.0]), 3)
+    assert (one["stable_rank"], one["effective_rank"], one["energy_rank_99"]) == (pytest.approx(1), pytest.approx(1), 1)
     assert energy_rank(torch.tensor([3.0, 1.0]), 0.9) == 1
     assert energy_rank(torch.tensor([3.0, 1.0]), 0.91) == 2
 

@@ -1,11 +1,13 @@
-"""Several adapters in one forward against each of them alone."""
+"""Several adapters in one forward against each of them alone; adapters that do nothing, or too much, are noticed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from one_adapter import load_adapter, open_factors
@@ -15,7 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import rankscope.evaluate.adapter_scoring as adapter_module
 import rankscope.evaluate.choice_scoring as choices_module
-from rankscope.evaluate.adapter_scoring import packed_logprobs, suites_logprobs
+from rankscope.evaluate.adapter_scoring import (
+    AdapterChangesBase,
+    AdapterNotApplied,
+    check_adapter,
+    packed_logprobs,
+    suites_logprobs,
+)
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan
 from rankscope.evaluate.score_suites import SuitePlan, score_suite
@@ -177,3 +185,86 @@ def test_a_suite_is_the_same_when_its_numbers_are_known(
             two = score_suite(base.model, tokenizer, plan, token_budget=BUDGET, logprobs=found[number]["s"])
         assert [p.score for p in one] == [p.score for p in two]
         assert_same([[p.choice_logprobs for p in two]], [[p.choice_logprobs for p in one]])
+
+
+# ---- may several share a forward? ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "GPT2"])
+def test_one_forward_holds_on_this_device(
+    family: str, dtype: torch.dtype, adapters: Callable[[str], list[Path]], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    base = loaded(make_model(family).to(dtype), tokenizer)
+    assert adapter_module._compare_one_forward(base, ARMS, factors_of(base, adapters(family))) == ""
+
+
+def _turned(layout: Any, layer: int, query: Any, key: Any, value: Any, scores: Any) -> Any:
+    """Every adapter's queries over the next one's keys."""
+    return true_attend(layout, layer, query, key.roll(key.shape[1] // len(ARMS), 1), value, scores)
+
+
+def _missing(*_: Any) -> Any:
+    raise RuntimeError("no such kernel on this device")
+
+
+true_attend = adapter_module.AdaptersAsHeads.attend
+
+
+@pytest.mark.parametrize(
+    ("attend", "why"), [(_turned, "they differ by"), (_missing, "it refuses (RuntimeError: no su")]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_where_one_forward_gives_other_scores_adapters_take_turns_with_a_note(
+    attend: Any, why: str, dtype: torch.dtype, adapters: Callable[[str], list[Path]],
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(adapter_module, "DEVICES", {"cpu"})
+    base, folders = loaded(make_model("Llama").to(dtype), tokenizer), adapters("Llama")
+    plan = SuitePlan(Suite("s", "d", "recall", tuple(random_items(4, seed=8))), BUDGET)
+    assert all(suites_logprobs(base, ARMS, folders, [plan]))
+    other = loaded(make_model("Llama").to(dtype), tokenizer)
+    monkeypatch.setattr(adapter_module.AdaptersAsHeads, "attend", attend)
+    assert suites_logprobs(other, ARMS, folders, [plan]) == [{}, {}, {}]
+    (note,) = [record.message for record in caplog.records if "one after another" in record.message]
+    assert why in note
+
+
+# ---- is the adapter what changes the scores? -------------------------------------------------------------------------
+
+ITEMS = random_items(3, seed=1)
+
+
+def adapted(scale: float) -> tuple[peft.PeftModel, list[tuple[float, ...]]]:
+    """A model with a LoRA adapter whose B is `scale` everywhere, and the base's scores."""
+    base = make_model("Llama")
+    scores = choice_logprobs(base, ITEMS, token_budget=100)
+    torch.manual_seed(0)
+    wrapped = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj", "up_proj"]))
+    for name, weight in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.constant_(weight, scale)
+    return wrapped, scores
+
+
+def test_an_adapter_that_works_passes() -> None:
+    wrapped, base = adapted(0.1)
+    check_adapter(wrapped.get_base_model(), wrapped.disable_adapter, ITEMS, base, token_budget=100)
+
+
+def test_an_adapter_that_does_nothing_is_refused() -> None:
+    wrapped, base = adapted(0.0)
+    with pytest.raises(AdapterNotApplied, match="exactly the base's"):
+        check_adapter(wrapped.get_base_model(), wrapped.disable_adapter, ITEMS, base, token_budget=100)
+
+
+def test_an_adapter_that_stays_on_is_refused() -> None:
+    wrapped, base = adapted(0.1)
+    with pytest.raises(AdapterChangesBase, match="nats from the base's"):
+        check_adapter(wrapped.get_base_model(), nullcontext, ITEMS, base, token_budget=100)
+
+
+def test_a_check_needs_items() -> None:
+    wrapped, _ = adapted(0.1)
+    with pytest.raises(ValueError, match="some items"):
+        check_adapter(wrapped.get_base_model(), wrapped.disable_adapter, [], [], token_budget=100)

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scoring_models import random_items
 from tiny_study import tiny_study
 
 from rankscope.edges.executors import Executor
 from rankscope.edges.executors.this_machine import InProcess
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
+from rankscope.evaluate.prompt_choice_tree import ChoicePlan
+from rankscope.jobs.measure_job import sample
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.model.methods.attach import Pack
 from rankscope.pipeline import measure_study
-from rankscope.records import Plan
+from rankscope.records import Item, Plan
 from rankscope.study.read_study import read_study
 
 SUITES = {
@@ -78,3 +81,22 @@ def test_an_arm_that_cannot_be_measured_says_why_and_the_others_are(
     measured, failed = measure_study(planner, plan, here)
     assert [m.arm for m in measured] == ["full"]
     assert failed == {"lora-r2": "RuntimeError: no room"}
+
+
+@pytest.mark.parametrize("batch_tokens", [2048, 16384])
+def test_scoring_is_timed_in_batches_as_full_as_a_runs(batch_tokens: int) -> None:
+    items = random_items(4000, seed=1, longest_prompt=60)
+    chosen = sample("taught", items, batch_tokens, 32)
+    sizes = [len(batch.input_ids) for batch in ChoicePlan(chosen, batch_tokens).trees]
+    whole = [len(batch.input_ids) for batch in ChoicePlan(items, batch_tokens).trees]
+    assert 4 <= len(sizes) <= 5
+    assert min(sizes[:3]) > 0.8 * batch_tokens, "64 items of a suite filled a fraction of one batch"
+    assert sum(sizes[:3]) / 3 == pytest.approx(sum(whole[:-1]) / len(whole[:-1]), rel=0.1)
+    assert sample("taught", items, batch_tokens, 32) == chosen
+    assert sample("other", items, batch_tokens, 32) != chosen
+    assert len(sample("few", items[:5], batch_tokens, 32)) == 5
+
+
+def test_answers_are_timed_with_as_many_rows_as_a_run_decodes() -> None:
+    asked = [Item(str(i), "open", (5, 6, 7)) for i in range(1000)]
+    assert len(sample("sums", asked, 2048, 128)) == 256

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from made_facts import LLAMA_8B, machine_facts, model_facts, suite_facts, train_facts
@@ -15,6 +17,7 @@ from rankscope.model.load import linear_shapes
 from rankscope.plan.run_cost import (
     disk_bytes,
     evaluate_flops,
+    forward_flops,
     generated_tokens,
     memory_parts,
     step_count,
@@ -23,7 +26,7 @@ from rankscope.plan.run_cost import (
 from rankscope.records import ModelFacts
 from rankscope.records.plan_record import search_share
 from rankscope.study.methods.lora_method import matches_target
-from rankscope.study.study import Arm, Budget
+from rankscope.study.study import SUPERVISED, Arm, Budget
 
 FULL = Arm(label="full", method="full", learning_rate=1e-5)
 TARGETS = ["all-linear", ("q_proj", "v_proj"), ("mlp.down_proj",), ("model.layers.0.self_attn.k_proj",)]
@@ -105,6 +108,17 @@ def test_training_flops_agree_with_a_count_of_products(arm: Arm) -> None:
     train = train_facts(row_count=1, token_count=32, completion_token_count=8)
     planned = sum(train_flops(arm, facts, train, Budget(epochs=1, batch_size=1)))
     assert planned == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+def test_an_objective_that_reads_whole_rows_and_a_frozen_copy_costs_what_it_says() -> None:
+    _, facts = tiny_llama()
+    train, budget, arm = train_facts(row_count=4, token_count=128, completion_token_count=32), Budget(epochs=1), lora(8)
+    whole = replace(SUPERVISED, loss_on="rows", reference_forwards=1.0)
+    plain, more = (train_flops(arm, facts, train, budget, objective) for objective in (SUPERVISED, whole))
+    forward = forward_flops(None, facts, 128, 128, 32)
+    head = forward_flops(None, facts, 0, 128 - 32, 32)[0]
+    assert more[0] == pytest.approx(plain[0] + forward[0] + 2 * head), "its own logits and those of the frozen copy"
+    assert more[1] == pytest.approx(plain[1] + forward[1])
 
 
 def test_lora_saves_about_a_third_of_full_fine_tunings_arithmetic() -> None:

@@ -71,8 +71,10 @@ def _causal(size: int, keys: int, dtype: torch.dtype, device: torch.device) -> T
 
 
 class AttentionStream:
-    """Sums over queries, by layer and head, for one suite. The first token of an item, which sees itself only, is left
-    out."""
+    """Sums of attention's measures over the queries of one suite, base and arm, by layer and head, in float64.
+
+    The first token of an item, which sees itself only, is left out.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[int, Tensor] = {}
@@ -150,7 +152,7 @@ class _UnitSums:
 
 
 class NeuronStream:
-    """Sums of both sides by layer, for one suite."""
+    """Sums of the activations of one suite's MLP units, base and arm, by layer, in float64."""
 
     def __init__(self) -> None:
         self._sums: dict[tuple[int, Side], _UnitSums] = {}

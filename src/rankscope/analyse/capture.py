@@ -16,17 +16,17 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rankscope.analyse.attention_and_neurons import AttentionStream, NeuronStream, Queries, Side
 from rankscope.analyse.hidden_states import HiddenStream
-from rankscope.model.decoder_parts import blocks
+from rankscope.model.attention.registration import attention_installed
+from rankscope.model.decoder_parts import blocks, text_config
 from rankscope.model.forward import evaluating, hidden_states
 from rankscope.records import Item
 
-_KERNEL = "rankscope_capture"
 _LAST_PROJECTIONS = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "w2")
 _NONLINEARITIES = ("act_fn", "act", "activation_fn", "activation")
 
@@ -45,7 +45,7 @@ class SideModel:
 
 @dataclass(frozen=True)
 class Streams:
-    """Where one suite's measures are summed up."""
+    """The sums of one suite over batches: hidden states, attention and neurons, each by layer."""
 
     hidden: HiddenStream
     attention: AttentionStream
@@ -53,9 +53,11 @@ class Streams:
 
     @classmethod
     def new(cls) -> Streams:
+        """Streams in which nothing is summed up yet."""
         return cls(HiddenStream(), AttentionStream(), NeuronStream())
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Rows of the tables hidden, attention and neurons, without the suite."""
         return {"hidden": self.hidden.rows(), "attention": self.attention.rows(), "neurons": self.neurons.rows()}
 
 
@@ -147,7 +149,7 @@ def _watching(
         for number, block in enumerate(found):
             for handle in _hooks(number, block, rows, on_states, on_units):
                 stack.callback(handle.remove)
-        stack.enter_context(_kernel(model, on_attention))
+        stack.enter_context(_observed_attention(model, on_attention))
         yield
 
 
@@ -178,10 +180,9 @@ def _hooks(
 
 
 @contextmanager
-def _kernel(model: PreTrainedModel, on_attention: Callable[[int, Queries], None]) -> Iterator[None]:
+def _observed_attention(model: PreTrainedModel, on_attention: Callable[[int, Queries], None]) -> Iterator[None]:
     """Inside, attention runs in the kernel that the model has, and its queries and keys are seen on the way."""
-    config = model.config.get_text_config(decoder=True)
-    name = config._attn_implementation
+    name = text_config(model)._attn_implementation
     own = None if name in (None, "eager") else ALL_ATTENTION_FUNCTIONS[name]
 
     def kernel(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
@@ -193,11 +194,5 @@ def _kernel(model: PreTrainedModel, on_attention: Callable[[int, Queries], None]
         return function(module, query, key, value, mask, **kwargs)
 
     masks = ALL_MASK_ATTENTION_FUNCTIONS["eager" if own is None else name]
-    AttentionInterface.register(_KERNEL, kernel)
-    AttentionMaskInterface.register(_KERNEL, masks)
-    config._attn_implementation = _KERNEL
-    try:
+    with attention_installed(model, kernel, masks):
         yield
-    finally:
-        config._attn_implementation = name
-        del AttentionInterface._global_mapping[_KERNEL], AttentionMaskInterface._global_mapping[_KERNEL]

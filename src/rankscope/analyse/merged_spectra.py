@@ -21,6 +21,9 @@ from torch import Tensor
 from rankscope.model.weights.large_svd import randomised_top_svd
 from rankscope.model.weights.weight_delta import Delta, DenseDelta, LowRank, Svd, working
 
+INTRUDER_TOP, INTRUDER_COSINE = 10, 0.5
+"""An intruder is one of so many largest left vectors of W whose |cosines| with all of W0's are below this."""
+
 TOLERANCE = 1e-9
 """Residual of an eigenvector of W W^T over the largest eigenvalue."""
 
@@ -70,6 +73,26 @@ def merged_top(
         values, vectors = problem.largest(count)
     left = problem.in_space(base, vectors) if with_left else None
     return MergedTop(values.clamp(min=0).sqrt(), vectors[: len(base.values)], problem.energy, left=left)
+
+
+def intruder_columns(cosines: Tensor) -> list[int]:
+    """Which of the first INTRUDER_TOP columns have no |cosine| of INTRUDER_COSINE or more (arXiv 2410.21228).
+
+    cosines (K, k): column j those of W's j-th left singular vector with each of W0's.
+    """
+    largest = cosines[:, :INTRUDER_TOP].abs().amax(dim=0)
+    return [int(j) for j in torch.nonzero(largest < INTRUDER_COSINE).flatten()]
+
+
+def preservation(cosines: Tensor) -> float:
+    """Mean over j of |cos(u_j of W0, u_j of W)|, both counted from the largest singular value; cosines (K, k)."""
+    return float(cosines.diagonal().abs().mean())
+
+
+def overlap(cosines: Tensor) -> float:
+    """||U0_k^T U_k||_F^2 / k: how much of the space of W0's k largest is that of W's, whatever the order inside."""
+    count = cosines.shape[1]
+    return float(cosines[:count].double().square().sum()) / count
 
 
 def _of_dense(base: Svd, delta: DenseDelta, count: int, generator: torch.Generator | None) -> MergedTop:

@@ -111,7 +111,7 @@ def tree_logprobs(
 
 
 def layout_of(model: PreTrainedModel, batch: TreeBatch, prefix: PrefixKV | None) -> TreeLayout:
-    """Who sees whom in the batch, of whose last layer only what is read is asked."""
+    """The attention layout of a batch, of whose last layer only what is read is asked."""
     read, last = batch.reads.read.to(model.device), text_config(model).num_hidden_layers - 1
     return TreeLayout(batch.shape.to(model.device), prefix, read=read, last=last)
 

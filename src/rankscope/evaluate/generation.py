@@ -17,13 +17,12 @@ from rankscope.model.attention.kv_cache import Decoder, decodes_in_cache
 from rankscope.model.decoder_parts import key_value_width, text_config
 from rankscope.model.forward import NotFinite, evaluating
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
+from rankscope.plan.run_time import DECODED_ROWS
 
 STOP_WINDOW_TOKENS = 24
 """A stop string is looked for in the text of so many last tokens."""
 
 CPU_CACHE_BYTES = 1 << 30
-MOST_ROWS = {"cpu": 32}
-"""Rows at once, 128 on devices not named here: beyond, a step is hardly cheaper by row, and memory grows."""
 
 
 class StopStrings:
@@ -75,7 +74,7 @@ def greedy(
 
     A row ends before a token of `eos_ids` (which is not returned), after the token that completes a stop string, after
     `max_new_tokens`, or at the end of the context (`context_tokens`, by default the config's position limit). Prompts
-    enter in batches of at most `token_budget` padded tokens, the longest first; at most `MOST_ROWS` rows are decoded
+    enter in batches of at most `token_budget` padded tokens, the longest first; at most `DECODED_ROWS` rows are decoded
     at once, and no more than fit `cache_bytes` of keys and values (by default `cache_bytes_of`), one row at least. A
     model that keeps anything but keys and values, or has an attention of its own, is run by its own `generate`.
 
@@ -95,7 +94,7 @@ def greedy(
     with evaluating(model):
         if decodes_in_cache(model, longest):
             fitting = (cache_bytes or cache_bytes_of(model)) // (cache_bytes_per_token(model) * longest)
-            decoder = Decoder(model, max(1, min(MOST_ROWS.get(model.device.type, 128), len(waiting), fitting)))
+            decoder = Decoder(model, max(1, min(DECODED_ROWS.get(model.device.type, 128), len(waiting), fitting)))
             with decoder.ready():
                 _decode(decoder, waiting, ending, token_budget)
         else:

@@ -95,6 +95,7 @@ class ChoicePlan:
 
     @property
     def choice_count(self) -> int:
+        """Choices of all items together."""
         return int(self.first_choice[-1])
 
     @property

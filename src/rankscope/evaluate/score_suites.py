@@ -53,6 +53,7 @@ class SuitePlan:
 
     @cached_property
     def choices(self) -> ChoicePlan:
+        """The batches of `scored`."""
         return ChoicePlan(self.scored, self.token_budget)
 
 
@@ -109,7 +110,11 @@ def score_graded(
     token_budget: int,
     known: Sequence[tuple[float, ...]] | None,
 ) -> list[Prediction]:
-    """The predictions of a suite of lm-eval, graded by its task. `known` as the `logprobs` of `score_suite`."""
+    """The predictions of a suite of lm-eval, answered as its task asks and graded as its task says.
+
+    `known` as the `logprobs` of `score_suite`. Raises NotFinite as there, and ValueError for a metric that has no value
+    from 0 to 1 for a single item.
+    """
     suite = plan.suite
     logprobs: list[tuple[float, ...] | None] = [None] * len(suite.items)
     responses: list[list[Any]] = []
@@ -140,7 +145,7 @@ def score_graded(
 
 
 def grade_choices(suite: str, item: Item, logprobs: Sequence[float]) -> Prediction:
-    """A multiple-choice item from the log-likelihoods of its choices."""
+    """The prediction of a multiple-choice item from the log-likelihoods of its choices in nats."""
     best = first_largest(logprobs)
     lengths = item.choice_characters or tuple(map(len, item.choice_texts))
     normalized = first_largest([value / max(1, length) for value, length in zip(logprobs, lengths, strict=True)])
@@ -159,7 +164,7 @@ def grade_choices(suite: str, item: Item, logprobs: Sequence[float]) -> Predicti
 
 
 def grade_text(suite: str, item: Item, logprobs: Sequence[float]) -> Prediction:
-    """Plain text. Without a token before it, the first token is not scored."""
+    """The loss of a plain text, from its log-likelihood in nats. Without a token before it, its first is not scored."""
     tokens = len(item.choices_ids[0]) - (not item.prompt_ids)
     return Prediction(
         suite=suite,
@@ -178,7 +183,7 @@ def grade_text(suite: str, item: Item, logprobs: Sequence[float]) -> Prediction:
 
 
 def grade_written(suite: str, item: Item, text: str) -> Prediction:
-    """An open answer or a number, from the generated text."""
+    """The prediction of an open answer or a number, from the generated text: exact match, or the same final number."""
     is_open = item.form == "open"
     right = exact_match(text, item.answers) if is_open else number_match(text, item.answers)
     return Prediction(

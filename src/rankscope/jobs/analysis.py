@@ -24,7 +24,7 @@ from rankscope.model.weights.weight_delta import DenseDelta, LowRank, changes, m
 from rankscope.records import Item, PlannedRun
 from rankscope.study.problems import InputProblems
 
-VERSION = 1
+VERSION = 2
 """Raised when the same run would give other numbers: analyses are then done again where the weights are still there."""
 
 TABLES = ("spectra", "hidden", "attention", "neurons")

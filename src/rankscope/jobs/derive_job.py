@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rankscope.analyse.merged_spectra import merged_top
-from rankscope.analyse.update_spectra import INTRUDER_TOP, energy_rank, intruder_columns
+from rankscope.analyse.merged_spectra import INTRUDER_TOP, intruder_columns, merged_top
+from rankscope.analyse.update_spectra import energy_rank
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import predictions_frame, score_suite

@@ -16,6 +16,7 @@ from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.model.load import LoadedModel, load_model
 from rankscope.model.model_checks import check_model_files
 from rankscope.plan.resolve import dtype_of
+from rankscope.plan.run_time import SCORING_BATCH_TOKENS
 from rankscope.records import (
     ModelFacts,
     Plan,
@@ -32,9 +33,6 @@ from rankscope.study.study import SUPERVISED, ModelSpec, Study
 from rankscope.train.fit import FitSettings
 from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.training_state import FitResult
-
-EVALUATE_TOKENS = {"cpu": 2048, "cuda": 16384}
-"""Tokens in one scoring batch, by device; fixed, since another batching may round differently."""
 
 _STATUS_SECONDS = 1.0
 _NOWHERE = Path("/")
@@ -64,7 +62,7 @@ class JobContext:
 
     @property
     def evaluate_tokens(self) -> int:
-        return EVALUATE_TOKENS[self.plan.resolved.device]
+        return SCORING_BATCH_TOKENS[self.plan.resolved.device]
 
     @property
     def objective(self) -> Objective:

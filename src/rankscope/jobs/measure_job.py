@@ -12,11 +12,12 @@ from torch import Tensor
 from rankscope.data.training_batches import order
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.evaluate.score_suites import SuitePlan, score_suite
+from rankscope.evaluate.score_suites import WRITTEN_FORMS, SuitePlan, score_suite
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.attach import NewAdapter, Pack, attach
-from rankscope.records import Example, MeasuredSpeed, Plan, PlannedRun
+from rankscope.plan.run_time import DECODED_ROWS
+from rankscope.records import Example, Item, MeasuredSpeed, Plan, PlannedRun
 from rankscope.train.fit import FitSettings, fit
 from rankscope.train.training_state import FitResult
 
@@ -24,7 +25,10 @@ _STEPS = 4
 """Timed steps, after one that is not: it allocates, and finds out what the model can do."""
 
 _ROWS = 64
-"""Validation rows, and items of each suite, that are timed."""
+"""Validation rows that are timed."""
+
+_FULL_BATCHES, _FULL_DECODES = 4, 2
+"""So many scoring batches of every suite are timed, or so often as many answers as are written at once."""
 
 SOME_RATE = 1e-4
 """Where the study's rate is to be searched for: the time of a step does not depend on it."""
@@ -119,20 +123,33 @@ def time_steps(pack: Pack, rows: Sequence[Example], settings: FitSettings) -> tu
 
 
 def _score(context: JobContext, model: LoadedModel, run: PlannedRun) -> float:
-    """Seconds of every suite, from a seeded sample of the items of each."""
-    seconds = 0.0
+    """Seconds of every suite, from a seeded sample of the items of each, in batches as full as a run's."""
+    seconds, batch_tokens = 0.0, context.evaluate_tokens
     for name in context.suite_facts(run.model):
         suite = context.suite(run.model, name)
         if not suite.items:
             continue
-        items = random.Random(f"measure {name}").sample(suite.items, min(_ROWS, len(suite.items)))
-        few, plan = (
-            SuitePlan(replace(suite, items=tuple(part)), context.evaluate_tokens) for part in (items[:2], items)
-        )
-        score_suite(
-            model.model, model.tokenizer, few, token_budget=context.evaluate_tokens
-        )  # what a model is asked once
+        items = sample(name, suite.items, batch_tokens, DECODED_ROWS[context.plan.resolved.device])
+        few, plan = (SuitePlan(replace(suite, items=tuple(part)), batch_tokens) for part in (items[:2], items))
+        # What a model is asked once: which fast paths it may take.
+        score_suite(model.model, model.tokenizer, few, token_budget=batch_tokens)
         start = time.perf_counter()
-        score_suite(model.model, model.tokenizer, plan, token_budget=context.evaluate_tokens)
+        score_suite(model.model, model.tokenizer, plan, token_budget=batch_tokens)
         seconds += (time.perf_counter() - start) * len(suite.items) / len(items)
     return seconds
+
+
+def sample(name: str, items: Sequence[Item], batch_tokens: int, decoded_rows: int) -> list[Item]:
+    """Items in a seeded order, as many as fill some batches of `batch_tokens`, or of `decoded_rows` written answers."""
+    chosen: list[Item] = []
+    tokens = written = 0
+    for i in random.Random(f"measure {name}").sample(range(len(items)), len(items)):
+        if tokens >= _FULL_BATCHES * batch_tokens or written >= _FULL_DECODES * decoded_rows:
+            break
+        item = items[i]
+        chosen.append(item)
+        if item.form in WRITTEN_FORMS:
+            written += 1
+        else:
+            tokens += sum(len(part.prompt_ids) + sum(map(len, part.choices_ids)) for part in item.parts or (item,))
+    return chosen

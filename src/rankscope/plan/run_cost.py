@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rankscope.records import ModelFacts, SuiteFacts, TrainFacts
-from rankscope.study.study import Arm, Budget, OptimizerName
+from rankscope.study.study import SUPERVISED, Arm, Budget, ObjectiveFacts, OptimizerName
 
 BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
 
@@ -169,23 +169,27 @@ def _head_flops(facts: ModelFacts) -> float:
     return 2.0 * facts.vocab_size * facts.hidden_size
 
 
-def train_flops(arm: Arm, facts: ModelFacts, train: TrainFacts, budget: Budget) -> tuple[float, float]:
+def train_flops(
+    arm: Arm, facts: ModelFacts, train: TrainFacts, budget: Budget, objective: ObjectiveFacts = SUPERVISED
+) -> tuple[float, float]:
     """FLOPs of a run's updates: (of matrices, inside attention), which hardware does at different speeds.
 
     The method says how many passes a token makes (`Method.step_work`): full fine-tuning 3 of the matrices and of
     attention, and 3 of the head at each completion token, since the backward is two products for each of the forward;
     an adapter 2, 3 and 2 and its own products. Virtual tokens make rows longer; those of a prefix meet only attention.
-    Softmax, norms and AdamW are left out.
+    The objective says where logits are made, and how often a frozen copy of the model runs too. Softmax, norms and
+    AdamW are left out.
     """
     share, method = share_of_epoch(train, budget), arm.traits
     rows = train.row_count * share
     tokens = train.token_count * share + rows * method.computed_virtual_tokens(arm)
-    completions = train.completion_token_count * share
+    logits = objective.logit_positions(train.token_count, train.completion_token_count) * share
     length = train.token_count / max(1, train.row_count) + method.virtual_tokens(arm)
     weights, attention, head = _weight_flops(facts), _attention_flops(facts, length), _head_flops(facts)
     work = method.step_work(arm, facts, checkpointing=budget.gradient_checkpointing)
-    matrices = work.matrices * weights + work.own_flops
-    return matrices * tokens + work.head * head * completions, work.attention * attention * tokens
+    again = objective.reference_forwards
+    matrices = (work.matrices + again) * weights + work.own_flops
+    return matrices * tokens + (work.head + again) * head * logits, (work.attention + again) * attention * tokens
 
 
 def forward_flops(

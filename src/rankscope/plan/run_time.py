@@ -35,8 +35,13 @@ LAYER_STEP_SECONDS = {"cpu": 0.001, "cuda": 0.0015}
 
 On CUDA an assumption."""
 
-_EVALUATION_BATCH_TOKENS = 8192
-_GENERATION_BATCH_ITEMS = 64
+SCORING_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""Tokens in one scoring batch of a run, by device; fixed, since another batching may round differently."""
+
+DECODED_ROWS = {"cpu": 32, "cuda": 128}
+"""Answers that a run writes at once: beyond, a step is hardly cheaper by row, and memory grows."""
+
+_VALIDATION_BATCH_TOKENS = 8192
 
 
 class Clock:
@@ -77,7 +82,7 @@ class Clock:
             return tokens * per_token
         share = self._train.completion_token_count / max(1, self._train.token_count)
         matrices, attention = forward_flops(arm, self._facts, tokens, tokens * share, tokens / self._rows())
-        return self._arithmetic(matrices, attention, math.ceil(tokens / _EVALUATION_BATCH_TOKENS) / 3)
+        return self._arithmetic(matrices, attention, math.ceil(tokens / _VALIDATION_BATCH_TOKENS) / 3)
 
     def scoring(self, arm: Arm | None) -> float:
         """Every suite once; None is the base. What was measured of the arm with the fewest parameters is the base's."""
@@ -89,9 +94,9 @@ class Clock:
         matrices, attention = evaluate_flops(arm, self._facts, self._suites)
         passes = 0.0
         for suite in self._suites:
-            passes += math.ceil(suite.token_count / _EVALUATION_BATCH_TOKENS)
+            passes += math.ceil(suite.token_count / SCORING_BATCH_TOKENS[self._device])
             if suite.item_count and generated_tokens(suite):
-                batches = math.ceil(suite.item_count / _GENERATION_BATCH_ITEMS)
+                batches = math.ceil(suite.item_count / DECODED_ROWS[self._device])
                 passes += batches * generated_tokens(suite) / suite.item_count
         return self._arithmetic(matrices, attention, passes / 3)
 

@@ -26,6 +26,7 @@ from rankscope.report.chart_drawing import (
     tooltips,
 )
 from rankscope.report.rank_charts import of_pair
+from rankscope.study.study import SUPERVISED
 
 CURVE_POINTS = 120
 """A training curve on the page has about this many steps at most (the page says so; train.jsonl has all)."""
@@ -127,7 +128,7 @@ def learning_chart(curves: pd.DataFrame) -> Chart | None:
         ("seed", "seed", "d"),
         ("series", "loss", ""),
         ("step", "step", ",d"),
-        ("loss", "nats per token", ".4f"),
+        ("loss", SUPERVISED.loss_unit, ".4f"),
     )
     columns = _columns(len(arms))
     base = alt.Chart().encode(x=x, y=y, color=colour, detail="seed:N", tooltip=told)
@@ -140,7 +141,7 @@ def learning_chart(curves: pd.DataFrame) -> Chart | None:
     header = alt.Header(title=None, labelFontWeight="bold", labelLimit=240, labelPadding=4)
     panels = alt.Facet("arm:N", sort=arms, header=header)
     faceted = sized.facet(panels, columns=columns, data=inline(rows)).properties(spacing=14)
-    return faceted.properties(title="Loss by training step, a line for each seed (nats per token)")
+    return faceted.properties(title=f"Loss by training step, a line for each seed ({SUPERVISED.loss_unit})")
 
 
 def _panel_title(text: str) -> alt.TitleParams:
@@ -184,7 +185,7 @@ def search_chart(curves: pd.DataFrame) -> Chart | None:
         )
         width = PLOT_WIDTH // max(3, columns) - 45
         drawn.append(parts.properties(width=width, height=140, title=_panel_title(name)))
-    return _panels(drawn, columns, "Validation loss by learning rate, when its trial ended (nats per token)")
+    return _panels(drawn, columns, f"Validation loss by learning rate, when its trial ended ({SUPERVISED.loss_unit})")
 
 
 def learning_section(pairs: list[Pair], tables: Tables) -> Section:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import NamedTuple
 
 import altair as alt
 import pandas as pd
@@ -40,6 +41,24 @@ _MATRICES = (
 """The order in which a token meets the matrices of a block; others follow by name."""
 
 
+class MatrixMap(NamedTuple):
+    """A map of all matrices: the column of tables/spectra.parquet that it shows, times `factor`, and how it is told."""
+
+    column: str
+    title: str
+    unit: str
+    form: str
+    factor: float = 1.0
+
+
+MAPS = (
+    MatrixMap("relative_norm", "Size of the change", "% of the base's norm", ".1f", 100.0),
+    MatrixMap("utilisation", "Share of the rank that is used (stable rank over rank)", "%", ".1f", 100.0),
+    MatrixMap("intruders", "Intruder dimensions among the ten largest", "of 10", ".1f"),
+)
+"""The measures of `analyse/update_spectra.py` that the page shows, matrix by matrix."""
+
+
 # ---- frames ---------------------------------------------------------------------------------------------------------
 
 
@@ -59,13 +78,13 @@ def curve_frame(spectra: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
 
 
 def module_frame(spectra: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
-    """arm, order, layer, kind and the means over seeds of what the maps of matrices show, in percent where a share."""
+    """arm, order, layer, matrix, and means over seeds of what MAPS show; a column that the table lacks is left out."""
     if spectra.empty:
         return spectra
-    shown = ["relative_norm", "utilisation", "intruders", "intruders_random", "stable_rank"]
-    means = spectra[["arm", "layer", "kind"]].join(spectra[shown].apply(pd.to_numeric))
+    factors = {one.column: one.factor for one in MAPS if one.column in spectra.columns}
+    means = spectra[["arm", "layer", "kind"]].join(spectra[list(factors)].apply(pd.to_numeric))
     means = means.groupby(["arm", "layer", "kind"], as_index=False).mean()
-    means[["relative_norm", "utilisation"]] *= 100
+    means = means.assign(**{column: means[column] * factor for column, factor in factors.items()})
     return with_order(means.rename(columns={"kind": "matrix"}), arms)
 
 
@@ -127,10 +146,11 @@ def spectra_chart(curves: pd.DataFrame) -> Chart | None:
     )
 
 
-def module_map(modules: pd.DataFrame, value: str, title: str, unit: str, form: str) -> Chart | None:
-    """Layer down, kind of matrix across, a panel an arm. Columns: those of `module_frame`."""
-    rows = records(modules, "layer", value)
-    return layer_map(rows, "matrix", value, title, unit, form) if rows else None
+def module_map(modules: pd.DataFrame, shown: MatrixMap) -> Chart | None:
+    """Layer down, kind of matrix across, a panel an arm; None where the measure has no value. Columns: those of
+    `module_frame`."""
+    rows = records(modules, "layer", shown.column) if shown.column in modules.columns else []
+    return layer_map(rows, "matrix", shown.column, shown.title, shown.unit, shown.form) if rows else None
 
 
 def layer_map(rows: list[Record], across: str, value: str, title: str, unit: str, form: str) -> Chart:
@@ -209,19 +229,14 @@ def similarity_chart(pairs: pd.DataFrame) -> Chart | None:
 def weights_section(pairs: Sequence[Pair], tables: Tables) -> Section:
     """Spectra and maps of the change of every matrix, for every pair."""
     found: list[Figure] = []
-    maps = (
-        ("relative_norm", "Size of the change", "% of the base's norm", ".1f"),
-        ("utilisation", "Share of the rank that is used (stable rank over rank)", "%", ".1f"),
-        ("intruders", "Intruder dimensions among the ten largest", "of 10", ".1f"),
-    )
     for pair in pairs:
         name, spectra = pair.name if len(pairs) > 1 else "", of_pair(tables.get("spectra"), pair.verdict)
         drawn = spectra_chart(curve_frame(spectra, pair.arms))
         found += figure(drawn, "singular values of the change, a line an arm", name)
         modules = module_frame(spectra, pair.arms)
-        for value, title, unit, form in maps:
-            drawn = module_map(modules, value, title, unit, form)
-            found += figure(drawn, f"{title.lower()}, by layer and kind of matrix, a panel an arm", name)
+        for one in MAPS:
+            drawn = module_map(modules, one)
+            found += figure(drawn, f"{one.title.lower()}, by layer and kind of matrix, a panel an arm", name)
     return Section(
         "spectra",
         "Inside: the weights",

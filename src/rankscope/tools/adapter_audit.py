@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rankscope.analyse.update_spectra import INTRUDER_TOP, energy_rank, module_rows
+from rankscope.analyse.merged_spectra import INTRUDER_TOP
+from rankscope.analyse.update_spectra import energy_rank, module_rows
 from rankscope.model.weights.adapter_file import (
     CONFIG,
     WEIGHTS,

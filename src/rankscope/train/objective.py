@@ -26,10 +26,14 @@ class TrainingRows(Protocol):
     """A training set's token file: the rows that are trained on, and those that are held out of it."""
 
     @property
-    def train(self) -> Sequence[Example]: ...
+    def train(self) -> Sequence[Example]:
+        """Rows to train on."""
+        ...
 
     @property
-    def validation(self) -> Sequence[Example]: ...
+    def validation(self) -> Sequence[Example]:
+        """Rows that are held out."""
+        ...
 
 
 class Objective(Protocol):

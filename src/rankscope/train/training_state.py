@@ -16,14 +16,22 @@ from rankscope.train.optimizer import Trainee
 class Checkpoints(Protocol):
     """Where a pack's state is kept between processes. Saving replaces what was there, whole or not at all."""
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, str]] | None: ...
+    def load(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        """(tensors, metadata) as they were saved last; None where nothing is kept."""
+        ...
 
-    def save(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None: ...
+    def save(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        """Keeps these in the place of what was kept."""
+        ...
 
 
 @dataclass
 class FitResult:
-    """`paused`: the step asked for was reached, or a signal came; the checkpoint holds what a later call needs."""
+    """How far one arm has come: its state, its steps, and what they took.
+
+    `paused`: the step asked for was reached, or a signal came; the checkpoint holds what a later call needs. `diverged`
+    has a `reason`.
+    """
 
     state: Literal["done", "diverged", "paused"]
     reason: str | None = None
@@ -43,7 +51,10 @@ class FitResult:
 
 
 def save(results: Sequence[FitResult], trainees: Sequence[Trainee], checkpoints: Checkpoints) -> None:
-    """All arms in one file, so that none is ever a step ahead of the others."""
+    """Keeps weights, moments and results of all arms, `ARM/KIND/NAME`, in one file: none is ever a step ahead.
+
+    Of an arm that diverged only the result is kept.
+    """
     tensors = {
         f"{i}/{key}": value
         for i, (result, trainee) in enumerate(zip(results, trainees, strict=True))
@@ -57,7 +68,10 @@ def save(results: Sequence[FitResult], trainees: Sequence[Trainee], checkpoints:
 def restore(
     trainees: Sequence[Trainee], checkpoints: Checkpoints, step_count: int, micro_batch_tokens: int
 ) -> list[FitResult]:
-    """Where the arms were, with their weights and moments put back; at the start where nothing is kept."""
+    """Where the arms were, with their weights and moments put back; at the start where nothing is kept.
+
+    Raises KeyError where a weight is missing in what is kept.
+    """
     saved = checkpoints.load()
     if saved is None:
         return [

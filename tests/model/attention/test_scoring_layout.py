@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankscope.model.attention.kv_cache import DecodeLayout, KVCache, PrefillLayout
 from rankscope.model.attention.registration import Scores
 from rankscope.model.attention.scoring_layout import TreeLayout, TreeShape
 
@@ -103,41 +102,3 @@ def test_the_last_layer_leaves_out_what_is_not_read(read: list[int], scores: Sco
         if layer == 1:
             wanted[[place for place in range(13) if place not in read]] = 0
         torch.testing.assert_close(layout.attend(layer, query, key, value, scores), wanted, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("scores", SCORES)
-def test_rows_leave_and_enter_the_cache(scores: Scores) -> None:
-    cache = KVCache(3, torch.device("cpu"))
-    rows: list[tuple[Tensor, Tensor]] = []  # keys and values (K, tokens, d) of each row, in the order of their slots
-
-    def prefill(lengths: list[int], seed: int) -> None:
-        query, key, value = states(sum(lengths), seed)
-        layout = PrefillLayout(cache, torch.tensor(lengths), None)
-        layout.attend(0, query, key, value, scores)
-        layout.commit()
-        rows.extend(zip(key.split(lengths, 1), value.split(lengths, 1), strict=True))
-
-    def step(seed: int) -> None:
-        query, key, value = states(len(rows), seed)
-        layout = DecodeLayout(cache)
-        found = layout.attend(0, query, key, value, scores)
-        layout.commit()
-        for row in range(len(rows)):
-            rows[row] = tuple(  # type: ignore[assignment]
-                torch.cat([old, new[:, row : row + 1]], 1) for old, new in zip(rows[row], (key, value), strict=True)
-            )
-            wanted = reference(query[:, row], *rows[row], scores)
-            torch.testing.assert_close(found[row].double(), wanted, atol=1e-5, rtol=0)
-
-    prefill([4, 2, 7], seed=10)
-    for number in range(70):  # beyond the spare room
-        step(seed=20 + number)
-    order = cache.keep([1, 2])
-    assert order == [2, 1]
-    rows[:] = [rows[index] for index in order]
-    step(seed=100)
-    prefill([5], seed=110)
-    step(seed=120)
-    assert cache.lengths.tolist() == [len(keys[0]) for keys, _ in rows]
-    assert cache.keep([]) == []
-    assert cache.longest == 0

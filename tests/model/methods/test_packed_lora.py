@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import peft
@@ -235,20 +235,10 @@ def test_what_can_be_packed() -> None:
 
 # ---- whether a device may group the products -------------------------------------------------------------------------
 
-CPU = torch.device("cpu")
 
-
-@pytest.fixture
-def fresh_answers() -> Iterator[None]:
-    packed_lora.grouped_kernel_holds.cache_clear()
-    yield
-    packed_lora.grouped_kernel_holds.cache_clear()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.usefixtures("fresh_answers")
-def test_the_kernel_of_this_device_holds(dtype: torch.dtype) -> None:
-    assert packed_lora.grouped_kernel_holds(CPU, dtype)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_kernel_of_this_device_holds(folder_of: Callable[[str], Path], dtype: str) -> None:
+    assert packed_lora.grouped_kernel_holds(fresh(folder_of("Llama")).model.to(getattr(torch, dtype)))
 
 
 def _ungrouped(a: Tensor, b: Tensor, offs: Tensor) -> Tensor:
@@ -269,19 +259,19 @@ TRUE_KERNEL = torch.nn.functional.grouped_mm
 
 
 @pytest.mark.parametrize(
-    ("kernel", "why"), [(_ungrouped, "the two differ by"), (_coarse, "the two differ by"), (_missing, "it refuses (gr")]
+    ("kernel", "why"),
+    [(_ungrouped, "the two differ by"), (_coarse, "the two differ by"), (_missing, "it refuses (RuntimeError: gr")],
 )
-@pytest.mark.usefixtures("fresh_answers")
 def test_a_kernel_that_is_wrong_is_found_at_the_start_and_not_used(
     folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
     kernel: Callable[..., Tensor], why: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(torch.nn.functional, "grouped_mm", kernel)
-    assert not packed_lora.grouped_kernel_holds(CPU, torch.float32)
+    base = fresh(folder_of("Llama"))
+    assert not packed_lora.grouped_kernel_holds(base.model)
     (record,) = caplog.records
     assert why in record.message
-    assert "one product each on cpu in torch.float32" in record.message
-    base = fresh(folder_of("Llama"))
+    assert "packed adapters take one product each, because" in record.message
     monkeypatch.setattr(Tensor, "is_cuda", property(lambda tensor: True))  # where a pack asks for the kernel by itself
     with attach(base, *(NewAdapter(arm, 0) for arm in MIXED)) as pack:
         layers = [module for module in base.model.modules() if isinstance(module, PackedLinear)]
@@ -290,7 +280,6 @@ def test_a_kernel_that_is_wrong_is_found_at_the_start_and_not_used(
         assert len(pack.members) == len(MIXED)
 
 
-@pytest.mark.usefixtures("fresh_answers")
 def test_several_arms_are_grouped_where_the_kernel_holds(
     folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

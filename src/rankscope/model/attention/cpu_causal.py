@@ -37,9 +37,12 @@ _FUSED = 64
 
 @dataclass(frozen=True)
 class Bucket:
-    """`count` sequences side by side, the longest of `longest` tokens. `gather` (b n,): the token of each place, where
-    padding points at the first token of its own sequence, so that what is not finite stays in its sequence. `padding`
-    (b, 1, n, 1): True where no token stands, None where one stands everywhere."""
+    """Sequences of nearly the same length laid side by side: `count` of them, the longest of `longest` tokens.
+
+    `gather` (b n,): the token of each place, where padding points at the first token of its own sequence, so that what
+    is not finite stays in its sequence. `padding` (b, 1, n, 1): True where no token stands, None where one stands
+    everywhere.
+    """
 
     count: int
     longest: int
@@ -49,14 +52,14 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Buckets:
-    """All sequences of a row. `places` (T,): where each token stands among the places of all buckets together."""
+    """All sequences of a flat row, bucket by bucket. `places` (T,): where each token stands among the places of all."""
 
     parts: tuple[Bucket, ...]
     places: Tensor
 
 
 def buckets_of(lengths: list[int], device: torch.device) -> Buckets:
-    """Buckets for sequences of these lengths, which stand one after another."""
+    """Sorts sequences of these lengths in tokens, which stand one after another in a row, into buckets."""
     groups: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         if groups and lengths[i] <= max(_SHORT, _SPREAD * lengths[groups[-1][0]]):
@@ -79,7 +82,10 @@ def buckets_of(lengths: list[int], device: torch.device) -> Buckets:
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, buckets: Buckets, scores: Scores) -> Tensor:
-    """(T, H, d) from queries (T, H, d), keys and values (T, K, d): each token sees its own sequence up to itself."""
+    """(T, H, d) from queries (T, H, d), keys and values (T, K, d): each token sees its own sequence up to itself.
+
+    Gradients pass. Of several sequences of up to 64 tokens torch's fused kernel does the work, else blocks of products.
+    """
     if _is_short(buckets, scores):
         return _short_attention(query, key, value, buckets, scores)
     out: Tensor = _Attention.apply(query, key, value, buckets, scores)

@@ -95,10 +95,10 @@ class KVCache:
 
 
 class PrefillLayout:
-    """Prompts (rows,) tokens long, one after another in a flat row, whose keys and values go into the next slots.
+    """The attention of prefill: prompts one after another in a flat row, whose keys and values go into the next slots.
 
-    Each comes after `prefix`. The model's last layer, number `last`, is asked for their last tokens only. Afterwards,
-    `commit` makes them rows of the cache.
+    `lengths` (rows,) in tokens; each comes after `prefix`. The model's last layer, number `last`, is asked for their
+    last tokens only. Afterwards, `commit` makes them rows of the cache.
     """
 
     def __init__(self, cache: KVCache, lengths: Tensor, prefix: PrefixKV | None, last: int | None = None) -> None:
@@ -128,7 +128,10 @@ class PrefillLayout:
 
 
 class DecodeLayout:
-    """The next token of each row, in the order of the slots. Afterwards, `commit` counts them."""
+    """The attention of a decoding step: one new token of each row, in the order of the slots, over all that it has.
+
+    Afterwards, `commit` counts the tokens.
+    """
 
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache
@@ -168,7 +171,7 @@ class DecodeLayout:
 
 
 class Decoder:
-    """A model with a KV cache of `slot_count` rows."""
+    """A model that decodes up to `slot_count` rows at once in a KV cache."""
 
     def __init__(self, model: PreTrainedModel, slot_count: int) -> None:
         self.cache = KVCache(slot_count, model.device)

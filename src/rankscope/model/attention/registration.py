@@ -1,6 +1,13 @@
-"""Attention of ours in models of transformers: one registration for all layouts, one check of fast paths.
+"""Installs an attention implementation in any model of transformers, and checks what is faster than a model's own.
 
-A path that is faster than a model's own forward must give the same numbers: that is decided once per model and cached.
+Most models here run with all tokens of a batch in one flat row (1, T), so that linear layers, norms and the head see
+real tokens only. `layout_attention` then hands queries, keys and values to the `Layout` that is given with the call:
+rows without padding (`unpadded_rows.py`), prompts with their choices (`scoring_layout.py`), a KV cache (`kv_cache.py`).
+The analysis installs the model's own kernel with an observer around it (`analyse/capture.py`). Whether a model passes
+the layout on, and means by its attention what is computed here, is found out by a `FastPathCheck`, as it is for every
+other path that is not the model's own.
+
+Shapes: B rows, H heads, K heads of keys and values (H a multiple of K), T tokens, Q queries, S keys, d head size.
 """
 
 from __future__ import annotations
@@ -17,66 +24,6 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 logger = logging.getLogger(__name__)
-
-REFUSALS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError)
-"""An architecture refuses what it does not know in its own way."""
-
-
-class FastPathCheck:
-    """Decides once per model whether an optimised path reproduces the model's own forward, and caches the answer.
-
-    One for each path: rows without padding, choices as a tree, decoding in a KV cache, several adapters in one forward.
-    `fast` and `slow` say, for the log, what is done where the path holds and where it does not; `slow_level` is that of
-    the second note. A comparison that raises one of `refusals` does not hold; running out of memory always passes
-    through, since it says nothing of the path.
-    """
-
-    def __init__(
-        self,
-        *,
-        fast: str,
-        slow: str,
-        slow_level: int = logging.INFO,
-        refusals: tuple[type[Exception], ...] = REFUSALS,
-    ) -> None:
-        self._fast, self._slow, self._slow_level, self._refusals = fast, slow, slow_level, refusals
-        # The answers only: what refers to a model would keep it in memory for good.
-        self._known: WeakKeyDictionary[PreTrainedModel, dict[Hashable, bool]] = WeakKeyDictionary()
-
-    def holds(self, model: PreTrainedModel, compare: Callable[[], str], *conditions: Hashable) -> bool:
-        """Whether the path may be used for this model under these `conditions`.
-
-        `compare` is asked the first time: it runs both ways on a few tokens, on the model's own device, and returns why
-        they differ, or nothing. What `compare` needs must be in `conditions` where it may change between calls.
-        """
-        known = self._known.setdefault(model, {})
-        if conditions not in known:
-            reason = self._reason(compare)
-            known[conditions] = not reason
-            note = f"{self._slow}, because {reason}" if reason else self._fast
-            logger.log(self._slow_level if reason else logging.INFO, "%s: %s", type(model).__name__, note)
-        return known[conditions]
-
-    def _reason(self, compare: Callable[[], str]) -> str:
-        try:
-            return compare()
-        except torch.OutOfMemoryError:
-            raise
-        except self._refusals as refusal:
-            return f"it refuses ({type(refusal).__name__}: {(str(refusal).splitlines() or [''])[0][:120]})"
-
-
-def why_different(found: Tensor, own: Tensor, allowed: float, what: str = "logits") -> str:
-    """Nothing where both tensors are the same but for rounding, else by how much they differ.
-
-    `allowed` is a share of the largest value of the model's `own`, or of 1 where that is larger.
-    """
-    if found.shape != own.shape:
-        return f"{what} have the shape {tuple(found.shape)}, its own {tuple(own.shape)}"
-    difference = float((found - own).abs().max())
-    # Not "greater than": NaN must not pass.
-    return "" if difference <= allowed * max(1.0, float(own.abs().max())) else f"{what} differ by {difference:.3g}"
-
 
 ATTENTION_NAME = "rankscope"
 LAYOUT_KEY = "rankscope_layout"
@@ -155,6 +102,68 @@ def attention_installed(
             del registry[ATTENTION_NAME]
             if function is not None:
                 registry[ATTENTION_NAME] = function
+
+
+# ---- may a path be used? ---------------------------------------------------------------------------------------------
+
+REFUSALS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError)
+"""An architecture refuses what it does not know in its own way."""
+
+
+class FastPathCheck:
+    """Decides once per model whether an optimised path reproduces the model's own forward, and caches the answer.
+
+    One for each path: rows without padding, choices as a tree, decoding in a KV cache, several adapters in one forward.
+    `fast` and `slow` say, for the log, what is done where the path holds and where it does not; `slow_level` is that of
+    the second note. A comparison that raises one of `refusals` does not hold; running out of memory always passes
+    through, since it says nothing of the path.
+    """
+
+    def __init__(
+        self,
+        *,
+        fast: str,
+        slow: str,
+        slow_level: int = logging.INFO,
+        refusals: tuple[type[Exception], ...] = REFUSALS,
+    ) -> None:
+        self._fast, self._slow, self._slow_level, self._refusals = fast, slow, slow_level, refusals
+        # The answers only: what refers to a model would keep it in memory for good.
+        self._known: WeakKeyDictionary[PreTrainedModel, dict[Hashable, bool]] = WeakKeyDictionary()
+
+    def holds(self, model: PreTrainedModel, compare: Callable[[], str], *conditions: Hashable) -> bool:
+        """Whether the path may be used for this model under these `conditions`.
+
+        `compare` is asked the first time: it runs both ways on a few tokens, on the model's own device, and returns why
+        they differ, or nothing. What `compare` needs must be in `conditions` where it may change between calls.
+        """
+        known = self._known.setdefault(model, {})
+        if conditions not in known:
+            reason = self._reason(compare)
+            known[conditions] = not reason
+            note = f"{self._slow}, because {reason}" if reason else self._fast
+            logger.log(self._slow_level if reason else logging.INFO, "%s: %s", type(model).__name__, note)
+        return known[conditions]
+
+    def _reason(self, compare: Callable[[], str]) -> str:
+        try:
+            return compare()
+        except torch.OutOfMemoryError:
+            raise
+        except self._refusals as refusal:
+            return f"it refuses ({type(refusal).__name__}: {(str(refusal).splitlines() or [''])[0][:120]})"
+
+
+def why_different(found: Tensor, own: Tensor, allowed: float, what: str = "logits") -> str:
+    """Nothing where both tensors are the same but for rounding, else by how much they differ.
+
+    `allowed` is a share of the largest value of the model's `own`, or of 1 where that is larger.
+    """
+    if found.shape != own.shape:
+        return f"{what} have the shape {tuple(found.shape)}, its own {tuple(own.shape)}"
+    difference = float((found - own).abs().max())
+    # Not "greater than": NaN must not pass.
+    return "" if difference <= allowed * max(1.0, float(own.abs().max())) else f"{what} differ by {difference:.3g}"
 
 
 # ---- attention over some keys, and over two disjoint sets of keys joined ---------------------------------------------

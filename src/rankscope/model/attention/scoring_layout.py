@@ -1,4 +1,4 @@
-"""Who sees whom where prompts and their choices stand in one flat row, after a shared prefix that is not in it.
+"""Attention for scoring: prompts and the trees of their choices in one flat row, after a shared prefix not in it.
 
 First come the prompts, one after another, each causal in itself. Then come their choice trees: the choices of a prompt,
 what they have in common once, in depth-first order. A tree's tokens see all of their prompt; among themselves token j
@@ -87,7 +87,7 @@ class _Queries:
 
 
 class TreeLayout:
-    """Who sees whom in a flat row of this `shape`, after the keys and values of a shared `prefix`.
+    """Attention over a flat row of prompts and choice trees of this `shape`, each after the same cached `prefix`.
 
     With `read` (N,), the flat positions whose final states are asked for, ascending, the model's last layer, number
     `last`, gives zeros at the other tokens of prompts: nothing comes after it that looks at them.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,12 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rankscope.model.attention.registration import FastPathCheck
 from rankscope.model.methods.installed import Installed
 from rankscope.model.methods.packed_linear import PackedLinear, Running
 from rankscope.model.methods.peft_folder import PREFIX, Factors
 from rankscope.model.weights.weight_delta import LowRank
-
-logger = logging.getLogger(__name__)
 
 _A, _B = ".lora_A.default.weight", ".lora_B.default.weight"
 
@@ -52,7 +51,7 @@ def put_factors_on(
     """
     like = model.get_input_embeddings().weight
     if grouped is None:
-        grouped = like.is_cuda and len(factors) > 1 and grouped_kernel_holds(like.device, like.dtype)
+        grouped = like.is_cuda and len(factors) > 1 and grouped_kernel_holds(model)
     running = Running(arms=tuple(range(len(factors))), grouped=grouped)
     parameters: list[dict[str, nn.Parameter]] = [{} for _ in factors]
     for module in dict.fromkeys(name for own in factors for name in own):
@@ -84,20 +83,24 @@ _ROUNDING_STEPS = 8
 """How many units in the last place of a result's size the two may differ by; a wrong group is off by all of it."""
 
 
-@cache
-def grouped_kernel_holds(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether one kernel for all adapters gives what one product for each gives: compared once on this device, forward
-    and backward, for three adapters of unequal ranks beside one that does not change the layer. The log says so where
-    it does not."""
-    try:
-        by_arm, by_kernel = (_small_step(device, dtype, grouped=grouped) for grouped in (False, True))
-        error = max(float((a - b).norm() / a.norm()) for a, b in zip(by_arm, by_kernel, strict=True))
-        reason = "" if error <= _ROUNDING_STEPS * torch.finfo(dtype).eps else f"the two differ by {error:.2g}"
-    except (RuntimeError, NotImplementedError, AttributeError) as refusal:
-        reason = f"it refuses ({str(refusal).splitlines()[0][:120]})"
-    if reason:
-        logger.warning("packed adapters take one product each on %s in %s, not one kernel: %s", device, dtype, reason)
-    return not reason
+_GROUPED = FastPathCheck(
+    fast="packed adapters share one kernel", slow="packed adapters take one product each", slow_level=logging.WARNING
+)
+
+
+def grouped_kernel_holds(model: PreTrainedModel) -> bool:
+    """Whether one kernel for all adapters gives what one product for each gives, on the model's device in its dtype.
+
+    Compared once, forward and backward, for three adapters of unequal ranks beside one that does not change the layer.
+    """
+    like = model.get_input_embeddings().weight
+    return _GROUPED.holds(model, partial(_compare_grouped, like.device, like.dtype), like.device, like.dtype)
+
+
+def _compare_grouped(device: torch.device, dtype: torch.dtype) -> str:
+    by_arm, by_kernel = (_small_step(device, dtype, grouped=grouped) for grouped in (False, True))
+    error = max(float((a - b).norm() / a.norm()) for a, b in zip(by_arm, by_kernel, strict=True))
+    return "" if error <= _ROUNDING_STEPS * torch.finfo(dtype).eps else f"the two differ by {error:.2g}"
 
 
 def _small_step(device: torch.device, dtype: torch.dtype, *, grouped: bool) -> list[Tensor]:

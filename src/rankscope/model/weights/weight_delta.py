@@ -23,14 +23,15 @@ from rankscope.study.study import ModelSpec
 
 @dataclass(frozen=True)
 class Svd:
-    """left (out, K), values (K,) from the largest, right (K, in): left @ diag(values) @ right."""
+    """A singular value decomposition: left (out, K), values (K,) from the largest, right (K, in), whose product
+    left @ diag(values) @ right is the matrix."""
 
     left: Tensor
     values: Tensor
     right: Tensor
 
     def truncated(self, rank: int) -> Svd:
-        """The `rank` largest parts."""
+        """The `rank` largest parts: the best approximation of that rank (Eckart & Young 1936)."""
         return Svd(self.left[:, :rank], self.values[:rank], self.right[:rank])
 
     def low_rank(self, scale: float) -> LowRank:
@@ -83,25 +84,30 @@ class LowRank(NamedTuple):
 
 @dataclass(frozen=True)
 class DenseDelta:
-    """W - W0, (out, in)."""
+    """The change of a weight that was trained as a whole: W - W0, (out, in)."""
 
     weight: Tensor
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(out, in)."""
         return self.weight.shape[0], self.weight.shape[1]
 
     @property
     def rank(self) -> int:
+        """The smaller side."""
         return min(self.shape)
 
     def dense(self) -> Tensor:
+        """(out, in), in the working precision."""
         return working(self.weight)
 
     def singular_values(self) -> Tensor:
+        """(K,) from the largest."""
         return torch.linalg.svdvals(self.dense())
 
     def svd(self) -> Svd:
+        """The thin SVD."""
         return Svd(*torch.linalg.svd(self.dense(), full_matrices=False))
 
 

@@ -1,0 +1,142 @@
+"""Rows without padding where they give the model's own states; torch's kernel for unequal lengths where it does too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from own_forward import rows
+from scoring_models import make_model
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rankscope.data.training_batches import collate
+from rankscope.model.attention import unpadded_rows
+from rankscope.model.attention.unpadded_rows import TrainingForward, padded_forward, training_forward
+
+Kernel = Callable[..., Tensor]
+
+
+def states(forward: TrainingForward) -> Tensor:
+    with torch.no_grad(), forward.ready():
+        return forward.target_states(collate(rows())).float()
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Mistral", "Gemma2", "Gemma3", "GPT2", "GPTNeoX"])
+def test_states_are_those_of_padded_rows(family: str) -> None:
+    model = make_model(family)
+    forward = training_forward(model)
+    assert forward.unpadded
+    torch.testing.assert_close(states(forward), states(padded_forward(model)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["Bloom", "Mamba"])
+def test_a_model_that_does_not_pass_the_layout_on_pads(family: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert not training_forward(make_model(family)).unpadded
+    assert "training rows are padded, because" in caplog.text
+
+
+def test_a_layout_that_mixes_rows_is_found_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mixed(q: Tensor, k: Tensor, v: Tensor, buckets: Any, scores: Any) -> Tensor:
+        shared = [part.transpose(0, 1)[None] for part in (q, k, v)]
+        out = torch.nn.functional.scaled_dot_product_attention(*shared, is_causal=True, enable_gqa=True)
+        return out[0].transpose(0, 1)
+
+    monkeypatch.setattr(unpadded_rows, "causal_attention", mixed)
+    assert not training_forward(make_model("Llama")).unpadded
+
+
+# ---- torch's kernel, which runs on CUDA only: the choice of it -------------------------------------------------------
+
+
+def right(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, *_: Any, **given: Any) -> Tensor:
+    """What the kernel computes, sequence by sequence."""
+    made, reach = [], given["window_size"][0]
+    for start, stop in zip(starts.tolist(), starts.tolist()[1:], strict=False):
+        distance = torch.arange(stop - start)[:, None] - torch.arange(stop - start)
+        seen = (distance >= 0) & ((distance <= reach) | (reach < 0))
+        parts = [part[start:stop].transpose(0, 1)[None].float() for part in (q, k, v)]
+        out = torch.nn.functional.scaled_dot_product_attention(
+            *parts, attn_mask=seen, scale=given["scale"], enable_gqa=given["enable_gqa"]
+        )
+        made.append(out[0].transpose(0, 1))
+    return torch.cat(made).to(q.dtype)
+
+
+def one_sequence(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, *rest: Any, **given: Any) -> Tensor:
+    """A kernel to which all sequences are one."""
+    return right(q, k, v, starts[[0, -1]], *rest, **given)
+
+
+def without_window(*given: Any, **named: Any) -> Tensor:
+    return right(*given, **{**named, "window_size": (-1, 0)})
+
+
+def missing(*_: Any, **__: Any) -> Tensor:
+    raise RuntimeError("FlashAttention only supports Ampere GPUs or newer")
+
+
+def half(family: str) -> PreTrainedModel:
+    """In bf16, and with small weights, so that rounding stays small."""
+    return make_model(family, initializer_range=0.05).to(torch.bfloat16)
+
+
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch, kernel: Kernel) -> list[int]:
+    """As if the model could use the kernel; says how often it was called."""
+    calls: list[int] = []
+
+    def counted(*given: Any, **named: Any) -> Tensor:
+        calls.append(1)
+        return kernel(*given, **named)
+
+    monkeypatch.setattr(unpadded_rows, "_may_use_varlen", lambda model: model.dtype == torch.bfloat16)
+    monkeypatch.setattr(unpadded_rows, "varlen_attn", counted)
+    return calls
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral"])
+def test_the_kernel_is_used_where_it_is_right(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, model = on_a_gpu(monkeypatch, right), half(family)
+    forward = training_forward(model)
+    assert forward.varlen
+    before = len(calls)
+    found = states(forward)
+    assert len(calls) == before + 3, "once for each layer"
+    own = states(padded_forward(model))
+    assert float((found - own).abs().mean() / own.abs().mean()) < 0.02
+    assert not training_forward(make_model(family)).varlen, "not in fp32"
+
+
+@pytest.mark.parametrize(
+    ("family", "kernel", "why"),
+    [
+        ("Llama", one_sequence, "states differ by"),
+        ("Mistral", without_window, "states differ by"),
+        ("Llama", missing, "it refuses (RuntimeError: FlashAttention only supports Ampere"),
+    ],
+)
+def test_a_kernel_that_is_wrong_or_missing_is_not_used_and_a_note_says_so(
+    family: str, kernel: Kernel, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    calls, model = on_a_gpu(monkeypatch, kernel), half(family)
+    forward = training_forward(model)
+    assert (forward.unpadded, forward.varlen) == (True, False)
+    assert f"runs in plain matrix products, because {why}" in caplog.text
+    before = len(calls)
+    found, own = states(forward), states(padded_forward(model))
+    assert len(calls) == before
+    assert float((found - own).abs().mean() / own.abs().mean()) < 0.02
+
+
+def test_no_memory_for_the_check_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Tensor:
+        raise torch.OutOfMemoryError("2 GiB")
+
+    on_a_gpu(monkeypatch, full)
+    with pytest.raises(torch.OutOfMemoryError):
+        training_forward(half("Llama"))
