@@ -8,7 +8,7 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers_small import CHATML, LLAMA2, THINK_FIRST, THINKING, UNFINISHED, make_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from rankscope.data.encoder import Encoder, stop_ids
+from rankscope.data.encoder import Encoder, answer_end
 from rankscope.data.prompts import is_number
 from rankscope.records import Example, Item, Row
 from rankscope.study.problems import InputProblems
@@ -132,7 +132,7 @@ def test_chat_templates_end_a_turn_in_a_token_that_is_trained(template: str, who
     assert text_of(encoder, example.prompt_ids + example.completion_ids) == whole
     assert {text_of(encoder, (i,)) for i in encoder.eos_ids} == ends
     assert example.completion_ids[-1] in encoder.eos_ids
-    assert stop_ids(encoder.tokenizer) == encoder.eos_ids
+    assert answer_end(encoder.tokenizer) == (encoder.eos_ids, encoder.end_text)
     item = item_of(OPEN, encoder, kind="recall")
     assert whole.startswith(text_of(encoder, item.prompt_ids))
     assert whole.startswith(item.prompt_text)

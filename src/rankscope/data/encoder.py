@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from rankscope.data.chat_text import ChatFrame, Conversation, Frame, PlainFrame
-from rankscope.data.prompts import PromptMaker, is_number, reference_answer
+from rankscope.data.prompts import PromptMaker, form_of, reference_answer
 from rankscope.records import Example, Form, Item, Row, Turn
-from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Ids = tuple[int, ...]
+_Made = TypeVar("_Made", Example, Item)
 
 
 class Encoder:
     """A tokenizer with the rules of this project. `chat: None` uses its chat template if it has one.
 
-    `eos_ids` are the tokens that generation stops at: the tokenizer's EOS and what ends an assistant's turn.
+    `eos_ids` are the tokens that generation stops at: the tokenizer's EOS and what ends an assistant's turn; `end_text`
+    is what a chat template writes before that, empty where it is nothing or white space. `vocabulary_size`: how many
+    tokens the model has embeddings for, where that is known; a text with a token beyond them is refused.
     Raises InputProblems for a tokenizer without EOS, and for `chat` or a system prompt without a usable template.
     """
 
@@ -31,6 +34,7 @@ class Encoder:
         context_tokens: int,
         chat: bool | None = None,
         system_prompt: str | None = None,
+        vocabulary_size: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.context_tokens = context_tokens
@@ -52,13 +56,46 @@ class Encoder:
         turn_end_id = self._frame.end_id if self._frame else None
         self._answer_end_id = eos_id if turn_end_id is None else turn_end_id
         self.eos_ids = frozenset({eos_id, self._answer_end_id})
+        self.end_text = self._frame.end_text.strip() if self._frame else ""
+        added = tokenizer.added_tokens_decoder if vocabulary_size is not None else {}
+        self._beyond = {token_id: str(token) for token_id, token in added.items() if token_id >= (vocabulary_size or 0)}
+        self._vocabulary_size = vocabulary_size
         self._prefix_id = eos_id if bos_id is None else bos_id
         self._prefix_text: str = tokenizer.decode(self._prefix_id)
         self._leading_ids = self._leading()
+        if self._beyond and self._frame is not None:
+            self._check_template(name, self._frame)
 
     def training(self, rows: Sequence[Row], source: Source, file: str) -> list[Example]:
         """Each row as an Example of any length; its completion ends with the learned EOS (of a chat: the token that
-        ends the turn). `source.kind` decides whether a rationale is trained."""
+        ends the turn). `source.kind` decides whether a rationale is trained. Raises InputProblems naming the row."""
+        return self._naming_rows(self._training, rows, source, file)
+
+    def items(self, rows: Sequence[Row], source: Source, file: str) -> list[Item]:
+        """Each row as an Item of any length, in order. An open answer's prompt is all that generation starts from."""
+        return self._naming_rows(self._items, rows, source, file)
+
+    def _naming_rows(
+        self, work: Callable[[Sequence[Row], Source, str], list[_Made]], rows: Sequence[Row], source: Source, file: str
+    ) -> list[_Made]:
+        try:
+            return work(rows, source, file)
+        except _BeyondEmbeddings:
+            for row in rows:
+                try:
+                    work([row], source, file)
+                except _BeyondEmbeddings as error:
+                    raise error.of(file, row.place) from error
+            raise
+
+    def _check_template(self, name: str, frame: ChatFrame) -> None:
+        talk = (Turn("user", "Which?"), Turn("assistant", "This."))
+        try:
+            self._plain_ids([frame.before(talk[:1]), frame.conversation(talk, name, "chat template").text])
+        except _BeyondEmbeddings as error:
+            raise error.of(name, "chat template") from error
+
+    def _training(self, rows: Sequence[Row], source: Source, file: str) -> list[Example]:
         maker = PromptMaker(source, file)
         talks = [i for i, row in enumerate(rows) if _is_talk(row, source)]
         talked = [self._turns.conversation(rows[i].messages or (), file, rows[i].place) for i in talks]
@@ -76,11 +113,14 @@ class Encoder:
             examples.append(Example(row.item_id, prompt_ids, ended))
         return examples
 
-    def items(self, rows: Sequence[Row], source: Source, file: str) -> list[Item]:
-        """Each row as an Item of any length, in order. An open answer's prompt is all that generation starts from."""
+    def _items(self, rows: Sequence[Row], source: Source, file: str) -> list[Item]:
         maker = PromptMaker(source, file)
         reasoning = getattr(source, "kind", None) == "reasoning"
         forms = [form_of(row, reasoning=reasoning) for row in rows]
+        for row in rows:
+            if _is_talk(row, source) and not (row.messages or ())[-1].content:
+                found, expected = "a call of a tool at the end", "an answer in words, which can be scored"
+                raise InputProblems([Problem(file, f"{row.place}: turn {len(row.messages or ())}", found, expected)])
         prompts = [
             self._turns.before((row.messages or ())[:-1]) if _is_talk(row, source) else self._prompt(row, maker)
             for row in rows
@@ -154,7 +194,13 @@ class Encoder:
         if not texts:
             return []
         encoded = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return [tuple(ids) for ids in encoded["input_ids"]]
+        found = [tuple(ids) for ids in encoded["input_ids"]]
+        for ids in found if self._beyond else ():
+            if not self._beyond.keys().isdisjoint(ids):
+                token_id = next(token_id for token_id in ids if token_id in self._beyond)
+                name = self.tokenizer.name_or_path or "tokenizer"
+                raise _BeyondEmbeddings(name, self._beyond[token_id], token_id, self._vocabulary_size or 0)
+        return found
 
     def _leading(self) -> Ids:
         """What the tokenizer itself puts before a text. What it may put behind is left away: the end is ours."""
@@ -223,18 +269,21 @@ class Encoder:
         )
 
 
-def stop_ids(tokenizer: PreTrainedTokenizerBase, *, chat: bool | None = None) -> frozenset[int]:
-    """The tokens that end an answer of this tokenizer, as its rows are trained: `Encoder.eos_ids`."""
-    return Encoder(tokenizer, context_tokens=1, chat=chat).eos_ids
+class _BeyondEmbeddings(InputProblems):
+    """A text with a token that the model has no embedding for."""
+
+    def __init__(self, name: str, token: str, token_id: int, vocabulary_size: int) -> None:
+        self.found = f"the token {show(token)} ({token_id}), for which the model of {vocabulary_size} has no embedding"
+        super().__init__([Problem(name, "tokenizer", self.found, "text of the model's own tokens")])
+
+    def of(self, file: str, place: str) -> InputProblems:
+        return InputProblems([Problem(file, place, self.found, "text of the model's own tokens")])
 
 
-def form_of(row: Row, *, reasoning: bool) -> Form:
-    """How a row is scored: choices before an answer, and an answer as a number if the suite's kind is reasoning."""
-    if row.text is not None:
-        return "text"
-    if row.choices is not None:
-        return "choices"
-    return "number" if reasoning and is_number(reference_answer(row, reasoning=True)) else "open"
+def answer_end(tokenizer: PreTrainedTokenizerBase) -> tuple[frozenset[int], str]:
+    """What ends an answer of this tokenizer, as its rows are trained: `Encoder.eos_ids` and `Encoder.end_text`."""
+    encoder = Encoder(tokenizer, context_tokens=1)
+    return encoder.eos_ids, encoder.end_text
 
 
 def _is_talk(row: Row, source: Source) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -29,6 +29,9 @@ from rankscope.data.world import World, make_world
 from rankscope.records import Row
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import Source
+
+Progress = Callable[[str, int, int | None], object]
+"""Told the name of a source (`train.medical`), the rows of it that are done, and how many there are where known."""
 
 
 class RowReader:
@@ -181,6 +184,29 @@ def _read_ahead(batches: Iterator[list[Row]]) -> Iterator[list[Row]]:
         while (batch := waiting.result()) is not None:
             waiting = reading.submit(next, batches, None)
             yield batch
+
+
+def for_each_batch(
+    rows: RowReader,
+    place: str,
+    progress: Progress,
+    encode: Callable[[list[Row]], None],
+    look: Callable[[list[Row]], None] = lambda _: None,
+) -> InputProblems | None:
+    """Look at every batch and encode it. Returns what encoding raised first: what reading raises at the end, of bad
+    rows, comes before it."""
+    done, error = 0, None
+    progress(place, 0, rows.count)
+    for batch in rows.batches():
+        look(batch)
+        if error is None:
+            try:
+                encode(batch)
+            except InputProblems as raised:
+                error = raised
+        done += len(batch)
+        progress(place, done, rows.count)
+    return error
 
 
 def _with_aliases(row: Row, more: tuple[str, ...]) -> Row:

@@ -77,7 +77,9 @@ def score_models(spec: ModelSpec, adapters: Sequence[str], suites: Sequence[str]
     dtype = spec.dtype if spec.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
     loaded = load_model(spec, Path(), dtype, device)
     context = facts.context_tokens - virtual
-    encoder = Encoder(loaded.tokenizer, context_tokens=context, system_prompt=spec.system_prompt)
+    encoder = Encoder(
+        loaded.tokenizer, context_tokens=context, system_prompt=spec.system_prompt, vocabulary_size=facts.vocab_size
+    )
     asked = read_suites(suites, options, encoder)
     for adapter in adapters:  # each is put on once before the first hour is spent
         with attach(loaded, SavedAdapter(Path(adapter))):

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jinja2 import TemplateError
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from rankscope.data.chat_rendering import lm_eval_chat
 from rankscope.data.encoder import Encoder, Ids
 from rankscope.evaluate.choice_scoring import choices_with_greedy
 from rankscope.evaluate.generation import written_texts
@@ -108,19 +108,7 @@ class RankscopeLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The tokenizer's own chat template; without the system turn where it takes none."""
-
-        def rendered(turns: list[dict[str, str]]) -> str:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns, tokenize=False, add_generation_prompt=add_generation_prompt,
-                    continue_final_message=not add_generation_prompt,
-                )
-            )  # fmt: skip
-
-        try:
-            return rendered(chat_history)
-        except TemplateError:
-            return rendered([turn for turn in chat_history if turn["role"] != "system"])
+        return lm_eval_chat(self.tokenizer, chat_history, add_generation_prompt)
 
     # ---- the three kinds of request ----
 

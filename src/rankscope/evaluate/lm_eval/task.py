@@ -12,9 +12,9 @@ from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from rankscope.data.bounded_templates import TEMPLATE_ERRORS
 from rankscope.data.encode_sets import TaskItems
 from rankscope.data.encoder import Encoder
-from rankscope.data.prompts import TEMPLATE_ERRORS
 from rankscope.data.sources import seeded_sample
 from rankscope.evaluate.lm_eval.grading import SCORES, document_of, grading_of
 from rankscope.records import HarnessFacts, Item, Row
@@ -65,6 +65,7 @@ class LoadedTask:
             items, needed = self._texts(asked, encoder)
         elif self.output_type == "generate_until":
             stops, max_new_tokens = self._generation(asked)
+            stops += (encoder.end_text,) if encoder.end_text else ()
             items, needed = self._open(asked, encoder)
         else:
             items, needed = self._choices(asked, encoder)
