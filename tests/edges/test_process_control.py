@@ -9,10 +9,12 @@ import time
 
 import pytest
 
+from rankscope.edges.process_control import is_running
+
 FAULTS = """
 import resource, sys
 import torch
-from rankscope.edges.process_control import keep_freed_memory, is_running
+from rankscope.edges.process_control import keep_freed_memory
 kept = sys.argv[1] == "keep" and keep_freed_memory()
 if sys.argv[1] == "keep" and not kept:
     raise SystemExit(77)

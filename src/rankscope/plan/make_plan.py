@@ -1,4 +1,7 @@
-"""Study and facts -> every run with its id and its cost. Pure arithmetic: no model, no row and no file is opened."""
+"""Makes the plan of a study: every run and rate search with its id, cost, memory and time.
+
+Pure arithmetic on facts of models, data and machine: no weights, rows or files are opened.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is decided once for a study on a machine: dtype, workers, threads, tokens of a micro-batch."""
+"""Decides once what a study leaves open on this machine: dtype, workers, threads, tokens of a micro-batch."""
 
 from __future__ import annotations
 
