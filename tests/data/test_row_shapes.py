@@ -185,6 +185,8 @@ def test_content_id_is_of_the_content_alone() -> None:
     ids = [content_id(vars(one)) for one in rows]
     assert [one.item_id for one in rows] == [*ids[:4], "x", *ids[5:]]
     assert ids.count(row.item_id) == 3
+    plain = row_of({"messages": [{"role": "user", "content": "user"}, {"role": "assistant", "content": "a"}]})
+    assert plain.item_id == "52ecb485ac289281"  # as it was before turns had more than a role and a content
     texts = list(map(content_text, rows))
     for one, other in product(range(len(rows)), repeat=2):
         assert (texts[one] == texts[other]) == (ids[one] == ids[other])

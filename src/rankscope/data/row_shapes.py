@@ -89,6 +89,8 @@ def _joined(value: object) -> str:
 def _normal(value: object) -> object:
     if isinstance(value, str):
         return " ".join((value if value.isascii() else unicodedata.normalize("NFC", value)).split())
+    if isinstance(value, Turn):  # what a turn says beside its content counts where it says something
+        value = value[: 2 if value == Turn(*value[:2]) else None]
     return [_normal(part) for part in value] if isinstance(value, tuple) else value
 
 
