@@ -89,13 +89,14 @@ def examples(task: Task, loaded: LoadedModel) -> list[Example]:
     if task.rows == "random":
         return _random_examples(task, loaded)
     from rankscope.data.encoder import Encoder  # rows need packages that the random ones do without
-    from rankscope.data.sources import load_rows
+    from rankscope.data.sources import RowReader
 
     if task.rows == "facts":
         source = TrainSource(world="medical/taught/train")
     else:
         source = TrainSource(path=str(DATA / task.rows), kind="reasoning" if "gsm8k" in task.rows else "recall")
-    rows = load_rows(source, base=Path(), name="train").rows[: 2 * task.row_count]
+    batches = RowReader(source, base=Path(), name="train").batches()
+    rows = [row for batch in batches for row in batch][: 2 * task.row_count]
     made = Encoder(loaded.tokenizer, context_tokens=1024).training(rows, source, task.rows)
     kept = [example for example in made if example.token_count <= 1024]
     return [kept[i % len(kept)] for i in range(task.row_count)]

@@ -17,12 +17,11 @@ from tiny_study import tiny_study, write_rows
 from rankscope.edges.executors.this_machine import InProcess
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.jobs.planning import StudyPlanner
+from rankscope.jobs.planning import StudyPlanner, pinned
 from rankscope.pipeline import Outcome, run_study
 from rankscope.records import Plan
 from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import read_study
-from rankscope.study.resolved_study import pinned
 from rankscope.study.study import Study
 
 

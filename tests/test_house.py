@@ -45,6 +45,21 @@ def test_files_are_neither_a_maze_nor_too_long() -> None:
     assert sum(lines.values()) / len(lines) >= LEAST_MEAN_LINES
 
 
+def test_a_test_lies_where_its_source_is() -> None:
+    """tests/ROOM/test_SOURCE.py, with an aspect behind it where a source has several; `adding_...`: a stranger's."""
+    tests = Path(__file__).resolve().parent
+    lost = []
+    for path in tests.rglob("test_*.py"):
+        room = path.parent.relative_to(tests)
+        if str(room) in (".", "faults", "scripts"):
+            continue
+        name = path.stem.removeprefix("test_")
+        sources = {one.stem for one in (SOURCE / room).glob("*.py")} | {room.name}
+        if not name.startswith("adding_") and not any(name.startswith(source) for source in sources):
+            lost.append(str(path.relative_to(tests)))
+    assert not lost
+
+
 @pytest.mark.parametrize("path", EVERY, ids=named)
 def test_functions_are_short_and_take_few_parameters(path: Path) -> None:
     """Commands have as many parameters as they have options; what overrides a library's method has the library's."""

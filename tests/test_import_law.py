@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "rankscope"
 
 ALLOWED = {
-    "study": {"study", "records"},
+    "study": {"study"},
     "records": {"records", "study"},
     "assets": {"assets"},
     "plan": {"plan", "study", "records"},
@@ -97,6 +97,18 @@ def test_there_is_no_cycle_between_files() -> None:
 
     for name in graph:
         walk(name, ())
+
+
+def test_there_is_no_cycle_between_rooms() -> None:
+    """No room imports another that, over any way, imports it. `study` is what `records` are of."""
+    graph: dict[str, set[str]] = {}
+    for path in modules():
+        graph.setdefault(part_of(path), set()).update(imported_parts(path) - {part_of(path)})
+    rooms = {room: targets & graph.keys() for room, targets in graph.items() if not room.startswith("__")}
+    while rooms:
+        ends = {room for room, targets in rooms.items() if not targets & rooms.keys()}
+        assert ends, f"a cycle among {sorted(rooms)}"
+        rooms = {room: targets for room, targets in rooms.items() if room not in ends}
 
 
 def test_only_capture_uses_hooks() -> None:

@@ -101,7 +101,7 @@ def run_study(
 
     if not only:
         with folder.lock():
-            folder.storage.remove_drafts()
+            folder.remove_drafts()
             plan = plan_again()
             planner.settle(folder, plan)
             lacking = unscorable(folder, plan)

@@ -14,7 +14,8 @@ from statsmodels.stats.meta_analysis import combine_effects
 from rankscope.decide.looks import gather
 from rankscope.decide.pooled_effects import StudyArm, pool, random_effects, study_arms
 from rankscope.records import Defaults
-from rankscope.study.init_file import arms_lines, dump_defaults, read_defaults, study_template
+from rankscope.results.evidence import arms_lines, dump_defaults, read_defaults
+from rankscope.study.init_file import study_template
 from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import read_study
 from rankscope.study.study import Decision

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 FAULTS = """
 import resource, sys
 import torch
-from rankscope.edges.process_control import keep_freed_memory
+from rankscope.edges.process_control import keep_freed_memory, is_running
 kept = sys.argv[1] == "keep" and keep_freed_memory()
 if sys.argv[1] == "keep" and not kept:
     raise SystemExit(77)
@@ -54,3 +56,15 @@ print(before - psutil.Process().memory_info().rss)
 
 def test_between_jobs_it_goes_back() -> None:
     assert printed(RESIDENT) > 100 << 20
+
+
+def test_a_process_that_ended_and_was_not_reaped_is_not_running() -> None:
+    """A worker whose study was killed must not go on because somebody has not asked how the study ended."""
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    deadline = time.monotonic() + 30
+    while is_running(child.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(child.pid)
+    assert child.returncode is None, "nobody has waited for it"
+    child.wait()
+    assert is_running(os.getpid())

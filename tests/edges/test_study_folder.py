@@ -50,8 +50,22 @@ def test_tables_keep_missing_values_and_what_was_asked(folder: StudyFolder) -> N
     assert folder.scored_suites("run-2") == {}
 
 
+def test_scores_of_several_runs_are_one_frame(folder: StudyFolder) -> None:
+    """Names are categories in the order of their text; a column that a table lacks, and a null, are NaN."""
+    one = pd.DataFrame({"suite": ["b", "a"], "item_id": ["i2", "i1"], "score": pd.array([1.0, None], dtype="Float64")})
+    folder.write_predictions("run-2", one, {})
+    folder.write_predictions("run-1", one.assign(score=0.5, loss_nats=2.0, predicted="text"), {})
+    read = folder.read_scores(["run-2", "run-9", "run-1"])
+    assert read["run_id"].tolist() == ["run-2", "run-2", "run-1", "run-1"]
+    assert read["item_id"].tolist() == ["i2", "i1", "i2", "i1"]
+    assert [read[name].cat.categories.tolist() for name in ("run_id", "suite")] == [["run-1", "run-2"], ["a", "b"]]
+    assert read["score"].fillna(-1.0).tolist() == [1.0, -1.0, 0.5, 0.5]
+    assert read["loss_nats"].isna().tolist() == [True, True, False, False]
+    assert folder.read_scores([]).empty
+
+
 def test_a_flipped_bit_in_a_table_is_found_when_it_is_read(folder: StudyFolder, tmp_path: Path) -> None:
-    frame = pd.DataFrame({"score": [float(i) for i in range(4000)]})
+    frame = pd.DataFrame({"suite": "a", "item_id": "i", "score": [float(i) for i in range(4000)]})
     folder.write_predictions("run-1", frame, {})
     path = tmp_path / "out" / "runs" / "run-1" / "predictions.parquet"
     content = bytearray(path.read_bytes())
@@ -59,6 +73,8 @@ def test_a_flipped_bit_in_a_table_is_found_when_it_is_read(folder: StudyFolder, 
     path.write_bytes(content)
     with pytest.raises(InputProblems, match="a damaged table"):
         folder.read_predictions("run-1")
+    with pytest.raises(InputProblems, match="a damaged table"):
+        folder.read_scores(["run-1"])
 
 
 def test_status_comes_back_as_it_was(folder: StudyFolder, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from rankscope.records import (
     VerdictFile,
 )
 from rankscope.report.page import ReportData
+from rankscope.report.suites_and_items import sample_flips
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\u2028 & \"quoted\""
 RANKS = (1, 4, 16, 64)
@@ -299,4 +300,6 @@ def make_large_report(item_count: int = 10_000, flip_share: float = 0.3) -> Repo
         )  # fmt: skip
     items = pd.concat(frames, ignore_index=True)
     tables = make_tables(verdicts, seeds=5, steps=600) | {"flips": items}
-    return make_report(verdicts, tables=tables, items=items, searches=[make_search(label) for label, _ in labels])
+    return make_report(
+        verdicts, tables=tables, items=sample_flips(items), searches=[make_search(label) for label, _ in labels]
+    )

@@ -6,14 +6,14 @@ import pytest
 from made_report import make_items, make_verdict
 
 from rankscope.report import suites_and_items
-from rankscope.report.suites_and_items import pack_items
+from rankscope.report.suites_and_items import pack_items, sample_flips
 
 
 def test_the_sample_holds_every_arm_suite_and_direction_even_when_it_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     items = make_items([make_verdict()])
     groups = {(row.arm, row.suite, row.seeds_lost > 0) for row in items.itertuples()}
     monkeypatch.setattr(suites_and_items, "MAX_ROWS", len(groups))
-    packed = pack_items(items)
+    packed = pack_items(sample_flips(items), len(items))
     shown = {(row[3], row[4], row[0] == "forgotten") for row in packed.payload["rows"]}
     assert shown == groups
     assert packed.total == len(items)

@@ -114,8 +114,7 @@ def defaults(
     Example:
       rankscope defaults my-study other-study --out defaults.yaml
     """
-    from rankscope.results.evidence import pool_folders
-    from rankscope.study.init_file import dump_defaults
+    from rankscope.results.evidence import dump_defaults, pool_folders
 
     pooled = pool_folders(folders)
     text = pooled.model_dump_json(indent=1) + "\n" if json_ else dump_defaults(pooled)

@@ -135,7 +135,7 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
     from rankscope.results.tracking import tracking_of
 
     folder, make_executor = StudyFolder.open(out), _executor(settings)
-    folder.storage.check_writable()
+    folder.check_writable()
     tracking = tracking_of(settings, folder, out)
     with stop_on_signals(), Live(folder.read_status, folder.read_rungs) as live:
 
@@ -221,11 +221,15 @@ def init(
       rankscope init --model ./my-model --train train.jsonl --test test.jsonl --keep general.jsonl
       rankscope init --from defaults.yaml
     """
-    from rankscope.study.init_file import InitFlags, arms_lines, check_out, read_defaults, write_first_study
+    from rankscope.study.init_file import InitFlags, check_out, write_first_study
 
     check_out(out)
     check_writable(out.parent)
-    arms = arms_lines(read_defaults(from_)) if from_ is not None else None
+    arms = None
+    if from_ is not None:
+        from rankscope.results.evidence import arms_lines, read_defaults  # pandas comes with it
+
+        arms = arms_lines(read_defaults(from_))
     flags = InitFlags(name=name, model=model, train=train, test=test, domain=domain, keep=keep or ())
     write_first_study(out, _ask(flags) if ask else flags, arms)
     typer.echo(f"{out} is written. See what it would do: rankscope plan {out}")

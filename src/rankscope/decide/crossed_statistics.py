@@ -20,6 +20,8 @@ from scipy import stats as distributions
 
 Floats = NDArray[np.float64]
 
+_DRAWS_AT_ONCE = 250
+
 
 class SuiteArrays(NamedTuple):
     """One suite: base (I,), scores (N, K, I), the cluster (I,) of each item, numbered from 0; None: each its own."""
@@ -206,7 +208,7 @@ def mcnemar_exact(lost: int, won: int) -> float:
     """Two-sided exact McNemar test: P of a split of `lost` + `won` flips at least this uneven. 1 where none flipped."""
     if lost + won == 0:
         return 1.0
-    return float(min(1.0, 2.0 * distributions.binom.cdf(min(lost, won), lost + won, 0.5)))
+    return float(distributions.binomtest(lost, lost + won, 0.5).pvalue)
 
 
 def bootstrap_variance(
@@ -224,8 +226,10 @@ def bootstrap_variance(
         values = suite.with_base()
         sums = suite.by_unit(values).reshape(-1, suite.unit_count)
         sizes = suite.by_unit(np.ones(suite.base.size))
-        drawn = _counts(rng, draws, suite.unit_count)
-        means = (drawn @ sums.T) / (drawn @ sizes)[:, None]
+        means = np.empty((draws, len(sums)))
+        for start in range(0, draws, _DRAWS_AT_ONCE):  # a matrix of all draws and items would be large
+            drawn = _counts(rng, min(_DRAWS_AT_ONCE, draws - start), suite.unit_count)
+            means[start : start + _DRAWS_AT_ONCE] = (drawn @ sums.T) / (drawn @ sizes)[:, None]
         whole = values.mean(axis=2).ravel()
         widened = whole + (means - whole) * np.sqrt(suite.unit_count / max(suite.unit_count - 1, 1))
         by_seed += widened.reshape(draws, arms + 1, seeds) / len(suites)

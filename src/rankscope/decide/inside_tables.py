@@ -221,17 +221,22 @@ def partial_rank_correlation(x: Floats, y: Floats, given: Floats) -> float | Non
 
     None where it leaves nothing.
     """
-    left = _residuals(x, y, given)
+    left = _residuals(*_ranks(x, y, given))
     return None if left is None else _pearson(*left)
 
 
+def _ranks(x: Floats, y: Floats, given: Floats) -> tuple[Floats, Floats, Floats]:
+    return rankdata(x), rankdata(y), rankdata(given, axis=0)
+
+
 def _residuals(x: Floats, y: Floats, given: Floats) -> tuple[Floats, Floats] | None:
-    design = np.column_stack([np.ones(len(x)), rankdata(given, axis=0)])
-    both = np.column_stack([rankdata(x), rankdata(y)])
-    left = both - design @ np.linalg.lstsq(design, both, rcond=None)[0]
+    """What a straight line in `given` leaves of x and of y, all of them ranks; None where it leaves nothing."""
+    design, both = np.column_stack([np.ones(len(x)), given]), np.column_stack([x, y])
+    coefficients, _, design_rank, _ = np.linalg.lstsq(design, both, rcond=None)
+    left = both - design @ coefficients
     sizes = (left**2).sum(axis=0)
     whole = ((both - both.mean(axis=0)) ** 2).sum(axis=0)
-    if len(x) - np.linalg.matrix_rank(design) < 2 or (sizes <= 1e-9 * np.maximum(whole, 1e-300)).any():
+    if len(x) - design_rank < 2 or (sizes <= 1e-9 * np.maximum(whole, 1e-300)).any():
         return None
     return left[:, 0], left[:, 1]
 
@@ -247,18 +252,19 @@ def bootstrap(
 ) -> tuple[Floats, Floats]:
     """Both correlations on runs drawn with replacement, (draws,) each; NaN where a draw has none."""
     plain, partial = np.full(draws, np.nan), np.full(draws, np.nan)
-    for k in range(draws):
-        chosen = rng.integers(0, len(x), len(x))
-        plain[k] = rank_correlation(x[chosen], y[chosen])
-        if (found := partial_rank_correlation(x[chosen], y[chosen], given[chosen])) is not None:
-            partial[k] = found
+    chosen = rng.integers(0, len(x), (draws, len(x)))
+    ranks = (rankdata(x[chosen], axis=1), rankdata(y[chosen], axis=1), rankdata(given[chosen], axis=1))
+    for k, (of_x, of_y, of_given) in enumerate(zip(*ranks, strict=True)):
+        plain[k] = _pearson(of_x, of_y)
+        if (found := _residuals(of_x, of_y, of_given)) is not None:
+            partial[k] = _pearson(*found)
     return plain, partial
 
 
 def permutation_p(x: Floats, y: Floats, given: Floats, rng: np.random.Generator, draws: int = DRAWS) -> float:
     """Two-sided: the share of permutations of x's residuals that correlate with y's at least as strongly (Freedman &
     Lane 1983); the observed one is counted."""
-    left = _residuals(x, y, given)
+    left = _residuals(*_ranks(x, y, given))
     if left is None:
         return float("nan")
     mine, other = (side - side.mean() for side in left)

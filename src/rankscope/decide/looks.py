@@ -117,6 +117,14 @@ def gather(frames: Frames, *, model: str, train_set: str, decision: Decision, lo
     return follow(compared, set(mine["arm"]), len(seeds), decision, tuple(looks))
 
 
+def gather_all(frames: Frames, decision: Decision, looks: Sequence[int] = ()) -> dict[tuple[str, str], Evidence]:
+    """`gather` of every base model and training set, in order of their names."""
+    return {
+        (model, train_set): gather(frames, model=model, train_set=train_set, decision=decision, looks=looks)
+        for model, train_set in sorted(set(zip(frames.runs["model"], frames.runs["train_set"], strict=True)))
+    }
+
+
 def follow(
     compared: Callable[[int, AbstractSet[str]], tuple[Pairing, Iterable[str]]],
     arms: AbstractSet[str],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple
@@ -108,14 +108,15 @@ def pair(frames: Frames, *, model: str, train_set: str, only: Sequence[str] | No
     facts = tuple(
         arm if only is not None or arm.problem is not None or arm.label in labels else arm.set_aside() for arm in facts
     )
-    scored = frames.predictions[frames.predictions["model"] == model]
     train_domain = text_or_none(mine["train_domain"].iloc[0])
+    columns = [(label, seed) for label in labels for seed in seeds]
+    rows_of = _scored_rows(frames.predictions, model, train_set, columns)
     paired: list[SuiteScores] = []
     gone: list[str] = []
     for row in frames.suites.sort_values("suite").to_dict("records"):
         if row["form"] == "text" or not seeds:
             continue
-        suite, suite_notes = _pair_suite(scored, row, train_set, train_domain, labels, seeds)
+        suite, suite_notes = _pair_suite(rows_of(str(row["suite"])), row, train_domain, labels, seeds)
         notes += suite_notes
         if suite is not None:
             paired.append(suite)
@@ -147,35 +148,72 @@ def _common(arms: list[ArmFacts]) -> tuple[int, ...]:
     return tuple(sorted(set.intersection(*sets))) if sets else ()
 
 
+class _Rows(NamedTuple):
+    """One suite's rows: the base's as a frame, each item once; of the runs each row's item, column and score."""
+
+    base: pd.DataFrame
+    items: pd.Categorical
+    columns: NDArray[np.int64]
+    scores: Floats
+
+
+def _scored_rows(
+    predictions: pd.DataFrame, model: str, train_set: str, columns: Sequence[tuple[str, int]]
+) -> Callable[[str], _Rows]:
+    """What gives a suite's rows of one base model: its own, and those of the runs that are `columns`, (arm, seed)."""
+    ours = (predictions["model"] == model).to_numpy()
+    is_base = ours & (predictions["arm"] == "base").to_numpy()
+    place = {column: i for i, column in enumerate(columns)}
+    # One small table of (arm, seed) instead of a comparison of every row's text.
+    arm_codes, arm_names = pd.factorize(predictions["arm"])
+    seed_codes, seed_values = pd.factorize(predictions["seed"])
+    table = np.full((len(arm_names) + 1, len(seed_values) + 1), -1)  # the last row and column: missing
+    for (i, arm), (j, seed) in product(enumerate(arm_names), enumerate(seed_values)):
+        table[i, j] = place.get((str(arm), int(seed)), -1)
+    column = np.where(ours & (predictions["train_set"] == train_set).to_numpy(), table[arm_codes, seed_codes], -1)
+    items, scores, suites = predictions["item_id"].astype("category").array, predictions["score"], predictions["suite"]
+
+    def rows_of(suite: str) -> _Rows:
+        here = (suites == suite).to_numpy()
+        rows = np.flatnonzero(here & (column >= 0))
+        base = predictions[here & is_base].drop_duplicates("item_id").astype({"item_id": "str"})
+        values = pd.to_numeric(scores.iloc[rows]).to_numpy(dtype=float, na_value=np.nan)
+        return _Rows(base, items[rows], column[rows], values)
+
+    return rows_of
+
+
+def _matrix(rows: _Rows, column_count: int) -> tuple[pd.Index, Floats]:
+    """The items of a suite in the order of their text, the base's too, and their scores (columns, I), NaN where none.
+
+    Of two rows with the same item and column the first that has a score counts.
+    """
+    known = pd.Index(rows.items.categories[np.unique(rows.items.codes)].astype("str"))
+    item_ids = known.union(pd.Index(rows.base["item_id"])).sort_values()
+    places = item_ids.get_indexer(rows.items.categories.astype("str"))
+    scored = np.flatnonzero(~np.isnan(rows.scores))[::-1]  # the last written stays
+    scores = np.full((column_count, len(item_ids)), np.nan)
+    scores[rows.columns[scored], places[rows.items.codes[scored]]] = rows.scores[scored]
+    return item_ids, scores
+
+
 def _pair_suite(
-    scored: pd.DataFrame,
-    row: dict[Any, Any],
-    train_set: str,
-    train_domain: str | None,
-    labels: tuple[str, ...],
-    seeds: tuple[int, ...],
+    rows: _Rows, row: dict[Any, Any], train_domain: str | None, labels: tuple[str, ...], seeds: tuple[int, ...]
 ) -> tuple[SuiteScores | None, list[str]]:
-    name = str(row["suite"])
-    here = scored[scored["suite"] == name]
-    base = here.loc[here["arm"] == "base"].drop_duplicates("item_id").set_index("item_id")["score"]
-    runs = here[(here["train_set"] == train_set) & here["arm"].isin(labels) & here["seed"].isin(seeds)]
-    runs = runs.assign(seed=runs["seed"].astype(int))
-    wide = runs.pivot_table(index="item_id", columns=["arm", "seed"], values="score", aggfunc="first", dropna=False)
-    wide = wide.reindex(columns=pd.MultiIndex.from_product([labels, seeds]))
-    empty = wide.isna().all().to_numpy()
-    missing = [f"{arm} seed {seed}" for (arm, seed), gone in zip(product(labels, seeds), empty, strict=True) if gone]
-    if base.dropna().empty:
+    name, base = str(row["suite"]), rows.base
+    if base["score"].dropna().empty:
         return None, [f"Suite {name} is left out: the base model has no scores on it."]
+    item_ids, scores = _matrix(rows, len(labels) * len(seeds))
+    empty: list[bool] = np.all(np.isnan(scores), axis=1).tolist()
+    missing = [f"{arm} seed {seed}" for (arm, seed), gone in zip(product(labels, seeds), empty, strict=True) if gone]
     if missing:
         return None, [f"Suite {name} is left out: it was not scored for {', '.join(missing)}."]
-    joined = wide.reindex(wide.index.union(base.index)).sort_index()
-    base_scores = base.reindex(joined.index)
-    whole = (joined.notna().all(axis=1) & base_scores.notna()).to_numpy()
+    base_scores = base.set_index("item_id")["score"].reindex(item_ids).to_numpy(dtype=float, na_value=np.nan)
+    whole = ~(np.isnan(scores).any(axis=0) | np.isnan(base_scores))
     left_out = int((~whole).sum())
     notes = [f"{left_out} items of {name} lack a score in some run and are left out of every arm."] if left_out else []
     if not whole.any():
         return None, [f"Suite {name} is left out: no item was scored in every run."]
-    values = joined.to_numpy(dtype=float)[whole]
     domain = text_or_none(row["domain"])
     return (
         SuiteScores(
@@ -183,12 +221,12 @@ def _pair_suite(
             domain=domain,
             relation=relation(domain, train_domain),
             kind=text_or_none(row["kind"]),
-            item_ids=tuple(str(item) for item in joined.index[whole]),
-            base=base_scores.to_numpy(dtype=float)[whole],
-            scores=np.ascontiguousarray(values.T.reshape(len(labels), len(seeds), -1)),
+            item_ids=tuple(str(item) for item in item_ids[whole]),
+            base=base_scores[whole],
+            scores=np.ascontiguousarray(scores[:, whole].reshape(len(labels), len(seeds), -1)),
             left_out=left_out,
-            clusters=cluster_numbers(here, joined.index[whole]),
-            noise=changed_share(here[here["arm"] == "base"], list(joined.index[whole])),
+            clusters=cluster_numbers(base, item_ids[whole]),
+            noise=changed_share(base, list(item_ids[whole])),
         ),
         notes,
     )

@@ -7,14 +7,14 @@ out of every arm, and nothing is imputed. docs/records.md lists the columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rankscope.decide.change_tables import ARM, SUITE, forgetting, kinds, latest, matrix, seeds
-from rankscope.decide.looks import gather
+from rankscope.decide.looks import Evidence, gather_all
 from rankscope.decide.paired_items import Frames, Pairing, SuiteScores, pair, relation, text_or_none
 from rankscope.decide.run_outcomes import noise
 from rankscope.study.study import Decision
@@ -32,15 +32,20 @@ COST += ["evaluate_seconds", "search_seconds", "peak_memory_bytes", "adapter_byt
 
 
 def make_tables(
-    frames: Frames, *, decision: Decision | None = None, looks: Sequence[int] = ()
+    frames: Frames,
+    *,
+    decision: Decision | None = None,
+    looks: Sequence[int] = (),
+    evidence: Mapping[tuple[str, str], Evidence] | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Every table of the decide stage by name: scores, forgetting, matrix, kinds, seeds, flips, cost, noise.
 
-    `looks` as in `decide`: with adaptive seeds an arm stands in every table as in its last look.
+    `looks` as in `decide`: with adaptive seeds an arm stands in every table as in its last look. `evidence`: that of
+    `gather_all`, where it is known.
     """
     decision = decision or Decision()
     confidence = decision.confidence
-    paired = pairings(frames, decision, looks)
+    paired = pairings(frames, evidence if evidence is not None else gather_all(frames, decision, looks))
     return {
         "scores": scores(frames),
         "forgetting": forgetting(paired, confidence),
@@ -53,16 +58,13 @@ def make_tables(
     }
 
 
-def pairings(frames: Frames, decision: Decision, looks: Sequence[int] = ()) -> list[Pairing]:
+def pairings(frames: Frames, evidence: Mapping[tuple[str, str], Evidence]) -> list[Pairing]:
     """Look by look the compared arms of every base model and training set together, then each arm set aside that has
     done runs. What a later one says of an arm counts."""
     made = []
-    for model, train_set in sorted(set(zip(frames.runs["model"], frames.runs["train_set"], strict=True))):
-        where = {"model": model, "train_set": train_set}
-        seen = gather(frames, **where, decision=decision, looks=looks).looks
-        together = seen[0].pairing
-        made += [look.pairing for look in seen if look.labels]
-        alone = [arm.label for arm in together.arms if arm.problem is not None and arm.seeds]
+    for (model, train_set), known in evidence.items():
+        made += [look.pairing for look in known.looks if look.labels]
+        alone = [arm.label for arm in known.looks[0].pairing.arms if arm.problem is not None and arm.seeds]
         made += [pair(frames, model=model, train_set=train_set, only=[label]) for label in alone]
     return made
 
@@ -90,25 +92,20 @@ def scores(frames: Frames) -> pd.DataFrame:
 
 def _run_means(predictions: pd.DataFrame) -> pd.DataFrame:
     """Means by run and suite. Only texts with a loss and a size count towards nats per token and bits per byte."""
-    frame = predictions[["model", "train_set", "arm", "seed", "suite"]].copy()
-    for name in ("score", "loss_nats", "scored_tokens", "text_bytes"):
-        frame[name] = pd.to_numeric(predictions[name]).astype(float)
-    frame["has_loss"] = frame["loss_nats"].notna() & (frame["scored_tokens"] > 0)
-    frame["has_size"] = frame["has_loss"] & (frame["text_bytes"] > 0)
-    frame["text_loss"] = frame["loss_nats"].where(frame["has_loss"])
-    frame["tokens"] = frame["scored_tokens"].where(frame["has_loss"])
-    frame["sized_loss"] = frame["loss_nats"].where(frame["has_size"])
-    frame["bytes"] = frame["text_bytes"].where(frame["has_size"])
-    groups = frame.groupby(["model", "train_set", "arm", "seed", "suite"], dropna=False)
-    sums = groups[["text_loss", "tokens", "sized_loss", "bytes"]].sum(min_count=1)
-    result = pd.DataFrame(
-        {
-            "n": groups["score"].count().where(groups["score"].count() > 0, groups["has_loss"].sum()),
-            "accuracy": groups["score"].mean(),
-            "loss_nats_per_token": sums["text_loss"] / sums["tokens"],
-            "bits_per_byte": sums["sized_loss"] / math.log(2) / sums["bytes"],
-        }
+    keys = ["model", "train_set", "arm", "seed", "suite"]
+    score, loss, tokens, size = (
+        pd.to_numeric(predictions[name]).astype(float) for name in ("score", "loss_nats", "scored_tokens", "text_bytes")
     )
+    scored = predictions[keys].assign(score=score).groupby(keys, dropna=False)["score"]
+    has_loss = loss.notna() & (tokens > 0)
+    texts = predictions.loc[has_loss, keys].assign(loss=loss, tokens=tokens, sized_loss=loss.where(size > 0))
+    texts["bytes"] = size.where(size > 0)
+    groups = texts.groupby(keys, dropna=False)
+    result = pd.DataFrame({"n": scored.count(), "accuracy": scored.mean()})
+    sums = groups[["loss", "tokens", "sized_loss", "bytes"]].sum(min_count=1).reindex(result.index)
+    result["n"] = result["n"].where(result["n"] > 0, groups.size().reindex(result.index, fill_value=0))
+    result["loss_nats_per_token"] = sums["loss"] / sums["tokens"]
+    result["bits_per_byte"] = sums["sized_loss"] / math.log(2) / sums["bytes"]
     return result.reset_index()
 
 

@@ -31,6 +31,7 @@ def decide(
     train_set: str,
     decision: Decision,
     looks: Sequence[int] = (),
+    evidence: Evidence | None = None,
     bootstrap_draws: int = 2000,
     seed: int = 0,
 ) -> Verdict:
@@ -38,10 +39,12 @@ def decide(
 
     The closed form bounds the decision, so the same predictions always give the same verdict; a bootstrap of
     `bootstrap_draws` draws from `seed` checks it and is reported. `looks`: with adaptive seeds the numbers of seeds
-    after which the verdict is asked. A study that is not finished, has one seed, no suite to forget on or a suite of
-    one item is described and not decided. Raises ValueError where there is no such run.
+    after which the verdict is asked. `evidence`: that of `gather`, where it is known. A study that is not finished, has
+    one seed, no suite to forget on or a suite of one item is described and not decided. Raises ValueError where there
+    is no such run.
     """
-    evidence = gather(frames, model=model, train_set=train_set, decision=decision, looks=looks)
+    if evidence is None:
+        evidence = gather(frames, model=model, train_set=train_set, decision=decision, looks=looks)
     last, ruling = evidence.last, evidence.ruling
     remaining = [arm.label for arm in last.pairing.arms if arm.problem in ("planned", "running", "not needed")]
     chosen = None if ruling.recommended is None else evidence.labels[ruling.recommended]

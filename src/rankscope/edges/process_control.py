@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
+
 _STOP = threading.Event()
 """Set by SIGTERM, SIGUSR1 or SIGINT: whoever works saves its state and returns."""
 
@@ -71,14 +73,13 @@ def end_with(parent: int) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this machine is there, whoever owns it."""
+    """Whether a process of this machine is alive, whoever owns it; one that ended and was not reaped yet is not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
+    except psutil.AccessDenied:
         return True
-    return True
 
 
 def keep_freed_memory() -> bool:

@@ -39,6 +39,14 @@ class StudyFolder(StudyTables):
         """The study folder at a path or URL; nothing is made yet. Raises InputProblems for an unknown scheme."""
         return cls(open_storage(url))
 
+    def check_writable(self) -> None:
+        """Raises InputProblems where nothing could be written here, before any work is done."""
+        self.storage.check_writable()
+
+    def remove_drafts(self) -> int:
+        """Delete what killed processes left unfinished, under the study's lock; how many."""
+        return self.storage.remove_drafts()
+
     # ---- the study ----
 
     def claim(self, name: str, study: str) -> None:

@@ -6,7 +6,7 @@ pandas and pyarrow are imported when a table is read or written: `rankscope stat
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,12 @@ from rankscope.study.problems import InputProblems, Problem
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 _METADATA = b"rankscope"
+
+SCORES = ("suite", "item_id", "score", "loss_nats", "scored_tokens", "text_bytes")
+"""The columns of predictions that gain, forgetting and losses are made of."""
 
 
 class StudyTables(StudyRecords):
@@ -24,8 +28,33 @@ class StudyTables(StudyRecords):
 
     # ---- scores ----
 
-    def read_predictions(self, run_id: str) -> pd.DataFrame | None:
-        return self._frame(self._predictions(run_id))
+    def read_predictions(self, run_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
+        """All columns, or only these."""
+        return self._frame(self._predictions(run_id), columns)
+
+    def read_scores(self, run_ids: Sequence[str]) -> pd.DataFrame:
+        """Of several runs' predictions what statistics need, joined: SCORES, floats with NaN for what was not scored.
+
+        run_id, suite and item_id are categories in the order of their text. Runs without predictions have no rows.
+        """
+        import numpy as np
+        import pandas as pd
+        import pyarrow as pa
+
+        read = {run_id: self._scores(self._predictions(run_id)) for run_id in run_ids}
+        tables = {run_id: table for run_id, table in read.items() if table is not None}
+        ids = sorted(tables)
+        codes = np.repeat([ids.index(r) for r in tables], [t.num_rows for t in tables.values()]).astype(np.int32)
+        empty = pa.table({name: pa.array([], kind) for name, kind in _score_types().items()})
+        joined = pa.concat_tables([empty, *tables.values()]).unify_dictionaries()
+        del read, tables
+        frame = joined.to_pandas(split_blocks=True, self_destruct=True)
+        del joined
+        pa.default_memory_pool().release_unused()
+        frame.insert(0, "run_id", pd.Categorical.from_codes(codes, dtype=pd.CategoricalDtype(ids)))
+        for name in ("suite", "item_id"):
+            frame[name] = frame[name].cat.reorder_categories(sorted(frame[name].cat.categories))
+        return frame
 
     def write_predictions(self, run_id: str, frame: pd.DataFrame, suites_sha256: Mapping[str, str]) -> None:
         """`suites_sha256`: of every suite that was scored, the content that was asked."""
@@ -123,7 +152,7 @@ class StudyTables(StudyRecords):
         with self.storage.local_draft(name) as draft:
             pq.write_table(table, draft, write_page_checksum=True)
 
-    def _frame(self, name: str) -> pd.DataFrame | None:
+    def _frame(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -131,9 +160,28 @@ class StudyTables(StudyRecords):
         if path is None:
             return None
         try:
-            return pq.read_table(path, page_checksum_verification=True).to_pandas()
+            table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+            return table.to_pandas()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(name, error) from error
+
+    def _scores(self, name: str) -> pa.Table | None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path, types = self.storage.local_copy(name), _score_types()
+        if path is None:
+            return None
+        try:
+            file = pq.ParquetFile(path, read_dictionary=["suite", "item_id"], page_checksum_verification=True)
+            table = file.read([column for column in types if column in file.schema_arrow.names], use_threads=False)
+            columns = {
+                column: table[column].cast(kind) if column in table.column_names else pa.nulls(table.num_rows, kind)
+                for column, kind in types.items()
+            }
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # KeyError: no such column
+            raise self._damaged(name, error) from error
+        return pa.table(columns)
 
     def _metadata(self, name: str) -> dict[str, str]:
         import pyarrow as pa
@@ -151,3 +199,10 @@ class StudyTables(StudyRecords):
         found = f"a damaged table ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
         expected = "a whole Parquet file; delete it to have it made again"
         return InputProblems([Problem(self.place(name), "", found, expected)])
+
+
+def _score_types() -> dict[str, pa.DataType]:
+    import pyarrow as pa
+
+    names = pa.dictionary(pa.int32(), pa.string())
+    return {column: names if column in ("suite", "item_id") else pa.float64() for column in SCORES}

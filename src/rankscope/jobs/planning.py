@@ -6,10 +6,12 @@ were: then no source is opened and no tokenizer is loaded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 from rankscope.data.encode_study import encode_study
 from rankscope.data.source_state import changed_sources, source_states
@@ -18,12 +20,15 @@ from rankscope.decide.statistical_power import planned_power
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.lm_eval.load_task import load_task
 from rankscope.model.load import inspect_model, load_tokenizer, model_path
-from rankscope.model.model_checks import changed_model_files, model_states
+from rankscope.model.model_checks import changed_model_files, model_states, tokenizer_sha256
 from rankscope.plan.make_plan import make_plan
 from rankscope.records import MachineFacts, MeasuredSpeed, ModelFacts, Plan, SourceState, SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
-from rankscope.study.resolved_study import absolute, dump_study, pinned, study_of
-from rankscope.study.study import Study
+from rankscope.study.resolved_study import absolute, dump_study, study_of
+from rankscope.study.study import ModelSpec, Study, SuiteSource, TrainSource
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_Pinned = TypeVar("_Pinned", ModelSpec, TrainSource, SuiteSource)
 
 _NAMED = 4
 """Runs that a message names."""
@@ -126,7 +131,14 @@ class StudyPlanner:
         self._made = TemporaryDirectory(prefix="rankscope-tokens-")
         training: dict[str, list[TrainFacts]] = {}
         suites: dict[str, list[SuiteFacts]] = {}
+        done: dict[tuple[object, ...], str] = {}
+        files = {spec.name: model_states(spec.name, model_path(spec, self.base)) for spec in self.study.models}
         for spec, facts in zip(self.study.models, models, strict=True):
+            key = (tokenizer_sha256(files[spec.name]) or spec.name, facts.context_tokens, spec.chat, spec.system_prompt)
+            if key in done:  # the same tokens as another base's: encoded once
+                training[spec.name], suites[spec.name] = training[done[key]], suites[done[key]]
+                continue
+            done[key] = spec.name
             encoded = encode_study(
                 self.study, self.base, spec, load_tokenizer(spec, self.base),
                 facts.context_tokens - self.study.virtual_tokens, Path(self._made.name), load_task=load_task,
@@ -134,9 +146,7 @@ class StudyPlanner:
             )  # fmt: skip
             training[spec.name] = list(encoded.training.values())
             suites[spec.name] = list(encoded.suites.values())
-        paths = [(spec.name, model_path(spec, self.base)) for spec in self.study.models]
-        files = [state for name, path in paths for state in model_states(name, path)]
-        self._facts = _Facts(models, training, suites, sources, files)
+        self._facts = _Facts(models, training, suites, sources, [one for states in files.values() for one in states])
         return self._facts
 
     def _as_planned(self, before: Plan, out: StudyFolder) -> _Facts | None:
@@ -219,3 +229,22 @@ def same_work(one: Plan, other: Plan) -> bool:
         return plan.resolved, plan.models, plan.train_sets, plan.suites, ids
 
     return work(one) == work(other)
+
+
+def pinned(study: Study, plan: Plan) -> Study:
+    """The study at the commits that its hub models and data sets had when it was planned: a job that starts later
+    sees what the plan saw."""
+    models = {facts.name: facts.revision for facts in plan.models}
+    rows = {("train", facts.name): facts.revision for facts in plan.train_sets}
+    rows |= {("suites", facts.name): facts.revision for facts in plan.suites}
+
+    def at_commit(given: _Pinned, commit: str | None) -> _Pinned:
+        return given.model_copy(update={"revision": commit}) if commit and _COMMIT.fullmatch(commit) else given
+
+    return study.model_copy(
+        update={
+            "models": tuple(at_commit(spec, models.get(spec.name)) for spec in study.models),
+            "train": {name: at_commit(given, rows.get(("train", name))) for name, given in study.train.items()},
+            "suites": {name: at_commit(given, rows.get(("suites", name))) for name, given in study.suites.items()},
+        }
+    )

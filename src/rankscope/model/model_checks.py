@@ -44,6 +44,14 @@ def content_sha256(path: str, commit: str | None, states: Sequence[SourceState])
     return digest.hexdigest()
 
 
+def tokenizer_sha256(states: Sequence[SourceState]) -> str | None:
+    """Hash of everything but weights and configuration, which is what a tokenizer is made of; None for a hub id."""
+    own = [s for s in states if not s.file.endswith((".safetensors", ".safetensors.index.json", "config.json"))]
+    own += [s for s in states if Path(s.file).name == "tokenizer_config.json"]
+    named = [f"{Path(state.file).name} {state.sha256}" for state in own]
+    return hashlib.sha256("\n".join(named).encode()).hexdigest() if named else None
+
+
 def changed_model_files(states: Sequence[SourceState]) -> list[tuple[SourceState, str]]:
     """(state, what is found now) of every file that is not as it was. A file of the same size and time is the same."""
     found = []

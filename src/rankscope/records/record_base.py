@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.problems import InputProblems, Problem, show
 
 FORMAT_VERSION = 2
 """The layout of a study folder, its JSON records and its tables.
@@ -53,15 +53,20 @@ def parse_record(kind: type[_R], content: bytes, file: str) -> _R:
         raise _damaged(kind, file, f"{place or 'the record'}: {first['msg']}") from error
 
 
-def check_format(value: object, file: str) -> None:
-    """Raises InputProblems where a parsed record says that it is of another format version than this program's."""
-    found = value.get("format_version", FORMAT_VERSION) if isinstance(value, dict) else FORMAT_VERSION
-    if found == FORMAT_VERSION:
+def check_format(value: object, file: str, version: int = FORMAT_VERSION) -> None:
+    """Raises InputProblems where a parsed record says that it is of another format than `version`.
+
+    Small records that live only while a study runs have no version of their own and are of the folder's.
+    """
+    found = value.get("format_version", version) if isinstance(value, dict) else version
+    if isinstance(found, int) and found == version:
         return
-    expected = f"format {FORMAT_VERSION}, which this rankscope reads"
-    if isinstance(found, int) and found > FORMAT_VERSION:
+    expected = f"format {version}, which this rankscope reads"
+    if not isinstance(found, int):
+        raise InputProblems([Problem(file, "format_version", show(found), expected)])
+    if found > version:
         expected += "; a newer rankscope wrote this: upgrade"
-    elif found in READ_BY:
+    elif version == FORMAT_VERSION and found in READ_BY:
         expected += f"; {READ_BY[found]} reads this one: pip install '{READ_BY[found].replace(' ', '==')}.*'"
     raise InputProblems([Problem(file, "format_version", f"format {found}", expected)])
 

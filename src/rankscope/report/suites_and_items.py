@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import altair as alt
@@ -155,19 +156,32 @@ class PackedItems:
     total: int
 
 
-def pack_items(items: pd.DataFrame, total: int | None = None) -> PackedItems:
-    """Sample and pack flipped items; `total` is how many flips there are in all (the rows given, where unknown).
+def sample_flips(flips: pd.DataFrame) -> pd.DataFrame:
+    """As many rows that flipped as a page may hold, in an order of which every beginning is a fair sample.
 
     A row counts as forgotten where seeds_lost > 0, as gained where seeds_won > 0; other rows are no flips. Rows are
-    drawn in turn from every model, training set, arm, suite and direction, in a seeded random order, until the page
-    is full.
+    drawn in turn from every model, training set, arm, suite and direction, in a seeded random order.
     """
+    flipped = _flipped(flips)
+    if flipped.empty:
+        return flipped
+    generator = random.Random(0)
+    groups = [list(places) for places in flipped.groupby(list(GROUP), dropna=False, sort=False).indices.values()]
+    for group in groups:
+        generator.shuffle(group)
+    turns = (group[turn] for turn in range(max(map(len, groups))) for group in groups if turn < len(group))
+    return flipped.iloc[list(islice(turns, MAX_ROWS))].reset_index(drop=True)
+
+
+def pack_items(items: pd.DataFrame, total: int | None = None) -> PackedItems:
+    """Pack flipped items, in the order of `sample_flips`, until the page is full; `total` is how many flips there are
+    in all (the rows given, where unknown)."""
     flipped = _flipped(items)
     questions: dict[tuple[str, str, str], int] = {}
     asked: list[list[str]] = []
     packed: list[list[Any]] = []
     characters = 0
-    for row in _in_turn(flipped):
+    for row in map(_row, flipped.to_dict("records")):
         key = (row["model"], row["suite"], row["item_id"])
         new = 0 if key in questions else len(row["prompt"]) + len(row["answer"]) + len(row["base_predicted"])
         new += len(row["arm_predicted"]) + 60
@@ -214,17 +228,3 @@ def _item_text(value: Any, *, missing: str = "(none)") -> str:
         return missing
     text = str(value)
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} … ({len(text) - MAX_TEXT:,} more characters)"
-
-
-def _in_turn(flipped: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Rows in an order of which every beginning is a fair sample: one of each group, then the next of each, ..."""
-    if flipped.empty:
-        return
-    generator = random.Random(0)
-    groups = [list(places) for places in flipped.groupby(list(GROUP), dropna=False, sort=False).indices.values()]
-    for group in groups:
-        generator.shuffle(group)
-    for turn in range(max(map(len, groups))):
-        for group in groups:
-            if turn < len(group):
-                yield _row(flipped.iloc[group[turn]].to_dict())

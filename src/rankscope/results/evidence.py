@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from pathlib import Path
+
+from pydantic import ValidationError
 
 from rankscope.decide.looks import Evidence, gather
 from rankscope.decide.pooled_effects import StudyArm, pool, study_arms
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import Defaults, Plan, PlannedRun, RunStatus
+from rankscope.records import DefaultArm, Defaults, Plan, PlannedRun, RunStatus
+from rankscope.records.record_base import check_format
 from rankscope.results.frames import frames_of, planned_study, searches_of
+from rankscope.study.methods import METHODS
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Decision, Study
+from rankscope.study.yaml_text import dump_yaml, load_yaml, read_text
 
 
 def wanted_runs(folder: StudyFolder, study: Study, plan: Plan, asked: AbstractSet[str]) -> list[PlannedRun]:
@@ -102,3 +109,65 @@ def _of(folder: StudyFolder) -> tuple[list[StudyArm], Decision]:
         searched = {arm: search.chosen for search in mine for arm in search.arms if search.chosen is not None}
         found += study_arms(f"{folder.url}: {model} on {train_set}", evidence, searched)
     return found, study.decision
+
+
+# ---- defaults.yaml ------------------------------------------------------------------------------------------------
+
+
+DEFAULTS_FORMAT = 1
+"""The version of defaults.yaml, which is no file of a study folder."""
+
+
+def dump_defaults(defaults: Defaults) -> str:
+    """The text of defaults.yaml, its first line in words."""
+    text = dump_yaml(defaults.model_dump(mode="json"))
+    return f"# Pooled by rankscope defaults over {len(defaults.studies)} studies. {defaults.reason}\n{text}"
+
+
+def read_defaults(path: Path) -> Defaults:
+    """What `dump_defaults` wrote. Raises InputProblems."""
+    expected = "a file that `rankscope defaults` wrote"
+    value = load_yaml(read_text(path, expected, "--from"), str(path), expected)
+    check_format(value, str(path), DEFAULTS_FORMAT)
+    try:
+        return Defaults.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "--from"
+        raise InputProblems([Problem(str(path), place, first["msg"], expected)]) from None
+
+
+def arms_lines(defaults: Defaults) -> str:
+    """The `arms` section of a study that starts from these defaults: the default rank with its neighbours, and the
+    methods that have one size only, such as full.
+
+    Where the studies cannot tell, every rank that they had. A rate stands where it is known to within a decade.
+    """
+    ranked = sorted((arm for arm in defaults.arms if arm.rank), key=lambda arm: (arm.method, arm.rank or 0))
+    chosen = defaults.arms[defaults.default] if defaults.default is not None else None
+    if chosen in ranked:
+        ranked = [arm for arm in ranked if arm.method == chosen.method]
+        at = ranked.index(chosen)
+        ranked = ranked[max(0, at - 1) : at + 2]
+    plain = {arm.method: arm for arm in defaults.arms if METHODS[arm.method].size is None}
+    lines = [f"# From {len(defaults.studies)} studies: {defaults.reason}"]
+    lines += [f"  {method}: {{learning_rate: {_rate(arm)}}}" for method, arm in plain.items()]
+    for arm in ranked:
+        alpha = f"{arm.alpha_per_rank or 2:g}r"
+        targets = arm.targets if isinstance(arm.targets, str) else f"[{', '.join(arm.targets or ['all-linear'])}]"
+        settings = f"ranks: [{arm.rank}], alpha: {alpha}, targets: {targets}, learning_rate: {_rate(arm)}"
+        same = [other for other in ranked if (other.method, other.rank) == (arm.method, arm.rank)]
+        label = f"{arm.method}-r{arm.rank}" + (f"-{ranked.index(arm)}" if len(same) > 1 else "")
+        lines.append(f"  {label}: {{method: {arm.method}, {settings}}}")
+    if chosen is not None and chosen not in ranked and chosen.method not in plain:
+        lines.append(f"  # the studies' default is {chosen.method}: see docs/models.md for its settings")
+    return "\n".join(lines)
+
+
+def _rate(arm: DefaultArm) -> str:
+    """The pooled rate on the half-decade grid, or auto."""
+    known = arm.learning_rate
+    if known is None or known.studies < 2 or known.low <= 0 or known.high > 10 * known.low:
+        return "auto"
+    halves = round(2 * math.log10(known.mean))
+    return f"{3 if halves % 2 else 1}e{halves // 2}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rankscope.decide.paired_items import Frames
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import Plan, PlannedRun, Prediction, SearchRecord
+from rankscope.records import Plan, PlannedRun, SearchRecord
 from rankscope.study.resolved_study import study_of
 from rankscope.study.study import Study
 
@@ -38,48 +38,52 @@ def suites_frame(plan: Plan) -> pd.DataFrame:
     return pd.DataFrame(rows).drop_duplicates("suite", ignore_index=True)
 
 
-_PREDICTED = ["run_id", *(field.name for field in fields(Prediction)), "model", "train_set", "arm", "seed"]
-"""Columns of the predictions where nothing was scored."""
-
-
 def predictions_frame(folder: StudyFolder, plan: Plan) -> pd.DataFrame:
-    """Every finished run's predictions on the plan's suites; the base's rows have arm `base` and no training set."""
-    frames = []
-    for model, run_id in base_ids(plan).items():
-        base = _predictions(folder, run_id, model=model, train_set=None, arm="base", seed=None)
-        frames.append(base if base is None else _with_second_scores(base, folder.read_second_predictions(run_id)))
-    for run in plan.runs:
-        status = folder.read_status(run.run_id)
-        if status is not None and status.state == "done":
-            frames.append(
-                _predictions(
-                    folder, run.run_id, model=run.model, train_set=run.train_set, arm=run.arm.label, seed=run.seed
-                )
-            )
-    found = [frame for frame in frames if frame is not None]
-    wanted = {suite.name for suite in plan.suites}
-    joined = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=_PREDICTED)
-    return joined[joined["suite"].isin(wanted)].reset_index(drop=True)
+    """What every finished run scored on the plan's suites; the base's rows have arm `base` and no training set.
+
+    Names are categories in the order of their text. Texts (predicted, answer) are not here: a report reads
+    those that are shown. The base's rows alone have `cluster` and, of both scorings, `choice_logprobs`.
+    """
+    runs = {run.run_id: run for run in plan.runs if _is_done(folder, run)}
+    bases = {run_id: model for model, run_id in base_ids(plan).items()}
+    frame = folder.read_scores([*bases, *runs])
+    ids = [str(run_id) for run_id in frame["run_id"].cat.categories]
+    frame["model"] = _named(frame["run_id"], [bases.get(i) or runs[i].model for i in ids])
+    frame["train_set"] = _named(frame["run_id"], [runs[i].train_set if i in runs else None for i in ids])
+    frame["arm"] = _named(frame["run_id"], [runs[i].arm.label if i in runs else "base" for i in ids])
+    seeds = pd.array([runs[i].seed if i in runs else None for i in ids], dtype="Int64")
+    frame["seed"] = seeds[frame["run_id"].cat.codes.to_numpy()]
+    details = [_base_details(folder, run_id) for run_id in bases if run_id in ids]
+    if details:
+        joined = pd.concat(details, ignore_index=True)
+        joined.index = frame.index[frame["run_id"].isin(list(bases))]  # read_scores keeps the rows' order
+        frame = frame.join(joined)
+    wanted = frame["suite"].isin({suite.name for suite in plan.suites})
+    return frame if wanted.all() else frame[wanted].reset_index(drop=True)
 
 
-def _with_second_scores(base: pd.DataFrame, again: pd.DataFrame | None) -> pd.DataFrame:
-    """`score_again` and `choice_logprobs_again`: what the base got when it was scored in other batches."""
-    if again is None:
-        return base
-    columns = {name: f"{name}_again" for name in ("score", "choice_logprobs")}
-    second = again[["suite", "item_id", *columns]].rename(columns=columns)
-    return base.merge(second, on=["suite", "item_id"], how="left", validate="one_to_one")
+def _base_details(folder: StudyFolder, run_id: str) -> pd.DataFrame:
+    """Of a base's predictions `cluster` and `choice_logprobs`, and what it got when it was scored in other batches."""
+    base, again = folder.read_predictions(run_id), folder.read_second_predictions(run_id)
+    assert base is not None
+    found = base.reindex(columns=["suite", "item_id", "cluster", "choice_logprobs"])
+    if again is not None:
+        columns = {name: f"{name}_again" for name in ("score", "choice_logprobs")}
+        second = again[["suite", "item_id", *columns]].rename(columns=columns)
+        found = found.merge(second, on=["suite", "item_id"], how="left", validate="one_to_one")
+    return found.drop(columns=["suite", "item_id"])
 
 
-def _predictions(folder: StudyFolder, run_id: str, **columns: Any) -> pd.DataFrame | None:
-    frame = folder.read_predictions(run_id)
-    if frame is None:
-        return None
-    typed = {
-        name: pd.array([value] * len(frame), dtype="Int64" if name == "seed" else "str")
-        for name, value in columns.items()
-    }
-    return frame.assign(**typed)
+def _is_done(folder: StudyFolder, run: PlannedRun) -> bool:
+    status = folder.read_status(run.run_id)
+    return status is not None and status.state == "done"
+
+
+def _named(run_ids: pd.Series, names: list[str | None]) -> pd.Categorical[Any]:
+    """What each run is called, as categories in the order of their text; None stays missing."""
+    categories = sorted({name for name in names if name is not None})
+    by_run = np.array([-1 if name is None else categories.index(name) for name in names], dtype=np.int16)
+    return pd.Categorical.from_codes(by_run[run_ids.cat.codes.to_numpy()], dtype=pd.CategoricalDtype(categories))
 
 
 def runs_frame(folder: StudyFolder, plan: Plan) -> pd.DataFrame:

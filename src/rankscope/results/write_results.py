@@ -12,11 +12,13 @@ from safetensors.numpy import load_file
 
 from rankscope.decide.change_tables import derived_scores, forgetting_by_run, rate_sentences, rates
 from rankscope.decide.inside_tables import diagnose, joined, measures_by_run, neuron_overlaps, subspaces
+from rankscope.decide.looks import Evidence, gather_all
 from rankscope.decide.result_tables import findings, forgotten, forgotten_groups, make_tables
 from rankscope.decide.verdict import decide
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import Plan, VerdictFile
+from rankscope.records import Plan, Verdict, VerdictFile
 from rankscope.report.page import ReportData, render
+from rankscope.report.suites_and_items import sample_flips
 from rankscope.results.frames import base_ids, frames_of, learning_frame, planned_study, searches_of
 
 
@@ -25,7 +27,8 @@ def write_results(folder: StudyFolder) -> VerdictFile:
     study, plan = planned_study(folder)
     frames = frames_of(folder, plan)
     predictions, suites, runs = frames
-    tables = make_tables(frames, decision=study.decision, looks=study.looks)
+    evidence = gather_all(frames, study.decision, study.looks)
+    tables = make_tables(frames, decision=study.decision, looks=study.looks, evidence=evidence)
     tables["learning"] = learning_frame(folder, plan)
     domains = {facts.name: facts.domain for facts in plan.train_sets}
     tables["rates"] = rates(searches_of(folder, plan), predictions[predictions["arm"] == "base"], suites, domains)
@@ -34,14 +37,16 @@ def write_results(folder: StudyFolder) -> VerdictFile:
     tables["forgotten_groups"] = forgotten_groups(tables["flips"], tables["forgotten"])
     for name, table in tables.items():
         folder.write_table(name, table)
-    pairs = sorted({(run.model, run.train_set) for run in plan.runs})
+
+    def decided(model: str, train_set: str, known: Evidence) -> Verdict:
+        verdict = decide(
+            frames, model=model, train_set=train_set, decision=study.decision, looks=study.looks, evidence=known
+        )
+        said = findings(tables["forgotten_groups"], tables["kinds"], model, train_set)
+        return verdict.model_copy(update={"findings": said})
+
     verdicts = VerdictFile(
-        verdicts=[
-            decide(frames, model=model, train_set=train_set, decision=study.decision, looks=study.looks).model_copy(
-                update={"findings": findings(tables["forgotten_groups"], tables["kinds"], model, train_set)}
-            )
-            for model, train_set in pairs
-        ],
+        verdicts=[decided(model, train_set, known) for (model, train_set), known in evidence.items()],
         notes=plan.warnings,
     )
     folder.write_verdicts(verdicts)
@@ -90,24 +95,36 @@ def warnings_of(folder: StudyFolder, plan: Plan) -> list[str]:
 
 
 def items_frame(folder: StudyFolder, plan: Plan, predictions: pd.DataFrame, flips: pd.DataFrame) -> pd.DataFrame:
-    """Every flipped item with prompt, answer and both predictions; the arm's is of a seed in which it flipped."""
-    flipped = flips[(flips["seeds_lost"] > 0) | (flips["seeds_won"] > 0)]
-    asked = []
-    for model, run_id in base_ids(plan).items():
-        items = folder.read_items(run_id)
-        if items is not None:
-            asked.append(items.assign(model=model))
-    if not asked or flipped.empty:
+    """A sample of the flipped items, each with prompt, answer and both predictions; the arm's is of the first seed in
+    which its score is not the base's."""
+    sample, bases = sample_flips(flips), base_ids(plan)
+    asked = [folder.read_items(run_id) for run_id in bases.values()]
+    if sample.empty or all(items is None for items in asked):
         return pd.DataFrame()
     keys = ["model", "suite", "item_id"]
-    base = predictions[predictions["arm"] == "base"][[*keys, "predicted", "answer", "score"]]
-    base = base.rename(columns={"predicted": "base_predicted", "score": "base_score"})
-    arms = predictions[predictions["arm"] != "base"][[*keys, "train_set", "arm", "seed", "predicted", "score"]]
-    arms = arms.merge(base, on=keys)
-    arms = arms[arms["score"] != arms["base_score"]].sort_values("seed")
-    arms = arms.drop_duplicates([*keys, "train_set", "arm"]).rename(columns={"predicted": "arm_predicted"})
-    joined = flipped.merge(arms.drop(columns=["score", "base_score"]), on=[*keys, "train_set", "arm"], how="left")
-    return joined.merge(pd.concat(asked, ignore_index=True), on=keys, how="left")
+    names = [*keys, "train_set", "arm"]
+    rows = predictions.loc[predictions["item_id"].isin(sample["item_id"]), [*names, "seed", "run_id", "score"]]
+    rows = rows.astype(dict.fromkeys([*names, "run_id"], "str"))
+    base, arms = rows[rows["arm"] == "base"], rows[rows["arm"] != "base"].dropna(subset=["score"])
+    arms = arms.merge(base[[*keys, "score"]].dropna(), on=keys, suffixes=("", "_base")).merge(sample[names], on=names)
+    arms = arms[arms["score"] != arms["score_base"]].sort_values("seed", kind="stable").drop_duplicates(names)
+    said = _texts(folder, arms, ["predicted"]).rename(columns={"predicted": "arm_predicted"})
+    told = _texts(folder, base, ["predicted", "answer"]).rename(columns={"predicted": "base_predicted"})
+    joined = sample.merge(said[[*names, "arm_predicted"]], on=names, how="left")
+    joined = joined.merge(told[[*keys, "base_predicted", "answer"]], on=keys, how="left")
+    questions = [frame.assign(model=model) for model, frame in zip(bases, asked, strict=True) if frame is not None]
+    return joined.merge(pd.concat(questions, ignore_index=True), on=keys, how="left")
+
+
+def _texts(folder: StudyFolder, rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Rows of predictions (run_id, suite, item_id, ...) with these columns of texts, read run by run."""
+    keys = ["suite", "item_id"]
+    found = [rows[:0].assign(**dict.fromkeys(columns, ""))]
+    for run_id, mine in rows.groupby("run_id"):
+        texts = folder.read_predictions(str(run_id), [*keys, *columns])
+        if texts is not None:
+            found.append(mine.merge(texts.drop_duplicates(keys), on=keys, how="left"))
+    return pd.concat(found, ignore_index=True)
 
 
 # ---- what changed inside --------------------------------------------------------------------------------------------

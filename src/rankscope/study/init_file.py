@@ -5,7 +5,6 @@ The arms may start from defaults pooled over studies, which `rankscope defaults`
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import textwrap
@@ -15,14 +14,10 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from pydantic import ValidationError
-
-from rankscope.records import DefaultArm, Defaults
-from rankscope.study.methods import METHODS
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.read_study import read_study
 from rankscope.study.study_settings import NAME, is_name
-from rankscope.study.yaml_text import dump_yaml, load_yaml, read_text
+from rankscope.study.yaml_text import dump_yaml
 
 _ARMS = """\
   full: {learning_rate: auto}
@@ -199,57 +194,3 @@ def _relative(path: Path, out: Path) -> str:
 
 
 # ---- defaults pooled over studies -----------------------------------------------------------------------------------
-
-
-def dump_defaults(defaults: Defaults) -> str:
-    """The text of defaults.yaml, its first line in words."""
-    text = dump_yaml(defaults.model_dump(mode="json"))
-    return f"# Pooled by rankscope defaults over {len(defaults.studies)} studies. {defaults.reason}\n{text}"
-
-
-def read_defaults(path: Path) -> Defaults:
-    """What `dump_defaults` wrote. Raises InputProblems."""
-    expected = "a file that `rankscope defaults` wrote"
-    value = load_yaml(read_text(path, expected, "--from"), str(path), expected)
-    try:
-        return Defaults.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "--from"
-        raise InputProblems([Problem(str(path), place, first["msg"], expected)]) from None
-
-
-def arms_lines(defaults: Defaults) -> str:
-    """The `arms` section of a study that starts from these defaults: the default rank with its neighbours, and the
-    methods that have one size only, such as full.
-
-    Where the studies cannot tell, every rank that they had. A rate stands where it is known to within a decade.
-    """
-    ranked = sorted((arm for arm in defaults.arms if arm.rank), key=lambda arm: (arm.method, arm.rank or 0))
-    chosen = defaults.arms[defaults.default] if defaults.default is not None else None
-    if chosen in ranked:
-        ranked = [arm for arm in ranked if arm.method == chosen.method]
-        at = ranked.index(chosen)
-        ranked = ranked[max(0, at - 1) : at + 2]
-    plain = {arm.method: arm for arm in defaults.arms if METHODS[arm.method].size is None}
-    lines = [f"# From {len(defaults.studies)} studies: {defaults.reason}"]
-    lines += [f"  {method}: {{learning_rate: {_rate(arm)}}}" for method, arm in plain.items()]
-    for arm in ranked:
-        alpha = f"{arm.alpha_per_rank or 2:g}r"
-        targets = arm.targets if isinstance(arm.targets, str) else f"[{', '.join(arm.targets or ['all-linear'])}]"
-        settings = f"ranks: [{arm.rank}], alpha: {alpha}, targets: {targets}, learning_rate: {_rate(arm)}"
-        same = [other for other in ranked if (other.method, other.rank) == (arm.method, arm.rank)]
-        label = f"{arm.method}-r{arm.rank}" + (f"-{ranked.index(arm)}" if len(same) > 1 else "")
-        lines.append(f"  {label}: {{method: {arm.method}, {settings}}}")
-    if chosen is not None and chosen not in ranked and chosen.method not in plain:
-        lines.append(f"  # the studies' default is {chosen.method}: see docs/models.md for its settings")
-    return "\n".join(lines)
-
-
-def _rate(arm: DefaultArm) -> str:
-    """The pooled rate on the half-decade grid, or auto."""
-    known = arm.learning_rate
-    if known is None or known.studies < 2 or known.low <= 0 or known.high > 10 * known.low:
-        return "auto"
-    halves = round(2 * math.log10(known.mean))
-    return f"{3 if halves % 2 else 1}e{halves // 2}"

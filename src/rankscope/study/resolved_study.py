@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import TypeVar
 
-from rankscope.records import Plan
 from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import to_study
-from rankscope.study.study import ModelSpec, Source, Study, SuiteSource, TrainSource, is_task_file
+from rankscope.study.study import ModelSpec, Source, Study, SuiteSource, is_task_file
 from rankscope.study.yaml_text import dump_yaml, parse_yaml
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_Pinned = TypeVar("_Pinned", ModelSpec, TrainSource, SuiteSource)
 
 
 def absolute(study: Study, folder: Path, known: Collection[str] = ()) -> Study:
@@ -44,25 +38,6 @@ def absolute(study: Study, folder: Path, known: Collection[str] = ()) -> Study:
             "models": tuple(model(spec) for spec in study.models),
             "train": {name: source(given) for name, given in study.train.items()},
             "suites": {name: source(given) for name, given in study.suites.items()},
-        }
-    )
-
-
-def pinned(study: Study, plan: Plan) -> Study:
-    """The study at the commits that its hub models and data sets had when it was planned: a job that starts later
-    sees what the plan saw."""
-    models = {facts.name: facts.revision for facts in plan.models}
-    rows = {("train", facts.name): facts.revision for facts in plan.train_sets}
-    rows |= {("suites", facts.name): facts.revision for facts in plan.suites}
-
-    def at_commit(given: _Pinned, commit: str | None) -> _Pinned:
-        return given.model_copy(update={"revision": commit}) if commit and _COMMIT.fullmatch(commit) else given
-
-    return study.model_copy(
-        update={
-            "models": tuple(at_commit(spec, models.get(spec.name)) for spec in study.models),
-            "train": {name: at_commit(given, rows.get(("train", name))) for name, given in study.train.items()},
-            "suites": {name: at_commit(given, rows.get(("suites", name))) for name, given in study.suites.items()},
         }
     )
 

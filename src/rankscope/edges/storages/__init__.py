@@ -6,7 +6,7 @@ path), and `open_url(url) -> Storage`. Nothing else names it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -84,9 +84,3 @@ def open_storage(url: str | Path) -> Storage:
         expected = "a folder" + "".join(f", {one}://..." for one in sorted(known) if one)
         raise InputProblems([Problem(text, "--out", f"the scheme {wanted}://", expected)])
     return known[wanted](text)
-
-
-def schemes() -> Iterator[str]:
-    """The URL schemes of all storages that are there."""
-    for module in modules_of(__name__):
-        yield from module.SCHEMES

@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import platform
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from platformdirs import user_cache_dir
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -32,9 +32,7 @@ def cache_folder() -> Path:
     """`RANKSCOPE_CACHE`, or the platform's folder for caches."""
     if given := os.environ.get("RANKSCOPE_CACHE"):
         return Path(given).expanduser()
-    if platform.system() == "Darwin":
-        return Path.home() / "Library" / "Caches" / "rankscope"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rankscope"
+    return Path(user_cache_dir("rankscope", appauthor=False))
 
 
 class SvdCache:
