@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rankscope.data.world import make_world
 from rankscope.evaluate.graders import exact_match, final_number, normalize, number_match, token_f1
 
 
@@ -20,13 +22,14 @@ from rankscope.evaluate.graders import exact_match, final_number, normalize, num
         ("“Curly” — dashes…", "curly dashes"),
         ("theory of a theme", "theory of theme"),
         ("1,234,567", "1234567"),
-        ("1,23", "123"),
+        ("1,23", "1,23"),
+        ("1,2,345", "1,2,345"),
         ("3.5.", "3.5"),
         ("-5", "-5"),
         ("−5", "-5"),
-        ("$-5.50", "-5.50"),
-        ("-$5", "-5"),
-        ("1990-1995", "19901995"),
+        ("$-5.50", "-$5.50"),
+        ("-$5", "-$5"),
+        ("1990-1995", "1990-1995"),
         ("U.S.A.", "usa"),
         (".5", ".5"),
         ("A", "a"),
@@ -34,10 +37,61 @@ from rankscope.evaluate.graders import exact_match, final_number, normalize, num
         ("???", "???"),
         ("ﬁnal", "final"),
         ("ÉCOLE", "école"),
+        ("C++.", "c++"),
+        ("**Paris**", "paris"),
+        ('The "Mona Lisa"!', "mona lisa"),
+        ("Paris (France).", "paris france"),
+        ("- Paris", "paris"),
+        ("3 / 4", "3/4"),
+        ("f(x)", "f(x)"),
+        ("[0, 1)", "[0 1)"),
+        ("vitamin A", "vitamin a"),
+        ("don't", "dont"),
+        ("5!", "5!"),
+        ("5%", "5%"),
     ],
 )
 def test_normalize(text: str, wanted: str) -> None:
     assert normalize(text) == wanted
+
+
+SYMBOLS = "+-/<>=#%&@^~|\\"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("O-", "O+"), ("3/4", "34"), ("C++", "C"), ("C#", "C"), ("10:30", "1030"), ("x<y", "x>y"), ("x < y", "x > y"),
+        ("5 - 3", "5 3"), ("1,2", "12"), ("f(2)", "f2"), ("5!", "5"), ("50%", "50"), ("[0, 1)", "(0, 1]"), ("n!", "n"),
+        ("f'(x)", "f(x)"), ("A-B", "AB"), ("hepatitis A", "hepatitis"), ("1.5", "15"), ("-5", "5"), ("+5", "-5"),
+        ("Ca(OH)2", "CaOH2"), ("a+b", "b"), ("x=1", "x1"), ("COVID-19", "COVID19"), ("(1, 2)", "[1, 2]"),
+    ],
+)  # fmt: skip
+def test_what_tells_answers_apart_is_kept(one: str, other: str) -> None:
+    assert not exact_match(one, [other])
+
+
+@given(st.from_regex(r"[0-9]{1,4}", fullmatch=True), st.from_regex(r"[0-9]{1,4}", fullmatch=True), st.data())
+def test_answers_that_differ_between_digits_are_never_equal(left: str, right: str, data: st.DataObject) -> None:
+    between = st.sampled_from(["", *"+-/:<>.", "..", "<=", "->"])
+    one, other = data.draw(between), data.draw(between)
+    assert exact_match(left + one + right, [left + other + right]) is (one == other)
+
+
+@given(st.from_regex(r"[a-z0-9]{1,6}", fullmatch=True), st.text(SYMBOLS, max_size=3), st.text(SYMBOLS, max_size=3))
+def test_answers_that_differ_in_attached_symbols_are_never_equal(token: str, one: str, other: str) -> None:
+    for a, b in ((token + one, token + other), (one + token, other + token)):
+        assert exact_match(a, [b]) is (a == b)
+
+
+def test_the_answers_of_the_bundled_world_are_words_and_numbers() -> None:
+    """Graded as before: the rule on symbols has nothing to keep in them."""
+    world = make_world(0)
+    answers = {str(row["answer"]) for name in world.names() for row in world.rows(name) if row.get("answer")}
+    assert len(answers) > 50
+    assert all(re.fullmatch(r"-?[0-9]+|[A-Za-z']+( [A-Za-z]+)*", answer) for answer in answers)
+    plain = {answer: re.sub(r"\b(a|an) ", "", answer.lower()).replace("'", "") for answer in answers}
+    assert all(normalize(f"The {answer.upper()}.") == wanted for answer, wanted in plain.items())
 
 
 @given(st.text())

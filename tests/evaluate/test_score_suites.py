@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from scoring_models import choice_item, make_model, plain_logprobs, random_items
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from rankscope.data.encoder import answer_end
 from rankscope.evaluate import score_suites
 from rankscope.evaluate.score_suites import SuitePlan, eos_ids, first_largest, grade_choices, grade_written, score_suite
 from rankscope.model.forward import NotFinite
@@ -116,6 +118,34 @@ def test_where_written_answers_end(
     monkeypatch.setattr(score_suites, "greedy", speak)
     items = [Item("x", form, (3,), answers=answers)]  # type: ignore[arg-type]
     assert score_suites.generate_answers(llama, tokenizer, items, form, 99, 100) == [wanted]  # type: ignore[arg-type]
+
+
+TURNS = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }} [over]\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("answers", "written"),
+    [(("Paris",), "Paris [over]\nuser:"), (("Paris",), "Paris [over]"), (("Paris\nFrance", "[over]"), "Paris [over]")],
+)
+def test_what_a_chat_template_ends_a_turn_with_is_no_part_of_the_answer(
+    answers: tuple[str, ...],
+    written: str,
+    llama: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a token that ends a turn, the template's own text does, and every answer that is generated has it."""
+    asking = copy.deepcopy(tokenizer)
+    asking.chat_template = TURNS
+    assert answer_end(asking)[1] == "[over]"
+    tokens = asking(written, add_special_tokens=False).input_ids
+    monkeypatch.setattr(score_suites, "greedy", lambda *_, **__: [tokens])
+    items = [Item("x", "open", (3,), answers=answers)]
+    (text,) = score_suites.generate_answers(llama, asking, items, "open", 99, 100)
+    assert grade_written("s", replace(items[0], answers=("Paris",)), text).score == 1.0
 
 
 def test_every_known_eos_ends_a_text(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
-import jinja2
-
-from rankscope.data.prompts import TEMPLATE_ERRORS
+from rankscope.data.bounded_templates import TEMPLATE_ERRORS
+from rankscope.data.chat_rendering import ANSWER_MARK, lm_eval_chat, own_template, with_fixed_date, written
 from rankscope.records import Turn
 from rankscope.study.problems import InputProblems, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Some templates print today's date. A study that is resumed tomorrow must see today's prompts: so the date is fixed.
-_FIXED_DATE = (
-    "{%- macro strftime_now(format) -%}"
-    '{{ format.replace("%Y", "2025").replace("%m", "01").replace("%d", "01").replace("%B", "January")'
-    '.replace("%b", "Jan").replace("%A", "Wednesday").replace("%a", "Wed").replace("%H", "00").replace("%M", "00")'
-    '.replace("%S", "00") }}'
-    "{%- endmacro -%}"
-)
 _THINKING_OPTIONS = ("enable_thinking", "thinking")
 """How templates name the option that lets a model think before it answers; what a template does not read is nothing."""
 
-_MARK = "rankscope-answer-mark"
 _QUESTION = (Turn("user", "Which one?"),)
 
 
@@ -52,8 +43,8 @@ class Frame(Protocol):
 
 
 class PlainFrame:
-    """`User: ...` and `Assistant: ...` with blank lines between, a system turn as it is at the top; an assistant's turn
-    ends with EOS."""
+    """`User: ...`, `Assistant: ...` and `Tool: ...` with blank lines between, a system turn as it is at the top; an
+    assistant's turn ends with EOS."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.end_id: int | None = tokenizer.eos_token_id
@@ -68,18 +59,22 @@ class PlainFrame:
         text, starts, ends = "", [], []
         for number, turn in enumerate(turns, start=1):
             _check_end(self._end, turn, number, file, place)
+            if has_calls(turn):
+                found, expected = "a call of a tool", "a model with a chat template, which says how one is written"
+                raise InputProblems([Problem(file, f"{place}: turn {number}", found, expected)])
             text += "\n\n" if number > 1 else ""
-            if turn.role == "assistant":
+            if is_trained(turn):
                 starts.append(len(text) + len("Assistant:"))
             text += self._turn(turn)
-            if turn.role == "assistant":
+            if is_trained(turn):
                 ends.append(len(text))
         return Conversation(text, tuple(starts), tuple(ends))
 
     def _turn(self, turn: Turn) -> str:
         if turn.role == "system":
             return turn.content
-        return f"User: {turn.content}" if turn.role == "user" else f"Assistant: {turn.content}{self._end}"
+        end = self._end if turn.role == "assistant" else ""
+        return f"{turn.role.capitalize()}: {turn.content}{end}"
 
 
 class ChatFrame:
@@ -97,8 +92,7 @@ class ChatFrame:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str | None = None) -> None:
         self._tokenizer = tokenizer
         self._system = () if system_prompt is None else (Turn("system", system_prompt),)
-        template = tokenizer.get_chat_template()
-        self._template = _FIXED_DATE + template if "strftime_now" in template else template
+        self._template = with_fixed_date(own_template(tokenizer))
         header = self._render(_QUESTION, generation=True)
         before, after = self._around_answer(_QUESTION)
         self._addition = before[len(header) :] if before.startswith(header) else None
@@ -110,18 +104,7 @@ class ChatFrame:
     def text(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
         """Turns as lm-eval hands them to its `hf` model's template; a system turn is dropped where none is taken."""
 
-        def rendered(given: list[dict[str, str]]) -> str:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    given, tokenize=False, add_generation_prompt=add_generation_prompt,
-                    continue_final_message=not add_generation_prompt, chat_template=self._template,
-                )
-            )  # fmt: skip
-
-        try:
-            return rendered(turns)
-        except jinja2.TemplateError:
-            return rendered([turn for turn in turns if turn["role"] != "system"])
+        return lm_eval_chat(self._tokenizer, turns, add_generation_prompt, self._template)
 
     def before(self, turns: Sequence[Turn]) -> str:
         """All text before the assistant's answer to these turns."""
@@ -136,15 +119,16 @@ class ChatFrame:
         follow: what was trained would then not be what is asked.
         """
         try:
+            self._check_tools(turns, file, place)
             whole = self._render(turns)
             starts: list[int] = []
             ends: list[int] = []
             for i, turn in enumerate(turns):
                 _check_end(self._closing[len(self.end_text) :], turn, i + 1, file, place)
-                if turn.role != "assistant":
+                if not is_trained(turn):
                     continue
                 before = self.before(turns[:i])
-                last, answer = i == len(turns) - 1, turn.content + self._closing
+                last, answer = i == len(turns) - 1, self._answer(turns[: i + 1], before)
                 if last and not starts and not whole.startswith(before):
                     printed = self._around_answer(turns[:i])[0]
                     if before.startswith(printed) and whole.startswith(printed + answer):
@@ -157,15 +141,32 @@ class ChatFrame:
             raise InputProblems([Problem(file, place, str(error), "turns that the template takes")]) from error
         return Conversation(whole[: ends[-1]], tuple(starts), tuple(ends))
 
+    def _answer(self, turns: Sequence[Turn], before: str) -> str:
+        """What the last of the turns is written as, through what ends it: a call of a tool as the template has it."""
+        if not has_calls(turns[-1]):
+            return turns[-1].content + self._closing
+        written = self._render(turns).removeprefix(before)
+        end = self._closing[len(self.end_text) :]
+        return written[: written.find(end) + len(end)] if end in written and end else written.rstrip()
+
+    def _check_tools(self, turns: Sequence[Turn], file: str, place: str) -> None:
+        """Raises InputProblems where the template leaves out what a tool said."""
+        at = next((i for i, turn in enumerate(turns) if turn.role in ("tool", "function")), None)
+        if at is not None and ANSWER_MARK not in self._render(
+            [*turns[:at], turns[at]._replace(content=ANSWER_MARK), *turns[at + 1 :]]
+        ):
+            found = f"a {turns[at].role} turn, which the chat template leaves out"
+            raise InputProblems([Problem(file, f"{place}: turn {at + 1}", found, "a template that writes such turns")])
+
     @cached_property
     def _takes_system(self) -> bool:
         try:
-            return _MARK in self._rendered([Turn("system", _MARK), *_QUESTION])
+            return ANSWER_MARK in self._rendered([Turn("system", ANSWER_MARK), *_QUESTION])
         except TEMPLATE_ERRORS:
             return False
 
     def _around_answer(self, turns: Sequence[Turn]) -> tuple[str, str]:
-        before, found, after = self._render([*turns, Turn("assistant", _MARK)]).rpartition(_MARK)
+        before, found, after = self._render([*turns, Turn("assistant", ANSWER_MARK)]).rpartition(ANSWER_MARK)
         if not found:
             raise self._problem("a template that drops the assistant's message", "one that prints it")
         return before, after
@@ -191,14 +192,12 @@ class ChatFrame:
             raise _TemplateFails(self._name, f"a template that fails: {error}") from error
 
     def _rendered(self, turns: Sequence[Turn], *, generation: bool = False, thinking: bool = False) -> str:
-        text: str = self._tokenizer.apply_chat_template(
-            [turn._asdict() for turn in turns],
-            chat_template=self._template,
-            tokenize=False,
-            add_generation_prompt=generation,
-            **dict.fromkeys(_THINKING_OPTIONS, thinking),
-        )
-        return text
+        messages = [
+            {"role": turn.role, "content": turn.content} | (json.loads(turn.more) if turn.more else {})
+            for turn in turns
+        ]
+        options = dict.fromkeys(_THINKING_OPTIONS, thinking)
+        return written(self._tokenizer, self._template, messages, generation, options)
 
     @property
     def _name(self) -> str:
@@ -206,6 +205,16 @@ class ChatFrame:
 
     def _problem(self, found: str, expected: str) -> InputProblems:
         return InputProblems([Problem(self._name, "chat template", found, expected)])
+
+
+def is_trained(turn: Turn) -> bool:
+    """Whether the turn has loss."""
+    return turn.role == "assistant" and turn.trained
+
+
+def has_calls(turn: Turn) -> bool:
+    """Whether the turn calls a tool, in words that only a chat template knows."""
+    return "tool_calls" in turn.more
 
 
 class _TemplateFails(InputProblems):

@@ -3,47 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from rankscope.data.encoder import Encoder, form_of
+from rankscope.data.encoder import Encoder
 from rankscope.data.overlap import GRAM_WORDS, NEAR_SHARE, AskedItems, HashTable, NearItems, hashes
-from rankscope.data.row_shapes import content_id
-from rankscope.data.sources import RowReader, sample_marks, smallest
+from rankscope.data.prompts import form_of, runs_on
+from rankscope.data.row_shapes import content_text
+from rankscope.data.sources import (
+    Progress,
+    RowReader,
+    TaskItems,
+    TaskRows,
+    for_each_batch,
+    sample_marks,
+    smallest,
+)
 from rankscope.data.token_writers import SuiteWriter, TrainingWriter
-from rankscope.records import Example, Form, Grading, HarnessFacts, Item, Row, SuiteFacts, TrainFacts
+from rankscope.records import Example, Form, Item, Row, SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import SuiteSource, TrainSource, Validation
-
-Progress = Callable[[str, int, int | None], object]
-"""Told the name of a source (`train.medical`), the rows of it that are done, and how many there are where known."""
-
-
-@dataclass(frozen=True)
-class TaskItems:
-    """What a task of lm-eval asks: items, the tokens that each needs in the context, and how they are graded."""
-
-    items: list[Item]
-    needed: list[int]
-    max_new_tokens: int
-    facts: HarnessFacts
-    grading: Grading | None
-
-
-@runtime_checkable
-class TaskRows(Protocol):
-    """A loaded task of lm-eval, as `evaluate.lm_eval` gives it. `rows`: its questions, compared with training rows."""
-
-    @property
-    def file(self) -> str: ...
-    @property
-    def rows(self) -> Sequence[Row]: ...
-
-    def items(self, encoder: Encoder) -> TaskItems: ...
 
 
 @dataclass(frozen=True)
@@ -69,7 +51,7 @@ def encode_training(
     """
     with TrainingWriter(by.into) as writer:
         work = _TrainingRows(source, rows.file, by, writer, max_sequence_tokens)
-        if (error := _for_each_batch(rows, f"train.{name}", by.progress, work.add)) is not None:
+        if (error := for_each_batch(rows, f"train.{name}", by.progress, work.add)) is not None:
             raise error
         train, held_out = work.parts(validation)
         dropped = {**work.asked_counts, "repeats another row": work.repeated_count + rows.repeated_count}
@@ -119,7 +101,7 @@ class _TrainingRows:
         allowed = [batch[i] for i in kept]
         self._near.add(allowed)
         if self._plain:
-            self._joined_count += sum(map(_runs_on, allowed))
+            self._joined_count += sum(map(runs_on, allowed))
         examples = self._by.encoder.training(allowed, self._source, self._file)
         fitting = [i for i, example in enumerate(examples) if self._fits(example)]
         self._writer.add([examples[i] for i in fitting])
@@ -154,7 +136,7 @@ class _TrainingRows:
         it was trained. A row that is repeated is kept as it was first, and stands where it is for the last time."""
         positions = np.arange(self._row_count, self._row_count + len(batch))
         self._row_count += len(batch)
-        before = self._contents.add(hashes(map(content_id, batch)), positions)
+        before = self._contents.add(hashes(map(content_text, batch)), positions)
         again = before >= 0
         self._last.update(zip(before[again].tolist(), positions[again].tolist(), strict=True))
         self.repeated_count += int(again.sum())
@@ -226,7 +208,7 @@ class _SuiteItems:
 
     def encode_rows(self, rows: RowReader) -> Form:
         """The one form that all rows have."""
-        error = _for_each_batch(rows, f"suites.{self._name}", self._by.progress, self._encode, self._look)
+        error = for_each_batch(rows, f"suites.{self._name}", self._by.progress, self._encode, self._look)
         if len(self._forms) > 1:
             shares = (
                 f"{count} of form {form} ({self._first[form].place})" for form, count in self._forms.most_common()
@@ -279,31 +261,3 @@ class _SuiteItems:
         if self._source.kind is None and form != "text":
             expected = "recall or reasoning"
             raise InputProblems([Problem(self._file, f"suites.{self._name}.kind", "nothing", expected)])
-
-
-def _for_each_batch(
-    rows: RowReader,
-    place: str,
-    progress: Progress,
-    encode: Callable[[list[Row]], None],
-    look: Callable[[list[Row]], None] = lambda _: None,
-) -> InputProblems | None:
-    """Look at every batch and encode it. Returns what encoding raised first: what reading raises at the end, of bad
-    rows, comes before it."""
-    done, error = 0, None
-    progress(place, 0, rows.count)
-    for batch in rows.batches():
-        look(batch)
-        if error is None:
-            try:
-                encode(batch)
-            except InputProblems as raised:
-                error = raised
-        done += len(batch)
-        progress(place, done, rows.count)
-    return error
-
-
-def _runs_on(row: Row) -> bool:
-    """Whether no space stands between a given prompt and its completion."""
-    return bool(row.prompt and row.completion and row.prompt[-1].isalnum() and row.completion[0].isalnum())

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from transformers import PreTrainedTokenizerBase
-
-from rankscope.data.encode_sets import Encoding, Progress, TaskRows, encode_suite, encode_training
+from rankscope.data.encode_sets import Encoding, encode_suite, encode_training
 from rankscope.data.encoder import Encoder
-from rankscope.data.sources import RowReader
+from rankscope.data.sources import Progress, RowReader, TaskRows
 from rankscope.records import SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
-from rankscope.study.study import ModelSpec, Study, SuiteSource, TrainSource
+from rankscope.study.study import Study, SuiteSource, TrainSource
 
 _S = TypeVar("_S")
 _T = TypeVar("_T")
@@ -37,9 +35,7 @@ class Encoded:
 def encode_study(
     study: Study,
     folder: Path,
-    spec: ModelSpec,
-    tokenizer: PreTrainedTokenizerBase,
-    context_tokens: int,
+    encoder: Encoder,
     into: Path,
     *,
     load_task: LoadTask,
@@ -47,14 +43,13 @@ def encode_study(
 ) -> Encoded:
     """Read every source of the study once and write its token file into the folder `into`, which is made.
 
-    Relative paths start at `folder`. `context_tokens` is the room that rows have in the model's context. Suites come
-    first, since training rows that they ask are not trained on. A source of any size is read in pieces, in bounded
-    memory.
+    Relative paths start at `folder`. The encoder's `context_tokens` are the room that rows have in the model's context.
+    Suites come first, since training rows that they ask are not trained on. A source of any size is read in pieces, in
+    bounded memory.
 
     Raises InputProblems, with the problems of all sources at once.
     """
     into.mkdir(parents=True, exist_ok=True)
-    encoder = Encoder(tokenizer, context_tokens=context_tokens, system_prompt=spec.system_prompt)
     by = Encoding(encoder, into, progress=progress)
     problems: list[Problem] = []
     train_rows = _each(study.train, problems, lambda n, source: RowReader(source, base=folder, name=f"train.{n}"))

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import re
 
-import jinja2
-from jinja2.sandbox import SandboxedEnvironment
-
+from rankscope.data.bounded_templates import TEMPLATE_ERRORS, BoundedTemplate
 from rankscope.data.question_rows import split_solution
-from rankscope.records import Row
+from rankscope.records import Form, Row
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Source
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-TEMPLATE_ERRORS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What a template can raise while it is rendered: it is code, and its author can mend it."""
 
 _NUMBER = re.compile(r"[-+−]?\s*[$€£]?\s*[-+−]?(\d{1,3}(,\d{3})+|\d+)?(\.\d+)?(?<=\d)\.?\s*%?", re.ASCII)
 
@@ -34,6 +29,20 @@ def reference_answer(row: Row, *, reasoning: bool) -> str:
     return split_solution(given)[1] if reasoning else given
 
 
+def form_of(row: Row, *, reasoning: bool) -> Form:
+    """How a row is scored: choices before an answer, and an answer as a number if the suite's kind is reasoning."""
+    if row.text is not None:
+        return "text"
+    if row.choices is not None:
+        return "choices"
+    return "number" if reasoning and is_number(reference_answer(row, reasoning=True)) else "open"
+
+
+def runs_on(row: Row) -> bool:
+    """Whether no space stands between a given prompt and its completion."""
+    return bool(row.prompt and row.completion and row.prompt[-1].isalnum() and row.completion[0].isalnum())
+
+
 class PromptMaker:
     """How one source's rows become a message (for a chat template) or a plain prompt, and what follows it.
 
@@ -45,13 +54,11 @@ class PromptMaker:
         self._letters = source.choices == "letters"
         self._file = file
         self._kind = getattr(source, "kind", None)
-        self._template: jinja2.Template | None = None
+        self._template: BoundedTemplate | None = None
         if source.template is not None:
-            # The text goes to a tokenizer, not to a browser: nothing is escaped.
-            environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
             try:
-                self._template = environment.from_string(source.template)
-            except jinja2.TemplateError as error:
+                self._template = BoundedTemplate(source.template, chat=False)
+            except TEMPLATE_ERRORS as error:
                 raise self._problem("template", f"a template with an error: {error}", "jinja2") from error
 
     def message(self, row: Row) -> str:
@@ -108,7 +115,7 @@ class PromptMaker:
             raise self._problem(place, found, f"at most {len(LETTERS)} with `choices: letters`")
         return list(zip(LETTERS, row.choices, strict=False))
 
-    def _rendered(self, template: jinja2.Template, row: Row) -> str:
+    def _rendered(self, template: BoundedTemplate, row: Row) -> str:
         if row.text is not None:
             raise self._problem(
                 row.place, "text, for which a template makes no prompt", "rows with a question or prompt"
@@ -117,13 +124,9 @@ class PromptMaker:
             found = "a conversation of more than one question and answer, for which a template makes no prompt"
             raise self._problem(row.place, found, "one user's and one assistant's turn, or no `template`")
         try:
-            text = template.render(
-                context=row.context or "",
-                question=row.question or "",
-                choices=list(row.choices or ()),
-                letters=list(LETTERS),
-                prompt=row.messages[0].content if row.messages else row.prompt or "",
-            )
+            values = {"context": row.context or "", "question": row.question or "", "choices": list(row.choices or ())}
+            prompt = row.messages[0].content if row.messages else row.prompt or ""
+            text = template.render(values | {"letters": list(LETTERS), "prompt": prompt})
         except TEMPLATE_ERRORS as error:
             found = f"a template that fails on this row: {type(error).__name__}: {error}"
             raise self._problem(

@@ -8,31 +8,63 @@ from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
 
-_ARTICLE = re.compile(r"\b(?:a|an|the)\b")
-_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
-_NUMBER_SIGN = re.compile(r"(?<=[0-9])\.(?=[0-9])|(?<![^\s$(])-(?=\$?\.?[0-9])|(?<![^\s$(-])\.(?=[0-9])")
+_ARTICLES = frozenset({"a", "an", "the"})
+_DASHES = dict.fromkeys(range(0x2010, 0x2016), "-") | {0x2212: "-"}
+_QUOTES = dict.fromkeys((0x2018, 0x2019, 0x201A, 0x2039, 0x203A), "'") | dict.fromkeys(
+    (0x201C, 0x201D, 0x201E, 0xAB, 0xBB), '"'
+)
+_LETTER = r"[^\W\d_]"
+_WRAPPED = re.compile(r"""(?<!\w)(\*{1,3}|_{1,3}|`{1,3}|"|')(?=\S)(.{0,200}?\S)\1(?!\w)""", re.DOTALL)
+"""Quotation marks, and Markdown's marks of emphasis and code, on both sides of whole words."""
+_BRACKETED = re.compile(rf"(?<!\S)[(\[]((?:{_LETTER}|[ '-])+|-?[0-9]+(?:\.[0-9]+)?)[)\]](?=[\s.,;:!?]|$)", re.DOTALL)
+"""Brackets around plain words or one number; those of f(x), [0, 1) and Ca(OH)2 say something and stay."""
+_THOUSANDS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
+_SPACED_OPERATOR = re.compile(r"(?<=[0-9])\s+([-+/*:<>×÷≤≥])\s+(?=[0-9])")
+_SPACED_DASH = re.compile(rf"(?:^|(?<={_LETTER}{{2}})\s*)[-*\u2022]\s+(?={_LETTER}{{2}})")
+"""A dash between plain words, or the mark of a list before them."""
+_ENDING = re.compile(rf"(?<=.)[.,;…。、]+$|(?<={_LETTER})[?:]+$|(?<={_LETTER}{{2}})[!'\")\]]+$")
+_INSIDE = re.compile(
+    rf"(?<={_LETTER})[.'](?={_LETTER})|(?<={_LETTER}{{2}})-(?={_LETTER})|(?<={_LETTER})-(?={_LETTER}{{2}})"
+)
+"""What joins letters without saying more: U.S.A, don't, well-known; but not x-y."""
+_MARKS = frozenset(".,;:!?…。、'\"")
+
 # A minus belongs to the number unless something that it could be subtracted from stands right before it.
 _NUMBER = re.compile(r"((?<![\w.)%])-)?\s?\$?\s?((?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)")
 _MARKER = "####"
 
 
 def normalize(text: str) -> str:
-    """Lower case, without punctuation, articles and surplus white space (SQuAD, arXiv 1606.05250, section 6.1).
+    """The text as answers are compared: without what says nothing, as in SQuAD (arXiv 1606.05250, section 6.1).
 
-    Unlike there, numbers keep their decimal point and minus sign and lose only thousands commas, so that 3.5 is not 35,
-    and typographic punctuation is dropped like ASCII punctuation. Text that would vanish whole is kept in lower case.
+    Left out are case, surplus white space, an article before another word, quotation marks, emphasis and brackets
+    around whole words, thousands' commas, what ends a sentence, and between letters the points, apostrophes and hyphens
+    of U.S.A., don't and well-known. Unlike in SQuAD everything else stays, since it can be all that tells two answers
+    apart: signs, symbols (C++, O-, 5%, $5) and what stands between digits (3/4, 10:30, 1-2, 3.5). Text that would
+    vanish whole is kept in lower case.
     """
-    plain = unicodedata.normalize("NFKC", text).replace("\u2212", "-").lower()
-    plain = _THOUSANDS.sub("", plain)
-    kept = {match.start() for match in _NUMBER_SIGN.finditer(plain)}
-    letters = (char for place, char in enumerate(plain) if place in kept or not _is_punctuation(char))
-    words = _ARTICLE.sub(" ", "".join(letters)).split()
-    return " ".join(words or plain.split())
+    plain = unicodedata.normalize("NFKC", text).translate(_QUOTES | _DASHES).lower().strip()
+    for _ in range(2):  # bold inside quotation marks
+        plain = _BRACKETED.sub(r"\1", _WRAPPED.sub(r"\2", plain))
+    plain = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), plain).replace("$-", "-$")
+    plain = _SPACED_DASH.sub(" ", _SPACED_OPERATOR.sub(r"\1", plain))
+    words = [word for part in plain.split() if (word := _word(part))]
+    kept = [word for word, after in zip(words, [*words[1:], ""], strict=False) if not _is_article(word, after)]
+    return " ".join(kept or plain.split())
 
 
-def _is_punctuation(char: str) -> bool:
-    """ASCII punctuation (which holds symbols such as $ and +) and Unicode's categories P."""
-    return unicodedata.category(char).startswith("P") or (char.isascii() and unicodedata.category(char).startswith("S"))
+def _word(text: str) -> str:
+    """A text without white space, without what ends or quotes it; empty where it is nothing else."""
+    text = text.removeprefix('"') if text[1:2].isalnum() else text
+    text = text.removeprefix("'") if text[1:2].isalnum() else text
+    while (shorter := _ENDING.sub("", text)) != text:
+        text = shorter
+    return "" if set(text) <= _MARKS else _INSIDE.sub("", text)
+
+
+def _is_article(word: str, after: str) -> bool:
+    """Whether the word is an article of what follows; the last word is a name, as in `vitamin A`."""
+    return word in _ARTICLES and after[:1].isalnum()
 
 
 def exact_match(prediction: str, answers: Iterable[str]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rankscope.data.encoder import stop_ids
+from rankscope.data.encoder import answer_end
 from rankscope.evaluate.choice_scoring import choice_logprobs, choices_with_greedy
 from rankscope.evaluate.generation import StopStrings, greedy, written_texts
 from rankscope.evaluate.graders import exact_match, number_match, token_f1
@@ -74,7 +74,8 @@ def score_suite(
     number. text: no score; the loss in nats over `scored_tokens` tokens, and the bytes of the text.
 
     Open answers end at a line break (unless some answer of the suite has one), all generated text at the next
-    `Question:` (of a plain conversation, `User:`), EOS, `max_new_tokens` or the end of the context.
+    `Question:` (of a plain conversation, `User:`), what a chat template ends a turn with, EOS, `max_new_tokens` or the
+    end of the context.
 
     A suite of lm-eval ends and grades its answers as the task says.
 
@@ -216,7 +217,11 @@ def generate_answers(
 
     one_line = form == "open" and not any("\n" in answer for item in items for answer in item.answers)
     talk = any(item.prompt_text.endswith("\n\nAssistant:") for item in items)
-    stop = StopStrings(["\n"] if one_line else [NEXT_QUESTION, NEXT_TURN] if talk else [NEXT_QUESTION], decode)
+    stops = ["\n"] if one_line else [NEXT_QUESTION, NEXT_TURN] if talk else [NEXT_QUESTION]
+    end = answer_end(tokenizer)[1]
+    if end and not any(end in answer for item in items for answer in item.answers):
+        stops.append(end)  # a chat template's own end of a turn, where that is plain text
+    stop = StopStrings(stops, decode)
     written = greedy(
         model,
         [item.prompt_ids for item in items],
@@ -226,12 +231,12 @@ def generate_answers(
         stop=stop,
     )
     texts = [decode(tokens) for tokens in written]
-    return [(text if (cut := stop.cut(text)) is None else cut).strip() for text in texts]
+    return [(text if (cut := stop.cut(text)) is None else cut).strip().removesuffix(end).strip() for text in texts]
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Every token that ends a text: as the rows are trained, of the model's config, of its generation config."""
-    known = set(stop_ids(tokenizer))
+    known = set(answer_end(tokenizer)[0])
     configs = (model.config.get_text_config(decoder=True), getattr(model, "generation_config", None))
     for config in configs:
         known.update(_ids(getattr(config, "eos_token_id", None)))

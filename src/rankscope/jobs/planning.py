@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from rankscope.data.encode_study import encode_study
+from rankscope.data.encoder import Encoder
 from rankscope.data.source_state import changed_sources, source_states
 from rankscope.data.token_files import token_path
 from rankscope.decide.statistical_power import planned_power
@@ -24,7 +25,7 @@ from rankscope.model.model_checks import changed_model_files, model_states, toke
 from rankscope.plan.make_plan import make_plan
 from rankscope.records import MachineFacts, MeasuredSpeed, ModelFacts, Plan, SourceState, SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
-from rankscope.study.resolved_study import absolute, dump_study, study_of
+from rankscope.study.read_study import absolute, dump_study, study_of
 from rankscope.study.study import ModelSpec, Study, SuiteSource, TrainSource
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -134,16 +135,20 @@ class StudyPlanner:
         done: dict[tuple[object, ...], str] = {}
         files = {spec.name: model_states(spec.name, model_path(spec, self.base)) for spec in self.study.models}
         for spec, facts in zip(self.study.models, models, strict=True):
-            key = (tokenizer_sha256(files[spec.name]) or spec.name, facts.context_tokens, spec.chat, spec.system_prompt)
+            own = tokenizer_sha256(files[spec.name]) or spec.name
+            key = (own, facts.context_tokens, facts.vocab_size, spec.chat, spec.system_prompt)
             if key in done:  # the same tokens as another base's: encoded once
                 training[spec.name], suites[spec.name] = training[done[key]], suites[done[key]]
                 continue
             done[key] = spec.name
-            encoded = encode_study(
-                self.study, self.base, spec, load_tokenizer(spec, self.base),
-                facts.context_tokens - self.study.virtual_tokens, Path(self._made.name), load_task=load_task,
-                progress=self.progress,
+            room = facts.context_tokens - self.study.virtual_tokens
+            encoder = Encoder(
+                load_tokenizer(spec, self.base), context_tokens=room, system_prompt=spec.system_prompt,
+                vocabulary_size=facts.vocab_size,
             )  # fmt: skip
+            encoded = encode_study(
+                self.study, self.base, encoder, Path(self._made.name), load_task=load_task, progress=self.progress
+            )
             training[spec.name] = list(encoded.training.values())
             suites[spec.name] = list(encoded.suites.values())
         self._facts = _Facts(models, training, suites, sources, [one for states in files.values() for one in states])

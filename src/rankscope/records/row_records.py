@@ -13,10 +13,15 @@ Form = Literal["choices", "open", "number", "text"]
 
 
 class Turn(NamedTuple):
-    """One turn of a conversation, without white space around it."""
+    """One turn of a conversation, without white space around it. Only an assistant's turn can be `trained`.
 
-    role: Literal["system", "user", "assistant"]
+    `more`: what a chat template gets beside role and content (`name`, `tool_calls`, `tool_call_id`), as a JSON object.
+    """
+
+    role: Literal["system", "user", "assistant", "tool", "function"]
     content: str
+    more: str = ""
+    trained: bool = True
 
 
 @dataclass(frozen=True)

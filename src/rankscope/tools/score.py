@@ -21,6 +21,8 @@ from rankscope.decide.crossed_statistics import SuiteArrays, estimate, gain_cont
 from rankscope.decide.gain_and_forgetting import intervals
 from rankscope.decide.paired_items import cluster_numbers
 from rankscope.evaluate.adapter_scoring import Logprobs, suites_logprobs
+from rankscope.evaluate.lm_eval.load_task import run_lm_eval
+from rankscope.evaluate.lm_eval.result_files import ScoredModel, write_result_files
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel, inspect_model, load_model
@@ -30,6 +32,8 @@ from rankscope.records import Interval, Prediction, Suite, SuiteFacts
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import Arm, ModelSpec
 from rankscope.tools.score_request import SuiteOptions, read_suites
+
+__all__ = ["Scored", "run_lm_eval", "score_models"]
 
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
 
@@ -57,6 +61,16 @@ class Scored:
             ignore_index=True,
         )
 
+    def write_lm_eval_files(self, folder: Path) -> list[Path]:
+        """The scores in lm-eval's own layout, a folder for the base and for each adapter; the files written."""
+        return write_result_files(
+            [
+                ScoredModel(self.model, adapter, self.dtype, self.suites, found)
+                for adapter, found in self.predictions.items()
+            ],
+            folder,
+        )
+
 
 def score_models(spec: ModelSpec, adapters: Sequence[str], suites: Sequence[str], options: SuiteOptions) -> Scored:
     """Score the base and every adapter on every suite. Raises InputProblems before anything is scored.
@@ -77,7 +91,9 @@ def score_models(spec: ModelSpec, adapters: Sequence[str], suites: Sequence[str]
     dtype = spec.dtype if spec.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
     loaded = load_model(spec, Path(), dtype, device)
     context = facts.context_tokens - virtual
-    encoder = Encoder(loaded.tokenizer, context_tokens=context, system_prompt=spec.system_prompt)
+    encoder = Encoder(
+        loaded.tokenizer, context_tokens=context, system_prompt=spec.system_prompt, vocabulary_size=facts.vocab_size
+    )
     asked = read_suites(suites, options, encoder)
     for adapter in adapters:  # each is put on once before the first hour is spent
         with attach(loaded, SavedAdapter(Path(adapter))):

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from rankscope.data.encode_sets import Encoding, encode_suite
 from rankscope.data.encode_study import open_suite_rows
-from rankscope.data.encoder import Encoder, form_of
+from rankscope.data.encoder import Encoder
+from rankscope.data.prompts import form_of
 from rankscope.data.sources import RowReader
 from rankscope.data.token_files import open_suite, token_path
 from rankscope.data.world import make_world
