@@ -56,14 +56,14 @@ class StudyFolder(StudyTables):
         """
         marker = self.read_marker()
         if marker is None:
-            if not self.storage.is_empty():
+            # Another process may have begun the same study in between: then its marker is there by now.
+            if not self.storage.is_empty() and (marker := self.read_marker()) is None:
                 found = "files that are no study's"
                 if self.storage.exists("plan.json"):
                     found = "a study folder of format 1, which rankscope 0.1 reads"
                 raise InputProblems([Problem(self.url, "--out", found, "a new or empty folder, or this study's own")])
-            digest = hashlib.sha256(study.encode()).hexdigest()
-            made = StudyMarker(study=name, study_sha256=digest)
-            if self.storage.create(MARKER, as_json(made)):
+            made = StudyMarker(study=name, study_sha256=hashlib.sha256(study.encode()).hexdigest())
+            if marker is None and self.storage.create(MARKER, as_json(made)):
                 return
             marker = self.read_marker()
         if marker is not None and marker.study != name:

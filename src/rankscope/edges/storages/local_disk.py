@@ -84,7 +84,7 @@ class LocalDisk:
         return sorted(one.name for one in path.iterdir() if not one.name.endswith(DRAFT) and one.name != LOCKS)
 
     def is_empty(self) -> bool:
-        return not self.root.exists() or not any(one.name != LOCKS for one in self.root.iterdir())
+        return not self.root.exists() or not any(_is_somebodys(one.name) for one in self.root.iterdir())
 
     def size_bytes(self, name: str) -> int | None:
         path = self._path(name)
@@ -167,6 +167,11 @@ class LocalDisk:
                 shutil.rmtree(draft, ignore_errors=True)
             else:
                 draft.unlink(missing_ok=True)
+
+
+def _is_somebodys(name: str) -> bool:
+    """Not a lock or a draft of a process of ours that is just beginning the same study."""
+    return name != LOCKS and not name.endswith(DRAFT)
 
 
 def _draft_name(path: Path) -> Path:
