@@ -145,8 +145,11 @@ class StudyPlanner:
 
         Raises InputProblems where runs are finished, others are not, and the rows or the model are no longer the same.
         """
-        text = out.read_study_text() or ""
-        stored = study_of(text)
+        try:
+            text = out.read_study_text() or ""
+            stored = study_of(text)
+        except InputProblems:  # damaged: written anew, from the study that is asked for now
+            return None
         rows = [*stored.train.values(), *stored.suites.values()]
         self._known = {spec.id for spec in stored.models} | {source.hub for source in rows if source.hub is not None}
         if text != self.text(before):
@@ -201,8 +204,9 @@ def unscorable(folder: StudyFolder, plan: Plan) -> dict[str, list[str]]:
     """By finished run whose weights are gone, the suites that it was never asked: they came after it."""
     found = {}
     for run in plan.runs:
-        status = folder.read_status(run.run_id) if run.arm.traits.whole else None
-        if status is None or status.state != "done" or folder.has_weights(run.run_id, whole=True):
+        status = folder.read_status(run.run_id)
+        kept = folder.has_weights(run.run_id, whole=run.arm.traits.whole)
+        if status is None or status.state != "done" or kept:
             continue
         scored = folder.scored_suites(run.run_id)
         missing = [s.name for s in plan.suites if s.model == run.model and scored.get(s.name) != s.content_sha256]
