@@ -30,6 +30,9 @@ class StudyTables(StudyRecords):
     def read_predictions(self, run_id: str) -> pd.DataFrame | None:
         return self.read_frame(self._predictions(run_id))
 
+    def has_predictions(self, run_id: str) -> bool:
+        return self.storage.exists(self._predictions(run_id))
+
     def write_predictions(self, run_id: str, frame: pd.DataFrame, suites_sha256: Mapping[str, str]) -> None:
         """`suites_sha256`: of every suite that was scored, the content that was asked."""
         self._write_frame(self._predictions(run_id), frame, suites_sha256)

@@ -6,6 +6,7 @@ were: then no source is opened and no tokenizer is loaded.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from rankscope.plan.make_plan import make_plan
 from rankscope.records import MachineFacts, MeasuredSpeed, ModelFacts, Plan, SourceState, SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.resolved_study import absolute, dump_study, pinned, study_of
-from rankscope.study.study import Study
+from rankscope.study.study import ModelSpec, Study
 
 _NAMED = 4
 """Runs that a message names."""
@@ -57,6 +58,10 @@ class StudyPlanner:
     _facts: _Facts | None = field(default=None, init=False)
     _planned_in: StudyFolder | None = field(default=None, init=False)
     _known: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        models = tuple(_with_a_name(spec, self.base) for spec in self.study.models)
+        self.study = self.study.model_copy(update={"models": models})
 
     def __enter__(self) -> StudyPlanner:
         return self
@@ -188,6 +193,12 @@ class StudyPlanner:
         ]
         models = changed_model_files(before.model_files)
         return found + [(state.file, f"model {state.name}", how) for state, how in models]
+
+
+def _with_a_name(spec: ModelSpec, base: Path) -> ModelSpec:
+    """A model given as `.` by its folder's path: it then has one name here and in the study's folder."""
+    whole = spec.model_copy(update={"id": os.path.abspath(base / Path(spec.id).expanduser())})
+    return whole if Path(whole.id).is_dir() and whole.name != spec.name else spec
 
 
 def _token_hashes(plan: Plan) -> set[str]:

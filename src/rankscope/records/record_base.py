@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.problems import InputProblems, Problem, show
 
 FORMAT_VERSION = 2
 """The layout of a study folder, its JSON records and its tables.
@@ -80,9 +80,9 @@ def check_format(value: object, file: str) -> None:
     expected = f"format {FORMAT_VERSION}, which this rankscope reads"
     if isinstance(found, int) and found > FORMAT_VERSION:
         expected += "; a newer rankscope wrote this: upgrade"
-    elif found in READ_BY:
+    elif isinstance(found, int) and found in READ_BY:
         expected += f"; {READ_BY[found]} reads this one: pip install '{READ_BY[found].replace(' ', '==')}.*'"
-    raise InputProblems([Problem(file, "format_version", f"format {found}", expected)])
+    raise InputProblems([Problem(file, "format_version", f"format {show(found)}", expected)])
 
 
 def _damaged(kind: type[Record], file: str, found: str) -> InputProblems:
