@@ -15,7 +15,7 @@ from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.pipeline import Outcome, run_study
-from rankscope.records import Plan, VerdictFile
+from rankscope.records import Plan
 from rankscope.study.read_study import read_study
 
 
@@ -111,7 +111,9 @@ def test_the_base_is_scored_again_in_other_batches(done: tuple[Path, Path]) -> N
     both = first.merge(again, on=["suite", "item_id"], suffixes=("", "_again"))
     assert len(both) == len(again) == 76
     changed = (both["score"] != both["score_again"]).groupby(both["suite"]).sum()
-    (verdict,) = VerdictFile.model_validate_json((out / "verdict.json").read_text()).verdicts
+    verdicts = StudyFolder.open(out).read_verdicts()
+    assert verdicts is not None
+    (verdict,) = verdicts.verdicts
     assert {one.suite: (one.item_count, one.changed_items) for one in verdict.noise} == {
         suite: (int((again["suite"] == suite).sum()), int(count)) for suite, count in changed.items()
     }

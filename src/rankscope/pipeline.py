@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from rankscope.edges.executors import Executor, Job
 from rankscope.edges.machine import stop_requested
-from rankscope.edges.study_folder import StudyFolder, keep_best
+from rankscope.edges.study_folder import StudyFolder, keep_best, set_aside_damaged
 from rankscope.jobs.derive_job import Derive, derivations, derived_sources
 from rankscope.jobs.measure_job import Measure, measured_runs
 from rankscope.jobs.packing_job import ChoosePacking, groups_of, undecided
@@ -84,6 +84,8 @@ def run_study(
     by whoever comes first; who needs it waits. Deciding and reporting is left to `write_results`. `retrain`: finished
     runs that lack a suite and whose weights are gone are trained again. `notice` is told what a user must know.
     """
+    if not only:
+        _set_aside_damaged(planner, folder, notice)
     first = planner.plan(machine, folder)  # before anything is written: a wrong study leaves nothing behind
     _check_only(only, first)
     for run_id in planner.no_longer_wanted(folder, first):
@@ -125,6 +127,16 @@ def run_study(
                     planner.settle(folder, plan)
             shared.enter_context(folder.lock(shared=True))
         return work(plan)
+
+
+def _set_aside_damaged(planner: StudyPlanner, folder: StudyFolder, notice: Callable[[str], None]) -> None:
+    """What an earlier session left and can no longer be read is renamed, told of, and made again."""
+    marker = folder.read_marker()
+    plan = folder.read_plan() if marker is not None and marker.study == planner.study.name else None
+    if plan is not None:
+        with folder.lock():
+            for told in set_aside_damaged(folder, plan, list(base_ids(plan).values())):
+                notice(told)
 
 
 def _unasked(lacking: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -11,16 +11,19 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
+from rankscope.edges.checked_files import StoredCheckpoints, damage_of, write_sums
 from rankscope.edges.storages import Busy, open_storage
-from rankscope.edges.stored_checkpoints import StoredCheckpoints
-from rankscope.edges.study_records import MARKER, as_json
+from rankscope.edges.study_records import MARKER
 from rankscope.edges.study_tables import StudyTables
 from rankscope.records import PackMembers, Plan, StudyMarker
+from rankscope.records.record_base import record_json
 from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.read_study import study_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,18 +60,27 @@ class StudyFolder(StudyTables):
         marker = self.read_marker()
         if marker is None:
             # Another process may have begun the same study in between: then its marker is there by now.
-            if not self.storage.is_empty() and (marker := self.read_marker()) is None:
+            mine = self.storage.is_empty() or (marker := self.read_marker()) is not None or self._study_name() == name
+            if not mine:
                 found = "files that are no study's"
                 if self.storage.exists("plan.json"):
                     found = "a study folder of format 1, which rankscope 0.1 reads"
                 raise InputProblems([Problem(self.url, "--out", found, "a new or empty folder, or this study's own")])
             made = StudyMarker(study=name, study_sha256=hashlib.sha256(study.encode()).hexdigest())
-            if marker is None and self.storage.create(MARKER, as_json(made)):
+            if marker is None and self.storage.create(MARKER, record_json(made)):
                 return
             marker = self.read_marker()
         if marker is not None and marker.study != name:
             expected = f"a folder of the study {name}, or a new one"
             raise InputProblems([Problem(self.url, "--out", f"the study {marker.study}", expected)])
+
+    def _study_name(self) -> str | None:
+        """The study whose plan and text lie here, though the marker is lost; None where they are not whole."""
+        try:
+            text = self.read_study_text()
+            return study_of(text).name if text is not None and self.read_plan() is not None else None
+        except InputProblems:
+            return None
 
     def planned(self) -> Plan:
         """The plan. Raises InputProblems where this is no study's folder, or one that was never planned."""
@@ -88,6 +100,7 @@ class StudyFolder(StudyTables):
         if path is None:
             place = self.place(f"tokens/{content_sha256}.arrow")
             raise InputProblems([Problem(place, "", "no such file", "the tokens that the plan names; run it again")])
+        self._check_sums(f"tokens/{content_sha256}.arrow", "the tokens that were planned with")
         return path
 
     def has_tokens(self, content_sha256: str) -> bool:
@@ -97,6 +110,12 @@ class StudyFolder(StudyTables):
         """Keep a copy of a token file that was made elsewhere."""
         with self.storage.local_draft(f"tokens/{content_sha256}.arrow") as draft:
             _link_or_copy(path, draft)
+            write_sums(self.storage, f"tokens/{content_sha256}.arrow", draft)
+
+    def _check_sums(self, name: str, expected: str) -> None:
+        why = damage_of(self.storage, name)
+        if why is not None:
+            raise InputProblems([Problem(self.place(name), "", why, f"{expected}; delete it to have it made again")])
 
     def local_folder(self) -> Path:
         """Where trackers write: this folder where it is a local one, else a folder of the study's name here."""
@@ -122,18 +141,23 @@ class StudyFolder(StudyTables):
         return self.storage.exists(self._weights_name(run_id, whole))
 
     def weights(self, run_id: str, *, whole: bool) -> Path | None:
-        """The local folder of a run's adapter or model, as trained; only to be read."""
-        return self.storage.local_copy(self._weights_name(run_id, whole))
+        """The local folder of a run's adapter or model, as trained; only to be read. Raises InputProblems where it is
+        no longer what was saved."""
+        name = self._weights_name(run_id, whole)
+        self._check_sums(name, "the weights that were saved")
+        return self.storage.local_copy(name)
 
     def save_weights(self, run_id: str, fill: Callable[[Path], object], *, whole: bool) -> None:
         """`fill` writes the files into an empty local folder, which then stands as the run's weights."""
         with self.storage.local_draft(self._weights_name(run_id, whole)) as draft:
             draft.mkdir()
             fill(draft)
+            write_sums(self.storage, self._weights_name(run_id, whole), draft)
 
     def remove_weights(self, run_id: str) -> None:
         """Delete a whole model that was scored and is not to be kept; adapters are never deleted."""
         self.storage.remove(self._weights_name(run_id, whole=True))
+        self.storage.remove(f"{self._weights_name(run_id, whole=True)}.sha256")
 
     def adapter_bytes(self, run_id: str) -> int | None:
         """Bytes of the adapter's weights; None where there is no adapter."""
@@ -142,10 +166,10 @@ class StudyFolder(StudyTables):
         return sum(size or 0 for size in sizes) if sizes else None
 
     def is_trained(self, run_id: str) -> bool:
-        """Whether a run's weights were saved, or will never be."""
+        """Whether a run's weights were saved, or will never be. Weights without a status were not: it comes first."""
         status = self.read_status(run_id)
         saved = self.has_weights(run_id, whole=False) or self.has_weights(run_id, whole=True)
-        return saved or (status is not None and status.state in ("done", "diverged"))
+        return status is not None and (saved or status.state in ("done", "diverged"))
 
     def checkpoints(self, run_id: str) -> StoredCheckpoints:
         """Where a run that trains alone keeps its state."""
@@ -158,7 +182,7 @@ class StudyFolder(StudyTables):
         """The checkpoint of runs that train together, and a note of who they are, both gone when they are trained."""
         name = hashlib.sha256(" ".join(run_ids).encode()).hexdigest()[:16]
         checkpoints = StoredCheckpoints(self.storage, f"packs/{name}")
-        self.storage.write(f"packs/{name}.json", as_json(PackMembers(run_ids=list(run_ids))))
+        self.storage.write(f"packs/{name}.json", record_json(PackMembers(run_ids=list(run_ids))))
         yield checkpoints
         if all(self.is_trained(run_id) for run_id in run_ids):
             checkpoints.remove()
@@ -211,6 +235,65 @@ def keep_best(folder: StudyFolder, plan: Plan) -> None:
             groups.setdefault(key, []).append((status.validation_loss, run.run_id))
     for run_id in _all_but_the_best(groups.values()):
         folder.remove_weights(run_id)
+
+
+def set_aside_damaged(folder: StudyFolder, plan: Plan, bases: Collection[str]) -> list[str]:
+    """Rename to NAME.damaged what can no longer be read and is made again by a run; a sentence for each.
+
+    `bases` are the base models' run ids. Weights and tokens are looked at where a run still needs them. Call it under
+    the study's lock.
+    """
+    reads: dict[str, Callable[[], object]] = {}
+    for search in plan.searches:
+        reads[f"searches/{search.search_id}/search.json"] = partial(folder.read_search, search.search_id)
+        reads[f"searches/{search.search_id}/rungs.json"] = partial(folder.read_rungs, search.search_id)
+    for facts in plan.train_sets:
+        reads[f"packing/{facts.model} {facts.name}.json"] = partial(folder.read_packing, facts.model, facts.name)
+    for name in folder.storage.list("packs"):
+        reads[f"packs/{name}"] = partial(folder.read_pack, name)
+    for run_id in (*bases, *(run.run_id for run in plan.runs)):
+        reads |= _reads_of_run(folder, run_id)
+    told = _set_aside(folder, reads)
+    left = [run for run in plan.runs if (status := folder.read_status(run.run_id)) is None or status.state != "done"]
+    reads = {}
+    for run in left:
+        name = f"{folder.run_folder(run.run_id)}/{'model' if run.arm.traits.whole else 'adapter'}"
+        reads[name] = partial(folder.weights, run.run_id, whole=run.arm.traits.whole)
+    hashes = {facts.content_sha256 for facts in plan.train_sets} | {facts.content_sha256 for facts in plan.suites}
+    for content_sha256 in sorted(hashes) if left else ():
+        if folder.has_tokens(content_sha256):
+            reads[f"tokens/{content_sha256}.arrow"] = partial(folder.tokens, content_sha256)
+    return told + _set_aside(folder, reads)
+
+
+def _reads_of_run(folder: StudyFolder, run_id: str) -> dict[str, Callable[[], object]]:
+    own = folder.run_folder(run_id)
+    reads: dict[str, Callable[[], object]] = {
+        f"{own}/status.json": partial(folder.read_status, run_id),
+        f"{own}/run.json": partial(folder.read_run, run_id),
+        f"{own}/train.jsonl": partial(folder.read_steps, run_id),
+    }
+    for name in ("predictions", "again", "items"):
+        reads[f"{own}/{name}.parquet"] = partial(folder.read_frame, f"{own}/{name}.parquet")
+    for part in ("derived", "analysis"):
+        for file in folder.storage.list(f"{own}/{part}"):
+            if file.endswith(".parquet"):
+                reads[f"{own}/{part}/{file}"] = partial(folder.read_frame, f"{own}/{part}/{file}")
+    reads[f"{own}/analysis/directions.safetensors"] = partial(folder.read_directions, run_id)
+    return reads
+
+
+def _set_aside(folder: StudyFolder, reads: Mapping[str, Callable[[], object]]) -> list[str]:
+    told = []
+    for name, read in reads.items():
+        try:
+            read()
+        except (InputProblems, OSError) as error:
+            folder.storage.remove(f"{name}.damaged")
+            folder.storage.rename(name, f"{name}.damaged")
+            why = error.problems[0].found if isinstance(error, InputProblems) else error.strerror or str(error)
+            told.append(f"{folder.place(name)} is damaged ({why}): set aside as {name.rpartition('/')[2]}.damaged")
+    return told
 
 
 def _all_but_the_best(groups: Iterable[list[tuple[float, str]]]) -> list[str]:

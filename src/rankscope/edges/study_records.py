@@ -17,10 +17,11 @@ from rankscope.records import (
     RunRecord,
     RunStatus,
     SearchRecord,
+    StepRecord,
     StudyMarker,
     VerdictFile,
 )
-from rankscope.records.record_base import parse_record
+from rankscope.records.record_base import parse_record, record_json
 from rankscope.study.problems import InputProblems, Problem
 
 MARKER = "rankscope-study.json"
@@ -53,12 +54,16 @@ class StudyRecords:
     def read_study_text(self) -> str | None:
         """study.yaml: the study as it was resolved."""
         content = self.storage.read("study.yaml")
-        return None if content is None else content.decode("utf-8")
+        try:
+            return None if content is None else content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            problem = Problem(self.place("study.yaml"), "", "no UTF-8 text", "the study as rankscope wrote it")
+            raise InputProblems([problem]) from error
 
     def write_study(self, text: str, plan: Plan) -> None:
         """study.yaml and plan.json, by which the folder's jobs work."""
         self.storage.write("study.yaml", text.encode())
-        self.storage.write("plan.json", as_json(plan))
+        self.storage.write("plan.json", record_json(plan))
 
     def read_plan(self) -> Plan | None:
         return self._record("plan.json", Plan)
@@ -73,7 +78,7 @@ class StudyRecords:
         return self._record(f"{self.run_folder(run_id)}/run.json", RunRecord)
 
     def write_run(self, record: RunRecord) -> None:
-        self.storage.write(f"{self.run_folder(record.run_id)}/run.json", as_json(record))
+        self.storage.write(f"{self.run_folder(record.run_id)}/run.json", record_json(record))
 
     def read_status(self, run_id: str) -> RunStatus | None:
         return self._record(f"{self.run_folder(run_id)}/status.json", RunStatus)
@@ -81,7 +86,7 @@ class StudyRecords:
     def write_status(self, status: RunStatus) -> None:
         """`running` is news, and every other state a fact that must outlive a power cut."""
         name = f"{self.run_folder(status.run_id)}/status.json"
-        self.storage.write(name, as_json(status), durable=status.state != "running")
+        self.storage.write(name, record_json(status), durable=status.state != "running")
 
     def write_steps(self, run_id: str, records: Sequence[Record]) -> None:
         """train.jsonl: one line a step."""
@@ -90,7 +95,13 @@ class StudyRecords:
 
     def read_steps(self, run_id: str) -> list[dict[str, Any]]:
         """The lines of train.jsonl; empty where there is none."""
-        return _lines(self.storage.read(f"{self.run_folder(run_id)}/train.jsonl"))
+        name = f"{self.run_folder(run_id)}/train.jsonl"
+        content = self.storage.read(name) or b""
+        try:
+            return [_step(line) for line in content.splitlines()]
+        except (ValueError, RecursionError) as error:
+            expected = "a step of the training in each line; without the file the run has no curve"
+            raise InputProblems([Problem(self.place(name), "", "a damaged line", expected)]) from error
 
     def write_error(self, job: str, details: str) -> str:
         """The traceback of what failed, below the folder of a run, a search or a pack; how messages name the file."""
@@ -103,19 +114,23 @@ class StudyRecords:
         return self._record(f"packing/{model} {train_set}.json", Packing)
 
     def write_packing(self, packing: Packing) -> None:
-        self.storage.write(f"packing/{packing.model} {packing.train_set}.json", as_json(packing))
+        self.storage.write(f"packing/{packing.model} {packing.train_set}.json", record_json(packing))
 
     def read_packs(self) -> list[PackMembers]:
         """Packs that began to train and did not end."""
         names = [name for name in self.storage.list("packs") if name.endswith(".json")]
-        found = (self._record(f"packs/{name}", PackMembers) for name in names)
+        found = (self.read_pack(name) for name in names)
         return [pack for pack in found if pack is not None]
+
+    def read_pack(self, name: str) -> PackMembers | None:
+        """One file of `packs/`."""
+        return self._record(f"packs/{name}", PackMembers) if name.endswith(".json") else None
 
     def read_search(self, search_id: str) -> SearchRecord | None:
         return self._record(f"searches/{search_id}/search.json", SearchRecord)
 
     def write_search(self, record: SearchRecord) -> None:
-        self.storage.write(f"searches/{record.search_id}/search.json", as_json(record))
+        self.storage.write(f"searches/{record.search_id}/search.json", record_json(record))
 
     def read_rungs(self, search_id: str) -> dict[str, Any] | None:
         """What a search has measured so far, by arm, rate and step; None before it began."""
@@ -124,8 +139,11 @@ class StudyRecords:
         if content is None:
             return None
         try:
-            return dict(json.loads(content))
-        except (ValueError, TypeError) as error:
+            measured: dict[str, Any] = json.loads(content)
+            for entry in measured.values():
+                float(entry["loss"] or 0), float(entry["seconds"] or 0)
+            return measured
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             problem = Problem(self.place(name), "", "no JSON object", "what a search wrote; delete the file to redo it")
             raise InputProblems([problem]) from error
 
@@ -135,7 +153,7 @@ class StudyRecords:
     # ---- what was measured, decided, reported ----
 
     def write_measured(self, name: str, speed: MeasuredSpeed) -> None:
-        self.storage.write(f"measured/{name}.json", as_json(speed))
+        self.storage.write(f"measured/{name}.json", record_json(speed))
 
     def read_measured(self) -> list[MeasuredSpeed]:
         found = (self._record(f"measured/{name}", MeasuredSpeed) for name in self.storage.list("measured"))
@@ -145,7 +163,7 @@ class StudyRecords:
         return self._record("verdict.json", VerdictFile)
 
     def write_verdicts(self, verdicts: VerdictFile) -> None:
-        self.storage.write("verdict.json", as_json(verdicts))
+        self.storage.write("verdict.json", record_json(verdicts))
 
     def write_report(self, page: str) -> None:
         self.storage.write("report.html", page.encode())
@@ -164,10 +182,11 @@ class StudyRecords:
         return None if content is None else parse_record(kind, content, self.place(name))
 
 
-def as_json(record: Record) -> bytes:
-    """A record as it is written: indented JSON in UTF-8."""
-    return record.model_dump_json(indent=1).encode()
-
-
-def _lines(content: bytes | None) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (content or b"").decode("utf-8").splitlines()]
+def _step(line: bytes) -> dict[str, Any]:
+    """A line of train.jsonl. Raises ValueError for what is none."""
+    step = json.loads(line)
+    if not isinstance(step, dict) or step.keys() != StepRecord.model_fields.keys():
+        raise ValueError("no step")
+    if not all(value is None or isinstance(value, int | float) for value in step.values()):
+        raise ValueError("no numbers")
+    return step

@@ -5,19 +5,21 @@ pandas and pyarrow are imported when a table is read or written: `rankscope stat
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankscope.edges.study_records import StudyRecords
 from rankscope.study.problems import InputProblems, Problem
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
+    from numpy.typing import NDArray
 
-_METADATA = b"rankscope"
+_METADATA, _SUM = b"rankscope", b"rankscope_schema_sha256"
 
 SCORES = ("suite", "item_id", "score", "loss_nats", "scored_tokens", "text_bytes")
 """The columns of predictions that gain, forgetting and losses are made of."""
@@ -30,7 +32,7 @@ class StudyTables(StudyRecords):
 
     def read_predictions(self, run_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
         """All columns, or only these."""
-        return self._frame(self._predictions(run_id), columns)
+        return self.read_frame(self._predictions(run_id), columns)
 
     def read_scores(self, run_ids: Sequence[str]) -> pd.DataFrame:
         """Of several runs' predictions what statistics need, joined: SCORES, floats with NaN for what was not scored.
@@ -56,6 +58,9 @@ class StudyTables(StudyRecords):
             frame[name] = frame[name].cat.reorder_categories(sorted(frame[name].cat.categories))
         return frame
 
+    def has_predictions(self, run_id: str) -> bool:
+        return self.storage.exists(self._predictions(run_id))
+
     def write_predictions(self, run_id: str, frame: pd.DataFrame, suites_sha256: Mapping[str, str]) -> None:
         """`suites_sha256`: of every suite that was scored, the content that was asked."""
         self._write_frame(self._predictions(run_id), frame, suites_sha256)
@@ -66,7 +71,7 @@ class StudyTables(StudyRecords):
 
     def read_second_predictions(self, base_id: str) -> pd.DataFrame | None:
         """The base scored once more in other batches."""
-        return self._frame(f"{self.run_folder(base_id)}/again.parquet")
+        return self.read_frame(f"{self.run_folder(base_id)}/again.parquet")
 
     def write_second_predictions(self, base_id: str, frame: pd.DataFrame, suites_sha256: Mapping[str, str]) -> None:
         self._write_frame(f"{self.run_folder(base_id)}/again.parquet", frame, suites_sha256)
@@ -76,7 +81,7 @@ class StudyTables(StudyRecords):
 
     def read_items(self, base_id: str) -> pd.DataFrame | None:
         """What was asked: suite, item_id, prompt, choices."""
-        return self._frame(f"{self.run_folder(base_id)}/items.parquet")
+        return self.read_frame(f"{self.run_folder(base_id)}/items.parquet")
 
     def write_items(self, base_id: str, frame: pd.DataFrame) -> None:
         self._write_frame(f"{self.run_folder(base_id)}/items.parquet", frame)
@@ -89,7 +94,7 @@ class StudyTables(StudyRecords):
         return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
 
     def read_derived(self, run_id: str, name: str) -> pd.DataFrame | None:
-        return self._frame(f"{self.run_folder(run_id)}/derived/{name}.parquet")
+        return self.read_frame(f"{self.run_folder(run_id)}/derived/{name}.parquet")
 
     def derived_facts(self, run_id: str, name: str) -> dict[str, str]:
         """What the derivation was, and the content hash of every suite that it was scored on."""
@@ -102,7 +107,7 @@ class StudyTables(StudyRecords):
 
     def read_analysis(self, run_id: str, name: str) -> pd.DataFrame | None:
         """One of spectra, hidden, attention, neurons of a run."""
-        return self._frame(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
+        return self.read_frame(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
 
     def write_analysis(self, run_id: str, name: str, frame: pd.DataFrame, stamp: Mapping[str, str]) -> None:
         self._write_frame(f"{self.run_folder(run_id)}/analysis/{name}.parquet", frame, stamp)
@@ -111,12 +116,29 @@ class StudyTables(StudyRecords):
         """What `write_analysis` was given."""
         return self._metadata(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
 
-    def directions(self, run_id: str) -> Path | None:
-        """The local safetensors file of a run's leading left singular vectors, by module."""
-        return self.storage.local_copy(f"{self.run_folder(run_id)}/analysis/directions.safetensors")
+    def has_analysis(self, run_id: str, name: str) -> bool:
+        return self.storage.exists(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
+
+    def read_directions(self, run_id: str) -> dict[str, NDArray[np.floating]] | None:
+        """A run's leading left singular vectors, (out, directions) by module."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        name = f"{self.run_folder(run_id)}/analysis/directions.safetensors"
+        content, sums = self.storage.read(name), self.storage.read(f"{name}.sha256")
+        if content is None:
+            return None
+        try:
+            if sums is not None and sums.decode(errors="replace") != hashlib.sha256(content).hexdigest():
+                raise ValueError("another content than was saved")
+            return load(content)
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise self._damaged(name, error) from error
 
     def write_directions(self, run_id: str, content: bytes) -> None:
-        self.storage.write(f"{self.run_folder(run_id)}/analysis/directions.safetensors", content)
+        name = f"{self.run_folder(run_id)}/analysis/directions.safetensors"
+        self.storage.write(f"{name}.sha256", hashlib.sha256(content).hexdigest().encode())
+        self.storage.write(name, content)
 
     def write_analysis_note(self, run_id: str, reason: str | None) -> None:
         """Why a part of the analysis is missing; None where nothing is."""
@@ -127,7 +149,7 @@ class StudyTables(StudyRecords):
 
     def read_table(self, name: str) -> pd.DataFrame | None:
         """One of the tidy tables that docs/records.md lists."""
-        return self._frame(f"tables/{name}.parquet")
+        return self.read_frame(f"tables/{name}.parquet")
 
     def write_table(self, name: str, frame: pd.DataFrame) -> None:
         self._write_frame(f"tables/{name}.parquet", frame)
@@ -146,13 +168,16 @@ class StudyTables(StudyRecords):
         import pyarrow.parquet as pq
 
         table = pa.Table.from_pandas(frame, preserve_index=False)
+        held = dict(table.schema.metadata or {})
         if metadata is not None:
-            held = {**(table.schema.metadata or {}), _METADATA: json.dumps(dict(metadata))}
-            table = table.replace_schema_metadata(held)
+            held[_METADATA] = json.dumps(dict(metadata)).encode()
+        table = table.replace_schema_metadata(held)
+        table = table.replace_schema_metadata({**held, _SUM: _schema_sum(table.schema)})
         with self.storage.local_draft(name) as draft:
             pq.write_table(table, draft, write_page_checksum=True)
 
-    def _frame(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
+    def read_frame(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
+        """Pages are checked by Parquet's own checksums, names, types and metadata by ours."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -160,9 +185,12 @@ class StudyTables(StudyRecords):
         if path is None:
             return None
         try:
-            table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+            table = pq.ParquetFile(path, page_checksum_verification=True).read(
+                columns=list(columns) if columns is not None else None
+            )
+            _check_schema(table.schema)
             return table.to_pandas()
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
             raise self._damaged(name, error) from error
 
     def _scores(self, name: str) -> pa.Table | None:
@@ -191,8 +219,10 @@ class StudyTables(StudyRecords):
         if path is None:
             return {}
         try:
-            return dict(json.loads((pq.read_schema(path).metadata or {}).get(_METADATA, b"{}")))
-        except (pa.ArrowException, OSError, ValueError) as error:
+            schema = pq.ParquetFile(path).schema_arrow
+            _check_schema(schema)
+            return dict(json.loads((schema.metadata or {}).get(_METADATA, b"{}")))
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
             raise self._damaged(name, error) from error
 
     def _damaged(self, name: str, error: Exception) -> InputProblems:
@@ -206,3 +236,18 @@ def _score_types() -> dict[str, pa.DataType]:
 
     names = pa.dictionary(pa.int32(), pa.string())
     return {column: names if column in ("suite", "item_id") else pa.float64() for column in SCORES}
+
+
+def _schema_sum(schema: pa.Schema) -> bytes:
+    """SHA-256 of the names, the types and the metadata of a table."""
+    held = {key: value for key, value in sorted((schema.metadata or {}).items()) if key != _SUM}
+    # Parquet calls the values of a list `element`, Arrow `item`.
+    fields = [f"{field.name} {field.type}".replace("<element: ", "<item: ") for field in schema]
+    return hashlib.sha256(repr((fields, held)).encode()).hexdigest().encode()
+
+
+def _check_schema(schema: pa.Schema) -> None:
+    """Raises ValueError where a table's head is no longer what was written; one without a sum is taken as it is."""
+    known = (schema.metadata or {}).get(_SUM)
+    if known is not None and known != _schema_sum(schema):
+        raise ValueError("its names, types or metadata were changed")

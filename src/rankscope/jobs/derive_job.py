@@ -72,8 +72,10 @@ class Derive:
         run = context.runs[self.run_id]
         (wanted,) = (d for d in derivations(context.study, context.plan, run) if d.name == self.name)
         with context.folder.lock(f"{self.run_id}-{self.name}"):
+            if not _is_missing(context, run, wanted):
+                return
             weights = context.folder.weights(self.run_id, whole=False)
-            if weights is not None and _is_missing(context, run, wanted):
+            if weights is not None:
                 _derive(context, run, wanted, weights)
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ were: then no source is opened and no tokenizer is loaded.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -63,6 +64,10 @@ class StudyPlanner:
     _facts: _Facts | None = field(default=None, init=False)
     _planned_in: StudyFolder | None = field(default=None, init=False)
     _known: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        models = tuple(_with_a_name(spec, self.base) for spec in self.study.models)
+        self.study = self.study.model_copy(update={"models": models})
 
     def __enter__(self) -> StudyPlanner:
         return self
@@ -160,8 +165,11 @@ class StudyPlanner:
 
         Raises InputProblems where runs are finished, others are not, and the rows or the model are no longer the same.
         """
-        text = out.read_study_text() or ""
-        stored = study_of(text)
+        try:
+            text = out.read_study_text() or ""
+            stored = study_of(text)
+        except InputProblems:  # damaged: written anew, from the study that is asked for now
+            return None
         rows = [*stored.train.values(), *stored.suites.values()]
         self._known = {spec.id for spec in stored.models} | {source.hub for source in rows if source.hub is not None}
         if text != self.text(before):
@@ -202,6 +210,12 @@ class StudyPlanner:
         return found + [(state.file, f"model {state.name}", how) for state, how in models]
 
 
+def _with_a_name(spec: ModelSpec, base: Path) -> ModelSpec:
+    """A model given as `.` by its folder's path: it then has one name here and in the study's folder."""
+    whole = spec.model_copy(update={"id": os.path.abspath(base / Path(spec.id).expanduser())})
+    return whole if Path(whole.id).is_dir() and whole.name != spec.name else spec
+
+
 def _token_hashes(plan: Plan) -> set[str]:
     training = {facts.content_sha256 for facts in plan.train_sets}
     return training | {facts.content_sha256 for facts in plan.suites}
@@ -216,8 +230,9 @@ def unscorable(folder: StudyFolder, plan: Plan) -> dict[str, list[str]]:
     """By finished run whose weights are gone, the suites that it was never asked: they came after it."""
     found = {}
     for run in plan.runs:
-        status = folder.read_status(run.run_id) if run.arm.traits.whole else None
-        if status is None or status.state != "done" or folder.has_weights(run.run_id, whole=True):
+        status = folder.read_status(run.run_id)
+        kept = folder.has_weights(run.run_id, whole=run.arm.traits.whole)
+        if status is None or status.state != "done" or kept:
             continue
         scored = folder.scored_suites(run.run_id)
         missing = [s.name for s in plan.suites if s.model == run.model and scored.get(s.name) != s.content_sha256]

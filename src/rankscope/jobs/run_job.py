@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.edges.executors import WorkPlace
-from rankscope.edges.stored_checkpoints import StoredCheckpoints
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter, suites_logprobs
 from rankscope.evaluate.choice_scoring import choice_logprobs
@@ -216,11 +216,16 @@ def _known_logprobs(context: JobContext, runs: Sequence[PlannedRun]) -> dict[str
 
 def _finish(context: JobContext, run: PlannedRun, known: Known) -> None:
     """Score a trained run, of which some log-likelihoods may be known, and look inside it."""
-    status, weights = context.folder.read_status(run.run_id), weights_of(context, run)
-    if status is None or status.state == "diverged" or weights is None:
+    status = context.folder.read_status(run.run_id)
+    if status is None or status.state == "diverged":
         return
+    if context.folder.read_run(run.run_id) is None:
+        context.write_run(run.run_id, run.model, run, rate_of(context, run))
     scored = status.state == "done" and not missing_suites(context, run.run_id, run.model)
     if scored and not analysis_missing(context, run):
+        return
+    weights = weights_of(context, run)
+    if weights is None:
         return
     with _trained(context, run, weights) as trained:
         if not scored:

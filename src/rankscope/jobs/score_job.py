@@ -103,13 +103,20 @@ class ScoreBase:
     def run(self, place: WorkPlace) -> None:
         context = job_context(self.folder, place)
         with context.folder.wait_lock(self.run_id, place.stop_requested) as mine:
-            if mine and missing_suites(context, self.run_id, self.model):
+            if not mine:
+                return
+            folder, missing = context.folder, missing_suites(context, self.run_id, self.model)
+            if missing or folder.read_run(self.run_id) is None:
                 context.write_run(self.run_id, self.model, None, None)
+            if missing or folder.read_items(self.run_id) is None:
                 _write_items(context, self.run_id, self.model)
+            if missing:
                 score_missing(
                     context, context.base(self.model), self.model, RunStatus(run_id=self.run_id, state="running")
                 )
-            if mine and not missing_suites(context, self.run_id, self.model):
+            elif folder.read_status(self.run_id) is None:
+                context.write_status(RunStatus(run_id=self.run_id, state="done"))
+            if not missing_suites(context, self.run_id, self.model):
                 _score_again(context, self.run_id, self.model)
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:

@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from rankscope.data.sources import seeded_sample
+from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.edges.executors import WorkPlace
-from rankscope.edges.stored_checkpoints import StoredCheckpoints
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import score_suite
 from rankscope.jobs.job_context import JobContext, job_context

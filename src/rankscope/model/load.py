@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,14 +18,22 @@ from transformers import (
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    dynamic_module_utils,
 )
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from rankscope.assets import bundled_base_path
-from rankscope.data.hub_data import HUB_ERRORS, hub_problem, token_of
+from rankscope.data.hub_data import hub_problem, token_of
 from rankscope.model.decoder_parts import blocks, key_value_width, norms, vocabulary_parameters
-from rankscope.model.model_checks import content_sha256, model_states, refuse_config, refuse_missing, refuse_vocabulary
+from rankscope.model.model_checks import (
+    content_sha256,
+    model_states,
+    refuse_config,
+    refuse_headers,
+    refuse_missing,
+    refuse_vocabulary,
+)
 from rankscope.records import ModelFacts
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import ModelSpec
@@ -56,6 +65,9 @@ def dequantized_weight(module: nn.Module) -> Tensor:
     whole: Tensor = dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[attr-defined]
     return whole
 
+
+dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+"""transformers asks on the terminal whether to run a model's own code, where a caller forgot to say: it never may."""
 
 WITHOUT_ADAPTER = {"adapter_kwargs": {"subfolder": ".no-adapter"}}
 """transformers puts an adapter that lies in a base's own folder on it while it loads; where it looks, there is none."""
@@ -90,7 +102,7 @@ def model_path(spec: ModelSpec, base: Path) -> str:
     """
     if spec.id == "bundled":
         return str(bundled_base_path())
-    folder = (base / Path(spec.id).expanduser()).resolve()
+    folder = Path(os.path.abspath(base / Path(spec.id).expanduser()))  # a link is checked where the link stands
     if not folder.exists():
         if spec.id.startswith((".", "/", "~")) or spec.id.count("/") > 1:
             raise InputProblems([Problem(str(folder), "model", "nothing there", "a model folder or a hub id")])
@@ -120,27 +132,52 @@ def _problem(spec: ModelSpec, error: Exception) -> InputProblems:
     return hub_problem(error, what="model", hub_id=spec.id, place="model", revision=spec.revision, token=token)
 
 
+@contextmanager
+def refusing(spec: ModelSpec) -> Iterator[None]:
+    """Whatever transformers, tokenizers or safetensors raise over a model's files as one line about the model.
+
+    A damaged file may raise anything there. Memory that is out on a GPU is no fault of the files and goes on.
+    """
+    try:
+        yield
+    except (InputProblems, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise _problem(spec, error) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # what the Rust libraries raise for a broken promise of theirs
+            raise
+        raise _problem(spec, RuntimeError(str(error))) from error
+
+
 def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
     """The model's own tokenizer, without its chat template where the study says `chat: never`.
 
     Raises InputProblems where there is none, or none with an end-of-sequence token.
     """
     path = model_path(spec, base)
-    try:
+    with refusing(spec):
         tokenizer = AutoTokenizer.from_pretrained(path, **_options(spec))
-    except HUB_ERRORS as error:
-        raise _problem(spec, error) from error
+        _try_out(spec, tokenizer)
     if tokenizer.eos_token_id is None:
         expected = "a tokenizer with an end-of-sequence token"
         raise InputProblems([Problem(spec.id, "tokenizer", "no EOS token", expected)])
-    try:
+    with refusing(spec):
         config = AutoConfig.from_pretrained(path, **_options(spec)).get_text_config()
         refuse_vocabulary(spec, tokenizer, config.vocab_size)
-    except HUB_ERRORS as error:
-        raise _problem(spec, error) from error
     if spec.chat == "never":
         tokenizer.chat_template = None
     return tokenizer
+
+
+def _try_out(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises InputProblems where a text does not come back from its tokens: the tokenizer's files are damaged."""
+    text = "The oak is 1 tree."
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    back = tokenizer.decode(ids)
+    if not ids or not back.strip():
+        found = f"a tokenizer that makes {len(ids)} tokens of {text!r}, and {back!r} of these"
+        raise InputProblems([Problem(spec.id, "tokenizer", found, "a tokenizer that writes text")])
 
 
 def _config(spec: ModelSpec, path: str, device: str | None) -> Any:
@@ -156,12 +193,15 @@ def inspect_model(spec: ModelSpec, base: Path, *, device: str | None = None) -> 
     Raises InputProblems where the model cannot be used (on `device`, where that is given).
     """
     path = model_path(spec, base)
-    try:
+    with refusing(spec):
+        refuse_headers(spec, path)
         config = _config(spec, path, device)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
-    except HUB_ERRORS as error:
-        raise _problem(spec, error) from error
+        return _facts(spec, path, config, model)
+
+
+def _facts(spec: ModelSpec, path: str, config: Any, model: PreTrainedModel) -> ModelFacts:
     text = config.get_text_config()
     return ModelFacts(
         name=spec.name,
@@ -218,14 +258,12 @@ def load_model(
     options = _options(spec)
     if spec.quantization is not None:
         options |= {"quantization_config": nf4_config(DTYPES[dtype]), "device_map": {"": device}}
-    try:
+    with refusing(spec):
         _config(spec, path, device)
         with no_progress_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
                 path, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **WITHOUT_ADAPTER, **options
             )
-    except HUB_ERRORS as error:
-        raise _problem(spec, error) from error
     refuse_missing(spec, info["missing_keys"])
     if spec.quantization is None:  # else it was put there while it was quantized
         model = model.to(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from rankscope.records import SourceState
-from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import ModelSpec
 
 _READ = (".safetensors", ".json", ".jinja", ".txt", ".model", ".gguf", ".py")
@@ -95,12 +96,64 @@ def _sha256(path: Path) -> str:
 _A_DECODER = "a decoder that writes text, such as Llama, Qwen, Gemma or Mistral"
 
 
+MOST = {
+    "num_hidden_layers": 1000, "hidden_size": 10**6, "intermediate_size": 10**7, "num_attention_heads": 10**4,
+    "num_key_value_heads": 10**4, "vocab_size": 10**7, "max_position_embeddings": 10**9, "num_local_experts": 10**4,
+    "num_experts": 10**4, "n_routed_experts": 10**4,
+}  # fmt: skip
+"""Beyond every model that there is: building a larger one, even without weights, would take hours and all memory."""
+
+
+def _refuse_sizes(spec: ModelSpec, config: Any) -> None:
+    """Raises InputProblems for sizes that no model has."""
+    text, problems = config.get_text_config(), []
+    for name, most in MOST.items():
+        given = getattr(text, name, None)
+        for size in given if isinstance(given, list | tuple) else [given]:
+            whole = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= most
+            if size is not None and not whole:
+                expected = f"a whole number from 1 to {most:,}"
+                problems.append(Problem(spec.id, f"config.json, {name}", show(size), expected))
+                break
+    if problems:
+        raise InputProblems(problems)
+
+
+_MOST_HEADER_BYTES = 100 * 2**20
+"""What safetensors itself takes for the largest header."""
+
+
+def refuse_headers(spec: ModelSpec, path: str) -> None:
+    """Raises InputProblems for weights in a folder whose head says more than the file holds; no weight is read."""
+    for file in sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            header = int.from_bytes(stream.read(8), "little")
+            tensors = _json(stream.read(header)) if header <= min(size - 8, _MOST_HEADER_BYTES) else None
+        try:
+            ends = [entry["data_offsets"][1] for name, entry in (tensors or {}).items() if name != "__metadata__"]
+            whole = tensors is not None and 8 + header + max(ends, default=0) == size
+        except (AttributeError, KeyError, IndexError, TypeError):
+            whole = False
+        if not whole:
+            found = f"a damaged file, whose head does not fit its {size:,} bytes"
+            raise InputProblems([Problem(str(file), "", found, "a whole safetensors file")])
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
 def refuse_config(spec: ModelSpec, config: Any, device: str | None) -> None:
     """Raises InputProblems for a configuration whose weights would be of no use here.
 
     That is: a model that is no causal decoder, one that reads more than text, and quantised weights on a CPU (where
     nothing would train on them).
     """
+    _refuse_sizes(spec, config)
     if getattr(config, "is_encoder_decoder", False):
         raise InputProblems([Problem(spec.id, "model", f"{config.model_type}, an encoder with a decoder", _A_DECODER)])
     if config.get_text_config(decoder=True) is not config:

@@ -6,8 +6,9 @@ message names the release that reads it. CONTRIBUTING.md says how a format is ch
 
 from __future__ import annotations
 
+import hashlib
 import json
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -34,19 +35,37 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+CHECKSUM = "checksum_sha256"
+"""The key of a record's file that tells a flipped bit from a number: SHA-256 of all the rest."""
+
+
+def record_json(record: Record) -> bytes:
+    """A record as the content of a file, with its checksum."""
+    value = json.loads(record.model_dump_json())
+    return json.dumps({**value, CHECKSUM: _checksum(value)}, indent=1, ensure_ascii=False).encode()
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def parse_record(kind: type[_R], content: bytes, file: str) -> _R:
     """The record in a file's content. `file` is how messages name it.
 
     Raises InputProblems with one line for content of another format version, and for content that is no such record
-    (cut short, zeroed, changed by hand).
+    (cut short, zeroed, of another checksum). A file without a checksum is taken as it is.
     """
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise _damaged(kind, file, "no JSON" if content.strip(b"\0 \n") else "an empty file") from error
     check_format(value, file)
+    if isinstance(value, dict):
+        known = value.pop(CHECKSUM, None)
+        if known is not None and known != _checksum(value):
+            raise _damaged(kind, file, f"a content that its {CHECKSUM} does not fit")
     try:
-        return kind.model_validate_json(content)
+        return kind.model_validate_json(json.dumps(value))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
@@ -68,7 +87,7 @@ def check_format(value: object, file: str, version: int = FORMAT_VERSION) -> Non
         expected += "; a newer rankscope wrote this: upgrade"
     elif version == FORMAT_VERSION and found in READ_BY:
         expected += f"; {READ_BY[found]} reads this one: pip install '{READ_BY[found].replace(' ', '==')}.*'"
-    raise InputProblems([Problem(file, "format_version", f"format {found}", expected)])
+    raise InputProblems([Problem(file, "format_version", f"format {show(found)}", expected)])
 
 
 def _damaged(kind: type[Record], file: str, found: str) -> InputProblems:

@@ -103,6 +103,9 @@ def _run_row(
         if (search.model, search.train_set) == (run.model, run.train_set) and run.arm.label in search.arms
     ]
     planned = "planned" if run.fits else "does not fit"
+    if status is not None and status.state == "done" and not folder.has_predictions(run.run_id):
+        reason = "its predictions are gone: `rankscope run` scores it again"
+        status = status.model_copy(update={"state": "planned", "reason": reason})
     targets = run.arm.targets
     return {
         "run_id": run.run_id,

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from rankscope.decide.change_tables import derived_scores, forgetting_by_run, rate_sentences, rates
 from rankscope.decide.inside_tables import diagnose, joined, measures_by_run, neuron_overlaps, subspaces
@@ -152,8 +151,8 @@ def _frames(folder: StudyFolder, runs: pd.DataFrame, name: str) -> dict[str, pd.
 
 
 def _directions(folder: StudyFolder, runs: pd.DataFrame) -> dict[str, dict[str, NDArray[np.floating]]]:
-    paths = {run_id: folder.directions(run_id) for run_id in runs["run_id"]}
-    return {run_id: load_file(path) for run_id, path in paths.items() if path is not None}
+    found = {run_id: folder.read_directions(run_id) for run_id in runs["run_id"]}
+    return {run_id: directions for run_id, directions in found.items() if directions is not None}
 
 
 def _derived(folder: StudyFolder, runs: pd.DataFrame) -> list[tuple[dict[str, object], pd.DataFrame]]:

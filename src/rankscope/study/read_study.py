@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -186,7 +187,7 @@ def absolute(study: Study, folder: Path, known: Collection[str] = ()) -> Study:
     """
 
     def is_folder(path: Path) -> bool:
-        return path.is_dir() or str(path.resolve()) in known
+        return path.is_dir() or os.path.abspath(path) in known
 
     def source(given: Source) -> Source:
         if given.path is not None:
@@ -198,7 +199,7 @@ def absolute(study: Study, folder: Path, known: Collection[str] = ()) -> Study:
         return given
 
     def model(spec: ModelSpec) -> ModelSpec:
-        path = (folder / Path(spec.id).expanduser()).resolve()
+        path = Path(os.path.abspath(folder / Path(spec.id).expanduser()))  # a link keeps its name
         return spec.model_copy(update={"id": str(path)}) if spec.id != "bundled" and is_folder(path) else spec
 
     return study.model_copy(

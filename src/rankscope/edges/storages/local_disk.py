@@ -135,6 +135,10 @@ class LocalDisk:
                 holder = stream.read().strip()
                 who = f"another rankscope process (pid {holder}) is" if holder else "other rankscope processes are"
                 raise Busy(f"{self.url}: {who} working on it") from None
+            except portalocker.LockException as error:
+                why = " ".join(str(error).split()) or "no reason given"
+                expected = "a file system with locks (flock), which keep two processes apart: give another --out"
+                raise InputProblems([Problem(self.url, "--out", f"no locks here ({why})", expected)]) from error
             stream.seek(0)
             stream.truncate()
             if not shared:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from rankscope.model.load import WITHOUT_ADAPTER, model_path, no_progress_bars
+from rankscope.model.load import WITHOUT_ADAPTER, inspect_model, model_path, no_progress_bars, refusing
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import ModelSpec
 
@@ -186,15 +186,13 @@ def merged_changes(model: nn.Module) -> Iterator[tuple[str, DenseDelta, Tensor]]
 def load_as_saved(path: str, revision: str | None = None) -> PreTrainedModel:
     """A model with its weights in the precision of its files. Raises InputProblems where there is none to load."""
     spec = ModelSpec(id=path, revision=revision)
+    inspect_model(spec, Path())  # refuses what cannot be used, before any weight is read
     options = {"revision": revision} if revision is not None else {}
-    try:
-        with no_progress_bars():
-            return AutoModelForCausalLM.from_pretrained(
-                model_path(spec, Path()), dtype="auto", use_safetensors=True, **WITHOUT_ADAPTER, **options
-            ).eval()
-    except (OSError, ValueError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputProblems([Problem(path, "--base", first[:300], "a model folder, or a hub id in reach")]) from error
+    with refusing(spec), no_progress_bars():
+        return AutoModelForCausalLM.from_pretrained(
+            model_path(spec, Path()), dtype="auto", use_safetensors=True, trust_remote_code=False,
+            **WITHOUT_ADAPTER, **options,
+        ).eval()  # fmt: skip
 
 
 def matching_matrices(model: nn.Module, deltas: Mapping[str, LowRank], base: str) -> dict[str, Tensor]:

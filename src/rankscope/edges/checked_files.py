@@ -1,4 +1,4 @@
-"""A training state on disk: checked when it is read, and the one before it kept until the next is whole."""
+"""Files that are checked when they are read back: training states, and SHA-256 sums beside weights and tokens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankscope.edges.storages import Storage
@@ -68,6 +69,37 @@ class StoredCheckpoints:
             logger.warning("%s/%s does not have its own checksum and is not used", self._storage.url, name)
             return None
         return tensors, metadata
+
+
+def write_sums(storage: Storage, name: str, local: Path) -> None:
+    """Write `NAME.sha256`, as `sha256sum` does, for the file or folder `local` that is about to stand as `name`."""
+    lines = [f"{digest}  {file}\n" for file, digest in _sums(local).items()]
+    storage.write(f"{name}.sha256", "".join(lines).encode())
+
+
+def damage_of(storage: Storage, name: str) -> str | None:
+    """What is wrong with a file or folder that has sums; None where nothing is, or where there are none."""
+    content, local = storage.read(f"{name}.sha256"), storage.local_copy(name)
+    if content is None or local is None:
+        return None
+    lines = [line.partition("  ") for line in content.decode(errors="replace").splitlines()]
+    known = {file: digest for digest, _, file in lines}
+    try:
+        found = _sums(local)
+    except OSError as error:
+        return f"{error.strerror or error}"
+    wrong = sorted(file for file, digest in known.items() if found.get(file) != digest)
+    return f"another content of {wrong[0]} than was saved" if wrong else None
+
+
+def _sums(local: Path) -> dict[str, str]:
+    """SHA-256 by name: of each file of a folder, or of the one file, whose name is then `.`."""
+    files = sorted(path for path in local.rglob("*") if path.is_file()) if local.is_dir() else [local]
+    found = {}
+    for path in files:
+        with path.open("rb") as stream:
+            found[str(path.relative_to(local))] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.edges.storages.local_disk import LocalDisk
-from rankscope.edges.stored_checkpoints import StoredCheckpoints
 
 
 @pytest.fixture

@@ -1,0 +1,201 @@
+"""A study that is killed at any moment, driver or worker, and run again: no loss, no half file, exit codes as promised.
+
+A full disk too, on a small file system in memory where this process may mount one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from tiny_study import tiny_study
+
+from rankscope.edges.study_folder import StudyFolder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+KILLS = 24
+ARMS = {
+    "full": {"learning_rate": 1e-3},
+    "lora": {"ranks": [2, 4], "learning_rate": 1e-2},
+    "searched": {"method": "lora", "ranks": [3], "learning_rate": "auto"},
+}
+BUDGET = {"epochs": 8, "batch_size": 8, "max_sequence_tokens": 128}
+FIXED = {"arms_together": 2, "micro_batch_tokens": 4096}
+TIMED = ["train_seconds", "evaluate_seconds", "search_seconds", "peak_memory_bytes"]
+
+
+def start(study: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "rankscope", "run", str(study), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def whole(out: Path) -> None:
+    """Every record can be read, and nothing but whole files is there to be taken for one."""
+    if not (out / "rankscope-study.json").exists():
+        assert not [path for path in out.rglob("*") if path.is_file() and not path.name.endswith(".rankscope-draft")]
+        return
+    folder = StudyFolder.open(out)
+    folder.read_marker()
+    plan = folder.read_plan()
+    for run in plan.runs if plan is not None else []:
+        status = folder.read_status(run.run_id)
+        folder.read_run(run.run_id), folder.read_steps(run.run_id)
+        frame = folder.read_predictions(run.run_id)
+        if status is not None and status.state == "done":
+            assert frame is not None
+        if folder.has_weights(run.run_id, whole=run.arm.traits.whole):
+            assert folder.weights(run.run_id, whole=run.arm.traits.whole) is not None
+    for search in plan.searches if plan is not None else []:
+        folder.read_search(search.search_id), folder.read_rungs(search.search_id)
+    folder.read_verdicts()
+    for name in folder.table_names():
+        folder.read_table(name)
+
+
+def done_runs(out: Path) -> set[str]:
+    files = out.glob("runs/*/status.json")
+    return {path.parent.name for path in files if json.loads(path.read_text())["state"] == "done"}
+
+
+def tables(out: Path) -> dict[str, pd.DataFrame]:
+    frames = {path.stem: pd.read_parquet(path) for path in sorted((out / "tables").glob("*.parquet"))}
+    return {name: frame.drop(columns=TIMED, errors="ignore") for name, frame in frames.items()}
+
+
+def workers_of(driver: psutil.Process) -> list[psutil.Process]:
+    """The fork server's children, busy or idle."""
+    return [child for child in driver.children(recursive=True) if not child.children()]
+
+
+def kill(process: subprocess.Popen[str], dice: random.Random) -> str:
+    """SIGKILL to the driver or to one of its workers, whichever is drawn; what was killed."""
+    try:
+        workers = workers_of(psutil.Process(process.pid))
+        if workers and dice.random() < 0.5:
+            dice.choice(workers).kill()
+            return "worker"
+    except psutil.NoSuchProcess:
+        return "nothing"
+    if process.poll() is None:
+        os.kill(process.pid, signal.SIGKILL)
+        return "driver"
+    return "nothing"
+
+
+def killed_until_done(study: Path, out: Path, kills: int, seconds: float, dice: random.Random) -> list[str]:
+    """Run again and again; each time one process is killed, until so many were. Every session goes as far as it can."""
+    found: list[str] = []
+    while len(found) < kills:
+        before = done_runs(out)
+        process = start(study, out)
+        moment = dice.random() * seconds
+        try:
+            process.wait(timeout=moment)
+            what = "nothing"
+        except subprocess.TimeoutExpired:
+            what = kill(process, dice)
+        _, errors = process.communicate(timeout=300)
+        assert "Traceback" not in errors, errors
+        if what == "worker":
+            assert process.returncode in (0, 1), errors
+            assert process.returncode == 0 or "its worker process ended by signal 9" in errors, errors
+        elif what == "nothing":
+            assert process.returncode == 0, errors
+            whole(out)
+            shutil.rmtree(out)  # it was faster than the kill: from the start, for the moments that are left
+            before = set()
+        whole(out)
+        assert before <= done_runs(out), "what was done is done no more"
+        found += [what] if what != "nothing" else []
+    process = start(study, out)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    whole(out)
+    assert not [path for path in out.rglob("*") if path.name.endswith(".rankscope-draft")]
+    return found
+
+
+def timed(study: Path, out: Path) -> float:
+    began = time.monotonic()
+    process = start(study, out)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return time.monotonic() - began
+
+
+def test_any_moment_with_a_fixed_packing_gives_the_same_tables(tmp_path: Path) -> None:
+    study = tiny_study(
+        tmp_path / "input", arms=ARMS, budget=BUDGET, seeds=[0], execution=FIXED, checkpoint={"minutes": 0.001}
+    )
+    seconds = timed(study, tmp_path / "never")
+    killed_until_done(study, tmp_path / "out", KILLS // 2, seconds, random.Random(1))
+    ours, theirs = tables(tmp_path / "out"), tables(tmp_path / "never")
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        pd.testing.assert_frame_equal(ours[name], theirs[name], check_exact=True, obj=name)
+
+
+def test_any_moment_with_packing_left_on_auto_loses_nothing(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path / "input", arms=ARMS, budget=BUDGET, seeds=[0], checkpoint={"minutes": 0.001})
+    seconds = timed(study, tmp_path / "never")
+    what = killed_until_done(study, tmp_path / "out", KILLS - KILLS // 2, seconds, random.Random(2))
+    assert {"driver", "worker"} <= set(what)
+    assert done_runs(tmp_path / "out") == done_runs(tmp_path / "never")
+
+
+# ---- a full disk ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB in memory; skips where this process may not mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    made = mount and subprocess.run([mount, "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True)
+    if not made or made.returncode != 0:
+        pytest.skip("this process may not mount a file system")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", disk], check=False, capture_output=True)
+
+
+def test_a_full_disk_is_told_in_a_line_loses_nothing_and_goes_on_when_there_is_room(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    study = tiny_study(tmp_path / "input", arms=ARMS, budget=BUDGET, seeds=[0])
+    out, told = small_disk / "out", 0
+    for left in (20_000, 120_000, 200_000, 400_000):
+        filler = small_disk / "filler"
+        free = shutil.disk_usage(small_disk).free
+        filler.write_bytes(bytes(max(0, free - left)))
+        before = done_runs(out)
+        process = start(study, out)
+        _, errors = process.communicate(timeout=300)
+        assert "Traceback" not in errors
+        assert "rankscope-crash" not in errors, errors
+        assert process.returncode in (0, 1, 2), errors
+        assert process.returncode == 0 or "no space left on device" in errors.lower(), errors
+        told += process.returncode != 0
+        assert before <= done_runs(out)
+        whole(out)
+        filler.unlink()
+    assert told >= 2
+    process = start(study, out)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    whole(out)
+    assert (out / "report.html").is_file()
