@@ -7,6 +7,7 @@ folder before the next begins, so a study that was stopped anywhere goes on from
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
@@ -21,9 +22,8 @@ from rankscope.jobs.planning import StudyPlanner, same_work, unscorable
 from rankscope.jobs.run_job import TrainRuns
 from rankscope.jobs.score_job import ScoreBase
 from rankscope.jobs.search_job import SearchRate
-from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun, RunStatus
+from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun, RunStatus, Stage
 from rankscope.results.evidence import mark_unneeded, wanted_runs
-from rankscope.results.frames import base_ids
 from rankscope.results.write_results import write_results
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Study
@@ -113,7 +113,9 @@ def run_study(
             if not retrain:
                 outcome = replace(outcome, left_out={**outcome.left_out, **_unasked(lacking)})
             if not outcome.stopped:
+                folder.write_stage(Stage(what="deciding and reporting", done=0, total=1, began_at=time.time()))
                 write_results(folder)
+            folder.write_stage(None)
         return outcome
     with contextlib.ExitStack() as shared:
         with folder.wait_lock("plan", stop_requested) as mine:
@@ -167,14 +169,23 @@ class _Work:
     idle: Callable[[], None]
     failed: dict[str, str] = field(default_factory=dict)
 
-    def do(self, jobs: Sequence[Job]) -> None:
-        """Longest first; what fails is labelled, and the others go on."""
-        for outcome in self.executor.run(sorted(jobs, key=lambda job: -job.seconds), self.idle):
+    def do(self, what: str, jobs: Sequence[Job]) -> None:
+        """Longest first; what fails is labelled, and the others go on. `what` is how the progress calls these jobs."""
+        began = time.time()
+        self.tell(what, 0, len(jobs), began)
+        ordered = sorted(jobs, key=lambda job: -job.seconds)
+        for done, outcome in enumerate(self.executor.run(ordered, self.idle), start=1):
+            self.tell(what, done, len(jobs), began)
             if outcome.error is not None:
                 details = outcome.details or outcome.error
                 self.failed.update(outcome.job.mark_failed(self.folder, outcome.error, details))
             if self.study.keep.full == "best" and isinstance(outcome.job, TrainRuns):
                 keep_best(self.folder, self.plan)
+
+    def tell(self, what: str, done: int, total: int, began: float) -> None:
+        """Say in the folder what is being worked on; with `only` nobody does, as several processes would."""
+        if total and not self.only:
+            self.folder.write_stage(Stage(what=what, done=done, total=total, began_at=began))
 
 
 def _do_all(work: _Work) -> Outcome:
@@ -201,11 +212,12 @@ def _execute(work: _Work) -> Outcome:
         if plan.looks:
             mark_unneeded(folder, study, plan, asked)
         work.do(
+            "derived runs",
             [
                 Derive(folder.url, run.run_id, wanted.name)
                 for run in derived_sources(study, folder, plan)
                 for wanted in derivations(study, plan, run)
-            ]
+            ],
         )
     left_out = {run.run_id: f"does not fit: {run.reason}" for run in plan.runs if run.run_id in only and not run.fits}
     return Outcome(failed=work.failed, stopped=stop_requested(), left_out=left_out)
@@ -230,7 +242,7 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     wanted = {(r.model, r.train_set, r.arm.label) for r in runs}
     searches = [s for s in plan.searches if any((s.model, s.train_set, a.label) in wanted for a in s.arms)]
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
-    bases = [ScoreBase(folder.url, run_id, model) for model, run_id in base_ids(plan).items()]
+    bases = [ScoreBase(folder.url, run_id, model) for model, run_id in plan.base_ids.items()]
 
     def training(runs: Sequence[PlannedRun]) -> list[TrainRuns]:
         seconds = {run.run_id: run.seconds for run in runs}
@@ -238,14 +250,17 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
         return [TrainRuns(folder.url, ids, sum(seconds[run_id] for run_id in ids)) for ids in groups]
 
     if not work.only:
-        work.do([*bases, *(ChoosePacking(folder.url, ids) for ids in undecided(folder, runs))])
+        measured = [ChoosePacking(folder.url, ids) for ids in undecided(folder, runs)]
+        packs = " and measuring how many arms train best together" if measured else ""
+        work.do(f"scoring the base{packs}", [*bases, *measured])
     work.do(
+        "searching rates, training" if searches else "training",
         [
             *(SearchRate(folder.url, s.search_id, s.seconds) for s in searches),
             *training([r for r in runs if r not in searched]),
-        ]
+        ],
     )
     lost = {(s.model, s.train_set, a.label) for s in searches if s.search_id in work.failed for a in s.arms}
-    work.do(training([r for r in searched if (r.model, r.train_set, r.arm.label) not in lost]))
+    work.do("training", training([r for r in searched if (r.model, r.train_set, r.arm.label) not in lost]))
     if work.only:
-        work.do(bases)
+        work.do("scoring the base", bases)

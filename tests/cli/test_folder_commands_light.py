@@ -58,3 +58,21 @@ def test_nothing_heavy_is_imported(folder: Path, words: list[str], code: int, sa
     assert done.returncode == code, done.stderr
     assert said in done.stdout
     assert HEAVY & set(json.loads(done.stderr.splitlines()[-1])) == set()
+
+
+def test_watch_ends_and_says_so_where_nobody_works(folder: Path) -> None:
+    call = [sys.executable, "-m", "rankscope", "status", str(folder), "--watch"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"no process works on this study; to go on: rankscope run {folder}"
+
+
+def test_watch_follows_while_a_process_works(folder: Path) -> None:
+    call = [sys.executable, "-m", "rankscope", "status", str(folder), "--watch"]
+    with StudyFolder.open(folder).lock():
+        watching = subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            watching.wait(timeout=5)
+    out, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 0
+    assert "1 done, 14 planned" in out

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import FORMAT_VERSION, Packing, RunStatus
+from rankscope.records import FORMAT_VERSION, Packing, RunStatus, Stage
 from rankscope.study.problems import InputProblems
 
 
@@ -149,3 +149,20 @@ def test_packing_of_every_pair_has_its_own_file(folder: StudyFolder) -> None:
     folder.write_packing(one)
     assert folder.read_packing("m", "a") == one
     assert folder.read_packing("m", "b") is None
+
+
+def test_a_folder_says_whether_a_process_works_on_it(folder: StudyFolder) -> None:
+    folder.claim("mine", "text")
+    assert not folder.is_worked_on()
+    with folder.lock():
+        assert folder.is_worked_on()
+    with folder.lock(shared=True):  # array jobs
+        assert folder.is_worked_on()
+    assert not folder.is_worked_on()
+
+
+def test_the_stage_is_gone_when_nothing_is_worked_on(folder: StudyFolder) -> None:
+    folder.write_stage(Stage(what="derived runs", done=1, total=2, began_at=0.0))
+    assert folder.read_stage() == Stage(what="derived runs", done=1, total=2, began_at=0.0)
+    folder.write_stage(None)
+    assert folder.read_stage() is None

@@ -5,14 +5,15 @@ from __future__ import annotations
 import heapq
 import io
 import random
+import time
 from typing import Any
 
 import pytest
 from made_plan import make_plan
 from rich.console import Console
 
-from rankscope.records import Plan, PlannedRun, RunStatus
-from rankscope.report.study_progress import Live, as_json, look, seconds_left
+from rankscope.records import ModelFacts, Plan, PlannedRun, RunStatus, Stage
+from rankscope.report.study_progress import Live, activities, as_json, counts, look, seconds_left
 
 
 def status(run: PlannedRun, **changes: Any) -> RunStatus:
@@ -117,3 +118,54 @@ def test_the_table_shows_every_arm_within_80_columns() -> None:
     assert [word in row for word in ("0/3 diverged", "1.250", "150/600", "1,000", "3.0 GB")] == [True] * 5
     assert sum(line.startswith("lora-r") for line in lines) == 5
     assert max(map(len, lines)) <= 80
+
+
+# ---- what may still run, and what else is being done -------------------------------------------------------------
+
+
+def test_runs_of_later_seeds_are_those_that_may_run() -> None:
+    """Two seeds at first, then a third as the verdict asks."""
+    plan = make_plan().model_copy(update={"looks": [2, 3]})
+    begun = {run.run_id: status(run) for run in plan.runs if run.seed == 2 and run.arm.label == "lora-r1"}
+    progress = look(plan, begun.get)
+    assert counts(progress) == {"planned": 10, "running": 1, "may run": 4}
+    entries = as_json(plan, progress)["runs"]
+    assert sum(entry["optional"] for entry in entries) == 4
+    done = {run.run_id: status(run).model_copy(update={"state": "done"}) for run in plan.runs if run.seed < 2}
+    assert not look(plan, done.get).is_unfinished
+    out = io.StringIO()
+    Live(begun.get, console=Console(file=out, width=80)).show_once(plan)
+    rows = {line.split()[0]: line for line in out.getvalue().splitlines() if line.startswith("lora-r")}
+    assert " 0/3 " in rows["lora-r1"]
+    assert " 0/2 to 3 " in rows["lora-r16"]
+
+
+def test_optional_runs_are_no_time_left() -> None:
+    plan = make_plan()
+    before = dict.fromkeys((run.run_id for run in plan.runs), 0.0)
+    now = {run.run_id: 1.0 if run.seed < 1 else 0.0 for run in plan.runs}
+    optional = {run.run_id for run in plan.runs if run.seed == 2}
+    everything, sure = seconds_left(plan, now, before, 60.0), seconds_left(plan, now, before, 60.0, optional)
+    assert everything == pytest.approx(120.0)
+    assert sure == pytest.approx(60.0)
+
+
+def test_what_is_done_beside_runs_is_said_at_once() -> None:
+    plan = make_plan(searches=1)
+    plan = plan.model_copy(update={"models": [ModelFacts.model_construct(name="tiny")]})
+    base = RunStatus(run_id="base", state="running", items_scored=50)
+    inside = status(plan.runs[0]).model_copy(update={"state": "done", "activity": "looking inside"})
+    statuses = {"base": base, plan.runs[0].run_id: inside}
+    rungs = {"lora-r1 0.0001 10": {"loss": 1.0}}
+    stage = Stage(what="derived runs", done=3, total=6, began_at=time.time() - 40)
+    out = io.StringIO()
+    with Live(statuses.get, lambda _: rungs, lambda: stage, Console(file=out, width=80)) as live:
+        live.update(plan)
+        lines = out.getvalue().splitlines()
+    assert "  derived runs: 3 of 6, 40 s left" in lines
+    assert "  the base tiny: 50 of 200 items scored" in lines
+    assert "  learning-rate search for lora-r1 on medical: 12 % of its steps" in lines
+    assert "  lora-r1 on medical, seed 0: looking inside" in lines
+    statuses["base"] = base.model_copy(update={"state": "done", "activity": "scored once more in other batches"})
+    said = activities(plan, look(plan, statuses.get), None, time.time())
+    assert said[0] == "the base tiny: scored once more in other batches"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -41,8 +42,15 @@ def status(
         progress = look(planned, store.read_status, store.read_rungs)
         typer.echo(json.dumps(as_json(planned, progress), indent=1))
         return
-    with Live(store.read_status, store.read_rungs, console()) as live:
-        live.follow(planned) if watch else live.show_once(planned)
+    live = Live(store.read_status, store.read_rungs, store.read_stage, console())
+    if watch and store.is_worked_on():
+        with live:
+            live.follow(planned, store.is_worked_on)
+    worked_on = store.is_worked_on()
+    live.show_once(planned, worked_on=worked_on)
+    left = look(planned, store.read_status, store.read_rungs).is_unfinished
+    if not worked_on and left:
+        typer.echo(f"no process works on this study; to go on: {shlex.join(['rankscope', 'run', store.url])}")
 
 
 def verdict(folder: FolderUrl, json_: Json = False) -> None:

@@ -136,7 +136,7 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
     folder, make_executor = StudyFolder.open(out), _executor(settings)
     folder.check_writable()
     tracking = tracking_of(settings, folder, out)
-    with stop_on_signals(), Live(folder.read_status, folder.read_rungs) as live:
+    with stop_on_signals(), Live(folder.read_status, folder.read_rungs, folder.read_stage) as live:
 
         def progress(planned: Plan) -> None:
             live.update(planned)

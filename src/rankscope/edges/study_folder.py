@@ -198,6 +198,17 @@ class StudyFolder(StudyTables):
         """Hold the named lock; given back however the process ends. Raises Busy."""
         return self.storage.lock(name, shared=shared)
 
+    def is_worked_on(self) -> bool:
+        """Whether a process works on the study now. Where no lock can be taken at all, as in a folder that may only be
+        read, it is taken to be nobody."""
+        try:
+            with self.lock():
+                return False
+        except Busy:
+            return True
+        except OSError:
+            return False
+
     @contextmanager
     def wait_lock(self, name: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:
         """Hold the named lock, waiting for whoever has it. Gives False where `should_stop` comes first."""

@@ -17,6 +17,7 @@ from rankscope.records import (
     RunRecord,
     RunStatus,
     SearchRecord,
+    Stage,
     StepRecord,
     StudyMarker,
     VerdictFile,
@@ -87,6 +88,17 @@ class StudyRecords:
         """`running` is news, and every other state a fact that must outlive a power cut."""
         name = f"{self.run_folder(status.run_id)}/status.json"
         self.storage.write(name, record_json(status), durable=status.state != "running")
+
+    def read_stage(self) -> Stage | None:
+        """What is being worked on, as it was last said."""
+        return self._record("stage.json", Stage)
+
+    def write_stage(self, stage: Stage | None) -> None:
+        """None: nothing more is being worked on."""
+        if stage is None:
+            self.storage.remove("stage.json")
+        else:
+            self.storage.write("stage.json", record_json(stage), durable=False)
 
     def write_steps(self, run_id: str, records: Sequence[Record]) -> None:
         """train.jsonl: one line a step."""

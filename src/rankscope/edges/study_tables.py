@@ -185,11 +185,9 @@ class StudyTables(StudyRecords):
         if path is None:
             return None
         try:
-            table = pq.ParquetFile(path, page_checksum_verification=True).read(
-                columns=list(columns) if columns is not None else None
-            )
-            _check_schema(table.schema)
-            return table.to_pandas()
+            file = pq.ParquetFile(path, page_checksum_verification=True)
+            _check_schema(file.schema_arrow)
+            return file.read(columns=list(columns) if columns is not None else None).to_pandas()
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
             raise self._damaged(name, error) from error
 

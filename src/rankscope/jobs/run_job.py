@@ -231,7 +231,9 @@ def _finish(context: JobContext, run: PlannedRun, known: Known) -> None:
         if not scored:
             status = score_missing(context, trained.model, run.model, status, known)
         if status.state == "done" and analysis_missing(context, run):
+            context.write_status(status.model_copy(update={"activity": "looking inside"}))
             look_inside(context, run, trained)
+            context.write_status(status)
     if run.arm.traits.whole and context.study.keep.full == "none" and status.state == "done":
         context.folder.remove_weights(run.run_id)
 

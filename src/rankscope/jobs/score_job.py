@@ -148,9 +148,12 @@ def _score_again(context: JobContext, run_id: str, model: str) -> None:
     wanted = {name: facts.content_sha256 for name, facts in context.suite_facts(model).items() if facts.form != "text"}
     if context.folder.suites_scored_again(run_id) == wanted or context.stop_requested():
         return
+    status = context.folder.read_status(run_id) or RunStatus(run_id=run_id, state="done")
+    context.write_status(status.model_copy(update={"activity": "scored once more in other batches"}))
     base, budget = context.base(model), context.evaluate_tokens // OTHER_BATCHES
     found: list[Prediction] = []
     for name in wanted:
         plan = SuitePlan(context.suite(model, name), budget)
         found += score_suite(base.model, base.tokenizer, plan, token_budget=budget)
     context.folder.write_second_predictions(run_id, predictions_frame(run_id, found), wanted)
+    context.write_status(status.model_copy(update={"activity": None}))

@@ -28,6 +28,7 @@ from rankscope.records.run_records import (
     RunRecord,
     RunStatus,
     SearchRecord,
+    Stage,
     State,
     StepRecord,
 )
@@ -54,6 +55,6 @@ __all__ = [
     "Example", "Form", "Graded", "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed",
     "ModelFacts", "MoreNeeded", "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun", "PlannedSearch",
     "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "Resolved",
-    "Row", "RunRecord", "RunStatus", "SearchRecord", "SourceState", "State", "StepRecord", "StudyMarker", "Suite",
-    "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile",
+    "Row", "RunRecord", "RunStatus", "SearchRecord", "SourceState", "Stage", "State", "StepRecord", "StudyMarker",
+    "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile",
 ]  # fmt: skip

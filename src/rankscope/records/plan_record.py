@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Literal
 
 from rankscope.records.record_base import FORMAT_VERSION, Record
@@ -199,6 +200,16 @@ class PlannedSearch(Record):
     train_flops: float
     seconds: float
 
+    def share_done(self, rungs: Iterable[str]) -> float:
+        """Updates done over those that successive halving needs, 0 to 1; `rungs` are what was measured, each as `arm
+        rate step`. A candidate's rungs go on from one another."""
+        reached: dict[str, int] = {}
+        for key in rungs:
+            candidate, step = key.rsplit(" ", 1)
+            reached[candidate] = max(reached.get(candidate, 0), int(step))
+        total = self.step_count * search_share(len(self.rates)) * len(self.arms)
+        return min(1.0, sum(reached.values()) / total) if total else 0.0
+
 
 class MeasuredSpeed(Record):
     """What a few real steps of one arm and a few scored items took, in one worker beside the others."""
@@ -266,6 +277,13 @@ class Plan(Record):
     """Where the rows came from, and what those files were: a change since then is noticed."""
     model_files: list[SourceState] = []
     """The same of the base models' folders, `name` the model's; a job compares before it loads."""
+
+    @property
+    def base_ids(self) -> dict[str, str]:
+        """The base models' own run ids, by model name: their folders under the study."""
+        if len(self.models) == 1:
+            return {self.models[0].name: "base"}
+        return {facts.name: f"base/{facts.name}" for facts in self.models}
 
     def item_count(self, model: str) -> int:
         """Items that a run of this base model is scored on."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rankscope.records.plan_record import Resolved
+from rankscope.records.readable_numbers import duration
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.study.study import Arm
 
@@ -30,6 +31,27 @@ class PackMembers(Record):
     """packs/DIGEST.json: the runs that began to train together, while not all of them are trained."""
 
     run_ids: list[str]
+
+
+class Stage(Record):
+    """stage.json: what the process that works on a study is at: `done` of `total` jobs of one kind.
+
+    `began_at` is in seconds since 1970. Gone when it ends; a kill leaves it, so only the study's lock says that it is
+    still true.
+    """
+
+    what: str
+    done: int
+    total: int
+    began_at: float
+
+    def sentence(self, now_seconds: float) -> str:
+        """`derived runs: 3 of 6, 40 s left`; `now_seconds` since 1970."""
+        text = f"{self.what}: {self.done} of {self.total}"
+        if not 0 < self.done < self.total:
+            return text
+        left = (now_seconds - self.began_at) / self.done * (self.total - self.done)
+        return f"{text}, {duration(left)} left"
 
 
 class Provenance(Record):
@@ -82,6 +104,8 @@ class RunStatus(Record):
     micro_batch_tokens: int | None = None
     """Tokens of a micro-batch, of all arms together, when training ended: fewer than planned where memory ran out."""
     updated_at: str = ""
+    activity: str | None = None
+    """What is being done beyond training and scoring, in a few words; None where nothing is."""
 
     def tokens_per_second(self, train_tokens: int) -> float | None:
         """Training tokens (prompt and completion) a second, of a run that trains on `train_tokens` in all; None before

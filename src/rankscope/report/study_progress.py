@@ -1,4 +1,4 @@
-"""How far a study is: shares done, speeds and time left, and the live view of them.
+"""How far a study is: shares done, speeds, time left, what is being done, and the live view of them.
 
 Imports neither pandas nor torch, as `rankscope status` must answer at once.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -17,20 +17,17 @@ from rich.console import Console, Group
 from rich.live import Live as RichLive
 from rich.text import Text
 
-from rankscope.records import Plan, PlannedRun, PlannedSearch, RunStatus
-from rankscope.records.plan_record import search_share
+from rankscope.records import Plan, PlannedRun, RunStatus, Stage
 from rankscope.records.readable_numbers import duration, size
 from rankscope.report.terminal_tables import ENDED, status_table
 
 ReadStatus = Callable[[str], RunStatus | None]
+ReadStage = Callable[[], Stage | None]
 ReadRungs = Callable[[str], Mapping[str, Any] | None]
 """What a search has measured so far, by `arm rate step`; None before it began."""
 
 _LOG_SECONDS = 15.0
 _LOOK_SECONDS = 0.5
-
-
-# ---- arithmetic -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,16 @@ class Progress:
 
     statuses: dict[str, RunStatus]
     shares: dict[str, float]
+    optional: frozenset[str] = frozenset()
+    """Runs of later seeds, not begun: with adaptive seeds they are made only where the verdict asks for them."""
+    bases: dict[str, RunStatus] = field(default_factory=dict)
+    """By base model, where it has begun to be scored."""
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether something is left to do."""
+        states = [status.state for name, status in self.statuses.items() if name not in self.optional]
+        return any(state not in ENDED for state in states)
 
 
 def look(plan: Plan, read_status: ReadStatus, read_rungs: ReadRungs = lambda _: None) -> Progress:
@@ -54,8 +61,12 @@ def look(plan: Plan, read_status: ReadStatus, read_rungs: ReadRungs = lambda _: 
     needed = {run.search_id for run in plan.runs if statuses[run.run_id].state not in ENDED}
     for search in plan.searches:
         begun = search.search_id in needed  # else its runs are done, so it is
-        shares[search.search_id] = _search_share(search, read_rungs(search.search_id)) if begun else 1.0
-    return Progress(statuses, shares)
+        shares[search.search_id] = search.share_done(read_rungs(search.search_id) or ()) if begun else 1.0
+    first = plan.looks[0] if plan.looks else None
+    later = [r.run_id for r in plan.runs if first is not None and r.seed >= first]
+    optional = {run_id for run_id in later if statuses[run_id].state == "planned"}
+    bases = {name: status for name, run_id in plan.base_ids.items() if (status := read_status(run_id)) is not None}
+    return Progress(statuses, shares, frozenset(optional), bases)
 
 
 def run_share(plan: Plan, run: PlannedRun, status: RunStatus) -> float:
@@ -69,25 +80,20 @@ def run_share(plan: Plan, run: PlannedRun, status: RunStatus) -> float:
     return training * steps + (1.0 - training) * (status.items_scored / items if items else 0.0)
 
 
-def _search_share(search: PlannedSearch, rungs: Mapping[str, Any] | None) -> float:
-    """Updates done over those that successive halving needs; a candidate's rungs go on from one another."""
-    reached: dict[str, int] = {}
-    for key in rungs or ():
-        candidate, step = key.rsplit(" ", 1)
-        reached[candidate] = max(reached.get(candidate, 0), int(step))
-    total = search.step_count * search_share(len(search.rates)) * len(search.arms)
-    return min(1.0, sum(reached.values()) / total) if total else 0.0
-
-
 def seconds_left(
-    plan: Plan, now: Mapping[str, float], before: Mapping[str, float], elapsed_seconds: float
+    plan: Plan,
+    now: Mapping[str, float],
+    before: Mapping[str, float],
+    elapsed_seconds: float,
+    optional: Container[str] = (),
 ) -> float | None:
     """Planned seconds of what is left, scaled by how the work of this session compared with its plan.
 
     `now` and `before` are shares by run and search, before this session and at present. Never less than the largest
-    run that is left takes one worker. None until a fiftieth of the session's work is done: the scale would be noise.
+    run that is left takes one worker; `optional` runs do not count. None until a fiftieth of the session's work is
+    done: the scale would be noise.
     """
-    planned = {run.run_id: run.seconds for run in plan.runs if run.fits}
+    planned = {run.run_id: run.seconds for run in plan.runs if run.fits and run.run_id not in optional}
     planned |= {search.search_id: search.seconds for search in plan.searches}
     finished = sum(seconds * (now[name] - before[name]) for name, seconds in planned.items())
     left = {name: seconds * (1.0 - now[name]) for name, seconds in planned.items()}
@@ -100,8 +106,9 @@ def seconds_left(
 
 
 def counts(progress: Progress) -> dict[str, int]:
-    """How many runs are in each state."""
-    return dict(Counter(status.state for status in progress.statuses.values()))
+    """How many runs are in each state; `may run` are those that the verdict may do without."""
+    statuses = progress.statuses.items()
+    return dict(Counter("may run" if name in progress.optional else status.state for name, status in statuses))
 
 
 def as_json(plan: Plan, progress: Progress) -> dict[str, Any]:
@@ -114,12 +121,31 @@ def as_json(plan: Plan, progress: Progress) -> dict[str, Any]:
             {"model": run.model, "train_set": run.train_set, "arm": run.arm.label, "seed": run.seed}
             | progress.statuses[run.run_id].model_dump()
             | {
+                "optional": run.run_id in progress.optional,
                 "items_total": plan.item_count(run.model),
                 "tokens_per_second": progress.statuses[run.run_id].tokens_per_second(run.train_tokens),
             }
             for run in plan.runs
         ],
     }
+
+
+def activities(plan: Plan, progress: Progress, stage: Stage | None, now_seconds: float) -> list[str]:
+    """What is being done beside training and scoring runs, a line each; `now_seconds` since 1970, as the stage's."""
+    said = []
+    if stage is not None:
+        said.append(stage.sentence(now_seconds))
+    for model, status in progress.bases.items():
+        if status.state == "running":
+            said.append(f"the base {model}: {status.items_scored:,} of {plan.item_count(model):,} items scored")
+        elif status.activity is not None:
+            said.append(f"the base {model}: {status.activity}")
+    for search in plan.searches:
+        if 0 < (share := progress.shares[search.search_id]) < 1:
+            arms = ", ".join(arm.label for arm in search.arms)
+            said.append(f"learning-rate search for {arms} on {search.train_set}: {100 * share:.0f} % of its steps")
+    inside = [(run, progress.statuses[run.run_id].activity) for run in plan.runs]
+    return said + [f"{_name(run)}: {activity}" for run, activity in inside if activity is not None]
 
 
 # ---- the live view --------------------------------------------------------------------------------------------------
@@ -132,15 +158,19 @@ class Live:
     """
 
     def __init__(
-        self, read_status: ReadStatus, read_rungs: ReadRungs = lambda _: None, console: Console | None = None
+        self,
+        read_status: ReadStatus,
+        read_rungs: ReadRungs = lambda _: None,
+        read_stage: ReadStage = lambda: None,
+        console: Console | None = None,
     ) -> None:
-        self._read, self._read_rungs = read_status, read_rungs
+        self._read, self._read_rungs, self._read_stage = read_status, read_rungs, read_stage
         self._console = console or Console(stderr=True)
         self._started = self._moved = time.monotonic()
         self._plan: Plan | None = None
         self._before: Progress | None = None
         self._logged: set[str] = set()
-        self._last_log = float("-inf")
+        self._last_log, self._doing = float("-inf"), ""
         self._live: RichLive | None = None
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -168,16 +198,17 @@ class Live:
             self._thread = threading.Thread(target=self._watch, daemon=True, name="live-view")
             self._thread.start()
 
-    def show_once(self, plan: Plan) -> None:
-        """The table as it is now, in a terminal or not; `rankscope status`."""
+    def show_once(self, plan: Plan, *, worked_on: bool = True) -> None:
+        """The table as it is now, in a terminal or not; `rankscope status`. `worked_on`: a process works on it."""
         progress = look(plan, self._read, self._read_rungs)
-        self._console.print(_view(plan, progress, _summary(progress, None)))
+        said = activities(plan, progress, self._read_stage(), time.time()) if worked_on else []
+        self._console.print(_view(plan, progress, [*said, _summary(progress, None)]))
 
-    def follow(self, plan: Plan) -> None:
-        """Watch another process's study until nothing is left of it."""
+    def follow(self, plan: Plan, is_worked_on: Callable[[], bool]) -> None:
+        """Watch another process's study for as long as one works on it."""
         self.update(plan)
-        while not all(status.state in ENDED for status in look(plan, self._read).statuses.values()):
-            time.sleep(1.0)
+        while is_worked_on():
+            time.sleep(_LOOK_SECONDS)
 
     def _watch(self) -> None:
         while not self._ended.wait(_LOOK_SECONDS):
@@ -193,17 +224,19 @@ class Live:
             now = time.monotonic()
             if progress.shares == self._before.shares:
                 self._moved = now  # the clock of the work starts with it: not with imports, or with the base's scores
-            left = seconds_left(plan, progress.shares, self._before.shares, now - self._moved)
+            elapsed = now - self._moved
+            left = seconds_left(plan, progress.shares, self._before.shares, elapsed, progress.optional)
+            said = activities(plan, progress, self._read_stage(), time.time())
             if not self._console.is_terminal:
-                self._log(plan, progress, left)
+                self._log(plan, progress, said, left)
                 return
             if self._live is None:
                 self._live = RichLive(console=self._console, refresh_per_second=4, transient=True)
                 self._live.start()
             summary = f"{_summary(progress, left)}; {duration(now - self._started)} so far"
-            self._live.update(_view(plan, progress, summary))
+            self._live.update(_view(plan, progress, [*said, summary]))
 
-    def _log(self, plan: Plan, progress: Progress, left: float | None) -> None:
+    def _log(self, plan: Plan, progress: Progress, said: list[str], left: float | None) -> None:
         assert self._before is not None
         for run in plan.runs:
             status = progress.statuses[run.run_id]
@@ -211,8 +244,11 @@ class Live:
                 self._logged.add(run.run_id)
                 if self._before.statuses[run.run_id].state not in ENDED:
                     self._print(f"{_name(run)}: {_ended(run, status)}")
-        if time.monotonic() - self._last_log >= _LOG_SECONDS:
-            self._last_log = time.monotonic()
+        doing = said[0].split(",")[0] if said else ""
+        if doing != self._doing or time.monotonic() - self._last_log >= _LOG_SECONDS:
+            self._last_log, self._doing = time.monotonic(), doing
+            for line in said:
+                self._print(f"  {line}")
             for run in plan.runs:
                 status = progress.statuses[run.run_id]
                 if status.state == "running":
@@ -223,12 +259,9 @@ class Live:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _view(plan: Plan, progress: Progress, summary: str) -> Group:
-    return Group(status_table(plan, progress.statuses, progress.shares), Text(summary, style="dim"))
-
-
-def _name(run: PlannedRun) -> str:
-    return f"{run.arm.label} on {run.train_set}, seed {run.seed}"
+def _view(plan: Plan, progress: Progress, lines: list[str]) -> Group:
+    table = status_table(plan, progress.statuses, progress.shares, progress.optional)
+    return Group(table, *(Text(line, style="dim") for line in lines))
 
 
 def _ended(run: PlannedRun, status: RunStatus) -> str:
@@ -255,6 +288,10 @@ def _measured(run: PlannedRun, status: RunStatus) -> list[str]:
 
 def _summary(progress: Progress, left: float | None) -> str:
     parts = ", ".join(f"{count} {state}" for state, count in counts(progress).items())
-    if any(state not in ENDED for state in counts(progress)):
+    if progress.is_unfinished:
         parts += f"; time left: {duration(left) if left is not None else 'not known yet'}"
     return parts
+
+
+def _name(run: PlannedRun) -> str:
+    return f"{run.arm.label} on {run.train_set}, seed {run.seed}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -108,10 +108,13 @@ def _totals(plan: Plan, states: Mapping[str, str]) -> str:
 # ---- a study while it runs ------------------------------------------------------------------------------------------
 
 
-def status_table(plan: Plan, statuses: Mapping[str, RunStatus], shares: Mapping[str, float]) -> Table:
+def status_table(
+    plan: Plan, statuses: Mapping[str, RunStatus], shares: Mapping[str, float], optional: Container[str] = ()
+) -> Table:
     """One line an arm and training set: its seeds done, and loss, items, speed and memory of the latest.
 
-    `shares` is the share of each run and search that is done, by id.
+    `shares` is the share of each run and search that is done, by id; `optional` are the runs that the verdict may do
+    without.
     """
     table = plain_table(
         "arm", "trained on", "seeds", "progress", numbers=("loss", "items scored", "tokens/s", "memory")
@@ -128,7 +131,9 @@ def status_table(plan: Plan, statuses: Mapping[str, RunStatus], shares: Mapping[
         theirs = [statuses[run.run_id] for run in runs]
         done = sum(status.state == "done" for status in theirs)
         trouble = dict.fromkeys(s.state for s in theirs if s.state in ENDED and s.state not in ("done", "not needed"))
-        bar = ProgressBar(total=len(runs), completed=sum(shares[run.run_id] for run in runs), width=14)
+        sure = [run for run in runs if run.run_id not in optional]
+        seeds = f"{done}/{len(sure)}" + (f" to {len(runs)}" if len(sure) < len(runs) else "")
+        bar = ProgressBar(total=len(sure), completed=sum(shares[run.run_id] for run in sure), width=14)
         losses = [s.final_train_loss for s in theirs if s.final_train_loss is not None]
         scored = sum(status.items_scored for status in theirs)
         speeds = [v for run in runs if (v := statuses[run.run_id].tokens_per_second(run.train_tokens)) is not None]
@@ -136,10 +141,10 @@ def status_table(plan: Plan, statuses: Mapping[str, RunStatus], shares: Mapping[
         table.add_row(
             label,
             train_set,
-            " ".join([f"{done}/{len(runs)}", *trouble]),
+            " ".join([seeds, *trouble]),
             bar,
             f"{losses[-1]:.3f}" if losses else "",
-            f"{scored:,}/{plan.item_count(model) * len(runs):,}" if scored else "",
+            f"{scored:,}/{plan.item_count(model) * len(sure):,}" if scored else "",
             f"{speeds[-1]:,.0f}" if speeds else "",
             size(memory) if memory else "",
         )

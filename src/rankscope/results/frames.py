@@ -25,13 +25,6 @@ def frames_of(folder: StudyFolder, plan: Plan) -> Frames:
     return Frames(predictions_frame(folder, plan), suites_frame(plan), runs_frame(folder, plan))
 
 
-def base_ids(plan: Plan) -> dict[str, str]:
-    """The base models' own run ids, by model name: their folders under the study."""
-    if len(plan.models) == 1:
-        return {plan.models[0].name: "base"}
-    return {facts.name: f"base/{facts.name}" for facts in plan.models}
-
-
 def suites_frame(plan: Plan) -> pd.DataFrame:
     """suite, domain, kind, form."""
     rows = [{"suite": s.name, "domain": s.domain, "kind": s.kind, "form": s.form} for s in plan.suites]
@@ -45,7 +38,7 @@ def predictions_frame(folder: StudyFolder, plan: Plan) -> pd.DataFrame:
     those that are shown. The base's rows alone have `cluster` and, of both scorings, `choice_logprobs`.
     """
     runs = {run.run_id: run for run in plan.runs if _is_done(folder, run)}
-    bases = {run_id: model for model, run_id in base_ids(plan).items()}
+    bases = {run_id: model for model, run_id in plan.base_ids.items()}
     frame = folder.read_scores([*bases, *runs])
     ids = [str(run_id) for run_id in frame["run_id"].cat.categories]
     frame["model"] = _named(frame["run_id"], [bases.get(i) or runs[i].model for i in ids])

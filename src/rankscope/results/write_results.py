@@ -18,7 +18,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Plan, Verdict, VerdictFile
 from rankscope.report.page import ReportData, render
 from rankscope.report.suites_and_items import sample_flips
-from rankscope.results.frames import base_ids, frames_of, learning_frame, planned_study, searches_of
+from rankscope.results.frames import frames_of, learning_frame, planned_study, searches_of
 
 
 def write_results(folder: StudyFolder) -> VerdictFile:
@@ -66,7 +66,7 @@ def write_results(folder: StudyFolder) -> VerdictFile:
 
 def provenance_of(folder: StudyFolder, plan: Plan) -> dict[str, Any]:
     """Where the numbers came from, as the base's run recorded it, and the run ids' own settings."""
-    records = (folder.read_run(run_id) for run_id in [*base_ids(plan).values(), *(r.run_id for r in plan.runs)])
+    records = (folder.read_run(run_id) for run_id in [*plan.base_ids.values(), *(r.run_id for r in plan.runs)])
     record = next((r for r in records if r is not None), None)
     resolved = plan.resolved.model_dump()
     found = record.provenance.model_dump() if record is not None else {}
@@ -96,7 +96,7 @@ def warnings_of(folder: StudyFolder, plan: Plan) -> list[str]:
 def items_frame(folder: StudyFolder, plan: Plan, predictions: pd.DataFrame, flips: pd.DataFrame) -> pd.DataFrame:
     """A sample of the flipped items, each with prompt, answer and both predictions; the arm's is of the first seed in
     which its score is not the base's."""
-    sample, bases = sample_flips(flips), base_ids(plan)
+    sample, bases = sample_flips(flips), plan.base_ids
     asked = [folder.read_items(run_id) for run_id in bases.values()]
     if sample.empty or all(items is None for items in asked):
         return pd.DataFrame()
