@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rankscope.records import MachineFacts, ModelFacts, SuiteFacts, TrainFacts
+from rankscope.plan.make_plan import make_plan
+from rankscope.records import MachineFacts, ModelFacts, Plan, Resolved, SuiteFacts, TrainFacts
+from rankscope.study.study import Study
 
 STUDY = """\
 name: small
@@ -108,3 +110,17 @@ def machine_facts(**update: object) -> MachineFacts:
         flops_per_second=1e11,
     )
     return facts.model_copy(update=update)
+
+
+def planned(
+    study: Study,
+    models: list[ModelFacts] | None = None,
+    machine: MachineFacts | None = None,
+    previous: Resolved | None = None,
+    **train: object,
+) -> Plan:
+    """The plan of a study, on made-up models, rows, suites and a made-up machine."""
+    models = models or [model_facts()]
+    sets = {facts.name: [train_facts(**train)] for facts in models}
+    suites = {facts.name: [suite_facts(), suite_facts("law", domain="legal")] for facts in models}
+    return make_plan(study, models, sets, suites, machine or machine_facts(), previous=previous, file="study.yaml")

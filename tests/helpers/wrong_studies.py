@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 METHODS_SHOWN = (
-    "adapters, full, full-frozen-embeddings, last-k-layers, lora, rslora, dora, pissa, ia3, ln-tuning, "
-    "prompt-tuning or prefix-tuning"
+    "adapters, prompt-tuning, prefix-tuning, full, full-frozen-embeddings, last-k-layers, lora, rslora, dora, pissa, "
+    "ia3 or ln-tuning"
 )
 
 FILES = [

@@ -154,12 +154,13 @@ def share_of_epoch(train: TrainFacts, budget: Budget) -> float:
 
 
 def _weight_flops(facts: ModelFacts) -> float:
-    """One token forward through the blocks' matrices: 2P."""
+    """One token forward through the blocks' matrices: 2P (arXiv 2001.08361, section 2.1)."""
     return 2.0 * sum(out * in_ for out, in_ in facts.linear_shapes.values())
 
 
 def _attention_flops(facts: ModelFacts, length: float) -> float:
-    """One token forward through causal attention: 2 L D n, that is two products of 2 D n in each layer, half masked."""
+    """One token forward through causal attention: 2 L D n, two products of 2 D n in each layer, of which the mask
+    leaves half (arXiv 2001.08361, table 1, has them without the mask)."""
     return 2.0 * facts.layer_count * facts.hidden_size * length
 
 

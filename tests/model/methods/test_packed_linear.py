@@ -71,7 +71,7 @@ def assert_same(
     layer: PackedLinear, factors: Sequence[LowRank | None], tolerance: dict[str, float],
     rows: int = 5, *, input_gradient: bool = True,
 ) -> None:  # fmt: skip
-    dtype = next(slot.down.dtype for slot in layer.slots if slot is not None)
+    dtype = next(held.down.dtype for held in layer.by_arm if held is not None)
     x = torch.randn(rows * len(layer.running.arms), IN, dtype=dtype, requires_grad=input_gradient)
     dy = torch.randn(len(x), OUT, dtype=dtype)
     found, expected = layer(x[None]), plain(layer, factors, x)
@@ -83,13 +83,13 @@ def assert_same(
         return
     leaves = [part for arm in ran for part in factors[arm][:2]]  # type: ignore[index]
     theirs = torch.autograd.grad(expected, [*inputs, *leaves], dy)
-    slots = [slot for slot in layer.slots if slot is not None]
-    own = [part for arm in ran for part in (layer.slots[arm].down, layer.slots[arm].up)]  # type: ignore[union-attr]
+    by_arm = [held for held in layer.by_arm if held is not None]
+    own = [part for arm in ran for part in (layer.by_arm[arm].down, layer.by_arm[arm].up)]  # type: ignore[union-attr]
     ours = torch.autograd.grad(found, [*inputs, *own], dy[None], retain_graph=True)
     for place, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
         is_up = place >= len(inputs) and (place - len(inputs)) % 2 == 1
         torch.testing.assert_close(mine.T if is_up else mine, other, **tolerance)
-    idle = [part for slot in slots for part in (slot.down, slot.up) if all(part is not one for one in own)]
+    idle = [part for held in by_arm for part in (held.down, held.up) if all(part is not one for one in own)]
     if idle:
         untouched = torch.autograd.grad(found, idle, dy[None], allow_unused=True)
         assert all(part is None for part in untouched), "arms that do not run stay as they are"
@@ -154,7 +154,7 @@ def test_arms_without_rows_of_their_own_are_refused(grouped: bool) -> None:
 def test_gradients_are_those_of_small_steps(kind: str) -> None:
     layer, _ = make(kind, [1, 3], torch.float64, grouped=False)
     x = torch.randn(4, IN, dtype=torch.float64, requires_grad=True)
-    own = [part for slot in layer.slots if slot is not None for part in (slot.down, slot.up)]
+    own = [part for held in layer.by_arm if held is not None for part in (held.down, held.up)]
     assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *own))
 
 

@@ -8,13 +8,14 @@ from itertools import pairwise
 import jsonschema
 import pytest
 from made_facts import LLAMA_8B, STUDY, model_facts, suite_facts, train_facts
+from pydantic import ValidationError
 
 from rankscope.plan.plan_checks import check_arms
+from rankscope.plan.resolve import run_id, search_arms
 from rankscope.plan.run_cost import disk_bytes, evaluate_flops, memory_parts, train_flops
-from rankscope.plan.run_ids import run_id, search_arms
 from rankscope.records import ModelFacts
 from rankscope.study.json_schema import study_schema
-from rankscope.study.methods import METHODS, arm_label
+from rankscope.study.methods import METHODS, Method, arm_label
 from rankscope.study.methods.scaling_method import ia3_modules
 from rankscope.study.study import Arm, Budget, Study
 from rankscope.study.yaml_text import load_yaml
@@ -243,3 +244,44 @@ def test_what_a_model_cannot_have_is_said_before_anything_runs(
     assert warnings == []
     assert len(problems) == 1
     assert words in str(problems[0])
+
+
+# ---- the record ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "nothing"}, "no method is called nothing"),
+        ({"method": "lora", "rank": 4, "layers": 2}, r"lora has the settings \[\], found \['layers'\]"),
+        ({"method": "adapters"}, r"adapters has the settings \['bottleneck'\], found \[\]"),
+        (
+            {"method": "prompt-tuning", "virtual_tokens": 4, "bottleneck": 4},
+            r"found \['bottleneck', 'virtual_tokens'\]",
+        ),
+    ],
+)
+def test_an_arm_has_the_settings_of_its_method_and_no_other(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Arm.model_validate({"label": "x", "learning_rate": 1e-3, **settings})
+
+
+def test_an_arm_is_written_and_read_as_earlier_plans_have_it() -> None:
+    """Flat, and `null` for what an arm does not have."""
+    prompt = arm("prompt-tuning", virtual_tokens=8)
+    written = prompt.model_dump(mode="json")
+    assert written == {
+        "label": "x", "method": "prompt-tuning", "rank": None, "alpha": None, "targets": None, "dropout": 0.0,
+        "learning_rate": 1e-3, "virtual_tokens": 8,
+    }  # fmt: skip
+    assert Arm.model_validate(written) == Arm.model_validate({**written, "bottleneck": None, "layers": None}) == prompt
+    assert prompt != arm("prompt-tuning", virtual_tokens=9)
+    with pytest.raises(KeyError):
+        prompt.setting("layers")
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_every_setting_of_an_entry_is_described(method: Method) -> None:
+    assert all(field.description for field in method.entry.model_fields.values())
+    assert method.title
+    assert method.entry.__doc__

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -103,16 +104,25 @@ class Bottlenecks:
 
 
 def load_bottlenecks(model: PreTrainedModel, folder: Path) -> Bottlenecks:
-    """Saved adapters on a model. Raises InputProblems where they do not fit it."""
-    settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-    found = (settings["blocks"], settings["hidden_size"])
+    """Saved adapters on a model. Raises InputProblems where they do not fit it, or the folder is damaged."""
+    try:
+        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        found, units = (settings["blocks"], settings["hidden_size"]), int(settings["units"])
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        damage = f"a damaged folder ({type(error).__name__}: {error})"
+        expected = f"{SETTINGS_FILE} and {WEIGHTS_FILE}, as a study saves them"
+        raise InputProblems([Problem(str(folder), "adapter", damage, expected)]) from error
     own = (text_config(model).num_hidden_layers, text_config(model).hidden_size)
     if found != own:
         expected = f"adapters for {own[0]} blocks of width {own[1]}"
         raise InputProblems([Problem(str(folder), "adapter", f"{found[0]} blocks of width {found[1]}", expected)])
     with torch.random.fork_rng():
-        made = Bottlenecks(model, settings["units"])
-    tensors = load_file(folder / WEIGHTS_FILE)
+        made = Bottlenecks(model, units)
+    wrong = [name for name, p in made.parameters.items() if name not in tensors or tensors[name].shape != p.shape]
+    if wrong:
+        expected = f"one of shape {list(made.parameters[wrong[0]].shape)}"
+        raise InputProblems([Problem(str(folder / WEIGHTS_FILE), wrong[0], "no such tensor", expected)])
     with torch.no_grad():
         for name, parameter in made.parameters.items():
             parameter.copy_(tensors[name])

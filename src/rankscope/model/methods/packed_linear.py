@@ -22,7 +22,7 @@ RANK_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
-class Slot:
+class ArmFactors:
     """An arm's own factors: `down` (R, in) and `up` (R, out), views of the rows from `start` on of what all arms share;
     its update has the factor `scale`."""
 
@@ -66,7 +66,7 @@ class Running:
 
 
 class PackedLinear(nn.Module):
-    """In the place of a linear module, arm i's factors in `slots[i]`; None where it does not target it."""
+    """In the place of a linear module, arm i's factors in `by_arm[i]`; None where it does not target it."""
 
     def __init__(self, base: nn.Module, running: Running, factors: Sequence[LowRank | None]) -> None:
         """`factors` of each arm, which are copied; one arm at least has some."""
@@ -77,32 +77,32 @@ class PackedLinear(nn.Module):
         total = sum(_padded(factor.rank) for factor in given)
         a, b, _ = given[0]
         self._down, self._up = a.new_zeros(total, a.shape[1]), b.new_zeros(total, b.shape[0])
-        self.slots: list[Slot | None] = []
+        self.by_arm: list[ArmFactors | None] = []
         start = 0
         for factor in factors:
-            self.slots.append(None if factor is None else self._slot(start, factor))
+            self.by_arm.append(None if factor is None else self._hold(start, factor))
             start += 0 if factor is None else _padded(factor.rank)
 
-    def _slot(self, start: int, factor: LowRank) -> Slot:
+    def _hold(self, start: int, factor: LowRank) -> ArmFactors:
         rows = slice(start, start + factor.rank)
         for shared, value in ((self._down, factor.a), (self._up, factor.b.T)):
             shared[rows].copy_(value.detach())
-        return Slot(start, nn.Parameter(self._down[rows]), nn.Parameter(self._up[rows]), factor.scale)
+        return ArmFactors(start, nn.Parameter(self._down[rows]), nn.Parameter(self._up[rows]), factor.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Raises RuntimeError where the rows cannot be shared out among the arms: a layer that sees a part of them."""
-        slots = [self.slots[arm] for arm in self.running.arms]
-        own = [factor for slot in slots if slot is not None for factor in (slot.down, slot.up)]
+        by_arm = [self.by_arm[arm] for arm in self.running.arms]
+        own = [factor for held in by_arm if held is not None for factor in (held.down, held.up)]
         if not own:
             out: Tensor = self.base_layer(x)
             return out
         rows = x.reshape(-1, x.shape[-1])
-        if rows.shape[0] % len(slots):
-            raise RuntimeError(f"{rows.shape[0]} rows cannot be shared out among {len(slots)} arms")
+        if rows.shape[0] % len(by_arm):
+            raise RuntimeError(f"{rows.shape[0]} rows cannot be shared out among {len(by_arm)} arms")
         weight, bias = plain_weight(self.base_layer)
         before = self.base_layer(rows) if weight is None else None
         shared = (self._down, self._up) if self.running.grouped else None
-        y: Tensor = _LowRank.apply(rows, weight, bias, before, slots, shared, *own)
+        y: Tensor = _LowRank.apply(rows, weight, bias, before, by_arm, shared, *own)
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
@@ -118,7 +118,7 @@ def plain_weight(base: nn.Module) -> tuple[Tensor | None, Tensor | None]:
 class _LowRank(torch.autograd.Function):
     """Base product and update in one: no scaled copy, no sum of two gradients, nothing kept but x and x A^T.
 
-    `own` are the factors of the slots, which are there for autograd to see; `shared` those of all arms, for one kernel.
+    `own` are the factors of the arms, which are there for autograd to see; `shared` those of all arms, for one kernel.
     """
 
     @staticmethod
@@ -128,7 +128,7 @@ class _LowRank(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         before: Tensor | None,
-        slots: list[Slot | None],
+        by_arm: list[ArmFactors | None],
         shared: tuple[Tensor, Tensor] | None,
         *own: Tensor,
     ) -> Tensor:
@@ -137,8 +137,8 @@ class _LowRank(torch.autograd.Function):
             y = before.clone()
         else:
             y = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
-        ctx.slots, ctx.shared, ctx.has_weight = slots, shared, weight is not None
-        inner = _add_by_arm(x, y, slots) if shared is None else [_add_grouped(x, y, *shared, slots)]
+        ctx.by_arm, ctx.shared, ctx.has_weight = by_arm, shared, weight is not None
+        inner = _add_by_arm(x, y, by_arm) if shared is None else [_add_grouped(x, y, *shared, by_arm)]
         ctx.save_for_backward(x, *inner, *([] if weight is None else [weight]))
         return y
 
@@ -151,78 +151,78 @@ class _LowRank(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = torch.zeros_like(x) if weight is None else dy @ weight
         if ctx.shared is None:
-            own = _back_by_arm(dy, x, inner, dx, ctx.slots)
+            own = _back_by_arm(dy, x, inner, dx, ctx.by_arm)
         else:
             down, up = ctx.shared
-            own = _back_grouped(dy, x, inner[0], down, up, dx, ctx.slots)
+            own = _back_grouped(dy, x, inner[0], down, up, dx, ctx.by_arm)
         return dx, None, None, dy if weight is None else None, None, None, *own
 
 
 # ---- one product for each arm ----------------------------------------------------------------------------------------
 
 
-def _of_arms(rows: Tensor, slots: list[Slot | None]) -> list[tuple[Tensor, Slot]]:
-    """Rows of every arm that has a slot, and its slot."""
-    parts = rows.view(len(slots), -1, rows.shape[1]).unbind(0)
-    return [(part, slot) for part, slot in zip(parts, slots, strict=True) if slot is not None]
+def _of_arms(rows: Tensor, by_arm: list[ArmFactors | None]) -> list[tuple[Tensor, ArmFactors]]:
+    """The rows of every arm that has factors here, (M, D) of (N M, D), and its factors."""
+    parts = rows.view(len(by_arm), -1, rows.shape[1]).unbind(0)
+    return [(part, held) for part, held in zip(parts, by_arm, strict=True) if held is not None]
 
 
-def _add_by_arm(x: Tensor, y: Tensor, slots: list[Slot | None]) -> list[Tensor]:
+def _add_by_arm(x: Tensor, y: Tensor, by_arm: list[ArmFactors | None]) -> list[Tensor]:
     """Adds every arm's update to y; gives x A^T of each."""
     inner = []
-    for (rows, slot), (out, _) in zip(_of_arms(x, slots), _of_arms(y, slots), strict=True):
-        inner.append(rows @ slot.down.T)
-        out.addmm_(inner[-1], slot.up, alpha=slot.scale)
+    for (rows, held), (out, _) in zip(_of_arms(x, by_arm), _of_arms(y, by_arm), strict=True):
+        inner.append(rows @ held.down.T)
+        out.addmm_(inner[-1], held.up, alpha=held.scale)
     return inner
 
 
 def _back_by_arm(
-    dy: Tensor, x: Tensor, inner: list[Tensor], dx: Tensor | None, slots: list[Slot | None]
+    dy: Tensor, x: Tensor, inner: list[Tensor], dx: Tensor | None, by_arm: list[ArmFactors | None]
 ) -> list[Tensor]:
     """The gradients of each arm's factors, down and up; adds to dx."""
     own = []
-    into = [part for part, _ in _of_arms(dx, slots)] if dx is not None else [None] * len(inner)
-    for (d_out, slot), (rows, _), made, d_rows in zip(
-        _of_arms(dy, slots), _of_arms(x, slots), inner, into, strict=True
+    into = [part for part, _ in _of_arms(dx, by_arm)] if dx is not None else [None] * len(inner)
+    for (d_out, held), (rows, _), made, d_rows in zip(
+        _of_arms(dy, by_arm), _of_arms(x, by_arm), inner, into, strict=True
     ):
-        d_made = (d_out @ slot.up.T).mul_(slot.scale)
-        own += [d_made.T @ rows, torch.addmm(slot.up, made.T, d_out, beta=0, alpha=slot.scale)]
+        d_made = (d_out @ held.up.T).mul_(held.scale)
+        own += [d_made.T @ rows, torch.addmm(held.up, made.T, d_out, beta=0, alpha=held.scale)]
         if d_rows is not None:
-            d_rows.addmm_(d_made, slot.down)
+            d_rows.addmm_(d_made, held.down)
     return own
 
 
 # ---- one kernel for all arms -----------------------------------------------------------------------------------------
 
 
-def _groups(down: Tensor, slots: list[Slot | None]) -> tuple[Tensor | slice, Tensor, Tensor]:
+def _groups(down: Tensor, by_arm: list[ArmFactors | None]) -> tuple[Tensor | slice, Tensor, Tensor]:
     """Rows of `down` that run, where each arm's end among them (int32), and the scale of each."""
     whole: list[int] = []
     ends, scales = [], []
-    for slot in slots:
-        if slot is not None:
-            whole += range(slot.start, slot.start + slot.padded)
-            scales += [slot.scale] * slot.padded
+    for held in by_arm:
+        if held is not None:
+            whole += range(held.start, held.start + held.padded)
+            scales += [held.scale] * held.padded
         ends.append(len(whole))
     device = down.device
     rows = slice(None) if len(whole) == down.shape[0] else torch.tensor(whole, device=device)
     return rows, torch.tensor(ends, dtype=torch.int32, device=device), down.new_tensor(scales)
 
 
-def _add_grouped(x: Tensor, y: Tensor, down: Tensor, up: Tensor, slots: list[Slot | None]) -> Tensor:
+def _add_grouped(x: Tensor, y: Tensor, down: Tensor, up: Tensor, by_arm: list[ArmFactors | None]) -> Tensor:
     """As `_add_by_arm`, in two products ragged in the ranks; gives scale x A^T (M, sum R)."""
-    rows, ends, scales = _groups(down, slots)
-    arms = len(slots)
+    rows, ends, scales = _groups(down, by_arm)
+    arms = len(by_arm)
     inner = nn.functional.grouped_mm(x.view(arms, -1, x.shape[1]), down[rows].T, offs=ends) * scales
     y.view(arms, -1, y.shape[1]).add_(nn.functional.grouped_mm(inner, up[rows], offs=ends))
     return inner
 
 
 def _back_grouped(
-    dy: Tensor, x: Tensor, inner: Tensor, down: Tensor, up: Tensor, dx: Tensor | None, slots: list[Slot | None]
+    dy: Tensor, x: Tensor, inner: Tensor, down: Tensor, up: Tensor, dx: Tensor | None, by_arm: list[ArmFactors | None]
 ) -> list[Tensor]:
-    rows, ends, scales = _groups(down, slots)
-    arms = len(slots)
+    rows, ends, scales = _groups(down, by_arm)
+    arms = len(by_arm)
     dy, x = dy.view(arms, -1, dy.shape[1]), x.view(arms, -1, x.shape[1])
     d_down, d_up = torch.zeros_like(down), torch.zeros_like(up)
     d_inner = nn.functional.grouped_mm(dy, up[rows].T, offs=ends) * scales
@@ -230,4 +230,4 @@ def _back_grouped(
     d_down[rows] = nn.functional.grouped_mm(d_inner.T, x, offs=ends)
     if dx is not None:
         dx.view(arms, -1, dx.shape[1]).add_(nn.functional.grouped_mm(d_inner, down[rows], offs=ends))
-    return [part[slot.rows] for slot in slots if slot is not None for part in (d_down, d_up)]
+    return [part[held.rows] for held in by_arm if held is not None for part in (d_down, d_up)]

@@ -58,9 +58,9 @@ def put_factors_on(
         path, _, name = module.rpartition(".")
         moved = [None if (one := own.get(module)) is None else one.to(like) for own in factors]
         layer = PackedLinear(model.get_submodule(module), running, moved)
-        for own, slot in zip(parameters, layer.slots, strict=True):
-            if slot is not None:
-                own[f"{PREFIX}{module}{_A}"], own[f"{PREFIX}{module}{_B}"] = slot.down, slot.up
+        for own, held in zip(parameters, layer.by_arm, strict=True):
+            if held is not None:
+                own[f"{PREFIX}{module}{_A}"], own[f"{PREFIX}{module}{_B}"] = held.down, held.up
         setattr(model.get_submodule(path), name, layer)
     return running, parameters
 
@@ -116,6 +116,6 @@ def _small_step(device: torch.device, dtype: torch.dtype, *, grouped: bool) -> l
     factors = [None if r is None else LowRank(drawn(r, inputs) / 8, drawn(outputs, r), 2.0 / r) for r in ranks]
     layer = PackedLinear(base, Running(tuple(range(len(ranks))), grouped), factors)
     x, gradient = drawn(len(ranks) * 24, inputs).requires_grad_(), drawn(len(ranks) * 24, outputs)
-    own = [part for slot in layer.slots if slot is not None for part in (slot.down, slot.up)]
+    own = [part for held in layer.by_arm if held is not None for part in (held.down, held.up)]
     y = layer(x)
     return [y.detach(), *torch.autograd.grad(y, [x, *own], gradient)]

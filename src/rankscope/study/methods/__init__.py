@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from rankscope.study.methods.arm import KNOWN, Arm, Entry, Fraction, Frozen, Method, MethodName, Rate, arm_label
+from rankscope.study.methods.arm import KNOWN, Arm, Entry, Method, MethodName, arm_label
+from rankscope.study.methods.method_types import Fraction, Frozen, Rate
 
 __all__ = ["METHODS", "Arm", "ArmEntry", "Fraction", "Frozen", "Method", "MethodName", "Rate", "arm_label"]
 

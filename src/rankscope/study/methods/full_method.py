@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from rankscope.study.methods.arm import Arm, Entry, Method, ModelShape, Size, Sizes, StepWork, Unfit
+from rankscope.study.methods.arm import Arm, Entry, Method
+from rankscope.study.methods.method_types import ModelShape, Size, Sizes, StepWork, Unfit
 
 
 class FullArms(Entry):

@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from rankscope.study.methods.arm import Arm, Entry, Fraction, Matrix, Method, ModelShape, Size, Sizes, Unfit
+from rankscope.study.methods.arm import Arm, Entry, Method
+from rankscope.study.methods.method_types import Fraction, Matrix, ModelShape, Size, Sizes, Unfit
 
 _MULTIPLE_OF_RANK = r"^([0-9]{1,6}(\.[0-9]{1,6})?)?r$"
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Annotated[str, Field(pattern=_MULTIPLE_OF_RANK)]

@@ -8,8 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from rankscope.study.methods.arm import Arm, Entry, Method, ModelShape
+from rankscope.study.methods.arm import Arm, Entry, Method
 from rankscope.study.methods.lora_method import matches_target
+from rankscope.study.methods.method_types import ModelShape
 
 IA3_OUTPUTS = ("k_proj", "v_proj", "query_key_value", "qkv_proj", "attn.c_attn", "Wqkv")
 """Modules that make keys and values, of which IA3 scales each output. A fused one makes queries too."""
