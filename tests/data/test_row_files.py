@@ -37,7 +37,7 @@ def test_separators(tmp_path: Path) -> None:
 
 
 def test_cells_are_text_but_for_indices_and_lists(tmp_path: Path) -> None:
-    (row,) = load(tmp_path, 'question,choices,answer_index\nq,"[""x"", ""y""]",1\n').rows
+    row, _ = load(tmp_path, 'question,choices,answer_index\nq,"[""x"", ""y""]",1\nr,"[""x"", ""y""]",0\n').rows
     assert (row.choices, row.answer_index) == (("x", "y"), 1)
     columns = {"question": "q", "choices": ["a", "b"], "answer_index": "right"}
     (row,) = load(tmp_path, "q,a,b,right\nq,1,2,b\n", columns=columns).rows

@@ -36,6 +36,7 @@ class GivenRows:
         self._rows, self._size = rows, size
         self.file, self.count, self.revision = "rows.jsonl", len(rows), revision
         self.repeated_count, self.bad_count = 0, bad_count
+        self.counted_from: int | None = None
 
     def batches(self) -> Iterator[list[Row]]:
         return (list(self._rows[i : i + self._size]) for i in range(0, len(self._rows), self._size))

@@ -214,7 +214,7 @@ def is_trained(turn: Turn) -> bool:
 
 def has_calls(turn: Turn) -> bool:
     """Whether the turn calls a tool, in words that only a chat template knows."""
-    return "tool_calls" in turn.more
+    return '"tool_calls":' in turn.more
 
 
 class _TemplateFails(InputProblems):

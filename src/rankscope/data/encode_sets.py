@@ -61,6 +61,7 @@ def encode_training(
             why = ", ".join(f"{count} dropped: {reason}" for reason, count in dropped.items())
             found = f"{len(train) + len(held_out)} usable rows" + (f" ({why})" if why else "")
             raise InputProblems([Problem(rows.file, f"train.{name}", found, "at least 2, to train and to validate on")])
+        counting = ["answer_index counts from 1, as all rows together show"] if rows.counted_from == 1 else []
         facts = TrainFacts(
             name=name,
             domain=source.domain,
@@ -70,7 +71,7 @@ def encode_training(
             token_count=int(writer.token_counts[train].sum(dtype=np.int64)),
             completion_token_count=int(writer.target_counts[train].sum(dtype=np.int64)),
             dropped=dropped,
-            warnings=work.warnings(),
+            warnings=[*work.warnings(), *counting],
             revision=rows.revision,
         )
         return writer.finish(train, held_out, facts)

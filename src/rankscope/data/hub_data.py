@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow
 from huggingface_hub import errors
 
+from rankscope.data.arrow_rows import python_rows
 from rankscope.data.row_files import BATCH_ROWS, Batch, Records
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Source
@@ -63,7 +64,8 @@ def open_hub(source: Source, base: Path, name: str) -> HubSet:
 
     def batches() -> Iterator[Batch]:
         for start in range(0, len(plain), BATCH_ROWS):
-            yield list(enumerate(plain[start : start + BATCH_ROWS].to_pylist(), start + 1))
+            rows = python_rows(plain[start : start + BATCH_ROWS], _shown(source), start + 1)
+            yield list(enumerate(rows, start + 1))
 
     return HubSet(Records("row", batches, len(plain)), revision, _shown(source))
 

@@ -74,14 +74,17 @@ def texts(record: Mapping[object, object], field: str) -> tuple[str, ...]:
 # ---- questions ------------------------------------------------------------------------------------------------------
 
 
-def question_fields(record: Mapping[object, object], reasoning: bool) -> dict[str, Any]:
-    """The fields of the record's Row. Choices, where there are any, win over the answer. Raises Refused."""
+def question_fields(
+    record: Mapping[object, object], reasoning: bool, counted_from: int | None = None
+) -> dict[str, Any]:
+    """The fields of the record's Row. Choices, where there are any, win over the answer. `counted_from` as in
+    `row_shapes.parse`. Raises Refused."""
     question = needed(record, "question")
     context, rationale = text(record, "context"), text(record, "rationale")
     fields: dict[str, Any] = {"question": question, "context": context}
     if given(record, "choices"):
-        choices = _choices(record)
-        index = _answer_index(record, choices)
+        choices = choices_of(record)
+        index = _answer_index(record, choices, counted_from)
         return fields | {"choices": choices, "answer_index": index, "rationale": rationale}
     if record.get("answer_index") is not None:
         raise Refused("choices", "nothing", "a list of choices, since answer_index is given")
@@ -116,13 +119,14 @@ def lettered_choices(listed: str) -> list[str] | None:
     return [listed[mark.end() : end].rstrip(" ,;\n\t").strip() for mark, end in zip(marks, ends, strict=True)]
 
 
-def _choices(record: Mapping[object, object]) -> tuple[str, ...]:
+def choices_of(record: Mapping[object, object]) -> tuple[str, ...]:
+    """The choices, at least two that differ. Raises Refused."""
     listed = record["choices"]
     if isinstance(listed, str) and (split := lettered_choices(listed)) is not None:
         listed = split
     if not isinstance(listed, list):
         raise Refused("choices", show(listed), "a list of texts")
-    choices = tuple(_scalar(choice, "choices") for choice in listed)
+    choices = tuple(scalar(choice, "choices") for choice in listed)
     if not all(choices):
         raise Refused("choices", "an empty choice", "choices that are not empty")
     if len(choices) < 2:
@@ -133,35 +137,74 @@ def _choices(record: Mapping[object, object]) -> tuple[str, ...]:
     return choices
 
 
-def _answer_index(record: Mapping[object, object], choices: tuple[str, ...]) -> int:
-    """Counted from 0, or a letter; without one, where the answer stands among the choices."""
-    index, answer = record.get("answer_index"), record.get("answer")
-    answered = choices.index(answer.strip()) if isinstance(answer, str) and answer.strip() in choices else None
-    wanted = f"a whole number from 0 to {len(choices) - 1}, or a letter from A to {_LETTERS[min(len(choices), 26) - 1]}"
-    if index is None and answered is not None:
+def letter_index(value: object) -> int | None:
+    """The place of a single letter in the alphabet, None for anything else."""
+    if isinstance(value, str) and len(value.strip()) == 1 and (place := _LETTERS.find(value.strip().upper())) >= 0:
+        return place
+    return None
+
+
+def counted_number(value: object) -> int | None:
+    """A whole number, given as one or in digits, that may count choices; None for anything else."""
+    if isinstance(value, str):
+        digits = value.strip()
+        return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 10 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def chosen_place(answer: object, choices: tuple[str, ...]) -> int | None:
+    """Where an answer, a text or a number, stands among the choices."""
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        return None
+    if isinstance(answer, float) and not math.isfinite(answer):
+        return None
+    said = answer.strip() if isinstance(answer, str) else scalar(answer, "answer")
+    return choices.index(said) if said in choices else None
+
+
+def _answer_index(record: Mapping[object, object], choices: tuple[str, ...], counted_from: int | None) -> int:
+    """By its number or letter; without one, where the answer stands among the choices."""
+    value, answer = record.get("answer_index"), record.get("answer")
+    answered, first = chosen_place(answer, choices), counted_from or 0
+    if value in (None, "") and answered is not None:
         return answered
-    if isinstance(index, str) and len(index.strip()) == 1 and index.strip().upper() in _LETTERS:
-        index = _LETTERS.index(index.strip().upper())
-    if index is None and isinstance(answer, int | str) and answer != "":
-        wanted += f" (`columns:` with `answer_index: answer` would read {show(answer)} as one)"
-    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(choices):
-        raise Refused("answer_index", show(record.get("answer_index")), wanted)
+    last = len(choices) - 1
+    wanted = f"a whole number from {first} to {last + first}, or a letter from A to {_LETTERS[min(last, 25)]}"
+    if value is None and isinstance(answer, int | str) and answer != "":
+        if all(map(_is_numeral, choices)):
+            wanted = "an answer that is one of the choices"
+        else:
+            wanted += f" (`columns:` with `answer_index: answer` would read {show(answer)} as one)"
+    index = letter_index(value)
+    if index is None and (counted_from is not None or not isinstance(value, str)):
+        number = counted_number(value)
+        index = None if number is None else number - first
+    if index is None or not 0 <= index < len(choices):
+        raise Refused("answer_index", show(value), wanted)
     if answered is not None and answered != index:
-        raise Refused("answer_index", f"{index}, though answer is choice {answered}", f"{answered} (it counts from 0)")
+        found = f"{show(value)}, though answer is choice {answered + first}"
+        raise Refused("answer_index", found, f"{answered + first} (it counts from {first})")
     return index
+
+
+def _is_numeral(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _answers(record: Mapping[object, object]) -> tuple[str, ...]:
     """The answer, and where the field is a list the other answers that are accepted."""
     value = record.get("answer")
     listed = value if isinstance(value, list) else [value]
-    answers = tuple(dict.fromkeys(said for part in listed if part is not None and (said := _scalar(part, "answer"))))
+    answers = tuple(dict.fromkeys(said for part in listed if part is not None and (said := scalar(part, "answer"))))
     if not answers:
         raise Refused("answer", show(value), "text that is not empty")
     return answers
 
 
-def _scalar(value: object, field: str) -> str:
+def scalar(value: object, field: str) -> str:
     """Text, or a number as it is written: tables and hub data sets keep numeric answers as numbers."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(int(value)) if value == int(value) and abs(value) < 10**15 else repr(value)

@@ -17,6 +17,7 @@ from typing import IO
 import pyarrow
 import pyarrow.parquet
 
+from rankscope.data.arrow_rows import ARROW_ERRORS, first_words, python_rows
 from rankscope.data.question_rows import is_clean
 from rankscope.study.problems import InputProblems, Problem, show
 
@@ -266,7 +267,7 @@ def _open_parquet(path: Path, file: str) -> Records:
     expected = "a Parquet file"
 
     def failed(error: Exception) -> InputProblems:
-        found = f"no valid Parquet ({str(error).splitlines()[0]})"
+        found = f"no valid Parquet ({first_words(error)})"
         return InputProblems([Problem(file, "file", found, expected)])
 
     def batches() -> Iterator[Batch]:
@@ -274,12 +275,12 @@ def _open_parquet(path: Path, file: str) -> Records:
         try:
             with pyarrow.parquet.ParquetFile(path) as opened:
                 for batch in opened.iter_batches(BATCH_ROWS):
-                    yield list(enumerate(batch.to_pylist(), number))
+                    yield list(enumerate(python_rows(batch, file, number), number))
                     number += batch.num_rows
-        except (pyarrow.ArrowException, OSError) as error:
+        except ARROW_ERRORS as error:
             raise failed(error) from error
 
     try:
         return Records("row", batches, pyarrow.parquet.read_metadata(path).num_rows)
-    except (pyarrow.ArrowException, OSError) as error:
+    except ARROW_ERRORS as error:
         raise failed(error) from error

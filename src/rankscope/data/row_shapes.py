@@ -6,9 +6,10 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from rankscope.data.question_rows import Refused, checked, given, needed, question_fields, text, texts
+from rankscope.data.question_rows import Refused, given, needed, question_fields, scalar, text, texts
+from rankscope.data.turn_rows import alpaca_turns, messages_turns, prompt_turns, sharegpt_turns
 from rankscope.records import Row, Turn
 from rankscope.study.problems import Problem, show
 
@@ -36,32 +37,26 @@ SHAPES = (
 )
 
 Columns = Mapping[str, str | tuple[str, ...]]
-Role = Literal["system", "user", "assistant"]
 
 _LISTS = ("choices", "aliases", "messages", "conversations", "answer")
 """Fields whose cell may hold a JSON list where a table has only text."""
 
-_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
-_SPEAKERS: dict[str, Role] = {
-    **_ROLES,
-    "human": "user",
-    "prompter": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-}
+_TURN_LISTS = ("prompt", "completion")
+"""Fields whose cell may hold a JSON list of turns, or plain text that begins like one."""
 
 
-def parse(record: object, *, file: str, place: str, reasoning: bool = False) -> Row | Problem:
+def parse(
+    record: object, *, file: str, place: str, reasoning: bool = False, counted_from: int | None = None
+) -> Row | Problem:
     """The record as a Row, or the first thing that is wrong with it. `place` names the record in its file (`line 3`).
 
     Question, context, choices, answers, rationale and turns lose the white space around them; prompt, completion and
     text are kept exactly as they are given. `reasoning`: an answer `solution #### 5` is the rationale `solution` and
-    the answer `5`. Without an `id`, the item's id is `content_id` of the row.
+    the answer `5`. `counted_from`: the number of the first choice where the column `answer_index` was looked at; else
+    numbers count from 0 and digits in quotes are refused. Without an `id`, the item's id is `content_id` of the row.
     """
     try:
-        return _row(record, place, reasoning)
+        return _row(record, place, reasoning, counted_from)
     except Refused as refused:
         where = f"{place}: {refused.field}" if refused.field else place
         return Problem(file, where, refused.found, refused.expected)
@@ -120,29 +115,29 @@ def _value(row: Mapping[str, object], column: str) -> object:
 
 
 def _from_cell(field: str, cell: object) -> object:
-    """Text of a table as what it stands for: a whole number for answer_index, a list in JSON for lists."""
-    if not isinstance(cell, str):
-        return [_from_cell("", part) for part in cell] if isinstance(cell, list) else cell
-    if field == "answer_index" and cell.strip().isascii() and cell.strip().isdecimal() and len(cell) < 20:
-        return int(cell)
-    if field in _LISTS and cell.lstrip().startswith("["):
-        try:
-            parsed = json.loads(cell)
-        except (ValueError, RecursionError):
-            return cell
-        return parsed if isinstance(parsed, list) else cell
-    return cell
+    """Text of a table as what it stands for: a list in JSON for lists."""
+    if not isinstance(cell, str) or field not in _LISTS + _TURN_LISTS or not cell.lstrip().startswith("["):
+        return cell
+    try:
+        parsed = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+    if field in _TURN_LISTS and not (isinstance(parsed, list) and all(isinstance(turn, dict) for turn in parsed)):
+        return cell
+    return parsed if isinstance(parsed, list) else cell
 
 
-def _row(record: object, place: str, reasoning: bool) -> Row:
+def _row(record: object, place: str, reasoning: bool, counted_from: int | None) -> Row:
     if not isinstance(record, Mapping):
         raise Refused("", show(record), "a JSON object with " + SHAPES)
     shape = _shape(record)
     fields: dict[str, Any]
     if shape == "question":
-        fields = question_fields(record, reasoning)
+        fields = question_fields(record, reasoning, counted_from)
+    elif shape == "prompt" and any(isinstance(record.get(field), list) for field in _TURN_LISTS):
+        fields = {"messages": prompt_turns(record), "aliases": texts(record, "aliases")}
     elif shape == "prompt":
-        fields = {field: needed(record, field, strip=False) for field in ("prompt", "completion")}
+        fields = {"prompt": needed(record, "prompt", strip=False), "completion": _completion(record)}
         fields["aliases"] = texts(record, "aliases")
     elif shape == "text":
         fields = {"text": needed(record, "text", strip=False)}
@@ -151,6 +146,14 @@ def _row(record: object, place: str, reasoning: bool) -> Row:
     own_id = _name(record, "id")
     item_id = content_id(fields) if own_id is None else own_id
     return Row(item_id=item_id, place=place, cluster=_name(record, "cluster"), **fields)
+
+
+def _completion(record: Mapping[object, object]) -> str:
+    """The text, or a number as it is written."""
+    value = record.get("completion")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return scalar(value, "completion")
+    return needed(record, "completion", strip=False)
 
 
 def _shape(record: Mapping[object, object]) -> str:
@@ -176,85 +179,10 @@ def _name(record: Mapping[object, object], field: str) -> str | None:
     return text(record, field)
 
 
-# ---- conversations as tools write them ------------------------------------------------------------------------------
-
-
-def _messages_turns(record: Mapping[object, object]) -> tuple[Turn, ...]:
-    """`messages`: a list of {role, content}."""
-    return _turns(record, "messages", "role", "content", _ROLES)
-
-
-def _sharegpt_turns(record: Mapping[object, object]) -> tuple[Turn, ...]:
-    """`conversations`: a list of {from, value}, or of {role, content}."""
-    listed = record["conversations"]
-    first = listed[0] if isinstance(listed, list) and listed else None
-    if isinstance(first, Mapping) and "from" not in first and "role" in first:
-        return _turns(record, "conversations", "role", "content", _SPEAKERS)
-    return _turns(record, "conversations", "from", "value", _SPEAKERS)
-
-
-def _alpaca_turns(record: Mapping[object, object]) -> tuple[Turn, ...]:
-    """`instruction`, with `input` after a blank line where there is one, answered by `output`."""
-    instruction, more = needed(record, "instruction"), text(record, "input")
-    asked = instruction if more is None else f"{instruction}\n\n{more}"
-    turns = (Turn("user", asked), Turn("assistant", needed(record, "output")))
-    return _with_system(record, turns, "instruction")
-
-
-def _turns(
-    record: Mapping[object, object], field: str, role_key: str, text_key: str, roles: Mapping[str, Role]
-) -> tuple[Turn, ...]:
-    listed = record[field]
-    if not isinstance(listed, list):
-        raise Refused(field, show(listed), f"a list of turns, each with {role_key} and {text_key}")
-    turns = []
-    for number, turn in enumerate(listed, start=1):
-        place = f"{field}, turn {number}"
-        if not isinstance(turn, Mapping):
-            raise Refused(place, show(turn), f"a turn with {role_key} and {text_key}")
-        named = turn.get(role_key)
-        role = roles.get(named.strip().lower()) if isinstance(named, str) else None
-        if role is None:
-            raise Refused(f"{place}: {role_key}", show(named), f"one of {', '.join(roles)}")
-        content = turn.get(text_key)
-        if content is None or content == "" or not (said := checked(content, f"{place}: {text_key}", True)):
-            raise Refused(f"{place}: {text_key}", show(content), "text that is not empty")
-        turns.append(Turn(role, said))
-    _check_order(turns, field)
-    return _with_system(record, tuple(turns), field)
-
-
-def _check_order(turns: list[Turn], field: str) -> None:
-    """At most one system turn, which is the first; a user's before the first assistant's; an assistant's at the end."""
-    later_system = next((i for i, turn in enumerate(turns) if turn.role == "system" and i > 0), None)
-    if later_system is not None:
-        place = f"{field}, turn {later_system + 1}"
-        raise Refused(place, "a system turn", "a user's or an assistant's (a system turn is the first)")
-    asked = [turn for turn in turns if turn.role != "system"]
-    if not asked or asked[0].role != "user":
-        place = f"{field}, turn {len(turns) - len(asked) + 1}"
-        raise Refused(place, "an assistant's turn" if asked else "nothing", "a user's turn, which it would answer")
-    if turns[-1].role != "assistant":
-        expected = "an assistant's turn at the end, to be learned or scored"
-        raise Refused(f"{field}, turn {len(turns)}", "a user's turn at the end", expected)
-
-
-def _with_system(record: Mapping[object, object], turns: tuple[Turn, ...], field: str) -> tuple[Turn, ...]:
-    """With the text of a `system` column before them."""
-    if not given(record, "system"):
-        return turns
-    system = text(record, "system")
-    if system is None:
-        return turns
-    if turns[0].role == "system":
-        raise Refused("system", f"a system text beside the system turn of {field}", "one of them")
-    return (Turn("system", system), *turns)
-
-
 _CONVERSATIONS: dict[str, Callable[[Mapping[object, object]], tuple[Turn, ...]]] = {
-    "messages": _messages_turns,
-    "conversations": _sharegpt_turns,
-    "instruction": _alpaca_turns,
+    "messages": messages_turns,
+    "conversations": sharegpt_turns,
+    "instruction": alpaca_turns,
 }
 _MAIN_FIELDS = ("question", "prompt", "text", *_CONVERSATIONS)
 """The field that says which shape a record has."""

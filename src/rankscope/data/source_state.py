@@ -60,7 +60,9 @@ def changed_sources(states: list[SourceState], study: Study, folder: Path) -> li
             if how is not None:
                 found.append(Changed(name, state.file, how))
         known = [place for place in places if any(place.is_of(state) for state in own)]
-        new = [place for place in places if place not in known and place.path is not None and place.path.is_file()]
+        new = [
+            place for place in places if place not in known and place.path is not None and os.path.isfile(place.path)
+        ]
         found += [Changed(name, place.file, "new") for place in new]
     return found
 
@@ -87,10 +89,10 @@ def _sources(study: Study) -> Iterator[tuple[str, Source]]:
 
 def _places(name: str, source: Source, folder: Path) -> Iterator[_Place]:
     if source.path is not None:
-        for file in (source.path, str(Path(source.path).with_name("aliases.json"))):
+        for file in (source.path, os.path.join(os.path.dirname(source.path), "aliases.json")):
             yield _Place(name, file, _absolute(folder, file))
-    elif source.hub is not None and (local := _absolute(folder, source.hub)).is_dir():
-        for path in sorted(path for path in local.rglob("*") if path.is_file()):
+    elif source.hub is not None and os.path.isdir(local := _absolute(folder, source.hub)):
+        for path in sorted(path for path in local.rglob("*") if os.path.isfile(path)):
             yield _Place(name, os.path.join(source.hub, path.relative_to(local)), path)
     elif source.hub is not None:
         yield _Place(name, source.hub, source=source)
@@ -112,7 +114,11 @@ def _version(package: str) -> str | None:
 
 
 def _absolute(folder: Path, file: str) -> Path:
-    return (folder / os.path.expanduser(file)).resolve()
+    path = folder / os.path.expanduser(file)
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a path that no system allows, which reading refuses
+        return path
 
 
 def _task_files(path: Path) -> list[Path]:
@@ -130,11 +136,11 @@ def _task_files(path: Path) -> list[Path]:
 
 def _data_files(entry: Any) -> list[Path]:
     listed = entry if isinstance(entry, list) else [entry]
-    return [Path(one) for one in listed if isinstance(one, str) and Path(one).is_file()]
+    return [Path(one) for one in listed if isinstance(one, str) and os.path.isfile(one)]
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    if not (path.suffix in (".yaml", ".yml", "") and path.is_file()):
+    if not (path.suffix in (".yaml", ".yml", "") and os.path.isfile(path)):
         return {}
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Tolerant)
@@ -155,6 +161,8 @@ def _state(place: _Place) -> SourceState:
     if place.path is None:
         return state.model_copy(update={"revision": _revision(place)})
     try:
+        if not os.path.isfile(place.path):  # nothing that is read: a pipe would wait for ever
+            return state
         stat = place.path.stat()
         update = {"size_bytes": stat.st_size, "modified_ns": stat.st_mtime_ns, "sha256": _sha256(place.path)}
     except OSError:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
+from rankscope.data.answer_counting import counted_from
+from rankscope.data.column_proposals import column_problems, wrong_columns
 from rankscope.data.hub_data import open_hub
 from rankscope.data.overlap import HashTable, hashes
 from rankscope.data.row_files import (
@@ -25,7 +27,7 @@ from rankscope.data.row_files import (
     read_aliases,
     shortened,
 )
-from rankscope.data.row_shapes import FIELDS, mapped, parse
+from rankscope.data.row_shapes import SHAPES, mapped, parse
 from rankscope.data.world import World, make_world
 from rankscope.records import Grading, HarnessFacts, Item, Row
 from rankscope.study.problems import InputProblems, Problem, show
@@ -38,13 +40,17 @@ Progress = Callable[[str, int, int | None], object]
 """Told the name of a source (`train.medical`), the rows of it that are done, and how many there are where known."""
 
 
+_MOST_COLUMNS = 200
+
+
 class RowReader:
     """The rows of one source. A relative path starts at `base`, the folder of the study; `name` is the source's.
 
     `file` is how problems name it; `revision` the commit of a hub data set or the fingerprint of a local one;
-    `count` how many rows there are where that is known before they are read. `repeated_count` (rows without an id that
-    said what an earlier one says; each is kept once), `bad_count` (rows that `bad_rows: drop` left out) and
-    `available_count` (rows before `limit` took its sample) are known when all batches were taken.
+    `counted_from` what the first choice is in a column `answer_index` of numbers, once batches were taken; `count` how
+    many rows there are where that is known before they are read. `repeated_count` (rows without an id that said what an
+    earlier one says; each is kept once), `bad_count` (rows that `bad_rows: drop` left out) and `available_count` (rows
+    before `limit` took its sample) are known when all batches were taken.
 
     Raises InputProblems where the source is not there.
     """
@@ -53,6 +59,8 @@ class RowReader:
         self._source, self._name = source, name
         self._aliases: dict[str, tuple[str, ...]] = {}
         self.revision: str | None = None
+        self.counted_from: int | None = None
+        self._counted = False
         self.repeated_count = self.bad_count = self.available_count = 0
         if source.world is not None:
             self.file = f"world {source.world}"
@@ -93,13 +101,24 @@ class RowReader:
                 yield chosen
 
     def _checked(self) -> Iterator[list[Row]]:
-        check = _RowCheck(self._source, self._records, self.file, self._name)
+        check = _RowCheck(self._source, self._records, self.file, self._name, self._counting())
         for batch in self._records.batches():
             rows = [_with_aliases(row, self._aliases.get(row.item_id, ())) for row in check.rows(batch)]
             if rows:
                 yield rows
         self.repeated_count, self.bad_count, self.available_count = check.repeated, check.bad, check.good
         check.finish()
+
+    def _counting(self) -> int | None:
+        """From which number the column `answer_index` counts, looked at once."""
+        if self._source.world is None and not self._counted:
+            columns, cells = self._source.columns, self._records.cells
+            self.counted_from = counted_from(
+                self._records.batches(), lambda value: mapped(value, columns, cells=cells), file=self.file,
+                unit=self._records.unit, drop=self._source.bad_rows == "drop",
+            )  # fmt: skip
+            self._counted = True
+        return self.counted_from
 
 
 @dataclass(frozen=True)
@@ -128,11 +147,15 @@ class TaskRows(Protocol):
 class _RowCheck:
     """Parses batches of records one after another, and keeps account of what is wrong with them."""
 
-    def __init__(self, source: Source, records: Records, file: str, name: str) -> None:
+    def __init__(self, source: Source, records: Records, file: str, name: str, counted_from: int | None) -> None:
         self._source, self._records, self._file, self._name = source, records, file, name
+        self._counted_from = counted_from
         self._reasoning = getattr(source, "kind", None) == "reasoning"
         self._problems: list[Problem] = []
         self._columns: dict[str, None] = {}
+        self._shapeless = 0
+        self._first_place = ""
+        self._same: Problem | None = None  # what is wrong with all rows so far, where it is one thing
         self._seen = HashTable()
         self.repeated = self.bad = self.good = 0
 
@@ -160,8 +183,16 @@ class _RowCheck:
 
     def finish(self) -> None:
         """Raises InputProblems for what was wrong, if it is too much."""
-        self._check_columns()
+        known = list(self._columns)
+        if problems := column_problems(self._source.columns or {}, known, self._file, self._name):
+            raise InputProblems(problems)
         total = self.good + self.bad + self.repeated
+        if self.bad and self._shapeless == total and known:
+            raise InputProblems([wrong_columns(known, self._file, total)])
+        if self._same is not None and self.bad == total > 1:
+            said = self._same
+            place = f"all {total} rows{said.place.removeprefix(self._first_place)}"
+            raise InputProblems([Problem(self._file, place, said.found, said.expected)])
         if self.bad and not (self._source.bad_rows == "drop" and 2 * self.bad < total):
             raise InputProblems(shortened(self._problems, self.bad, self._file))
         if not self.good:
@@ -172,37 +203,29 @@ class _RowCheck:
         place = f"{self._records.unit} {number}"
         if isinstance(value, Unreadable):
             return Problem(self._file, place, value.found, value.expected), number, False
-        if self._source.columns is not None and isinstance(value, Mapping) and not value.keys() <= self._columns.keys():
-            self._columns |= dict.fromkeys(value)
+        if (
+            isinstance(value, Mapping)
+            and len(self._columns) < _MOST_COLUMNS
+            and not value.keys() <= self._columns.keys()
+        ):
+            self._columns |= dict.fromkeys(map(str, value))
         value = mapped(value, self._source.columns, cells=self._records.cells)
         has_id = isinstance(value, Mapping) and str(value.get("id") or "").strip() != ""
-        return parse(value, file=self._file, place=place, reasoning=self._reasoning), number, has_id
+        row = parse(value, file=self._file, place=place, reasoning=self._reasoning, counted_from=self._counted_from)
+        self._shapeless += isinstance(row, Problem) and row.place == place and SHAPES in row.expected
+        return row, number, has_id
 
     def _add(self, problem: Problem) -> None:
         self.bad += 1
+        place = problem.place.partition(":")[0]
+        if self.bad == 1:
+            self._first_place, self._same = place, problem
+        elif self._same is not None:
+            told = (self._same.place.removeprefix(self._first_place), self._same.found, self._same.expected)
+            if (problem.place.removeprefix(place), problem.found, problem.expected) != told:
+                self._same = None
         if len(self._problems) < MAX_PROBLEMS:
             self._problems.append(problem)
-
-    def _check_columns(self) -> None:
-        """Raises InputProblems for a field that nobody reads, and for a column that no row has."""
-        columns, known = self._source.columns or {}, self._columns
-        problems = [
-            Problem(self._name, "columns", show(key), f"one of {', '.join(FIELDS)}")
-            for key in columns
-            if key not in FIELDS
-        ]
-        problems += [
-            Problem(self._name, f"columns.{key}", show(value), "the name of one column (only choices may have a list)")
-            for key, value in columns.items()
-            if not isinstance(value, str) and key != "choices"
-        ]
-        for key, value in columns.items():
-            for column in [value] if isinstance(value, str) else value:
-                if known and column not in known and column.split(".")[0] not in known:
-                    expected = f"one of the columns {', '.join(map(str, known))}"
-                    problems.append(Problem(self._file, f"columns.{key}", f"no column {show(column)}", expected))
-        if problems:
-            raise InputProblems(problems)
 
 
 def _read_ahead(batches: Iterator[list[Row]]) -> Iterator[list[Row]]:

@@ -12,6 +12,7 @@ Place = tuple[str | int, ...]
 """Where a value stands: keys and list positions from the top."""
 
 _SHOWN_CHARACTERS = 60
+_SHOWN_DEPTH = 4
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class InputProblems(Exception):
         self.problems = list(problems)
 
 
-def show(value: object) -> str:
-    """A value as it may stand in a message: as in YAML, short, on one line."""
+def show(value: object, depth: int = 0) -> str:
+    """A value as it may stand in a message: as in YAML, short, on one line. `depth`: of lists around it."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -53,7 +54,10 @@ def show(value: object) -> str:
     if isinstance(value, dict):
         return f"a mapping with {_short(', '.join(map(str, value)))}" if value else "an empty mapping"
     if isinstance(value, list | tuple):
-        return f"[{_short(', '.join(map(show, value[:20])))}]" if value else "an empty list"
+        if not value:
+            return "an empty list"
+        inner = (show(part, depth + 1) for part in value[:20]) if depth < _SHOWN_DEPTH else ("...",)
+        return f"[{_short(', '.join(inner))}]"
     return _short(str(value))
 
 
@@ -68,7 +72,7 @@ def _one_line(text: str) -> str:
 
 
 def _short(text: str) -> str:
-    text = _one_line(text)
+    text = _one_line(text[:1000])
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 
