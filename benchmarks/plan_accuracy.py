@@ -24,8 +24,7 @@ from train_rows import SHAPES
 
 from rankscope.edges.executors import Executor
 from rankscope.edges.executors.this_machine import InProcess, Workers
-from rankscope.edges.machine import look_at_machine
-from rankscope.edges.process_control import keep_freed_memory
+from rankscope.edges.machine import keep_freed_memory, look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.model.load import load_tokenizer

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rankscope.analyse.capture import SideModel, capture, probe_tokens
-from rankscope.edges.process_control import keep_freed_memory
+from rankscope.edges.machine import keep_freed_memory
 from rankscope.records import Item
 
 Numbers = list[float]

@@ -18,8 +18,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.jobs.search_job import SearchRate
 from rankscope.records import SearchRecord
-from rankscope.study.read_study import read_study
-from rankscope.study.resolved_study import absolute, dump_study
+from rankscope.study.read_study import absolute, dump_study, read_study
 from rankscope.study.study import Study
 
 RATES = {

@@ -24,8 +24,7 @@ from rankscope.jobs.planning import StudyPlanner
 from rankscope.pipeline import Outcome, run_study
 from rankscope.records import MachineFacts, Plan
 from rankscope.study.problems import InputProblems
-from rankscope.study.read_study import read_study
-from rankscope.study.resolved_study import absolute, dump_study
+from rankscope.study.read_study import absolute, dump_study, read_study
 
 ONE_THREAD = {"core_count": 1}
 

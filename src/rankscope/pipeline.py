@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
 
 from rankscope.edges.executors import Executor, Job
-from rankscope.edges.process_control import stop_requested
+from rankscope.edges.machine import stop_requested
 from rankscope.edges.study_folder import StudyFolder, keep_best
 from rankscope.jobs.derive_job import Derive, derivations, derived_sources
 from rankscope.jobs.measure_job import Measure, measured_runs

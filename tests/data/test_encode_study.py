@@ -1,151 +1,196 @@
-"""The tables of docs/data.md, every cell of them."""
+"""All sources of a study become token files: once, in pieces, with what is wrong said of all at once."""
 
 from __future__ import annotations
 
-import csv
 import json
-import re
-from collections.abc import Callable
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pyarrow
-import pyarrow.parquet
 import pytest
-import yaml
-from encoded_rows import encoded_suite, load_rows
+from encoded_rows import GivenRows
+from tiny_study import choice_rows, write_rows
 from tokenizers_small import make_tokenizer
 
+from rankscope.data import row_files, token_writers
+from rankscope.data.encode_sets import Encoding, encode_training
+from rankscope.data.encode_study import Encoded, encode_study
 from rankscope.data.encoder import Encoder
-from rankscope.data.sources import RowReader
-from rankscope.records import Example, Row
-from rankscope.study.study import SuiteSource, TrainSource
+from rankscope.data.sources import RowReader, TaskItems
+from rankscope.data.token_files import open_suite, open_training, token_path
+from rankscope.records import HarnessFacts, Item, Row
+from rankscope.study.problems import InputProblems
+from rankscope.study.read_study import read_study
+from rankscope.study.study import Study, SuiteSource, TrainSource, Validation
 
-DOC = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
-TEMPLATE = (
-    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
-)
-
-
-def table(heading: str) -> list[list[str]]:
-    """The cells of the first table under a heading of the document, without its first two lines."""
-    lines = DOC.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0].splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
+TRAIN, SUITE = choice_rows(40, "m", 0), choice_rows(12, "z", 1)
 
 
-def code(cell: str) -> str:
-    return cell.strip("`").replace("⏎", "\n")
+def study_in(folder: Path, **changes: Any) -> Study:
+    """Two training sets and a suite, whose first question stands in one of them."""
+    write_rows(folder / "train.jsonl", [*TRAIN, {**SUITE[0], "id": "asked"}])
+    write_rows(folder / "other.jsonl", choice_rows(30, "k", 2))
+    write_rows(folder / "suite.jsonl", SUITE)
+    settings = {
+        "name": "s",
+        "model": "bundled",
+        "train": {
+            "trees": {"path": "train.jsonl", "domain": "trees"},
+            "stones": {"path": "other.jsonl", "domain": "trees"},
+        },
+        "suites": {"taught": {"path": "suite.jsonl", "domain": "trees", "kind": "recall"}},
+        "arms": {"full": {"learning_rate": 1e-3}},
+        "seeds": [0],
+    } | changes
+    (folder / "study.yaml").write_text(json.dumps(settings))
+    return read_study(folder / "study.yaml")
 
 
-ROWS = table("Rows")
-SOURCES = table("Sources")
-RECORDS = [json.loads(cells[0].strip("`")) for cells in ROWS]
-NAMES = [f"{i}-{next(iter(record))}" for i, record in enumerate(RECORDS)]
-
-LOSS: dict[str, Callable[[Row], list[str]]] = {
-    "the right choice": lambda row: [(row.choices or ())[row.answer_index or 0]],
-    "the answer": lambda row: [row.answer or ""],
-    "solution and answer": lambda row: [f"{row.rationale}\n#### {row.answer}"],
-    "the completion": lambda row: [row.completion or ""],
-    "every assistant's turn": lambda row: [turn.content for turn in row.messages or () if turn.role == "assistant"],
-    "all of it": lambda row: [row.text or ""],
-}
-"""What the words of the column `train` mean."""
+def encode(study: Study, folder: Path, **more: Any) -> Encoded:
+    settings = {"load_task": None} | more
+    encoder = Encoder(make_tokenizer(), context_tokens=400)
+    return encode_study(study, folder, encoder, folder / "tokens", **settings)
 
 
-def marked(encoder: Encoder, example: Example) -> str:
-    """The text of an example with « and » around what has loss."""
-    ids = example.prompt_ids + example.completion_ids
-    mask = example.loss_mask or (False,) * len(example.prompt_ids) + (True,) * len(example.completion_ids)
-    text = ""
-    for i, token in enumerate(ids):
-        before, after = i > 0 and mask[i - 1], i + 1 < len(ids) and mask[i + 1]
-        shown = encoder.tokenizer.decode([token], skip_special_tokens=False)
-        text += ("«" if mask[i] and not before else "") + shown + ("»" if mask[i] and not after else "")
-    return text
+def test_every_set_is_a_file_named_by_its_content(tmp_path: Path) -> None:
+    encoded = encode(study_in(tmp_path), tmp_path)
+    assert (list(encoded.training), list(encoded.suites)) == (["trees", "stones"], ["taught"])
+    facts = [*encoded.training.values(), *encoded.suites.values()]
+    assert {path.name for path in (tmp_path / "tokens").iterdir()} == {f"{one.content_sha256}.arrow" for one in facts}
+    trees = open_training(token_path(tmp_path / "tokens", encoded.training["trees"].content_sha256))
+    assert (len(trees.train), len(trees.validation)) == (36, 4)
+    assert trees.facts == encoded.training["trees"]
+    assert trees.facts.dropped == {"also in suite taught": 1}
+    suite = open_suite(token_path(tmp_path / "tokens", encoded.suites["taught"].content_sha256))
+    assert [item.item_id for item in suite.items] == [row["id"] for row in SUITE]
+    assert encode(study_in(tmp_path), tmp_path) == encoded
 
 
-def settings(cells: list[str]) -> dict[str, Any]:
-    return dict(yaml.safe_load(cells[1].strip("`")) or {})
+def test_sets_of_the_same_content_share_a_file(tmp_path: Path) -> None:
+    suites = {name: {"path": "suite.jsonl", "domain": "trees", "kind": "recall"} for name in ("one", "two")}
+    encoded = encode(study_in(tmp_path, suites=suites), tmp_path)
+    one, two = encoded.suites.values()
+    assert one.content_sha256 == two.content_sha256
+    assert open_suite(token_path(tmp_path / "tokens", two.content_sha256), two).name == "two"
 
 
-def write(folder: Path, record: dict[str, Any], name: str = "rows.jsonl") -> None:
-    (folder / name).write_text(json.dumps(record) + "\n", encoding="utf-8")
+def test_progress_is_told_from_the_beginning(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int | None]] = []
+    suites = {
+        "taught": {"path": "suite.jsonl", "domain": "trees", "kind": "recall"},
+        "world": {"world": "deduction/test", "kind": "reasoning"},
+    }
+    encode(study_in(tmp_path, suites=suites), tmp_path, progress=lambda *words: told.append(words))
+    assert told == [
+        ("suites.taught", 0, None),
+        ("suites.taught", 12, None),
+        ("suites.world", 0, 300),
+        ("suites.world", 300, 300),
+        ("train.trees", 0, None),
+        ("train.trees", 41, None),
+        ("train.stones", 0, None),
+        ("train.stones", 30, None),
+    ]
 
 
-@pytest.mark.parametrize("column", ["plain", "chat"])
-@pytest.mark.parametrize("cells", ROWS, ids=NAMES)
-def test_the_texts(tmp_path: Path, cells: list[str], column: str) -> None:
-    write(tmp_path, json.loads(cells[0].strip("`")))
-    more = settings(cells)
-    encoder = Encoder(make_tokenizer(template=TEMPLATE if column == "chat" else None), context_tokens=500)
-    wanted = code(cells[4 if column == "plain" else 5])
-    source = TrainSource(path="rows.jsonl", **more)
-    rows = load_rows(source, base=tmp_path, name="x")
-    (example,) = encoder.training(rows.rows, source, "x")
-    assert marked(encoder, example) == wanted
-    kind = None if cells[3] == "text" else more.pop("kind", "recall")
-    suite_source = SuiteSource(path="rows.jsonl", kind=kind, **more)
-    suite, facts = encoded_suite(suite_source, RowReader(suite_source, base=tmp_path, name="x"), encoder, "x")
-    assert facts.form == cells[3]
-    prompt = encoder.tokenizer.decode(suite.items[0].prompt_ids, skip_special_tokens=False)
-    assert prompt == wanted.rsplit("«", 1)[0].replace("«", "").replace("»", "")
+class Task:
+    """What a loaded task of lm-eval is to the code that encodes."""
+
+    file = "towns"
+
+    def __init__(self) -> None:
+        self.rows = [Row(str(i), f"document {i}", question=f"Which tree is m{i}?", answer="ash") for i in range(3)]
+
+    def items(self, encoder: Encoder) -> TaskItems:
+        items = [Item(row.item_id, "open", (i,), answers=("ash",)) for i, row in enumerate(self.rows)]
+        facts = HarnessFacts(
+            task="towns", output_type="generate_until", version=1, task_sha256="", num_fewshot=0, metric=None,
+            filter="none", lm_eval_version="",
+        )  # fmt: skip
+        return TaskItems(items, [5, 6, encoder.context_tokens + 1], 7, facts, None)
 
 
-@pytest.mark.parametrize("cells", ROWS, ids=NAMES)
-def test_what_has_loss(tmp_path: Path, cells: list[str]) -> None:
-    write(tmp_path, json.loads(cells[0].strip("`")))
-    (row,) = load_rows(TrainSource(path="rows.jsonl", **settings(cells)), base=tmp_path, name="x").rows
-    parts = re.findall(r"«(.*?)»", code(cells[4]), flags=re.DOTALL)
-    said = [part.strip().removesuffix("</s>") for part in parts]
-    if settings(cells).get("choices") == "letters":
-        said = [(row.choices or ())["AB".index(letter)] for letter in said]
-    assert said == LOSS[cells[2]](row)
+def test_a_task_is_loaded_by_who_is_handed_in(tmp_path: Path) -> None:
+    asked: list[tuple[str | None, Path, str]] = []
+
+    def load_task(source: SuiteSource, *, base: Path, name: str) -> Task:
+        asked.append((source.harness, base, name))
+        return Task()
+
+    suites = {
+        "taught": {"path": "suite.jsonl", "domain": "trees", "kind": "recall"},
+        "towns": {"harness": "towns", "kind": "recall"},
+    }
+    facts = encode(study_in(tmp_path, suites=suites), tmp_path, load_task=load_task).suites["towns"]
+    assert asked == [("towns", tmp_path, "suites.towns")]
+    assert (facts.form, facts.item_count, facts.max_new_tokens, facts.left_out) == (
+        "open",
+        2,
+        7,
+        {"longer than the context of 400 tokens": 1},
+    )
 
 
-# ---- sources --------------------------------------------------------------------------------------------------------
+def test_what_is_wrong_is_said_of_all_sources_at_once(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    write_rows(tmp_path / "train.jsonl", [*TRAIN, {"question": "no answer"}])
+    (tmp_path / "other.jsonl").unlink()
+    write_rows(tmp_path / "suite.jsonl", [*SUITE, {"text": 3}])
+    with pytest.raises(InputProblems) as caught:
+        encode(study, tmp_path)
+    assert [str(problem).split(":")[0] for problem in caught.value.problems] == [
+        "other.jsonl",
+        "suite.jsonl",
+        "train.jsonl",
+    ]
+    assert list((tmp_path / "tokens").iterdir()) == []
 
 
-def as_cells(record: dict[str, Any]) -> dict[str, str]:
-    return {key: json.dumps(value) if isinstance(value, list) else str(value) for key, value in record.items()}
+def test_bad_rows_come_before_what_encoding_says_of_good_ones(tmp_path: Path) -> None:
+    template = {"path": "train.jsonl", "domain": "trees", "template": "{{ nothing.at.all }}"}
+    study = study_in(tmp_path, train={"trees": template})
+    with pytest.raises(InputProblems, match="a template that fails on this row"):
+        encode(study, tmp_path)
+    write_rows(tmp_path / "train.jsonl", [*TRAIN, {"question": "no answer"}])
+    with pytest.raises(InputProblems) as caught:
+        encode(study, tmp_path)
+    assert [problem.place for problem in caught.value.problems] == ["line 41: answer"]
 
 
-def write_as(kind: str, folder: Path, record: dict[str, Any]) -> dict[str, str]:
-    """Write one row; gives back what the study says of where it is."""
-    if kind == "hub":
-        (folder / "set").mkdir()
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([record]), folder / "set" / "train.parquet")
-        return {"hub": "set"}
-    name = f"rows{kind}"
-    if kind in (".csv", ".tsv"):
-        with (folder / name).open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, list(record), delimiter="," if kind == ".csv" else "\t")
-            writer.writeheader()
-            writer.writerow(as_cells(record))
-    elif kind == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([record]), folder / name)
-    else:
-        text = json.dumps([record], indent=1) if kind == ".json" else json.dumps(record) + "\n"
-        (folder / name).write_text(text, encoding="utf-8")
-    return {"path": name}
+def test_a_row_that_is_repeated_stands_where_it_is_last(tmp_path: Path) -> None:
+    rows = [Row(f"i{i}", f"line {i}", question=f"What is {i % 7}?", answer="so") for i in range(18)]
+    by = Encoding(Encoder(make_tokenizer(), context_tokens=400), tmp_path)
+    facts = encode_training(
+        "x", TrainSource(path="x"), GivenRows(rows, size=4), by, validation=Validation(), max_sequence_tokens=99
+    )  # type: ignore[arg-type]
+    data = open_training(token_path(tmp_path, facts.content_sha256))
+    assert facts.dropped == {"repeats another row": 11}
+    first_ids = [example.item_id for part in (data.train, data.validation) for example in part]
+    held_out = data.validation[0].item_id
+    assert first_ids == [one for one in ("i4", "i5", "i6", "i0", "i1", "i2", "i3") if one != held_out] + [held_out]
 
 
-@pytest.mark.parametrize("use", ["train", "suite"])
-@pytest.mark.parametrize("source", SOURCES, ids=[cells[0].strip("`") for cells in SOURCES])
-def test_every_source_has_every_shape(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: list[str], use: str
-) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    kind = source[0].strip("`")
-    assert source[1 if use == "train" else 2].split(",")[0] == "every shape"
-    for number, (cells, record) in enumerate(zip(ROWS, RECORDS, strict=True)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        more = settings(cells)
-        make = TrainSource if use == "train" else SuiteSource
-        write(folder, record, "reference.jsonl")
-        (wanted,) = load_rows(make(path="reference.jsonl", **more), base=folder, name="x").rows
-        (row,) = load_rows(make(**write_as(kind, folder, record), **more), base=folder, name="x").rows
-        assert (row.item_id, row) == (wanted.item_id, wanted.__class__(**{**wanted.__dict__, "place": row.place}))
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Python and numpy objects; what stays of a row are hashes and lengths."""
+    monkeypatch.setattr(row_files, "_CHUNK_BYTES", 2**15)
+    monkeypatch.setattr(token_writers, "_ROWS_AT_ONCE", 32)
+    encoder = Encoder(make_tokenizer(), context_tokens=4000)
+    words = " ".join(f"word{i}" for i in range(60))
+
+    def peak_bytes(count: int) -> int:
+        path = tmp_path / f"{count}.jsonl"
+        with path.open("w") as stream:
+            for i in range(count):
+                stream.write(json.dumps({"id": f"row {i}", "prompt": f"{words} {i}\n", "completion": words}) + "\n")
+        source = TrainSource(path=str(path))
+        rows = RowReader(source, base=Path(), name="x")
+        tracemalloc.start()
+        try:
+            by = Encoding(encoder, tmp_path)
+            encode_training("x", source, rows, by, validation=Validation(), max_sequence_tokens=4000)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few, many = peak_bytes(400), peak_bytes(1_600)
+    assert many - few < 1_200 * 200  # a row with its tokens takes more than ten times as much

@@ -168,7 +168,7 @@ PAIRS = [
 def test_the_split_is_lm_evals(bos: bool, prompt: str, rest: str) -> None:
     tokenizer = make_tokenizer(bos=bos)
     encoder = Encoder(tokenizer, context_tokens=500)
-    ours = encoder.split([("other", " pair"), (prompt, rest), (prompt, rest + " more")])[1]
+    ours = encoder.tokens.split([("other", " pair"), (prompt, rest), (prompt, rest + " more")])[1]
     assert ours == lm_eval_split(tokenizer, prompt, rest)
     assert (ours[0] + ours[1]).count(tokenizer.convert_tokens_to_ids("<s>")) == (bos or "<s>" in prompt)
 
@@ -189,8 +189,8 @@ def test_items_are_what_lm_eval_would_score(bos: bool, template: str | None, mor
 
 def test_a_continuation_that_the_border_swallows_is_tokenized_alone() -> None:
     encoder = encoder_of()
-    (alone,), swallowed = encoder._plain_ids(["r"]), encoder._plain_ids(["Answer"])[0]
-    prompt, rest = encoder.split([("Answe", "r")])[0]
+    (alone,), swallowed = encoder.tokens.plain(["r"]), encoder.tokens.plain(["Answer"])[0]
+    prompt, rest = encoder.tokens.split([("Answe", "r")])[0]
     assert len(swallowed) <= len(prompt)  # lm-eval would have nothing to score
     assert rest == alone
 

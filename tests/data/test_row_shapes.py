@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
-from rankscope.data.row_shapes import content_id, parse
+from rankscope.data.row_shapes import content_id, content_text, parse
 from rankscope.records import Row, Turn
 from rankscope.study.problems import Problem
 
@@ -165,9 +167,26 @@ def test_what_is_wrong_is_named(record: object, place: str, found: str, expected
 
 def test_content_id_is_of_the_content_alone() -> None:
     row = row_of({"question": "Café  au lait?", "answer": "yes"})
-    assert row.item_id == content_id(row) == "1d291c2f090a000a"
-    assert row_of({"question": "Cafe\u0301 au lait? ", "answer": "yes"}).item_id == row.item_id
-    assert row_of({"question": "Café au lait?", "answer": "no"}).item_id != row.item_id
-    assert row_of({"question": "Café au lait?", "answer": "yes", "rationale": "r"}).item_id != row.item_id
-    named = row_of({"question": "Café au lait?", "answer": "yes", "id": "x"})
-    assert (named.item_id, content_id(named)) == ("x", row.item_id)
+    assert row.item_id == content_id(vars(row)) == "1d291c2f090a000a"
+    records: list[dict[str, object]] = [
+        {"question": "Café au lait?", "answer": "yes"},
+        {"question": "Cafe\u0301 au lait? ", "answer": "yes", "cluster": "c"},
+        {"question": "Café au lait?", "answer": "no"},
+        {"question": "Café au lait?", "answer": "yes", "rationale": "r"},
+        {"question": "Café au lait?", "answer": "yes", "id": "x"},
+        {"question": "Café au", "context": "lait?", "answer": "yes"},
+        {"question": "q", "choices": ["a", "b c"], "answer_index": 0},
+        {"question": "q", "choices": ["a b", "c"], "answer_index": 0},
+        {"question": "q", "choices": ["a", "b c"], "answer_index": 1},
+        {"messages": [U, A, U, A]},
+        {"messages": [U | {"content": "u)\n(a"}, A]},
+    ]
+    rows = [row_of(record) for record in records]
+    ids = [content_id(vars(one)) for one in rows]
+    assert [one.item_id for one in rows] == [*ids[:4], "x", *ids[5:]]
+    assert ids.count(row.item_id) == 3
+    plain = row_of({"messages": [{"role": "user", "content": "user"}, {"role": "assistant", "content": "a"}]})
+    assert plain.item_id == "52ecb485ac289281"  # as it was before turns had more than a role and a content
+    texts = list(map(content_text, rows))
+    for one, other in product(range(len(rows)), repeat=2):
+        assert (texts[one] == texts[other]) == (ids[one] == ids[other])

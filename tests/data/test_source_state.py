@@ -12,8 +12,7 @@ from harness_tasks import save_task
 
 from rankscope.data import source_state
 from rankscope.data.source_state import changed_sources, source_states
-from rankscope.study.read_study import read_study
-from rankscope.study.resolved_study import absolute
+from rankscope.study.read_study import absolute, read_study
 from rankscope.study.study import Study
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -9,7 +9,7 @@ import torch
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from rankscope.jobs.search_job import successive_halving
-from rankscope.plan.run_ids import next_rate
+from rankscope.plan.resolve import next_rate
 from rankscope.study.study import Schedule
 from rankscope.train.optimizer import rate_factor, warmup_steps
 

@@ -18,8 +18,7 @@ from wrong_studies import FILES, LATER, OVERRIDES, SECTIONS, WRONG
 
 from rankscope.data.world import make_world
 from rankscope.study.problems import InputProblems, Problem, holds, show
-from rankscope.study.read_study import read_study
-from rankscope.study.resolved_study import absolute, dump_study, study_of
+from rankscope.study.read_study import absolute, dump_study, read_study, study_of
 from rankscope.study.study import Study
 from rankscope.study.yaml_text import dump_yaml, load_yaml, parse_yaml
 
@@ -288,7 +287,7 @@ def test_reading_a_study_loads_no_stage_s_libraries() -> None:
 import sys
 from importlib import resources
 from rankscope.study.read_study import read_study
-from rankscope.study.resolved_study import dump_study, study_of
+from rankscope.study.read_study import dump_study, study_of
 with resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
     study_of(dump_study(read_study(path)))
 print(*sys.modules)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankscope.study.problems import InputProblems
-from rankscope.study.resolved_study import dump_study, study_of
+from rankscope.study.read_study import dump_study, study_of
 from rankscope.study.study import Study
 from rankscope.study.yaml_text import dump_yaml, load_yaml, parse_yaml
 

@@ -11,7 +11,7 @@ from rankscope.cli.command_helpers import ends_errors
 from rankscope.cli.folder_commands import defaults, export, report, status, verdict
 from rankscope.cli.study_commands import demo, init, plan, run, schema
 from rankscope.cli.tool_commands import audit, compress, doctor, harness, score
-from rankscope.edges.process_control import keep_freed_memory
+from rankscope.edges.machine import keep_freed_memory
 
 app = typer.Typer(
     name="rankscope", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,

@@ -22,7 +22,7 @@ from rankscope.cli.command_helpers import (
     print_verdict,
     quiet,
 )
-from rankscope.edges.process_control import stopped_by_ctrl_c
+from rankscope.edges.machine import stopped_by_ctrl_c
 from rankscope.study.read_study import read_study
 
 if TYPE_CHECKING:
@@ -127,8 +127,7 @@ def run(
 
 def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: bool = False) -> None:
     quiet()
-    from rankscope.edges.machine import look_at_machine
-    from rankscope.edges.process_control import stop_on_signals
+    from rankscope.edges.machine import look_at_machine, stop_on_signals
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.pipeline import StudyPlanner, run_study
     from rankscope.report.study_progress import Live

@@ -162,13 +162,12 @@ def score(
 
 
 def _write(scored: Scored, items: Path | None, harness_output: Path | None) -> None:
-    from rankscope.tools.lm_eval_files import write_lm_eval_files
     from rankscope.tools.score import write_items
 
     if items is not None:
         write_items(scored, items)
     if harness_output is not None:
-        write_lm_eval_files(scored, harness_output)
+        scored.write_lm_eval_files(harness_output)
 
 
 def _tell_failures(scored: Scored) -> None:
@@ -180,6 +179,6 @@ def _tell_failures(scored: Scored) -> None:
 
 def harness(words: typer.Context) -> None:
     """Run lm-eval's own command line with the model `rankscope` registered; `rankscope harness --help` is lm-eval's."""
-    from rankscope.tools.lm_eval_files import run_lm_eval
+    from rankscope.tools.score import run_lm_eval
 
     run_lm_eval(words.args)

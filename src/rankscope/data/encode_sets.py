@@ -6,42 +6,26 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from rankscope.data.encoder import Encoder
 from rankscope.data.overlap import GRAM_WORDS, NEAR_SHARE, AskedItems, HashTable, NearItems, hashes
 from rankscope.data.prompts import form_of, runs_on
-from rankscope.data.row_shapes import content_id
-from rankscope.data.sources import Progress, RowReader, for_each_batch, sample_marks, smallest
+from rankscope.data.row_shapes import content_text
+from rankscope.data.sources import (
+    Progress,
+    RowReader,
+    TaskItems,
+    TaskRows,
+    for_each_batch,
+    sample_marks,
+    smallest,
+)
 from rankscope.data.token_writers import SuiteWriter, TrainingWriter
-from rankscope.records import Example, Form, Grading, HarnessFacts, Item, Row, SuiteFacts, TrainFacts
+from rankscope.records import Example, Form, Item, Row, SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import SuiteSource, TrainSource, Validation
-
-
-@dataclass(frozen=True)
-class TaskItems:
-    """What a task of lm-eval asks: items, the tokens that each needs in the context, and how they are graded."""
-
-    items: list[Item]
-    needed: list[int]
-    max_new_tokens: int
-    facts: HarnessFacts
-    grading: Grading | None
-
-
-@runtime_checkable
-class TaskRows(Protocol):
-    """A loaded task of lm-eval, as `evaluate.lm_eval` gives it. `rows`: its questions, compared with training rows."""
-
-    @property
-    def file(self) -> str: ...
-    @property
-    def rows(self) -> Sequence[Row]: ...
-
-    def items(self, encoder: Encoder) -> TaskItems: ...
 
 
 @dataclass(frozen=True)
@@ -152,7 +136,7 @@ class _TrainingRows:
         it was trained. A row that is repeated is kept as it was first, and stands where it is for the last time."""
         positions = np.arange(self._row_count, self._row_count + len(batch))
         self._row_count += len(batch)
-        before = self._contents.add(hashes(map(content_id, batch)), positions)
+        before = self._contents.add(hashes(map(content_text, batch)), positions)
         again = before >= 0
         self._last.update(zip(before[again].tolist(), positions[again].tolist(), strict=True))
         self.repeated_count += int(again.sum())

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from rankscope.data.encode_sets import Encoding, TaskRows, encode_suite, encode_training
+from rankscope.data.encode_sets import Encoding, encode_suite, encode_training
 from rankscope.data.encoder import Encoder
-from rankscope.data.sources import Progress, RowReader
+from rankscope.data.sources import Progress, RowReader, TaskRows
 from rankscope.records import SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Study, SuiteSource, TrainSource

@@ -1,20 +1,20 @@
-"""Rows -> tokens, the same for training and scoring, split between prompt and continuation as lm-eval splits them."""
+"""Encodes rows as tokens, by the same rules for training and scoring."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from rankscope.data.batch_tokenizer import BatchTokenizer, BeyondEmbeddings, Ids
 from rankscope.data.chat_text import ChatFrame, Conversation, Frame, PlainFrame
 from rankscope.data.prompts import PromptMaker, form_of, reference_answer
 from rankscope.records import Example, Form, Item, Row, Turn
-from rankscope.study.problems import InputProblems, Problem, show
+from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Ids = tuple[int, ...]
 _Made = TypeVar("_Made", Example, Item)
 
 
@@ -51,19 +51,13 @@ class Encoder:
         self._frame = ChatFrame(tokenizer, system_prompt) if self.chat else None
         self._turns: Frame = self._frame or PlainFrame(tokenizer)
         eos_id: int = tokenizer.eos_token_id
-        bos_id: int | None = tokenizer.bos_token_id
         self._eos_id = eos_id
         turn_end_id = self._frame.end_id if self._frame else None
         self._answer_end_id = eos_id if turn_end_id is None else turn_end_id
         self.eos_ids = frozenset({eos_id, self._answer_end_id})
         self.end_text = self._frame.end_text.strip() if self._frame else ""
-        added = tokenizer.added_tokens_decoder if vocabulary_size is not None else {}
-        self._beyond = {token_id: str(token) for token_id, token in added.items() if token_id >= (vocabulary_size or 0)}
-        self._vocabulary_size = vocabulary_size
-        self._prefix_id = eos_id if bos_id is None else bos_id
-        self._prefix_text: str = tokenizer.decode(self._prefix_id)
-        self._leading_ids = self._leading()
-        if self._beyond and self._frame is not None:
+        self.tokens = BatchTokenizer(tokenizer, vocabulary_size)
+        if self.tokens.beyond and self._frame is not None:
             self._check_template(name, self._frame)
 
     def training(self, rows: Sequence[Row], source: Source, file: str) -> list[Example]:
@@ -80,19 +74,19 @@ class Encoder:
     ) -> list[_Made]:
         try:
             return work(rows, source, file)
-        except _BeyondEmbeddings:
+        except BeyondEmbeddings:
             for row in rows:
                 try:
                     work([row], source, file)
-                except _BeyondEmbeddings as error:
+                except BeyondEmbeddings as error:
                     raise error.of(file, row.place) from error
             raise
 
     def _check_template(self, name: str, frame: ChatFrame) -> None:
         talk = (Turn("user", "Which?"), Turn("assistant", "This."))
         try:
-            self._plain_ids([frame.before(talk[:1]), frame.conversation(talk, name, "chat template").text])
-        except _BeyondEmbeddings as error:
+            self.tokens.plain([frame.before(talk[:1]), frame.conversation(talk, name, "chat template").text])
+        except BeyondEmbeddings as error:
             raise error.of(name, "chat template") from error
 
     def _training(self, rows: Sequence[Row], source: Source, file: str) -> list[Example]:
@@ -101,7 +95,7 @@ class Encoder:
         talked = [self._turns.conversation(rows[i].messages or (), file, rows[i].place) for i in talks]
         ready = dict(zip(talks, self._talk_examples([rows[i] for i in talks], talked), strict=True))
         others = [row for i, row in enumerate(rows) if i not in ready]
-        split = iter(self.split([self._pair(row, maker) for row in others]))
+        split = iter(self.tokens.split([self._pair(row, maker) for row in others]))
         examples = []
         for i, row in enumerate(rows):
             if i in ready:
@@ -128,15 +122,15 @@ class Encoder:
         pairs: list[tuple[str, str]] = []
         for row, prompt in zip(rows, prompts, strict=True):
             pairs += [(prompt, continuation) for continuation in self._continuations(row, prompt, maker)]
-        split = iter(self.split(pairs))
+        split = iter(self.tokens.split(pairs))
         open_prompts = iter(
-            self.tokenize([_open(p) for p, form in zip(prompts, forms, strict=True) if _generated(form)])
+            self.tokens.tokenize([_open(p) for p, form in zip(prompts, forms, strict=True) if _generated(form)])
         )
         items = []
         for row, prompt, form in zip(rows, prompts, forms, strict=True):
             if _generated(form):
                 answers = tuple(dict.fromkeys((reference_answer(row, reasoning=reasoning), *row.aliases)))
-                prompt_ids = next(open_prompts) or (self._prefix_id,)
+                prompt_ids = next(open_prompts) or (self.tokens.prefix_id,)
                 items.append(
                     Item(row.item_id, form, prompt_ids, answers=answers, prompt_text=prompt, cluster=row.cluster)
                 )
@@ -157,56 +151,7 @@ class Encoder:
 
     def text_ids(self, texts: Sequence[str]) -> list[tuple[Ids, Ids]]:
         """Whole texts as (prefix, the tokens that lm-eval's `loglikelihood_rolling` predicts after it)."""
-        return [((self._prefix_id,), ids) for ids in self.tokenize(texts)]
-
-    def split(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
-        """Each (prompt, continuation) as (prompt ids, continuation ids), by the rule of lm-eval's causal models.
-
-        White space at the prompt's end goes to the continuation; both are tokenised as one text, of which what lies
-        beyond the prompt's own tokens is the continuation, even if the prompt's tokens are not how the text begins.
-        A blank prompt is the BOS token, or EOS where there is none (Ref.: lm-eval 0.4.13, `TemplateLM.loglikelihood`,
-        `_encode_pair`). Where that leaves no continuation, which lm-eval refuses, it is tokenised by itself.
-        """
-        moved = [(prompt.rstrip(), prompt[len(prompt.rstrip()) :] + rest) for prompt, rest in pairs]
-        contexts = list(dict.fromkeys(prompt for prompt, _ in moved if prompt))
-        context_ids = dict(zip(contexts, self.tokenize(contexts), strict=True))
-        wholes = iter(self.tokenize([prompt + rest for prompt, rest in moved if prompt]))
-        alone = iter(self._plain_ids([rest for prompt, rest in moved if not prompt]))
-        result: list[tuple[Ids, Ids]] = []
-        for prompt, rest in moved:
-            if not prompt:
-                ids = next(alone)
-                result.append(((self._prefix_id,), ids[1:] if ids[:1] == (self._prefix_id,) else ids))
-                continue
-            prompt_ids = context_ids[prompt]
-            rest_ids = next(wholes)[len(prompt_ids) :]
-            result.append((prompt_ids, rest_ids or self._plain_ids([rest])[0]))
-        return result
-
-    def tokenize(self, texts: Sequence[str]) -> list[Ids]:
-        """Tokens with the BOS that the tokenizer puts first, but never a second one where the text itself begins so."""
-        return [
-            ids if text.startswith(self._prefix_text) else self._leading_ids + ids
-            for text, ids in zip(texts, self._plain_ids(texts), strict=True)
-        ]
-
-    def _plain_ids(self, texts: Sequence[str]) -> list[Ids]:
-        if not texts:
-            return []
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
-        found = [tuple(ids) for ids in encoded["input_ids"]]
-        for ids in found if self._beyond else ():
-            if not self._beyond.keys().isdisjoint(ids):
-                token_id = next(token_id for token_id in ids if token_id in self._beyond)
-                name = self.tokenizer.name_or_path or "tokenizer"
-                raise _BeyondEmbeddings(name, self._beyond[token_id], token_id, self._vocabulary_size or 0)
-        return found
-
-    def _leading(self) -> Ids:
-        """What the tokenizer itself puts before a text. What it may put behind is left away: the end is ours."""
-        own, plain = self.tokenizer("a")["input_ids"], list(self._plain_ids(["a"])[0])
-        starts = [i for i in range(len(own)) if own[i : i + len(plain)] == plain]
-        return tuple(own[: starts[0]]) if starts else ()
+        return [((self.tokens.prefix_id,), ids) for ids in self.tokens.tokenize(texts)]
 
     def _prompt(self, row: Row, maker: PromptMaker) -> str:
         if self._frame is None or row.text is not None:
@@ -224,11 +169,13 @@ class Encoder:
 
         A turn begins where the tokens of all text before it end, which is where a suite would score it.
         """
-        wholes = self.tokenize([talk.text for talk in talks])
-        starts = iter(self.tokenize([talk.text[:at].rstrip() for talk in talks for at in talk.starts]))
+        wholes = self.tokens.tokenize([talk.text for talk in talks])
+        starts = iter(self.tokens.tokenize([talk.text[:at].rstrip() for talk in talks for at in talk.starts]))
         end_id = self._turns.end_id
         # Without a token to look for, the ends are found as the starts are.
-        ends = iter(self.tokenize([talk.text[:at] for talk in talks for at in talk.ends]) if end_id is None else [])
+        ends = iter(
+            self.tokens.tokenize([talk.text[:at] for talk in talks for at in talk.ends]) if end_id is None else []
+        )
         examples = []
         for row, talk, ids in zip(rows, talks, wholes, strict=True):
             spans = []
@@ -267,17 +214,6 @@ class Encoder:
             choice_texts=choices,
             cluster=row.cluster,
         )
-
-
-class _BeyondEmbeddings(InputProblems):
-    """A text with a token that the model has no embedding for."""
-
-    def __init__(self, name: str, token: str, token_id: int, vocabulary_size: int) -> None:
-        self.found = f"the token {show(token)} ({token_id}), for which the model of {vocabulary_size} has no embedding"
-        super().__init__([Problem(name, "tokenizer", self.found, "text of the model's own tokens")])
-
-    def of(self, file: str, place: str) -> InputProblems:
-        return InputProblems([Problem(file, place, self.found, "text of the model's own tokens")])
 
 
 def answer_end(tokenizer: PreTrainedTokenizerBase) -> tuple[frozenset[int], str]:

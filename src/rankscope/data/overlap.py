@@ -109,6 +109,8 @@ class AskedItems:
         included, after NFKC, case folding and joining white space.
         """
         suites = list(self._suites)
+        if not suites:
+            return [None] * len(rows)
         found = self._questions.find(hashes(_keys(row)[0] for row in rows)).tolist()
         return [suites[number] if number >= 0 else None for number in found]
 

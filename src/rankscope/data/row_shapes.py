@@ -67,19 +67,30 @@ def parse(record: object, *, file: str, place: str, reasoning: bool = False) -> 
         return Problem(file, where, refused.found, refused.expected)
 
 
-def content_id(row: Row) -> str:
-    """16 hex digits that depend on the row's content only; neither white space nor Unicode composition changes them."""
-    return _hash({field: getattr(row, field) for field in _SAID})
-
-
-def _hash(fields: Mapping[str, Any]) -> str:
+def content_id(fields: Mapping[str, Any]) -> str:
+    """16 hex digits of what a row's fields say; neither white space nor Unicode composition changes them."""
     plain = {field: _normal(value) for field in _SAID if (value := fields.get(field)) is not None and value != ()}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def content_text(row: Row) -> str:
+    """What a row says as one text: the same for two rows where their `content_id` is."""
+    said = ((field, value) for field in _SAID if (value := getattr(row, field)) is not None and value != ())
+    return "\x1d".join(f"{field}\x1d{_joined(value)}" for field, value in said)
+
+
+def _joined(value: object) -> str:
+    """The separators are white space, of which normal text has only spaces."""
+    if isinstance(value, tuple):
+        return "\x1e".join(f"({_joined(part)})" for part in value)
+    return str(_normal(value))
 
 
 def _normal(value: object) -> object:
     if isinstance(value, str):
         return " ".join((value if value.isascii() else unicodedata.normalize("NFC", value)).split())
+    if isinstance(value, Turn):  # what a turn says beside its content counts where it says something
+        value = value[: 2 if value == Turn(*value[:2]) else None]
     return [_normal(part) for part in value] if isinstance(value, tuple) else value
 
 
@@ -138,12 +149,12 @@ def _row(record: object, place: str, reasoning: bool) -> Row:
     else:
         fields = {"messages": _CONVERSATIONS[shape](record), "aliases": texts(record, "aliases")}
     own_id = _name(record, "id")
-    item_id = _hash(fields) if own_id is None else own_id
+    item_id = content_id(fields) if own_id is None else own_id
     return Row(item_id=item_id, place=place, cluster=_name(record, "cluster"), **fields)
 
 
 def _shape(record: Mapping[object, object]) -> str:
-    found = [field for field in _MAIN_FIELDS if given(record, field)]
+    found = [field for field in _MAIN_FIELDS if field in record and given(record, field)]
     if not found and given(record, "completion"):
         found = ["prompt"]
     if len(found) > 1:

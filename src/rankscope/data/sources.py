@@ -6,9 +6,10 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,9 +27,12 @@ from rankscope.data.row_files import (
 )
 from rankscope.data.row_shapes import FIELDS, mapped, parse
 from rankscope.data.world import World, make_world
-from rankscope.records import Row
+from rankscope.records import Grading, HarnessFacts, Item, Row
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import Source
+
+if TYPE_CHECKING:
+    from rankscope.data.encoder import Encoder
 
 Progress = Callable[[str, int, int | None], object]
 """Told the name of a source (`train.medical`), the rows of it that are done, and how many there are where known."""
@@ -96,6 +100,29 @@ class RowReader:
                 yield rows
         self.repeated_count, self.bad_count, self.available_count = check.repeated, check.bad, check.good
         check.finish()
+
+
+@dataclass(frozen=True)
+class TaskItems:
+    """What a task of lm-eval asks: items, the tokens that each needs in the context, and how they are graded."""
+
+    items: list[Item]
+    needed: list[int]
+    max_new_tokens: int
+    facts: HarnessFacts
+    grading: Grading | None
+
+
+@runtime_checkable
+class TaskRows(Protocol):
+    """A loaded task of lm-eval, as `evaluate.lm_eval` gives it. `rows`: its questions, compared with training rows."""
+
+    @property
+    def file(self) -> str: ...
+    @property
+    def rows(self) -> Sequence[Row]: ...
+
+    def items(self, encoder: Encoder) -> TaskItems: ...
 
 
 class _RowCheck:

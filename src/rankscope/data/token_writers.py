@@ -20,7 +20,7 @@ import pyarrow.compute
 from rankscope.data.token_files import SUFFIX, SUITE_SCHEMA, TRAINING_SCHEMA, item_columns, schema_with, token_path
 from rankscope.records import Example, Grading, Item, SuiteFacts, TrainFacts
 
-_ROWS_AT_ONCE = 8192
+_ROWS_AT_ONCE = 2048
 
 
 class TrainingWriter:

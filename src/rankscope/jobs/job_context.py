@@ -28,7 +28,7 @@ from rankscope.records import (
     Suite,
     SuiteFacts,
 )
-from rankscope.study.resolved_study import study_of
+from rankscope.study.read_study import study_of
 from rankscope.study.study import SUPERVISED, ModelSpec, Study
 from rankscope.train.fit import FitSettings
 from rankscope.train.objective import OBJECTIVES, Objective

@@ -25,7 +25,7 @@ from rankscope.model.model_checks import changed_model_files, model_states, toke
 from rankscope.plan.make_plan import make_plan
 from rankscope.records import MachineFacts, MeasuredSpeed, ModelFacts, Plan, SourceState, SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
-from rankscope.study.resolved_study import absolute, dump_study, study_of
+from rankscope.study.read_study import absolute, dump_study, study_of
 from rankscope.study.study import ModelSpec, Study, SuiteSource, TrainSource
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -15,7 +15,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import score_suite
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.model.methods.attach import NewAdapter, attach
-from rankscope.plan.run_ids import MOST_BEYOND, next_rate
+from rankscope.plan.resolve import MOST_BEYOND, next_rate
 from rankscope.records import PlannedSearch, Prediction, ProbedRate, SearchRecord, Suite
 from rankscope.records.plan_record import RUNG_FRACTIONS
 from rankscope.study.study import Arm

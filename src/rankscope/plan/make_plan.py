@@ -12,14 +12,23 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rankscope.plan.plan_checks import check_arms, check_support, study_warnings
-from rankscope.plan.resolve import Dtype, available_bytes, dtype_of, resolve, run_memory_parts
+from rankscope.plan.resolve import (
+    SEARCH_SEED,
+    Dtype,
+    available_bytes,
+    dtype_of,
+    resolve,
+    run_id,
+    run_memory_parts,
+    search_arms,
+    search_id,
+)
 from rankscope.plan.run_cost import (
     disk_bytes,
     evaluate_flops,
     step_count,
     train_flops,
 )
-from rankscope.plan.run_ids import SEARCH_SEED, run_id, search_arms, search_id
 from rankscope.plan.run_time import Clock, plan_totals
 from rankscope.records import (
     MachineFacts,

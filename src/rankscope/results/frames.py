@@ -10,7 +10,7 @@ import pandas as pd
 from rankscope.decide.paired_items import Frames
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Plan, PlannedRun, SearchRecord
-from rankscope.study.resolved_study import study_of
+from rankscope.study.read_study import study_of
 from rankscope.study.study import Study
 
 

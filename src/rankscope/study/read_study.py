@@ -1,9 +1,9 @@
-"""Reads a study file into a Study, or says everything that is wrong with it at once."""
+"""A study file -> Study, or every problem with it at once; and the study as it stands in its own folder."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ from pydantic_core import ErrorDetails
 
 from rankscope.study.json_schema import expected_at, known_keys
 from rankscope.study.problems import Document, InputProblems, Place, Problem, dotted, holds, nearest, show
-from rankscope.study.study import Study
+from rankscope.study.study import ModelSpec, Source, Study, SuiteSource, is_task_file
 from rankscope.study.study_checks import check_arms, check_values
 from rankscope.study.study_settings import NAME
-from rankscope.study.yaml_text import parse_yaml, read_text
+from rankscope.study.yaml_text import dump_yaml, parse_yaml, read_text
 
 _SHORT = {"model": "id", "optimizer": "name"}
 """The setting that a text stands for where a mapping may stand."""
@@ -177,3 +177,55 @@ def _put(document: Document, place: Place, new: Any) -> list[Problem]:
             value = value[key]
     document.overridden.add(place)
     return []
+
+
+def absolute(study: Study, folder: Path, known: Collection[str] = ()) -> Study:
+    """The study with every path that was relative to its file's `folder` made absolute.
+
+    What may be a folder or a hub id is a folder where one is there, or where `known` (ids of an earlier plan) has it.
+    """
+
+    def is_folder(path: Path) -> bool:
+        return path.is_dir() or str(path.resolve()) in known
+
+    def source(given: Source) -> Source:
+        if given.path is not None:
+            return given.model_copy(update={"path": str((folder / Path(given.path).expanduser()).resolve())})
+        if given.hub is not None and is_folder(local := folder / Path(given.hub).expanduser()):
+            return given.model_copy(update={"hub": str(local.resolve())})
+        if isinstance(given, SuiteSource) and given.harness is not None and is_task_file(given.harness):
+            return given.model_copy(update={"harness": str((folder / Path(given.harness).expanduser()).resolve())})
+        return given
+
+    def model(spec: ModelSpec) -> ModelSpec:
+        path = (folder / Path(spec.id).expanduser()).resolve()
+        return spec.model_copy(update={"id": str(path)}) if spec.id != "bundled" and is_folder(path) else spec
+
+    return study.model_copy(
+        update={
+            "models": tuple(model(spec) for spec in study.models),
+            "train": {name: source(given) for name, given in study.train.items()},
+            "suites": {name: source(given) for name, given in study.suites.items()},
+        }
+    )
+
+
+def dump_study(study: Study) -> str:
+    """YAML that `rankscope run` takes."""
+    settings = study.model_dump(mode="json", by_alias=True, exclude_none=True)
+    header = "# The study as rankscope resolved it; the file you wrote may have had relative paths and defaults.\n"
+    return header + dump_yaml(settings)
+
+
+def study_of(text: str, file: str = "study.yaml") -> Study:
+    """What `dump_study` wrote, equal to what it was given. Raises InputProblems where it was changed or damaged.
+
+    Files that it names need not be there any more. `file` is how messages name it.
+    """
+    document = parse_yaml(text, file)
+    if document.problems:
+        raise InputProblems(document.problems)
+    study, wrong = to_study(document)
+    if study is None:
+        raise InputProblems(wrong)
+    return study

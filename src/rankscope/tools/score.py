@@ -21,6 +21,8 @@ from rankscope.decide.crossed_statistics import SuiteArrays, estimate, gain_cont
 from rankscope.decide.gain_and_forgetting import intervals
 from rankscope.decide.paired_items import cluster_numbers
 from rankscope.evaluate.adapter_scoring import Logprobs, suites_logprobs
+from rankscope.evaluate.lm_eval.load_task import run_lm_eval
+from rankscope.evaluate.lm_eval.result_files import ScoredModel, write_result_files
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel, inspect_model, load_model
@@ -30,6 +32,8 @@ from rankscope.records import Interval, Prediction, Suite, SuiteFacts
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import Arm, ModelSpec
 from rankscope.tools.score_request import SuiteOptions, read_suites
+
+__all__ = ["Scored", "run_lm_eval", "score_models"]
 
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
 
@@ -55,6 +59,16 @@ class Scored:
         return pd.concat(
             [predictions_frame(adapter or "base", found) for adapter, found in self.predictions.items()],
             ignore_index=True,
+        )
+
+    def write_lm_eval_files(self, folder: Path) -> list[Path]:
+        """The scores in lm-eval's own layout, a folder for the base and for each adapter; the files written."""
+        return write_result_files(
+            [
+                ScoredModel(self.model, adapter, self.dtype, self.suites, found)
+                for adapter, found in self.predictions.items()
+            ],
+            folder,
         )
 
 

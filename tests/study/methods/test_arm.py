@@ -11,8 +11,8 @@ from made_facts import LLAMA_8B, STUDY, model_facts, suite_facts, train_facts
 from pydantic import ValidationError
 
 from rankscope.plan.plan_checks import check_arms
+from rankscope.plan.resolve import run_id, search_arms
 from rankscope.plan.run_cost import disk_bytes, evaluate_flops, memory_parts, train_flops
-from rankscope.plan.run_ids import run_id, search_arms
 from rankscope.records import ModelFacts
 from rankscope.study.json_schema import study_schema
 from rankscope.study.methods import METHODS, Method, arm_label

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rankscope.edges import named_in, names_in
-from rankscope.edges.process_control import give_back_freed_memory
+from rankscope.edges.machine import give_back_freed_memory
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Plan
 from rankscope.study.problems import InputProblems, Problem

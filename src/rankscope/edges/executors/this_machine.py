@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from rankscope.edges.executors import Executor, Job, JobOutcome, WorkPlace, perform
-from rankscope.edges.process_control import end_with, keep_freed_memory, stop_on, stop_requested
+from rankscope.edges.machine import end_with, keep_freed_memory, stop_on, stop_requested
 from rankscope.records import Plan
 
 NAME = "local"

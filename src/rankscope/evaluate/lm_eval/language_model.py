@@ -19,8 +19,9 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from rankscope.data.batch_tokenizer import Ids
 from rankscope.data.chat_rendering import lm_eval_chat
-from rankscope.data.encoder import Encoder, Ids
+from rankscope.data.encoder import Encoder
 from rankscope.evaluate.choice_scoring import choices_with_greedy
 from rankscope.evaluate.generation import written_texts
 from rankscope.evaluate.lm_eval.task import generation_settings
@@ -104,7 +105,7 @@ class RankscopeLM(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         if add_special_tokens is not None:
             return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
-        return list(self._encoder.tokenize([string])[0])
+        return list(self._encoder.tokens.tokenize([string])[0])
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The tokenizer's own chat template; without the system turn where it takes none."""
@@ -116,7 +117,7 @@ class RankscopeLM(TemplateLM):
         """(log-likelihood in nats, whether greedy decoding would write it) of each (context, continuation)."""
         pairs = [request.args for request in requests]
         found = self._loglikelihood_tokens(
-            [(pair, list(a), list(b)) for pair, (a, b) in zip(pairs, self._encoder.split(pairs), strict=True)]
+            [(pair, list(a), list(b)) for pair, (a, b) in zip(pairs, self._encoder.tokens.split(pairs), strict=True)]
         )
         for pair, answer in zip(pairs, found, strict=True):
             self.cache_hook.add_partial("loglikelihood", pair, answer)
@@ -146,7 +147,7 @@ class RankscopeLM(TemplateLM):
         windows: list[tuple[Any, list[int], list[int]]] = []
         owner: list[int] = []
         texts = [request.args[0] for request in requests]
-        for number, ids in enumerate(self._encoder.tokenize(texts)):
+        for number, ids in enumerate(self._encoder.tokens.tokenize(texts)):
             for window in get_rolling_token_windows(list(ids), self.prefix_token_id, self.max_length, 1):
                 context, continuation = make_disjoint_window(window)
                 windows.append((None, context, continuation))
@@ -176,7 +177,7 @@ class RankscopeLM(TemplateLM):
         room = self.max_length - max_new_tokens
         if room < 1:
             _refuse("max_gen_toks", str(max_new_tokens), f"less than the context of {self.max_length} tokens")
-        prompts = [ids[-room:] for ids in self._encoder.tokenize(contexts)]
+        prompts = [ids[-room:] for ids in self._encoder.tokens.tokenize(contexts)]
         ends = eos_ids(self.model, self.tokenizer)
         return written_texts(self.model, self.tokenizer, prompts, until, max_new_tokens, ends, self.token_budget)
 

@@ -10,7 +10,8 @@ import contextlib
 import importlib.util
 import logging
 import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,22 @@ def need_lm_eval(place: str) -> None:
     """Raises InputProblems with what to install, where lm-eval is not."""
     if importlib.util.find_spec("lm_eval") is None:
         raise InputProblems([Problem(place, "lm-eval", "not installed", "it: pip install 'rankscope[harness]'")])
+
+
+def run_lm_eval(words: Sequence[str]) -> None:
+    """`lm-eval WORDS`, as if it were typed. Raises InputProblems where lm-eval is not installed, and what lm-eval
+    raises."""
+    need_lm_eval("rankscope harness")
+    from lm_eval.__main__ import cli_evaluate
+
+    import rankscope.evaluate.lm_eval.language_model  # noqa: F401  (registers the model)
+
+    before = sys.argv
+    sys.argv = ["lm-eval", *words]
+    try:
+        cli_evaluate()
+    finally:
+        sys.argv = before
 
 
 def _load(harness: str, base: Path, name: str) -> Task:

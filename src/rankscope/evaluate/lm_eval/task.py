@@ -13,9 +13,8 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from rankscope.data.bounded_templates import TEMPLATE_ERRORS
-from rankscope.data.encode_sets import TaskItems
 from rankscope.data.encoder import Encoder
-from rankscope.data.sources import seeded_sample
+from rankscope.data.sources import TaskItems, seeded_sample
 from rankscope.evaluate.lm_eval.grading import SCORES, document_of, grading_of
 from rankscope.records import HarnessFacts, Item, Row
 from rankscope.study.problems import InputProblems, Problem, show
@@ -137,7 +136,7 @@ class LoadedTask:
 
     def _choices(self, asked: Sequence[Sequence[Instance]], encoder: Encoder) -> tuple[list[Item], list[int]]:
         """Requests of one prompt are the choices of one item; of several prompts, its parts."""
-        split = iter(encoder.split([request.args[:2] for requests in asked for request in requests]))
+        split = iter(encoder.tokens.split([request.args[:2] for requests in asked for request in requests]))
         items, needed = [], []
         for row, requests in zip(self.rows, asked, strict=True):
             pairs = [next(split) for _ in requests]
@@ -159,10 +158,12 @@ class LoadedTask:
     def _open(self, asked: Sequence[Sequence[Instance]], encoder: Encoder) -> tuple[list[Item], list[int]]:
         prompts = [str(requests[0].args[0]) for requests in asked]
         targets = [str(self.task.doc_to_target(requests[0].doc)) for requests in asked]
-        lengths = [len(ids) for ids in encoder.tokenize(targets)]
+        lengths = [len(ids) for ids in encoder.tokens.tokenize(targets)]
         items = [
             Item(row.item_id, "open", ids, answers=(target,), prompt_text=prompt)
-            for row, ids, target, prompt in zip(self.rows, encoder.tokenize(prompts), targets, prompts, strict=True)
+            for row, ids, target, prompt in zip(
+                self.rows, encoder.tokens.tokenize(prompts), targets, prompts, strict=True
+            )
         ]
         return items, [len(item.prompt_ids) + length for item, length in zip(items, lengths, strict=True)]
 

@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from rankscope.edges.process_control import is_running
+from rankscope.edges.machine import is_running
 
 FAULTS = """
 import resource, sys
 import torch
-from rankscope.edges.process_control import keep_freed_memory
+from rankscope.edges.machine import keep_freed_memory
 kept = sys.argv[1] == "keep" and keep_freed_memory()
 if sys.argv[1] == "keep" and not kept:
     raise SystemExit(77)
@@ -45,7 +45,7 @@ def test_a_large_block_is_paged_in_once() -> None:
 
 RESIDENT = """
 import psutil, torch
-from rankscope.edges.process_control import give_back_freed_memory, keep_freed_memory
+from rankscope.edges.machine import give_back_freed_memory, keep_freed_memory
 if not keep_freed_memory():
     raise SystemExit(77)
 blocks = [torch.ones(1 << 20) for _ in range(32)]  # 4 MiB each

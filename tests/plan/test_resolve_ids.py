@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_facts import STUDY, model_facts, train_facts
 
-from rankscope.plan.run_ids import SEARCH_SEED, run_id, search_arms, search_id
+from rankscope.plan.resolve import SEARCH_SEED, run_id, search_arms, search_id
 from rankscope.study.methods import METHODS
 from rankscope.study.study import Arm, Study
 
@@ -55,7 +55,7 @@ def test_an_id_says_method_rank_and_seed() -> None:
 
 
 def test_an_id_is_the_same_in_every_process() -> None:
-    code = "from test_run_ids import one; print(one())"
+    code = "from test_resolve_ids import one; print(one())"
     environment = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -149,7 +149,7 @@ def test_dtype_model_and_rows_are_in_the_id() -> None:
 
 def test_the_results_version_is_in_the_id(monkeypatch: pytest.MonkeyPatch) -> None:
     before = one()
-    monkeypatch.setattr("rankscope.plan.run_ids.RESULTS_VERSION", 999)
+    monkeypatch.setattr("rankscope.plan.resolve.RESULTS_VERSION", 999)
     assert one() != before
 
 

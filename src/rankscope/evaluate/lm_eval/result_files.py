@@ -1,4 +1,4 @@
-"""Scores in lm-eval's results layout: MODEL/results_DATE.json and MODEL/samples_SUITE_DATE.jsonl (lm-eval 0.4.13)."""
+"""Writes scores in lm-eval's layout: MODEL/results_DATE.json and MODEL/samples_SUITE_DATE.jsonl (lm-eval 0.4.13)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,31 +16,41 @@ from typing import Any
 import transformers
 
 from rankscope import __version__
-from rankscope.evaluate.lm_eval.load_task import need_lm_eval
 from rankscope.records import Item, Prediction, Suite, SuiteFacts
-from rankscope.tools.score import Scored
 
 _METRICS = {"choices": ("acc", "acc_norm"), "open": ("exact_match", "f1"), "number": ("exact_match",)}
 _FIELDS = {"acc": "score", "exact_match": "score", "acc_norm": "score_normalized", "f1": "f1"}
 
 
-def write_lm_eval_files(scored: Scored, folder: Path) -> list[Path]:
-    """One folder for the base and for each adapter, named as lm-eval names them; the files written."""
+@dataclass(frozen=True)
+class ScoredModel:
+    """A base model with an adapter or without, as it was scored: its name or folder, the adapter's folder, the compute
+    dtype, the suites by name and the predictions on all of them."""
+
+    model: str
+    adapter: str | None
+    dtype: str
+    suites: Mapping[str, tuple[Suite, SuiteFacts]]
+    predictions: Sequence[Prediction]
+
+
+def write_result_files(scored: Sequence[ScoredModel], folder: Path) -> list[Path]:
+    """One folder for each, named as lm-eval names them; the files written."""
     date = datetime.now().isoformat().replace(":", "-")
     written = []
-    for adapter, found in scored.predictions.items():
-        name = scored.model if adapter is None else f"{scored.model},adapter={adapter}"
+    for one in scored:
+        name = one.model if one.adapter is None else f"{one.model},adapter={one.adapter}"
         own = folder / sanitized(name)
         own.mkdir(parents=True, exist_ok=True)
         tasks: dict[str, list[dict[str, Any]]] = {}
-        for suite, facts in scored.suites.values():
-            mine = [prediction for prediction in found if prediction.suite == suite.name]
+        for suite, facts in one.suites.values():
+            mine = [prediction for prediction in one.predictions if prediction.suite == suite.name]
             tasks[suite.name] = samples = _samples(suite, facts, mine)
             path = own / f"samples_{suite.name}_{date}.jsonl"
             path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in samples), encoding="utf-8")
             written.append(path)
         path = own / f"results_{date}.json"
-        results = _results(scored, adapter, name, tasks)
+        results = _results(one, name, tasks)
         path.write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
         written.append(path)
     return written
@@ -115,9 +125,13 @@ def _hash(text: str) -> str:
 # ---- results --------------------------------------------------------------------------------------------------------
 
 
-def _results(scored: Scored, adapter: str | None, name: str, tasks: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _results(scored: ScoredModel, name: str, tasks: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     facts = {suite: facts for suite, (_, facts) in scored.suites.items()}
-    arguments = {"pretrained": scored.model, "dtype": scored.dtype, **({"adapter": adapter} if adapter else {})}
+    arguments = {
+        "pretrained": scored.model,
+        "dtype": scored.dtype,
+        **({"adapter": scored.adapter} if scored.adapter else {}),
+    }
     hashes = {
         suite: _hash("".join(one["doc_hash"] + one["prompt_hash"] + one["target_hash"] for one in samples))
         for suite, samples in tasks.items()
@@ -167,19 +181,3 @@ def _config(facts: SuiteFacts) -> dict[str, Any]:
     output_type = {"choices": "multiple_choice", "text": "loglikelihood_rolling"}.get(facts.form, "generate_until")
     own = facts.harness.model_dump(mode="json") if facts.harness is not None else {}
     return {"task": facts.name, "output_type": output_type, "content_sha256": facts.content_sha256, **own}
-
-
-def run_lm_eval(words: Sequence[str]) -> None:
-    """`lm-eval WORDS`, as if it were typed. Raises InputProblems where lm-eval is not installed, and what lm-eval
-    raises."""
-    need_lm_eval("rankscope harness")
-    from lm_eval.__main__ import cli_evaluate
-
-    import rankscope.evaluate.lm_eval.language_model  # noqa: F401  (registers the model)
-
-    before = sys.argv
-    sys.argv = ["lm-eval", *words]
-    try:
-        cli_evaluate()
-    finally:
-        sys.argv = before
