@@ -137,7 +137,7 @@ def _set_aside_damaged(planner: StudyPlanner, folder: StudyFolder, notice: Calla
     plan = folder.read_plan() if marker is not None and marker.study == planner.study.name else None
     if plan is not None:
         with folder.lock():
-            for told in set_aside_damaged(folder, plan, list(base_ids(plan).values())):
+            for told in set_aside_damaged(folder, plan, list(plan.base_ids.values())):
                 notice(told)
 
 
