@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
 
 from rankscope.edges.executors import Executor, Job
+from rankscope.edges.folder_upkeep import keep_best, set_aside_damaged
 from rankscope.edges.machine import stop_requested
-from rankscope.edges.study_folder import StudyFolder, keep_best, set_aside_damaged
+from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.derive_job import Derive, derivations, derived_sources
 from rankscope.jobs.measure_job import Measure, measured_runs
 from rankscope.jobs.packing_job import ChoosePacking, groups_of, undecided
@@ -106,17 +107,7 @@ def run_study(
             folder.remove_drafts()
             plan = plan_again()
             planner.settle(folder, plan)
-            lacking = unscorable(folder, plan)
-            for run_id in lacking if retrain else ():
-                folder.write_status(RunStatus(run_id=run_id, state="planned"))
-            outcome = work(plan)
-            if not retrain:
-                outcome = replace(outcome, left_out={**outcome.left_out, **_unasked(lacking)})
-            if not outcome.stopped:
-                folder.write_stage(Stage(what="deciding and reporting", done=0, total=1, began_at=time.time()))
-                write_results(folder)
-            folder.write_stage(None)
-        return outcome
+            return _to_the_end(folder, plan, work, retrain=retrain)
     with contextlib.ExitStack() as shared:
         with folder.wait_lock("plan", stop_requested) as mine:
             if not mine:
@@ -129,6 +120,21 @@ def run_study(
                     planner.settle(folder, plan)
             shared.enter_context(folder.lock(shared=True))
         return work(plan)
+
+
+def _to_the_end(folder: StudyFolder, plan: Plan, work: Callable[[Plan], Outcome], *, retrain: bool) -> Outcome:
+    """All runs of a settled plan, then tables, verdict and report. Call it under the study's lock."""
+    lacking = unscorable(folder, plan)
+    for run_id in lacking if retrain else ():
+        folder.write_status(RunStatus(run_id=run_id, state="planned"))
+    outcome = work(plan)
+    if not retrain:
+        outcome = replace(outcome, left_out={**outcome.left_out, **_unasked(lacking)})
+    if not outcome.stopped:
+        folder.write_stage(Stage(what="deciding and reporting", done=0, total=1, began_at=time.time()))
+        write_results(folder)
+    folder.write_stage(None)
+    return outcome
 
 
 def _set_aside_damaged(planner: StudyPlanner, folder: StudyFolder, notice: Callable[[str], None]) -> None:

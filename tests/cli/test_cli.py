@@ -222,7 +222,7 @@ def test_a_study_that_cannot_be_run(name: str, study: Path, tmp_path: Path) -> N
 
 BAD_ROWS = {
     "malformed JSON": ('{"question": "a", \n', "line 1"),
-    "an index out of range": ('{"question": "a?", "choices": ["x", "y"], "answer_index": 2}\n', "answer_index"),
+    "an index out of range": ('{"question": "a?", "choices": ["x", "y"], "answer_index": 3}\n', "answer_index"),
     "an empty file": ("", "empty"),
     "a binary file": ("\x00\x01\x02", ""),
 }

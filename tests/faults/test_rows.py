@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from rankscope.study.resolved_study import study_of
 from tokenizers_small import CHATML, make_tokenizer
 
 from rankscope.data.encode_study import encode_study
@@ -23,6 +22,7 @@ from rankscope.data.encoder import Encoder
 from rankscope.data.source_state import source_states
 from rankscope.evaluate.lm_eval.load_task import load_task
 from rankscope.study.problems import InputProblems
+from rankscope.study.read_study import study_of
 from rankscope.study.study import Study
 
 SEED = 20

@@ -49,7 +49,7 @@ def test_every_finished_run_has_its_analysis(out: Path) -> None:
         folder = out / "runs" / planned.run_id / "analysis"
         assert {p.name for p in folder.iterdir()} == {
             "spectra.parquet", "hidden.parquet", "attention.parquet", "neurons.parquet", "directions.safetensors",
-            "notes.json",
+            "notes.json", "directions.safetensors.sha256",
         }  # fmt: skip
         assert len(pd.read_parquet(folder / "spectra.parquet")) == 14
         hidden = pd.read_parquet(folder / "hidden.parquet")
