@@ -20,7 +20,7 @@ from rankscope.evaluate.prompt_choice_tree import ChoicePlan
 from rankscope.jobs.packing_job import groups_of, undecided
 from rankscope.model.methods.attach import Pack
 from rankscope.pipeline import Outcome
-from rankscope.records import Packing, PackMembers
+from rankscope.records import Packing, PackMembers, RunStatus
 
 ARMS = {"full": {"learning_rate": 1e-3}, "lora": {"ranks": [2, 4, 9], "learning_rate": 1e-2}}
 
@@ -131,6 +131,7 @@ def test_a_pack_that_began_is_a_job_again_as_it_began(outs: dict[int, Path], tmp
     assert store.read_packs() == [PackMembers(run_ids=[four, nine])], "not trained: the note stays"
     assert groups_of(store, runs) == [(four, nine), (full,), (two,)]
     for run_id in (four, nine):
+        store.write_status(RunStatus(run_id=run_id, state="running"))
         store.save_weights(run_id, lambda folder: (folder / "adapter_model.safetensors").write_bytes(b""), whole=False)
     with store.pack([four, nine]):
         pass
