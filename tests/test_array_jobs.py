@@ -205,7 +205,7 @@ def test_a_schedulers_signal_stops_one_of_them_cleanly(
     first.send_signal(number)
     _, errors = first.communicate(timeout=120)
     if first.returncode == 1:  # it may have been done already
-        assert f"To go on: rankscope run {study} --out {out} --only {ids[0]}" in errors
+        assert f"To go on: rankscope run {out} --only {ids[0]}" in errors
         assert json.loads(status.read_text())["state"] == "planned"
         assert (out / "runs" / ids[0] / "checkpoint.safetensors").is_file()
     else:
