@@ -96,7 +96,9 @@ def assert_as_alone(folder: Path, arm: Arm, given: FitSettings, found: Trained) 
     assert losses(found[0]) == pytest.approx(expected, abs=1e-5)
     assert found[1].keys() == weights.keys()
     worst = max((found[1][name] - weight).abs().max().item() for name, weight in weights.items())
-    assert worst <= 1e-4
+    # AdamW divides a gradient by its own size: one that is all rounding moves its weight by up to the rate in each of
+    # the first steps, in whichever direction. So weights agree to a fifth of one such step, or to 1e-4.
+    assert worst <= max(1e-4, 0.2 * given.learning_rate)
 
 
 def test_the_first_steps_of_a_mix_are_those_of_each_alone(tiny_folder: Path) -> None:

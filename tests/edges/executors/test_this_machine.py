@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rankscope.edges.executors import Executor, WorkPlace
@@ -78,3 +79,18 @@ def test_an_idle_worker_that_dies_between_rounds_costs_nothing(tmp_path: Path) -
         workers.close()
     assert [outcome.error for outcome in (*first, *second)] == [None, None, None]
     assert (tmp_path / "b").read_text() != (tmp_path / "a").read_text()
+
+
+def test_a_fork_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
+    workers = Workers(1, 1)
+    try:
+        list(workers.run([Touch(str(tmp_path), "a")], lambda: None))
+        worker = psutil.Process(int((tmp_path / "a").read_text()))
+        server = worker.parent()
+        assert server is not None
+        server.kill()
+        psutil.wait_procs([worker], timeout=10)
+        outcomes = list(workers.run([Touch(str(tmp_path), "b"), Touch(str(tmp_path), "c")], lambda: None))
+    finally:
+        workers.close()
+    assert [outcome.error for outcome in outcomes] == [None, None]

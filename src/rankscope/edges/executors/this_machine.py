@@ -6,6 +6,7 @@ a death may cost one job at most.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,9 @@ PRELOADED = ["rankscope.jobs.run_job", "rankscope.jobs.search_job"]
 """What the fork server imports once for all workers."""
 
 _LOOK_SECONDS = 0.25
+
+_STARTS = 3
+"""Attempts to start a worker before the study gives up."""
 
 
 def make(plan: Plan) -> Executor:
@@ -121,13 +125,24 @@ class Workers:
             return
         process, pipe = self._start()
         self._busy[pipe] = (process, job)
-        pipe.send(job)
+        with contextlib.suppress(OSError):  # it died at once: its pipe says so, and the job goes to another
+            pipe.send(job)
 
     def _start(self) -> tuple[BaseProcess, Connection]:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self._threads, os.getpid()), daemon=True)
-        process.start()
-        theirs.close()
+        """A new worker. Where the fork server was killed, multiprocessing starts another at the next attempt."""
+        for left in reversed(range(_STARTS)):
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(target=_work, args=(theirs, self._threads, os.getpid()), daemon=True)
+            try:
+                process.start()
+            except (EOFError, OSError):
+                ours.close()
+                if not left:
+                    raise
+                continue
+            finally:
+                theirs.close()
+            break
         return process, ours
 
 
