@@ -100,3 +100,10 @@ def test_a_file_is_hashed_only_where_size_or_time_differ(
     os.utime(folder / "train.jsonl", ns=(1, 1))
     assert changed_sources(states, study, folder) == []  # touched, and the same
     assert hashed == ["train.jsonl"]
+
+
+@pytest.mark.timeout(30)
+def test_tasks_that_include_one_another_are_looked_at_once(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "in" / "tasks" / "base").write_text("include: [towns.yaml, base]\n")
+    files = [Path(state.file).name for state in source_states(study, tmp_path / "in") if state.name == "suites.task"]
+    assert sorted(files) == ["base", "towns-train.jsonl", "towns.jsonl", "towns.yaml", "utils.py"]

@@ -33,6 +33,11 @@ _PARQUET = "`revision: refs/convert/parquet`, where the hub keeps such sets as P
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
+def is_commit(revision: str) -> bool:
+    """Whether a revision names one content for ever, as a branch or a tag does not."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
 @dataclass(frozen=True)
 class HubSet:
     """`revision`: the commit, or for a folder the fingerprint that datasets gives its content."""
@@ -55,9 +60,9 @@ def open_hub(source: Source, base: Path, name: str) -> HubSet:
         builder.download_and_prepare()
         loaded = builder.as_dataset(split=source.split)
     rows = _one_split(loaded, source, name)
-    revision = str(builder.hash) if _COMMIT.fullmatch(str(builder.hash)) else rows._fingerprint
+    revision = str(builder.hash) if is_commit(str(builder.hash)) else rows._fingerprint
     asked = source.revision or ""
-    if _COMMIT.fullmatch(asked) and _COMMIT.fullmatch(revision) and asked != revision:
+    if is_commit(asked) and is_commit(revision) and asked != revision:
         found = f"only the commit {revision} in the cache, and no connection to the hub"
         raise InputProblems([Problem(source.hub, f"{name}.revision", found, f"the commit {asked}")])
     plain = rows.with_format("arrow")

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from rankscope.data.hub_data import hub_revision
+from rankscope.data.hub_data import hub_revision, is_commit
 from rankscope.records import SourceState
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Source, Study, SuiteSource, is_task_file
 
 How = Literal["changed", "gone", "new"]
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -123,15 +118,20 @@ def _absolute(folder: Path, file: str) -> Path:
 
 def _task_files(path: Path) -> list[Path]:
     """A task's YAML file, those that it includes, local data files that it names, and the Python beside it."""
-    files = [path]
-    for file in files:
+    found: dict[Path, None] = {}
+    waiting = [path]
+    while waiting:
+        file = waiting.pop(0).resolve()
+        if file in found:  # files may include one another
+            continue
+        found[file] = None
         settings = _settings(file)
         included = settings.get("include") or []
-        files += [file.parent / one for one in ([included] if isinstance(included, str) else included)]
+        waiting += [file.parent / one for one in ([included] if isinstance(included, str) else included)]
         data = (settings.get("dataset_kwargs") or {}).get("data_files") or []
         listed = list(data.values()) if isinstance(data, dict) else data if isinstance(data, list) else [data]
-        files += [one for entry in listed for one in _data_files(entry)]
-    return list(dict.fromkeys([file.resolve() for file in files] + sorted(path.parent.glob("*.py"))))
+        waiting += [one for entry in listed for one in _data_files(entry)]
+    return list(found | dict.fromkeys(sorted(path.parent.glob("*.py"))))
 
 
 def _data_files(entry: Any) -> list[Path]:
@@ -142,18 +142,17 @@ def _data_files(entry: Any) -> list[Path]:
 def _settings(path: Path) -> dict[str, Any]:
     if not (path.suffix in (".yaml", ".yml", "") and os.path.isfile(path)):
         return {}
+    import yaml  # lm-eval's own reader, which is there where its tasks are: ours refuses their tags (`!function`)
+
+    class Tolerant(yaml.SafeLoader):
+        """Reads a tag that it does not know as nothing."""
+
+    Tolerant.add_multi_constructor("!", lambda *_: None)
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Tolerant)
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=Tolerant)
     except (yaml.YAMLError, UnicodeDecodeError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-class _Tolerant(yaml.SafeLoader):
-    """Reads YAML with tags that it does not know, such as `!function`, as nothing."""
-
-
-_Tolerant.add_multi_constructor("!", lambda *_: None)
 
 
 def _state(place: _Place) -> SourceState:
@@ -163,11 +162,9 @@ def _state(place: _Place) -> SourceState:
     try:
         if not os.path.isfile(place.path):  # nothing that is read: a pipe would wait for ever
             return state
-        stat = place.path.stat()
-        update = {"size_bytes": stat.st_size, "modified_ns": stat.st_mtime_ns, "sha256": _sha256(place.path)}
+        return state.model_copy(update=file_facts(place.path))
     except OSError:
         return state
-    return state.model_copy(update=update)
 
 
 def _gone(state: SourceState) -> How | None:
@@ -181,21 +178,33 @@ def _change(place: _Place, state: SourceState) -> How | None:
         except InputProblems:
             return "gone"
     try:
-        stat = place.path.stat()
+        if state.sha256 is None:
+            place.path.stat()
+            return "new"
+        return None if is_same_file(place.path, state) else "changed"
     except OSError:
         return _gone(state)
-    if state.sha256 is None:
-        return "new"
-    if (stat.st_size, stat.st_mtime_ns) == (state.size_bytes, state.modified_ns):
-        return None
-    return None if stat.st_size == state.size_bytes and _sha256(place.path) == state.sha256 else "changed"
 
 
 def _revision(place: _Place) -> str | None:
     if place.source is None:
         return place.revision
     asked = place.source.revision or ""
-    return asked if _COMMIT.fullmatch(asked) else hub_revision(place.source, place.name)
+    return asked if is_commit(asked) else hub_revision(place.source, place.name)
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Size in bytes, time in nanoseconds and SHA-256 of a file, as a SourceState has them. Raises OSError."""
+    stat = path.stat()
+    return {"size_bytes": stat.st_size, "modified_ns": stat.st_mtime_ns, "sha256": _sha256(path)}
+
+
+def is_same_file(path: Path, state: SourceState) -> bool:
+    """Whether a file is what it was: by size and time, and only where these differ by its hash. Raises OSError."""
+    stat = path.stat()
+    if (stat.st_size, stat.st_mtime_ns) == (state.size_bytes, state.modified_ns):
+        return True
+    return stat.st_size == state.size_bytes and _sha256(path) == state.sha256
 
 
 def _sha256(path: Path) -> str:

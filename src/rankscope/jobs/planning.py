@@ -7,7 +7,6 @@ were: then no source is opened and no tokenizer is loaded.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TypeVar
 
 from rankscope.data.encode_study import encode_study
 from rankscope.data.encoder import Encoder
+from rankscope.data.hub_data import is_commit
 from rankscope.data.source_state import changed_sources, source_states
 from rankscope.data.token_files import token_path
 from rankscope.decide.statistical_power import planned_power
@@ -29,7 +29,6 @@ from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import absolute, dump_study, study_of
 from rankscope.study.study import ModelSpec, Study, SuiteSource, TrainSource
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _Pinned = TypeVar("_Pinned", ModelSpec, TrainSource, SuiteSource)
 
 _NAMED = 4
@@ -54,7 +53,7 @@ class _Facts:
 class StudyPlanner:
     """A study, and the folder `base` of its file, which relative paths start at.
 
-    Token files are made in a temporary folder and move into the study's when the plan is settled there.
+    Token files are made in a temporary folder; a study's folder gets them when the plan is settled there.
     """
 
     study: Study
@@ -259,7 +258,7 @@ def pinned(study: Study, plan: Plan) -> Study:
     rows |= {("suites", facts.name): facts.revision for facts in plan.suites}
 
     def at_commit(given: _Pinned, commit: str | None) -> _Pinned:
-        return given.model_copy(update={"revision": commit}) if commit and _COMMIT.fullmatch(commit) else given
+        return given.model_copy(update={"revision": commit}) if commit and is_commit(commit) else given
 
     return study.model_copy(
         update={

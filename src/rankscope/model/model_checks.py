@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from rankscope.data.source_state import file_facts, is_same_file
 from rankscope.records import SourceState
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import ModelSpec
@@ -28,7 +29,7 @@ def model_states(name: str, path: str) -> list[SourceState]:
     """
     folder = Path(path)
     files = sorted(file for file in folder.iterdir() if _is_read(file)) if folder.is_dir() else []
-    return [_state(name, file) for file in files]
+    return [SourceState(name=name, file=str(file), **file_facts(file)) for file in files]
 
 
 def content_sha256(path: str, commit: str | None, states: Sequence[SourceState]) -> str:
@@ -60,11 +61,7 @@ def changed_model_files(states: Sequence[SourceState]) -> list[tuple[SourceState
         file = Path(state.file)
         if not file.is_file():
             found.append((state, "no such file any more"))
-            continue
-        stat = file.stat()
-        if (stat.st_size, stat.st_mtime_ns) == (state.size_bytes, state.modified_ns):
-            continue
-        if stat.st_size != state.size_bytes or _sha256(file) != state.sha256:
+        elif not is_same_file(file, state):
             found.append((state, "another content"))
     return found
 
@@ -79,18 +76,6 @@ def check_model_files(states: Sequence[SourceState]) -> None:
 
 def _is_read(file: Path) -> bool:
     return file.is_file() and file.suffix in _READ and not file.name.startswith(("adapter_", "."))
-
-
-def _state(name: str, file: Path) -> SourceState:
-    stat = file.stat()
-    return SourceState(
-        name=name, file=str(file), size_bytes=stat.st_size, modified_ns=stat.st_mtime_ns, sha256=_sha256(file)
-    )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 _A_DECODER = "a decoder that writes text, such as Llama, Qwen, Gemma or Mistral"
