@@ -110,7 +110,8 @@ def killed_until_done(study: Path, out: Path, kills: int, seconds: float, dice: 
         assert "Traceback" not in errors, errors
         if what == "worker":
             assert process.returncode in (0, 1), errors
-            assert process.returncode == 0 or "its worker process ended by signal 9" in errors, errors
+            # By its signal, or with the fork server, where that was what was killed.
+            assert process.returncode == 0 or "its worker process ended" in errors, errors
         elif what == "nothing":
             assert process.returncode == 0, errors
             whole(out)
@@ -147,7 +148,6 @@ def test_any_moment_with_a_fixed_packing_gives_the_same_tables(tmp_path: Path) -
         pd.testing.assert_frame_equal(ours[name], theirs[name], check_exact=True, obj=name)
 
 
-@pytest.mark.xfail(reason="failed once beside four other programs, before its reason was seen", strict=False)
 def test_any_moment_with_packing_left_on_auto_loses_nothing(tmp_path: Path) -> None:
     study = tiny_study(tmp_path / "input", arms=ARMS, budget=BUDGET, seeds=[0], checkpoint={"minutes": 0.001})
     seconds = timed(study, tmp_path / "never")

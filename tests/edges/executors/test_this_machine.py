@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ class Touch:
         assert not place.stop_requested()
         if self.does == "fail":
             raise ValueError(f"no luck with {self.name}")
+        if self.does == "wait":
+            (Path(self.folder) / f"{self.name}.begun").touch()
+            time.sleep(60)
         if self.does == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         (Path(self.folder) / self.name).write_text(str(os.getpid()))
@@ -94,3 +98,23 @@ def test_a_fork_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
     finally:
         workers.close()
     assert [outcome.error for outcome in outcomes] == [None, None]
+
+
+def test_a_fork_server_that_is_killed_costs_the_jobs_at_work_and_says_so(tmp_path: Path) -> None:
+    workers = Workers(1, 1)
+    try:
+        list(workers.run([Touch(str(tmp_path), "a")], lambda: None))
+        server = psutil.Process(int((tmp_path / "a").read_text())).parent()
+        assert server is not None
+        killed: list[bool] = []
+
+        def kill_once_at_work() -> None:
+            if (tmp_path / "b.begun").exists() and not killed:
+                server.kill()
+                killed.append(True)
+
+        outcomes = list(workers.run([Touch(str(tmp_path), "b", "wait"), Touch(str(tmp_path), "c")], kill_once_at_work))
+    finally:
+        workers.close()
+    errors = {outcome.job.name: outcome.error for outcome in outcomes}
+    assert errors == {"b": "its worker process ended with the fork server that had started it", "c": None}

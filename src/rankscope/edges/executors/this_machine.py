@@ -25,6 +25,9 @@ PRELOADED = ["rankscope.jobs.run_job", "rankscope.jobs.search_job"]
 
 _LOOK_SECONDS = 0.25
 
+_NO_FORK_SERVER = 255
+"""The exit code that multiprocessing gives a worker whose fork server is gone, and with it how the worker ended."""
+
 _STARTS = 3
 """Attempts to start a worker before the study gives up."""
 
@@ -155,6 +158,8 @@ def _receive(process: BaseProcess, pipe: Connection, job: Job) -> JobOutcome | N
         process.join(timeout=10)
         code = process.exitcode
         died = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
+        if code == _NO_FORK_SERVER:
+            died = "with the fork server that had started it"
         hint = " (often: out of memory)" if code == -signal.SIGKILL else ""
         return JobOutcome(job, error=f"its worker process ended {died}{hint}")
 
