@@ -41,6 +41,8 @@ class ArmFacts:
     undone: str | None
     problem: str | None
     reason: str | None
+    dial: float = 1.0
+    """How much of the trained change is applied: W0 + dial (W - W0)."""
 
     def set_aside(self) -> ArmFacts:
         """The same arm, kept out because its undone runs leave too few seeds in common with the others."""

@@ -143,6 +143,7 @@ def arm_verdicts(evidence: Evidence, decision: Decision, pair_alone: Callable[[s
                 per_suite=outcomes,
                 status=status,
                 cost=arm.cost,
+                dial=arm.dial,
             )
         )
     return result

@@ -60,6 +60,8 @@ class ArmVerdict(Record):
     per_suite: list[SuiteOutcome]
     status: str
     cost: ArmCost
+    dial: float = 1.0
+    """How much of the trained change is applied: W0 + dial (W - W0)."""
 
 
 class Recommended(Record):

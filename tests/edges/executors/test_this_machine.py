@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -98,6 +99,26 @@ def test_a_fork_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
     finally:
         workers.close()
     assert [outcome.error for outcome in outcomes] == [None, None]
+
+
+def test_a_fork_server_that_refuses_for_a_while_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is being taken down refuses connections and cannot be replaced before it is gone."""
+    workers = Workers(1, 1)
+    kind = type(workers._context.Process())
+    refusals = iter([ConnectionRefusedError("refused")] * 3)
+    plain = kind.start
+
+    def start(self: BaseProcess) -> None:
+        if (refusal := next(refusals, None)) is not None:
+            raise refusal
+        plain(self)
+
+    monkeypatch.setattr(kind, "start", start)
+    try:
+        outcomes = list(workers.run([Touch(str(tmp_path), "a")], lambda: None))
+    finally:
+        workers.close()
+    assert [outcome.error for outcome in outcomes] == [None]
 
 
 def test_a_fork_server_that_is_killed_costs_the_jobs_at_work_and_says_so(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -28,8 +29,9 @@ _LOOK_SECONDS = 0.25
 _NO_FORK_SERVER = 255
 """The exit code that multiprocessing gives a worker whose fork server is gone, and with it how the worker ended."""
 
-_STARTS = 3
-"""Attempts to start a worker before the study gives up."""
+_START_WAITS_SECONDS = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)
+"""Waits before each attempt to start a worker. A fork server that was killed refuses connections for as long as the
+system needs to take it down, and multiprocessing starts another only when it is gone."""
 
 
 def make(plan: Plan) -> Executor:
@@ -132,21 +134,21 @@ class Workers:
             pipe.send(job)
 
     def _start(self) -> tuple[BaseProcess, Connection]:
-        """A new worker. Where the fork server was killed, multiprocessing starts another at the next attempt."""
-        for left in reversed(range(_STARTS)):
+        """A new worker. Where the fork server was killed, multiprocessing starts another at a later attempt."""
+        failure: Exception = OSError("no attempt was made")
+        for wait_seconds in _START_WAITS_SECONDS:
+            time.sleep(wait_seconds)
             ours, theirs = self._context.Pipe()
             process = self._context.Process(target=_work, args=(theirs, self._threads, os.getpid()), daemon=True)
             try:
                 process.start()
-            except (EOFError, OSError):
+                return process, ours
+            except (EOFError, OSError) as error:
                 ours.close()
-                if not left:
-                    raise
-                continue
+                failure = error
             finally:
                 theirs.close()
-            break
-        return process, ours
+        raise failure
 
 
 def _receive(process: BaseProcess, pipe: Connection, job: Job) -> JobOutcome | None:
