@@ -206,6 +206,7 @@ class Arithmetic:
     steps: int
 
     def row(self) -> dict[str, object]:
+        """As a row of a file of questions."""
         return {"question": self.question, "answer": self.answer, "rationale": self.rationale, "steps": self.steps}
 
 

@@ -39,6 +39,7 @@ class SuiteScores:
 
     @property
     def arrays(self) -> SuiteArrays:
+        """The scores as the estimators of crossed_statistics.py take them."""
         return SuiteArrays(self.base, self.scores, self.clusters)
 
 
@@ -58,13 +59,16 @@ class Pairing:
 
     @property
     def in_domain(self) -> tuple[SuiteScores, ...]:
+        """The suites of the training set's own domain, on which gain is measured."""
         return tuple(suite for suite in self.suites if suite.relation == "in-domain")
 
     @property
     def others(self) -> tuple[SuiteScores, ...]:
+        """The suites of other domains and of none, on which forgetting is measured."""
         return tuple(suite for suite in self.suites if suite.relation != "in-domain")
 
     def facts(self, label: str) -> ArmFacts:
+        """The arm of this label, compared or not. Raises StopIteration where there is none."""
         return next(arm for arm in self.arms if arm.label == label)
 
 
