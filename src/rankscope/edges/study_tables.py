@@ -202,6 +202,22 @@ class StudyTables(StudyRecords):
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
             raise self._damaged(name, error) from error
 
+    def check_table(self, name: str) -> None:
+        """Read every page of a table, a row group at a time, and keep nothing. Raises InputProblems where it is damaged."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.storage.local_copy(name)
+        if path is None:
+            return
+        try:
+            file = pq.ParquetFile(path, page_checksum_verification=True)
+            _check_schema(file.schema_arrow)
+            for group in range(file.num_row_groups):
+                file.read_row_group(group, use_threads=False)
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+            raise self._damaged(name, error) from error
+
     def _scores(self, name: str) -> pa.Table | None:
         import pyarrow as pa
         import pyarrow.parquet as pq
