@@ -68,6 +68,7 @@ class Example:
 
     @property
     def token_count(self) -> int:
+        """Tokens of prompt and completion."""
         return len(self.prompt_ids) + len(self.completion_ids)
 
     @property
