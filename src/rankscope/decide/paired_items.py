@@ -42,6 +42,7 @@ class SuiteScores:
 
     @property
     def arrays(self) -> SuiteArrays:
+        """The scores as the estimators of crossed_statistics.py take them."""
         return SuiteArrays(self.base, self.scores, self.clusters)
 
 
@@ -78,6 +79,7 @@ class Pairing:
         return tuple(suite for suite in self.suites if suite.metric == metric and suite.relation != "in-domain")
 
     def facts(self, label: str) -> ArmFacts:
+        """The arm of this label, compared or not. Raises StopIteration where there is none."""
         return next(arm for arm in self.arms if arm.label == label)
 
 
