@@ -203,7 +203,7 @@ class StudyTables(StudyRecords):
             raise self._damaged(name, error) from error
 
     def check_table(self, name: str) -> None:
-        """Read every page of a table, a row group at a time, and keep nothing. Raises InputProblems where it is damaged."""
+        """Read every page, a row group at a time, keeping nothing. Raises InputProblems for a damaged table."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
