@@ -35,11 +35,15 @@ from rankscope.records.run_records import (
 from rankscope.records.verdict_record import (
     ArmCost,
     ArmVerdict,
+    BestBet,
+    BetSetting,
     DefaultArm,
     Defaults,
     DetectableEffect,
     Interval,
+    LeastBadArm,
     MoreNeeded,
+    NextRuns,
     PooledInterval,
     Recommended,
     Relation,
@@ -51,10 +55,11 @@ from rankscope.records.verdict_record import (
 )
 
 __all__ = [
-    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmVerdict", "DefaultArm", "Defaults", "DetectableEffect",
-    "Example", "Form", "Graded", "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed",
-    "ModelFacts", "MoreNeeded", "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun", "PlannedSearch",
-    "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "Resolved",
-    "Row", "RunRecord", "RunStatus", "SearchRecord", "SourceState", "Stage", "State", "StepRecord", "StudyMarker",
-    "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile",
+    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmVerdict", "BestBet", "BetSetting", "DefaultArm", "Defaults",
+    "DetectableEffect", "Example", "Form", "Graded", "Grading", "HarnessFacts", "Interval", "Item", "LeastBadArm",
+    "MachineFacts", "MeasuredSpeed", "ModelFacts", "MoreNeeded", "NextRuns", "PackMembers", "Packing", "Plan",
+    "PlannedPower", "PlannedRun", "PlannedSearch", "PooledInterval", "Prediction", "ProbedRate", "Provenance",
+    "Recommended", "Record", "Relation", "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord", "SourceState",
+    "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone",
+    "TrainFacts", "Turn", "Verdict", "VerdictFile",
 ]  # fmt: skip
