@@ -50,14 +50,14 @@ def _sentence(bet: BestBet, decision: Decision, unknown: str | None) -> str:
     chance = _percent(bet.probability)
     if bet.probability >= LIKELY:
         return f"{subject}: {confidence_word(bet.probability)} ({chance}) {claim}."
-    return f"{subject}: a guess. That {claim} has a probability of {chance} only, but every other choice costs more."
+    return f"{subject}: a guess. That {claim} has a probability of {chance} only, but every other choice is expected to miss more."
 
 
 def _reasons(bet: BestBet, decision: Decision) -> list[str]:
     said = []
     if bet.expected_regret is not None:
         said.append(
-            f"Expected to miss {_amount(bet.expected_regret, bet.unit)} against the best choice (gain missed, and "
+            f"It is expected to miss {_amount(bet.expected_regret, bet.unit)} against the best choice (gain missed, and "
             "forgetting beyond the margin)."
         )
     if bet.runner_up is not None:
@@ -98,4 +98,5 @@ def _percent(probability: float) -> str:
 
 
 def _amount(regret: float, unit: str) -> str:
-    return f"{100 * regret:.2g} points" if unit == "accuracy" else f"{regret:.2g} margins"
+    amount, name = (100 * regret, "points") if unit == "accuracy" else (regret, "margins")
+    return f"less than 0.1 {name}" if amount < 0.05 else f"{amount:.1f} {name}"

@@ -103,6 +103,7 @@ class StudyFolder(StudyTables):
         return path
 
     def has_tokens(self, content_sha256: str) -> bool:
+        """Whether the token file of this content hash is there."""
         return self.storage.exists(f"tokens/{content_sha256}.arrow")
 
     def add_tokens(self, content_sha256: str, path: Path) -> None:

@@ -59,6 +59,7 @@ class StudyTables(StudyRecords):
         return frame
 
     def has_predictions(self, run_id: str) -> bool:
+        """Whether the run has been scored."""
         return self.storage.exists(self._predictions(run_id))
 
     def write_predictions(self, run_id: str, frame: pd.DataFrame, suites_sha256: Mapping[str, str]) -> None:
@@ -74,9 +75,11 @@ class StudyTables(StudyRecords):
         return self.read_frame(f"{self.run_folder(base_id)}/again.parquet")
 
     def write_second_predictions(self, base_id: str, frame: pd.DataFrame, suites_sha256: Mapping[str, str]) -> None:
+        """Keep what the base scored in other batches."""
         self._write_frame(f"{self.run_folder(base_id)}/again.parquet", frame, suites_sha256)
 
     def suites_scored_again(self, base_id: str) -> dict[str, str]:
+        """The content hash of every suite that was scored in other batches, by name."""
         return self._metadata(f"{self.run_folder(base_id)}/again.parquet")
 
     def read_items(self, base_id: str) -> pd.DataFrame | None:
@@ -84,6 +87,7 @@ class StudyTables(StudyRecords):
         return self.read_frame(f"{self.run_folder(base_id)}/items.parquet")
 
     def write_items(self, base_id: str, frame: pd.DataFrame) -> None:
+        """Keep what was asked: suite, item_id, prompt, choices."""
         self._write_frame(f"{self.run_folder(base_id)}/items.parquet", frame)
 
     # ---- runs made from others ----
@@ -94,6 +98,7 @@ class StudyTables(StudyRecords):
         return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
 
     def read_derived(self, run_id: str, name: str) -> pd.DataFrame | None:
+        """The predictions of one run made from another without training."""
         return self.read_frame(f"{self.run_folder(run_id)}/derived/{name}.parquet")
 
     def derived_facts(self, run_id: str, name: str) -> dict[str, str]:
@@ -101,6 +106,7 @@ class StudyTables(StudyRecords):
         return self._metadata(f"{self.run_folder(run_id)}/derived/{name}.parquet")
 
     def write_derived(self, run_id: str, name: str, frame: pd.DataFrame, facts: Mapping[str, str]) -> None:
+        """Keep a derived run; `facts`: what it was made by, and the hashes of its suites."""
         self._write_frame(f"{self.run_folder(run_id)}/derived/{name}.parquet", frame, facts)
 
     # ---- analyses ----
@@ -110,6 +116,7 @@ class StudyTables(StudyRecords):
         return self.read_frame(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
 
     def write_analysis(self, run_id: str, name: str, frame: pd.DataFrame, stamp: Mapping[str, str]) -> None:
+        """Keep one table of a run's analysis; `stamp` says what it was made from."""
         self._write_frame(f"{self.run_folder(run_id)}/analysis/{name}.parquet", frame, stamp)
 
     def analysis_stamp(self, run_id: str, name: str) -> dict[str, str]:
@@ -117,6 +124,7 @@ class StudyTables(StudyRecords):
         return self._metadata(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
 
     def has_analysis(self, run_id: str, name: str) -> bool:
+        """Whether this table of the run's analysis is there."""
         return self.storage.exists(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
 
     def read_directions(self, run_id: str) -> dict[str, NDArray[np.floating]] | None:
@@ -136,6 +144,7 @@ class StudyTables(StudyRecords):
             raise self._damaged(name, error) from error
 
     def write_directions(self, run_id: str, content: bytes) -> None:
+        """Keep a run's leading left singular vectors, as safetensors, with their hash beside them."""
         name = f"{self.run_folder(run_id)}/analysis/directions.safetensors"
         self.storage.write(f"{name}.sha256", hashlib.sha256(content).hexdigest().encode())
         self.storage.write(name, content)
@@ -152,9 +161,11 @@ class StudyTables(StudyRecords):
         return self.read_frame(f"tables/{name}.parquet")
 
     def write_table(self, name: str, frame: pd.DataFrame) -> None:
+        """Replace one of the tidy tables."""
         self._write_frame(f"tables/{name}.parquet", frame)
 
     def table_names(self) -> list[str]:
+        """The names of all tidy tables that are there."""
         return [name.removesuffix(".parquet") for name in self.storage.list("tables") if name.endswith(".parquet")]
 
     # ---- how a table is kept ----
@@ -188,6 +199,22 @@ class StudyTables(StudyRecords):
             file = pq.ParquetFile(path, page_checksum_verification=True)
             _check_schema(file.schema_arrow)
             return file.read(columns=list(columns) if columns is not None else None).to_pandas()
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+            raise self._damaged(name, error) from error
+
+    def check_table(self, name: str) -> None:
+        """Read every page of a table, a row group at a time, and keep nothing. Raises InputProblems where it is damaged."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.storage.local_copy(name)
+        if path is None:
+            return
+        try:
+            file = pq.ParquetFile(path, page_checksum_verification=True)
+            _check_schema(file.schema_arrow)
+            for group in range(file.num_row_groups):
+                file.read_row_group(group, use_threads=False)
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
             raise self._damaged(name, error) from error
 

@@ -18,7 +18,7 @@ from rankscope.records.plan_record import (
     TrainFacts,
 )
 from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
-from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Row, Suite, Turn
+from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Metric, Row, Suite, Turn
 from rankscope.records.run_records import (
     Packing,
     PackMembers,
@@ -57,9 +57,9 @@ from rankscope.records.verdict_record import (
 __all__ = [
     "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmVerdict", "BestBet", "BetSetting", "DefaultArm", "Defaults",
     "DetectableEffect", "Example", "Form", "Graded", "Grading", "HarnessFacts", "Interval", "Item", "LeastBadArm",
-    "MachineFacts", "MeasuredSpeed", "ModelFacts", "MoreNeeded", "NextRuns", "PackMembers", "Packing", "Plan",
-    "PlannedPower", "PlannedRun", "PlannedSearch", "PooledInterval", "Prediction", "ProbedRate", "Provenance",
-    "Recommended", "Record", "Relation", "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord", "SourceState",
-    "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone",
-    "TrainFacts", "Turn", "Verdict", "VerdictFile",
+    "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts", "MoreNeeded", "NextRuns", "PackMembers", "Packing",
+    "Plan", "PlannedPower", "PlannedRun", "PlannedSearch", "PooledInterval", "Prediction", "ProbedRate",
+    "Provenance", "Recommended", "Record", "Relation", "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord",
+    "SourceState", "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise",
+    "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from rankscope.records.record_base import FORMAT_VERSION, Record
-from rankscope.records.row_records import Form
+from rankscope.records.row_records import Form, Metric
 from rankscope.study.methods import Arm, MethodName
 from rankscope.study.study import Kind
 
@@ -90,6 +90,7 @@ class SuiteFacts(Record):
     revision: str | None = None
     """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
     harness: HarnessFacts | None = None
+    metric: Metric = "score"
 
 
 class SourceState(Record):

@@ -21,7 +21,7 @@ _LATER_OPTIMIZERS = frozenset({"paged_adamw_8bit", "adafactor", "muon", "sgd"})
 
 _NEEDS = {
     "config": ("hub", "data set"), "split": ("hub", "data set"), "revision": ("hub", "data set"),
-    "num_fewshot": ("harness", "task"), "metric": ("harness", "task"),
+    "num_fewshot": ("harness", "task"),
 }  # fmt: skip
 """Settings of a source that belong to another one, and what that is."""
 _OF_ROWS = {"columns": None, "choices": "text", "template": None, "bad_rows": "refuse", "max_new_tokens": 256}
@@ -113,7 +113,12 @@ def _check_owners(document: Document) -> list[Problem]:
             if known and source.get(key) is not None and source.get(owner) is None:
                 expected = f"it only with `{owner}`, the {what} that it belongs to"
                 problems.append(document.refuse((*place, key), f"`{key}` without `{owner}`", expected))
-        if place[0] != "suites" or source.get("harness") is None:
+        if place[0] != "suites":
+            continue
+        if source.get("harness") is None:
+            if source.get("metric") not in (None, "loss"):
+                expected = "loss; other metrics are those of a task, with `harness`"
+                problems.append(document.refuse((*place, "metric"), show(source["metric"]), expected))
             continue
         for key, default in _OF_ROWS.items():
             if source.get(key, default) not in (default, None):

@@ -167,12 +167,17 @@ class SuiteSource(Source):
     )
     metric: str | None = Field(
         default=None,
-        description="a metric of the task, such as acc_norm, or with a filter: exact_match,flexible-extract. Else its "
-        "first one.",
+        description="loss, or with `harness` a metric of the task such as acc_norm or exact_match,flexible-extract. "
+        "loss judges rows by the mean loss of their reference's tokens, in nats; else a task has its first metric.",
     )
     max_new_tokens: Count = Field(
         default=256, description="a whole number above 0. The longest answer that is written."
     )
+
+    @property
+    def judged_by_loss(self) -> bool:
+        """Whether items are worth the loss of their reference, instead of a score."""
+        return self.harness is None and self.metric == "loss"
 
 
 def is_name(text: str) -> bool:
