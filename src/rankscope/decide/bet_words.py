@@ -50,15 +50,15 @@ def _sentence(bet: BestBet, decision: Decision, unknown: str | None) -> str:
     chance = _percent(bet.probability)
     if bet.probability >= LIKELY:
         return f"{subject}: {confidence_word(bet.probability)} ({chance}) {claim}."
-    return f"{subject}: a guess. That {claim} has a probability of {chance} only, but every other choice is expected to miss more."
+    return f"{subject}: a guess. That {claim} has a probability of {chance} only; any other choice would miss more."
 
 
 def _reasons(bet: BestBet, decision: Decision) -> list[str]:
     said = []
     if bet.expected_regret is not None:
         said.append(
-            f"It is expected to miss {_amount(bet.expected_regret, bet.unit)} against the best choice (gain missed, and "
-            "forgetting beyond the margin)."
+            f"It is expected to miss {_amount(bet.expected_regret, bet.unit)} against the best choice (gain missed, "
+            "and forgetting beyond the margin)."
         )
     if bet.runner_up is not None:
         said.append(f"Next best: {'training none of these' if bet.runner_up == BASE else bet.runner_up}.")
