@@ -257,6 +257,11 @@ class Decision(Frozen):
         default=0.01,
         description="a difference of accuracy from 0 to below 1, such as 0.01. A smaller gain counts as none.",
     )
+    runs_worth: Fraction = Field(
+        default=0.0002,
+        description="a difference of accuracy from 0 to below 1, such as 0.0002. What a further run must save of the "
+        "best bet's expected regret; with `seeds: {start, max}` seeds are added while it does.",
+    )
     confidence: float = Field(
         default=0.95,
         ge=0.5,
