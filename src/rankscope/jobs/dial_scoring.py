@@ -131,6 +131,7 @@ def first_tokens_missing(context: JobContext, run: PlannedRun) -> bool:
 
 
 def anything_missing(context: JobContext, run: PlannedRun) -> bool:
+    """Whether a finished run lacks a dial or how far its dials move the first token."""
     return bool(dials_missing(context, run)) or first_tokens_missing(context, run)
 
 
