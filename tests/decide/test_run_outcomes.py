@@ -11,7 +11,7 @@ from made_studies import Study
 
 from rankscope.decide.gain_and_forgetting import bounds, closed_form_widths, measure_pairing
 from rankscope.decide.paired_items import Frames, pair
-from rankscope.decide.run_outcomes import Floor, changed_share, floor_of, noise
+from rankscope.decide.run_outcomes import Floor, floor_of, moved_by_rounding, noise
 from rankscope.decide.verdict import decide
 from rankscope.records import Verdict
 from rankscope.report.verdict_text import noise_sentence
@@ -43,9 +43,9 @@ def clear() -> Frames:
 
 def test_shares_and_the_floor() -> None:
     rows = pd.DataFrame({"item_id": list("abcd"), "score": [1.0, 0, 1, np.nan], "score_again": [1.0, 1, 0, 1]})
-    assert changed_share(rows, list("abcd")) == 0.5  # what has no score cannot change
-    assert changed_share(rows, ["a", "b"]) == 0.5
-    assert changed_share(rows.drop(columns="score_again"), list("abcd")) == 0.0
+    assert moved_by_rounding(rows, list("abcd"), "score") == 0.5  # what has no score cannot change
+    assert moved_by_rounding(rows, ["a", "b"], "score") == 0.5
+    assert moved_by_rounding(rows.drop(columns="score_again"), list("abcd"), "score") == 0.0
     assert floor_of([0.1, 0.3], []) == Floor(pytest.approx(0.2), 0.0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rankscope.decide.crossed_statistics import SuiteArrays
-from rankscope.decide.run_outcomes import ArmFacts, arm_facts, changed_share
-from rankscope.records import Relation
+from rankscope.decide.run_outcomes import ArmFacts, arm_facts, moved_by_rounding
+from rankscope.records import Metric, Relation
 
 Floats = NDArray[np.float64]
 
@@ -35,10 +35,14 @@ class SuiteScores:
     left_out: int = 0
     clusters: NDArray[np.int64] | None = None
     noise: float = 0.0
-    """The share of items that the base answers otherwise in other batches."""
+    """How far rounding alone moves the base's mean at most, were all items moved alike: the share of items that it
+    answers otherwise in other batches, or of losses the mean absolute difference in nats."""
+    metric: Metric = "score"
+    """`score`: from 0 to 1; `loss`: minus the mean loss over an item's tokens in nats, so that more is better too."""
 
     @property
     def arrays(self) -> SuiteArrays:
+        """The scores as the estimators of crossed_statistics.py take them."""
         return SuiteArrays(self.base, self.scores, self.clusters)
 
 
@@ -58,13 +62,24 @@ class Pairing:
 
     @property
     def in_domain(self) -> tuple[SuiteScores, ...]:
-        return tuple(suite for suite in self.suites if suite.relation == "in-domain")
+        """The suites that gain is the mean of, in points."""
+        return self.in_domain_of("score")
 
     @property
     def others(self) -> tuple[SuiteScores, ...]:
-        return tuple(suite for suite in self.suites if suite.relation != "in-domain")
+        """The suites that forgetting is the mean of, in points."""
+        return self.others_of("score")
+
+    def in_domain_of(self, metric: Metric) -> tuple[SuiteScores, ...]:
+        """The suites of one metric that gain is the mean of."""
+        return tuple(suite for suite in self.suites if suite.metric == metric and suite.relation == "in-domain")
+
+    def others_of(self, metric: Metric) -> tuple[SuiteScores, ...]:
+        """The suites of one metric that forgetting is the mean of."""
+        return tuple(suite for suite in self.suites if suite.metric == metric and suite.relation != "in-domain")
 
     def facts(self, label: str) -> ArmFacts:
+        """The arm of this label, compared or not. Raises StopIteration where there is none."""
         return next(arm for arm in self.arms if arm.label == label)
 
 
@@ -95,7 +110,8 @@ def pair(frames: Frames, *, model: str, train_set: str, only: Sequence[str] | No
     An item without a score in any of these runs, or in the base, is left out of every arm and counted; nothing is
     imputed. Arms with a diverged run, without a done run or with too few seeds are not compared and keep their state.
     `only` restricts the comparison to these labels (a description of arms that were set aside), whatever their state.
-    Text suites take no part. Raises ValueError where no run of this model and training set is given.
+    Plain text takes no part but where its suite's metric is the loss. Raises ValueError where no run of this model and
+    training set is given.
     """
     runs = frames.runs
     mine = runs[(runs["model"] == model) & (runs["train_set"] == train_set)]
@@ -114,9 +130,10 @@ def pair(frames: Frames, *, model: str, train_set: str, only: Sequence[str] | No
     paired: list[SuiteScores] = []
     gone: list[str] = []
     for row in frames.suites.sort_values("suite").to_dict("records"):
-        if row["form"] == "text" or not seeds:
+        metric = metric_of(row)
+        if (row["form"] == "text" and metric != "loss") or not seeds:
             continue
-        suite, suite_notes = _pair_suite(rows_of(str(row["suite"])), row, train_domain, labels, seeds)
+        suite, suite_notes = _pair_suite(rows_of(str(row["suite"]), metric), row, train_domain, labels, seeds)
         notes += suite_notes
         if suite is not None:
             paired.append(suite)
@@ -124,6 +141,21 @@ def pair(frames: Frames, *, model: str, train_set: str, only: Sequence[str] | No
             gone.append(str(row["suite"]))
     unfinished = int(mine["state"].isin(["planned", "running", "not needed"]).sum())
     return Pairing(model, train_set, labels, seeds, tuple(paired), facts, unfinished, tuple(gone), tuple(notes))
+
+
+def metric_of(row: Mapping[Any, Any]) -> Metric:
+    """The metric of a row of the suites' frame; a study from before losses were judged has scores only."""
+    return "loss" if row.get("metric") == "loss" else "score"
+
+
+def item_values(rows: pd.DataFrame, metric: Metric) -> Floats:
+    """What each row of predictions is worth, more being better, NaN where it was not scored: its score, or minus its
+    mean loss in nats over the tokens that were scored."""
+    if metric == "score":
+        return pd.to_numeric(rows["score"]).to_numpy(dtype=float, na_value=np.nan)
+    loss = pd.to_numeric(rows["loss_nats"]).to_numpy(dtype=float, na_value=np.nan)
+    tokens = pd.to_numeric(rows["scored_tokens"]).to_numpy(dtype=float, na_value=np.nan)
+    return -loss / np.where(tokens > 0, tokens, np.nan)
 
 
 def _shared_seeds(arms: list[ArmFacts]) -> tuple[list[ArmFacts], tuple[int, ...], list[str]]:
@@ -149,7 +181,8 @@ def _common(arms: list[ArmFacts]) -> tuple[int, ...]:
 
 
 class _Rows(NamedTuple):
-    """One suite's rows: the base's as a frame, each item once; of the runs each row's item, column and score."""
+    """One suite's rows: the base's as a frame, each item once, with `value`; of the runs each row's item, column and
+    value."""
 
     base: pd.DataFrame
     items: pd.Categorical
@@ -159,7 +192,7 @@ class _Rows(NamedTuple):
 
 def _scored_rows(
     predictions: pd.DataFrame, model: str, train_set: str, columns: Sequence[tuple[str, int]]
-) -> Callable[[str], _Rows]:
+) -> Callable[[str, Metric], _Rows]:
     """What gives a suite's rows of one base model: its own, and those of the runs that are `columns`, (arm, seed)."""
     ours = (predictions["model"] == model).to_numpy()
     is_base = ours & (predictions["arm"] == "base").to_numpy()
@@ -171,14 +204,15 @@ def _scored_rows(
     for (i, arm), (j, seed) in product(enumerate(arm_names), enumerate(seed_values)):
         table[i, j] = place.get((str(arm), int(seed)), -1)
     column = np.where(ours & (predictions["train_set"] == train_set).to_numpy(), table[arm_codes, seed_codes], -1)
-    items, scores, suites = predictions["item_id"].astype("category").array, predictions["score"], predictions["suite"]
+    items, suites = predictions["item_id"].astype("category").array, predictions["suite"]
+    worth = predictions[["score", "loss_nats", "scored_tokens"]]
 
-    def rows_of(suite: str) -> _Rows:
+    def rows_of(suite: str, metric: Metric) -> _Rows:
         here = (suites == suite).to_numpy()
         rows = np.flatnonzero(here & (column >= 0))
         base = predictions[here & is_base].drop_duplicates("item_id").astype({"item_id": "str"})
-        values = pd.to_numeric(scores.iloc[rows]).to_numpy(dtype=float, na_value=np.nan)
-        return _Rows(base, items[rows], column[rows], values)
+        base["value"] = item_values(base, metric)
+        return _Rows(base, items[rows], column[rows], item_values(worth.iloc[rows], metric))
 
     return rows_of
 
@@ -201,14 +235,14 @@ def _pair_suite(
     rows: _Rows, row: dict[Any, Any], train_domain: str | None, labels: tuple[str, ...], seeds: tuple[int, ...]
 ) -> tuple[SuiteScores | None, list[str]]:
     name, base = str(row["suite"]), rows.base
-    if base["score"].dropna().empty:
+    if base["value"].dropna().empty:
         return None, [f"Suite {name} is left out: the base model has no scores on it."]
     item_ids, scores = _matrix(rows, len(labels) * len(seeds))
     empty: list[bool] = np.all(np.isnan(scores), axis=1).tolist()
     missing = [f"{arm} seed {seed}" for (arm, seed), gone in zip(product(labels, seeds), empty, strict=True) if gone]
     if missing:
         return None, [f"Suite {name} is left out: it was not scored for {', '.join(missing)}."]
-    base_scores = base.set_index("item_id")["score"].reindex(item_ids).to_numpy(dtype=float, na_value=np.nan)
+    base_scores = base.set_index("item_id")["value"].reindex(item_ids).to_numpy(dtype=float, na_value=np.nan)
     whole = ~(np.isnan(scores).any(axis=0) | np.isnan(base_scores))
     left_out = int((~whole).sum())
     notes = [f"{left_out} items of {name} lack a score in some run and are left out of every arm."] if left_out else []
@@ -226,7 +260,8 @@ def _pair_suite(
             scores=np.ascontiguousarray(scores[:, whole].reshape(len(labels), len(seeds), -1)),
             left_out=left_out,
             clusters=cluster_numbers(base, item_ids[whole]),
-            noise=changed_share(base, list(item_ids[whole])),
+            noise=moved_by_rounding(base, list(item_ids[whole]), metric_of(row)),
+            metric=metric_of(row),
         ),
         notes,
     )

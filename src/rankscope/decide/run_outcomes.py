@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from rankscope.records import ArmCost, SuiteNoise
+from rankscope.records import ArmCost, Metric, SuiteNoise
 
 _WORST_FIRST = ("diverged", "does not fit", "failed", "running", "planned", "not needed")
 
@@ -148,15 +148,22 @@ def floor_of(in_domain: Sequence[float], others: Sequence[float]) -> Floor:
     return Floor(*(float(np.mean(shares)) if shares else 0.0 for shares in (in_domain, others)))
 
 
-def changed_share(base: pd.DataFrame, item_ids: Sequence[str]) -> float:
-    """The share of `item_ids` whose score differs in the second scoring; 0 where there was none.
+def moved_by_rounding(base: pd.DataFrame, item_ids: Sequence[str], metric: Metric) -> float:
+    """The share of `item_ids` whose score differs in the second scoring, or of losses the mean absolute difference in
+    nats for each token; 0 where there was no second scoring.
 
-    `base` is the base's rows of one suite, with `score` and `score_again`.
+    `base` is the base's rows of one suite, with `score` and `score_again`, or `loss_nats` and `loss_nats_again`.
     """
-    if "score_again" not in base:
+    if ("score_again" if metric == "score" else "loss_nats_again") not in base:
         return 0.0
     rows = base.drop_duplicates("item_id").set_index("item_id").reindex(list(item_ids))
-    return float(_changed(rows).mean()) if len(rows) else 0.0
+    if not len(rows):
+        return 0.0
+    if metric == "score":
+        return float(_changed(rows).mean())
+    columns = ("loss_nats", "loss_nats_again", "scored_tokens")
+    first, again, tokens = (pd.to_numeric(rows[name]).to_numpy(dtype=float, na_value=np.nan) for name in columns)
+    return float(np.nan_to_num(np.abs(first - again) / np.maximum(tokens, 1)).mean())
 
 
 def noise(predictions: pd.DataFrame) -> pd.DataFrame:

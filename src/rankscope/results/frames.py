@@ -26,8 +26,9 @@ def frames_of(folder: StudyFolder, plan: Plan) -> Frames:
 
 
 def suites_frame(plan: Plan) -> pd.DataFrame:
-    """suite, domain, kind, form."""
-    rows = [{"suite": s.name, "domain": s.domain, "kind": s.kind, "form": s.form} for s in plan.suites]
+    """suite, domain, kind, form, metric."""
+    columns = ("domain", "kind", "form", "metric")
+    rows = [{"suite": s.name, **{name: getattr(s, name) for name in columns}} for s in plan.suites]
     return pd.DataFrame(rows).drop_duplicates("suite", ignore_index=True)
 
 
@@ -61,7 +62,7 @@ def _base_details(folder: StudyFolder, run_id: str) -> pd.DataFrame:
     assert base is not None
     found = base.reindex(columns=["suite", "item_id", "cluster", "choice_logprobs"])
     if again is not None:
-        columns = {name: f"{name}_again" for name in ("score", "choice_logprobs")}
+        columns = {name: f"{name}_again" for name in ("score", "loss_nats", "choice_logprobs")}
         second = again[["suite", "item_id", *columns]].rename(columns=columns)
         found = found.merge(second, on=["suite", "item_id"], how="left", validate="one_to_one")
     return found.drop(columns=["suite", "item_id"])
