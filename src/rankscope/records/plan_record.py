@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import Literal
 
 from rankscope.records.record_base import FORMAT_VERSION, Record
-from rankscope.records.row_records import Form, Metric
+from rankscope.records.row_records import Form
 from rankscope.study.methods import Arm, MethodName
 from rankscope.study.study import Kind
+from rankscope.study.study_settings import Metric
 
 
 class ModelFacts(Record):

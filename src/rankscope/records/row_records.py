@@ -11,9 +11,6 @@ from rankscope.study.study import Kind
 
 Form = Literal["choices", "open", "number", "text"]
 
-Metric = Literal["score", "loss"]
-"""What a suite's items are worth: a score from 0 to 1, or the loss of the reference's tokens in nats."""
-
 
 class Turn(NamedTuple):
     """One turn of a conversation, without white space around it. Only an assistant's turn can be `trained`.

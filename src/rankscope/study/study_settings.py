@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -17,6 +17,8 @@ from pydantic_core import PydanticCustomError
 from rankscope.study.methods import Fraction, Frozen
 
 Kind = Literal["recall", "reasoning"]
+Metric = Literal["score", "loss"]
+"""What a suite's items are worth: a score from 0 to 1, or the loss of the reference's tokens in nats."""
 ChoiceStyle = Literal["text", "letters"]
 Schedule = Literal["cosine", "linear", "constant"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
@@ -237,8 +239,18 @@ ShortOptimizer = Annotated[Optimizer, BeforeValidator(_as("name"), json_schema_i
 """Optimizer settings, which may be given by the optimizer's name alone."""
 
 
+class Margins(NamedTuple):
+    """What may be lost in one unit, points (as shares) or nats: of gain behind the best, of what the base knew; and the
+    least gain that counts."""
+
+    task: float
+    retention: float
+    least_gain: float
+
+
 class Decision(Frozen):
-    """The margins of the verdict, fixed before any result; all are differences of accuracy (0.03 is three points)."""
+    """The margins of the verdict, fixed before any result: differences of accuracy (0.03 is three points), and of
+    losses in nats per token for suites with `metric: loss`."""
 
     task_margin: Share = Field(
         default=0.03,
@@ -250,7 +262,21 @@ class Decision(Frozen):
     )
     min_gain: Fraction = Field(
         default=0.01,
-        description="a difference of accuracy from 0 to below 1, such as 0.01. A smaller gain counts as none.",
+        description="a difference of accuracy from 0 to below 1, such as 0.01. A smaller gain counts as none; in nats "
+        "the same share of the task margin does.",
+    )
+    task_margin_nats: Positive = Field(
+        default=0.02,
+        description="nats per token above 0, such as 0.02. How much less an arm may gain on suites judged by loss.",
+    )
+    retention_margin_nats: Positive = Field(
+        default=0.02,
+        description="nats per token above 0, such as 0.02. What an arm may forget on suites judged by loss.",
+    )
+    suite_margin: Share | None = Field(
+        default=None,
+        description="a difference of accuracy above 0 and below 1, or null for none. What an arm may forget on any "
+        "single suite; the other margins are of means over suites.",
     )
     confidence: float = Field(
         default=0.95,
@@ -259,3 +285,10 @@ class Decision(Frozen):
         allow_inf_nan=False,
         description="a number from 0.5 to below 1, such as 0.95. Of every interval, and of the verdict as a whole.",
     )
+
+    def margins(self, metric: Metric) -> Margins:
+        """The margins of suites of one metric. The least gain that counts is the same share of the task margin."""
+        if metric == "score":
+            return Margins(self.task_margin, self.retention_margin, self.min_gain)
+        least = self.min_gain / self.task_margin * self.task_margin_nats
+        return Margins(self.task_margin_nats, self.retention_margin_nats, least)
