@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rankscope.data.encoder import Encoder, answer_end
 from rankscope.data.prompts import is_number
-from rankscope.records import Example, Item, Row
+from rankscope.records import Example, Item, Row, Turn
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Source, SuiteSource, TrainSource
 
@@ -305,3 +305,33 @@ def test_one_call_is_the_same_as_many() -> None:
     assert encoder.training(rows, source, "x") == [encoder.training([row], source, "x")[0] for row in rows]
     assert encoder.items(rows, source, "x") == [encoder.items([row], source, "x")[0] for row in rows]
     assert encoder.training([], source, "x") == encoder.items([], source, "x") == []
+
+
+# ---- references -----------------------------------------------------------------------------------------------------
+
+TALK = Row(
+    "m", "line 6",
+    messages=(Turn("user", "Hi"), Turn("assistant", "Oh."), Turn("user", "Why?"), Turn("assistant", "So it is.")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("chat", [None, CHATML])
+@pytest.mark.parametrize("row", [OPEN, NUMBER, CHOICE, GIVEN, TALK, TEXT], ids=lambda row: row.item_id)
+@pytest.mark.parametrize("kind", ["recall", "reasoning"])
+def test_a_reference_is_what_would_be_trained_there_without_its_end(row: Row, chat: str | None, kind: str) -> None:
+    encoder = encoder_of(template=chat)
+    item, example = item_of(row, encoder, metric="loss", kind=kind), example_of(row, encoder, kind=kind)
+    assert item.form == "reference"
+    (reference,) = item.choices_ids
+    whole = example.prompt_ids + example.completion_ids
+    assert item.prompt_ids + reference == whole[: len(item.prompt_ids) + len(reference)]
+    assert len(whole) - len(item.prompt_ids) - len(reference) == 1, "the learned end alone is not asked for"
+    assert whole[-1] in encoder.eos_ids
+    assert text_of(encoder, reference).strip() == item.answers[0].strip()
+    assert item.text_bytes == len(item.answers[0].encode())
+
+
+def test_the_loss_of_a_choice_in_letters_is_that_of_its_letter() -> None:
+    item = item_of(CHOICE, encoder_of(), metric="loss", kind="recall", choices="letters")
+    assert text_of(encoder_of(), item.choices_ids[0]) == " B"
+    assert item.prompt_text.endswith("A. yes\nB. no\nC. maybe\nAnswer:")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 from scoring_models import choice_item, make_model, plain_logprobs, random_items
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rankscope.data.encoder import answer_end
+from rankscope.data.encoder import Encoder, answer_end
 from rankscope.evaluate import score_suites
 from rankscope.evaluate.score_suites import SuitePlan, eos_ids, first_largest, grade_choices, grade_written, score_suite
 from rankscope.model.forward import NotFinite
-from rankscope.records import Item, Suite
+from rankscope.records import Item, Row, Suite, Turn
+from rankscope.study.study import SuiteSource
 
 
 def mixed_suite() -> Suite:
@@ -163,3 +167,48 @@ def test_a_model_of_nan_is_a_failed_run(tokenizer: PreTrainedTokenizerFast) -> N
         items = tuple(item for item in mixed_suite().items if item.form == form)
         with pytest.raises(NotFinite):
             score_suite(model, tokenizer, Suite("s", None, "recall", items), token_budget=100)
+
+
+# ---- metric: loss ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma3"])
+def test_the_loss_of_a_reference_is_that_of_transformers(
+    model_of: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerFast, family: str
+) -> None:
+    """transformers' own loss, the mean over the labels that are not -100, of the same tokens."""
+    model = model_of(family)
+    rows = [
+        Row("a", "line 1", question="Which river flows through the old town?", answer="The answer is Thames."),
+        Row("b", "line 2", prompt="The town of the", completion=" north is old"),
+        Row("c", "line 3", messages=(Turn("user", "Which?"), Turn("assistant", "The north."))),
+        Row("d", "line 4", question="Which?", choices=("old", "the town"), answer_index=1),
+        Row("e", "line 5", text="The river flows through the town."),
+    ]
+    source = SuiteSource(path="x", kind="recall", metric="loss")
+    items = Encoder(tokenizer, context_tokens=256).items(rows, source, "x")
+    found = score_suite(model, tokenizer, Suite("s", None, "recall", items), token_budget=200)
+    for item, row in zip(items, found, strict=True):
+        ids = torch.tensor([[*item.prompt_ids, *item.choices_ids[0]]])
+        labels = ids.clone()
+        labels[:, : len(item.prompt_ids)] = -100
+        with torch.no_grad():
+            wanted = float(model(input_ids=ids, labels=labels).loss)
+        assert row.scored_tokens == len(item.choices_ids[0])
+        assert row.loss_nats is not None
+        assert row.loss_nats / row.scored_tokens == pytest.approx(wanted, abs=1e-4)
+        assert (row.score, row.predicted, row.answer) == (None, None, item.answers[0])
+
+
+def test_the_loss_of_a_reference_is_minus_lm_evals_log_likelihood(
+    llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """lm-eval's `hf` model on the same context and continuation."""
+    row = Row("a", "line 1", question="Which river flows through the old town?", answer="The answer is Thames.")
+    source = SuiteSource(path="x", kind="recall", metric="loss")
+    items = Encoder(tokenizer, context_tokens=256).items([row], source, "x")
+    (found,) = score_suite(llama, tokenizer, Suite("s", None, "recall", items), token_budget=200)
+    theirs = HFLM(pretrained=llama, tokenizer=tokenizer, backend="causal", batch_size=1)
+    request = Instance("loglikelihood", {}, (items[0].prompt_text, " " + items[0].answers[0]), 0)
+    ((wanted, _),) = theirs.loglikelihood([request], disable_tqdm=True)
+    assert found.loss_nats == pytest.approx(-wanted, abs=1e-4)

@@ -214,4 +214,5 @@ class BeyondEmbeddings(InputProblems):
         super().__init__([Problem(name, "tokenizer", self.found, "text of the model's own tokens")])
 
     def of(self, file: str, place: str) -> InputProblems:
+        """The same fault at the file and row where it was found."""
         return InputProblems([Problem(file, place, self.found, "text of the model's own tokens")])

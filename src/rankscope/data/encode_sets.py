@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rankscope.data.encoder import Encoder
+from rankscope.data.encoder import Encoder, generated
 from rankscope.data.overlap import GRAM_WORDS, NEAR_SHARE, AskedItems, HashTable, NearItems, hashes
-from rankscope.data.prompts import form_of, runs_on
+from rankscope.data.prompts import asked_form, runs_on
 from rankscope.data.row_shapes import content_text
 from rankscope.data.sources import (
     Progress,
@@ -183,6 +183,7 @@ def encode_suite(name: str, source: SuiteSource, rows: RowReader | TaskRows, by:
             left_out=dict(work.left_out),
             revision=getattr(rows, "revision", None),
             harness=task.facts if task is not None else None,
+            metric="loss" if source.judged_by_loss else "score",
         )
         return writer.finish(facts, task.grading if task is not None else None)
 
@@ -229,7 +230,7 @@ class _SuiteItems:
     def _look(self, batch: Sequence[Row]) -> None:
         self._by.asked.add(self._name, batch)
         for row in batch:
-            form = form_of(row, reasoning=self._source.kind == "reasoning")
+            form = asked_form(row, self._source)
             self._first.setdefault(form, row)
             self._forms[form] += 1
 
@@ -237,7 +238,7 @@ class _SuiteItems:
         encoder = self._by.encoder
         items = encoder.items(batch, self._source, self._file)
         needed = [len(item.prompt_ids) + max(map(len, item.choices_ids), default=0) for item in items]
-        if not self._forms.keys().isdisjoint(("open", "number")):
+        if any(map(generated, self._forms)):
             needed = [example.token_count for example in encoder.training(batch, self._source, self._file)]
         self._add(items, needed)
 
@@ -250,7 +251,7 @@ class _SuiteItems:
     def _fits(self, item: Item, needed: int) -> bool:
         context = self._by.encoder.context_tokens
         parts = item.parts or (item,)
-        if item.form in ("choices", "text") and not all(part.choices_ids and all(part.choices_ids) for part in parts):
+        if not generated(item.form) and not all(part.choices_ids and all(part.choices_ids) for part in parts):
             self.left_out["has no token to score"] += 1
         elif needed > context:
             self.left_out[f"longer than the context of {context} tokens"] += 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from rankscope.data.batch_tokenizer import BatchTokenizer, BeyondEmbeddings, Ids
 from rankscope.data.chat_text import ChatFrame, Conversation, Frame, PlainFrame
-from rankscope.data.prompts import PromptMaker, form_of, reference_answer
+from rankscope.data.prompts import PromptMaker, asked_form, reference_answer
 from rankscope.records import Example, Form, Item, Row, Turn
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Source
@@ -110,7 +111,7 @@ class Encoder:
     def _items(self, rows: Sequence[Row], source: Source, file: str) -> list[Item]:
         maker = PromptMaker(source, file)
         reasoning = getattr(source, "kind", None) == "reasoning"
-        forms = [form_of(row, reasoning=reasoning) for row in rows]
+        forms = [asked_form(row, source) for row in rows]
         for row in rows:
             if _is_talk(row, source) and not (row.messages or ())[-1].content:
                 found, expected = "a call of a tool at the end", "an answer in words, which can be scored"
@@ -120,25 +121,23 @@ class Encoder:
             for row in rows
         ]
         pairs: list[tuple[str, str]] = []
-        for row, prompt in zip(rows, prompts, strict=True):
-            pairs += [(prompt, continuation) for continuation in self._continuations(row, prompt, maker)]
+        for row, prompt, form in zip(rows, prompts, forms, strict=True):
+            pairs += [(prompt, continuation) for continuation in self._continuations(row, form, prompt, maker)]
         split = iter(self.tokens.split(pairs))
         open_prompts = iter(
-            self.tokens.tokenize([_open(p) for p, form in zip(prompts, forms, strict=True) if _generated(form)])
+            self.tokens.tokenize([_open(p) for p, form in zip(prompts, forms, strict=True) if generated(form)])
         )
         items = []
         for row, prompt, form in zip(rows, prompts, forms, strict=True):
-            if _generated(form):
+            if generated(form):
                 answers = tuple(dict.fromkeys((reference_answer(row, reasoning=reasoning), *row.aliases)))
                 prompt_ids = next(open_prompts) or (self.tokens.prefix_id,)
                 items.append(
                     Item(row.item_id, form, prompt_ids, answers=answers, prompt_text=prompt, cluster=row.cluster)
                 )
-            elif row.text is not None:
+            elif form in ("text", "reference"):
                 prompt_ids, text_ids = next(split)
-                size = len(row.text.encode())
-                choices = (text_ids,) if text_ids else ()
-                items.append(Item(row.item_id, form, prompt_ids, choices, text_bytes=size, cluster=row.cluster))
+                items.append(_text_item(row, form, prompt, maker.completion(row), (prompt_ids, text_ids)))
             else:
                 items.append(self._choice_item(row, prompt, maker, [next(split) for _ in row.choices or ()]))
         return items
@@ -193,10 +192,14 @@ class Encoder:
             examples.append(Example(row.item_id, ids[:first], ids[first:], mask))
         return examples
 
-    def _continuations(self, row: Row, prompt: str, maker: PromptMaker) -> Iterable[str]:
+    def _continuations(self, row: Row, form: Form, prompt: str, maker: PromptMaker) -> Iterable[str]:
+        """What is scored after the prompt; of a reference what would be trained there, but for what ends it."""
         if row.text is not None:
             return (row.text,)
         gap = "" if self._frame else maker.plain_gap(row, prompt)
+        if form == "reference":
+            reference = maker.completion(row)
+            return (reference.strip() if self._frame else gap + reference,)
         return (gap + choice for choice in maker.choices(row))
 
     def _choice_item(self, row: Row, prompt: str, maker: PromptMaker, split: Sequence[tuple[Ids, Ids]]) -> Item:
@@ -216,6 +219,14 @@ class Encoder:
         )
 
 
+def _text_item(row: Row, form: Form, prompt: str, text: str, ids: tuple[Ids, Ids]) -> Item:
+    """A text that has a loss, plain or a reference; of a plain one nothing is shown."""
+    prompt_ids, text_ids = ids
+    choices, size = (text_ids,) if text_ids else (), len(text.encode())
+    item = Item(row.item_id, form, prompt_ids, choices, text_bytes=size, cluster=row.cluster)
+    return item if form == "text" else replace(item, prompt_text=prompt, answers=(text,))
+
+
 def answer_end(tokenizer: PreTrainedTokenizerBase) -> tuple[frozenset[int], str]:
     """What ends an answer of this tokenizer, as its rows are trained: `Encoder.eos_ids` and `Encoder.end_text`."""
     encoder = Encoder(tokenizer, context_tokens=1)
@@ -227,7 +238,8 @@ def _is_talk(row: Row, source: Source) -> bool:
     return row.messages is not None and source.template is None
 
 
-def _generated(form: Form) -> bool:
+def generated(form: Form) -> bool:
+    """Whether an item of this form is answered in words of the model's own."""
     return form in ("open", "number")
 
 

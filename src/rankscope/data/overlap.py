@@ -123,6 +123,7 @@ class AskedItems:
         return {suite: tuple(item_id for item_id in ids if next(near)) for suite, ids in self._suites.items()}
 
     def item_count(self, suite: str) -> int:
+        """How many items of this suite are compared."""
         return len(self._suites[suite])
 
 

@@ -8,7 +8,7 @@ from rankscope.data.bounded_templates import TEMPLATE_ERRORS, BoundedTemplate
 from rankscope.data.question_rows import split_solution
 from rankscope.records import Form, Row
 from rankscope.study.problems import InputProblems, Problem
-from rankscope.study.study import Source
+from rankscope.study.study import Source, SuiteSource
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -36,6 +36,13 @@ def form_of(row: Row, *, reasoning: bool) -> Form:
     if row.choices is not None:
         return "choices"
     return "number" if reasoning and is_number(reference_answer(row, reasoning=True)) else "open"
+
+
+def asked_form(row: Row, source: Source) -> Form:
+    """How a row of this source is scored: by its reference's loss where a suite says so, else as its shape says."""
+    if isinstance(source, SuiteSource) and source.judged_by_loss:
+        return "reference"
+    return form_of(row, reasoning=getattr(source, "kind", None) == "reasoning")
 
 
 def runs_on(row: Row) -> bool:

@@ -127,10 +127,12 @@ class ContentHash:
         self._columns: dict[str, Any] = {}
 
     def update(self, batch: pa.RecordBatch) -> None:
+        """Add the rows of one batch."""
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             self._add(name, column)
 
     def hexdigest(self) -> str:
+        """The hash of all batches so far, 64 hex digits."""
         whole = hashlib.sha256(self._kind.encode())
         for path, digest in sorted(self._columns.items()):
             whole.update(f"\0{path}\0{digest.hexdigest()}".encode())

@@ -206,6 +206,7 @@ class Arithmetic:
     steps: int
 
     def row(self) -> dict[str, object]:
+        """As a row of a file of questions."""
         return {"question": self.question, "answer": self.answer, "rationale": self.rationale, "steps": self.steps}
 
 
@@ -219,6 +220,7 @@ class Deduction:
     steps: int
 
     def row(self) -> dict[str, object]:
+        """As a row of a file of questions."""
         choices = list(self.choices)
         return {"question": self.question, "choices": choices, "answer_index": self.answer_index, "steps": self.steps}
 

@@ -95,16 +95,20 @@ class Fact:
     held_out_statement: int
 
     def question(self, phrasing: int) -> str:
+        """The question about this fact in one of its phrasings, numbered from 0."""
         return _capitalised(self.relation.questions[phrasing].replace("{e}", self.entity))
 
     def statement(self, phrasing: int) -> str:
+        """The sentence that states this fact in one of its phrasings, numbered from 0."""
         text = self.relation.statements[phrasing].replace("{e}", self.entity).replace("{a}", self.answer)
         return _capitalised(text)
 
     def seen_questions(self) -> list[int]:
+        """The phrasings of the question that training rows may use."""
         return [phrasing for phrasing in range(QUESTION_PHRASINGS) if phrasing != self.held_out_question]
 
     def seen_statements(self) -> list[int]:
+        """The phrasings of the statement that training rows may use."""
         return [phrasing for phrasing in range(STATEMENT_PHRASINGS) if phrasing != self.held_out_statement]
 
 

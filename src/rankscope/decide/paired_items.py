@@ -47,6 +47,7 @@ class SuiteScores:
 
     @property
     def arrays(self) -> SuiteArrays:
+        """The scores as the estimators of crossed_statistics.py take them."""
         return SuiteArrays(self.base, self.scores, self.clusters, bounded=self.metric == "score")
 
 
@@ -84,6 +85,7 @@ class Pairing:
         return tuple(suite for suite in outside if suite.left_out_of_mean is None)
 
     def facts(self, label: str) -> ArmFacts:
+        """The arm of this label, compared or not. Raises StopIteration where there is none."""
         return next(arm for arm in self.arms if arm.label == label)
 
 

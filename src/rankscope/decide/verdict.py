@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rankscope.decide import verdict_reasons
 from rankscope.decide.arm_verdicts import arm_verdicts
+from rankscope.decide.bet_evidence import best_bet
 from rankscope.decide.crossed_statistics import mcnemar_exact
 from rankscope.decide.looks import Evidence, gather
 from rankscope.decide.paired_items import Frames, Pairing, pair
@@ -73,6 +74,7 @@ def decide(
         arms=list(facts.arms),
         noise=noise,
         interval_confidence=1 - 2 * last.alpha,
+        best_bet=best_bet(evidence, frames, decision, looks[-1] if looks else None),
     )
 
 

@@ -48,6 +48,7 @@ class StoredCheckpoints:
             self._storage.rename(self._now, self._before)
 
     def remove(self) -> None:
+        """Delete the state and the one before it, once a run has ended."""
         self._storage.remove(self._now)
         self._storage.remove(self._before)
 

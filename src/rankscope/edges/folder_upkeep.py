@@ -59,11 +59,11 @@ def _reads_of_run(folder: StudyFolder, run_id: str) -> dict[str, Callable[[], ob
         f"{own}/train.jsonl": partial(folder.read_steps, run_id),
     }
     for name in ("predictions", "again", "items"):
-        reads[f"{own}/{name}.parquet"] = partial(folder.read_frame, f"{own}/{name}.parquet")
+        reads[f"{own}/{name}.parquet"] = partial(folder.check_table, f"{own}/{name}.parquet")
     for part in ("derived", "analysis"):
         for file in folder.storage.list(f"{own}/{part}"):
             if file.endswith(".parquet"):
-                reads[f"{own}/{part}/{file}"] = partial(folder.read_frame, f"{own}/{part}/{file}")
+                reads[f"{own}/{part}/{file}"] = partial(folder.check_table, f"{own}/{part}/{file}")
     reads[f"{own}/analysis/directions.safetensors"] = partial(folder.read_directions, run_id)
     return reads
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from rankscope.edges.storages import Storage
 from rankscope.records import (
+    DialLosses,
     MeasuredSpeed,
     Packing,
     PackMembers,
@@ -17,6 +18,7 @@ from rankscope.records import (
     RunRecord,
     RunStatus,
     SearchRecord,
+    SettingsFile,
     Stage,
     StepRecord,
     StudyMarker,
@@ -50,6 +52,7 @@ class StudyRecords:
     # ---- the study ----
 
     def read_marker(self) -> StudyMarker | None:
+        """rankscope-study.json, the first file of the folder; None where there is none."""
         return self._record(MARKER, StudyMarker)
 
     def read_study_text(self) -> str | None:
@@ -67,6 +70,7 @@ class StudyRecords:
         self.storage.write("plan.json", record_json(plan))
 
     def read_plan(self) -> Plan | None:
+        """plan.json; None before the study was planned."""
         return self._record("plan.json", Plan)
 
     # ---- runs ----
@@ -76,12 +80,15 @@ class StudyRecords:
         return run_id if run_id.split("/")[0] == "base" else f"runs/{run_id}"
 
     def read_run(self, run_id: str) -> RunRecord | None:
+        """run.json of a run or a base: its settings and where its numbers come from; None before it began."""
         return self._record(f"{self.run_folder(run_id)}/run.json", RunRecord)
 
     def write_run(self, record: RunRecord) -> None:
+        """Keep run.json of a run or a base."""
         self.storage.write(f"{self.run_folder(record.run_id)}/run.json", record_json(record))
 
     def read_status(self, run_id: str) -> RunStatus | None:
+        """status.json: the state of a run or a base; None before it began."""
         return self._record(f"{self.run_folder(run_id)}/status.json", RunStatus)
 
     def write_status(self, status: RunStatus) -> None:
@@ -123,9 +130,11 @@ class StudyRecords:
     # ---- packs and searches ----
 
     def read_packing(self, model: str, train_set: str) -> Packing | None:
+        """How many arms train together, as it was measured for a base model and training set; None before that."""
         return self._record(f"packing/{model} {train_set}.json", Packing)
 
     def write_packing(self, packing: Packing) -> None:
+        """Keep how many arms train together."""
         self.storage.write(f"packing/{packing.model} {packing.train_set}.json", record_json(packing))
 
     def read_packs(self) -> list[PackMembers]:
@@ -139,10 +148,26 @@ class StudyRecords:
         return self._record(f"packs/{name}", PackMembers) if name.endswith(".json") else None
 
     def read_search(self, search_id: str) -> SearchRecord | None:
+        """search.json: what a rate search found; None before it ended."""
         return self._record(f"searches/{search_id}/search.json", SearchRecord)
 
     def write_search(self, record: SearchRecord) -> None:
+        """Keep what a rate search found: the search has ended."""
         self.storage.write(f"searches/{record.search_id}/search.json", record_json(record))
+
+    def read_settings(self) -> SettingsFile | None:
+        """settings.json: the rate and the dial of every arm, as far as they are chosen."""
+        return self._record("settings.json", SettingsFile)
+
+    def write_settings(self, settings: SettingsFile) -> None:
+        self.storage.write("settings.json", record_json(settings))
+
+    def read_dial_losses(self, run_id: str) -> DialLosses | None:
+        """dials.json of a run."""
+        return self._record(f"{self.run_folder(run_id)}/dials.json", DialLosses)
+
+    def write_dial_losses(self, losses: DialLosses) -> None:
+        self.storage.write(f"{self.run_folder(losses.run_id)}/dials.json", record_json(losses))
 
     def read_rungs(self, search_id: str) -> dict[str, Any] | None:
         """What a search has measured so far, by arm, rate and step; None before it began."""
@@ -160,28 +185,35 @@ class StudyRecords:
             raise InputProblems([problem]) from error
 
     def write_rungs(self, search_id: str, measured: dict[str, Any]) -> None:
+        """Keep what a search has measured so far."""
         self.storage.write(f"searches/{search_id}/rungs.json", json.dumps(measured).encode())
 
     # ---- what was measured, decided, reported ----
 
     def write_measured(self, name: str, speed: MeasuredSpeed) -> None:
+        """Keep a measured speed under a name of its own."""
         self.storage.write(f"measured/{name}.json", record_json(speed))
 
     def read_measured(self) -> list[MeasuredSpeed]:
+        """Every speed that was measured for this study."""
         found = (self._record(f"measured/{name}", MeasuredSpeed) for name in self.storage.list("measured"))
         return [speed for speed in found if speed is not None]
 
     def read_verdicts(self) -> VerdictFile | None:
+        """verdict.json; None before the first verdict."""
         return self._record("verdict.json", VerdictFile)
 
     def write_verdicts(self, verdicts: VerdictFile) -> None:
+        """Replace verdict.json."""
         self.storage.write("verdict.json", record_json(verdicts))
 
     def write_report(self, page: str) -> None:
+        """Replace report.html."""
         self.storage.write("report.html", page.encode())
 
     @property
     def report_place(self) -> str:
+        """report.html as messages name it."""
         return self.place("report.html")
 
     def outcome_files(self) -> list[Path]:

@@ -32,7 +32,7 @@ class StudyTables(StudyRecords):
 
     def read_predictions(self, run_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
         """All columns, or only these."""
-        return self.read_frame(self._predictions(run_id), columns)
+        return self.read_frame(self.predictions_name(run_id), columns)
 
     def read_scores(self, run_ids: Sequence[str]) -> pd.DataFrame:
         """Of several runs' predictions what statistics need, joined: SCORES, floats with NaN for what was not scored.
@@ -43,7 +43,7 @@ class StudyTables(StudyRecords):
         import pandas as pd
         import pyarrow as pa
 
-        read = {run_id: self._scores(self._predictions(run_id)) for run_id in run_ids}
+        read = {run_id: self._scores(self.predictions_name(run_id)) for run_id in run_ids}
         tables = {run_id: table for run_id, table in read.items() if table is not None}
         ids = sorted(tables)
         codes = np.repeat([ids.index(r) for r in tables], [t.num_rows for t in tables.values()]).astype(np.int32)
@@ -59,32 +59,36 @@ class StudyTables(StudyRecords):
         return frame
 
     def has_predictions(self, run_id: str) -> bool:
-        return self.storage.exists(self._predictions(run_id))
+        """Whether the run has been scored."""
+        return self.storage.exists(self.predictions_name(run_id))
 
     def write_predictions(self, run_id: str, frame: pd.DataFrame, suites_sha256: Mapping[str, str]) -> None:
         """`suites_sha256`: of every suite that was scored, the content that was asked."""
-        self._write_frame(self._predictions(run_id), frame, suites_sha256)
+        self.write_frame(self.predictions_name(run_id), frame, suites_sha256)
 
     def scored_suites(self, run_id: str) -> dict[str, str]:
         """The content hash of every suite that the run's predictions are of, by name."""
-        return self._metadata(self._predictions(run_id))
+        return self.read_metadata(self.predictions_name(run_id))
 
     def read_second_predictions(self, base_id: str) -> pd.DataFrame | None:
         """The base scored once more in other batches."""
         return self.read_frame(f"{self.run_folder(base_id)}/again.parquet")
 
     def write_second_predictions(self, base_id: str, frame: pd.DataFrame, suites_sha256: Mapping[str, str]) -> None:
-        self._write_frame(f"{self.run_folder(base_id)}/again.parquet", frame, suites_sha256)
+        """Keep what the base scored in other batches."""
+        self.write_frame(f"{self.run_folder(base_id)}/again.parquet", frame, suites_sha256)
 
     def suites_scored_again(self, base_id: str) -> dict[str, str]:
-        return self._metadata(f"{self.run_folder(base_id)}/again.parquet")
+        """The content hash of every suite that was scored in other batches, by name."""
+        return self.read_metadata(f"{self.run_folder(base_id)}/again.parquet")
 
     def read_items(self, base_id: str) -> pd.DataFrame | None:
         """What was asked: suite, item_id, prompt, choices."""
         return self.read_frame(f"{self.run_folder(base_id)}/items.parquet")
 
     def write_items(self, base_id: str, frame: pd.DataFrame) -> None:
-        self._write_frame(f"{self.run_folder(base_id)}/items.parquet", frame)
+        """Keep what was asked: suite, item_id, prompt, choices."""
+        self.write_frame(f"{self.run_folder(base_id)}/items.parquet", frame)
 
     # ---- runs made from others ----
 
@@ -94,14 +98,16 @@ class StudyTables(StudyRecords):
         return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
 
     def read_derived(self, run_id: str, name: str) -> pd.DataFrame | None:
+        """The predictions of one run made from another without training."""
         return self.read_frame(f"{self.run_folder(run_id)}/derived/{name}.parquet")
 
     def derived_facts(self, run_id: str, name: str) -> dict[str, str]:
         """What the derivation was, and the content hash of every suite that it was scored on."""
-        return self._metadata(f"{self.run_folder(run_id)}/derived/{name}.parquet")
+        return self.read_metadata(f"{self.run_folder(run_id)}/derived/{name}.parquet")
 
     def write_derived(self, run_id: str, name: str, frame: pd.DataFrame, facts: Mapping[str, str]) -> None:
-        self._write_frame(f"{self.run_folder(run_id)}/derived/{name}.parquet", frame, facts)
+        """Keep a derived run; `facts`: what it was made by, and the hashes of its suites."""
+        self.write_frame(f"{self.run_folder(run_id)}/derived/{name}.parquet", frame, facts)
 
     # ---- analyses ----
 
@@ -110,13 +116,15 @@ class StudyTables(StudyRecords):
         return self.read_frame(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
 
     def write_analysis(self, run_id: str, name: str, frame: pd.DataFrame, stamp: Mapping[str, str]) -> None:
-        self._write_frame(f"{self.run_folder(run_id)}/analysis/{name}.parquet", frame, stamp)
+        """Keep one table of a run's analysis; `stamp` says what it was made from."""
+        self.write_frame(f"{self.run_folder(run_id)}/analysis/{name}.parquet", frame, stamp)
 
     def analysis_stamp(self, run_id: str, name: str) -> dict[str, str]:
         """What `write_analysis` was given."""
-        return self._metadata(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
+        return self.read_metadata(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
 
     def has_analysis(self, run_id: str, name: str) -> bool:
+        """Whether this table of the run's analysis is there."""
         return self.storage.exists(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
 
     def read_directions(self, run_id: str) -> dict[str, NDArray[np.floating]] | None:
@@ -136,6 +144,7 @@ class StudyTables(StudyRecords):
             raise self._damaged(name, error) from error
 
     def write_directions(self, run_id: str, content: bytes) -> None:
+        """Keep a run's leading left singular vectors, as safetensors, with their hash beside them."""
         name = f"{self.run_folder(run_id)}/analysis/directions.safetensors"
         self.storage.write(f"{name}.sha256", hashlib.sha256(content).hexdigest().encode())
         self.storage.write(name, content)
@@ -152,17 +161,19 @@ class StudyTables(StudyRecords):
         return self.read_frame(f"tables/{name}.parquet")
 
     def write_table(self, name: str, frame: pd.DataFrame) -> None:
-        self._write_frame(f"tables/{name}.parquet", frame)
+        """Replace one of the tidy tables."""
+        self.write_frame(f"tables/{name}.parquet", frame)
 
     def table_names(self) -> list[str]:
+        """The names of all tidy tables that are there."""
         return [name.removesuffix(".parquet") for name in self.storage.list("tables") if name.endswith(".parquet")]
 
     # ---- how a table is kept ----
 
-    def _predictions(self, run_id: str) -> str:
+    def predictions_name(self, run_id: str) -> str:
         return f"{self.run_folder(run_id)}/predictions.parquet"
 
-    def _write_frame(self, name: str, frame: pd.DataFrame, metadata: Mapping[str, str] | None = None) -> None:
+    def write_frame(self, name: str, frame: pd.DataFrame, metadata: Mapping[str, str] | None = None) -> None:
         """Every page with a checksum; `metadata` goes into the schema."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -191,6 +202,22 @@ class StudyTables(StudyRecords):
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
             raise self._damaged(name, error) from error
 
+    def check_table(self, name: str) -> None:
+        """Read every page, a row group at a time, keeping nothing. Raises InputProblems for a damaged table."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.storage.local_copy(name)
+        if path is None:
+            return
+        try:
+            file = pq.ParquetFile(path, page_checksum_verification=True)
+            _check_schema(file.schema_arrow)
+            for group in range(file.num_row_groups):
+                file.read_row_group(group, use_threads=False)
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+            raise self._damaged(name, error) from error
+
     def _scores(self, name: str) -> pa.Table | None:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -209,7 +236,7 @@ class StudyTables(StudyRecords):
             raise self._damaged(name, error) from error
         return pa.table(columns)
 
-    def _metadata(self, name: str) -> dict[str, str]:
+    def read_metadata(self, name: str) -> dict[str, str]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 

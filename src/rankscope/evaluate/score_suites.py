@@ -48,7 +48,7 @@ class SuitePlan:
     @cached_property
     def scored(self) -> tuple[Item, ...]:
         """The items whose log-likelihood is taken; of an item with parts the parts."""
-        taken = (item for item in self.suite.items if item.form in ("choices", "text"))
+        taken = (item for item in self.suite.items if item.form not in WRITTEN_FORMS)
         return tuple(part for item in taken for part in item.parts or (item,))
 
     @cached_property
@@ -71,7 +71,7 @@ def score_suite(
 
     choices: score 1 or 0 for the largest summed log-likelihood, `score_normalized` for the largest per character of the
     choice (lm-eval's acc and acc_norm); among equals the first. open: exact match, and token F1. number: the final
-    number. text: no score; the loss in nats over `scored_tokens` tokens, and the bytes of the text.
+    number. text and reference: no score; the loss in nats over `scored_tokens` tokens, and the bytes of the text.
 
     Open answers end at a line break (unless some answer of the suite has one), all generated text at the next
     `Question:` (of a plain conversation, `User:`), what a chat template ends a turn with, EOS, `max_new_tokens` or the
@@ -96,7 +96,7 @@ def score_suite(
         grade_choices(suite.name, item, next(found))
         if item.form == "choices"
         else grade_text(suite.name, item, next(found))
-        if item.form == "text"
+        if item.form in ("text", "reference")
         else grade_written(suite.name, item, next(written[item.form]))
         for item in suite.items
     ]
@@ -165,7 +165,8 @@ def grade_choices(suite: str, item: Item, logprobs: Sequence[float]) -> Predicti
 
 
 def grade_text(suite: str, item: Item, logprobs: Sequence[float]) -> Prediction:
-    """The loss of a plain text, from its log-likelihood in nats. Without a token before it, its first is not scored."""
+    """The loss of a plain text or a reference, from its log-likelihood in nats. Without a token before it, its first is
+    not scored."""
     tokens = len(item.choices_ids[0]) - (not item.prompt_ids)
     return Prediction(
         suite=suite,
@@ -174,7 +175,7 @@ def grade_text(suite: str, item: Item, logprobs: Sequence[float]) -> Prediction:
         score_normalized=None,
         f1=None,
         predicted=None,
-        answer=None,
+        answer=item.answers[0] if item.answers else None,
         choice_logprobs=None,
         prompt_tokens=len(item.prompt_ids),
         loss_nats=-logprobs[0],

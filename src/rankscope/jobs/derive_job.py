@@ -68,6 +68,7 @@ class Derive:
     seconds: float = 0.0
 
     def run(self, place: WorkPlace) -> None:
+        """Make and score the derivation, as far as it is missing."""
         context = job_context(self.folder, place)
         run = context.runs[self.run_id]
         (wanted,) = (d for d in derivations(context.study, context.plan, run) if d.name == self.name)

@@ -54,14 +54,17 @@ class JobContext:
 
     @cached_property
     def runs(self) -> dict[str, PlannedRun]:
+        """Every planned run, by its id."""
         return {run.run_id: run for run in self.plan.runs}
 
     @cached_property
     def searches(self) -> dict[str, PlannedSearch]:
+        """Every planned search, by its id."""
         return {search.search_id: search for search in self.plan.searches}
 
     @property
     def evaluate_tokens(self) -> int:
+        """Tokens of one scoring batch."""
         return SCORING_BATCH_TOKENS[self.plan.resolved.device]
 
     @property
@@ -70,9 +73,11 @@ class JobContext:
         return OBJECTIVES[SUPERVISED.name]
 
     def spec(self, model: str) -> ModelSpec:
+        """What the study says of a base model."""
         return next(spec for spec in self.study.models if spec.name == model)
 
     def facts(self, model: str) -> ModelFacts:
+        """What the plan says of a base model."""
         return next(facts for facts in self.plan.models if facts.name == model)
 
     # ---- rows as tokens ----
@@ -86,6 +91,7 @@ class JobContext:
         return self._training[key]
 
     def suite(self, model: str, name: str) -> Suite:
+        """A suite as tokens, read from the study folder and kept for this process."""
         key = (model, name)
         if key not in self._suites:
             facts = self.suite_facts(model)[name]
@@ -97,6 +103,7 @@ class JobContext:
         return {facts.name: facts for facts in self.plan.suites if facts.model == model}
 
     def suite_hashes(self, model: str) -> dict[str, str]:
+        """The content hash of every suite that a model is asked, by name."""
         return {name: facts.content_sha256 for name, facts in self.suite_facts(model).items()}
 
     def suite_plan(self, model: str, name: str) -> SuitePlan:
@@ -144,6 +151,7 @@ class JobContext:
         return packing.micro_batch_tokens if packing is not None else self.plan.resolved.micro_batch_tokens
 
     def fit_settings(self, learning_rate: float, seed: int, micro_batch_tokens: int) -> FitSettings:
+        """The settings of one training run."""
         return FitSettings(
             learning_rate=learning_rate,
             seed=seed,
@@ -157,6 +165,7 @@ class JobContext:
     # ---- records ----
 
     def write_status(self, status: RunStatus) -> None:
+        """Keep a run's status with the time of now."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.folder.write_status(status.model_copy(update={"updated_at": now}))
 

@@ -155,7 +155,7 @@ def probe_suites(context: JobContext, model: str) -> list[Suite]:
     """A seeded sample of every suite that has right answers: fewer items where answers are generated."""
     found = []
     for name, facts in context.suite_facts(model).items():
-        if facts.form != "text":
+        if facts.form not in ("text", "reference"):
             suite = context.suite(model, name)
             count = PROBE_ITEMS if facts.form == "choices" else PROBE_WRITTEN
             chosen = seeded_sample([item.item_id for item in suite.items], count, "rate search")

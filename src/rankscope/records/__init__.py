@@ -32,14 +32,26 @@ from rankscope.records.run_records import (
     State,
     StepRecord,
 )
+from rankscope.records.settings_record import (
+    ArmSetting,
+    DialLosses,
+    PlannedChoice,
+    PlannedSplit,
+    SettingPoint,
+    SettingsFile,
+)
 from rankscope.records.verdict_record import (
     ArmCost,
     ArmVerdict,
+    BestBet,
+    BetSetting,
     DefaultArm,
     Defaults,
     DetectableEffect,
     Interval,
+    LeastBadArm,
     MoreNeeded,
+    NextRuns,
     PooledInterval,
     Recommended,
     Relation,
@@ -52,11 +64,12 @@ from rankscope.records.verdict_record import (
 from rankscope.study.study_settings import Metric
 
 __all__ = [
-    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmVerdict", "DefaultArm", "Defaults", "DetectableEffect",
-    "Example", "Form", "Graded", "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed",
-    "Metric", "ModelFacts", "MoreNeeded", "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun",
-    "PlannedSearch", "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation",
-    "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord", "SourceState", "Stage", "State", "StepRecord",
-    "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict",
-    "VerdictFile",
+    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmSetting", "ArmVerdict", "BestBet", "BetSetting",
+    "DefaultArm", "Defaults", "DetectableEffect", "DialLosses", "Example", "Form", "Graded", "Grading",
+    "HarnessFacts", "Interval", "Item", "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts",
+    "MoreNeeded", "NextRuns", "PackMembers", "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun",
+    "PlannedSearch", "PlannedSplit", "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended",
+    "Record", "Relation", "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord", "SettingPoint",
+    "SettingsFile", "SourceState", "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts",
+    "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile",
 ]  # fmt: skip

@@ -9,7 +9,9 @@ from typing import Any, Literal, NamedTuple
 from rankscope.records.record_base import Record
 from rankscope.study.study import Kind
 
-Form = Literal["choices", "open", "number", "text"]
+Form = Literal["choices", "open", "number", "text", "reference"]
+"""How an item is scored: by the log-likelihoods of its choices, by a written answer (`open`, `number`), by the loss of
+a plain text, which decides nothing, or by that of its reference (where the suite's metric is the loss)."""
 
 
 class Turn(NamedTuple):
@@ -63,6 +65,7 @@ class Example:
 
     @property
     def token_count(self) -> int:
+        """Tokens of prompt and completion."""
         return len(self.prompt_ids) + len(self.completion_ids)
 
     @property
@@ -73,7 +76,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Item:
-    """A suite's item as tokens. A text's tokens are its one choice, after an empty or BOS-only prompt."""
+    """A suite's item as tokens. A text's tokens are its one choice, after an empty or BOS-only prompt; so are a
+    reference's, after its prompt."""
 
     item_id: str
     form: Form

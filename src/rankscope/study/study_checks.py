@@ -21,7 +21,7 @@ _LATER_OPTIMIZERS = frozenset({"paged_adamw_8bit", "adafactor", "muon", "sgd"})
 
 _NEEDS = {
     "config": ("hub", "data set"), "split": ("hub", "data set"), "revision": ("hub", "data set"),
-    "num_fewshot": ("harness", "task"), "metric": ("harness", "task"),
+    "num_fewshot": ("harness", "task"),
 }  # fmt: skip
 """Settings of a source that belong to another one, and what that is."""
 _OF_ROWS = {"columns": None, "choices": "text", "template": None, "bad_rows": "refuse", "max_new_tokens": 256}
@@ -113,7 +113,12 @@ def _check_owners(document: Document) -> list[Problem]:
             if known and source.get(key) is not None and source.get(owner) is None:
                 expected = f"it only with `{owner}`, the {what} that it belongs to"
                 problems.append(document.refuse((*place, key), f"`{key}` without `{owner}`", expected))
-        if place[0] != "suites" or source.get("harness") is None:
+        if place[0] != "suites":
+            continue
+        if source.get("harness") is None:
+            if source.get("metric") not in (None, "loss"):
+                expected = "loss; other metrics are those of a task, with `harness`"
+                problems.append(document.refuse((*place, "metric"), show(source["metric"]), expected))
             continue
         for key, default in _OF_ROWS.items():
             if source.get(key, default) not in (default, None):
@@ -234,12 +239,15 @@ def _check_labels(document: Document) -> list[Problem]:
 
 
 def check_arms(study: Study, document: Document) -> list[Problem]:
-    """No two arms with the same settings: they would be one run under two labels."""
+    """No two arms with the same settings (they would be one run under two labels), and no dial where nothing scales."""
     problems = []
     seen: dict[Arm, str] = {}
-    for key in study.arms:
+    for key, entry in study.arms.items():
+        if entry.dial not in (None, 1) and not METHODS[entry.method].has_dial:
+            found = f"the dial {entry.dial:g} of {entry.method}, whose change cannot be scaled"
+            problems.append(document.problem(("arms", key, "dial"), found, "1, or no `dial`"))
         for arm in study.arms_of(key):
-            settings = arm.model_copy(update={"label": ""})
+            settings = arm.model_copy(update={"label": "", "dial": None})
             if settings in seen:
                 found = f"`{arm.label}` with the settings of `{seen[settings]}`"
                 problems.append(document.problem(("arms", key), found, "arms that differ"))

@@ -1,4 +1,4 @@
-"""The parts of a study that decide its results: base models, rows, training and the margins of the verdict.
+"""The parts of a study that decide its results: base models, rows, training, selection.
 
 The description of each setting is its only documentation, for messages, editors and docs/study-file.md alike: the first
 sentence says what may stand there ("found -1, expected a number above 0"), the rest what it means.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -169,12 +169,17 @@ class SuiteSource(Source):
     )
     metric: str | None = Field(
         default=None,
-        description="a metric of the task, such as acc_norm, or with a filter: exact_match,flexible-extract. Else its "
-        "first one.",
+        description="loss, or with `harness` a metric of the task such as acc_norm or exact_match,flexible-extract. "
+        "loss judges rows by the mean loss of their reference's tokens, in nats; else a task has its first metric.",
     )
     max_new_tokens: Count = Field(
         default=256, description="a whole number above 0. The longest answer that is written."
     )
+
+    @property
+    def judged_by_loss(self) -> bool:
+        """Whether items are worth the loss of their reference, instead of a score."""
+        return self.harness is None and self.metric == "loss"
 
 
 def is_name(text: str) -> bool:
@@ -239,56 +244,23 @@ ShortOptimizer = Annotated[Optimizer, BeforeValidator(_as("name"), json_schema_i
 """Optimizer settings, which may be given by the optimizer's name alone."""
 
 
-class Margins(NamedTuple):
-    """What may be lost in one unit, points (as shares) or nats: of gain behind the best, of what the base knew; and the
-    least gain that counts."""
+class Selection(Frozen):
+    """Items outside a training set's domain that choose settings and never judge."""
 
-    task: float
-    retention: float
-    least_gain: float
-
-
-class Decision(Frozen):
-    """The margins of the verdict, fixed before any result: differences of accuracy (0.03 is three points), and of
-    losses in nats per token for suites with `metric: loss`."""
-
-    task_margin: Share = Field(
-        default=0.03,
-        description="a difference of accuracy above 0 and below 1, such as 0.03. How much less an arm may gain.",
+    share: Share = Field(
+        default=0.25, description="a share of each suite above 0 and below 1. Of the suites outside the domain."
     )
-    retention_margin: Share = Field(
-        default=0.03,
-        description="a difference of accuracy above 0 and below 1, such as 0.03. What an arm may forget.",
+    min_items: Count = Field(
+        default=16,
+        description="a whole number above 0. The fewest items of a suite that choose; one with fewer than twice as "
+        "many is not split: all its items judge.",
     )
-    min_gain: Fraction = Field(
-        default=0.01,
-        description="a difference of accuracy from 0 to below 1, such as 0.01. A smaller gain counts as none; in nats "
-        "the same share of the task margin does.",
-    )
-    task_margin_nats: Positive = Field(
-        default=0.02,
-        description="nats per token above 0, such as 0.02. How much less an arm may gain on suites judged by loss.",
-    )
-    retention_margin_nats: Positive = Field(
-        default=0.02,
-        description="nats per token above 0, such as 0.02. What an arm may forget on suites judged by loss.",
-    )
-    suite_margin: Share | None = Field(
-        default=None,
-        description="a difference of accuracy above 0 and below 1, or null for none. What an arm may forget on any "
-        "single suite; the other margins are of means over suites.",
-    )
-    confidence: float = Field(
-        default=0.95,
-        ge=0.5,
-        lt=1,
-        allow_inf_nan=False,
-        description="a number from 0.5 to below 1, such as 0.95. Of every interval, and of the verdict as a whole.",
+    max_items: Count = Field(
+        default=100, description="a whole number above 0, at least `min_items`. The most items of a suite that choose."
     )
 
-    def margins(self, metric: Metric) -> Margins:
-        """The margins of suites of one metric. The least gain that counts is the same share of the task margin."""
-        if metric == "score":
-            return Margins(self.task_margin, self.retention_margin, self.min_gain)
-        least = self.min_gain / self.task_margin * self.task_margin_nats
-        return Margins(self.task_margin_nats, self.retention_margin_nats, least)
+    @model_validator(mode="after")
+    def _in_order(self) -> Selection:
+        if self.max_items < self.min_items:
+            raise mismatch(f"max_items {self.max_items}, min_items {self.min_items}", "max_items of at least min_items")
+        return self

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from rankscope.edges.machine import look_at_machine, versions
+from rankscope.edges.trackers import tracker_names, tracker_problems
 from rankscope.plan.resolve import available_bytes
 from rankscope.plan.run_cost import KNOWN_MODELS, memory_parts
 from rankscope.records import MachineFacts, ModelFacts
@@ -21,11 +22,6 @@ TOKENS = 1024
 """A micro-batch of one row of this many tokens, a quarter of them with loss: the least that a study needs."""
 
 _SHARE_WITH_LOSS = 0.25
-_OPTIONAL = {
-    "lm_eval": ("lm-eval's suites", "harness"),
-    "tensorboard": ("track: [tensorboard]", "tensorboard"),
-    "mlflow": ("track: [mlflow]", "mlflow"),
-}
 
 
 def _way(method: Literal["full", "lora"]) -> Arm:
@@ -111,10 +107,10 @@ def fixes(machine: MachineFacts) -> list[str]:
         found.append(f"Only {machine.disk_free_bytes / 1e9:.1f} GB of disk are free: write to another --out.")
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         found.append("HF_HUB_OFFLINE is set: models and data sets by hub id must be in the cache already.")
-    for package, (what, extra) in _OPTIONAL.items():
-        if importlib.util.find_spec(package) is None:
-            found.append(f"{what} needs a package: pip install 'rankscope[{extra}]'.")
-    return found
+    if importlib.util.find_spec("lm_eval") is None:
+        found.append("lm-eval's suites need a package: pip install 'rankscope[harness]'.")
+    lacking = [name for name in tracker_names() if tracker_problems([name], "doctor")]
+    return found + [f"track: [{name}] needs a package: pip install 'rankscope[{name}]'." for name in lacking]
 
 
 def _container_memory() -> int | None:

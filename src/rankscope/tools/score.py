@@ -52,6 +52,7 @@ class Scored:
 
     @property
     def arms(self) -> list[str | None]:
+        """The base (None), then every adapter, scored or failed."""
         return [None, *(adapter for adapter in (*self.predictions, *self.failed) if adapter is not None)]
 
     def frame(self) -> pd.DataFrame:

@@ -93,6 +93,7 @@ class OneFileEach:
         self._places = places
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        """The arms' states joined, as one pack would have saved them; None where one is missing."""
         tensors: dict[str, Tensor] = {}
         arms = []
         for i, place in enumerate(self._places):
@@ -104,6 +105,7 @@ class OneFileEach:
         return tensors, {"arms": json.dumps(arms)}
 
     def save(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        """Each arm's part of the pack's state to its own place."""
         for i, (place, arm) in enumerate(zip(self._places, json.loads(metadata["arms"]), strict=True)):
             own = {f"0/{key.partition('/')[2]}": value for key, value in tensors.items() if key.startswith(f"{i}/")}
             place.save(own, {"arms": json.dumps([arm])})

@@ -84,6 +84,7 @@ class Adapted:
 
     @property
     def trainable_parameters(self) -> int:
+        """How many numbers are trained."""
         return sum(p.numel() for p in self.parameters.values())
 
     @property

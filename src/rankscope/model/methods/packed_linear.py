@@ -33,14 +33,17 @@ class ArmFactors:
 
     @property
     def rank(self) -> int:
+        """R, the arm's own rank."""
         return self.down.shape[0]
 
     @property
     def padded(self) -> int:
+        """R rounded up to a multiple of RANK_MULTIPLE."""
         return _padded(self.rank)
 
     @property
     def rows(self) -> slice:
+        """Where the arm's rows stand in what all arms share."""
         return slice(self.start, self.start + self.rank)
 
 
