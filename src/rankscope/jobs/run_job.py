@@ -13,6 +13,7 @@ from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter, suites_logprobs
+from rankscope.evaluate.answer_grading import NotGraded
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.jobs.analysis import Trained, analysis_missing, look_inside
 from rankscope.jobs.job_context import JobContext, StatusWriter, job_context
@@ -172,9 +173,15 @@ class TrainRuns:
                 train_missing(context, runs)
             finally:  # what one arm of a pack could not do is no reason to leave the others unscored
                 known = {} if place.stop_requested() else _known_logprobs(context, runs)
+                ungraded: list[NotGraded] = []
                 for run in runs:
                     if not place.stop_requested():
-                        _finish(context, run, known.get(run.run_id, NOTHING))
+                        try:
+                            _finish(context, run, known.get(run.run_id, NOTHING))
+                        except NotGraded as error:
+                            ungraded.append(error)
+                if ungraded:
+                    raise ungraded[0]
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
         """Label the runs that did not come through; what failed, and why, by run id."""

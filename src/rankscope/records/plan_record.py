@@ -8,6 +8,7 @@ from typing import Literal
 
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.records.row_records import Form, Metric
+from rankscope.study.graders import GradeEntry
 from rankscope.study.methods import Arm, MethodName
 from rankscope.study.study import Kind
 
@@ -91,6 +92,10 @@ class SuiteFacts(Record):
     """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
     harness: HarnessFacts | None = None
     metric: Metric = "score"
+    grade: GradeEntry | None = None
+    """How written answers are graded; None where the form says it."""
+    grader_code_sha256: str | None = None
+    """Of the user's own code that grades, which lies in the token file."""
 
 
 class SourceState(Record):

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from rankscope.study.graders import GRADERS, GradeEntry, Grader, grader_of
 from rankscope.study.methods import Fraction, Frozen
 
 Kind = Literal["recall", "reasoning"]
@@ -148,6 +149,11 @@ class TrainSource(Source):
     )
 
 
+_NAMES = sorted(name for name, grader in GRADERS.items() if not grader.model_fields)
+_KEYS = sorted(name for name, grader in GRADERS.items() if grader.model_fields)
+_GRADES = f"{', '.join(_NAMES)}, or a mapping with {', '.join(_KEYS[:-1])} or {_KEYS[-1]}"
+
+
 class SuiteSource(Source):
     """Items to score: rows, or a task of lm-eval."""
 
@@ -173,11 +179,23 @@ class SuiteSource(Source):
     max_new_tokens: Count = Field(
         default=256, description="a whole number above 0. The longest answer that is written."
     )
+    grade: GradeEntry | None = Field(
+        default=None,
+        description=f"{_GRADES}. How written answers to rows of any shape are graded, from 0 to 1; see below.",
+    )
+    trust_code: bool = Field(
+        default=False, description="true or false. Whether code of your own that `grade` names may run."
+    )
 
     @property
     def judged_by_loss(self) -> bool:
         """Whether items are worth the loss of their reference, instead of a score."""
         return self.harness is None and self.metric == "loss"
+
+    @property
+    def grader(self) -> Grader | None:
+        """What grades written answers; None where a row's shape says how it is scored."""
+        return grader_of(self.grade)
 
 
 def is_name(text: str) -> bool:
