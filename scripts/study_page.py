@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rankscope.study.json_schema import first_sentence, study_schema
 from rankscope.study.graders import GRADERS
+from rankscope.study.json_schema import first_sentence, study_schema
 from rankscope.study.methods import METHODS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "study-file.md"

@@ -184,8 +184,9 @@ def _common(study: Study, model: ModelFacts, train: TrainFacts, dtype: str) -> d
 
 
 def _settings(arm: Arm) -> dict[str, Any]:
-    """An arm without its label and its rate; the order and repetition of targets mean nothing."""
-    settings = arm.model_dump(mode="json", exclude={"label", "learning_rate"})
+    """An arm without its label, its rate and its dial (a run is as it was trained); the order and repetition of targets
+    mean nothing."""
+    settings = arm.model_dump(mode="json", exclude={"label", "learning_rate", "dial"})
     if isinstance(arm.targets, tuple):
         settings["targets"] = sorted(set(arm.targets))
     return settings

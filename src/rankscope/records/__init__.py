@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rankscope.records.plan_record import (
-    HarnessFacts,
     MachineFacts,
     MeasuredSpeed,
     ModelFacts,
@@ -14,7 +13,6 @@ from rankscope.records.plan_record import (
     Resolved,
     SourceState,
     StudyMarker,
-    SuiteFacts,
     TrainFacts,
 )
 from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
@@ -32,14 +30,27 @@ from rankscope.records.run_records import (
     State,
     StepRecord,
 )
+from rankscope.records.settings_record import (
+    ArmSetting,
+    DialLosses,
+    PlannedChoice,
+    PlannedSplit,
+    SettingPoint,
+    SettingsFile,
+)
+from rankscope.records.suite_record import HarnessFacts, SuiteFacts
 from rankscope.records.verdict_record import (
     ArmCost,
     ArmVerdict,
+    BestBet,
+    BetSetting,
     DefaultArm,
     Defaults,
     DetectableEffect,
     Interval,
+    LeastBadArm,
     MoreNeeded,
+    NextRuns,
     PooledInterval,
     Recommended,
     Relation,
@@ -51,11 +62,12 @@ from rankscope.records.verdict_record import (
 )
 
 __all__ = [
-    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmVerdict", "DefaultArm", "Defaults", "DetectableEffect",
-    "Example", "Form", "Graded", "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed",
-    "Metric", "ModelFacts", "MoreNeeded", "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun",
-    "PlannedSearch", "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation",
-    "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord", "SourceState", "Stage", "State", "StepRecord",
-    "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict",
-    "VerdictFile",
+    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmSetting", "ArmVerdict", "BestBet", "BetSetting",
+    "DefaultArm", "Defaults", "DetectableEffect", "DialLosses", "Example", "Form", "Graded", "Grading",
+    "HarnessFacts", "Interval", "Item", "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts",
+    "MoreNeeded", "NextRuns", "PackMembers", "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun",
+    "PlannedSearch", "PlannedSplit", "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended",
+    "Record", "Relation", "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord", "SettingPoint",
+    "SettingsFile", "SourceState", "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts",
+    "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile",
 ]  # fmt: skip

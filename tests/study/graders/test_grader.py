@@ -91,7 +91,10 @@ def test_anything_else_is_none(value: object) -> None:
             "suites.law.grade: found no `mark` in g.py, expected",
         ),
         ("grade: {python: bad.py:score}, trust_code: true", '"bad.py", which is no Python in line 2, expected a file'),
-        ("grade: {python: g.txt}, trust_code: true", 'grade.python: found "g.txt", expected FILE.py:FUNCTION, such as'),
+        (
+            "grade: {python: g.txt}, trust_code: true",
+            'grade.python: found "g.txt", expected `FILE.py:FUNCTION`, such as',
+        ),
         ("grade: {python: g.py:score, seconds: 0}, trust_code: true", "seconds: found 0, expected a number above 0"),
     ],
 )

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from rankscope.study.graders.grader import Grader
 
-_FORM = "FILE.py:FUNCTION, such as my_grader.py:score"
+_FORM = "`FILE.py:FUNCTION`, such as my_grader.py:score"
 
 
 class PythonGrader(Grader):
