@@ -17,7 +17,12 @@ from rankscope.evaluate.answer_grading import NotGraded
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.jobs.analysis import Trained, analysis_missing, look_inside
 from rankscope.jobs.dial_scoring import (
-    AtDial, KnownAt, anything_missing, at_its_dials, factors_at_dials, score_at_dials,
+    AtDial,
+    KnownAt,
+    anything_missing,
+    at_its_dials,
+    factors_at_dials,
+    score_at_dials,
 )  # fmt: skip
 from rankscope.jobs.job_context import JobContext, StatusWriter, job_context
 from rankscope.jobs.score_job import NOTHING, Known, label_runs, missing_suites, score_missing
