@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rankscope.records.plan_record import (
-    HarnessFacts,
     MachineFacts,
     MeasuredSpeed,
     ModelFacts,
@@ -14,7 +13,6 @@ from rankscope.records.plan_record import (
     Resolved,
     SourceState,
     StudyMarker,
-    SuiteFacts,
     TrainFacts,
 )
 from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
@@ -40,6 +38,7 @@ from rankscope.records.settings_record import (
     SettingPoint,
     SettingsFile,
 )
+from rankscope.records.suite_record import HarnessFacts, SuiteFacts
 from rankscope.records.verdict_record import (
     ArmCost,
     ArmVerdict,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from rankscope.records.record_base import Record
+from rankscope.study.graders import Grader
 from rankscope.study.study import Kind
 
 Form = Literal["choices", "open", "number", "text", "reference"]
@@ -131,3 +132,7 @@ class Suite:
     max_new_tokens: int = 256
     left_out: dict[str, int] = field(default_factory=dict)
     grading: Grading | None = None
+    grader: Grader | None = None
+    """What grades the written answers; None where the items' form or `grading` says it."""
+    grader_code: str | None = None
+    """The text of the user's own code that grades, as it was planned with."""

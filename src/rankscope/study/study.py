@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema
 
 from rankscope.study.decision_settings import Decision
 from rankscope.study.methods import Arm, ArmEntry, Dial, Fraction, Frozen
+from rankscope.study.source_settings import Source, SuiteSource, TrainSource, is_task_file
 from rankscope.study.study_settings import (
     NAME,
     Budget,
@@ -28,11 +29,7 @@ from rankscope.study.study_settings import (
     Selection,
     ShortModel,
     ShortOptimizer,
-    Source,
-    SuiteSource,
-    TrainSource,
     Validation,
-    is_task_file,
     mismatch,
 )
 
