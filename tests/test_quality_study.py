@@ -56,7 +56,6 @@ def loss_study(folder: Path, **changes: object) -> Path:
     return study
 
 
-@pytest.mark.xfail(reason="the verdict in nats is landed beside this", strict=False)
 def test_a_study_of_losses_ends_with_an_answer(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(loss_study(tmp_path / "input"), out) == Outcome()

@@ -19,7 +19,7 @@ from rankscope.data.hub_data import is_commit
 from rankscope.data.source_state import changed_sources, source_states
 from rankscope.data.token_files import token_path
 from rankscope.data.token_writers import code_sha256
-from rankscope.decide.statistical_power import planned_power
+from rankscope.decide.planned_power import planned_power
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.lm_eval.load_task import load_task
 from rankscope.model.load import inspect_model, load_tokenizer, model_path

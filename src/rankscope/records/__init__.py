@@ -16,7 +16,7 @@ from rankscope.records.plan_record import (
     TrainFacts,
 )
 from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
-from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Metric, Row, Suite, Turn
+from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Row, Suite, Turn
 from rankscope.records.run_records import (
     Packing,
     PackMembers,
@@ -60,6 +60,7 @@ from rankscope.records.verdict_record import (
     Verdict,
     VerdictFile,
 )
+from rankscope.study.study_settings import Metric
 
 __all__ = [
     "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmSetting", "ArmVerdict", "BestBet", "BetSetting",

@@ -14,9 +14,6 @@ Form = Literal["choices", "open", "number", "text", "reference"]
 """How an item is scored: by the log-likelihoods of its choices, by a written answer (`open`, `number`), by the loss of
 a plain text, which decides nothing, or by that of its reference (where the suite's metric is the loss)."""
 
-Metric = Literal["score", "loss"]
-"""What a suite's items are worth: a score from 0 to 1, or the loss of the reference's tokens in nats."""
-
 
 class Turn(NamedTuple):
     """One turn of a conversation, without white space around it. Only an assistant's turn can be `trained`.

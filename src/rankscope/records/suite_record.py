@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from rankscope.records.record_base import Record
-from rankscope.records.row_records import Form, Metric
+from rankscope.records.row_records import Form
 from rankscope.study.graders import GradeEntry
 from rankscope.study.study import Kind
+from rankscope.study.study_settings import Metric
 
 
 class HarnessFacts(Record):

@@ -1,4 +1,4 @@
-"""The parts of a study that decide its results beside its rows: base models, training and the margins of the verdict.
+"""The parts of a study that decide its results beside its rows: base models, training and selection.
 
 The description of each setting is its only documentation, for messages, editors and docs/study-file.md alike: the first
 sentence says what may stand there ("found -1, expected a number above 0"), the rest what it means.
@@ -17,6 +17,8 @@ from pydantic_core import PydanticCustomError
 from rankscope.study.methods import Fraction, Frozen
 
 Kind = Literal["recall", "reasoning"]
+Metric = Literal["score", "loss"]
+"""What a suite's items are worth: a score from 0 to 1, or the loss of the reference's tokens in nats."""
 ChoiceStyle = Literal["text", "letters"]
 Schedule = Literal["cosine", "linear", "constant"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
@@ -140,35 +142,6 @@ class Optimizer(Frozen):
 
 ShortOptimizer = Annotated[Optimizer, BeforeValidator(_as("name"), json_schema_input_type=OptimizerName | Optimizer)]
 """Optimizer settings, which may be given by the optimizer's name alone."""
-
-
-class Decision(Frozen):
-    """The margins of the verdict, fixed before any result; all are differences of accuracy (0.03 is three points)."""
-
-    task_margin: Share = Field(
-        default=0.03,
-        description="a difference of accuracy above 0 and below 1, such as 0.03. How much less an arm may gain.",
-    )
-    retention_margin: Share = Field(
-        default=0.03,
-        description="a difference of accuracy above 0 and below 1, such as 0.03. What an arm may forget.",
-    )
-    min_gain: Fraction = Field(
-        default=0.01,
-        description="a difference of accuracy from 0 to below 1, such as 0.01. A smaller gain counts as none.",
-    )
-    runs_worth: Fraction = Field(
-        default=0.0002,
-        description="a difference of accuracy from 0 to below 1, such as 0.0002. What a further run must save of the "
-        "best bet's expected regret; with `seeds: {start, max}` seeds are added while it does.",
-    )
-    confidence: float = Field(
-        default=0.95,
-        ge=0.5,
-        lt=1,
-        allow_inf_nan=False,
-        description="a number from 0.5 to below 1, such as 0.95. Of every interval, and of the verdict as a whole.",
-    )
 
 
 class Selection(Frozen):
