@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,14 +94,18 @@ def reliability(rows: Sequence[dict[str, Any]], family: str) -> list[dict[str, A
     """In each bin of a tenth: how often the bets of a family (`all`: of all) were right, and how often they said so."""
     mine = [row for row in rows if family in ("all", row["family"])]
     found = []
-    for low, high in zip(BINS[:-1], BINS[1:], strict=True):
+    for low, high in pairwise(BINS):
         here = [row for row in mine if low < row["said"] <= high or (row["said"] == low == 0.0)]
         if here:
             found.append(
                 {
-                    "family": family, "low": round(float(low), 1), "high": round(float(high), 1),
-                    "predicted": _mean(here, "said"), "observed": _mean(here, "right_bet"), "n": len(here),
-                }  # fmt: skip
+                    "family": family,
+                    "low": round(float(low), 1),
+                    "high": round(float(high), 1),
+                    "predicted": _mean(here, "said"),
+                    "observed": _mean(here, "right_bet"),
+                    "n": len(here),
+                }
             )
     return found
 
@@ -124,11 +129,14 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ],
         "families": [
             {
-                "family": name, "said": _mean(mine, "said"), "right": _mean(mine, "right_bet"),
-                "base": _mean(mine, "base"), "held_out": name in [scenario_name(family) for family in HELD_OUT],
+                "family": name,
+                "said": _mean(mine, "said"),
+                "right": _mean(mine, "right_bet"),
+                "base": _mean(mine, "base"),
+                "held_out": name in [scenario_name(family) for family in HELD_OUT],
             }
             for name, mine in by_family.items()
-        ],  # fmt: skip
+        ],
         "designs": [
             {"seeds": seeds, **{way: _mean(mine, way) for way in ("bet", *PEERS, "said", "right_bet", "right_argmax")}}
             for seeds in SEEDS
@@ -136,7 +144,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ],
         "said_80_share": len(sure) / max(len(three), 1),
         "said_80_right": _mean(sure, "right_bet") if sure else None,
-    }  # fmt: skip
+    }
 
 
 def scenario_name(family: Family) -> str:
