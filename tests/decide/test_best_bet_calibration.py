@@ -42,7 +42,7 @@ def test_bets_are_right_about_as_often_as_they_say(rows: list[dict[str, Any]]) -
 
 def test_bets_cost_less_than_other_ways_to_choose(calibration: Any, rows: list[dict[str, Any]]) -> None:
     cost = {way: float(np.mean([row[way] for row in rows])) for way in ("bet", *calibration.PEERS)}
-    assert cost["bet"] < 0.6 * min(cost[way] for way in ("argmax", "loss", "r16", "r64"))
+    assert cost["bet"] < 0.8 * min(cost[way] for way in ("argmax", "loss", "r16", "r64"))
     assert cost["bet"] < cost["plug_in"]
 
 
