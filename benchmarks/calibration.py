@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from simulated_studies import DEMO, EQUAL, GOOD, SCENARIOS, Drawn, Scenario, draw, judged
+from simulated_losses import LOSSES
+from simulated_studies import DEMO, EQUAL, GOOD, LOOKS, SCENARIOS, Drawn, Scenario, draw, judged
 
 from rankscope.decide.crossed_statistics import Estimates, bootstrap_variance, gain_contrasts, pair_contrasts
 from rankscope.decide.gain_and_forgetting import Measured
@@ -30,7 +31,6 @@ from rankscope.study.study import Decision
 
 Floats = NDArray[np.float64]
 
-LOOKS = (3, 5, 8)
 COMPARED = ("rising with rank", "rare flips, 200 items", "as the demo", "two seeds")
 Z = 1.645
 
@@ -38,21 +38,19 @@ Z = 1.645
 # ---- the verdict, and what stands in for one elsewhere --------------------------------------------------------------
 
 
-def run(
-    scenario: Scenario, studies: int, decision: Decision, seed: int, looks: tuple[int, ...] = LOOKS
-) -> dict[str, Any]:
+def run(scenario: Scenario, studies: int, decision: Decision, seed: int) -> dict[str, Any]:
     """Simulate `studies` studies and take means. Wrong: what was recommended in truth forgets too much, is too far
     behind or gains nothing. false_claims: studies with any false bound of forgetting, or a false no_gain or tradeoff.
     """
     rng = np.random.default_rng(seed)
-    arms, bad = len(scenario.learned), scenario.bad(decision)
+    arms, bad, looks = len(scenario.learned), scenario.bad(decision), scenario.looks
     adaptive = scenario.seeds == looks[0]
     found: dict[str, list[float]] = defaultdict(list)
     covered, errors, widths = [], [], []
     for _ in range(studies):
-        drawn = draw(rng, scenario, looks[-1] if adaptive else scenario.seeds)
+        drawn = scenario.draw(rng, looks[-1] if adaptive else scenario.seeds)
         fixed = judged(drawn, arms, scenario.seeds, decision)
-        parts = _parts(fixed.last.measured, scenario)
+        parts = _parts(fixed.last.measured.units[0], scenario)
         for name, (part, truth) in parts.items():
             half = part.half_width((1 - decision.confidence) / 2)
             hits = np.abs(part.mean - truth) <= half
@@ -62,7 +60,8 @@ def run(
                 errors.append(part.mean - truth)
                 widths.append(half)
         _count(found, "", fixed, scenario, decision)
-        for name, chosen in _others(drawn, scenario, fixed.last.measured, decision).items():
+        others = _others(drawn, scenario, fixed.last.measured, decision) if scenario.metric == "score" else {}
+        for name, chosen in others.items():
             found[f"wrong_{name}"].append(bool(bad[chosen]))
         if adaptive:
             grid, grown = judged(drawn, arms, looks[-1], decision), judged(drawn, arms, looks[-1], decision, looks)
@@ -91,11 +90,11 @@ def _parts(measured: Measured, scenario: Scenario) -> dict[str, tuple[Estimates,
 def _count(
     found: dict[str, list[float]], prefix: str, evidence: Evidence, scenario: Scenario, decision: Decision
 ) -> None:
-    ruling, limits, gain, lost = evidence.ruling, evidence.limits, scenario.gain, scenario.lost
-    chosen = ruling.recommended
-    may = gain >= decision.min_gain
+    ruling, limits, gain, lost = evidence.ruling, evidence.limits.units[0], scenario.gain, scenario.lost
+    chosen, margins = ruling.recommended, decision.margins(scenario.metric)
+    may = gain >= margins.least_gain
     false = (ruling.kind.name == "no_gain" and may.any()) or (
-        ruling.kind.name == "tradeoff" and (may & (lost <= decision.retention_margin)).any()
+        ruling.kind.name == "tradeoff" and (may & (lost <= margins.retention)).any()
     )
     false = false or (limits.forgetting_high < lost).any() or (limits.forgetting_low > lost).any()
     found[f"{prefix}wrong"].append(chosen is not None and bool(scenario.bad(decision)[chosen]))
@@ -117,7 +116,7 @@ def _others(drawn: Drawn, scenario: Scenario, measured: Measured, decision: Deci
     assert measured.gain is not None
     assert measured.forgetting is not None
     task = [suite for suite in drawn.suites if suite.relation == "in-domain"]
-    kept = [suite for suite in drawn.suites if suite.relation != "in-domain"]
+    kept = [s for s in drawn.suites if s.relation != "in-domain" and s.left_out_of_mean is None]
     answers = scenario.items * scenario.seeds
 
     def variance(suites: Sequence[Any]) -> Floats:
@@ -224,7 +223,7 @@ def main() -> None:
     chosen.append(replace(chosen[0], name="rising with rank, 200 items", items=200))
     few = max(20, studies // 8)
     work: list[tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]] = [
-        *((run, (one, studies, decision, seed + 1000 * i)) for i, one in enumerate(SCENARIOS)),
+        *((run, (one, studies, decision, seed + 1000 * i)) for i, one in enumerate((*SCENARIOS, *LOSSES))),
         *((compare_bounds, (one, few, 500, decision, seed)) for one in chosen),
         *((power_row, (n, k, few, seed)) for n in (200, 500, 1000, 2000) for k in (3, 5, 8)),
     ]
@@ -235,7 +234,8 @@ def main() -> None:
             print(f"{len(found)} of {len(work)}: {row['scenario']}, {time.perf_counter() - start:.0f} s", flush=True)
             if arguments.json:
                 arguments.json.write_text(json.dumps(_published(found), indent=2) + "\n")
-    rows, checks, power = found[: len(SCENARIOS)], found[len(SCENARIOS) : -12], found[-12:]
+    count = len(SCENARIOS) + len(LOSSES)
+    rows, checks, power = found[:count], found[count:-12], found[-12:]
     grown = [row for row in rows if "adaptive_runs" in row]
     for part, columns in ((rows, FIXED), (grown, GROWN), (checks, BOUNDS), (power, POWER)):
         print(f"\n{table(part, columns)}")
