@@ -145,12 +145,12 @@ def permutation_p(
     one order. Where arms have unlike numbers of runs their means are permuted. All permutations are taken where there
     are at most `draws`, else as many drawn ones and the present one.
     """
-    parts = _ranks(x, y, given)
+    parts: Sequence[Floats] = _ranks(x, y, given)
     runs_of = [np.flatnonzero(arms == arm) for arm in range(int(arms.max()) + 1)]
     if len({len(runs) for runs in runs_of}) > 1:
         parts = tuple(np.array([part[runs].mean(axis=0) for runs in runs_of]) for part in parts)
         runs_of = [np.array([arm]) for arm in range(len(runs_of))]
-    left = _residuals(*parts)
+    left = _residuals(parts[0], parts[1], parts[2])
     if left is None:
         return float("nan")
     orders = _orders(len(runs_of), rng, draws)
