@@ -110,8 +110,8 @@ def pair(frames: Frames, *, model: str, train_set: str, only: Sequence[str] | No
     An item without a score in any of these runs, or in the base, is left out of every arm and counted; nothing is
     imputed. Arms with a diverged run, without a done run or with too few seeds are not compared and keep their state.
     `only` restricts the comparison to these labels (a description of arms that were set aside), whatever their state.
-    Plain text takes no part but where its suite's metric is the loss. Raises ValueError where no run of this model and
-    training set is given.
+    Items that choose settings (`role` is `select`) take no part and are not counted; plain text takes none but where
+    its suite's metric is the loss. Raises ValueError where no run of this model and training set is given.
     """
     runs = frames.runs
     mine = runs[(runs["model"] == model) & (runs["train_set"] == train_set)]
@@ -156,6 +156,25 @@ def item_values(rows: pd.DataFrame, metric: Metric) -> Floats:
     loss = pd.to_numeric(rows["loss_nats"]).to_numpy(dtype=float, na_value=np.nan)
     tokens = pd.to_numeric(rows["scored_tokens"]).to_numpy(dtype=float, na_value=np.nan)
     return -loss / np.where(tokens > 0, tokens, np.nan)
+
+
+def judging(predictions: pd.DataFrame, model: str, train_set: str) -> NDArray[np.bool_]:
+    """Of each row of one base model's predictions whether its item judges the runs of a training set.
+
+    Rows of that set's runs say it themselves (`role`); an item that they call `select` judges in the base's rows
+    neither. Without a `role` every item judges.
+    """
+    if "role" not in predictions.columns:
+        return np.ones(len(predictions), dtype=bool)
+    chosen = (predictions["role"] == "select").to_numpy()
+    mine = (predictions["model"] == model).to_numpy()
+    own = mine & chosen & (predictions["train_set"] == train_set).to_numpy()
+    keys = predictions.loc[own, ["suite", "item_id"]].drop_duplicates().astype("str")
+    base = mine & (predictions["arm"] == "base").to_numpy()
+    named = pd.MultiIndex.from_frame(predictions.loc[base, ["suite", "item_id"]].astype("str"))
+    judges = ~chosen
+    judges[np.flatnonzero(base)] = ~named.isin(pd.MultiIndex.from_frame(keys))
+    return judges
 
 
 def _shared_seeds(arms: list[ArmFacts]) -> tuple[list[ArmFacts], tuple[int, ...], list[str]]:
@@ -204,6 +223,8 @@ def _scored_rows(
     for (i, arm), (j, seed) in product(enumerate(arm_names), enumerate(seed_values)):
         table[i, j] = place.get((str(arm), int(seed)), -1)
     column = np.where(ours & (predictions["train_set"] == train_set).to_numpy(), table[arm_codes, seed_codes], -1)
+    judges = judging(predictions, model, train_set)
+    column, is_base = np.where(judges, column, -1), is_base & judges
     items, suites = predictions["item_id"].astype("category").array, predictions["suite"]
     worth = predictions[["score", "loss_nats", "scored_tokens"]]
 
