@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rankscope.decide.chance_level import chance_of, nothing_to_forget
 from rankscope.decide.crossed_statistics import SuiteArrays
+from rankscope.decide.judging_items import judging
 from rankscope.decide.run_outcomes import ArmFacts, arm_facts, moved_by_rounding
 from rankscope.records import Metric, Relation
 
@@ -39,11 +41,15 @@ class SuiteScores:
     answers otherwise in other batches, or of losses the mean absolute difference in nats."""
     metric: Metric = "score"
     """`score`: from 0 to 1; `loss`: minus the mean loss over an item's tokens in nats, so that more is better too."""
+    chance: float | None = None
+    """What guessing would have right; None where it is not known, and for losses."""
+    left_out_of_mean: str | None = None
+    """Why the suite is no part of the mean that forgetting is; None where it is part of it, or in the domain."""
 
     @property
     def arrays(self) -> SuiteArrays:
         """The scores as the estimators of crossed_statistics.py take them."""
-        return SuiteArrays(self.base, self.scores, self.clusters)
+        return SuiteArrays(self.base, self.scores, self.clusters, bounded=self.metric == "score")
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,8 @@ class Pairing:
 
     def others_of(self, metric: Metric) -> tuple[SuiteScores, ...]:
         """The suites of one metric that forgetting is the mean of."""
-        return tuple(suite for suite in self.suites if suite.metric == metric and suite.relation != "in-domain")
+        outside = (suite for suite in self.suites if suite.metric == metric and suite.relation != "in-domain")
+        return tuple(suite for suite in outside if suite.left_out_of_mean is None)
 
     def facts(self, label: str) -> ArmFacts:
         """The arm of this label, compared or not. Raises StopIteration where there is none."""
@@ -156,25 +163,6 @@ def item_values(rows: pd.DataFrame, metric: Metric) -> Floats:
     loss = pd.to_numeric(rows["loss_nats"]).to_numpy(dtype=float, na_value=np.nan)
     tokens = pd.to_numeric(rows["scored_tokens"]).to_numpy(dtype=float, na_value=np.nan)
     return -loss / np.where(tokens > 0, tokens, np.nan)
-
-
-def judging(predictions: pd.DataFrame, model: str, train_set: str) -> NDArray[np.bool_]:
-    """Of each row of one base model's predictions whether its item judges the runs of a training set.
-
-    Rows of that set's runs say it themselves (`role`); an item that they call `select` judges in the base's rows
-    neither. Without a `role` every item judges.
-    """
-    if "role" not in predictions.columns:
-        return np.ones(len(predictions), dtype=bool)
-    chosen = (predictions["role"] == "select").to_numpy()
-    mine = (predictions["model"] == model).to_numpy()
-    own = mine & chosen & (predictions["train_set"] == train_set).to_numpy()
-    keys = predictions.loc[own, ["suite", "item_id"]].drop_duplicates().astype("str")
-    base = mine & (predictions["arm"] == "base").to_numpy()
-    named = pd.MultiIndex.from_frame(predictions.loc[base, ["suite", "item_id"]].astype("str"))
-    judges = ~chosen
-    judges[np.flatnonzero(base)] = ~named.isin(pd.MultiIndex.from_frame(keys))
-    return judges
 
 
 def _shared_seeds(arms: list[ArmFacts]) -> tuple[list[ArmFacts], tuple[int, ...], list[str]]:
@@ -269,20 +257,27 @@ def _pair_suite(
     notes = [f"{left_out} items of {name} lack a score in some run and are left out of every arm."] if left_out else []
     if not whole.any():
         return None, [f"Suite {name} is left out: no item was scored in every run."]
-    domain = text_or_none(row["domain"])
+    domain, metric = text_or_none(row["domain"]), metric_of(row)
+    related, chance = relation(domain, train_domain), chance_of(base, row["form"]) if metric == "score" else None
+    reason = None
+    if metric == "score" and related != "in-domain":
+        reason = nothing_to_forget(name, base_scores[whole], chance)
+        notes += [f"{reason}."] if reason else []
     return (
         SuiteScores(
             name=name,
             domain=domain,
-            relation=relation(domain, train_domain),
+            relation=related,
             kind=text_or_none(row["kind"]),
             item_ids=tuple(str(item) for item in item_ids[whole]),
             base=base_scores[whole],
             scores=np.ascontiguousarray(scores[:, whole].reshape(len(labels), len(seeds), -1)),
             left_out=left_out,
             clusters=cluster_numbers(base, item_ids[whole]),
-            noise=moved_by_rounding(base, list(item_ids[whole]), metric_of(row)),
-            metric=metric_of(row),
+            noise=moved_by_rounding(base, list(item_ids[whole]), metric),
+            metric=metric,
+            chance=chance,
+            left_out_of_mean=reason,
         ),
         notes,
     )

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from rankscope.decide.change_tables import ARM, SUITE, forgetting, kinds, latest, matrix, seeds
+from rankscope.decide.judging_items import judging
 from rankscope.decide.looks import Evidence, gather_all
-from rankscope.decide.paired_items import Frames, Pairing, SuiteScores, judging, pair, relation, text_or_none
+from rankscope.decide.paired_items import Frames, Pairing, SuiteScores, pair, relation, text_or_none
 from rankscope.decide.run_outcomes import noise
 from rankscope.study.study import Decision
 

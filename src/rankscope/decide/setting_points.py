@@ -5,10 +5,12 @@ Frames have one row for each arm, rate, dial, seed, suite and item; docs/records
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from rankscope.decide.chance_level import chance_of, knows_nothing
 from rankscope.decide.paired_items import item_values, metric_of
 from rankscope.records import ArmSetting, SettingPoint
 from rankscope.records.settings_record import Source
@@ -46,15 +48,18 @@ class Measured(NamedTuple):
 def setting_points(measured: Measured, base: pd.DataFrame, suites: pd.DataFrame, source: Source) -> list[SettingPoint]:
     """A point for each arm, rate and dial that has a validation loss in every seed that the arm has at that rate.
 
-    `base` is what the base scored on the same items (suite, item_id, ...), `suites` has suite, form and metric.
+    `base` is what the base scored on every item (suite, item_id, choice_logprobs, ...), `suites` has suite, form and
+    metric; suites on which the base only guesses are left out, as where arms are judged, but where it guesses on all.
     Forgetting is the mean over a suite's items that base and arm have a score on, then over suites with equal weight,
     then over seeds; divergences likewise.
     """
     losses = measured.losses.dropna(subset=["validation_loss"])
     if losses.empty:
         return []
-    lost = _forgetting(measured.scores, base, suites)
-    moved = _divergences(measured.moved)
+    known = [_counts(base[base["suite"] == row["suite"]], row) for row in suites.to_dict("records")]
+    counted = suites[known] if any(known) else suites
+    lost = _forgetting(measured.scores, base, counted)
+    moved = _divergences(measured.moved[measured.moved["suite"].isin(counted["suite"])])
     seeds = {
         (str(arm), float(rate)): own["seed"].nunique()  # type: ignore[arg-type]
         for (arm, rate), own in losses.groupby(KEYS[:2])
@@ -74,6 +79,14 @@ def setting_points(measured: Measured, base: pd.DataFrame, suites: pd.DataFrame,
         named = {"arm": arm, "learning_rate": rate, "dial": dial, "source": source, "seeds": int(count)}
         points.append(SettingPoint.model_validate({**named, "validation_loss": mean, **values}))
     return points
+
+
+def _counts(base: pd.DataFrame, row: Mapping[Any, Any]) -> bool:
+    """Whether a suite has something that can be forgotten, by what the base scored on it."""
+    if metric_of(row) == "loss":
+        return True
+    known = pd.to_numeric(base["score"]).dropna().to_numpy(dtype=float)
+    return bool(len(known)) and not knows_nothing(known, chance_of(base, row["form"]))
 
 
 def _forgetting(scores: pd.DataFrame, base: pd.DataFrame, suites: pd.DataFrame) -> pd.DataFrame:

@@ -51,7 +51,7 @@ def score_candidate(
     suites = _suites_that_choose(context, search)
     tokens = context.micro_batch_tokens(search)
     frames, losses = [], []
-    with _at_dials(context, search, arm, rate, checkpoint) as sides:
+    with candidate_at_dials(context, search, arm, rate, checkpoint) as sides:
         for side in sides:
             loss = validation_loss_at(context, search.model, search.train_set, side, tokens)
             losses.append(DialLoss(arm=arm.label, learning_rate=rate, dial=side.dial, validation_loss=loss))
@@ -103,7 +103,7 @@ def _selection(context: JobContext, suites: Sequence[Suite], side: AtDial) -> pd
 
 
 @contextmanager
-def _at_dials(
+def candidate_at_dials(
     context: JobContext, search: PlannedSearch, arm: Arm, rate: float, checkpoint: StoredCheckpoints
 ) -> Iterator[list[AtDial]]:
     """The candidate at each dial, from its checkpoint: nothing more is trained."""

@@ -162,11 +162,11 @@ def search_id(
     model: ModelFacts,
     train: TrainFacts,
     dtype: str,
-    tried: Mapping[str, Any],
+    tried: Mapping[str, Any] | None = None,
 ) -> str:
     """`lora-r16-search-0123456789ab`, of what decides a search's outcome: beside what decides its arms' training,
     `tried`, which has its first rates, the searches that it goes by, and the items that choose, with their dials."""
-    payload = {**_common(study, model, train, dtype), "search": _search(searching), "tried": dict(tried)}
+    payload = {**_common(study, model, train, dtype), "search": _search(searching), "tried": dict(tried or {})}
     head = _head(searching[0]) if len(searching) == 1 else f"{searching[0].method}-shared"
     return f"{head}-search-{_digest(payload)}"
 

@@ -20,8 +20,6 @@ _LEAST_JUDGED = 2
 LIMIT_SHARE = 2 / 3
 """Of the retention margin, what a setting's fitted forgetting may be: the rest is room for the fit's error."""
 
-RETENTION_MARGIN_NATS = 0.02
-
 
 def split_count(item_count: int, selection: Selection) -> int:
     """How many items of a suite choose: its share, held between the least and the most; 0 where it is too small."""
@@ -79,9 +77,10 @@ def planned_choice(
         PlannedSplit(suite=suite.name, item_count=suite.item_count, select_count=counts[suite.name])
         for suite in (outside if select == "retention" else ())
     ]
+    limits = [LIMIT_SHARE * m for m in (study.decision.retention_margin, study.decision.retention_margin_nats)]
     return PlannedChoice(
-        model=model, train_set=train_set, select=select, reason=reason, splits=splits,
-        limit=LIMIT_SHARE * study.decision.retention_margin, limit_nats=LIMIT_SHARE * RETENTION_MARGIN_NATS,
+        model=model, train_set=train_set, select=select, reason=reason, splits=splits, limit=limits[0],
+        limit_nats=limits[1],
     )  # fmt: skip
 
 

@@ -164,8 +164,9 @@ def search_points(
 
 
 def _base(folder: StudyFolder, plan: Plan, choice: PlannedChoice) -> pd.DataFrame:
-    found = folder.read_predictions(plan.base_ids[choice.model], _WORTH)
-    return pd.DataFrame(columns=_WORTH) if found is None else found
+    columns = [*_WORTH, "choice_logprobs"]
+    found = folder.read_predictions(plan.base_ids[choice.model], columns)
+    return pd.DataFrame(columns=columns) if found is None else found
 
 
 def _joined(frames: Sequence[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
