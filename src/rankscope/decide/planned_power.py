@@ -1,6 +1,6 @@
 """What a study can be expected to tell before any of its runs, on assumed variances (docs/measures.md).
 
-It is the closed form of `statistical_power.py` with the variances of a known study in place of estimates.
+It is the closed form of `larger_study.py` with the variances of a known study in place of estimates.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from scipy.stats import norm
 
 from rankscope.decide.crossed_statistics import Estimates
 from rankscope.decide.error_spending import nominal_alpha, simultaneous_alpha
-from rankscope.decide.statistical_power import MOST_SEEDS, POWER, planned_half_width
+from rankscope.decide.larger_study import planned_half_width
+from rankscope.decide.statistical_power import MOST_SEEDS, POWER
 from rankscope.records import Plan, PlannedPower
 from rankscope.study.study import Decision
 
