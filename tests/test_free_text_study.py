@@ -76,7 +76,7 @@ def test_instructions_judged_by_loss_end_with_an_answer(tmp_path: Path, shared_d
     }
     verdict = answered(free_text_study(tmp_path / "input", shared_data, suites, 160), tmp_path / "out")
     assert verdict.recommended is not None
-    assert verdict.recommended.arm == "lora-r8", "eight times the rank learns the short answers much faster"
+    assert verdict.recommended.label == "lora-r8", "eight times the rank learns the short answers much faster"
     assert "nats" in verdict.sentence
 
 
