@@ -1,6 +1,7 @@
 """Makes the tables of change, accuracy minus the base's: by suite, domain, kind and seed, and along a rate search.
 
-docs/records.md lists the columns. Every change is a share of accuracy.
+docs/records.md lists the columns. A change is a share of accuracy, or of suites judged by loss nats per token; the two
+are never in one mean.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from rankscope.study.study import Decision
 ARM = ["model", "train_set", "arm", "method", "rank"]
 SUITE = ["suite", "domain", "kind", "relation"]
 _CHANGES = ["n", "seeds", "base_accuracy", "accuracy", "change", "low", "high"]
-FORGETTING = [*ARM, *SUITE, *_CHANGES]
-MATRIX = [*ARM, "domain", "relation", "suites", *_CHANGES]
+FORGETTING = [*ARM, *SUITE, "metric", *_CHANGES]
+MATRIX = [*ARM, "domain", "relation", "metric", "suites", *_CHANGES]
 RUN = ["model", "train_set", "arm", "seed"]
-KINDS = [*ARM, "kind", "relation", "suites", *_CHANGES]
+KINDS = [*ARM, "kind", "relation", "metric", "suites", *_CHANGES]
 SEEDS = [*ARM, "seed", "gain", "forgetting"]
 DERIVED = ["model", "train_set", "arm", "seed", "derivation", "rank", "mean_rank", "energy", "energy_kept", "factor"]
 DERIVED += ["intruders", "suite", "domain", "kind", "relation", "n", "accuracy", "base_accuracy", "change"]
@@ -93,7 +94,7 @@ def _changes(
     for pairing in paired:
         groups: dict[tuple[Any, ...], tuple[dict[str, Any], list[SuiteScores]]] = {}
         for suite in pairing.suites:
-            group = group_of(suite)
+            group = {**group_of(suite), "metric": suite.metric}
             groups.setdefault(tuple(group.values()), (group, []))[1].append(suite)
         for group, members in groups.values():
             made += _change_rows(pairing, group, members, confidence)

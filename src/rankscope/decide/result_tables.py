@@ -16,11 +16,11 @@ import pandas as pd
 from rankscope.decide.change_tables import ARM, SUITE, forgetting, kinds, latest, matrix, seeds
 from rankscope.decide.judging_items import judging
 from rankscope.decide.looks import Evidence, gather_all
-from rankscope.decide.paired_items import Frames, Pairing, SuiteScores, pair, relation, text_or_none
+from rankscope.decide.paired_items import Frames, Pairing, SuiteScores, metric_of, pair, relation, text_or_none
 from rankscope.decide.run_outcomes import noise
 from rankscope.study.study import Decision
 
-SCORES = [*ARM, "seed", *SUITE, "n", "accuracy", "loss_nats_per_token", "bits_per_byte"]
+SCORES = [*ARM, "seed", *SUITE, "metric", "n", "accuracy", "loss_nats_per_token", "bits_per_byte"]
 FLIPS = ["model", "train_set", "arm", "suite", "item_id", "relation", "kind"]
 FLIPS += ["base_correct", "seeds_total", "seeds_lost", "seeds_won"]
 FORGOTTEN = ["model", "train_set", "suite", "item_id", "relation", "kind", "group"]
@@ -89,7 +89,9 @@ def scores(frames: Frames) -> pd.DataFrame:
     base = means[means["arm"] == "base"].assign(method="base", rank=math.nan)
     trained = means[means["arm"] != "base"].merge(arms, on=["model", "train_set", "arm"])
     frame = pd.concat([base.astype({"rank": "Int64"}), trained.astype({"rank": "Int64"})], ignore_index=True)
-    frame = frame.merge(suites[["suite", "domain", "kind"]], on="suite").merge(sets, on=["model", "train_set"])
+    metrics = [metric_of(row) for row in suites.to_dict("records")]
+    named = suites[["suite", "domain", "kind"]].assign(metric=metrics)
+    frame = frame.merge(named, on="suite").merge(sets, on=["model", "train_set"])
     domains = zip(frame["domain"], frame["train_domain"], strict=True)
     frame["relation"] = [relation(text_or_none(suite), text_or_none(train)) for suite, train in domains]
     frame = frame.astype({"seed": "Int64"})[SCORES]
@@ -125,6 +127,7 @@ def flips(paired: Sequence[Pairing]) -> pd.DataFrame:
         for pairing in paired
         for a in range(len(pairing.labels))
         for suite in pairing.suites
+        if suite.metric == "score"  # a loss is neither right nor wrong
     ]
     if not made:
         return pd.DataFrame(columns=FLIPS)
@@ -219,7 +222,7 @@ def findings(groups: pd.DataFrame, kinds: pd.DataFrame, model: str, train_set: s
         sentence += f" by every arm (if arms forgot independently: {expected:.0f})"
         sentence += "".join(f", {count[name]:,} by {name}" for name in NAMES[1:4] if count[name])
         said.append(f"{sentence}.")
-    rows = kinds[(kinds["model"] == model) & (kinds["train_set"] == train_set)]
+    rows = kinds[(kinds["model"] == model) & (kinds["train_set"] == train_set) & (kinds["metric"] == "score")]
     for kind in ("recall", "reasoning"):
         said += _kind_sentences(kind, rows[rows["kind"] == kind])
     return said
