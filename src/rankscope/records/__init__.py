@@ -38,6 +38,7 @@ from rankscope.records.settings_record import (
     PlannedSplit,
     SettingPoint,
     SettingsFile,
+    WorthAt,
 )
 from rankscope.records.suite_record import HarnessFacts, SuiteFacts
 from rankscope.records.verdict_record import (
@@ -71,5 +72,5 @@ __all__ = [
     "PlannedSplit", "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation",
     "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord", "SettingPoint", "SettingsFile", "SourceState", "Stage",
     "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts",
-    "Turn", "Verdict", "VerdictFile",
+    "Turn", "Verdict", "VerdictFile", "WorthAt",
 ]  # fmt: skip

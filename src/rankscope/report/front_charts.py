@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import altair as alt
 import numpy as np
 import pandas as pd
 from scipy.optimize import isotonic_regression
 
-from rankscope.records.readable_numbers import NOT_MEASURED, is_number, points, rate
+from rankscope.records import WorthAt
+from rankscope.records.readable_numbers import NOT_MEASURED, points, rate
 from rankscope.report.chart_drawing import (
     PLOT_WIDTH,
     POINTS,
@@ -23,7 +22,6 @@ from rankscope.report.chart_drawing import (
     domain,
     each,
     layer,
-    plain,
     records,
     tooltips,
 )
@@ -193,44 +191,37 @@ def front_section(pairs: list[Pair], tables: Tables) -> Section:
 # ---- other margins --------------------------------------------------------------------------------------------------
 
 
-def allowed_table(pairs: list[Pair], allowed: pd.DataFrame | None) -> DataTable:
-    """What each arm is worth if so many points of forgetting are allowed; columns of tables/allowed.parquet."""
+def margins_table(pairs: list[Pair]) -> DataTable:
+    """What each arm is worth if so many points of forgetting are allowed."""
     several = len(pairs) > 1
     columns = [
-        *([("trained", False)] if several else []),
+        *([("model, trained on", False)] if several else []),
         ("points allowed", True), ("arm", False), ("learning rate", True), ("dial", True), ("gain (points)", True),
-        ("forgetting (points)", True), ("judged", False),
+        ("forgetting (points)", True), ("judged by", False),
     ]  # fmt: skip
     rows = []
     for pair in pairs:
-        order = dict(zip(pair.arms["arm"], pair.arms["order"], strict=True)) if len(pair.arms) else {}
-        own = of_pair(allowed, pair.verdict)
-        found = [{str(k): plain(v) for k, v in row.items()} for row in own.to_dict("records")]
-        for row in sorted(found, key=lambda row: (row["allowed"], order.get(row["arm"], len(order)))):
-            lead = [Cell(pair.name, pair.name)] if several else []
-            rows.append([*lead, *_allowed_cells(row)])
-    return DataTable("allowed", "What each arm is worth at other margins", columns, rows)
+        order = {arm.label: place for place, arm in enumerate(pair.verdict.arms_by_size)}
+        lead = [Cell(pair.name, pair.name)] if several else []
+        found = sorted(pair.verdict.at_other_margins, key=lambda one: (one.allowed, order.get(one.arm, len(order))))
+        rows += [[*lead, *_margin_cells(one)] for one in found]
+    return DataTable("margins", "What each arm is worth at other margins", columns, rows)
 
 
-def _allowed_cells(row: dict[str, Any]) -> list[Cell]:
-    judged = bool(row["judged"])
-    if judged:
-        told = "all seeds"
-    elif is_number(row["runs_needed"]) and row["runs_needed"]:
-        told = f"not judged: {row['runs_needed']:g} runs would tell"
-    else:
-        told = "not judged"
-    numbers = [_points(row["gain"]), _points(row["forgetting"])] if judged else [Cell(NOT_MEASURED, "")] * 2
-    note = "" if row["admissible"] else " (forgets more)"
-    return [
-        Cell(f"{row['allowed'] * 100:g}", row["allowed"]),
-        Cell(str(row["arm"]), str(row["arm"])),
-        Cell(rate(row["learning_rate"]), row["learning_rate"] if is_number(row["learning_rate"]) else ""),
-        Cell(f"{row['dial']:g}", row["dial"]),
-        *numbers,
-        Cell(told + note, told),
+def _margin_cells(one: WorthAt) -> list[Cell]:
+    judged = one.gain is not None
+    told = "all seeds" if judged else f"nobody yet: {one.runs_needed} runs would tell"
+    if not one.admissible:
+        told += "; is expected to forget more"
+    measured = [
+        Cell(points(value), value) if value is not None else Cell(NOT_MEASURED, "")
+        for value in (one.gain, one.forgetting)
     ]
-
-
-def _points(value: float | None) -> Cell:
-    return Cell(points(value), value) if value is not None else Cell(NOT_MEASURED, "")
+    return [
+        Cell(f"{100 * one.allowed:g}", one.allowed),
+        Cell(one.arm, one.arm),
+        Cell(rate(one.learning_rate), one.learning_rate if one.learning_rate is not None else ""),
+        Cell(f"{one.dial:g}", one.dial),
+        *measured,
+        Cell(told, told),
+    ]

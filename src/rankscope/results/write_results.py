@@ -14,6 +14,7 @@ from rankscope.decide.change_tables import derived_scores, forgetting_by_run, ra
 from rankscope.decide.forgetting_diagnostics import diagnose
 from rankscope.decide.inside_tables import joined, measures_by_run, neuron_overlaps, subspaces
 from rankscope.decide.looks import Evidence, gather_all
+from rankscope.decide.other_margins import at_other_margins
 from rankscope.decide.result_tables import findings, forgotten, forgotten_groups, make_tables, scores
 from rankscope.decide.verdict import decide
 from rankscope.edges.study_folder import StudyFolder
@@ -54,7 +55,11 @@ def write_results(folder: StudyFolder) -> VerdictFile:
             frames, model=model, train_set=train_set, decision=study.decision, looks=study.looks, evidence=known
         )
         said = findings(tables["forgotten_groups"], tables["kinds"], model, train_set)
-        return verdict.model_copy(update={"findings": said})
+        worth = at_other_margins(
+            settings, plan.choice_of(model, train_set), tables["operating_points"],
+            retention_margin=study.decision.retention_margin, seed_count=len(study.all_seeds),
+        )  # fmt: skip
+        return verdict.model_copy(update={"findings": said, "at_other_margins": worth})
 
     verdicts = VerdictFile(
         verdicts=[decided(model, train_set, known) for (model, train_set), known in evidence.items()],
