@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from threading import Lock
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from judge_server import Reply, judge_server, said
+from rich.console import Console
 from tiny_study import tiny_study, write_rows
 
 from rankscope.edges.executors.this_machine import InProcess
@@ -18,6 +20,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.pipeline import Outcome, run_study
 from rankscope.records import VerdictFile
+from rankscope.report.verdict_text import print_verdict
 from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import read_study
 
@@ -89,6 +92,15 @@ def test_points_and_nats_stand_in_one_study(tmp_path: Path) -> None:
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Change of suites judged by loss" in page
     assert re.search(r"\d\.\d{3} nats</td>", page), "the table suite by suite has losses"
+    (verdict,) = verdicts_of(out).verdicts
+    lora = next(arm for arm in verdict.arms if arm.label == "lora-r2")
+    assert lora.gain.mean is not None
+    assert lora.forgetting_nats is not None
+    console = Console(width=110, record=True, file=io.StringIO())
+    print_verdict(console, verdict)
+    told = console.export_text()
+    assert "percentage points, of suites judged by loss in nats" in told
+    assert re.search(rf"{re.escape(f'{lora.forgetting_nats.mean:+.3f}')} ±\d\.\d{{3}} nats", told)
 
 
 def test_another_metric_of_rows_is_refused_with_its_line(tmp_path: Path) -> None:
