@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from rankscope.decide.change_tables import ARM, SUITE, forgetting, kinds, latest, matrix, seeds
+from rankscope.decide.judging_items import judging
 from rankscope.decide.looks import Evidence, gather_all
 from rankscope.decide.paired_items import Frames, Pairing, SuiteScores, metric_of, pair, relation, text_or_none
 from rankscope.decide.run_outcomes import noise
@@ -70,17 +71,22 @@ def pairings(frames: Frames, evidence: Mapping[tuple[str, str], Evidence]) -> li
 
 
 def scores(frames: Frames) -> pd.DataFrame:
-    """One row per run and suite, over the items scored in that run; the base stands once per training set.
+    """One row per run and suite, over the items scored in that run that judge; the base stands once per training set.
 
     accuracy is the mean score (NaN for text); loss_nats_per_token and bits_per_byte are summed over the suite before
     dividing (NaN where nothing was scored so).
     """
     predictions, suites, runs = frames
-    means = _run_means(predictions)
     sets = runs[["model", "train_set", "train_domain"]].drop_duplicates(["model", "train_set"])
     arms = runs[["model", "train_set", "arm", "method", "rank"]].drop_duplicates(["model", "train_set", "arm"])
-    base = means[means["arm"] == "base"].drop(columns="train_set").merge(sets[["model", "train_set"]], on="model")
-    base = base.assign(method="base", rank=math.nan)
+    parts = []
+    for model, train_set in zip(sets["model"], sets["train_set"], strict=True):
+        mine = (predictions["model"] == model) & (predictions["train_set"] == train_set)
+        of_base = (predictions["model"] == model) & (predictions["arm"] == "base")
+        own = (mine | of_base).to_numpy() & judging(predictions, model, train_set)
+        parts.append(_run_means(predictions[own]).assign(train_set=train_set))
+    means = pd.concat(parts, ignore_index=True)
+    base = means[means["arm"] == "base"].assign(method="base", rank=math.nan)
     trained = means[means["arm"] != "base"].merge(arms, on=["model", "train_set", "arm"])
     frame = pd.concat([base.astype({"rank": "Int64"}), trained.astype({"rank": "Int64"})], ignore_index=True)
     metrics = [metric_of(row) for row in suites.to_dict("records")]
