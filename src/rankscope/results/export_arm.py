@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rankscope.edges.storages import open_storage
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.model.load import load_model, load_tokenizer
 from rankscope.model.methods.attach import SavedAdapter, attach, unmergeable
+from rankscope.model.weights.adapter_file import CONFIG
 from rankscope.records import ArmVerdict, Plan, PlannedRun, Verdict
 from rankscope.report.model_card import model_card, trade_off_png
 from rankscope.results.frames import planned_study, runs_frame
@@ -108,10 +110,26 @@ def _fill(folder: StudyFolder, study: Study, run: PlannedRun, target: Path, card
     if merged and not full:
         _merge(spec, run, weights, target)
     else:
-        shutil.copytree(weights, target, dirs_exist_ok=True)
+        _copy(weights, target)
+        _name_base(target / CONFIG, spec.public_id)
     if merged or full:
         load_tokenizer(spec, _NOWHERE).save_pretrained(str(target))
     (target / "README.md").write_text(card, encoding="utf-8")
+
+
+def _copy(weights: Path, target: Path) -> None:
+    """Regular files only. Raises InputProblems for a link, which may lead anywhere."""
+    links = [path for path in sorted(weights.rglob("*")) if path.is_symlink()]
+    if links:
+        raise InputProblems([Problem(str(path), "export", "a link", "a file of the study itself") for path in links])
+    shutil.copytree(weights, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+
+
+def _name_base(path: Path, base: str) -> None:
+    """The base in PEFT's settings as others know it, not as a path of this machine."""
+    if path.is_file():
+        config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _merge(spec: ModelSpec, run: PlannedRun, weights: Path, target: Path) -> None:
