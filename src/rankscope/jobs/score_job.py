@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pandas as pd
@@ -15,6 +16,8 @@ import pandas as pd
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.adapter_scoring import Logprobs
+from rankscope.evaluate.answer_grading import NotGraded
+from rankscope.evaluate.judge_client import GradingStopped
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.jobs.selection import with_roles
@@ -44,19 +47,27 @@ def missing_suites(context: JobContext, run_id: str, model: str) -> list[str]:
 def score_missing(
     context: JobContext, model: LoadedModel, name: str, status: RunStatus, known: Known = NOTHING
 ) -> RunStatus:
-    """Score what is missing, keep what is there, write predictions.parquet and the final status. `name`: the base's."""
+    """Score what is missing, keep what is there, write predictions.parquet and the final status. `name`: the base's.
+
+    Raises NotGraded or GradingStopped for the first suite that was not graded, when all others are written.
+    """
     folder, run_id = context.folder, status.run_id
     start, peak = time.perf_counter(), status.peak_memory_bytes or 0
     missing, hashes = missing_suites(context, run_id, name), context.suite_hashes(name)
     kept = _kept(context, run_id, set(hashes) - set(missing)) if len(missing) < len(hashes) else None
     already = len(kept) if kept is not None else 0
     predictions: list[Prediction] = []
+    ungraded: dict[str, NotGraded | GradingStopped] = {}
+    desk = context.desk(twice=run_id not in context.runs)
     try:
         for suite in missing:
-            predictions += score_suite(
-                model.model, model.tokenizer, context.suite_plan(name, suite), token_budget=context.evaluate_tokens,
-                logprobs=known.logprobs.get(suite),
-            )  # fmt: skip
+            try:
+                predictions += score_suite(
+                    model.model, model.tokenizer, context.suite_plan(name, suite),
+                    token_budget=context.evaluate_tokens, logprobs=known.logprobs.get(suite), desk=desk,
+                )  # fmt: skip
+            except (NotGraded, GradingStopped) as error:  # the other suites' predictions are kept all the same
+                ungraded[suite] = error
             peak = max(peak, memory_in_use_bytes())
             status = status.model_copy(update={"items_scored": already + len(predictions), "peak_memory_bytes": peak})
             context.write_status(status)
@@ -71,7 +82,9 @@ def score_missing(
     frame = frame if run is None else with_roles(context, run, frame)
     frame["suite"] = pd.Categorical(frame["suite"], categories=list(hashes))
     frame = frame.sort_values("suite", kind="stable").astype({"suite": "str"}).reset_index(drop=True)
-    folder.write_predictions(run_id, frame, hashes)
+    folder.write_predictions(run_id, frame, {suite: sha for suite, sha in hashes.items() if suite not in ungraded})
+    if ungraded:
+        raise next(iter(ungraded.values()))
     update = {
         "state": "done",
         "reason": None,
@@ -105,7 +118,8 @@ class ScoreBase:
 
     def run(self, place: WorkPlace) -> None:
         context = job_context(self.folder, place)
-        with context.folder.wait_lock(self.run_id, place.stop_requested) as mine:
+        lock = context.folder.wait_lock(self.run_id, place.stop_requested)
+        with suppress(GradingStopped), lock as mine:
             if not mine:
                 return
             folder, missing = context.folder, missing_suites(context, self.run_id, self.model)
@@ -117,7 +131,7 @@ class ScoreBase:
                 score_missing(
                     context, context.base(self.model), self.model, RunStatus(run_id=self.run_id, state="running")
                 )
-            elif folder.read_status(self.run_id) is None:
+            elif (status := folder.read_status(self.run_id)) is None or status.state != "done":
                 context.write_status(RunStatus(run_id=self.run_id, state="done"))
             if not missing_suites(context, self.run_id, self.model):
                 _score_again(context, self.run_id, self.model)
@@ -157,6 +171,6 @@ def _score_again(context: JobContext, run_id: str, model: str) -> None:
     found: list[Prediction] = []
     for name in wanted:
         plan = SuitePlan(context.suite(model, name), budget)
-        found += score_suite(base.model, base.tokenizer, plan, token_budget=budget)
+        found += score_suite(base.model, base.tokenizer, plan, token_budget=budget, desk=context.desk())
     context.folder.write_second_predictions(run_id, predictions_frame(run_id, found), wanted)
     context.write_status(status.model_copy(update={"activity": None}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rankscope.records.plan_record import (
-    HarnessFacts,
     MachineFacts,
     MeasuredSpeed,
     ModelFacts,
@@ -14,11 +13,10 @@ from rankscope.records.plan_record import (
     Resolved,
     SourceState,
     StudyMarker,
-    SuiteFacts,
     TrainFacts,
 )
 from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
-from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Metric, Row, Suite, Turn
+from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Row, Suite, Turn
 from rankscope.records.run_records import (
     Packing,
     PackMembers,
@@ -40,6 +38,7 @@ from rankscope.records.settings_record import (
     SettingPoint,
     SettingsFile,
 )
+from rankscope.records.suite_record import HarnessFacts, SuiteFacts
 from rankscope.records.verdict_record import (
     ArmCost,
     ArmVerdict,
@@ -61,6 +60,7 @@ from rankscope.records.verdict_record import (
     Verdict,
     VerdictFile,
 )
+from rankscope.study.study_settings import Metric
 
 __all__ = [
     "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmSetting", "ArmVerdict", "BestBet", "BetSetting",

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from typing import Literal
 
 from rankscope.records.record_base import FORMAT_VERSION, Record
-from rankscope.records.row_records import Form, Metric
 from rankscope.records.settings_record import PlannedChoice
+from rankscope.records.suite_record import SuiteFacts
 from rankscope.study.methods import Arm, MethodName
-from rankscope.study.study import Kind
 
 
 class ModelFacts(Record):
@@ -58,39 +57,6 @@ class TrainFacts(Record):
     warnings: list[str] = []
     revision: str | None = None
     """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
-
-
-class HarnessFacts(Record):
-    """The task of lm-eval that a suite is; `task_sha256` is lm-eval's own `task_hashes` entry for these documents."""
-
-    task: str
-    output_type: str
-    version: int | float | str | None
-    task_sha256: str
-    num_fewshot: int
-    metric: str | None
-    filter: str
-    lm_eval_version: str
-
-
-class SuiteFacts(Record):
-    """A suite, as scored."""
-
-    model: str = ""
-    """The base model whose tokenizer counted; filled in by the plan."""
-    name: str
-    domain: str | None
-    kind: Kind | None
-    form: Form
-    content_sha256: str
-    item_count: int
-    token_count: int
-    max_new_tokens: int
-    left_out: dict[str, int] = {}
-    revision: str | None = None
-    """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
-    harness: HarnessFacts | None = None
-    metric: Metric = "score"
 
 
 class SourceState(Record):

@@ -9,6 +9,7 @@ from pydantic import Field
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.study.methods import MethodName
 from rankscope.study.study import Kind
+from rankscope.study.study_settings import Metric
 
 Relation = Literal["in-domain", "out-of-domain", "general"]
 
@@ -35,7 +36,10 @@ class ArmCost(Record):
 
 
 class SuiteOutcome(Record):
-    """One arm on one suite: accuracy, and its change from the base (mean over seeds)."""
+    """One arm on one suite: accuracy, and its change from the base (mean over seeds), with an interval for itself.
+
+    Of a suite that is judged by its loss: the losses in nats per token, and by how many nats the arm's is smaller.
+    """
 
     suite: str
     relation: Relation
@@ -44,10 +48,22 @@ class SuiteOutcome(Record):
     base_accuracy: float | None
     accuracy: float | None
     change: Interval
+    metric: Metric = "score"
+    base_loss_nats: float | None = None
+    loss_nats: float | None = None
+    chance: float | None = None
+    """The accuracy of guessing: of choices one over their number, else 0; None where it is not known."""
+    left_out: str | None = None
+    """Why the suite is no part of the mean that forgetting is; None where it is part of it."""
 
 
 class ArmVerdict(Record):
-    """One arm's row of the verdict. `status`: eligible, ineligible, open; or failed, diverged, does not fit."""
+    """One arm's row of the verdict. `status`: eligible, ineligible, open; or failed, diverged, does not fit.
+
+    gain and forgetting are in shares of accuracy, gain_nats and forgetting_nats in nats per token over the suites that
+    are judged by their loss, None where there is none. Their intervals are the bounds that `status` comes from: those
+    of all compared arms hold at once at the study's confidence.
+    """
 
     label: str
     method: str
@@ -62,6 +78,8 @@ class ArmVerdict(Record):
     cost: ArmCost
     dial: float = 1.0
     """How much of the trained change is applied: W0 + dial (W - W0)."""
+    gain_nats: Interval | None = None
+    forgetting_nats: Interval | None = None
 
 
 class Recommended(Record):
@@ -81,10 +99,13 @@ class DetectableEffect(Record):
 
     gain: float | None
     forgetting: float | None
+    gain_nats: float | None = None
+    forgetting_nats: float | None = None
 
 
 class MoreNeeded(Record):
-    """How many seeds (or items per suite, at the present seeds) would decide, were the estimates the truth."""
+    """How many seeds (or items per suite, at the present seeds) would probably decide; None where no number that can be
+    asked for would."""
 
     seeds: int | None
     items: int | None
@@ -111,7 +132,8 @@ class LeastBadArm(Record):
 
     label: str
     setting: BetSetting
-    retention_margin: float
+    retention_margin: float | None
+    retention_margin_nats: float | None = None
     probability: float | None
 
 
@@ -181,6 +203,8 @@ class Verdict(Record):
     findings: list[str] = []
     """What was forgotten, in plain words: by which arms, recall against reasoning."""
     noise: list[SuiteNoise] = []
+    interval_confidence: float | None = None
+    """Of each interval of gain and forgetting for itself, so that all hold at once at the study's confidence."""
     best_bet: BestBet | None = None
 
     @property
@@ -224,8 +248,12 @@ class PooledInterval(Record):
 
 
 class DefaultArm(Record):
-    """One kind of arm. `gain_difference`: to the reference of each study (full, else its largest arm; None for the
-    reference itself); `learning_rate`: of those that were searched, on its own scale; `recommended_in`: verdicts."""
+    """One kind of arm at rates of one decade.
+
+    `gain_difference`: to the best eligible arm of each study, None where it was that arm itself in all of them
+    (`reference_in` counts those) or no arm was eligible; `learning_rate`: of those that were searched, on its own
+    scale; `learning_rate_decade` d: rates from 10^d on and below 10^(d + 1); `recommended_in`: verdicts.
+    """
 
     method: MethodName
     rank: int | None
@@ -236,6 +264,8 @@ class DefaultArm(Record):
     gain_difference: PooledInterval | None
     forgetting: PooledInterval | None
     learning_rate: PooledInterval | None
+    learning_rate_decade: int | None = None
+    reference_in: int = 0
 
 
 class Defaults(Record):

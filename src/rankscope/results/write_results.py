@@ -10,7 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rankscope.decide.change_tables import derived_scores, forgetting_by_run, rate_sentences, rates
-from rankscope.decide.inside_tables import diagnose, joined, measures_by_run, neuron_overlaps, subspaces
+from rankscope.decide.forgetting_diagnostics import diagnose
+from rankscope.decide.inside_tables import joined, measures_by_run, neuron_overlaps, subspaces
 from rankscope.decide.looks import Evidence, gather_all
 from rankscope.decide.result_tables import findings, forgotten, forgotten_groups, make_tables
 from rankscope.decide.verdict import decide
