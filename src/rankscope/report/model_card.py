@@ -81,12 +81,12 @@ def _front_matter(verdict: Verdict, row: ArmVerdict, arm: Arm, study: Mapping[st
 
 
 def _base_id(verdict: Verdict, study: Mapping[str, Any]) -> str:
-    """The base's id as the study writes it (a hub id or a folder), found by the name used in tables."""
+    """The base's hub id, found by the name used in tables; of a folder its name, for a card leaves this machine."""
     models = study.get("model") or study.get("models") or []
     for spec in models if isinstance(models, list | tuple) else [models]:
         model_id = str(spec.get("id", "")) if isinstance(spec, Mapping) else str(spec)
         if model_id.rstrip("/").split("/")[-1] == verdict.model:
-            return model_id
+            return verdict.model if model_id.startswith(("/", "~", ".")) else model_id
     return verdict.model
 
 
