@@ -233,6 +233,7 @@ def test_two_processes_with_the_same_run_do_it_once(alone: tuple[Path, Path], tm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # one process after another imports torch: on busy cores 600 s were not enough
 def test_the_commands_of_the_guide(alone: tuple[Path, Path], tmp_path: Path) -> None:
     """docs/guide-cluster.md, block by block, with the scheduler's part played by this test.
 
