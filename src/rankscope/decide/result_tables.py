@@ -119,6 +119,7 @@ def flips(paired: Sequence[Pairing]) -> pd.DataFrame:
         for pairing in paired
         for a in range(len(pairing.labels))
         for suite in pairing.suites
+        if suite.metric == "score"  # a loss is neither right nor wrong
     ]
     if not made:
         return pd.DataFrame(columns=FLIPS)

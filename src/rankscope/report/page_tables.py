@@ -13,6 +13,7 @@ from rankscope.records.readable_numbers import (
     NOT_MEASURED,
     duration,
     is_number,
+    nats,
     parameters,
     percent,
     points,
@@ -53,14 +54,14 @@ def _number(value: float | int | None, text: str) -> Cell:
     return Cell(text, value if is_number(value) and value is not None else "")
 
 
-def _interval(interval: Interval) -> list[Cell]:
+def _interval(interval: Interval, written: Callable[[float | None], str] = points) -> list[Cell]:
     """The mean in one cell, its interval in the next."""
     if interval.mean is None:
         return [Cell(NOT_MEASURED, ""), Cell("", "")]
-    mean = Cell(points(interval.mean), interval.mean)
+    mean = Cell(written(interval.mean), interval.mean)
     if interval.low is None or interval.high is None:
         return [mean, Cell("no interval", "")]
-    return [mean, Cell(f"{points(interval.low)} to {points(interval.high)}", interval.low)]
+    return [mean, Cell(f"{written(interval.low)} to {written(interval.high)}", interval.low)]
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -148,7 +149,7 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
     columns = [
         *pair_columns,
         ("arm", False), ("suite", False), ("domain", False), ("kind", False), ("relation", False), ("items", True),
-        ("base", True), ("arm's accuracy", True), ("change (points)", True), (interval_name, True),
+        ("guessing", True), ("base", True), ("arm's accuracy", True), ("change (points)", True), (interval_name, True),
     ]  # fmt: skip
     rows = []
     for row in _rows(changes):
@@ -159,6 +160,7 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
                 *pair_cells(row["model"], row["train_set"]),
                 *(_text(row[name]) for name in ("arm", "suite", "domain", "kind", "relation")),
                 _number(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
+                _number(row.get("chance"), "" if row.get("chance") is None else percent(row["chance"])),
                 _number(share["base_accuracy"], percent(share["base_accuracy"])),
                 _number(share["accuracy"], percent(share["accuracy"])),
                 *_interval(change),
@@ -168,6 +170,38 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
 
 
 _SHARES = ("base_accuracy", "accuracy", "change", "change_low", "change_high")
+
+
+def losses_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
+    """Every arm on every suite that is judged by its loss, and its gain and forgetting over those suites, in nats."""
+    pair_columns, pair_cells = _pair_columns([pair.verdict for pair in pairs])
+    columns = [
+        *pair_columns,
+        ("arm", False), ("suite", False), ("relation", False), ("items", True), ("base (nats)", True),
+        ("arm's loss (nats)", True), ("loss saved (nats)", True), (interval_name, True),
+    ]  # fmt: skip
+    rows = []
+    for pair in pairs:
+        for arm in pair.verdict.arms_by_size:
+            overall = (("gain over suites", arm.gain_nats), ("forgetting over suites", arm.forgetting_nats))
+            lines: list[tuple[str, str, int | None, float | None, float | None, Interval]]
+            lines = [(name, "", None, None, None, part) for name, part in overall if part is not None]
+            outcomes = [outcome for outcome in arm.per_suite if outcome.metric == "loss"]
+            lines += [(o.suite, o.relation, o.item_count, o.base_loss_nats, o.loss_nats, o.change) for o in outcomes]
+            for name, where, count, base, loss, change in lines:
+                rows.append(
+                    [
+                        *pair_cells(pair.verdict.model, pair.verdict.train_set),
+                        _text(arm.label),
+                        _text(name),
+                        _text(where),
+                        _number(count, "" if count is None else f"{count:,}"),
+                        _number(base, "" if base is None else nats(base, sign=False)),
+                        _number(loss, "" if loss is None else nats(loss, sign=False)),
+                        *_interval(change, nats),
+                    ]
+                )
+    return DataTable("losses", "Suites that are judged by their loss: below 0 is forgetting on a suite", columns, rows)
 
 
 def text_table(scores: pd.DataFrame | None) -> DataTable:

@@ -32,7 +32,7 @@ def write_results(folder: StudyFolder) -> VerdictFile:
     tables["learning"] = learning_frame(folder, plan)
     domains = {facts.name: facts.domain for facts in plan.train_sets}
     tables["rates"] = rates(searches_of(folder, plan), predictions[predictions["arm"] == "base"], suites, domains)
-    tables |= _inside_tables(folder, runs, tables["scores"], confidence=study.decision.confidence)
+    tables |= _inside_tables(folder, runs, tables["scores"], tables["forgetting"], confidence=study.decision.confidence)
     tables["forgotten"] = forgotten(tables["flips"], runs)
     tables["forgotten_groups"] = forgotten_groups(tables["flips"], tables["forgotten"])
     for name, table in tables.items():
@@ -133,7 +133,7 @@ ANALYSES = ("spectra", "hidden", "attention", "neurons")
 
 
 def _inside_tables(
-    folder: StudyFolder, runs: pd.DataFrame, scores: pd.DataFrame, *, confidence: float
+    folder: StudyFolder, runs: pd.DataFrame, scores: pd.DataFrame, changes: pd.DataFrame, *, confidence: float
 ) -> dict[str, pd.DataFrame]:
     """Of the finished runs: spectra, subspaces, hidden, attention, neurons, neuron_overlaps, diagnostics, derived."""
     done = runs[runs["state"] == "done"]
@@ -141,7 +141,7 @@ def _inside_tables(
     tables["subspaces"] = subspaces(_directions(folder, done), tables["spectra"], runs)
     tables["neuron_overlaps"] = neuron_overlaps(tables["neurons"])
     values = measures_by_run(tables, scores)
-    tables["diagnostics"] = diagnose(values, forgetting_by_run(scores), runs, confidence=confidence)
+    tables["diagnostics"] = diagnose(values, forgetting_by_run(scores, changes), runs, confidence=confidence)
     tables["derived"] = derived_scores(_derived(folder, done), scores)
     return tables
 
