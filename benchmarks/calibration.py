@@ -2,7 +2,7 @@
 
 The simulated studies go through the same looks, bounds and rule as a real one; simulated_studies.py holds their truth.
 
-    python benchmarks/calibration.py [--quick] [--json FILE]
+    python benchmarks/calibration.py [--quick] [--json FILE] [--bets FILE]
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bet_calibration import calibrate_bets
 from numpy.typing import NDArray
 from simulated_losses import LOSSES
 from simulated_studies import DEMO, EQUAL, GOOD, LOOKS, SCENARIOS, Drawn, Scenario, draw, judged
@@ -248,7 +249,11 @@ def main() -> None:
     parser.add_argument("--studies", type=int, help="simulated studies per scenario")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--bets", type=Path, help="calibrate the best bet instead of the verdict; its figures go here")
     arguments = parser.parse_args()
+    if arguments.bets:
+        few = arguments.studies or (20 if arguments.quick else 300)
+        raise SystemExit(0 if calibrate_bets(arguments.bets, few, arguments.seed, arguments.workers) else 1)
     studies = arguments.studies or (60 if arguments.quick else 1000)
     start, decision, seed = time.perf_counter(), Decision(), arguments.seed
     chosen = [one for one in SCENARIOS if one.name in COMPARED]
