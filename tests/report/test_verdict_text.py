@@ -159,7 +159,7 @@ def test_the_level_of_the_ranges_is_named() -> None:
 def test_the_page_has_a_table_of_losses_and_the_levels_of_the_base() -> None:
     verdict = of_both_units()
     page = render(replace(make_report(), verdicts=VerdictFile(verdicts=[verdict]), tables={}, searches=[]))
-    assert "Suites that are judged by their loss" in page
+    assert "Arms on the suites that are judged by their loss" in page
     assert "The base before training: " in page
     plain = render(make_report())
-    assert "Suites that are judged by their loss" not in plain
+    assert "Arms on the suites that are judged by their loss" not in plain

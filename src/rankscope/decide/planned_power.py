@@ -80,7 +80,9 @@ def planned_power(plan: Plan, decision: Decision) -> list[PlannedPower]:
         suites = [suite for suite in plan.suites if suite.model == model and suite.form != "text"]
         suites = [suite for suite in suites if suite.metric == "score"]  # of losses no variance is known beforehand
         inside = [suite.item_count for suite in suites if suite.domain is not None and suite.domain == domain]
-        others = [suite.item_count for suite in suites if suite.domain is None or suite.domain != domain]
+        chosen = plan.choice_of(model, train_set).select_counts  # items that choose settings do not judge
+        outside = [suite for suite in suites if suite.domain is None or suite.domain != domain]
+        others = [suite.item_count - chosen.get(suite.name, 0) for suite in outside]
         if arms and seeds >= 2 and inside:
             design = Design(arms, seeds, inside, others, decision, tuple(plan.looks))
             found.append(design_power(design, model, train_set))

@@ -30,7 +30,7 @@ from rankscope.records import (
     SuiteFacts,
 )
 from rankscope.study.read_study import study_of
-from rankscope.study.study import SUPERVISED, ModelSpec, Study
+from rankscope.study.study import SUPERVISED, Arm, ModelSpec, Study
 from rankscope.train.fit import FitSettings
 from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.training_state import FitResult
@@ -154,6 +154,11 @@ class JobContext:
         if isinstance(given, int):
             return given
         return packing.micro_batch_tokens if packing is not None else self.plan.resolved.micro_batch_tokens
+
+    def dials_of(self, search: PlannedSearch, arm: Arm) -> tuple[float, ...]:
+        """The dials at which a search scores what it trained: 1 alone where nothing is chosen for retention."""
+        by_loss = self.plan.choice_of(search.model, search.train_set).select == "loss" and arm.dial is None
+        return (1.0,) if by_loss else self.study.dials_of(arm)
 
     def fit_settings(self, learning_rate: float, seed: int, micro_batch_tokens: int) -> FitSettings:
         """The settings of one training run."""

@@ -18,6 +18,7 @@ from rankscope.records.plan_record import (
 from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
 from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Row, Suite, Turn
 from rankscope.records.run_records import (
+    DialLoss,
     Packing,
     PackMembers,
     Prediction,
@@ -63,12 +64,12 @@ from rankscope.records.verdict_record import (
 from rankscope.study.study_settings import Metric
 
 __all__ = [
-    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmSetting", "ArmVerdict", "BestBet", "BetSetting",
-    "DefaultArm", "Defaults", "DetectableEffect", "DialLosses", "Example", "Form", "Graded", "Grading",
-    "HarnessFacts", "Interval", "Item", "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts",
-    "MoreNeeded", "NextRuns", "PackMembers", "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun",
-    "PlannedSearch", "PlannedSplit", "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended",
-    "Record", "Relation", "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord", "SettingPoint",
-    "SettingsFile", "SourceState", "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts",
-    "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile",
+    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmSetting", "ArmVerdict", "BestBet", "BetSetting", "DefaultArm",
+    "Defaults", "DetectableEffect", "DialLoss", "DialLosses", "Example", "Form", "Graded", "Grading", "HarnessFacts",
+    "Interval", "Item", "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts", "MoreNeeded",
+    "NextRuns", "PackMembers", "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun", "PlannedSearch",
+    "PlannedSplit", "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation",
+    "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord", "SettingPoint", "SettingsFile", "SourceState", "Stage",
+    "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts",
+    "Turn", "Verdict", "VerdictFile",
 ]  # fmt: skip

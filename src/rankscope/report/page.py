@@ -71,7 +71,7 @@ def render(report: ReportData) -> str:
         arms=page_tables.arms_table(pairs, f"{interval}, all at once"),
         costs=page_tables.costs_table(pairs),
         suites=page_tables.suites_table(report.verdicts, report.tables.get("forgetting"), interval),
-        losses=page_tables.losses_table(pairs, interval),
+        losses=page_tables.losses_table(pairs, f"{interval}, all at once"),
         texts=page_tables.text_table(report.tables.get("scores")),
         rates=page_tables.rates_table(report.tables.get("rates")),
         undone=page_tables.undone_table(report.tables.get("cost")),

@@ -21,7 +21,7 @@ from rankscope.records.readable_numbers import (
     size,
 )
 from rankscope.report.chart_drawing import Pair, plain
-from rankscope.report.suites_and_items import change_frame
+from rankscope.report.suites_and_items import IN_NATS, change_frame
 from rankscope.study.methods import METHODS
 
 
@@ -143,15 +143,30 @@ def _adapter_text(adapter_bytes: int | None, method: str) -> str:
 
 
 def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interval_name: str) -> DataTable:
-    """Every arm on every suite, with the base's accuracy and the change."""
+    """Every arm on every suite, with the base's accuracy or loss and the change."""
     changes = change_frame(forgetting, verdicts.verdicts)
+    losses = change_frame(forgetting, verdicts.verdicts, IN_NATS)
     pair_columns, pair_cells = _pair_columns(verdicts.verdicts)
     columns = [
         *pair_columns,
         ("arm", False), ("suite", False), ("domain", False), ("kind", False), ("relation", False), ("items", True),
-        ("guessing", True), ("base", True), ("arm's accuracy", True), ("change (points)", True), (interval_name, True),
+        ("guessing", True), ("base", True), ("arm", True), ("change (points or nats)", True), (interval_name, True),
     ]  # fmt: skip
     rows = []
+    for row in _rows(losses):
+        told = (row["change_low"], row["change_high"])
+        interval = "" if None in told else f"{told[0]:+.3f} to {told[1]:+.3f}"
+        rows.append(
+            [
+                *pair_cells(row["model"], row["train_set"]),
+                *(_text(row[name]) for name in ("arm", "suite", "domain", "kind", "relation")),
+                _number(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
+                _text(""),
+                *(_number(-row[name], f"{-row[name]:.3f} nats") for name in ("base_accuracy", "accuracy")),
+                _number(row["change"], f"{row['change']:+.3f} nats"),
+                _number(row["change_low"], interval),
+            ]
+        )
     for row in _rows(changes):
         share = {name: None if row[name] is None else row[name] / 100 for name in _SHARES}
         change = Interval(mean=share["change"], low=share["change_low"], high=share["change_high"])
@@ -173,35 +188,29 @@ _SHARES = ("base_accuracy", "accuracy", "change", "change_low", "change_high")
 
 
 def losses_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
-    """Every arm on every suite that is judged by its loss, and its gain and forgetting over those suites, in nats."""
+    """Gain and forgetting of every arm over the suites that are judged by their loss, in nats per token."""
     pair_columns, pair_cells = _pair_columns([pair.verdict for pair in pairs])
     columns = [
         *pair_columns,
-        ("arm", False), ("suite", False), ("relation", False), ("items", True), ("base (nats)", True),
-        ("arm's loss (nats)", True), ("loss saved (nats)", True), (interval_name, True),
+        ("arm", False), ("gain (nats)", True), (interval_name, True), ("forgetting (nats)", True),
+        (interval_name, True), ("status", False),
     ]  # fmt: skip
+    nothing = Interval(mean=None, low=None, high=None)
     rows = []
     for pair in pairs:
         for arm in pair.verdict.arms_by_size:
-            overall = (("gain over suites", arm.gain_nats), ("forgetting over suites", arm.forgetting_nats))
-            lines: list[tuple[str, str, int | None, float | None, float | None, Interval]]
-            lines = [(name, "", None, None, None, part) for name, part in overall if part is not None]
-            outcomes = [outcome for outcome in arm.per_suite if outcome.metric == "loss"]
-            lines += [(o.suite, o.relation, o.item_count, o.base_loss_nats, o.loss_nats, o.change) for o in outcomes]
-            for name, where, count, base, loss, change in lines:
-                rows.append(
-                    [
-                        *pair_cells(pair.verdict.model, pair.verdict.train_set),
-                        _text(arm.label),
-                        _text(name),
-                        _text(where),
-                        _number(count, "" if count is None else f"{count:,}"),
-                        _number(base, "" if base is None else nats(base, sign=False)),
-                        _number(loss, "" if loss is None else nats(loss, sign=False)),
-                        *_interval(change, nats),
-                    ]
-                )
-    return DataTable("losses", "Suites that are judged by their loss: below 0 is forgetting on a suite", columns, rows)
+            if arm.gain_nats is None and arm.forgetting_nats is None:
+                continue
+            rows.append(
+                [
+                    *pair_cells(pair.verdict.model, pair.verdict.train_set),
+                    _text(arm.label),
+                    *_interval(arm.gain_nats or nothing, nats),
+                    *_interval(arm.forgetting_nats or nothing, nats),
+                    Cell(arm.status, arm.status, f"status {arm.status.replace(' ', '-')}"),
+                ]
+            )
+    return DataTable("losses", "Arms on the suites that are judged by their loss", columns, rows)
 
 
 def text_table(scores: pd.DataFrame | None) -> DataTable:
@@ -212,7 +221,10 @@ def text_table(scores: pd.DataFrame | None) -> DataTable:
     ]  # fmt: skip
     rows = []
     if scores is not None and "loss_nats_per_token" in scores.columns:
-        for row in _rows(scores[scores["loss_nats_per_token"].notna() & scores["accuracy"].isna()]):
+        plain = scores["loss_nats_per_token"].notna() & scores["accuracy"].isna()
+        if "metric" in scores.columns:  # what is judged by loss stands with the other suites
+            plain &= scores["metric"] != "loss"
+        for row in _rows(scores[plain]):
             bits = row.get("bits_per_byte")
             rows.append(
                 [
