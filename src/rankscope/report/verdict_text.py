@@ -12,12 +12,10 @@ from rich.table import Table
 
 from rankscope.records import ArmVerdict, Interval, Metric, SuiteOutcome, Verdict, VerdictFile
 from rankscope.records.readable_numbers import (
-    NOT_MEASURED,
     amount,
     duration,
-    interval_nats,
+    interval_in_units,
     interval_of,
-    interval_points,
     listing,
     nats,
     parameters,
@@ -88,11 +86,6 @@ def _known(outcome: SuiteOutcome) -> str:
     return f"{percent(outcome.base_accuracy)}{guessing}"
 
 
-def interval_text(outcome: SuiteOutcome) -> str:
-    """The change on a suite with its interval and unit."""
-    return interval_of(outcome.change, outcome.metric)
-
-
 def lost_suites(arm: ArmVerdict) -> list[SuiteOutcome]:
     """The suites outside the training domain on which the arm went down, the greatest loss first."""
     lost = [
@@ -114,27 +107,13 @@ def forgotten_sentence(arm: ArmVerdict) -> str:
     if not lost:
         return f"{arm.label} lost nothing on {listing([outcome.suite for outcome in others])}."
     sure = [outcome for outcome in lost if outcome.change.high is not None and outcome.change.high < 0]
-    told = [f"{outcome.suite} {interval_text(outcome)}" for outcome in (sure or lost)[:5]]
+    told = [f"{outcome.suite} {interval_of(outcome.change, outcome.metric)}" for outcome in (sure or lost)[:5]]
     more = len(sure or lost) - len(told)
     where = "; ".join(told) + (f", and {more} more" if more > 0 else "")
-    overall = f"{arm.label} forgets {forgotten_overall(arm)} overall"
+    overall = f"{arm.label} forgets {interval_in_units(arm.forgetting, arm.forgetting_nats, sign=False)} overall"
     if sure:
         return f"{overall}. It surely lost on {where}."
     return f"{overall}. No single suite's loss is beyond the noise: {where}."
-
-
-def forgotten_overall(arm: ArmVerdict) -> str:
-    """What an arm forgets with its interval, in every unit that occurs."""
-    parts = [interval_points(arm.forgetting, sign=False)] if arm.forgetting.mean is not None else []
-    parts += [interval_nats(arm.forgetting_nats, sign=False)] if arm.forgetting_nats is not None else []
-    return listing(parts) or NOT_MEASURED
-
-
-def gained_overall(arm: ArmVerdict) -> str:
-    """What an arm gains with its interval, in every unit that occurs."""
-    parts = [interval_points(arm.gain)] if arm.gain.mean is not None else []
-    parts += [interval_nats(arm.gain_nats)] if arm.gain_nats is not None else []
-    return listing(parts) or NOT_MEASURED
 
 
 def told_arms(verdict: Verdict) -> list[ArmVerdict]:
@@ -171,10 +150,8 @@ def print_results(console: Console, verdicts: VerdictFile | Verdict) -> None:
 
 
 def _print_one(console: Console, verdict: Verdict) -> None:
-    units = ["percentage points"] if _has_points(verdict) else []
-    units += ["nats per token"] if _has_nats(verdict) else []
-    unit = listing(units) or "percentage points"
-    console.print(f"[bold]{escape(verdict.name)}[/]: gain and forgetting in {unit}", style="")
+    units = "percentage points, of suites judged by loss in nats" if _in_nats(verdict) else "percentage points"
+    console.print(f"[bold]{escape(verdict.name)}[/]: gain and forgetting in {units}", style="")
     console.print(_arms_table(verdict, wide=console.width >= WIDE_COLUMNS))
     for answer in verdict.answers:
         console.print(f"[bold]{escape(answer.headline)}.[/] {escape(answer.sentence)}")
@@ -192,25 +169,13 @@ def _print_one(console: Console, verdict: Verdict) -> None:
         console.print(Padding(f"[dim]{escape(noise)}[/]", (0, 0, 0, 2)))
 
 
-def _has_points(verdict: Verdict) -> bool:
-    return any(arm.gain.mean is not None or arm.forgetting.mean is not None for arm in verdict.arms)
-
-
-def _has_nats(verdict: Verdict) -> bool:
-    return any(arm.gain_nats is not None or arm.forgetting_nats is not None for arm in verdict.arms)
-
-
 def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
     table = plain_table()
     table.add_column("arm", overflow="fold", min_width=8)
     table.add_column("trains" if not wide else "trainable parameters", justify="right", no_wrap=True)
     table.add_column("rate", justify="right", no_wrap=True)
-    shown: list[Metric] = ["score"] if _has_points(verdict) or not _has_nats(verdict) else []
-    shown += ["loss"] if _has_nats(verdict) else []
-    for metric in shown:
-        unit = " (nats)" if metric == "loss" and len(shown) > 1 else ""
-        table.add_column(f"gain{unit}", justify="right", no_wrap=True)
-        table.add_column(f"forgetting{unit}", justify="right", no_wrap=True)
+    table.add_column("gain", justify="right", no_wrap=True)
+    table.add_column("forgetting", justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     table.add_column("train time", justify="right", no_wrap=True)
     chosen = verdict.recommended.label if verdict.recommended else None
@@ -221,13 +186,8 @@ def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
             f"[bold]{escape(arm.label)}[/]" if arm.label == chosen else escape(arm.label),
             parameters(arm.trainable_parameters) if arm.trainable_parameters else "",
             rate(arm.learning_rate) if arm.learning_rate is not None else "",
-            *(
-                _interval(interval, metric, wide=wide)
-                for metric in shown
-                for interval in (
-                    (arm.gain, arm.forgetting) if metric == "score" else (arm.gain_nats, arm.forgetting_nats)
-                )
-            ),
+            _in_each_unit(arm.gain, arm.gain_nats, wide=wide),
+            _in_each_unit(arm.forgetting, arm.forgetting_nats, wide=wide),
             f"[{style}]{escape(status)}[/]" if style else escape(status),
             duration(arm.cost.train_seconds) if arm.cost.train_seconds is not None else "",
         )
@@ -238,14 +198,26 @@ def _status(arm: ArmVerdict, verdict: Verdict) -> str:
     return "refuted" if arm.label in verdict.refuted and arm.status in ("eligible", "open") else arm.status
 
 
-def _interval(interval: Interval | None, metric: Metric, *, wide: bool) -> str:
-    if interval is None or interval.mean is None:
+def _in_nats(verdict: Verdict) -> bool:
+    return any(arm.gain_nats is not None or arm.forgetting_nats is not None for arm in verdict.arms)
+
+
+def _in_each_unit(share: Interval, loss: Interval | None, *, wide: bool) -> str:
+    """Points, nats below them, or whichever there is."""
+    shown = [_interval(share, wide=wide)] if share.mean is not None or loss is None else []
+    if loss is not None and loss.mean is not None:
+        ends = [abs(end - loss.mean) for end in (loss.low, loss.high) if end is not None]
+        shown.append(f"{nats(loss.mean)}{f' ±{nats(max(ends), sign=False)}' if ends else ''} nats")
+    return "\n".join(shown) or "-"
+
+
+def _interval(interval: Interval, *, wide: bool) -> str:
+    if interval.mean is None:
         return "-"
-    written = points if metric == "score" else nats
-    mean = written(interval.mean)
+    mean = points(interval.mean)
     if interval.low is None or interval.high is None:
         return mean
     if wide:
-        return f"{mean} ({written(interval.low)} to {written(interval.high)})"
+        return f"{mean} ({points(interval.low)} to {points(interval.high)})"
     half = max(interval.high - interval.mean, interval.mean - interval.low)
-    return f"{mean} ±{written(half, sign=False)}"
+    return f"{mean} ±{points(half, sign=False)}"
