@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +30,35 @@ def plain_logprob(model: torch.nn.Module, prompt: list[int], continuation: list[
     return float(logits.log_softmax(-1).gather(1, torch.tensor(continuation)[:, None]).sum())
 
 
+def no_path_of_this_machine(exported: Path, here: Path) -> None:
+    """Neither in the settings nor on the card; and files are as readable as any other that is made."""
+    assert list(exported.rglob("*.json"))
+    for path in exported.rglob("*"):
+        assert str(here).encode() not in path.read_bytes(), path
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask(), path
+    if (exported / "adapter_config.json").is_file():
+        assert json.loads((exported / "adapter_config.json").read_text())["base_model_name_or_path"] == "model"
+
+
+def umask() -> int:
+    before = os.umask(0o022)
+    os.umask(before)
+    return before
+
+
+def a_link_among_the_weights_is_refused(out: Path, tmp_path: Path) -> None:
+    """What it points at may be anything that this user can read."""
+    (tmp_path / "secret").write_text("of somebody else")
+    links = [adapter / "notes.txt" for adapter in out.glob("runs/lora-r4-*/adapter")]
+    for link in links:
+        link.symlink_to(tmp_path / "secret")
+    with pytest.raises(InputProblems, match=r"notes\.txt: export: found a link"):
+        export_arm(StudyFolder.open(out), tmp_path / "with-link", arm="lora-r4", merged=False)
+    assert not (tmp_path / "with-link").exists()
+    for link in links:
+        link.unlink()
+
+
 @pytest.mark.parametrize("merged", [False, True])
 def test_plain_peft_on_the_plain_base_reproduces_the_predictions(tmp_path: Path, merged: bool) -> None:
     arms = {"lora": {"ranks": [4], "learning_rate": 1e-2}}
@@ -40,6 +71,9 @@ def test_plain_peft_on_the_plain_base_reproduces_the_predictions(tmp_path: Path,
         make_executor=lambda plan: InProcess(1),
     )
     done = export_arm(StudyFolder.open(out), tmp_path / "exported", arm="lora-r4", merged=merged)
+    no_path_of_this_machine(tmp_path / "exported", tmp_path)
+    if not merged:
+        a_link_among_the_weights_is_refused(out, tmp_path)
     seed = int(done.split("seed ")[1].split(",")[0])
     plan = StudyFolder.open(out).read_plan()
     assert plan is not None

@@ -106,7 +106,9 @@ def _next(bet: BestBet, decision: Decision) -> list[str]:
     if not is_worth(runs, bet.unit, decision):
         return ["More seeds would hardly change it."]
     each = "One more seed" if len(runs.arms) == 1 else "One more seed each"
-    return [f"{each} for {listing(runs.arms)} would save about {_missed(runs.saving, bet.unit)} of that."]
+    saved = _missed(runs.saving, bet.unit)
+    about = "" if saved.startswith("less") else "about "
+    return [f"{each} for {listing(runs.arms)} would save {about}{saved} of that."]
 
 
 def is_worth(runs: NextRuns, unit: str, decision: Decision) -> bool:

@@ -78,8 +78,10 @@ def _set_aside(folder: StudyFolder, reads: Mapping[str, Callable[[], object]]) -
         try:
             read()
         except (InputProblems, OSError) as error:
-            folder.storage.remove(f"{name}.damaged")
-            folder.storage.rename(name, f"{name}.damaged")
+            for one in (name, f"{name}.sha256"):  # the hash too: it may be what cannot be read
+                if one == name or folder.storage.exists(one):
+                    folder.storage.remove(f"{one}.damaged")
+                    folder.storage.rename(one, f"{one}.damaged")
             why = error.problems[0].found if isinstance(error, InputProblems) else error.strerror or str(error)
             told.append(f"{folder.place(name)} is damaged ({why}): set aside as {name.rpartition('/')[2]}.damaged")
     return told

@@ -129,6 +129,10 @@ class StudyTables(StudyRecords):
         """Whether this table of the run's analysis is there."""
         return self.storage.exists(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
 
+    def has_directions(self, run_id: str) -> bool:
+        """Whether the run's leading left singular vectors are there."""
+        return self.storage.exists(f"{self.run_folder(run_id)}/analysis/directions.safetensors")
+
     def read_directions(self, run_id: str) -> dict[str, NDArray[np.floating]] | None:
         """A run's leading left singular vectors, (out, directions) by module."""
         from safetensors import SafetensorError

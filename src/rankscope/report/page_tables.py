@@ -13,6 +13,7 @@ from rankscope.records.readable_numbers import (
     NOT_MEASURED,
     duration,
     is_number,
+    nats,
     parameters,
     percent,
     points,
@@ -63,6 +64,17 @@ def _interval(interval: Interval) -> list[Cell]:
     return [mean, Cell(f"{points(interval.low)} to {points(interval.high)}", interval.low)]
 
 
+def _in_each_unit(share: Interval, loss: Interval | None) -> list[Cell]:
+    """The same of points and nats, with both in a cell where suites of both kinds were measured."""
+    if loss is None or loss.mean is None:
+        return _interval(share)
+    known = loss.low is not None and loss.high is not None
+    own = [f"{nats(loss.mean)} nats", f"{nats(loss.low)} to {nats(loss.high)}" if known else "no interval"]
+    if share.mean is None:
+        return [Cell(own[0], loss.mean), Cell(own[1], "" if loss.low is None else loss.low)]
+    return [Cell(f"{cell.text}; {text}", cell.sort) for cell, text in zip(_interval(share), own, strict=True)]
+
+
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a frame as plain values."""
     return [{str(key): plain(value) for key, value in raw.items()} for raw in frame.to_dict("records")]
@@ -82,7 +94,8 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
     columns = [
         *pair_columns,
         ("arm", False), ("trainable parameters", True), ("learning rate", True), ("seeds", True),
-        ("gain (points)", True), (interval_name, True), ("forgetting (points)", True), (interval_name, True),
+        ("gain (points or nats)", True), (interval_name, True), ("forgetting (points or nats)", True),
+        (interval_name, True),
         ("status", False), ("train time", True),
     ]  # fmt: skip
     rows = []
@@ -101,8 +114,8 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
                     _number(arm.trainable_parameters, parameters(arm.trainable_parameters)),
                     _number(arm.learning_rate, rate(arm.learning_rate)),
                     _number(len(arm.seeds), str(len(arm.seeds))),
-                    *_interval(arm.gain),
-                    *_interval(arm.forgetting),
+                    *_in_each_unit(arm.gain, arm.gain_nats),
+                    *_in_each_unit(arm.forgetting, arm.forgetting_nats),
                     Cell(status, status, f"status {status.replace(' ', '-')}"),
                     _number(arm.cost.train_seconds, duration(arm.cost.train_seconds)),
                 ]

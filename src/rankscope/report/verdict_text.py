@@ -15,7 +15,16 @@ from rich.padding import Padding
 from rich.table import Table
 
 from rankscope.records import ArmVerdict, Interval, SuiteOutcome, Verdict, VerdictFile
-from rankscope.records.readable_numbers import duration, interval_points, listing, parameters, points, rate
+from rankscope.records.readable_numbers import (
+    duration,
+    interval_in_units,
+    interval_of,
+    listing,
+    nats,
+    parameters,
+    points,
+    rate,
+)
 from rankscope.report.terminal_tables import WIDE_COLUMNS, plain_table
 
 _STYLES = {
@@ -73,10 +82,10 @@ def forgotten_sentence(arm: ArmVerdict) -> str:
     if not lost:
         return f"{arm.label} lost nothing on {listing([outcome.suite for outcome in others])}."
     sure = [outcome for outcome in lost if outcome.change.high is not None and outcome.change.high < 0]
-    told = [f"{outcome.suite} {interval_points(outcome.change)}" for outcome in (sure or lost)[:5]]
+    told = [f"{outcome.suite} {interval_of(outcome.change, outcome.metric)}" for outcome in (sure or lost)[:5]]
     more = len(sure or lost) - len(told)
     where = "; ".join(told) + (f", and {more} more" if more > 0 else "")
-    overall = f"{arm.label} forgets {interval_points(arm.forgetting, sign=False)} overall"
+    overall = f"{arm.label} forgets {interval_in_units(arm.forgetting, arm.forgetting_nats, sign=False)} overall"
     if sure:
         return f"{overall}. It surely lost on {where}."
     return f"{overall}. No single suite's loss is beyond the noise: {where}."
@@ -116,7 +125,8 @@ def print_results(console: Console, verdicts: VerdictFile | Verdict) -> None:
 
 
 def _print_one(console: Console, verdict: Verdict) -> None:
-    console.print(f"[bold]{escape(verdict.name)}[/]: gain and forgetting in percentage points", style="")
+    units = "percentage points, of suites judged by loss in nats" if _in_nats(verdict) else "percentage points"
+    console.print(f"[bold]{escape(verdict.name)}[/]: gain and forgetting in {units}", style="")
     console.print(_arms_table(verdict, wide=console.width >= WIDE_COLUMNS))
     for answer in verdict.answers:
         console.print(f"[bold]{escape(answer.headline)}.[/] {escape(answer.sentence)}")
@@ -149,8 +159,8 @@ def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
             f"[bold]{escape(arm.label)}[/]" if arm.label == chosen else escape(arm.label),
             parameters(arm.trainable_parameters) if arm.trainable_parameters else "",
             rate(arm.learning_rate) if arm.learning_rate is not None else "",
-            _interval(arm.gain, wide=wide),
-            _interval(arm.forgetting, wide=wide),
+            _in_each_unit(arm.gain, arm.gain_nats, wide=wide),
+            _in_each_unit(arm.forgetting, arm.forgetting_nats, wide=wide),
             f"[{style}]{escape(status)}[/]" if style else escape(status),
             duration(arm.cost.train_seconds) if arm.cost.train_seconds is not None else "",
         )
@@ -159,6 +169,19 @@ def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
 
 def _status(arm: ArmVerdict, verdict: Verdict) -> str:
     return "refuted" if arm.label in verdict.refuted and arm.status in ("eligible", "open") else arm.status
+
+
+def _in_nats(verdict: Verdict) -> bool:
+    return any(arm.gain_nats is not None or arm.forgetting_nats is not None for arm in verdict.arms)
+
+
+def _in_each_unit(share: Interval, loss: Interval | None, *, wide: bool) -> str:
+    """Points, nats below them, or whichever there is."""
+    shown = [_interval(share, wide=wide)] if share.mean is not None or loss is None else []
+    if loss is not None and loss.mean is not None:
+        ends = [abs(end - loss.mean) for end in (loss.low, loss.high) if end is not None]
+        shown.append(f"{nats(loss.mean)}{f' ±{nats(max(ends), sign=False)}' if ends else ''} nats")
+    return "\n".join(shown) or "-"
 
 
 def _interval(interval: Interval, *, wide: bool) -> str:

@@ -120,14 +120,30 @@ def _fill(
             _merge(spec, run, _dialled(weights, Path(temporary) / "adapter", dial), target)
     else:
         _dialled(weights, target, dial)
+        _name_base(target / CONFIG, spec.public_id)
     if merged or full:
         load_tokenizer(spec, _NOWHERE).save_pretrained(str(target))
     (target / "README.md").write_text(card, encoding="utf-8")
 
 
+def _copy(weights: Path, target: Path) -> None:
+    """Regular files only. Raises InputProblems for a link, which may lead anywhere."""
+    links = [path for path in sorted(weights.rglob("*")) if path.is_symlink()]
+    if links:
+        raise InputProblems([Problem(str(path), "export", "a link", "a file of the study itself") for path in links])
+    shutil.copytree(weights, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+
+
+def _name_base(path: Path, base: str) -> None:
+    """The base in PEFT's settings as others know it, not as a path of this machine."""
+    if path.is_file():
+        config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+
 def _dialled(weights: Path, target: Path, dial: float) -> Path:
     """A copy of a folder of weights, an adapter's alpha times `dial`; where it is."""
-    shutil.copytree(weights, target, dirs_exist_ok=True)
+    _copy(weights, target)
     if dial < 1:
         config = adapter_config(target)
         pattern = {name: alpha * dial for name, alpha in (config.get("alpha_pattern") or {}).items()}

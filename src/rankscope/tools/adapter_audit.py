@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from rankscope.analyse.merged_spectra import INTRUDER_TOP
 from rankscope.analyse.update_spectra import energy_rank, module_rows
+from rankscope.edges.storages import open_storage
 from rankscope.model.weights.adapter_file import (
     CONFIG,
     WEIGHTS,
@@ -110,7 +110,8 @@ def compress(folder: Path, out: Path, *, rank: int | None = None, energy: float 
         tensors[key_a], tensors[key_b] = lora_a.contiguous(), lora_b.contiguous()
     _write(adapter, out, tensors, _config(adapter, ranks))
     before, after = ((f / WEIGHTS).stat().st_size for f in (folder, out))
-    return Compressed(ranks, lost / total if total else 0.0, before, after, adapter.notes)
+    links = (f"{f.name} is a link and was not copied" for f in _tokenizer_files(folder) if f.is_symlink())
+    return Compressed(ranks, lost / total if total else 0.0, before, after, (*adapter.notes, *links))
 
 
 def difference_energy(delta: LowRank, other: LowRank) -> float:
@@ -170,18 +171,16 @@ def _alpha(config: dict[str, Any], scale: float, rank: int) -> float | int:
 
 
 def _write(adapter: Adapter, out: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
-    """Fill a folder beside `out`, then rename it there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-        for file in adapter.folder.glob("*token*"):  # a tokenizer that was saved along
-            if file.is_file():
-                shutil.copy2(file, temporary)
-        if out.exists():
-            out.rmdir()
-        temporary.chmod(0o755)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """The whole folder at once: filled beside `out`, then renamed."""
+    with open_storage(out.absolute().parent).local_draft(out.name) as draft:
+        draft.mkdir()
+        save_file(tensors, draft / WEIGHTS, metadata={"format": "pt"})
+        (draft / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+        for file in _tokenizer_files(adapter.folder):
+            if not file.is_symlink():  # a link may lead anywhere
+                shutil.copyfile(file, draft / file.name)
+
+
+def _tokenizer_files(folder: Path) -> list[Path]:
+    """Files of a tokenizer that was saved along, and links to such."""
+    return sorted(file for file in folder.glob("*token*") if file.is_file())
