@@ -16,6 +16,7 @@ from rich.table import Table
 
 from rankscope.records import Plan, PlannedRun, RunStatus
 from rankscope.records.readable_numbers import duration, parameters, size
+from rankscope.report.setting_lines import setting_lines
 
 ENDED = ("done", "diverged", "failed", "does not fit", "not needed")
 """The states in which a run stays."""
@@ -71,6 +72,8 @@ def print_plan(console: Console, plan: Plan, states: Mapping[str, str], levels: 
         labels = ", ".join(arm.label for arm in search.arms)
         line = f"learning-rate search for {labels} on {search.train_set}: {search.tries or len(search.rates)} rates"
         console.print(escape(f"{line}, {duration(search.seconds)}"))
+    for line in setting_lines(plan):
+        console.print(escape(line))
     console.print(f"[bold]{escape(_totals(plan, states))}[/]")
     for power in plan.power:
         console.print(escape(" ".join(power.said)))
