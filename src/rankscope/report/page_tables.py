@@ -93,7 +93,7 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
     pair_columns, pair_cells = _pair_columns([pair.verdict for pair in pairs])
     columns = [
         *pair_columns,
-        ("arm", False), ("trainable parameters", True), ("learning rate", True), ("seeds", True),
+        ("arm", False), ("trainable parameters", True), ("learning rate", True), ("dial", True), ("seeds", True),
         ("gain (points or nats)", True), (interval_name, True), ("forgetting (points or nats)", True),
         (interval_name, True),
         ("status", False), ("train time", True),
@@ -113,6 +113,7 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
                     _text(arm.label, "chosen" if recommended else ""),
                     _number(arm.trainable_parameters, parameters(arm.trainable_parameters)),
                     _number(arm.learning_rate, rate(arm.learning_rate)),
+                    _number(arm.dial, f"{arm.dial:g}"),
                     _number(len(arm.seeds), str(len(arm.seeds))),
                     *_in_each_unit(arm.gain, arm.gain_nats),
                     *_in_each_unit(arm.forgetting, arm.forgetting_nats),
