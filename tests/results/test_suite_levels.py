@@ -10,7 +10,7 @@ from made_facts import model_facts, suite_facts, train_facts
 from made_plan import make_plan
 
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.results.suite_levels import suite_levels
+from rankscope.results.suite_levels import context_warnings, suite_levels
 
 
 def test_the_plan_tells_what_the_base_has_and_which_suites_say_nothing(tmp_path: Path) -> None:
@@ -49,3 +49,18 @@ def test_the_plan_tells_what_the_base_has_and_which_suites_say_nothing(tmp_path:
     )
     assert left_out.startswith("law: the base has 27.0 % of 100 items right where guessing has 25.0 %")
     assert left_out.endswith("it is left out of the mean of forgetting.")
+
+
+def test_unlabelled_clusters_are_warned_of_until_they_are_labelled(tmp_path: Path) -> None:
+    plan = make_plan().model_copy(update={"models": [model_facts()]})
+    folder = StudyFolder.open(str(tmp_path))
+    assert context_warnings(folder, plan) == []
+    texts = [" ".join(f"word{number}x{place}" for place in range(60)) for number in range(4)]
+    items = [{"suite": "law", "item_id": str(i), "prompt": f"{texts[i % 4]} {i}?", "choices": None} for i in range(12)]
+    folder.write_items("base", pd.DataFrame(items))
+    rows = pd.DataFrame(items)[["suite", "item_id"]].assign(score=1.0, cluster=None)
+    folder.write_predictions("base", rows, {})
+    (said,) = context_warnings(folder, plan)
+    assert said.startswith("law: 12 of 12 items begin with a long text that another item has too")
+    folder.write_predictions("base", rows.assign(cluster="one"), {})
+    assert context_warnings(folder, plan) == []

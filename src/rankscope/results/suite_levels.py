@@ -7,6 +7,7 @@ import pandas as pd
 
 from rankscope.decide.chance_level import chance_of, nothing_to_forget
 from rankscope.decide.paired_items import item_values, relation
+from rankscope.decide.shared_contexts import shared_contexts
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Plan, SuiteFacts
 from rankscope.records.readable_numbers import listing, nats, percent
@@ -42,3 +43,15 @@ def _level(rows: pd.DataFrame, facts: SuiteFacts) -> tuple[str | None, str | Non
     chance = chance_of(rows, facts.form)
     guessing = f" (guessing {percent(chance)})" if chance else ""
     return f"{percent(float(values.mean()))}{guessing}", nothing_to_forget(facts.name, values, chance)
+
+
+def context_warnings(folder: StudyFolder, plan: Plan) -> list[str]:
+    """Suites whose items share long texts though no row has a cluster, as the bases were asked them."""
+    said: list[str] = []
+    for run_id in plan.base_ids.values():
+        items = folder.read_items(run_id)
+        base = folder.read_predictions(run_id, ["suite", "cluster"]) if folder.has_predictions(run_id) else None
+        if items is not None and base is not None:
+            clustered = frozenset(base.loc[base["cluster"].notna(), "suite"].astype(str))
+            said += shared_contexts(items, clustered)
+    return list(dict.fromkeys(said))

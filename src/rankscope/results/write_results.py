@@ -25,6 +25,7 @@ from rankscope.results.chosen_settings import dials_of
 from rankscope.results.frames import frames_of, learning_frame, planned_study, searches_of
 from rankscope.results.item_roles import Roles, chooses, roles_of
 from rankscope.results.operating_table import operating_table, settled
+from rankscope.results.suite_levels import context_warnings
 
 
 def write_results(folder: StudyFolder) -> VerdictFile:
@@ -109,7 +110,7 @@ def warnings_of(folder: StudyFolder, plan: Plan) -> list[str]:
             found.append(f"{name}: {status.state}, {status.reason}")
         if not run.fits:
             found.append(f"{run.arm.label} on {run.train_set} does not fit: {run.reason}")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys([*found, *context_warnings(folder, plan)]))
 
 
 def items_frame(
