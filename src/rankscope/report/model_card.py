@@ -20,7 +20,10 @@ from rankscope.records.readable_numbers import (
 from rankscope.report.chart_drawing import Chart, spec_of
 from rankscope.report.rank_charts import arm_frame, of_pair, seed_frame
 from rankscope.report.tradeoff_charts import tradeoff_chart
-from rankscope.report.verdict_text import confidence_sentence, forgotten_sentence
+from rankscope.report.verdict_text import (
+    confidence_sentence,
+    forgotten_sentence,
+)
 from rankscope.study.study import Arm
 from rankscope.study.yaml_text import dump_yaml
 
@@ -125,18 +128,20 @@ def _worth(accuracy: float | None, loss: float | None) -> str:
 
 def _suite_table(row: ArmVerdict, scores: pd.DataFrame, verdict: Verdict) -> str:
     lines = [
-        "| suite | relation | kind | items | base | this arm | change | by seed |",
-        "|---|---|---|---:|---:|---:|---|---|",
+        "| suite | relation | kind | items | guessing | base | this arm | change | by seed |",
+        "|---|---|---|---:|---:|---:|---:|---|---|",
     ]
     for outcome in row.per_suite:
         lines.append(
             f"| {_inline(outcome.suite)} | {outcome.relation} | {outcome.kind or ''} | {outcome.item_count:,} "
+            f"| {percent(outcome.chance) if outcome.chance is not None else ''} "
             f"| {_worth(outcome.base_accuracy, outcome.base_loss_nats)} "
             f"| {_worth(outcome.accuracy, outcome.loss_nats)} "
             f"| {interval_of(outcome.change, outcome.metric)} "
             f"| {_by_seed(outcome, row, scores, verdict)} |"
         )
-    return "\n".join(lines) if row.per_suite else "No suite was scored."
+    lines += ["", *(_inline(f"{o.left_out}.") for o in row.per_suite if o.left_out)]
+    return "\n".join(lines).rstrip() if row.per_suite else "No suite was scored."
 
 
 def _by_seed(outcome: SuiteOutcome, row: ArmVerdict, scores: pd.DataFrame, verdict: Verdict) -> str:

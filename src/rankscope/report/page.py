@@ -25,6 +25,7 @@ from rankscope.report import page_tables, verdict_text
 from rankscope.report.activation_charts import attention_section, diagnostics_section, drift_section
 from rankscope.report.chart_drawing import Pair, Section, Tables
 from rankscope.report.cost_charts import cost_section, derived_section
+from rankscope.report.front_charts import front_section, margins_table
 from rankscope.report.rank_charts import make_pairs, rank_section
 from rankscope.report.suites_and_items import matrix_section, pack_items
 from rankscope.report.tradeoff_charts import kind_section, tradeoff_section
@@ -68,10 +69,12 @@ def render(report: ReportData) -> str:
         answers=[_answer(pair, confidence) for pair in pairs],
         notes=report.verdicts.notes,
         sections=sections,
-        arms=page_tables.arms_table(pairs, interval),
+        arms=page_tables.arms_table(pairs, f"{interval}, all at once"),
         costs=page_tables.costs_table(pairs),
         suites=page_tables.suites_table(report.verdicts, report.tables.get("forgetting"), interval),
+        losses=page_tables.losses_table(pairs, f"{interval}, all at once"),
         texts=page_tables.text_table(report.tables.get("scores")),
+        margins=margins_table(pairs),
         rates=page_tables.rates_table(report.tables.get("rates")),
         undone=page_tables.undone_table(report.tables.get("cost")),
         charts=_json(charts),
@@ -96,6 +99,7 @@ def make_sections(
     sections = [
         rank_section(pairs),
         tradeoff_section(pairs),
+        front_section(pairs, tables),
         matrix_section(verdicts, tables),
         kind_section(pairs, tables),
         learning_section(pairs, tables),
@@ -122,6 +126,7 @@ def _answer(pair: Pair, confidence: float | None) -> dict[str, Any]:
         "first": verdict.answers[0],
         "others": verdict.answers[1:],
         "forgotten": [*map(verdict_text.forgotten_sentence, verdict_text.told_arms(verdict)), *verdict.findings],
+        "suites": verdict_text.suite_sentences(verdict),
         "confidence": [text for text in sure if text],
         "rule": verdict.rule,
         "reasons": verdict.reasons,

@@ -49,8 +49,9 @@ def plain_table(*headings: str, numbers: Sequence[str] = ()) -> Table:
 # ---- the plan -------------------------------------------------------------------------------------------------------
 
 
-def print_plan(console: Console, plan: Plan, states: Mapping[str, str]) -> None:
-    """Every run of a plan with its cost; `states` maps the ids of runs that were begun to their state."""
+def print_plan(console: Console, plan: Plan, states: Mapping[str, str], levels: Sequence[str] = ()) -> None:
+    """Every run of a plan with its cost; `states` maps the ids of runs that were begun to their state, `levels` says
+    what the base has on the suites, where that is known."""
     several = len({(run.model, run.train_set) for run in plan.runs}) > 1
     wide = console.width >= WIDE_COLUMNS
     table = plain_table()
@@ -76,6 +77,8 @@ def print_plan(console: Console, plan: Plan, states: Mapping[str, str]) -> None:
     console.print(f"[bold]{escape(_totals(plan, states))}[/]")
     for power in plan.power:
         console.print(escape(" ".join(power.said)))
+    for level in levels:
+        console.print(escape(level))
     for warning in plan.warnings:
         console.print(f"[yellow]Warning:[/] {escape(warning)}")
 

@@ -1,30 +1,29 @@
-"""The verdict as text: sentences that page, card and terminal share, and what the terminal prints of it and of scores.
+"""The verdict as text: sentences that page, card and terminal share, and what the terminal prints of it.
 
 Readable from 80 columns on. The answers' own words come with the record (`Verdict.answers`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from rankscope.records import ArmVerdict, Interval, SuiteOutcome, Verdict, VerdictFile
+from rankscope.records import Answer, ArmVerdict, Interval, Metric, SuiteOutcome, Verdict, VerdictFile
 from rankscope.records.readable_numbers import (
+    amount,
     duration,
     interval_in_units,
     interval_of,
     listing,
     nats,
     parameters,
+    percent,
     points,
     rate,
 )
+from rankscope.report.margins_text import margins_text
 from rankscope.report.terminal_tables import WIDE_COLUMNS, plain_table
 
 _STYLES = {
@@ -46,11 +45,13 @@ def confidence_sentence(verdict: Verdict, confidence: float | None) -> str:
     """How sure the answer is, and what the design could have found."""
     parts = []
     if confidence is not None:
-        parts.append(f"Intervals and the decision hold at {100 * confidence:g} % confidence.")
+        parts.append(_level(verdict, confidence))
     effect = verdict.minimum_detectable_effect
+    told: list[tuple[str, float | None, Metric]] = [("gain", effect.gain, "score"), ("gain", effect.gain_nats, "loss")]
+    told += [("forgetting", effect.forgetting, "score"), ("forgetting", effect.forgetting_nats, "loss")]
     found = [
-        f"a difference of {points(value, sign=False)} points in {name}"
-        for name, value in (("gain", effect.gain), ("forgetting", effect.forgetting))
+        f"a difference of {amount(value, metric, exact=False)} in {name}"
+        for name, value, metric in told
         if value is not None
     ]
     if found:
@@ -61,14 +62,39 @@ def confidence_sentence(verdict: Verdict, confidence: float | None) -> str:
     return " ".join(parts)
 
 
+def _level(verdict: Verdict, confidence: float) -> str:
+    """At which level the arms' ranges hold: all at once, and each for itself."""
+    said = f"The ranges of gain and forgetting of all compared arms hold at once at {100 * confidence:g} % confidence"
+    if verdict.interval_confidence is not None:
+        said += f" (each for itself at {100 * verdict.interval_confidence:.4g} %)"
+    return f"{said}, and so does the decision; a single suite's range holds for itself at {100 * confidence:g} %."
+
+
+def suite_sentences(verdict: Verdict) -> list[str]:
+    """What the base has on every suite, and guessing would have; which suites are no part of the mean of forgetting."""
+    arm = max(verdict.arms, key=lambda arm: len(arm.per_suite), default=None)
+    if arm is None or not arm.per_suite:
+        return []
+    told = [f"{outcome.suite} {_known(outcome)}" for outcome in arm.per_suite]
+    said = [f"The base before training: {listing(told)}."]
+    return said + [f"{outcome.left_out}." for outcome in arm.per_suite if outcome.left_out is not None]
+
+
+def _known(outcome: SuiteOutcome) -> str:
+    if outcome.metric == "loss":
+        return f"{nats(outcome.base_loss_nats, sign=False)} nats per token"
+    guessing = f" (guessing {percent(outcome.chance)})" if outcome.chance else ""
+    return f"{percent(outcome.base_accuracy)}{guessing}"
+
+
 def lost_suites(arm: ArmVerdict) -> list[SuiteOutcome]:
     """The suites outside the training domain on which the arm went down, the greatest loss first."""
     lost = [
         outcome
         for outcome in arm.per_suite
-        if outcome.relation != "in-domain" and outcome.change.mean is not None and outcome.change.mean < 0
+        if outcome.relation != "in-domain" and outcome.left_out is None and (outcome.change.mean or 0.0) < 0
     ]
-    return sorted(lost, key=lambda outcome: outcome.change.mean or 0.0)
+    return sorted(lost, key=lambda outcome: (outcome.metric == "loss", outcome.change.mean or 0.0))
 
 
 def forgotten_sentence(arm: ArmVerdict) -> str:
@@ -95,7 +121,7 @@ def told_arms(verdict: Verdict) -> list[ArmVerdict]:
     """The arms whose forgetting is told: the recommended one, else those that remain, else all that were measured."""
     labels = [verdict.recommended.label] if verdict.recommended else list(verdict.candidates)
     arms = [arm for arm in verdict.arms if arm.label in labels]
-    return arms or [arm for arm in verdict.arms if arm.forgetting.mean is not None]
+    return arms or [arm for arm in verdict.arms if arm.forgetting.mean is not None or arm.forgetting_nats is not None]
 
 
 def noise_sentence(verdict: Verdict) -> str | None:
@@ -128,18 +154,30 @@ def _print_one(console: Console, verdict: Verdict) -> None:
     units = "percentage points, of suites judged by loss in nats" if _in_nats(verdict) else "percentage points"
     console.print(f"[bold]{escape(verdict.name)}[/]: gain and forgetting in {units}", style="")
     console.print(_arms_table(verdict, wide=console.width >= WIDE_COLUMNS))
-    for answer in verdict.answers:
-        console.print(f"[bold]{escape(answer.headline)}.[/] {escape(answer.sentence)}")
-        if answer.details:
-            console.print(Padding(f"[dim]{escape(answer.details)}[/]", (0, 0, 0, 2)))
+    first, *others = verdict.answers
+    for answer in others:
+        _print_answer(console, answer)
     for arm in told_arms(verdict)[:3]:
         console.print(escape(forgotten_sentence(arm)))
+    for sentence in suite_sentences(verdict):
+        console.print(Padding(f"[dim]{escape(sentence)}[/]", (0, 0, 0, 2)))
     if verdict.reasons_with_answer:
         told = tuple(f"{arm.label} learns " for arm in verdict.arms)  # the table above says it shorter
         for reason in (text for text in verdict.reasons if not text.startswith(told)):
             console.print(Padding(f"[dim]{escape(reason)}[/]", (0, 0, 0, 2)))
-    elif (sentence := noise_sentence(verdict)) is not None:  # else it stands among the reasons
-        console.print(Padding(f"[dim]{escape(sentence)}[/]", (0, 0, 0, 2)))
+    elif (noise := noise_sentence(verdict)) is not None:  # else it stands among the reasons
+        console.print(Padding(f"[dim]{escape(noise)}[/]", (0, 0, 0, 2)))
+    if verdict.at_other_margins:
+        console.print("\nWhat each arm gains (points, at its dial) if you allow so many points of forgetting:")
+        console.print(margins_text(verdict))
+    console.print()
+    _print_answer(console, first)  # last, where the eye rests
+
+
+def _print_answer(console: Console, answer: Answer) -> None:
+    console.print(f"[bold]{escape(answer.headline)}.[/] {escape(answer.sentence)}")
+    if answer.details:
+        console.print(Padding(f"[dim]{escape(answer.details)}[/]", (0, 0, 0, 2)))
 
 
 def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
@@ -147,6 +185,9 @@ def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
     table.add_column("arm", overflow="fold", min_width=8)
     table.add_column("trains" if not wide else "trainable parameters", justify="right", no_wrap=True)
     table.add_column("rate", justify="right", no_wrap=True)
+    dialled = any(arm.dial != 1 for arm in verdict.arms)
+    if dialled:
+        table.add_column("dial", justify="right", no_wrap=True)
     table.add_column("gain", justify="right", no_wrap=True)
     table.add_column("forgetting", justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
@@ -159,6 +200,7 @@ def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
             f"[bold]{escape(arm.label)}[/]" if arm.label == chosen else escape(arm.label),
             parameters(arm.trainable_parameters) if arm.trainable_parameters else "",
             rate(arm.learning_rate) if arm.learning_rate is not None else "",
+            *([f"{arm.dial:g}"] if dialled else []),
             _in_each_unit(arm.gain, arm.gain_nats, wide=wide),
             _in_each_unit(arm.forgetting, arm.forgetting_nats, wide=wide),
             f"[{style}]{escape(status)}[/]" if style else escape(status),
@@ -194,56 +236,3 @@ def _interval(interval: Interval, *, wide: bool) -> str:
         return f"{mean} ({points(interval.low)} to {points(interval.high)})"
     half = max(interval.high - interval.mean, interval.mean - interval.low)
     return f"{mean} ±{points(half, sign=False)}"
-
-
-# ---- scores ---------------------------------------------------------------------------------------------------------
-
-
-def print_scores(console: Console, suites: Sequence[Any], confidence: float, notes: Sequence[str]) -> None:
-    """`suites` have name, n and arms, each with adapter, accuracy, change, lost, won, p_value, loss_nats_per_token."""
-    table = plain_table()
-    table.add_column("suite", overflow="fold", min_width=8)
-    table.add_column("items", justify="right", no_wrap=True)
-    table.add_column("model", overflow="fold", min_width=8)
-    for heading in ("accuracy", "to the base", "lost", "won", "p"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    adapters = {arm.adapter for suite in suites for arm in suite.arms if arm.adapter is not None}
-    names = [Path(adapter).name for adapter in adapters]
-    for suite in suites:
-        for place, arm in enumerate(suite.arms):
-            first = (escape(suite.name), f"{suite.n:,}") if place == 0 else ("", "")
-            table.add_row(*first, escape(_name(arm.adapter, names)), *_score_cells(arm))
-    console.print(table)
-    console.print(
-        f"\nAccuracy in %, differences in percentage points with {100 * confidence:g} % intervals over items; lost and "
-        "won count items against the base, p is McNemar's exact test."
-    )
-    for note in notes:
-        console.print(f"Note: {escape(note)}")
-
-
-def _name(adapter: str | None, names: Sequence[str]) -> str:
-    """The adapter's folder without its path, where that tells it from the others."""
-    if adapter is None:
-        return "base"
-    short = Path(adapter).name
-    return short if names.count(short) == 1 else adapter
-
-
-def _score_cells(arm: Any) -> list[str]:
-    if arm.loss_nats_per_token is not None:
-        return [f"{arm.loss_nats_per_token:.3f} nats/token", "", "", "", ""]
-    if arm.accuracy.mean is None:
-        return ["-", "", "", "", ""]
-    flips = ["" if value is None else f"{value:,}" for value in (arm.lost, arm.won)]
-    p_value = "" if arm.p_value is None else f"{arm.p_value:.2g}"
-    return [_span(arm.accuracy, ""), _span(arm.change, "+"), *flips, p_value]
-
-
-def _span(interval: Interval, sign: str) -> str:
-    if interval.mean is None:
-        return ""
-    mean = f"{100 * interval.mean:{sign}.1f}"
-    if interval.low is None or interval.high is None:
-        return mean
-    return f"{mean} ({100 * interval.low:{sign}.1f} to {100 * interval.high:{sign}.1f})"
