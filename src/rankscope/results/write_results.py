@@ -21,7 +21,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Plan, Verdict, VerdictFile
 from rankscope.report.page import ReportData, render
 from rankscope.report.suites_and_items import sample_flips
-from rankscope.results.chosen_settings import dials_of
+from rankscope.results.chosen_settings import as_chosen, dials_of
 from rankscope.results.frames import frames_of, learning_frame, planned_study, searches_of
 from rankscope.results.item_roles import Roles, chooses, roles_of
 from rankscope.results.operating_table import operating_table, settled
@@ -75,7 +75,7 @@ def write_results(folder: StudyFolder) -> VerdictFile:
         verdicts=verdicts,
         tables=tables,
         items=items_frame(folder, plan, predictions, tables["flips"], dials_of(plan, settings)),
-        searches=searches_of(folder, plan),
+        searches=as_chosen(searches_of(folder, plan), settings),
         provenance=provenance_of(folder, plan),
         warnings=[*warnings_of(folder, plan), *rate_sentences(tables["rates"], study.decision)],
         command=f"rankscope run {shlex.quote(folder.url)}",
