@@ -69,10 +69,10 @@ class _Setting:
     @cached_property
     def clock(self) -> Clock:
         """Of one worker: a CPU's speed is measured on one thread, a GPU's on the whole device."""
-        speed = self.machine.flops_per_second or NOMINAL_FLOPS_PER_SECOND[self.resolved.device]
+        speed = self.machine.speed_in(self.dtype) or NOMINAL_FLOPS_PER_SECOND[self.resolved.device]
         threads = self.resolved.thread_count if self.resolved.device == "cpu" else 1
         budget, device = self.study.budget, self.resolved.device
-        return Clock(self.facts, self.train, self.suites, budget, speed * threads, device, self.measured)
+        return Clock(self.facts, self.train, self.suites, budget, speed * threads, device, self.measured, threads)
 
     @cached_property
     def choice(self) -> PlannedChoice:

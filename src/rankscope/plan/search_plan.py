@@ -15,8 +15,8 @@ from rankscope.study.study import Arm, Study
 
 
 def searched_together(study: Study) -> list[list[str]]:
-    """The study's entries by their keys, those in one list whose arms differ in rank alone: with `auto` one rank of them
-    all is the anchor, and the others go by it, whether a study lists the ranks in one entry or gives each its own."""
+    """The study's entries by their keys, those in one list whose arms differ in rank alone: with `auto` one rank of
+    them all is the anchor, and the others go by it, whether ranks are listed in one entry or each has its own."""
     groups: list[list[str]] = []
     found: dict[str, tuple[list[str], set[int | None]]] = {}
     for key, entry in study.arms.items():
