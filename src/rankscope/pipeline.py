@@ -20,6 +20,7 @@ from rankscope.jobs.derive_job import Derive, derivations, derived_sources
 from rankscope.jobs.measure_job import Measure, measured_runs
 from rankscope.jobs.packing_job import ChoosePacking, groups_of, undecided
 from rankscope.jobs.planning import StudyPlanner, same_work, unscorable
+from rankscope.jobs.replay_job import samples_to_write
 from rankscope.jobs.run_job import TrainRuns
 from rankscope.jobs.score_job import ScoreBase
 from rankscope.jobs.search_job import SearchRate
@@ -259,6 +260,7 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
         measured = [ChoosePacking(folder.url, ids) for ids in undecided(folder, runs)]
         packs = " and measuring how many arms train best together" if measured else ""
         work.do(f"scoring the base{packs}", [*bases, *measured])
+    work.do("writing samples to replay", samples_to_write(folder, plan, runs))
     work.do(
         "searching rates, training" if searches else "training",
         [

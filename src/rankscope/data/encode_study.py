@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from rankscope.data.encode_replay import encode_replays
 from rankscope.data.encode_sets import Encoding, encode_suite, encode_training
 from rankscope.data.encoder import Encoder
 from rankscope.data.sources import Progress, RowReader, TaskRows
@@ -67,9 +68,14 @@ def encode_study(
             max_sequence_tokens=study.budget.max_sequence_tokens,
         ),
     )  # fmt: skip
+    try:
+        replays = encode_replays(study, folder, by)
+    except InputProblems as error:
+        problems += error.problems
     if problems:
         raise InputProblems(problems)
-    return Encoded(training, suites)
+    beside = {"replays": replays}
+    return Encoded({name: facts.model_copy(update=beside) for name, facts in training.items()}, suites)
 
 
 def open_suite_rows(source: SuiteSource, folder: Path, name: str, load_task: LoadTask) -> RowReader | TaskRows:

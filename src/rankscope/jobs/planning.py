@@ -217,6 +217,7 @@ def _with_a_name(spec: ModelSpec, base: Path) -> ModelSpec:
 
 def _token_hashes(plan: Plan) -> set[str]:
     training = {facts.content_sha256 for facts in plan.train_sets}
+    training |= {replay.content_sha256 for facts in plan.train_sets for replay in facts.replays}
     return training | {facts.content_sha256 for facts in plan.suites}
 
 

@@ -86,7 +86,11 @@ def _train(
     probe = _probe(validation)
     base_logprobs = choice_logprobs(base.model, probe, token_budget=budget)
     tokens = context.micro_batch_tokens(first)
-    settings = [context.fit_settings(rate, first.seed, tokens) for rate in rates if rate is not None]
+    settings = [
+        context.fit_settings(rate, first.seed, tokens, context.remedies(run.model, run.train_set, run.arm))
+        for run, rate in zip(runs, rates, strict=True)
+        if rate is not None
+    ]
     with attach(base, *(NewAdapter(run.arm, first.seed) for run in runs)) as pack:
         ids = tuple(run.run_id for run in runs) if len(runs) > 1 else ()
         statuses = [
@@ -135,6 +139,7 @@ def _outcome(result: FitResult) -> dict[str, Any]:
         "reason": result.reason,
         "steps_done": len(result.steps),
         "final_train_loss": result.final_train_loss,
+        "replay_tokens": sum(step.replay_tokens or 0 for step in result.steps) or None,
         "train_seconds": result.train_seconds,
         "peak_memory_bytes": result.peak_memory_bytes,
         "micro_batch_tokens": result.micro_batch_tokens,

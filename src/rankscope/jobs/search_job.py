@@ -19,7 +19,7 @@ from rankscope.plan.resolve import MOST_BEYOND, next_rate
 from rankscope.records import PlannedSearch, Prediction, ProbedRate, SearchRecord, Suite
 from rankscope.records.plan_record import RUNG_FRACTIONS
 from rankscope.study.study import Arm
-from rankscope.train.fit import fit
+from rankscope.train.fit import FitSettings, fit
 from rankscope.train.training_state import OneFileEach, steps_kept
 
 
@@ -202,13 +202,12 @@ class _Candidates:
         """Measure validation losses (None: diverged) and the seconds trained since each candidate's start."""
         context, search, objective = self._context, self._search, self._context.objective
         arms = [arm for arm, _ in candidates]
-        tokens = context.micro_batch_tokens(search)
         base = context.base(search.model, own=arms[0].traits.whole)
         with attach(base, *(NewAdapter(arm, search.seed) for arm in arms)) as pack:
             results = fit(
                 pack,
                 objective.training_rows(self._data),
-                [context.fit_settings(rate, search.seed, tokens) for _, rate in candidates],
+                [self._settings(arm, rate) for arm, rate in candidates],
                 checkpoints=OneFileEach([self._checkpoint(arm, rate) for arm, rate in candidates]),
                 should_stop=context.stop_requested,
                 until_step=until_step,
@@ -241,7 +240,7 @@ class _Candidates:
             fit(
                 pack,
                 context.objective.training_rows(self._data),
-                [context.fit_settings(rate, search.seed, context.micro_batch_tokens(search))],
+                [self._settings(arm, rate)],
                 checkpoints=self._checkpoint(arm, rate),
                 until_step=steps,  # where the checkpoint is: nothing is trained
             )
@@ -255,6 +254,11 @@ class _Candidates:
             ProbedRate(arm=arm.label, learning_rate=rate, steps=steps, suite=name, accuracy=_accuracy(predictions))
             for name, predictions in scored.items()
         ]
+
+    def _settings(self, arm: Arm, rate: float) -> FitSettings:
+        context, search = self._context, self._search
+        remedies = context.remedies(search.model, search.train_set, arm)
+        return context.fit_settings(rate, search.seed, context.micro_batch_tokens(search), remedies)
 
     def _checkpoint(self, arm: Arm, rate: float) -> StoredCheckpoints:
         return self._context.folder.search_checkpoints(self._search.search_id, f"{arm.label}-{rate:g}")

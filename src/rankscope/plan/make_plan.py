@@ -26,6 +26,7 @@ from rankscope.plan.resolve import (
 from rankscope.plan.run_cost import (
     disk_bytes,
     evaluate_flops,
+    replayed_rows,
     step_count,
     train_flops,
 )
@@ -169,6 +170,7 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         trainable_parameters=arm.trainable_parameters(facts),
         step_count=step_count(train.row_count, study.budget),
         train_tokens=round(train.token_count * sum(study.budget.rows_seen(train.row_count)) / train.row_count),
+        replay_tokens=round(replayed_rows(arm, train, study.budget).tokens),
         train_flops=sum(train_flops(arm, facts, train, study.budget)),
         evaluate_flops=sum(evaluate_flops(arm, facts, setting.suites)),
         memory_bytes=sum(parts.values()),

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from rankscope.plan.run_cost import (
+    base_forwards,
     evaluate_flops,
     forward_flops,
     generated_tokens,
+    replayed_rows,
     share_of_epoch,
     step_count,
     train_flops,
@@ -70,9 +72,11 @@ class Clock:
         steps = share * step_count(self._train.row_count, self._budget)
         per_token = self._of(arm, "train_seconds_per_token")
         if per_token is not None:
-            return share * self._tokens() * per_token
+            # Measured on the task's tokens alone; a forward is a third of a step, as FLOPs and as calls.
+            replayed = replayed_rows(arm, self._train, self._budget).tokens
+            return share * (self._tokens() + replayed) * (1 + base_forwards(arm) / 3) * per_token
         matrices, attention = train_flops(arm, self._facts, self._train, self._budget)
-        return self._arithmetic(share * matrices, share * attention, steps)
+        return self._arithmetic(share * matrices, share * attention, steps * (1 + base_forwards(arm) / 3))
 
     def validation(self, arm: Arm) -> float:
         """One pass over the validation rows."""

@@ -42,6 +42,30 @@ class ModelFacts(Record):
     """Width of a layer's keys over all its key heads; 0 where the model keeps anything but keys and values."""
 
 
+class ReplayFacts(Record):
+    """What some arms train on beside the task: rows of the user's, or samples that the base writes before training.
+
+    `content_sha256` names the token file of the rows, or of the prompts that the base goes on from. `samples_sha256`,
+    of samples, is the hash of all that decides them, and names their file. Of samples the counts of tokens are those of
+    the longest that may be written.
+    """
+
+    arms: list[str]
+    """The labels of the arms that replay it."""
+    content_sha256: str
+    samples_sha256: str | None = None
+    row_count: int
+    token_count: int
+    completion_token_count: int
+    dropped: dict[str, int] = {}
+    warnings: list[str] = []
+
+    @property
+    def identity(self) -> str:
+        """What a run's id knows of it."""
+        return self.samples_sha256 or self.content_sha256
+
+
 class TrainFacts(Record):
     """A training set after the rules on lengths and overlap."""
 
@@ -58,6 +82,14 @@ class TrainFacts(Record):
     warnings: list[str] = []
     revision: str | None = None
     """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
+    replays: list[ReplayFacts] = []
+    """What arms may train on beside it."""
+
+    def replay_of(self, arm: Arm) -> ReplayFacts | None:
+        """What this arm trains on beside it; None for an arm that replays nothing."""
+        if arm.replay is None:
+            return None
+        return next(one for one in self.replays if arm.label in one.arms)
 
 
 class HarnessFacts(Record):
@@ -172,6 +204,9 @@ class PlannedRun(Record):
     trainable_parameters: int
     step_count: int
     train_tokens: int
+    """Of the task, the same for every arm."""
+    replay_tokens: int = 0
+    """What is trained on beside these."""
     train_flops: float
     evaluate_flops: float
     memory_bytes: int

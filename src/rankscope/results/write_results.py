@@ -80,6 +80,7 @@ def warnings_of(folder: StudyFolder, plan: Plan) -> list[str]:
     found = list(plan.warnings)
     for train in plan.train_sets:
         found += train.warnings
+        found += [warning for replay in train.replays for warning in replay.warnings]
         found += [f"{train.name}: {count} rows dropped from training ({why})" for why, count in train.dropped.items()]
     for suite in plan.suites:
         found += [f"{suite.name}: {count} items left out ({why})" for why, count in suite.left_out.items()]

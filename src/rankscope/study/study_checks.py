@@ -239,8 +239,8 @@ def _check_labels(document: Document) -> list[Problem]:
 
 
 def check_arms(study: Study, document: Document) -> list[Problem]:
-    """No two arms with the same settings: they would be one run under two labels."""
-    problems = []
+    """No two arms with the same settings (they would be one run under two labels), and no remedy that means nothing."""
+    problems = _check_remedies(study, document)
     seen: dict[Arm, str] = {}
     for key in study.arms:
         for arm in study.arms_of(key):
@@ -249,4 +249,19 @@ def check_arms(study: Study, document: Document) -> list[Problem]:
                 found = f"`{arm.label}` with the settings of `{seen[settings]}`"
                 problems.append(document.problem(("arms", key), found, "arms that differ"))
             seen.setdefault(settings, arm.label)
+    return problems
+
+
+def _check_remedies(study: Study, document: Document) -> list[Problem]:
+    problems = []
+    for key, entry in study.arms.items():
+        retain = entry.retain
+        if retain is None:
+            continue
+        if retain.l2 is not None and not METHODS[entry.method].whole:
+            found = f"a distance to the base's weights, which {entry.method} leaves as they are"
+            problems.append(document.problem(("arms", key, "retain", "l2"), found, "`kl`, or no `l2`"))
+        if retain.on == "replay" and (entry.replay is None or retain.kl is None):
+            found = "replay, without `replay`" if entry.replay is None else "replay, without `kl`"
+            problems.append(document.problem(("arms", key, "retain", "on"), found, "task, or both of them"))
     return problems

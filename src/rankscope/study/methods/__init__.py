@@ -14,7 +14,7 @@ from pydantic import Field
 from rankscope.study.methods.arm import KNOWN, Arm, Entry, Method, MethodName, arm_label
 from rankscope.study.methods.method_types import Fraction, Frozen, Rate
 
-__all__ = ["METHODS", "Arm", "ArmEntry", "Fraction", "Frozen", "Method", "MethodName", "Rate", "arm_label"]
+__all__ = ["METHODS", "Arm", "ArmEntry", "Entry", "Fraction", "Frozen", "Method", "MethodName", "Rate", "arm_label"]
 
 
 def _find() -> None:

@@ -26,6 +26,7 @@ from rankscope.study.methods.method_types import (
     Unfit,
     code_on_base,
 )
+from rankscope.study.methods.remedy_settings import Replay, Retain
 
 KNOWN: dict[str, Method] = {}
 """Every method by its name. The package fills it from the files of its folder when it is imported."""
@@ -57,6 +58,8 @@ class Arm(BaseModel):
     targets: Literal["all-linear"] | tuple[str, ...] | None = None
     dropout: float = 0.0
     learning_rate: Rate
+    retain: Retain | None = None
+    replay: Replay | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -109,11 +112,23 @@ class Entry(Frozen):
         description="a number above 0 such as 2e-4, or auto, or auto_shared. auto searches a rate for each arm on "
         "held-out training rows; auto_shared searches one for all sizes of the entry.",
     )
+    retain: Retain | None = Field(
+        None,
+        description="a mapping with `kl`, `l2` or both, such as {kl: 0.1}, or null. A penalty on the distance to the "
+        "base.",
+    )
+    replay: Replay | None = Field(
+        None,
+        description="a mapping with `self`, or with `path` and `share`, such as {self: 0.2}, or null. Old text that is "
+        "trained on beside the task.",
+    )
 
     def arms(self, key: str) -> tuple[Arm, ...]:
         """The entry's arms in the order of its sizes; `key` is its name in the file."""
         size = KNOWN[self.method].size
-        common = {"method": self.method, "learning_rate": self.learning_rate}
+        common = {
+            "method": self.method, "learning_rate": self.learning_rate, "retain": self.retain, "replay": self.replay,
+        }  # fmt: skip
         if size is None:
             return (Arm.model_validate({"label": key, **common, **self.settings_at(None)}),)
         return tuple(
@@ -131,7 +146,8 @@ class Entry(Frozen):
     def settings_at(self, size: int | None) -> dict[str, object]:
         """An arm's own settings beside its size: those of the entry, unless a method says otherwise."""
         named = KNOWN[self.method].size
-        return self.model_dump(exclude={"method", "learning_rate", *([] if named is None else [named.key])})
+        common = {"method", "learning_rate", "retain", "replay"}
+        return self.model_dump(exclude={*common, *([] if named is None else [named.key])})
 
 
 def arm_label(key: str, method: str, size: int | None) -> str:
