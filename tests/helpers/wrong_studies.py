@@ -31,7 +31,7 @@ OVERRIDES = [
     ("budget.epoch=2", "--set: budget.epoch: found the unknown key `epoch`, expected one of epochs, batch_size, "
      "max_sequence_tokens, gradient_checkpointing; did you mean `epochs`?"),
     ("budgets.epochs=2", "--set: budgets: found the unknown key `budgets`, expected one of name, model, train, suites, "
-     "arms, validation, budget, optimizer, seeds, decision, checkpoint, keep, analysis, track, execution; did you mean `budget`?"),
+     "arms, validation, budget, optimizer, seeds, select, dial, selection, decision, checkpoint, keep, analysis, track, execution; did you mean `budget`?"),
     ("budget.epochs=-1", "--set: budget.epochs: found -1, expected a number above 0"),
     ("arms.lora.ranks=[8, x]", '--set: arms.lora.ranks[1]: found "x", expected a whole number above 0'),
     ("arms.lora.ranks[5]=8", "--set: arms.lora.ranks[5]: found [4, 8] for arms.lora.ranks, expected a list with an "
@@ -70,11 +70,11 @@ WRONG = [
     ("alpha: 2r", "alpha: -1", "line 11, arms.lora.alpha: found -1, expected a number above 0, or a multiple of the rank "
      "such as 2r"),
     ("alpha: 2r", "target: [q]", "line 11, arms.lora.target: found the unknown key `target`, expected one of method, "
-     "learning_rate, ranks, alpha, targets, dropout; did you mean `targets`?"),
+     "learning_rate, dial, retain, replay, ranks, alpha, targets, dropout; did you mean `targets`?"),
     ("alpha: 2r", "targets: []", "line 11, arms.lora.targets: found an empty list, expected all-linear, or a list of "
      "module names such as [q_proj, v_proj]"),
     ("full: {", "full: {ranks: [2], ", "line 10, arms.full.ranks: found the unknown key `ranks`, expected one of method, "
-     "learning_rate"),
+     "learning_rate, dial, retain, replay"),
     ("full: {", "mine: {", "line 10, arms.mine: found no method, and the label `mine` is not the name of one, expected "
      f"`method:` {METHODS_SHOWN}"),
     ("full: {", "loar: {", "line 10, arms.loar: found no method, and the label `loar` is not the name of one, expected "
@@ -155,6 +155,19 @@ WRONG = [
      "chat template where it has one) or never"),
     ("seeds:", "seeds: [1]\nseeds:", "line 13, seeds: found the key `seeds` again (first on line 12), expected each key "
      "once"),
+    ("seeds:", "dial: [0.5]\nseeds:", "line 12, dial: found [0.5], expected different numbers, with 1 among them"),
+    ("seeds:", "dial: [0.5, 0.5, 1]\nseeds:", "line 12, dial: found [0.5, 0.5, 1], expected different numbers, with 1 "
+     "among them"),
+    ("seeds:", "dial: [1.5, 1]\nseeds:", "line 12, dial[0]: found 1.5, expected a list of different numbers above 0 and at "
+     "most 1, with 1 among them, such as [0.5, 1]"),
+    ("seeds:", "dial: [0, 1]\nseeds:", "line 12, dial[0]: found 0, expected a list of different numbers above 0 and at most "
+     "1, with 1 among them, such as [0.5, 1]"),
+    ("seeds:", "select: best\nseeds:", 'line 12, select: found "best", expected retention or loss'),
+    ("seeds:", "selection: {min_items: 50, max_items: 20}\nseeds:", "line 12, selection: found max_items 20, min_items 50, "
+     "expected max_items of at least min_items"),
+    ("full: {", "full: {dial: 2, ", "line 10, arms.full.dial: found 2, expected a number above 0, at most 1, or null"),
+    ("full: {", "ia3: {dial: 0.5, ", "line 10, arms.ia3.dial: found the dial 0.5 of ia3, whose change cannot be scaled, "
+     "expected 1, or no `dial`"),
     ("name: small", "name: !!python/name:os.system x", "line 1, name: found the tag tag:yaml.org,2002:python/name:"
      "os.system, expected a plain value"),
 ]  # fmt: skip
@@ -176,6 +189,8 @@ SECTIONS = [
     ("decision", "retention_margin: .nan", "NaN, expected a difference of accuracy above 0 and below 1, such as 0.03"),
     ("decision", "min_gain: null", "nothing, expected a difference of accuracy from 0 to below 1, such as 0.01"),
     ("checkpoint", 'minutes: "10"', '"10", expected a number above 0'),
+    ("selection", "share: 1", "1, expected a share of each suite above 0 and below 1"),
+    ("selection", "min_items: 0", "0, expected a whole number above 0"),
     ("keep", "full: some", '"some", expected none, best or all'),
 ]
 """A section, a setting in it, and the rest of the line."""

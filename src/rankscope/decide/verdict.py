@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rankscope.decide import verdict_rule
+from rankscope.decide.bet_evidence import best_bet
 from rankscope.decide.crossed_statistics import estimate, gain_contrasts, mcnemar_exact
 from rankscope.decide.gain_and_forgetting import (
     Measured,
@@ -77,6 +78,7 @@ def decide(
         more_needed=facts.more_needed,
         arms=list(facts.arms),
         noise=noise,
+        best_bet=best_bet(evidence, frames, decision, looks[-1] if looks else None),
     )
 
 

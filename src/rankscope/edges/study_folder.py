@@ -1,7 +1,7 @@
 """The study folder: every path, file name, lock and record of a study is behind `StudyFolder`.
 
 docs/records.md shows the layout. What lies below is a `Storage`, so that the same folder may be on a disk or elsewhere.
-Records are in `study_records.py`, Parquet tables in `study_tables.py`; here are weights, checkpoints, tokens and locks.
+Records are in `study_records.py`, Parquet tables in `study_tables.py` and `dial_tables.py`; here are weights, checkpoints, tokens and locks.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from rankscope.edges.checked_files import StoredCheckpoints, damage_of, write_sums
+from rankscope.edges.dial_tables import DialTables
 from rankscope.edges.storages import Busy, open_storage
 from rankscope.edges.study_records import MARKER
-from rankscope.edges.study_tables import StudyTables
 from rankscope.records import PackMembers, Plan, SamplesRecord, StudyMarker
 from rankscope.records.record_base import record_json
 from rankscope.study.problems import InputProblems, Problem
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _WAIT_SECONDS = 0.2
 
 
-class StudyFolder(StudyTables):
+class StudyFolder(DialTables):
     """All that a study has on disk, by what it is rather than by where it lies.
 
     Reading gives None where there is nothing yet. Every read of a record raises InputProblems where the file is

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from rankscope.edges.storages import Storage
 from rankscope.records import (
+    DialLosses,
     MeasuredSpeed,
     Packing,
     PackMembers,
@@ -17,6 +18,7 @@ from rankscope.records import (
     RunRecord,
     RunStatus,
     SearchRecord,
+    SettingsFile,
     Stage,
     StepRecord,
     StudyMarker,
@@ -152,6 +154,20 @@ class StudyRecords:
     def write_search(self, record: SearchRecord) -> None:
         """Keep what a rate search found: the search has ended."""
         self.storage.write(f"searches/{record.search_id}/search.json", record_json(record))
+
+    def read_settings(self) -> SettingsFile | None:
+        """settings.json: the rate and the dial of every arm, as far as they are chosen."""
+        return self._record("settings.json", SettingsFile)
+
+    def write_settings(self, settings: SettingsFile) -> None:
+        self.storage.write("settings.json", record_json(settings))
+
+    def read_dial_losses(self, run_id: str) -> DialLosses | None:
+        """dials.json of a run."""
+        return self._record(f"{self.run_folder(run_id)}/dials.json", DialLosses)
+
+    def write_dial_losses(self, losses: DialLosses) -> None:
+        self.storage.write(f"{self.run_folder(losses.run_id)}/dials.json", record_json(losses))
 
     def read_rungs(self, search_id: str) -> dict[str, Any] | None:
         """What a search has measured so far, by arm, rate and step; None before it began."""

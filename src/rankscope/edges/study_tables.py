@@ -32,7 +32,7 @@ class StudyTables(StudyRecords):
 
     def read_predictions(self, run_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
         """All columns, or only these."""
-        return self.read_frame(self._predictions(run_id), columns)
+        return self.read_frame(self.predictions_name(run_id), columns)
 
     def read_scores(self, run_ids: Sequence[str]) -> pd.DataFrame:
         """Of several runs' predictions what statistics need, joined: SCORES, floats with NaN for what was not scored.
@@ -43,7 +43,7 @@ class StudyTables(StudyRecords):
         import pandas as pd
         import pyarrow as pa
 
-        read = {run_id: self._scores(self._predictions(run_id)) for run_id in run_ids}
+        read = {run_id: self._scores(self.predictions_name(run_id)) for run_id in run_ids}
         tables = {run_id: table for run_id, table in read.items() if table is not None}
         ids = sorted(tables)
         codes = np.repeat([ids.index(r) for r in tables], [t.num_rows for t in tables.values()]).astype(np.int32)
@@ -60,15 +60,15 @@ class StudyTables(StudyRecords):
 
     def has_predictions(self, run_id: str) -> bool:
         """Whether the run has been scored."""
-        return self.storage.exists(self._predictions(run_id))
+        return self.storage.exists(self.predictions_name(run_id))
 
     def write_predictions(self, run_id: str, frame: pd.DataFrame, suites_sha256: Mapping[str, str]) -> None:
         """`suites_sha256`: of every suite that was scored, the content that was asked."""
-        self._write_frame(self._predictions(run_id), frame, suites_sha256)
+        self.write_frame(self.predictions_name(run_id), frame, suites_sha256)
 
     def scored_suites(self, run_id: str) -> dict[str, str]:
         """The content hash of every suite that the run's predictions are of, by name."""
-        return self._metadata(self._predictions(run_id))
+        return self.read_metadata(self.predictions_name(run_id))
 
     def read_second_predictions(self, base_id: str) -> pd.DataFrame | None:
         """The base scored once more in other batches."""
@@ -76,11 +76,11 @@ class StudyTables(StudyRecords):
 
     def write_second_predictions(self, base_id: str, frame: pd.DataFrame, suites_sha256: Mapping[str, str]) -> None:
         """Keep what the base scored in other batches."""
-        self._write_frame(f"{self.run_folder(base_id)}/again.parquet", frame, suites_sha256)
+        self.write_frame(f"{self.run_folder(base_id)}/again.parquet", frame, suites_sha256)
 
     def suites_scored_again(self, base_id: str) -> dict[str, str]:
         """The content hash of every suite that was scored in other batches, by name."""
-        return self._metadata(f"{self.run_folder(base_id)}/again.parquet")
+        return self.read_metadata(f"{self.run_folder(base_id)}/again.parquet")
 
     def read_items(self, base_id: str) -> pd.DataFrame | None:
         """What was asked: suite, item_id, prompt, choices."""
@@ -88,7 +88,7 @@ class StudyTables(StudyRecords):
 
     def write_items(self, base_id: str, frame: pd.DataFrame) -> None:
         """Keep what was asked: suite, item_id, prompt, choices."""
-        self._write_frame(f"{self.run_folder(base_id)}/items.parquet", frame)
+        self.write_frame(f"{self.run_folder(base_id)}/items.parquet", frame)
 
     # ---- runs made from others ----
 
@@ -103,11 +103,11 @@ class StudyTables(StudyRecords):
 
     def derived_facts(self, run_id: str, name: str) -> dict[str, str]:
         """What the derivation was, and the content hash of every suite that it was scored on."""
-        return self._metadata(f"{self.run_folder(run_id)}/derived/{name}.parquet")
+        return self.read_metadata(f"{self.run_folder(run_id)}/derived/{name}.parquet")
 
     def write_derived(self, run_id: str, name: str, frame: pd.DataFrame, facts: Mapping[str, str]) -> None:
         """Keep a derived run; `facts`: what it was made by, and the hashes of its suites."""
-        self._write_frame(f"{self.run_folder(run_id)}/derived/{name}.parquet", frame, facts)
+        self.write_frame(f"{self.run_folder(run_id)}/derived/{name}.parquet", frame, facts)
 
     # ---- analyses ----
 
@@ -117,11 +117,11 @@ class StudyTables(StudyRecords):
 
     def write_analysis(self, run_id: str, name: str, frame: pd.DataFrame, stamp: Mapping[str, str]) -> None:
         """Keep one table of a run's analysis; `stamp` says what it was made from."""
-        self._write_frame(f"{self.run_folder(run_id)}/analysis/{name}.parquet", frame, stamp)
+        self.write_frame(f"{self.run_folder(run_id)}/analysis/{name}.parquet", frame, stamp)
 
     def analysis_stamp(self, run_id: str, name: str) -> dict[str, str]:
         """What `write_analysis` was given."""
-        return self._metadata(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
+        return self.read_metadata(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
 
     def has_analysis(self, run_id: str, name: str) -> bool:
         """Whether this table of the run's analysis is there."""
@@ -162,7 +162,7 @@ class StudyTables(StudyRecords):
 
     def write_table(self, name: str, frame: pd.DataFrame) -> None:
         """Replace one of the tidy tables."""
-        self._write_frame(f"tables/{name}.parquet", frame)
+        self.write_frame(f"tables/{name}.parquet", frame)
 
     def table_names(self) -> list[str]:
         """The names of all tidy tables that are there."""
@@ -170,10 +170,10 @@ class StudyTables(StudyRecords):
 
     # ---- how a table is kept ----
 
-    def _predictions(self, run_id: str) -> str:
+    def predictions_name(self, run_id: str) -> str:
         return f"{self.run_folder(run_id)}/predictions.parquet"
 
-    def _write_frame(self, name: str, frame: pd.DataFrame, metadata: Mapping[str, str] | None = None) -> None:
+    def write_frame(self, name: str, frame: pd.DataFrame, metadata: Mapping[str, str] | None = None) -> None:
         """Every page with a checksum; `metadata` goes into the schema."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -236,7 +236,7 @@ class StudyTables(StudyRecords):
             raise self._damaged(name, error) from error
         return pa.table(columns)
 
-    def _metadata(self, name: str) -> dict[str, str]:
+    def read_metadata(self, name: str) -> dict[str, str]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from rankscope.plan.plan_checks import check_arms, check_support, study_warnings
 from rankscope.plan.resolve import (
@@ -31,11 +32,13 @@ from rankscope.plan.run_cost import (
     train_flops,
 )
 from rankscope.plan.run_time import Clock, plan_totals
+from rankscope.plan.selection_split import planned_choice, split_problems, split_warnings
 from rankscope.records import (
     MachineFacts,
     MeasuredSpeed,
     ModelFacts,
     Plan,
+    PlannedChoice,
     PlannedRun,
     PlannedSearch,
     Resolved,
@@ -75,6 +78,16 @@ class _Setting:
         budget, device = self.study.budget, self.resolved.device
         return Clock(self.facts, self.train, self.suites, budget, speed * threads, device, self.measured)
 
+    @cached_property
+    def choice(self) -> PlannedChoice:
+        """How its arms' settings are chosen."""
+        return planned_choice(self.study, self.facts.name, self.train.name, self.train.domain, self.suites)
+
+    def dials(self, arm: Arm) -> tuple[float, ...]:
+        """Where nothing is chosen for retention a dial counts only where the study gives it."""
+        chosen = self.choice.select == "retention" or arm.dial is not None
+        return self.study.dials_of(arm) if chosen else (1.0,)
+
 
 def make_plan(
     study: Study,
@@ -93,32 +106,26 @@ def make_plan(
     plan of the same study folder decided; it is kept. A run that does not fit into memory or on the disk says so.
     `measured` speeds take the place of arithmetic where there are any.
     Raises InputProblems (naming `file`) for targets that do not exist, for ranks that no target can use, for settings
-    that this machine or a model cannot do, and where two runs would be the same.
+    that this machine or a model cannot do, where two runs would be the same, and where too few items would judge.
     """
-    problems: list[Problem] = []
-    warnings: list[str] = []
-    for facts in models:
-        found, advice = check_arms(study, facts, file)
-        problems += found
-        warnings += advice
-    problems += check_support(study, models, previous.device if previous is not None else machine.device, machine, file)
-    if problems:
-        raise InputProblems(problems)
+    warnings = _check_models(study, models, previous.device if previous is not None else machine.device, machine, file)
     resolved = resolve(study, study.expand_arms(), models, train_sets, machine, previous, file)
     specs = {spec.name: spec for spec in study.models}
     searches: list[PlannedSearch] = []
     runs: list[PlannedRun] = []
+    choices: list[PlannedChoice] = []
     base_seconds, derived_seconds = 0.0, 0.0
     for facts in models:
         for train in train_sets[facts.name]:
             dtype = dtype_of(specs[facts.name], resolved)
             setting = _Setting(study, facts, train, suites[facts.name], machine, resolved, dtype, measured)
             found_searches, found_runs = _setting_runs(setting)
+            choices.append(setting.choice)
             searches += found_searches
             runs += found_runs
             derived_seconds += _derived_seconds(setting, found_runs)
         base_seconds += setting.clock.scoring(None)
-    _check_ids(runs, file)
+    _check_runs(runs, choices, file)
     plan = Plan(
         study=study.name,
         resolved=resolved,
@@ -129,10 +136,28 @@ def make_plan(
         runs=runs,
         base_seconds=base_seconds,
         derived_seconds=derived_seconds,
+        choices=choices,
         measured=list(measured),
         looks=list(study.looks),
     )
-    return plan.model_copy(update={"warnings": [*warnings, *study_warnings(study, plan, machine, plan_totals(plan))]})
+    said = [*warnings, *study_warnings(study, plan, machine, plan_totals(plan)), *split_warnings(choices)]
+    return plan.model_copy(update={"warnings": said})
+
+
+def _check_models(
+    study: Study, models: Sequence[ModelFacts], device: Literal["cpu", "cuda"], machine: MachineFacts, file: str
+) -> list[str]:
+    """Warnings; raises InputProblems for what a model or the machine cannot do."""
+    problems: list[Problem] = []
+    warnings: list[str] = []
+    for facts in models:
+        found, advice = check_arms(study, facts, file)
+        problems += found
+        warnings += advice
+    problems += check_support(study, models, device, machine, file)
+    if problems:
+        raise InputProblems(problems)
+    return warnings
 
 
 def _setting_runs(setting: _Setting) -> tuple[list[PlannedSearch], list[PlannedRun]]:
@@ -157,7 +182,9 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         arm, facts, setting.dtype, setting.suites, keep_full=_stays(study, seed), optimizer=study.optimizer.name
     )
     clock = setting.clock
-    seconds = clock.training(arm) + clock.validation(arm) + clock.scoring(arm)
+    dials = setting.dials(arm)
+    dial_seconds = (len(dials) - 1) * (clock.scoring(arm) + clock.validation(arm))
+    seconds = clock.training(arm) + clock.validation(arm) + clock.scoring(arm) + dial_seconds
     if study.analysis.enabled:
         seconds += clock.inside(arm, study.analysis.probe_items)
     reason = _does_not_fit(sum(parts.values()), at_most, setting)
@@ -181,6 +208,8 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         fits=reason is None,
         reason=reason,
         dtype=setting.dtype,
+        dials=list(dials),
+        dial_seconds=dial_seconds,
         search_id=search_id(searching, study, facts, train, setting.dtype) if searching else None,
     )
 
@@ -232,9 +261,10 @@ def _derived_seconds(setting: _Setting, runs: Sequence[PlannedRun]) -> float:
     return (len(ranks) + _OTHER_DERIVATIONS) * setting.clock.scoring(largest)
 
 
-def _check_ids(runs: Sequence[PlannedRun], file: str) -> None:
+def _check_runs(runs: Sequence[PlannedRun], choices: Sequence[PlannedChoice], file: str) -> None:
+    """Raises InputProblems where two runs would be the same, and where too few items would judge."""
     counts = Counter(run.run_id for run in runs)
-    problems = []
+    problems = split_problems(choices, file)
     for id_ in [id_ for id_, count in counts.items() if count > 1]:
         same = [f"{run.model}, {run.train_set}, {run.arm.label}" for run in runs if run.run_id == id_]
         problems.append(

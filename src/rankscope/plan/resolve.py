@@ -189,9 +189,9 @@ def _common(study: Study, model: ModelFacts, train: TrainFacts, dtype: str) -> d
 
 
 def _settings(arm: Arm, train: TrainFacts) -> dict[str, Any]:
-    """An arm without its label and its rate; the order and repetition of targets mean nothing. Of what it replays the
-    share and the content, not where that lies."""
-    settings = arm.model_dump(mode="json", exclude={"label", "learning_rate", "retain", "replay"})
+    """An arm without its label, its rate and its dial (a run is as it was trained); the order and repetition of targets
+    mean nothing. Of what it replays the share and the content, not where that lies."""
+    settings = arm.model_dump(mode="json", exclude={"label", "learning_rate", "dial", "retain", "replay"})
     if isinstance(arm.targets, tuple):
         settings["targets"] = sorted(set(arm.targets))
     if arm.retain is not None:  # hashed where there is one, so that older ids stay

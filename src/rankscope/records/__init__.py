@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rankscope.records.data_facts import HarnessFacts, ReplayFacts, SuiteFacts, TrainFacts
 from rankscope.records.plan_record import (
-    HarnessFacts,
     MachineFacts,
     MeasuredSpeed,
     ModelFacts,
@@ -11,12 +11,9 @@ from rankscope.records.plan_record import (
     PlannedPower,
     PlannedRun,
     PlannedSearch,
-    ReplayFacts,
     Resolved,
     SourceState,
     StudyMarker,
-    SuiteFacts,
-    TrainFacts,
 )
 from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
 from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Metric, Row, Suite, Turn
@@ -34,14 +31,26 @@ from rankscope.records.run_records import (
     State,
     StepRecord,
 )
+from rankscope.records.settings_record import (
+    ArmSetting,
+    DialLosses,
+    PlannedChoice,
+    PlannedSplit,
+    SettingPoint,
+    SettingsFile,
+)
 from rankscope.records.verdict_record import (
     ArmCost,
     ArmVerdict,
+    BestBet,
+    BetSetting,
     DefaultArm,
     Defaults,
     DetectableEffect,
     Interval,
+    LeastBadArm,
     MoreNeeded,
+    NextRuns,
     PooledInterval,
     Recommended,
     Relation,
@@ -53,11 +62,12 @@ from rankscope.records.verdict_record import (
 )
 
 __all__ = [
-    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmVerdict", "DefaultArm", "Defaults", "DetectableEffect",
-    "Example", "Form", "Graded", "Grading", "HarnessFacts", "Interval", "Item", "MachineFacts", "MeasuredSpeed",
-    "Metric", "ModelFacts", "MoreNeeded", "PackMembers", "Packing", "Plan", "PlannedPower", "PlannedRun",
-    "PlannedSearch", "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation",
-    "ReplayFacts", "Resolved", "Row", "RunRecord", "RunStatus", "SamplesRecord", "SearchRecord", "SourceState",
-    "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone",
-    "TrainFacts", "Turn", "Verdict", "VerdictFile",
+    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmSetting", "ArmVerdict", "BestBet", "BetSetting", "DefaultArm",
+    "Defaults", "DetectableEffect", "DialLosses", "Example", "Form", "Graded", "Grading", "HarnessFacts", "Interval",
+    "Item", "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts", "MoreNeeded", "NextRuns",
+    "PackMembers", "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun", "PlannedSearch", "PlannedSplit",
+    "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "ReplayFacts",
+    "Resolved", "Row", "RunRecord", "RunStatus", "SamplesRecord", "SearchRecord", "SettingPoint", "SettingsFile",
+    "SourceState", "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome",
+    "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile",
 ]  # fmt: skip

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
+from rankscope.records.data_facts import SuiteFacts, TrainFacts
 from rankscope.records.record_base import FORMAT_VERSION, Record
-from rankscope.records.row_records import Form, Metric
+from rankscope.records.settings_record import PlannedChoice
 from rankscope.study.methods import Arm, MethodName
-from rankscope.study.study import Kind
 
 
 class ModelFacts(Record):
@@ -30,8 +30,7 @@ class ModelFacts(Record):
     """Every linear module inside the blocks (never the output head) by its full path."""
     norm_parameters: dict[str, int] = {}
     """Parameters of every normalisation, by its path."""
-    block_parameters: list[int] = []
-    """Parameters of every block, from the first."""
+    block_parameters: list[int] = []  # from the first block
     quantization: Literal["nf4"] | None = None
     """How the linear modules' weights are held in memory; None: in the compute dtype."""
     checkpointing: bool = True
@@ -40,89 +39,6 @@ class ModelFacts(Record):
     """Embeddings of tokens and positions, and the output head; once where it is tied."""
     key_value_width: int = 0
     """Width of a layer's keys over all its key heads; 0 where the model keeps anything but keys and values."""
-
-
-class ReplayFacts(Record):
-    """What some arms train on beside the task: rows of the user's, or samples that the base writes before training.
-
-    `content_sha256` names the token file of the rows, or of the prompts that the base goes on from. `samples_sha256`,
-    of samples, is the hash of all that decides them, and names their file. Of samples the counts of tokens are those of
-    the longest that may be written.
-    """
-
-    arms: list[str]
-    """The labels of the arms that replay it."""
-    content_sha256: str
-    samples_sha256: str | None = None
-    row_count: int
-    token_count: int
-    completion_token_count: int
-    dropped: dict[str, int] = {}
-    warnings: list[str] = []
-
-    @property
-    def identity(self) -> str:
-        """What a run's id knows of it."""
-        return self.samples_sha256 or self.content_sha256
-
-
-class TrainFacts(Record):
-    """A training set after the rules on lengths and overlap."""
-
-    model: str = ""
-    """The base model whose tokenizer counted; filled in by the plan."""
-    name: str
-    domain: str | None
-    content_sha256: str
-    row_count: int
-    validation_count: int
-    token_count: int
-    completion_token_count: int
-    dropped: dict[str, int] = {}
-    warnings: list[str] = []
-    revision: str | None = None
-    """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
-    replays: list[ReplayFacts] = []
-    """What arms may train on beside it."""
-
-    def replay_of(self, arm: Arm) -> ReplayFacts | None:
-        """What this arm trains on beside it; None for an arm that replays nothing."""
-        if arm.replay is None:
-            return None
-        return next(one for one in self.replays if arm.label in one.arms)
-
-
-class HarnessFacts(Record):
-    """The task of lm-eval that a suite is; `task_sha256` is lm-eval's own `task_hashes` entry for these documents."""
-
-    task: str
-    output_type: str
-    version: int | float | str | None
-    task_sha256: str
-    num_fewshot: int
-    metric: str | None
-    filter: str
-    lm_eval_version: str
-
-
-class SuiteFacts(Record):
-    """A suite, as scored."""
-
-    model: str = ""
-    """The base model whose tokenizer counted; filled in by the plan."""
-    name: str
-    domain: str | None
-    kind: Kind | None
-    form: Form
-    content_sha256: str
-    item_count: int
-    token_count: int
-    max_new_tokens: int
-    left_out: dict[str, int] = {}
-    revision: str | None = None
-    """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
-    harness: HarnessFacts | None = None
-    metric: Metric = "score"
 
 
 class SourceState(Record):
@@ -171,11 +87,11 @@ class StudyMarker(Record):
 
 
 RUNG_FRACTIONS = (0.25, 0.5, 1.0)
-"""Where a rate search drops the worse half of its candidates, as shares of a run; `jobs/search_job.py` does it."""
+"""Where a rate search drops the worse half of its candidates, as shares of a run."""
 
 
 def search_share(rate_count: int) -> float:
-    """A rate search's training as a multiple of one run: the better half of the rates goes on from each rung."""
+    """A rate search's training as a multiple of one run."""
     total, before, alive = 0.0, 0.0, rate_count
     for fraction in RUNG_FRACTIONS:
         total += alive * (fraction - before)
@@ -221,6 +137,9 @@ class PlannedRun(Record):
     """What `memory_bytes` is the sum of, as docs/plan.md has it."""
     kept_disk_bytes: int = 0
     """What of `disk_bytes` stays when the run is done."""
+    dials: list[float] = [1.0]
+    """The dials s at which it is scored, W0 + s (W - W0), ascending; 1 is the run as it was trained."""
+    dial_seconds: float = 0.0  # of `seconds`, scoring at the other dials
 
 
 class PlannedSearch(Record):
@@ -237,8 +156,7 @@ class PlannedSearch(Record):
     seconds: float
 
     def share_done(self, rungs: Iterable[str]) -> float:
-        """Updates done over those that successive halving needs, 0 to 1; `rungs` are what was measured, each as `arm
-        rate step`. A candidate's rungs go on from one another."""
+        """Updates done over those that successive halving needs, 0 to 1; `rungs` are each `arm rate step`."""
         reached: dict[str, int] = {}
         for key in rungs:
             candidate, step = key.rsplit(" ", 1)
@@ -306,6 +224,8 @@ class Plan(Record):
     """Scoring runs that are made from others without training."""
     measured: list[MeasuredSpeed] = []
     """What `--measure` found; empty where the times are arithmetic alone."""
+    choices: list[PlannedChoice] = []
+    """How settings are chosen, of every base model and training set; empty in plans from before there were dials."""
     looks: list[int] = []
     """With adaptive seeds the numbers of seeds after which the verdict is asked; `runs` are then the most."""
     power: list[PlannedPower] = []
@@ -320,6 +240,11 @@ class Plan(Record):
         if len(self.models) == 1:
             return {self.models[0].name: "base"}
         return {facts.name: f"base/{facts.name}" for facts in self.models}
+
+    def choice_of(self, model: str, train_set: str) -> PlannedChoice:
+        """How settings are chosen there; in an older plan by the loss alone."""
+        found = (one for one in self.choices if (one.model, one.train_set) == (model, train_set))
+        return next(found, PlannedChoice(model=model, train_set=train_set, select="loss"))
 
     def item_count(self, model: str) -> int:
         """Items that a run of this base model is scored on."""

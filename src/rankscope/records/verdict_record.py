@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -98,6 +98,63 @@ class SuiteNoise(Record):
     changed_items: int
 
 
+class BetSetting(Record):
+    """The learning rate and the dial at which an arm was judged."""
+
+    learning_rate: float | None
+    dial: float
+
+
+class LeastBadArm(Record):
+    """Where the base is bet on: the arm of least expected regret, the margin of forgetting that it keeps with a
+    probability of 0.8, and its probability of being right at that margin."""
+
+    label: str
+    setting: BetSetting
+    retention_margin: float
+    probability: float | None
+
+
+class NextRuns(Record):
+    """One more seed for each of `arms`, the bet first, and by how much the least expected regret would fall."""
+
+    arms: list[str]
+    saving: float | None
+
+
+class BestBet(Record):
+    """The option of least expected regret: an arm, or the base (`base`, without a setting).
+
+    `probability`: that it keeps the margin and is good enough (of the base: that no arm is); None, like all that rests
+    on it, where nobody can say, for the reason in `sentence`. Regret and saving are in `unit`: shares of accuracy, or
+    margins where a study is judged in nats too.
+    """
+
+    label: str
+    setting: BetSetting | None
+    probability: float | None
+    expected_regret: float | None
+    runner_up: str | None
+    probability_base: float | None
+    least_bad: LeastBadArm | None = None
+    next_runs: NextRuns | None = None
+    unit: Literal["accuracy", "margins"] = "accuracy"
+    headline: str = ""
+    """The bet in a few words."""
+    sentence: str = ""
+    """The bet in one sentence."""
+    why: str = ""
+    """What it is expected to miss, what comes next, and which runs would help."""
+
+
+class Answer(NamedTuple):
+    """One of the answers that stand side by side, in the order in which they are read; `details` may be empty."""
+
+    headline: str
+    sentence: str
+    details: str = ""
+
+
 class Verdict(Record):
     """The answer for one base model and training set. What is said of its kind comes with it (decide/verdict_kinds.py
     has the kinds), so that a reader of the record need not know them."""
@@ -124,6 +181,16 @@ class Verdict(Record):
     findings: list[str] = []
     """What was forgotten, in plain words: by which arms, recall against reasoning."""
     noise: list[SuiteNoise] = []
+    best_bet: BestBet | None = None
+
+    @property
+    def answers(self) -> list[Answer]:
+        """The sure verdict and the best bet; where the verdict recommends nothing the bet comes first."""
+        sure = Answer(self.headline, self.sentence)
+        if self.best_bet is None:
+            return [sure]
+        bet = Answer(self.best_bet.headline, self.best_bet.sentence, self.best_bet.why)
+        return [sure, bet] if self.recommended is not None else [bet, sure]
 
     @property
     def name(self) -> str:

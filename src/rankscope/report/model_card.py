@@ -36,7 +36,8 @@ def model_card(
         f"---\n{dump_yaml(_front_matter(verdict, row, arm, study))}---",
         f"# {row.label} of study {_inline(study.get('name', ''))}",
         _lead(verdict, row, arm),
-        f"## Verdict\n\n**{_inline(verdict.headline)}.** {_inline(verdict.sentence)}\n\n"
+        "## Verdict",
+        *(_inline(f"**{a.headline}.** {a.sentence} {a.details}") for a in verdict.answers),
         f"{_inline(confidence_sentence(verdict, _confidence(study)))}\n\n{_inline(verdict.rule)}",
         *([f"![Gain against forgetting of every arm of the study]({picture})"] if picture is not None else []),
         f"## What was forgotten\n\n{_inline(forgotten_sentence(row))}",

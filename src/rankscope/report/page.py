@@ -119,8 +119,8 @@ def _answer(pair: Pair, confidence: float | None) -> dict[str, Any]:
     return {
         "name": pair.name,
         "tone": verdict.tone,
-        "headline": verdict.headline,
-        "sentence": verdict.sentence,
+        "first": verdict.answers[0],
+        "others": verdict.answers[1:],
         "forgotten": [*map(verdict_text.forgotten_sentence, verdict_text.told_arms(verdict)), *verdict.findings],
         "confidence": [text for text in sure if text],
         "rule": verdict.rule,

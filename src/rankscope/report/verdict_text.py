@@ -1,6 +1,6 @@
 """The verdict as text: sentences that page, card and terminal share, and what the terminal prints of it and of scores.
 
-Readable from 80 columns on. The answer's own words come with the record (`Verdict.headline`, `Verdict.sentence`).
+Readable from 80 columns on. The answers' own words come with the record (`Verdict.answers`).
 """
 
 from __future__ import annotations
@@ -118,7 +118,10 @@ def print_results(console: Console, verdicts: VerdictFile | Verdict) -> None:
 def _print_one(console: Console, verdict: Verdict) -> None:
     console.print(f"[bold]{escape(verdict.name)}[/]: gain and forgetting in percentage points", style="")
     console.print(_arms_table(verdict, wide=console.width >= WIDE_COLUMNS))
-    console.print(f"[bold]{escape(verdict.headline)}.[/] {escape(verdict.sentence)}")
+    for answer in verdict.answers:
+        console.print(f"[bold]{escape(answer.headline)}.[/] {escape(answer.sentence)}")
+        if answer.details:
+            console.print(Padding(f"[dim]{escape(answer.details)}[/]", (0, 0, 0, 2)))
     for arm in told_arms(verdict)[:3]:
         console.print(escape(forgotten_sentence(arm)))
     if verdict.reasons_with_answer:

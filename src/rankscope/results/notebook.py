@@ -98,10 +98,14 @@ class Results:
         parts = []
         for verdict in self.verdicts:
             shown = arm_frame(verdict)[["arm", "trainable_parameters", "gain", "forgetting", "status"]]
+            first, *others = verdict.answers
             parts.append(
-                f"<h4>{escape(verdict.name)}: {escape(verdict.headline)}</h4>"
-                f"<p>{escape(verdict.sentence)}</p>"
-                f"{shown.to_html(index=False, float_format='{:+.1f}'.format)}"
+                f"<h4>{escape(verdict.name)}: {escape(first.headline)}</h4>"
+                f"<p>{escape(first.sentence)} {escape(first.details)}</p>"
+                + "".join(
+                    f"<p><b>{escape(a.headline)}.</b> {escape(a.sentence)} {escape(a.details)}</p>" for a in others
+                )
+                + f"{shown.to_html(index=False, float_format='{:+.1f}'.format)}"
             )
         return "".join(parts)
 

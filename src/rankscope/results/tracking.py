@@ -69,7 +69,9 @@ class Tracking:
             self.update(plan, now=True)
         if verdicts is None or not self._makers:
             return
-        texts = {f"verdict {v.name}": f"{v.headline}. {v.sentence}" for v in verdicts.verdicts}
+        texts = {
+            f"verdict {v.name}": " ".join(f"{a.headline}. {a.sentence}" for a in v.answers) for v in verdicts.verdicts
+        }
         files = self._folder.outcome_files()
         for tracker in self._trackers:
             tracker.log_outcome(texts, files)

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, ValidationInf
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from rankscope.study.methods import Arm, ArmEntry, Fraction, Frozen
+from rankscope.study.methods import Arm, ArmEntry, Dial, Fraction, Frozen
 from rankscope.study.study_settings import (
     NAME,
     Budget,
@@ -25,6 +25,7 @@ from rankscope.study.study_settings import (
     OptimizerName,
     Positive,
     Schedule,
+    Selection,
     ShortModel,
     ShortOptimizer,
     Source,
@@ -32,6 +33,7 @@ from rankscope.study.study_settings import (
     TrainSource,
     Validation,
     is_task_file,
+    mismatch,
 )
 
 
@@ -61,8 +63,8 @@ SUPERVISED = ObjectiveFacts(
 
 __all__ = [
     "AdaptiveSeeds", "Analysis", "Arm", "Budget", "Checkpoint", "ChoiceStyle", "Decision", "Execution", "Fraction",
-    "Frozen", "Keep", "Kind", "ModelSpec", "Name", "Optimizer", "OptimizerName", "Schedule", "Source", "Study",
-    "SuiteSource", "TrainSource", "Validation", "is_task_file",
+    "Frozen", "Keep", "Kind", "ModelSpec", "Name", "Optimizer", "OptimizerName", "Schedule", "Selection", "Source",
+    "Study", "SuiteSource", "TrainSource", "Validation", "is_task_file",
 ]  # fmt: skip
 
 Seed = Annotated[int, Field(ge=0, lt=2**31, description="a whole number from 0 to 2147483647")]
@@ -180,6 +182,19 @@ class Study(Frozen):
         description="a list of different whole numbers of 0 or more, such as [0, 1, 2], or {start: 3, max: 8}. One "
         "seed describes, three or more can decide; with start and max, seeds are added where they may decide."
     )
+    select: Literal["retention", "loss"] = Field(
+        default="retention",
+        description="retention or loss. How rate and dial of an arm are chosen: of those that keep the retention "
+        "margin the one with the lowest validation loss, or by validation loss alone, blind to forgetting.",
+    )
+    dial: Annotated[tuple[Dial, ...], Field(min_length=1, max_length=8)] = Field(
+        default=(0.5, 0.7, 0.85, 1.0),
+        description="a list of different numbers above 0 and at most 1, with 1 among them, such as [0.5, 1]. The "
+        "shares of a trained change, W0 + s (W - W0), of which one is chosen for each arm.",
+    )
+    selection: Selection = Field(
+        default=Selection(), description=f"{_SETTINGS} The items that choose settings and never judge."
+    )
     decision: Decision = Field(default=Decision(), description=f"{_SETTINGS} The margins of the verdict.")
     checkpoint: Checkpoint = Field(default=Checkpoint(), description=f"{_SETTINGS} When a run is saved.")
     keep: Keep = Field(default=Keep(), description=f"{_SETTINGS} What stays of fully fine-tuned weights.")
@@ -213,6 +228,15 @@ class Study(Frozen):
             for label, entry in entries.items()
         }
 
+    @field_validator("dial")
+    @classmethod
+    def _dial_has_one(cls, dials: tuple[float, ...]) -> tuple[float, ...]:
+        """A run as it was trained is always among them."""
+        if 1 not in dials or len(set(dials)) < len(dials):
+            shown = ", ".join(f"{dial:g}" for dial in dials)
+            raise mismatch(f"[{shown}]", "different numbers, with 1 among them")
+        return tuple(sorted(map(float, dials)))
+
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """A section may be null, which `_empty_sections_are_defaults` takes."""
@@ -242,6 +266,12 @@ class Study(Frozen):
     def arms_of(self, key: str) -> tuple[Arm, ...]:
         """The arms of one entry: those that `auto_shared` shares a rate over."""
         return self.arms[key].arms(key)
+
+    def dials_of(self, arm: Arm) -> tuple[float, ...]:
+        """The dials at which an arm's runs are scored, ascending; 1, the run as it was trained, is the last."""
+        if not arm.traits.has_dial:
+            return (1.0,)
+        return self.dial if arm.dial is None else tuple(sorted({arm.dial, 1.0}))
 
     @property
     def virtual_tokens(self) -> int:

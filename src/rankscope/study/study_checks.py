@@ -239,12 +239,16 @@ def _check_labels(document: Document) -> list[Problem]:
 
 
 def check_arms(study: Study, document: Document) -> list[Problem]:
-    """No two arms with the same settings (they would be one run under two labels), and no remedy that means nothing."""
+    """No two arms with the same settings (they would be one run under two labels), no dial where nothing scales, and no
+    remedy that means nothing."""
     problems = _check_remedies(study, document)
     seen: dict[Arm, str] = {}
-    for key in study.arms:
+    for key, entry in study.arms.items():
+        if entry.dial not in (None, 1) and not METHODS[entry.method].has_dial:
+            found = f"the dial {entry.dial:g} of {entry.method}, whose change cannot be scaled"
+            problems.append(document.problem(("arms", key, "dial"), found, "1, or no `dial`"))
         for arm in study.arms_of(key):
-            settings = arm.model_copy(update={"label": ""})
+            settings = arm.model_copy(update={"label": "", "dial": None})
             if settings in seen:
                 found = f"`{arm.label}` with the settings of `{seen[settings]}`"
                 problems.append(document.problem(("arms", key), found, "arms that differ"))

@@ -257,6 +257,11 @@ class Decision(Frozen):
         default=0.01,
         description="a difference of accuracy from 0 to below 1, such as 0.01. A smaller gain counts as none.",
     )
+    runs_worth: Fraction = Field(
+        default=0.0002,
+        description="a difference of accuracy from 0 to below 1, such as 0.0002. What a further run must save of the "
+        "best bet's expected regret; with `seeds: {start, max}` seeds are added while it does.",
+    )
     confidence: float = Field(
         default=0.95,
         ge=0.5,
@@ -264,3 +269,25 @@ class Decision(Frozen):
         allow_inf_nan=False,
         description="a number from 0.5 to below 1, such as 0.95. Of every interval, and of the verdict as a whole.",
     )
+
+
+class Selection(Frozen):
+    """Items outside a training set's domain that choose settings and never judge."""
+
+    share: Share = Field(
+        default=0.25, description="a share of each suite above 0 and below 1. Of the suites outside the domain."
+    )
+    min_items: Count = Field(
+        default=16,
+        description="a whole number above 0. The fewest items of a suite that choose; one with fewer than twice as "
+        "many is not split: all its items judge.",
+    )
+    max_items: Count = Field(
+        default=100, description="a whole number above 0, at least `min_items`. The most items of a suite that choose."
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Selection:
+        if self.max_items < self.min_items:
+            raise mismatch(f"max_items {self.max_items}, min_items {self.min_items}", "max_items of at least min_items")
+        return self

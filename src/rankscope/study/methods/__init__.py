@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from rankscope.study.methods.arm import KNOWN, Arm, Entry, Method, MethodName, arm_label
-from rankscope.study.methods.method_types import Fraction, Frozen, Rate
+from rankscope.study.methods.method_types import Dial, Fraction, Frozen, Rate
 
-__all__ = ["METHODS", "Arm", "ArmEntry", "Entry", "Fraction", "Frozen", "Method", "MethodName", "Rate", "arm_label"]
+__all__ = [
+    "METHODS", "Arm", "ArmEntry", "Dial", "Entry", "Fraction", "Frozen", "Method", "MethodName", "Rate", "arm_label",
+]  # fmt: skip
 
 
 def _find() -> None:

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from rankscope.study.methods.method_types import (
     OTHER_METHOD,
+    Dial,
     Frozen,
     ModelShape,
     Rate,
@@ -58,6 +59,8 @@ class Arm(BaseModel):
     targets: Literal["all-linear"] | tuple[str, ...] | None = None
     dropout: float = 0.0
     learning_rate: Rate
+    dial: float | None = None
+    """The share of its change at which it is judged, where the study fixes it; None: it is chosen."""
     retain: Retain | None = None
     replay: Replay | None = None
 
@@ -103,6 +106,10 @@ class Arm(BaseModel):
         return None if size is None else getattr(self, size.setting)
 
 
+COMMON_SETTINGS = ("method", "learning_rate", "dial", "retain", "replay")
+"""What every entry gives to all of its arms alike."""
+
+
 class Entry(Frozen):
     """What the entry of every method has in a study file; `arms` gives one arm for each of its sizes."""
 
@@ -111,6 +118,11 @@ class Entry(Frozen):
         "auto",
         description="a number above 0 such as 2e-4, or auto, or auto_shared. auto searches a rate for each arm on "
         "held-out training rows; auto_shared searches one for all sizes of the entry.",
+    )
+    dial: Dial | None = Field(
+        None,
+        description="a number above 0, at most 1, or null. The share of its change at which the arm is judged and "
+        "exported, in place of the one that is chosen for it.",
     )
     retain: Retain | None = Field(
         None,
@@ -126,9 +138,7 @@ class Entry(Frozen):
     def arms(self, key: str) -> tuple[Arm, ...]:
         """The entry's arms in the order of its sizes; `key` is its name in the file."""
         size = KNOWN[self.method].size
-        common = {
-            "method": self.method, "learning_rate": self.learning_rate, "retain": self.retain, "replay": self.replay,
-        }  # fmt: skip
+        common = {key: getattr(self, key) for key in COMMON_SETTINGS}
         if size is None:
             return (Arm.model_validate({"label": key, **common, **self.settings_at(None)}),)
         return tuple(
@@ -146,8 +156,7 @@ class Entry(Frozen):
     def settings_at(self, size: int | None) -> dict[str, object]:
         """An arm's own settings beside its size: those of the entry, unless a method says otherwise."""
         named = KNOWN[self.method].size
-        common = {"method", "learning_rate", "retain", "replay"}
-        return self.model_dump(exclude={*common, *([] if named is None else [named.key])})
+        return self.model_dump(exclude={*COMMON_SETTINGS, *([] if named is None else [named.key])})
 
 
 def arm_label(key: str, method: str, size: int | None) -> str:
@@ -168,6 +177,8 @@ class Method(ABC):
     base in 4 bits. `peft_format`: what is saved is an adapter that PEFT loads. `loses_by_checkpointing`: what gradient
     checkpointing would drop, so that the two cannot be used together; "" where nothing is.
     `rate_decades`: `auto` tries rates from 10**low to 10**high, two for each decade.
+    `dial_by`: how its change is scaled after training, W0 + s (W - W0): by the `factors`' scale, or by interpolating
+    `weights`; None where it cannot be, so that its dial is 1.
     """
 
     name: str
@@ -176,6 +187,7 @@ class Method(ABC):
     rate_decades: tuple[int, int]
     size: Size | None = None
     whole: bool = False
+    dial_by: Literal["factors", "weights"] | None = None
     delta: Literal["factored", "dense"] | None = None
     merges: bool = True
     on_quantized: bool = True
@@ -190,8 +202,8 @@ class Method(ABC):
 
     @property
     def has_dial(self) -> bool:
-        """Whether the change can be scaled after training, W0 + s (W - W0): where it is one of weights."""
-        return self.merges
+        """Whether the change can be scaled after training, W0 + s (W - W0)."""
+        return self.dial_by is not None
 
     @property
     def rate_grid(self) -> list[float]:

@@ -44,6 +44,7 @@ class FullMethod(Method):
 
     rate_decades: tuple[int, int] = (-6, -3)
     whole: bool = True
+    dial_by: Literal["factors", "weights"] | None = "weights"
     delta: Literal["factored", "dense"] | None = "dense"
     on_quantized: bool = False
     peft_format: bool = False

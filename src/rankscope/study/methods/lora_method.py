@@ -88,6 +88,7 @@ class LoraMethod(Method):
 
     rate_decades: tuple[int, int] = (-5, -2)
     delta: Literal["factored", "dense"] | None = "factored"
+    dial_by: Literal["factors", "weights"] | None = "factors"
     size: Size | None = RANKS
     alone: bool = False
     """Whether it does more than add B A times a scale, so that it cannot train beside others."""
@@ -207,6 +208,6 @@ def _module_names(target: str, model: ModelShape) -> str:
 METHODS = (
     LoraMethod(name="lora", entry=LoraArms, title="LoRA"),
     RsLoraMethod(name="rslora", entry=RsLoraArms, title="rank-stabilised LoRA"),
-    DoraMethod(name="dora", entry=DoraArms, title="DoRA", delta="dense", alone=True),
+    DoraMethod(name="dora", entry=DoraArms, title="DoRA", delta="dense", dial_by=None, alone=True),
     PissaMethod(name="pissa", entry=PissaArms, title="PiSSA", alone=True, on_quantized=False),
 )

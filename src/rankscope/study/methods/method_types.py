@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto", "auto_shared"]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Dial = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+"""s in W0 + s (W - W0): how much of the trained change is applied."""
 Matrix = tuple[int, int]
 """Shape of a weight, (out, in)."""
 

@@ -1,0 +1,106 @@
+"""Which items choose an arm's setting and never judge it: a seeded share of each suite outside the domain.
+
+Pure functions of names, so that a plan, a job and a report find the same items.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from rankscope.records import PlannedChoice, PlannedSplit, SuiteFacts
+from rankscope.study.problems import Problem
+from rankscope.study.study import Selection, Study
+
+_SEED = "rankscope selection items"
+
+_LEAST_JUDGED = 2
+"""Items that a suite must have left to judge by: of one nothing could be said of others."""
+
+
+def split_count(item_count: int, selection: Selection) -> int:
+    """How many items of a suite choose: its share, held between the least and the most; 0 where it is too small."""
+    if item_count < 2 * selection.min_items:
+        return 0
+    return min(max(round(selection.share * item_count), selection.min_items), selection.max_items)
+
+
+def hash_rank(name: str) -> bytes:
+    """The place of an item or a cluster among all: the SHA-256 of a seed and its name."""
+    return hashlib.sha256(f"{_SEED}\0{name}".encode()).digest()
+
+
+def selection_items(item_ids: Sequence[str], clusters: Sequence[str | None], count: int) -> frozenset[str]:
+    """The items of a suite that choose: those of least hash, whole clusters, until there are `count`.
+
+    `clusters` names the cluster of each item, None where it is its own. The hash is of the cluster's name, so items
+    that are added later reshuffle nothing: only those at the border may change sides. A cluster that would leave fewer
+    than two others to judge by is passed over.
+    """
+    units: dict[tuple[bool, str], list[str]] = {}
+    for item_id, cluster in zip(item_ids, clusters, strict=True):
+        units.setdefault((cluster is None, item_id if cluster is None else cluster), []).append(item_id)
+    chosen: set[str] = set()
+    left = len(units)
+    for unit in sorted(units, key=lambda unit: (hash_rank(unit[1]), unit)):
+        if len(chosen) >= count or left <= _LEAST_JUDGED:
+            break
+        chosen.update(units[unit])
+        left -= 1
+    return frozenset(chosen)
+
+
+def judged(suite: SuiteFacts) -> bool:
+    """Whether a suite enters gain or forgetting: plain text does only where its loss is its metric."""
+    return suite.form != "text" or suite.metric == "loss"
+
+
+def planned_choice(
+    study: Study, model: str, train_set: str, domain: str | None, suites: Iterable[SuiteFacts]
+) -> PlannedChoice:
+    """How the settings of one base model's arms on a training set of `domain` are chosen, and on which items.
+
+    Suites of the domain are whole, and so is every suite where nothing is chosen for retention.
+    """
+    outside = [suite for suite in suites if judged(suite) and (suite.domain is None or suite.domain != domain)]
+    counts = {suite.name: split_count(suite.item_count, study.selection) for suite in outside}
+    select, reason = study.select, None
+    if select == "retention" and not any(counts.values()):
+        least = 2 * study.selection.min_items
+        select = "loss"
+        has = f"no suite outside the domain has the {least} items that a split needs"
+        reason = has if outside else "there is no suite outside the domain"
+    splits = [
+        PlannedSplit(suite=suite.name, item_count=suite.item_count, select_count=counts[suite.name])
+        for suite in (outside if select == "retention" else ())
+    ]
+    return PlannedChoice(model=model, train_set=train_set, select=select, reason=reason, splits=splits)
+
+
+def split_problems(choices: Iterable[PlannedChoice], file: str) -> list[Problem]:
+    """Suites of which so many items choose that fewer than two are left to judge."""
+    found = {
+        split.suite: f"{split.select_count} of the {split.item_count} items of {split.suite} would choose settings"
+        for choice in choices
+        for split in choice.splits
+        if split.item_count - split.select_count < _LEAST_JUDGED
+    }
+    expected = "a share and max_items that leave at least two items to judge"
+    return [Problem(file, "selection.share", why, expected) for why in found.values()]
+
+
+def split_warnings(choices: Iterable[PlannedChoice]) -> list[str]:
+    """What a reader must know of the choice: rates chosen blind to forgetting, suites too small to be split."""
+    said = []
+    for choice in choices:
+        if choice.select == "loss":
+            why = f" ({choice.reason})" if choice.reason else ""
+            alone = "by validation loss alone, blind to forgetting"
+            said.append(f"{choice.train_set}: settings are chosen {alone}{why}; every dial is 1")
+        small = [f"{split.suite} ({split.item_count})" for split in choice.splits if not split.select_count]
+        if small:
+            said.append(
+                f"{choice.train_set}: too small to be split, so all their items judge, and settings are chosen on "
+                f"their prompts without the answers: {', '.join(small)}"
+            )
+    return list(dict.fromkeys(said))

@@ -1,0 +1,90 @@
+"""What is known of rows once they are encoded: training sets, what is replayed beside them, suites."""
+
+from __future__ import annotations
+
+from rankscope.records.record_base import Record
+from rankscope.records.row_records import Form, Metric
+from rankscope.study.study import Arm, Kind
+
+
+class ReplayFacts(Record):
+    """What some arms train on beside the task: rows of the user's, or samples that the base writes before training.
+
+    `content_sha256` names the token file of the rows, or of the prompts that the base goes on from. `samples_sha256`,
+    of samples, is the hash of all that decides them, and names their file. Of samples the counts of tokens are those of
+    the longest that may be written.
+    """
+
+    arms: list[str]
+    """The labels of the arms that replay it."""
+    content_sha256: str
+    samples_sha256: str | None = None
+    row_count: int
+    token_count: int
+    completion_token_count: int
+    dropped: dict[str, int] = {}
+    warnings: list[str] = []
+
+    @property
+    def identity(self) -> str:
+        """What a run's id knows of it."""
+        return self.samples_sha256 or self.content_sha256
+
+
+class TrainFacts(Record):
+    """A training set after the rules on lengths and overlap."""
+
+    model: str = ""
+    """The base model whose tokenizer counted; filled in by the plan."""
+    name: str
+    domain: str | None
+    content_sha256: str
+    row_count: int
+    validation_count: int
+    token_count: int
+    completion_token_count: int
+    dropped: dict[str, int] = {}
+    warnings: list[str] = []
+    revision: str | None = None
+    """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
+    replays: list[ReplayFacts] = []
+    """What arms may train on beside it."""
+
+    def replay_of(self, arm: Arm) -> ReplayFacts | None:
+        """What this arm trains on beside it; None for an arm that replays nothing."""
+        if arm.replay is None:
+            return None
+        return next(one for one in self.replays if arm.label in one.arms)
+
+
+class HarnessFacts(Record):
+    """The task of lm-eval that a suite is; `task_sha256` is lm-eval's own `task_hashes` entry for these documents."""
+
+    task: str
+    output_type: str
+    version: int | float | str | None
+    task_sha256: str
+    num_fewshot: int
+    metric: str | None
+    filter: str
+    lm_eval_version: str
+
+
+class SuiteFacts(Record):
+    """A suite, as scored."""
+
+    model: str = ""
+    """The base model whose tokenizer counted; filled in by the plan."""
+    name: str
+    domain: str | None
+    kind: Kind | None
+    form: Form
+    content_sha256: str
+    item_count: int
+    token_count: int
+    max_new_tokens: int
+    left_out: dict[str, int] = {}
+    revision: str | None = None
+    """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
+    harness: HarnessFacts | None = None
+    metric: Metric = "score"

@@ -1,0 +1,104 @@
+"""Which items choose settings: shares and limits, whole clusters, and that items added later reshuffle nothing."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_facts import machine_facts, model_facts, suite_facts, train_facts
+
+from rankscope.plan.make_plan import make_plan
+from rankscope.plan.selection_split import planned_choice, selection_items, split_count
+from rankscope.records import Plan
+from rankscope.study.problems import InputProblems
+from rankscope.study.read_study import study_of
+from rankscope.study.study import Selection
+
+IDS = [f"item-{i}" for i in range(200)]
+ALONE = [None] * 200
+LAW = suite_facts("law", domain="legal", item_count=200)
+
+
+def planned(*suites: object, **changes: object) -> Plan:
+    from made_facts import STUDY
+
+    study = study_of(STUDY).model_copy(update=changes)
+    given = [suite_facts(), *suites]
+    return make_plan(study, [model_facts()], {"bundled": [train_facts()]}, {"bundled": given}, machine_facts())  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("items", "count"), [(6, 0), (31, 0), (32, 16), (64, 16), (100, 25), (300, 75), (400, 100), (9000, 100)]
+)
+def test_a_quarter_of_a_suite_between_16_and_100_items(items: int, count: int) -> None:
+    assert split_count(items, Selection()) == count
+
+
+def test_the_draw_is_seeded_by_the_id_and_spread_over_the_suite() -> None:
+    chosen = selection_items(IDS, ALONE, 50)
+    assert len(chosen) == 50
+    assert chosen == selection_items(IDS[::-1], ALONE, 50)
+    assert 10 < sum(int(item[5:]) < 100 for item in chosen) < 40
+
+
+@given(st.integers(60, 200), st.integers(1, 40))
+def test_items_that_are_added_move_nobody_in_but_themselves(before: int, count: int) -> None:
+    """Of the old items only some of those that chose may be pushed out, each by a new one."""
+    first, later = (selection_items(IDS[:n], ALONE[:n], count) for n in (before, 200))
+    old = set(IDS[:before])
+    assert later & old <= first
+    assert len(first - later) == len(later - old)
+
+
+def test_clusters_stay_together_and_two_are_always_left() -> None:
+    clusters = [f"text-{i // 10}" for i in range(200)]
+    chosen = selection_items(IDS, clusters, 25)
+    assert len(chosen) == 30
+    assert all(len({item in chosen for item in IDS[i : i + 10]}) == 1 for i in range(0, 200, 10))
+    two = [f"text-{i // 100}" for i in range(200)]
+    assert not selection_items(IDS, two, 25)
+
+
+def test_a_suite_of_the_domain_is_whole_though_it_is_split_for_another_set() -> None:
+    study = planned(LAW).study
+    assert study == "small"
+    from made_facts import STUDY
+
+    suites = [suite_facts("medqa", item_count=300), LAW]
+    of = {d: planned_choice(study_of(STUDY), "m", "t", d, suites).select_counts for d in ("medical", "legal", None)}
+    assert of == {"medical": {"law": 50}, "legal": {"medqa": 75}, None: {"medqa": 75, "law": 50}}
+
+
+def test_the_plan_says_what_is_split_and_what_a_run_is_scored_at() -> None:
+    plan = planned(LAW, suite_facts("sums", domain=None, item_count=6))
+    assert plan.choice_of("bundled", "medical").select_counts == {"law": 50}
+    assert {tuple(run.dials) for run in plan.runs} == {(0.5, 0.7, 0.85, 1.0)}
+    assert any("too small to be split" in said and "sums (6)" in said for said in plan.warnings)
+    assert all(run.seconds > run.dial_seconds > 0 for run in plan.runs)
+
+
+def test_without_a_suite_to_split_rates_are_chosen_by_the_loss_and_it_is_said() -> None:
+    plan = planned(suite_facts("law", domain="legal", item_count=20))
+    choice = plan.choice_of("bundled", "medical")
+    assert (choice.select, choice.splits) == ("loss", [])
+    assert {tuple(run.dials) for run in plan.runs} == {(1.0,)}
+    assert any("blind to forgetting (no suite outside the domain has the 32 items" in said for said in plan.warnings)
+
+
+def test_a_share_that_leaves_nobody_to_judge_is_one_line() -> None:
+    with pytest.raises(InputProblems) as error:
+        planned(suite_facts("law", domain="legal", item_count=50), selection=Selection(share=0.99))
+    (problem,) = error.value.problems
+    assert str(problem) == (
+        "study: selection.share: found 50 of the 50 items of law would choose settings, expected a share and max_items "
+        "that leave at least two items to judge"
+    )
+
+
+def test_a_dial_is_no_part_of_a_runs_id() -> None:
+    from made_facts import STUDY
+
+    fixed = study_of(STUDY.replace("full: {", "full: {dial: 0.7, "))
+    plan = make_plan(fixed, [model_facts()], {"bundled": [train_facts()]}, {"bundled": [suite_facts(), LAW]}, machine_facts())  # fmt: skip  # noqa: E501
+    assert [run.run_id for run in plan.runs] == [run.run_id for run in planned(LAW).runs]
+    assert [run.dials for run in plan.runs if run.arm.label == "full"] == [[0.7, 1.0]] * 3
