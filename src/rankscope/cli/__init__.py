@@ -11,6 +11,7 @@ from rankscope.cli.command_helpers import ends_errors
 from rankscope.cli.folder_commands import defaults, export, report, status, verdict
 from rankscope.cli.study_commands import demo, init, plan, run, schema
 from rankscope.cli.tool_commands import audit, compress, doctor, harness, score
+from rankscope.edges.cores import share_cores
 from rankscope.edges.machine import keep_freed_memory
 
 app = typer.Typer(
@@ -38,5 +39,6 @@ def _main(version: Annotated[bool, typer.Option("--version", callback=_version, 
 
 def main() -> None:
     """Entry point of the `rankscope` command."""
+    share_cores()
     keep_freed_memory()
     app(prog_name="rankscope")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from rankscope.edges.cores import core_count
 from rankscope.records import MachineFacts
 
 if TYPE_CHECKING:
@@ -138,11 +139,6 @@ def look_at_machine(folder: Path, *, measure: bool = True) -> MachineFacts:
         disk_free_bytes=shutil.disk_usage(_existing(folder)).free,
         flops_per_second=matrix_flops_per_second(dtype, "cuda" if cuda else "cpu") if measure else None,
     )
-
-
-def core_count() -> int:
-    """The cores this process may use, which a container or a scheduler may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -1,7 +1,8 @@
 """The study folder: every path, file name, lock and record of a study is behind `StudyFolder`.
 
 docs/records.md shows the layout. What lies below is a `Storage`, so that the same folder may be on a disk or elsewhere.
-Records are in `study_records.py`, Parquet tables in `study_tables.py` and `dial_tables.py`; here are weights, checkpoints, tokens and locks.
+Records are in `study_records.py`, Parquet tables in `study_tables.py` and `dial_tables.py`; here are weights,
+checkpoints, tokens and locks.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ from rankscope.model.forward import NotFinite, evaluating, forward_of
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.attach import GivenFactors, Pack, attach
 from rankscope.model.methods.peft_folder import Factors, plain_factors
+from rankscope.model.weights.dialled import dialled_factors
 from rankscope.model.weights.weight_delta import LowRank
 from rankscope.records import Item
 from rankscope.study.study import Arm
@@ -111,12 +112,31 @@ def suites_logprobs(
     numbers are not finite. Nothing is found on devices that are not in `DEVICES`, of fewer than two adapters, where one
     is anything but a LoRA, and where adapters of random numbers do not get the scores that each gets alone.
     """
-    found: list[dict[str, Logprobs]] = [{} for _ in folders]
     if base.model.device.type not in DEVICES or len(folders) < 2:
-        return found
+        return [{} for _ in folders]
+    factors = [one for folder in folders if (one := plain_factors(base.model, folder)) is not None]
+    return _in_one_forward(base, arms, factors, suites) if len(factors) == len(folders) else [{} for _ in folders]
+
+
+def dialled_logprobs(
+    base: LoadedModel, arm: Arm, folder: Path, dials: Sequence[float], suites: Sequence[SuitePlan]
+) -> list[dict[str, Logprobs]]:
+    """Of one saved adapter with its scale times each dial what `suites_logprobs` gives of several adapters."""
+    if base.model.device.type not in DEVICES or len(dials) < 2:
+        return [{} for _ in dials]
+    factors = plain_factors(base.model, folder)
+    if factors is None:
+        return [{} for _ in dials]
+    return _in_one_forward(base, [arm] * len(dials), [dialled_factors(factors, dial) for dial in dials], suites)
+
+
+def _in_one_forward(
+    base: LoadedModel, arms: Sequence[Arm], factors: Sequence[Factors], suites: Sequence[SuitePlan]
+) -> list[dict[str, Logprobs]]:
+    """By adapter and suite, where the device and the model let adapters share a forward."""
+    found: list[dict[str, Logprobs]] = [{} for _ in factors]
     wanted = [plan for plan in suites if plan.scored and not (plan.suite.grading and plan.suite.grading.needs_greedy)]
-    factors = [one for folder in folders if (one := plain_factors(base.model, folder)) is not None] if wanted else []
-    if not wanted or len(factors) < len(folders):
+    if not wanted:
         return found
     ranks = tuple(max(factor.rank for factor in own.values()) for own in factors)
     compare = partial(_compare_one_forward, base, arms, factors)
@@ -124,7 +144,7 @@ def suites_logprobs(
         return found
     with attach(base, *map(GivenFactors, factors, arms)) as pack:
         for plan in wanted:
-            shared = ChoicePlan(plan.scored, max(1, plan.token_budget // len(folders)))
+            shared = ChoicePlan(plan.scored, max(1, plan.token_budget // len(factors)))
             for own, logprobs in zip(found, packed_logprobs(pack, shared), strict=True):
                 if logprobs is not None:
                     own[plan.suite.name] = logprobs

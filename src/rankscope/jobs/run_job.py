@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,17 @@ from typing import Any
 from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter, suites_logprobs
+from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter, dialled_logprobs, suites_logprobs
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.jobs.analysis import Trained, analysis_missing, look_inside
+from rankscope.jobs.dial_scoring import (
+    AtDial,
+    KnownAt,
+    anything_missing,
+    at_its_dials,
+    factors_at_dials,
+    score_at_dials,
+)
 from rankscope.jobs.job_context import JobContext, StatusWriter, job_context
 from rankscope.jobs.score_job import NOTHING, Known, label_runs, missing_suites, score_missing
 from rankscope.model.methods.attach import NewAdapter, SavedAdapter, attach
@@ -32,7 +40,6 @@ def weights_of(context: JobContext, run: PlannedRun) -> Path | None:
 
 def train_missing(context: JobContext, runs: Sequence[PlannedRun]) -> None:
     """Train those of `runs` that have no weights yet, together where there are several; they differ in their arms only.
-
     Runs that began together go on together, those that were saved already among them: so an interrupted pack gives the
     bits of one that never stopped.
     """
@@ -177,9 +184,10 @@ class TrainRuns:
                 train_missing(context, runs)
             finally:  # what one arm of a pack could not do is no reason to leave the others unscored
                 known = {} if place.stop_requested() else _known_logprobs(context, runs)
+                at_dials = {} if place.stop_requested() else _known_at_dials(context, runs)
                 for run in runs:
                     if not place.stop_requested():
-                        _finish(context, run, known.get(run.run_id, NOTHING))
+                        _finish(context, run, known.get(run.run_id, NOTHING), at_dials.get(run.run_id, {}))
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
         """Label the runs that did not come through; what failed, and why, by run id."""
@@ -199,15 +207,14 @@ def _came_through(folder: StudyFolder, plan: Plan | None, run: PlannedRun) -> bo
         return False
     scored = folder.scored_suites(run.run_id)
     wanted = {suite.name: suite.content_sha256 for suite in plan.suites if suite.model == run.model}
-    return status.state == "diverged" or all(scored.get(name) == sha256 for name, sha256 in wanted.items())
+    if status.state == "diverged" or not folder.has_weights(run.run_id, whole=run.arm.traits.whole):
+        return status.state == "diverged" or all(scored.get(name) == sha256 for name, sha256 in wanted.items())
+    return all(folder.suites_at_dial(run.run_id, dial) == wanted for dial in run.dials)
 
 
 def _known_logprobs(context: JobContext, runs: Sequence[PlannedRun]) -> dict[str, Known]:
-    """By run, of runs that trained together, what one forward for all of them gives. All that were saved take part,
-    whichever are asked for: so an interrupted study gives the bits of one that never stopped."""
-    status = context.folder.read_status(runs[0].run_id)
-    pack = [context.runs[i] for i in status.trained_with if i in context.runs] if status is not None else []
-    saved = [(run, weights) for run in pack if (weights := weights_of(context, run)) is not None]
+    """By run, of runs that trained together, what one forward for all of them gives."""
+    saved = _trained_together(context, runs)
     missing = {suite for run in runs for suite in missing_suites(context, run.run_id, run.model)}
     if len(saved) < 2 or not missing:
         return {}
@@ -219,15 +226,36 @@ def _known_logprobs(context: JobContext, runs: Sequence[PlannedRun]) -> dict[str
     return {run.run_id: Known(own, share) for (run, _), own in zip(saved, found, strict=True)}
 
 
-def _finish(context: JobContext, run: PlannedRun, known: Known) -> None:
-    """Score a trained run, of which some log-likelihoods may be known, and look inside it."""
+def _known_at_dials(context: JobContext, runs: Sequence[PlannedRun]) -> dict[str, KnownAt]:
+    """By run and dial below 1 the same: a forward takes the dials of one run, or one dial of all of a pack."""
+    found: dict[str, KnownAt] = {}
+    if not any(anything_missing(context, run) for run in runs):
+        return found
+    for run, weights in _trained_together(context, runs):
+        dials = [dial for dial in run.dials if dial < 1]
+        plans = [context.suite_plan(run.model, suite) for suite in context.suite_hashes(run.model)]
+        known = dialled_logprobs(context.base(run.model), run.arm, weights, dials, plans)
+        found[run.run_id] = dict(zip(dials, known, strict=True))
+    return found
+
+
+def _trained_together(context: JobContext, runs: Sequence[PlannedRun]) -> list[tuple[PlannedRun, Path]]:
+    """The runs of a pack that were saved, whichever are asked for, with their weights: all take part in one forward, so
+    that an interrupted study gives the bits of one that never stopped."""
+    status = context.folder.read_status(runs[0].run_id)
+    pack = [context.runs[i] for i in status.trained_with if i in context.runs] if status is not None else []
+    return [(run, weights) for run in pack if (weights := weights_of(context, run)) is not None]
+
+
+def _finish(context: JobContext, run: PlannedRun, known: Known, at_dials: KnownAt) -> None:
+    """Score a trained run, of which some log-likelihoods may be known, at every dial, and look inside it."""
     status = context.folder.read_status(run.run_id)
     if status is None or status.state == "diverged":
         return
     if context.folder.read_run(run.run_id) is None:
         context.write_run(run.run_id, run.model, run, rate_of(context, run))
     scored = status.state == "done" and not missing_suites(context, run.run_id, run.model)
-    if scored and not analysis_missing(context, run):
+    if scored and not analysis_missing(context, run) and not anything_missing(context, run):
         return
     weights = weights_of(context, run)
     if weights is None:
@@ -239,8 +267,30 @@ def _finish(context: JobContext, run: PlannedRun, known: Known) -> None:
             context.write_status(status.model_copy(update={"activity": "looking inside"}))
             look_inside(context, run, trained)
             context.write_status(status)
+        if run.arm.traits.dial_by != "factors":
+            _score_dials(context, run, status, at_its_dials(context, run, trained.model, trained.off), at_dials)
+    if run.arm.traits.dial_by == "factors":  # put on once more: side by side at every dial
+        _score_dials(context, run, status, factors_at_dials(context, run, weights), at_dials)
+    if context.stop_requested():
+        return
     if run.arm.traits.whole and context.study.keep.full == "none" and status.state == "done":
         context.folder.remove_weights(run.run_id)
+
+
+def _score_dials(
+    context: JobContext,
+    run: PlannedRun,
+    status: RunStatus,
+    sides: AbstractContextManager[list[AtDial]],
+    known: KnownAt,
+) -> None:
+    """Score a finished run at the dials that are missing; what is there costs nothing."""
+    if status.state != "done" or not anything_missing(context, run):
+        return
+    context.write_status(status.model_copy(update={"activity": "scoring at other dials"}))
+    with sides as found:
+        score_at_dials(context, run, found, known)
+    context.write_status(status)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.adapter_scoring import Logprobs
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
 from rankscope.jobs.job_context import JobContext, job_context
+from rankscope.jobs.selection import with_roles
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel
 from rankscope.records import Prediction, RunStatus
@@ -66,6 +67,8 @@ def score_missing(
     frame = predictions_frame(run_id, predictions)
     if kept is not None and len(kept):
         frame = pd.concat([kept, frame], ignore_index=True)
+    run = context.runs.get(run_id)  # None: a base, whose items have no role of their own
+    frame = frame if run is None else with_roles(context, run, frame)
     frame["suite"] = pd.Categorical(frame["suite"], categories=list(hashes))
     frame = frame.sort_values("suite", kind="stable").astype({"suite": "str"}).reset_index(drop=True)
     folder.write_predictions(run_id, frame, hashes)

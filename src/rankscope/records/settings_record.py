@@ -105,9 +105,10 @@ class SettingsFile(Record):
 
 
 class DialLosses(Record):
-    """dials.json of a run: validation loss in nats per token by dial as it is written (`0.7`), and the seconds that
-    scoring at the dials below 1 took."""
+    """dials.json of a run: validation loss in nats per token by dial as it is written (`0.7`), None where it is not
+    finite, and the seconds that scoring at the dials below 1 took."""
 
+    format_version: int = FORMAT_VERSION
     run_id: str
-    validation_losses: dict[str, float]
+    validation_losses: dict[str, float | None]
     seconds: float
