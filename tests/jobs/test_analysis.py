@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from test_pipeline import plan_of, run
 from tiny_study import tiny_study
 
+from rankscope.analyse.intruder_scaling import intruder_change
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.analysis import probes
-from rankscope.jobs.derive_job import derivations, intruder_change
+from rankscope.jobs.derive_job import derivations
 from rankscope.jobs.job_context import job_context
 from rankscope.model.weights.adapter_file import read_adapter
 from rankscope.model.weights.large_svd import SvdCache

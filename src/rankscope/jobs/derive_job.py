@@ -6,10 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from rankscope.analyse.merged_spectra import INTRUDER_TOP, intruder_columns, merged_top
+from rankscope.analyse.intruder_scaling import control, intruder_change, with_change
 from rankscope.analyse.update_spectra import energy_rank
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
@@ -138,13 +135,7 @@ def _factors(adapter: Adapter, wanted: Derivation, changes: Factors | None) -> t
     made: Factors = {}
     for module, delta in adapter.deltas.items():
         change = changes[module]
-        if wanted.derivation == "intruders":
-            b = torch.cat([delta.b, change.b / delta.scale], 1)
-            made[module] = LowRank(torch.cat([delta.a, change.a]), b, delta.scale)
-            continue
-        size = float(change.singular_values().norm()) if change.rank else 0.0
-        whole = float(delta.singular_values().norm())
-        made[module] = delta._replace(b=delta.b * max(0.0, 1 - size / whole)) if whole > 0 else delta
+        made[module] = with_change(delta, change) if wanted.derivation == "intruders" else control(delta, change)
     count = sum(change.rank for change in changes.values())
     return made, {"mean_rank": adapter.rank, "intruders": count}
 
@@ -176,12 +167,3 @@ def _interventions(context: JobContext, run: PlannedRun, adapter: Adapter) -> Fa
             return None
         made[module] = intruder_change(cache, weight, content, delta.to(weight.device), factor)
     return made
-
-
-def intruder_change(cache: SvdCache, weight: Tensor, content: str | None, delta: LowRank, factor: float) -> LowRank:
-    """(factor - 1) times the sum of sigma u v^T over the q intruders of W."""
-    top = merged_top(cache.svd(weight, content), delta, INTRUDER_TOP, with_left=True)
-    assert top.left is not None
-    left = top.left[:, intruder_columns(top.cosines)].to(delta.a.device, torch.float32)
-    rows = left.T @ weight.float() + delta.scale * (left.T @ delta.b.float()) @ delta.a.float()
-    return LowRank(rows.cpu(), ((factor - 1) * left).cpu(), 1.0)

@@ -16,6 +16,7 @@ from rankscope.records.plan_record import (
     StudyMarker,
 )
 from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
+from rankscope.records.repair_record import RepairPoint, RepairRecord, RepairSide
 from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Metric, Row, Suite, Turn
 from rankscope.records.run_records import (
     Packing,
@@ -66,8 +67,8 @@ __all__ = [
     "Defaults", "DetectableEffect", "DialLosses", "Example", "Form", "Graded", "Grading", "HarnessFacts", "Interval",
     "Item", "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts", "MoreNeeded", "NextRuns",
     "PackMembers", "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun", "PlannedSearch", "PlannedSplit",
-    "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "ReplayFacts",
-    "Resolved", "Row", "RunRecord", "RunStatus", "SamplesRecord", "SearchRecord", "SettingPoint", "SettingsFile",
-    "SourceState", "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome",
-    "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile",
+    "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "RepairPoint",
+    "RepairRecord", "RepairSide", "ReplayFacts", "Resolved", "Row", "RunRecord", "RunStatus", "SamplesRecord",
+    "SearchRecord", "SettingPoint", "SettingsFile", "SourceState", "Stage", "State", "StepRecord", "StudyMarker",
+    "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """What can be done to a trained change without training: the dial, a dial by layer, a cut of its spectrum.
 
-Each is a value that turns the change of one matrix into another. Factors stay factors, exactly; dense changes are
-(out, in). A dial of 1 is the change itself, bit for bit.
+Each is a value that turns the change of one matrix into another. Factors stay factors, exactly, and a dial multiplies
+their scale, as alpha does; dense changes are (out, in). A dial of 1 is the change itself, bit for bit.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class AfterTraining:
             energies = svd.values.square().cumsum(0)
             rank = 1 + int((energies < self.energy * energies[-1]).sum()) if float(energies[-1]) > 0 else 1
             delta = svd.truncated(min(rank, len(svd.values))).low_rank(delta.scale).to(delta.a.dtype)
-        return delta if scale == 1 else delta._replace(b=delta.b * scale)
+        return delta if scale == 1 else delta._replace(scale=delta.scale * scale)
 
     def weights(
         self, before: Mapping[str, Tensor], after: Mapping[str, Tensor], layer_count: int
