@@ -185,6 +185,11 @@ class JobContext:
             remedies=remedies,
         )
 
+    def run_settings(self, run: PlannedRun, learning_rate: float) -> FitSettings:
+        """Those of a planned run at this rate, its remedies among them."""
+        remedies = self.remedies(run.model, run.train_set, run.arm)
+        return self.fit_settings(learning_rate, run.seed, self.micro_batch_tokens(run), remedies)
+
     # ---- records ----
 
     def write_status(self, status: RunStatus) -> None:

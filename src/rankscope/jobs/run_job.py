@@ -92,12 +92,8 @@ def _train(
     validation = objective.validation_rows(data)
     probe = _probe(validation)
     base_logprobs = choice_logprobs(base.model, probe, token_budget=budget)
-    tokens = context.micro_batch_tokens(first)
-    settings = [
-        context.fit_settings(rate, first.seed, tokens, context.remedies(run.model, run.train_set, run.arm))
-        for run, rate in zip(runs, rates, strict=True)
-        if rate is not None
-    ]
+    pairs = zip(runs, rates, strict=True)
+    settings = [context.run_settings(run, rate) for run, rate in pairs if rate is not None]
     with attach(base, *(NewAdapter(run.arm, first.seed) for run in runs)) as pack:
         ids = tuple(run.run_id for run in runs) if len(runs) > 1 else ()
         statuses = [
