@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rankscope.study.graders import GRADERS
 from rankscope.study.json_schema import first_sentence, study_schema
 from rankscope.study.methods import METHODS
 
@@ -61,7 +62,26 @@ def page() -> str:
         if key == "suites":
             shown = {k: v for k, v in shown.items() if v != definitions["TrainSource"]["properties"].get(k)}
         parts += [f"## {key}\n", about or definition["description"], "", _table(shown, definition.get("required", []))]
+        if key == "suites":
+            parts += _graders(definitions)
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _graders(definitions: Mapping[str, Any]) -> Iterator[str]:
+    """What `grade` may be: the names that stand alone, then the graders with settings."""
+    yield (
+        "### grade\n\nA name, such as `grade: f1`, or a mapping with the grader's own key, such as "
+        '`grade: {regex: "answer is (.+)"}`. [data.md](data.md) says more.\n'
+    )
+    yield "| grade | gives |\n| --- | --- |"
+    for name, grader in sorted(GRADERS.items()):
+        entry = f"`{name}`" if not grader.model_fields else f"`{{{name}: ...}}`"
+        yield f"| {entry} | {_cell(' '.join((grader.__doc__ or '').split()))} |"
+    yield ""
+    for name, grader in sorted(GRADERS.items()):
+        if grader.model_fields:
+            definition = definitions[grader.__name__]
+            yield f"#### {name}\n\n{_table(definition['properties'], definition.get('required', []))}"
 
 
 def _definition(setting: Mapping[str, Any]) -> str | None:

@@ -53,7 +53,6 @@ def loss_study(folder: Path, **changes: object) -> Path:
     return study
 
 
-@pytest.mark.xfail(reason="the verdict in nats is landed beside this", strict=False)
 def test_a_study_of_losses_ends_with_an_answer(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(loss_study(tmp_path / "input"), out) == Outcome()
@@ -92,3 +91,123 @@ def test_a_loss_of_no_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputProblems) as error:
         run(study, tmp_path / "out")
     assert str(error.value) == "text.jsonl: suites.text.kind: found nothing, expected recall or reasoning"
+
+
+# ---- graders --------------------------------------------------------------------------------------------------------
+
+TALK = [
+    {"messages": [{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": f'{{"said": {i}}}'}]}
+    for i in range(6)
+]
+ASKED = [{"instruction": f"Name tree {i}.", "input": "", "output": f"oak {i}"} for i in range(6)]
+
+
+def graded_study(
+    folder: Path,
+    grade: object,
+    rows: list[dict[str, object]] = ASKED,
+    suites: dict[str, dict[str, object]] | None = None,
+    **settings: object,
+) -> Path:
+    """A tiny study of which one suite, outside the domain, is graded so; the other is of choices."""
+    graded = {"path": "graded.jsonl", "kind": "recall", "max_new_tokens": 6, "grade": grade, **settings}
+    suites = suites or {"taught": {"path": "taught.jsonl", "domain": "trees", "kind": "recall"}, "graded": graded}
+    study = tiny_study(folder, suites=suites, arms={"lora": {"ranks": [2], "learning_rate": 1e-2}})
+    write_rows(folder / "graded.jsonl", rows)
+    (folder / "grader.py").write_text("def score(answer, reference): return len(answer) % 2 / 2\n", encoding="utf-8")
+    return study
+
+
+def predictions(out: Path, run: str = "base") -> pd.DataFrame:
+    frame = pd.read_parquet(out / run / "predictions.parquet")
+    return frame[frame["suite"] == "graded"].set_index("item_id")
+
+
+EACH: dict[str, dict[str, object]] = {
+    "exact": {"grade": "exact"},
+    "contains": {"grade": "contains"},
+    "f1": {"grade": "f1"},
+    "rouge_l": {"grade": "rouge_l"},
+    "json": {"grade": "json", "path": "talk.jsonl"},
+    "regex": {"grade": {"regex": r"(\w+)"}},
+    "python": {"grade": {"python": "grader.py:score"}, "trust_code": True},
+}
+"""A suite for every grader that asks nobody."""
+
+
+def test_a_study_with_each_grader_ends_with_an_answer(tmp_path: Path) -> None:
+    graded = {"path": "graded.jsonl", "kind": "recall", "max_new_tokens": 6}
+    suites = {name: {**graded, **settings} for name, settings in EACH.items()}
+    suites["taught"] = {"path": "graded.jsonl", "kind": "recall", "domain": "trees", "max_new_tokens": 6, "grade": "f1"}
+    study, out = graded_study(tmp_path / "input", "f1", suites=suites), tmp_path / "out"
+    write_rows(tmp_path / "input" / "talk.jsonl", TALK)
+    assert run(study, out) == Outcome()
+    assert verdicts_of(out).verdicts[0].headline
+    for folder in ("base", *(f"runs/{path.name}" for path in (out / "runs").iterdir())):
+        found = pd.read_parquet(out / folder / "predictions.parquet")
+        assert found.groupby("suite").size().to_dict() == dict.fromkeys(suites, 6)
+        assert found["score"].between(0, 1).all()
+        assert found["predicted"].notna().all()
+        own = found[found["suite"] == "python"]
+        assert list(own["score"]) == [len(text) % 2 / 2 for text in own["predicted"]]
+
+
+def test_choices_may_be_asked_as_free_text(tmp_path: Path) -> None:
+    rows = [{"id": f"c{i}", "question": "Which?", "choices": ["oak", "elm"], "answer_index": i % 2} for i in range(6)]
+    out = tmp_path / "out"
+    assert run(graded_study(tmp_path / "input", "contains", rows, choices="letters"), out) == Outcome()
+    assert list(predictions(out)["answer"]) == ["A", "B"] * 3
+
+
+def test_a_grader_that_fails_keeps_the_run_and_what_was_scored(tmp_path: Path) -> None:
+    """One line with suite and item, no score in its place; a mended grader is run again, nothing else is."""
+    study = graded_study(tmp_path / "input", {"python": "grader.py:score"}, trust_code=True)
+    code, out = tmp_path / "input" / "grader.py", tmp_path / "out"
+    code.write_text("def score(answer, item_id): return 1 / 0\n", encoding="utf-8")
+    outcome = run(study, out)
+    assert len(outcome.failed) == 3, "the base and both runs"
+    for why in outcome.failed.values():
+        assert "NotGraded: suite graded, item " in why
+        assert why.endswith("the grader raised ZeroDivisionError: division by zero")
+    folder = StudyFolder.open(out)
+    (one, other) = (path.name for path in (out / "runs").iterdir())
+    status = folder.read_status(one)
+    assert status is not None
+    assert (status.state, folder.has_weights(one, whole=False)) == ("failed", True)
+    kept = pd.read_parquet(out / "runs" / one / "predictions.parquet")
+    assert set(kept["suite"]) == {"taught"}
+    trained = (out / "runs" / other / "train.jsonl").stat().st_mtime_ns
+    code.write_text("def score(answer, item_id): return 1\n", encoding="utf-8")
+    assert run(study, out) == Outcome()
+    assert (predictions(out, f"runs/{other}")["score"] == 1).all()
+    assert (out / "runs" / other / "train.jsonl").stat().st_mtime_ns == trained, "nothing is trained again"
+
+
+def test_a_changed_grader_grades_again_though_all_was_done(tmp_path: Path) -> None:
+    study = graded_study(tmp_path / "input", {"python": "grader.py:score"}, trust_code=True)
+    out = tmp_path / "out"
+    assert run(study, out) == Outcome()
+    (tmp_path / "input" / "grader.py").write_text("def score(answer): return 0.125\n", encoding="utf-8")
+    assert run(study, out) == Outcome()
+    assert (predictions(out)["score"] == 0.125).all()
+    (tmp_path / "input" / "grader.py").unlink()
+    text = study.read_text(encoding="utf-8").replace("python: grader.py:score", "regex: a")
+    study.write_text(text.replace("trust_code: true", "trust_code: false"), encoding="utf-8")
+    assert run(study, out) == Outcome()
+    assert set(predictions(out)["score"]) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("grade", "rows", "line"),
+    [
+        ("json", ASKED, "graded.jsonl: line 1, for suites.graded: found an answer that is no JSON, expected JSON to"),
+        ("f1", [{"text": "A tree."}] * 2, "found plain text, to which nothing is answered, expected `metric: loss`"),
+        ("rouge_l", [{"question": "?", "answer": "да"}] * 2, "rouge-score does not read, expected another grader"),
+    ],
+)
+def test_a_row_that_cannot_be_graded_is_named(
+    grade: str, rows: list[dict[str, object]], line: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputProblems) as error:
+        run(graded_study(tmp_path / "input", grade, rows), tmp_path / "out")
+    assert line in str(error.value)

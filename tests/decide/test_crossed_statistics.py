@@ -30,7 +30,7 @@ def test_the_mean_of_a_contrast_is_the_mean_over_suites_of_item_means() -> None:
     rng = np.random.default_rng(0)
     suites = [drawn(rng, items=100), drawn(rng, items=300)]
     found = estimate(suites, gain_contrasts(3))
-    by_hand = np.mean([scores.mean(axis=(1, 2)) - base.mean() for base, scores, _ in suites], axis=0)
+    by_hand = np.mean([scores.mean(axis=(1, 2)) - base.mean() for base, scores, *_ in suites], axis=0)
     np.testing.assert_allclose(found.mean, by_hand, atol=1e-12)
 
 
@@ -47,7 +47,7 @@ def test_with_variance_between_seeds_only_it_is_the_paired_t_test() -> None:
 
 def test_with_one_seed_it_is_the_paired_t_test_over_items() -> None:
     rng = np.random.default_rng(2)
-    base, scores, _ = drawn(rng, arms=1, seeds=1, items=3000)
+    base, scores, *_ = drawn(rng, arms=1, seeds=1, items=3000)
     found = estimate([SuiteArrays(base, scores)], gain_contrasts(1))
     reference = distributions.ttest_rel(scores[0, 0], base).confidence_interval(0.95)
     assert found.seed_variance is None
@@ -90,7 +90,7 @@ def test_bootstrap_and_closed_form_agree() -> None:
 
 def test_bootstrap_of_one_seed_is_over_items_only() -> None:
     rng = np.random.default_rng(5)
-    base, scores, _ = drawn(rng, arms=1, seeds=1, items=500)
+    base, scores, *_ = drawn(rng, arms=1, seeds=1, items=500)
     variance = bootstrap_variance([SuiteArrays(base, scores)], gain_contrasts(1), rng, 4000)
     assert variance[0] == pytest.approx((scores[0, 0] - base).var() / 500, rel=0.1)
 

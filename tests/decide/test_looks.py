@@ -7,10 +7,11 @@ import pytest
 from made_studies import PARAMETERS, Study
 from scipy.stats import multivariate_normal, norm
 
-from rankscope.decide.gain_and_forgetting import Bounds, crossing_probability, nominal_alpha, tightest
+from rankscope.decide.error_spending import crossing_probability, nominal_alpha
 from rankscope.decide.looks import gather
 from rankscope.decide.result_tables import make_tables
 from rankscope.decide.verdict import decide
+from rankscope.decide.verdict_bounds import Bounds, tightest
 from rankscope.study.study import AdaptiveSeeds, Decision
 
 LOOKS = (3, 5, 8)
@@ -40,7 +41,7 @@ def test_one_look_spends_all() -> None:
 
 def test_looks_grow_by_half() -> None:
     assert AdaptiveSeeds(start=3, max=8).looks == LOOKS
-    assert AdaptiveSeeds(start=2, max=4).looks == (2, 3, 4)
+    assert AdaptiveSeeds(start=2, max=4).looks == (3, 4)  # two seeds are no look
     assert AdaptiveSeeds(start=5, max=6).looks == (5, 6)
 
 

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from made_studies import Study
 
-from rankscope.decide.gain_and_forgetting import bounds, closed_form_widths, measure_pairing
+from rankscope.decide.gain_and_forgetting import measure_pairing
 from rankscope.decide.paired_items import Frames, pair
 from rankscope.decide.run_outcomes import Floor, floor_of, moved_by_rounding, noise
 from rankscope.decide.verdict import decide
+from rankscope.decide.verdict_bounds import bounds, closed_form_widths
 from rankscope.records import Verdict
 from rankscope.report.verdict_text import noise_sentence
 from rankscope.study.study import Decision

@@ -12,18 +12,11 @@ import pytest
 from scipy.stats import norm
 
 from rankscope.decide.crossed_statistics import SuiteArrays
-from rankscope.decide.gain_and_forgetting import Measured, measure, simultaneous_alpha
-from rankscope.decide.statistical_power import (
-    DIFFERENCE,
-    FORGETTING,
-    Assumed,
-    Design,
-    assumed_bound,
-    design_power,
-    detectable,
-    more_needed,
-    planned_half_width,
-)
+from rankscope.decide.error_spending import simultaneous_alpha
+from rankscope.decide.gain_and_forgetting import Measured, measure
+from rankscope.decide.planned_power import DIFFERENCE, FORGETTING, Assumed, Design, assumed_bound, design_power
+from rankscope.decide.statistical_power import SAFE_SHARE, detectable, more_needed, planned_half_width
+from rankscope.decide.verdict_bounds import Widths
 from rankscope.decide.verdict_kinds import rule_on
 from rankscope.records import PlannedPower
 from rankscope.study.study import Decision
@@ -73,7 +66,7 @@ def test_more_seeds_and_more_items_narrow() -> None:
 
 
 def test_more_needed_is_the_smallest_number_that_decides() -> None:
-    open_study = measured(items=150)
+    open_study = measured(seeds=6, items=150)
     alpha = simultaneous_alpha(0.95, 2)
     needed = more_needed(open_study, [1, 2], Decision(), alpha)
     assert needed.items is not None
@@ -81,9 +74,9 @@ def test_more_needed_is_the_smallest_number_that_decides() -> None:
     for items, decided in ((needed.items, True), (needed.items - 1, False)):
         parts = (open_study.gain, open_study.forgetting, open_study.differences)
         gain, forgetting, differences = (
-            planned_half_width(part, alpha, 4, items) for part in parts if part is not None
+            SAFE_SHARE * planned_half_width(part, alpha, 6, items) for part in parts if part is not None
         )
-        ruling = rule_on(open_study, (gain, forgetting, differences), [1, 2], Decision())
+        ruling = rule_on(open_study, Widths(gain, forgetting, differences), [1, 2], Decision())
         assert ruling.kind.decided == decided
 
 

@@ -84,7 +84,7 @@ def test_cannot_distinguish_says_what_remains_and_what_would_decide() -> None:
     assert verdict.candidates == ["lora-r4", "lora-r16"]
     assert verdict.more_needed.items is not None
     assert verdict.more_needed.items > 0
-    assert "would decide" in said(verdict)
+    assert "would probably decide" in said(verdict)
     assert verdict.minimum_detectable_effect.gain is not None
     assert verdict.minimum_detectable_effect.gain > 0.03
 

@@ -15,8 +15,9 @@ from rich.console import Console
 from table_of_docs import table
 
 from rankscope.decide import verdict_kinds
-from rankscope.decide.gain_and_forgetting import Bounds, simultaneous_alpha
+from rankscope.decide.error_spending import simultaneous_alpha
 from rankscope.decide.verdict import decide
+from rankscope.decide.verdict_bounds import Bounds
 from rankscope.decide.verdict_kinds import KINDS, Facts, Judged, VerdictKind, judge
 from rankscope.decide.verdict_rule import Standing, indices
 from rankscope.records import VerdictFile

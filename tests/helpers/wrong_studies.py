@@ -134,7 +134,7 @@ WRONG = [
      "recall or reasoning"),
     ("domain: legal", "domain: legal, limit: 0", f"line 7, suites.law.limit: found 0, expected {COUNT}"),
     ("domain: legal", "domian: legal", "line 7, suites.law.domian: found the unknown key `domian`, expected one of path, "
-     "hub, config, split, revision, columns, bad_rows, world, world_seed, domain, choices, template, limit, kind, harness, num_fewshot, metric, max_new_tokens; did you mean `domain`?"),
+     "hub, config, split, revision, columns, bad_rows, world, world_seed, domain, choices, template, limit, kind, harness, num_fewshot, metric, max_new_tokens, grade, trust_code; did you mean `domain`?"),
     ("path: law.jsonl", "path: law.jsonl, split: test", "line 7, suites.law.split: found `split` without `hub`, expected it "
      "only with `hub`, the data set that it belongs to"),
     ("path: law.jsonl", "path: law.jsonl, num_fewshot: 5", "line 7, suites.law.num_fewshot: found `num_fewshot` without "

@@ -11,7 +11,7 @@ from tiny_study import tiny_study
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.results.write_results import write_results
 
-SEEDS = {"start": 2, "max": 4}
+SEEDS = {"start": 3, "max": 5}
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +35,22 @@ def states(out: Path) -> dict[tuple[str, int], str]:
 
 def test_no_run_is_made_after_the_verdict_stands(study: Path, tmp_path: Path) -> None:
     run(study, tmp_path)
-    assert plan_of(tmp_path).looks == [2, 3, 4]
-    expected = {(arm, seed): "done" if seed < 2 else "not needed" for arm in ("full", "lora-r2") for seed in range(4)}
+    assert plan_of(tmp_path).looks == [3, 5]
+    expected = {(arm, seed): "done" if seed < 3 else "not needed" for arm in ("full", "lora-r2") for seed in range(5)}
     assert states(tmp_path) == expected
     verdicts = StudyFolder.open(tmp_path).read_verdicts()
     assert verdicts is not None
     (verdict,) = verdicts.verdicts
     assert verdict.kind == "no_gain"
-    assert any("asked after 2 of at most 4 seeds" in reason for reason in verdict.reasons)
+    assert any("asked after 3 of at most 5 seeds" in reason for reason in verdict.reasons)
     assert write_results(StudyFolder.open(tmp_path)) == verdicts
 
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("predictions.parquet")}
     run(study, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("predictions.parquet")} == stamps
 
-    run(study, tmp_path, ["seeds=[0, 1, 2]"])  # the same runs under the same ids, and the one that was not needed
-    assert states(tmp_path) == {(arm, seed): "done" for arm in ("full", "lora-r2") for seed in range(3)}
+    run(study, tmp_path, ["seeds=[0, 1, 2, 3]"])  # the same runs under the same ids, and the one that was not needed
+    assert states(tmp_path) == {(arm, seed): "done" for arm in ("full", "lora-r2") for seed in range(4)}
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 
 
@@ -60,10 +60,10 @@ def test_seeds_are_added_until_no_more_would_help(study: Path, tmp_path: Path) -
     found = states(tmp_path)
     assert set(found.values()) <= {"done", "not needed"}
     for arm in ("full", "lora-r2"):
-        seeds = [seed for seed in range(4) if found[arm, seed] == "done"]
+        seeds = [seed for seed in range(5) if found[arm, seed] == "done"]
         assert seeds == list(range(len(seeds)))
-        assert len(seeds) >= 2
+        assert len(seeds) >= 3
     verdicts = StudyFolder.open(tmp_path).read_verdicts()
     assert verdicts is not None
     for arm in verdicts.verdicts[0].arms:
-        assert arm.seeds == [seed for seed in range(4) if found[arm.label, seed] == "done"]
+        assert arm.seeds == [seed for seed in range(5) if found[arm.label, seed] == "done"]

@@ -31,12 +31,14 @@ from rankscope.study.study import SuiteSource, TrainSource, Validation
 @dataclass(frozen=True)
 class Encoding:
     """What a study's sources are encoded with: an encoder, the folder of the token files, what the suites ask (suites
-    add to it, training rows are compared with it), and who is told of the progress."""
+    add to it, training rows are compared with it), who is told of the progress, and where relative paths of graders
+    start."""
 
     encoder: Encoder
     into: Path
     asked: AskedItems = field(default_factory=AskedItems)
     progress: Progress = lambda *_: None
+    base: Path = Path()
 
 
 def encode_training(
@@ -195,8 +197,12 @@ def encode_suite(name: str, source: SuiteSource, rows: RowReader | TaskRows, by:
             revision=getattr(rows, "revision", None),
             harness=task.facts if task is not None else None,
             metric="loss" if source.judged_by_loss else "score",
+            grade=source.grade,
         )
-        return writer.finish(facts, task.grading if task is not None else None)
+        code = None
+        if source.grader is not None and (file := source.grader.code_file()) is not None:
+            code = (by.base / Path(file).expanduser()).read_text(encoding="utf-8")
+        return writer.finish(facts, task.grading if task is not None else None, code)
 
 
 class _SuiteItems:
@@ -248,10 +254,23 @@ class _SuiteItems:
     def _encode(self, batch: Sequence[Row]) -> None:
         encoder = self._by.encoder
         items = encoder.items(batch, self._source, self._file)
+        self._check_references(batch, items)
         needed = [len(item.prompt_ids) + max(map(len, item.choices_ids), default=0) for item in items]
         if any(map(generated, self._forms)):
             needed = [example.token_count for example in encoder.training(batch, self._source, self._file)]
         self._add(items, needed)
+
+    def _check_references(self, batch: Sequence[Row], items: Sequence[Item]) -> None:
+        """Raise InputProblems for a row that the suite's grader cannot grade answers to."""
+        grader = self._source.grader
+        if grader is None:
+            return
+        for row, item in zip(batch, items, strict=True):
+            wrong = [refused for answer in item.answers if (refused := grader.refuse_reference(answer)) is not None]
+            if item.form == "text":
+                wrong = [("plain text, to which nothing is answered", "`metric: loss`, or rows with an answer")]
+            if wrong:
+                raise InputProblems([Problem(self._file, f"{row.place}, for suites.{self._name}", *wrong[0])])
 
     def _add(self, items: Sequence[Item], needed: Sequence[int]) -> None:
         fitting = [item for item, count in zip(items, needed, strict=True) if self._fits(item, count)]

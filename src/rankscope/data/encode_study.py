@@ -51,7 +51,7 @@ def encode_study(
     Raises InputProblems, with the problems of all sources at once.
     """
     into.mkdir(parents=True, exist_ok=True)
-    by = Encoding(encoder, into, progress=progress)
+    by = Encoding(encoder, into, progress=progress, base=folder)
     problems: list[Problem] = []
     train_rows = _each(study.train, problems, lambda n, source: RowReader(source, base=folder, name=f"train.{n}"))
     suite_rows = _each(

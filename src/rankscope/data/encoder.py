@@ -130,7 +130,9 @@ class Encoder:
         items = []
         for row, prompt, form in zip(rows, prompts, forms, strict=True):
             if generated(form):
-                answers = tuple(dict.fromkeys((reference_answer(row, reasoning=reasoning), *row.aliases)))
+                choices = maker.choices(row)
+                right = choices[row.answer_index or 0] if choices else reference_answer(row, reasoning=reasoning)
+                answers = tuple(dict.fromkeys((right, *row.aliases)))
                 prompt_ids = next(open_prompts) or (self.tokens.prefix_id,)
                 items.append(
                     Item(row.item_id, form, prompt_ids, answers=answers, prompt_text=prompt, cluster=row.cluster)

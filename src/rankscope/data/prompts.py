@@ -39,9 +39,12 @@ def form_of(row: Row, *, reasoning: bool) -> Form:
 
 
 def asked_form(row: Row, source: Source) -> Form:
-    """How a row of this source is scored: by its reference's loss where a suite says so, else as its shape says."""
+    """How a row of this source is scored: by its reference's loss or a written answer where a suite says so, else as
+    its shape says."""
     if isinstance(source, SuiteSource) and source.judged_by_loss:
         return "reference"
+    if isinstance(source, SuiteSource) and source.grade is not None and row.text is None:
+        return "open"
     return form_of(row, reasoning=getattr(source, "kind", None) == "reasoning")
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from rankscope.records import Example, Grading, Item, Record, Suite, SuiteFacts, TrainFacts
+from rankscope.study.graders import grader_of
 from rankscope.study.problems import InputProblems, Problem
 
 VERSION = 1
@@ -93,15 +94,21 @@ def open_suite(path: Path, facts: SuiteFacts | None = None) -> Suite:
     facts = facts or SuiteFacts.model_validate({**metadata["facts"], "content_sha256": path.stem})
     grading = Grading.model_validate(metadata["grading"]) if metadata.get("grading") is not None else None
     items = Items(_Rows(batches))
-    return Suite(facts.name, facts.domain, facts.kind, items, facts.max_new_tokens, dict(facts.left_out), grading)
+    return Suite(
+        facts.name, facts.domain, facts.kind, items, facts.max_new_tokens, dict(facts.left_out), grading,
+        grader_of(facts.grade), metadata.get("grader_code"),
+    )  # fmt: skip
 
 
-def schema_with(schema: pa.Schema, facts: Record, grading: Grading | None = None) -> pa.Schema:
+def schema_with(
+    schema: pa.Schema, facts: Record, grading: Grading | None = None, grader_code: str | None = None
+) -> pa.Schema:
     """The schema with the metadata of a file."""
     metadata = {
         "version": VERSION,
         "facts": facts.model_dump(mode="json", exclude={"content_sha256"}),
         "grading": grading.model_dump(mode="json") if grading is not None else None,
+        **({"grader_code": grader_code} if grader_code is not None else {}),
     }
     return schema.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
 

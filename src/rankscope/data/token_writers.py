@@ -19,6 +19,7 @@ import pyarrow.compute
 
 from rankscope.data.token_files import SUFFIX, SUITE_SCHEMA, TRAINING_SCHEMA, item_columns, schema_with, token_path
 from rankscope.records import Example, Grading, Item, SuiteFacts, TrainFacts
+from rankscope.study.graders import grader_of
 
 _ROWS_AT_ONCE = 2048
 
@@ -104,19 +105,29 @@ class SuiteWriter:
         self._writer.write_batch(pa.RecordBatch.from_pydict(item_columns(items), schema=SUITE_SCHEMA))
         self.item_count += len(items)
 
-    def finish(self, facts: SuiteFacts, grading: Grading | None) -> SuiteFacts:
-        """The facts with the content's hash: of the items, how they are answered and how they are graded."""
+    def finish(self, facts: SuiteFacts, grading: Grading | None, code: str | None = None) -> SuiteFacts:
+        """The facts with the content's hash: of the items, how they are answered and how they are graded. `code`: the
+        text of the user's own grader."""
+        if code is not None:
+            facts = facts.model_copy(update={"grader_code_sha256": code_sha256(code)})
         self._writer.close()
         self._stream.seek(0)
-        rules = [
+        rules: list[Any] = [
             facts.max_new_tokens,
             facts.harness.model_dump(mode="json") if facts.harness is not None else None,
             grading.model_dump(mode="json", exclude={"task": {"paths"}}) if grading is not None else None,
         ]
+        if (grader := grader_of(facts.grade)) is not None:
+            rules += [grader.fingerprint(), facts.grader_code_sha256]
         content = ContentHash(f"suite {json.dumps(rules, sort_keys=True)}")
         stored = pa.ipc.open_stream(self._stream)
-        sha256 = _write(self._folder, schema_with(SUITE_SCHEMA, facts, grading), stored, content)
+        sha256 = _write(self._folder, schema_with(SUITE_SCHEMA, facts, grading, code), stored, content)
         return facts.model_copy(update={"content_sha256": sha256})
+
+
+def code_sha256(code: str) -> str:
+    """The hash of a grader's text, as the facts of a suite have it."""
+    return hashlib.sha256(code.encode()).hexdigest()
 
 
 class ContentHash:

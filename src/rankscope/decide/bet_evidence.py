@@ -88,7 +88,7 @@ def units_of(suites: Sequence[SuiteScores], decision: Decision) -> list[Unit]:
     """The suites by the unit that they are judged in: points."""
     scored = [suite for suite in suites if suite.metric == "score"]
     inside = [suite for suite in scored if suite.relation == "in-domain"]
-    outside = [suite for suite in scored if suite.relation != "in-domain"]
+    outside = [suite for suite in scored if suite.relation != "in-domain" and suite.left_out_of_mean is None]
     margins = Margins(100 * decision.task_margin, 100 * decision.retention_margin, 100 * decision.min_gain)
     floor = floor_of([suite.noise for suite in inside], [suite.noise for suite in outside])
     return [Unit(inside, outside, 100.0, 100.0, margins, (100 * floor.gain, 100 * floor.forgetting))]

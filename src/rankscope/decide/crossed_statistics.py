@@ -18,17 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as distributions
 
+from rankscope.decide.seed_variance import seed_variance
+
 Floats = NDArray[np.float64]
 
 _DRAWS_AT_ONCE = 250
 
 
 class SuiteArrays(NamedTuple):
-    """One suite: base (I,), scores (N, K, I), the cluster (I,) of each item, numbered from 0; None: each its own."""
+    """One suite: base (I,), scores (N, K, I), the cluster (I,) of each item, numbered from 0; None: each its own.
+
+    `bounded`: scores lie between 0 and 1, so that one item moves a mean by 1 / I at most; losses do not.
+    """
 
     base: Floats
     scores: Floats
     clusters: NDArray[np.int64] | None = None
+    bounded: bool = True
 
     @property
     def unit_count(self) -> int:
@@ -55,8 +61,8 @@ class Estimates:
 
     mean (C,); item_variance (S, C): of the mean over seeds, from sampling items; residual_variance (S, C): of one
     seed's mean, from items x seed; own_seed_variance and seed_variance (C,): of one seed's mean between seeds, its own
-    estimate and the one used (None for a single seed); seed_df: degrees of freedom of the latter; unit_counts (S,):
-    items, or clusters of items where a suite has them.
+    estimate and the one used (None for a single seed); seed_df (C,): degrees of freedom of the latter; unit_counts
+    (S,): items, or clusters of items where a suite has them.
     """
 
     mean: Floats
@@ -64,7 +70,7 @@ class Estimates:
     residual_variance: Floats
     own_seed_variance: Floats | None
     seed_variance: Floats | None
-    seed_df: float
+    seed_df: Floats
     seed_count: int
     item_counts: tuple[int, ...]
     unit_counts: tuple[int, ...]
@@ -91,7 +97,7 @@ def half_width(
     variance: Floats,
     item_variance: Floats,
     seed_variance: Floats | None,
-    seed_df: float,
+    seed_df: Floats,
     seed_count: int,
     unit_counts: Sequence[int],
     alpha: float,
@@ -131,10 +137,10 @@ def estimate(suites: Sequence[SuiteArrays], contrasts: Floats) -> Estimates:
     """Contrasts (C, N + 1) over `suites`, all with the same N arms and K seeds, each suite with the same weight.
 
     Items: the sample variance of the item's mean over seeds, with one item gained and one lost added (Bonett & Price
-    2012), so that arms which never differ still have a width; of clusters the sums, with G / (G - 1) for n / (n - 1).
-    Seeds: the variance between the seeds' means, never
-    below its pooled value over the contrasts, and never below what one flip of one item in one seed would give. The
-    residual stands in both, which errs towards wide. Raises ValueError for no suite or no contrast.
+    2012), so that arms which never differ still have a width; of losses, which have no largest value, two items more
+    that lie as far off as the farthest. Of clusters the sums, with G / (G - 1) for n / (n - 1).
+    Seeds: the variance between the seeds' means (`seed_variance`), never below what one flip of one item in one seed
+    would give. The residual stands in both, which errs towards wide. Raises ValueError for no suite or no contrast.
     """
     if not suites or not len(contrasts):
         raise ValueError("no suite or no contrast to estimate")
@@ -149,13 +155,12 @@ def estimate(suites: Sequence[SuiteArrays], contrasts: Floats) -> Estimates:
     counts = tuple(values.shape[2] for values in stacked)
     own: Floats | None = None
     used: Floats | None = None
-    seed_df = 0.0
+    seed_df = np.zeros(len(contrasts))
     if seed_count > 1:
-        covariance = np.atleast_2d(np.cov(seed_means))
-        own = np.maximum(np.einsum("ca,ab,cb->c", contrasts, covariance, contrasts), 0.0)
-        one_flip = max((weight / count) ** 2 for count in counts) / seed_count
-        used = np.maximum(np.maximum(own, own.mean()), one_flip)
-        seed_df = (seed_count - 1) * _pooling_gain(covariance[1:, 1:], contrasts[:, 1:])
+        one_flip = max(
+            (weight / count) ** 2 if suite.bounded else 0.0 for suite, count in zip(suites, counts, strict=True)
+        )
+        own, used, seed_df = seed_variance(seed_means, contrasts, one_flip / seed_count)
     mean = contrasts @ seed_means.mean(axis=1)
     units = tuple(suite.unit_count for suite in suites)
     return Estimates(mean, np.array(item_variance), np.array(residual), own, used, seed_df, seed_count, counts, units)
@@ -165,11 +170,18 @@ def _item_variance(suite: SuiteArrays, values: Floats, contrasts: Floats) -> Flo
     """Variance (C,) of the mean over items, from (N + 1, K, I); cluster-robust where items come in clusters."""
     item_means = values.mean(axis=1)
     count, units = item_means.shape[1], suite.unit_count
-    sums = suite.by_unit(item_means - item_means.mean(axis=1, keepdims=True))
+    centred = item_means - item_means.mean(axis=1, keepdims=True)
+    sums = suite.by_unit(centred)
     squares = np.einsum("ca,ab,cb->c", contrasts, sums @ sums.T, contrasts)
     few = 1.0 if units == count else units * (count - 1) / (count * max(units - 1, 1))
-    result: Floats = few * (np.maximum(squares, 0.0) + 2.0) / ((count + 1) * (count + 2))
+    step = np.ones(len(contrasts)) if suite.bounded else _farthest(centred, contrasts)
+    result: Floats = few * (np.maximum(squares, 0.0) + 2.0 * step**2) / ((count + 1) * (count + 2))
     return result
+
+
+def _farthest(centred: Floats, contrasts: Floats) -> Floats:
+    """How far the item that lies farthest from its contrast's mean is off, (C,); `centred` is (N + 1, I)."""
+    return np.array([np.abs(row @ centred).max() for row in contrasts])
 
 
 def _residual_variance(suite: SuiteArrays, values: Floats, contrasts: Floats) -> Floats:
@@ -183,22 +195,6 @@ def _residual_variance(suite: SuiteArrays, values: Floats, contrasts: Floats) ->
     squares = np.einsum("ca,ab,cb->c", contrasts, left @ left.T, contrasts)
     result: Floats = np.maximum(squares, 0.0) * units / ((seeds - 1) * (units - 1) * items**2)
     return result
-
-
-def _pooling_gain(covariance: Floats, contrasts: Floats) -> float:
-    """By how much pooling over contrasts multiplies the K - 1 degrees of freedom of one, at least 1.
-
-    The mean of correlated variances has (K - 1) tr(S)^2 / tr(S S) degrees of freedom (Box 1954), S the contrasts'
-    covariance. S is taken from one variance and one correlation over arms: with few seeds no more can be estimated.
-    """
-    arms = len(covariance)
-    variance = float(np.trace(covariance)) / arms
-    if variance <= 0:
-        return 1.0
-    shared = (float(covariance.sum()) / arms - variance) / (arms - 1) if arms > 1 else 0.0
-    correlation = min(max(shared / variance, 0.0), 0.999)
-    spherical = contrasts @ ((1 - correlation) * np.eye(arms) + correlation) @ contrasts.T
-    return max(float(np.trace(spherical) ** 2 / (spherical**2).sum()), 1.0)
 
 
 # ---- one seed -------------------------------------------------------------------------------------------------------

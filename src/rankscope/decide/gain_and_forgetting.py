@@ -1,45 +1,33 @@
-"""Gain, forgetting and the differences between arms of one paired study, and bounds on them that hold all at once.
+"""Gain, forgetting and the differences between arms of one paired study, in points and, of losses, in nats.
 
-"All at once" is over the arms (Bonferroni) and, with adaptive seeds, over the looks (Pocock). docs/measures.md,
-"Intervals and bounds", has the formulas. N arms, C = N (N - 1) / 2 pairs of arms; everything is a share of accuracy.
+N arms, C = N (N - 1) / 2 pairs of arms. docs/measures.md, "Intervals and bounds", has the formulas. Bounds around these
+estimates that hold all at once are in `verdict_bounds.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.stats import norm
 
-from rankscope.decide.crossed_statistics import (
-    Estimates,
-    SuiteArrays,
-    bootstrap_variance,
-    estimate,
-    gain_contrasts,
-    pair_contrasts,
-)
-from rankscope.decide.paired_items import Pairing
+from rankscope.decide.crossed_statistics import Estimates, SuiteArrays, estimate, gain_contrasts, pair_contrasts
+from rankscope.decide.paired_items import Pairing, SuiteScores
 from rankscope.decide.run_outcomes import NO_FLOOR, Floor, floor_of
-from rankscope.records import Interval
+from rankscope.records import Interval, Metric
 
 Floats = NDArray[np.float64]
-
-Widths = tuple[Floats | None, Floats | None, Floats | None]
-"""Half widths of gain (N,), forgetting (N,) and the differences (C,); None where there is no estimate."""
-
-_NODES = 256
-_FAR = 9.0
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Estimates over N arms, None where no suite (or no second arm) allows one. Difference c is of `pairs[c]`; `floor`
-    is what numerics alone may move."""
+    """Estimates over N arms in one unit, None where no suite (or no second arm) allows one.
+
+    Difference c is of `pairs[c]`; `floor` is what numerics alone may move. `suites` are the estimates of forgetting on
+    each suite, with what numerics may move there, where a margin for single suites is asked of. `nats`: the same of the
+    suites that are judged by their loss, None where there is no such suite.
+    """
 
     gain: Estimates | None
     forgetting: Estimates | None
@@ -47,22 +35,37 @@ class Measured:
     pairs: list[tuple[int, int]]
     arm_count: int
     floor: Floor = NO_FLOOR
+    suites: tuple[tuple[Estimates, float], ...] = ()
+    metric: Metric = "score"
+    nats: Measured | None = None
 
+    @property
+    def units(self) -> tuple[Measured, ...]:
+        """What was measured in each unit that occurs; itself alone where nothing was measured."""
+        others = () if self.nats is None else (self.nats,)
+        some = self.gain is not None or self.forgetting is not None
+        return (self, *others) if some or not others else others
 
-@dataclass(frozen=True)
-class Bounds:
-    """One-sided bounds of N arms that hold all at once. `better_by[a, b]` is the lower bound of gain of a minus gain of
-    b, (N, N), the others (N,). What could not be measured is unbounded: -inf and inf."""
+    def unit(self, metric: Metric) -> Measured | None:
+        """What was measured in one unit."""
+        return next((unit for unit in self.units if unit.metric == metric), None)
 
-    gain_low: Floats
-    gain_high: Floats
-    forgetting_low: Floats
-    forgetting_high: Floats
-    better_by: Floats
+    @property
+    def seed_count(self) -> int:
+        """Seeds of each arm; 0 where nothing was measured."""
+        parts = (part for unit in self.units for part in (unit.gain, unit.forgetting) if part is not None)
+        return next((part.seed_count for part in parts), 0)
+
+    def observed_gain(self) -> Floats:
+        """Mean gain (N,) in the first unit that has one, zeros where none has: it orders arms of equal size."""
+        return next((unit.gain.mean for unit in self.units if unit.gain is not None), np.zeros(self.arm_count))
 
 
 def measure(in_domain: Sequence[SuiteArrays], others: Sequence[SuiteArrays]) -> Measured:
-    """Estimates gain over the in-domain suites, forgetting over the others, and every pairwise difference of gain."""
+    """Estimates gain over the in-domain suites, forgetting over the others, and every pairwise difference of gain.
+
+    All suites are of one unit, which is points unless it is said otherwise.
+    """
     some = in_domain or others
     count = some[0].scores.shape[0] if some else 0
     gains = gain_contrasts(count)
@@ -76,11 +79,25 @@ def measure(in_domain: Sequence[SuiteArrays], others: Sequence[SuiteArrays]) -> 
     )
 
 
-def measure_pairing(pairing: Pairing) -> Measured:
-    """`measure` of paired suites, with the noise floor of the items that were compared."""
-    floor = floor_of([suite.noise for suite in pairing.in_domain], [suite.noise for suite in pairing.others])
-    measured = measure([suite.arrays for suite in pairing.in_domain], [suite.arrays for suite in pairing.others])
-    return replace(measured, floor=floor)
+def measure_pairing(pairing: Pairing, *, by_suite: bool = False) -> Measured:
+    """`measure` of paired suites, each unit for itself, with the noise floor of the items that were compared.
+
+    `by_suite`: forgetting on each suite in points too.
+    """
+    inside, outside = pairing.in_domain, pairing.others
+    points = _measure_unit(inside, outside, "score")
+    if by_suite and outside and points.arm_count:
+        losses = -gain_contrasts(points.arm_count)
+        points = replace(points, suites=tuple((estimate([s.arrays], losses), s.noise) for s in outside))
+    inside, outside = pairing.in_domain_of("loss"), pairing.others_of("loss")
+    nats = _measure_unit(inside, outside, "loss") if inside or outside else None
+    return replace(points, nats=nats, arm_count=len(pairing.labels))
+
+
+def _measure_unit(inside: Sequence[SuiteScores], outside: Sequence[SuiteScores], metric: Metric) -> Measured:
+    measured = measure([suite.arrays for suite in inside], [suite.arrays for suite in outside])
+    floor = floor_of([suite.noise for suite in inside], [suite.noise for suite in outside])
+    return replace(measured, floor=floor, metric=metric)
 
 
 def intervals(part: Estimates | None, confidence: float, count: int) -> list[Interval]:
@@ -113,128 +130,3 @@ def pareto_front(gain: Floats, lost: Floats) -> list[int]:
     arms = range(len(gain))
     kept = [a for a in arms if gain[a] > 0 and not any(beaten(a, b) for b in arms)]
     return sorted(kept, key=lambda a: float(gain[a]))
-
-
-# ---- how much error each bound may have -----------------------------------------------------------------------------
-
-
-def simultaneous_alpha(confidence: float, arm_count: int) -> float:
-    """The error of each one-sided bound: (1 - confidence) / (2 K) for K arms (Bonferroni)."""
-    return (1 - confidence) / (2 * max(arm_count, 1))
-
-
-@lru_cache(maxsize=256)
-def nominal_alpha(alpha: float, counts: tuple[int, ...]) -> float:
-    """The one-sided error of a bound at each look, such that over all looks (after `counts` seeds) it is `alpha`.
-
-    Pocock's (1977) constant bound, for seeds alone: items are the same at every look, so that looks are more alike than
-    this takes them to be, and the error is smaller. Used on t quantiles by the significance-level approach (Jennison &
-    Turnbull 2000, section 4.4).
-    """
-    if len(counts) < 2:
-        return alpha
-    low, high = float(norm.isf(alpha)), float(norm.isf(alpha / len(counts)))
-    bound = brentq(lambda z: crossing_probability(z, counts) - alpha, low, high, xtol=1e-9)
-    return float(norm.sf(bound))
-
-
-def crossing_probability(bound: float, counts: Sequence[int]) -> float:
-    """P that the standardised mean of counts[0], or of counts[1], ... independent normal values exceeds `bound`.
-
-    By the recursion of Armitage, McPherson & Rowe (1969) on the sum, with Gauss-Legendre nodes.
-    """
-    total, before = 0.0, 0
-    density = points = weights = np.empty(0)
-    roots, root_weights = np.polynomial.legendre.leggauss(_NODES)
-    for count in counts:
-        limit, step = bound * np.sqrt(count), np.sqrt(count - before)
-        if before == 0:
-            total += float(norm.sf(bound))
-        else:
-            total += float((weights * density * norm.sf((limit - points) / step)).sum())
-        low = -_FAR * np.sqrt(count)
-        new = low + (limit - low) * (roots + 1) / 2
-        if before == 0:
-            density = norm.pdf(new, scale=step)
-        else:
-            density = (weights * density) @ norm.pdf(new[None, :], points[:, None], step)
-        points, weights, before = new, root_weights * (limit - low) / 2, count
-    return total
-
-
-# ---- bounds ---------------------------------------------------------------------------------------------------------
-
-
-def closed_form_widths(measured: Measured, alpha: float) -> Widths:
-    """Half widths of one-sided bounds at `alpha`, from the closed form's standard errors."""
-    parts = (measured.gain, measured.forgetting, measured.differences)
-    gain, forgetting, differences = (None if part is None else part.half_width(alpha) for part in parts)
-    return gain, forgetting, differences
-
-
-def bootstrap_widths(pairing: Pairing, measured: Measured, alpha: float, seed: int, draws: int) -> Widths:
-    """As `closed_form_widths`, the standard errors from a bootstrap over items and seeds; t quantiles as there."""
-    rng = np.random.default_rng(seed)
-    gains = gain_contrasts(measured.arm_count)
-    inside, outside = ([suite.arrays for suite in suites] for suites in (pairing.in_domain, pairing.others))
-
-    def width(part: Estimates | None, suites: list[SuiteArrays], contrasts: Floats) -> Floats | None:
-        if part is None:
-            return None
-        return part.half_width(alpha, bootstrap_variance(suites, contrasts, rng, draws))
-
-    return (
-        width(measured.gain, inside, gains),
-        width(measured.forgetting, outside, -gains),
-        width(measured.differences, inside, pair_contrasts(measured.arm_count)[1]),
-    )
-
-
-def bounds(measured: Measured, widths: Widths) -> Bounds:
-    """Puts bounds around the means, each wider by what numerics alone may move.
-
-    One item or cluster in a suite, or a single seed, bounds nothing.
-    """
-    count, floor = measured.arm_count, measured.floor
-    added = (floor.gain, floor.forgetting, floor.gain)
-    gain, forgetting, differences = (
-        None if half is None else half + more for half, more in zip(widths, added, strict=True)
-    )
-    gain_low, gain_high = _around(measured.gain, gain, count)
-    forgetting_low, forgetting_high = _around(measured.forgetting, forgetting, count)
-    better_by = np.full((count, count), -np.inf)
-    if measured.differences is not None and differences is not None and _can_bound(measured.differences):
-        for (a, b), mean, half in zip(measured.pairs, measured.differences.mean, differences, strict=True):
-            better_by[a, b], better_by[b, a] = mean - half, -mean - half
-    return Bounds(gain_low, gain_high, forgetting_low, forgetting_high, better_by)
-
-
-def _around(part: Estimates | None, half: Floats | None, count: int) -> tuple[Floats, Floats]:
-    if part is None or half is None or not _can_bound(part):
-        return np.full(count, -np.inf), np.full(count, np.inf)
-    return part.mean - half, part.mean + half
-
-
-def _can_bound(part: Estimates) -> bool:
-    return part.seed_count > 1 and min(part.unit_counts) > 1
-
-
-def tightest(before: Bounds, new: Bounds, places: Sequence[int]) -> Bounds:
-    """Keeps the tighter of two bounds: all hold together, so what was sure once stays sure.
-
-    `new` is of the arms at `places`. What is known of an arm that left and of one that is still compared also follows
-    through a third: better_by[b, left] is at least better_by[b, c] + better_by[c, left].
-    """
-    at = np.array(places, dtype=int)
-    parts = {}
-    for name in ("gain_low", "gain_high", "forgetting_low", "forgetting_high"):
-        parts[name] = getattr(before, name).copy()
-        tighter = np.maximum if name.endswith("low") else np.minimum
-        parts[name][at] = tighter(parts[name][at], getattr(new, name))
-    better_by = before.better_by.copy()
-    better_by[np.ix_(at, at)] = np.maximum(better_by[np.ix_(at, at)], new.better_by)
-    left = [a for a in range(len(better_by)) if a not in set(places)]
-    for gone in left:
-        for c in at:
-            better_by[at, gone] = np.maximum(better_by[at, gone], better_by[at, c] + better_by[c, gone])
-    return Bounds(**parts, better_by=better_by)

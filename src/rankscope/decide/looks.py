@@ -13,19 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rankscope.decide.gain_and_forgetting import (
-    Bounds,
-    Measured,
-    bounds,
-    closed_form_widths,
-    measure_pairing,
-    nominal_alpha,
-    simultaneous_alpha,
-    tightest,
-)
+from rankscope.decide.error_spending import nominal_alpha, simultaneous_alpha
+from rankscope.decide.gain_and_forgetting import Measured, measure_pairing
 from rankscope.decide.paired_items import Frames, Pairing, pair
 from rankscope.decide.statistical_power import could_decide
-from rankscope.decide.verdict_kinds import CANNOT_DISTINGUISH, Ruling, judge
+from rankscope.decide.verdict_bounds import Bounds, bounds, closed_form_widths, tightest
+from rankscope.decide.verdict_kinds import Ruling, judge, trusted, undecided
+from rankscope.records import Metric
 from rankscope.study.study import Decision
 
 Floats = NDArray[np.float64]
@@ -33,6 +27,11 @@ Floats = NDArray[np.float64]
 NO_RETENTION = (
     "No suite of another domain, or general, was scored: what the arms forget is not known, so none can be recommended."
 )
+NOTHING_TO_FORGET = (
+    "On no suite of another domain, or general, is the base surely better than guessing: nothing could be seen to be "
+    "forgotten, so no arm can be recommended."
+)
+UNKNOWN_RETENTION = (NO_RETENTION, NOTHING_TO_FORGET)
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,15 @@ class Evidence:
         """The last look that an arm took part in, and its place there."""
         return _last_of(label, self.looks)
 
-    def means(self) -> tuple[Floats, Floats]:
-        """Observed gain and forgetting (N,) of every arm, each from its last look; NaN where there is none."""
+    def means(self) -> dict[Metric, tuple[Floats, Floats]]:
+        """In each unit that occurs the observed gain and forgetting (N,) of every arm, each from its last look; NaN
+        where there is none."""
         return _means(self.labels, self.looks)
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """The units that occur."""
+        return [unit.metric for unit in self.last.measured.units]
 
 
 def _last_of(label: str, looks: Sequence[Look]) -> tuple[Look, int]:
@@ -91,11 +96,15 @@ def _last_of(label: str, looks: Sequence[Look]) -> tuple[Look, int]:
     return look, look.labels.index(label)
 
 
-def _means(labels: Sequence[str], looks: Sequence[Look]) -> tuple[Floats, Floats]:
+def _means(labels: Sequence[str], looks: Sequence[Look]) -> dict[Metric, tuple[Floats, Floats]]:
     found = [_last_of(label, looks) for label in labels]
-    gain = [np.nan if look.measured.gain is None else look.measured.gain.mean[a] for look, a in found]
-    lost = [np.nan if look.measured.forgetting is None else look.measured.forgetting.mean[a] for look, a in found]
-    return np.array(gain), np.array(lost)
+    means: dict[Metric, tuple[Floats, Floats]] = {}
+    for metric in (unit.metric for unit in looks[-1].measured.units):
+        units = [(look.measured.unit(metric), a) for look, a in found]
+        gain = [np.nan if unit is None or unit.gain is None else unit.gain.mean[a] for unit, a in units]
+        lost = [np.nan if unit is None or unit.forgetting is None else unit.forgetting.mean[a] for unit, a in units]
+        means[metric] = np.array(gain), np.array(lost)
+    return means
 
 
 def gather(frames: Frames, *, model: str, train_set: str, decision: Decision, looks: Sequence[int] = ()) -> Evidence:
@@ -137,8 +146,9 @@ def follow(
     for count in looks or (seed_count,):
         pairing, run_ids = compared(count, arms)
         arm_count = len(pairing.labels) if evidence is None else len(evidence.labels)
-        alpha = nominal_alpha(simultaneous_alpha(decision.confidence, arm_count), looks)
-        evidence = add_look(evidence, take_look(pairing, run_ids, alpha), decision)
+        units = len({suite.metric for suite in pairing.suites})
+        alpha = nominal_alpha(simultaneous_alpha(decision.confidence, arm_count, units), looks)
+        evidence = add_look(evidence, take_look(pairing, run_ids, alpha, decision), decision)
         if evidence.last.pairing.unfinished or evidence.ruling.kind.decided:
             break
         arms = {evidence.labels[a] for a in evidence.ruling.candidates}
@@ -151,9 +161,9 @@ def follow(
     return evidence
 
 
-def take_look(pairing: Pairing, run_ids: Iterable[str], alpha: float) -> Look:
+def take_look(pairing: Pairing, run_ids: Iterable[str], alpha: float, decision: Decision) -> Look:
     """Measures the paired arms, with bounds of error `alpha` each."""
-    measured = measure_pairing(pairing)
+    measured = measure_pairing(pairing, by_suite=decision.suite_margin is not None)
     limits = bounds(measured, closed_form_widths(measured, alpha))
     return Look(frozenset(run_ids), pairing, measured, alpha, limits, tuple(blocks(pairing)))
 
@@ -167,10 +177,12 @@ def add_look(before: Evidence | None, look: Look, decision: Decision) -> Evidenc
     else:
         labels, cost = before.labels, before.cost
         limits = tightest(before.limits, look.limits, [labels.index(label) for label in look.labels])
-    gain = np.nan_to_num(_means(labels, looks)[0])
-    ruling = judge(limits, cost, [float(value) for value in gain], decision)
-    if look.blocks and (ruling.kind.needs_forgetting or look.blocks != (NO_RETENTION,)):
-        ruling = _undecided(ruling)
+    gain = next(iter(_means(labels, looks).values()))[0]
+    ruling = judge(limits, cost, [float(value) for value in np.nan_to_num(gain)], decision)
+    if ruling.recommended is not None:
+        ruling = trusted(ruling, len(_last_of(labels[ruling.recommended], looks)[0].pairing.seeds))
+    if look.blocks and (ruling.kind.needs_forgetting or not set(look.blocks) <= set(UNKNOWN_RETENTION)):
+        ruling = undecided(ruling)
     return Evidence(looks, labels, cost, limits, ruling)
 
 
@@ -183,11 +195,6 @@ def _is_futile(evidence: Evidence, decision: Decision, most: int) -> bool:
 
 
 # ---- what cannot be decided -----------------------------------------------------------------------------------------
-
-
-def _undecided(ruling: Ruling) -> Ruling:
-    """The same standing of each arm, without an answer; the arms that remain are those not refuted."""
-    return Ruling(CANNOT_DISTINGUISH, None, tuple(ruling.standing.in_contention()), ruling.standing)
 
 
 def blocks(pairing: Pairing) -> list[str]:
@@ -205,10 +212,11 @@ def blocks(pairing: Pairing) -> list[str]:
         )
     if pairing.missing_suites:
         said.append(f"Not every suite could be compared: {', '.join(pairing.missing_suites)}.")
-    if not pairing.in_domain:
+    if not any(suite.relation == "in-domain" for suite in pairing.suites):
         said.append("No suite of the training set's own domain was scored: what the arms learned is not known.")
-    if not pairing.others:
-        said.append(NO_RETENTION)
+    outside = [suite for suite in pairing.suites if suite.relation != "in-domain"]
+    if not any(suite.left_out_of_mean is None for suite in outside):
+        said.append(NOTHING_TO_FORGET if outside else NO_RETENTION)
     single = [suite.name for suite in pairing.suites if suite.arrays.unit_count < 2]
     if single:
         said.append(f"One item says nothing of others: {', '.join(single)} has a single scored item or cluster.")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rankscope.decide.chance_level import chance_of, nothing_to_forget
 from rankscope.decide.crossed_statistics import SuiteArrays
 from rankscope.decide.run_outcomes import ArmFacts, arm_facts, moved_by_rounding
 from rankscope.records import Metric, Relation
@@ -39,11 +40,15 @@ class SuiteScores:
     answers otherwise in other batches, or of losses the mean absolute difference in nats."""
     metric: Metric = "score"
     """`score`: from 0 to 1; `loss`: minus the mean loss over an item's tokens in nats, so that more is better too."""
+    chance: float | None = None
+    """What guessing would have right; None where it is not known, and for losses."""
+    left_out_of_mean: str | None = None
+    """Why the suite is no part of the mean that forgetting is; None where it is part of it, or in the domain."""
 
     @property
     def arrays(self) -> SuiteArrays:
         """The scores as the estimators of crossed_statistics.py take them."""
-        return SuiteArrays(self.base, self.scores, self.clusters)
+        return SuiteArrays(self.base, self.scores, self.clusters, bounded=self.metric == "score")
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ class Pairing:
 
     def others_of(self, metric: Metric) -> tuple[SuiteScores, ...]:
         """The suites of one metric that forgetting is the mean of."""
-        return tuple(suite for suite in self.suites if suite.metric == metric and suite.relation != "in-domain")
+        outside = (suite for suite in self.suites if suite.metric == metric and suite.relation != "in-domain")
+        return tuple(suite for suite in outside if suite.left_out_of_mean is None)
 
     def facts(self, label: str) -> ArmFacts:
         """The arm of this label, compared or not. Raises StopIteration where there is none."""
@@ -248,20 +254,27 @@ def _pair_suite(
     notes = [f"{left_out} items of {name} lack a score in some run and are left out of every arm."] if left_out else []
     if not whole.any():
         return None, [f"Suite {name} is left out: no item was scored in every run."]
-    domain = text_or_none(row["domain"])
+    domain, metric = text_or_none(row["domain"]), metric_of(row)
+    related, chance = relation(domain, train_domain), chance_of(base, row["form"]) if metric == "score" else None
+    reason = None
+    if metric == "score" and related != "in-domain":
+        reason = nothing_to_forget(name, base_scores[whole], chance)
+        notes += [f"{reason}."] if reason else []
     return (
         SuiteScores(
             name=name,
             domain=domain,
-            relation=relation(domain, train_domain),
+            relation=related,
             kind=text_or_none(row["kind"]),
             item_ids=tuple(str(item) for item in item_ids[whole]),
             base=base_scores[whole],
             scores=np.ascontiguousarray(scores[:, whole].reshape(len(labels), len(seeds), -1)),
             left_out=left_out,
             clusters=cluster_numbers(base, item_ids[whole]),
-            noise=moved_by_rounding(base, list(item_ids[whole]), metric_of(row)),
-            metric=metric_of(row),
+            noise=moved_by_rounding(base, list(item_ids[whole]), metric),
+            metric=metric,
+            chance=chance,
+            left_out_of_mean=reason,
         ),
         notes,
     )

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from rankscope.decide import verdict_rule
+from rankscope.decide import verdict_reasons
+from rankscope.decide.arm_verdicts import arm_verdicts
 from rankscope.decide.bet_evidence import best_bet
-from rankscope.decide.crossed_statistics import estimate, gain_contrasts, mcnemar_exact
-from rankscope.decide.gain_and_forgetting import (
-    Measured,
-    bootstrap_widths,
-    closed_form_widths,
-    intervals,
-    measure_pairing,
-)
+from rankscope.decide.crossed_statistics import mcnemar_exact
 from rankscope.decide.looks import Evidence, gather
-from rankscope.decide.paired_items import Frames, Pairing, SuiteScores, pair
+from rankscope.decide.paired_items import Frames, Pairing, pair
 from rankscope.decide.run_outcomes import ArmFacts, suite_noise
 from rankscope.decide.statistical_power import detectable, more_needed
-from rankscope.decide.verdict_kinds import Facts, Judged, rule_on
-from rankscope.records import ArmVerdict, Interval, MoreNeeded, Recommended, SuiteOutcome, Verdict
+from rankscope.decide.verdict_bounds import bootstrap_widths, closed_form_widths
+from rankscope.decide.verdict_kinds import FEWEST_SEEDS, Facts, Judged, rule_on
+from rankscope.decide.verdict_rule import indices
+from rankscope.records import MoreNeeded, Recommended, Verdict
 from rankscope.study.study import Decision
-
-_NOTHING = Interval(mean=None, low=None, high=None)
 
 
 def decide(
@@ -56,6 +50,7 @@ def decide(
         ),
         candidates=[evidence.labels[a] for a in ruling.candidates] + remaining,
         more_needed=_more(evidence, decision),
+        decision=decision,
     )
     noise = suite_noise(frames.predictions, model)
     check = _bootstrap_check(evidence, decision, seed, bootstrap_draws)
@@ -71,13 +66,14 @@ def decide(
         reasons_with_answer=ruling.kind.reasons_with_answer,
         recommended=facts.recommended,
         candidates=list(facts.candidates),
-        refuted=[evidence.labels[a] for a in verdict_rule.indices(ruling.standing.refuted)],
-        rule=verdict_rule.rule_sentence(decision, len(evidence.labels), last.alpha),
-        reasons=[*reasons, *verdict_rule.noise_sentences(noise, last.measured.floor)],
+        refuted=[evidence.labels[a] for a in indices(ruling.standing.refuted)],
+        rule=verdict_reasons.rule_sentence(decision, evidence.metrics, len(evidence.labels), last.alpha),
+        reasons=[*reasons, *verdict_reasons.noise_sentences(noise, last.measured.floor)],
         minimum_detectable_effect=detectable(last.measured, last.alpha),
         more_needed=facts.more_needed,
         arms=list(facts.arms),
         noise=noise,
+        interval_confidence=1 - 2 * last.alpha,
         best_bet=best_bet(evidence, frames, decision, looks[-1] if looks else None),
     )
 
@@ -86,8 +82,7 @@ def _more(evidence: Evidence, decision: Decision) -> MoreNeeded:
     measured = evidence.last.measured
     if evidence.ruling.kind.decided:
         return MoreNeeded(seeds=0, items=0)
-    single = measured.gain is not None and measured.gain.seed_count == 1
-    if evidence.last.blocks and not single:
+    if evidence.last.blocks and measured.seed_count != 1:
         return MoreNeeded(seeds=None, items=None)
     return more_needed(measured, evidence.last_cost, decision, evidence.last.alpha)
 
@@ -108,78 +103,6 @@ def _recommended(arm: ArmFacts) -> Recommended:
     )
 
 
-def arm_verdicts(evidence: Evidence, decision: Decision, pair_alone: Callable[[str], Pairing]) -> list[ArmVerdict]:
-    """Every arm by trainable parameters; an arm that is not compared is described by its own done runs.
-
-    `pair_alone` pairs one arm, by its label, with the base. An arm that left early stands as in its last look.
-    """
-    described = {
-        label: rows
-        for look in evidence.looks
-        for label, rows in _described(look.pairing, look.measured, decision).items()
-    }
-    result = []
-    for first in evidence.looks[0].pairing.arms:
-        arm = first
-        if first.label in evidence.labels:
-            look, _ = evidence.of(first.label)
-            arm = look.pairing.facts(first.label)
-            gain, forgetting, outcomes = described[arm.label]
-            status = evidence.ruling.standing.status(evidence.labels.index(arm.label))
-            seeds = list(look.pairing.seeds)
-        else:
-            alone = pair_alone(arm.label)
-            rows = _described(alone, measure_pairing(alone), decision) if alone.seeds else {}
-            gain, forgetting, outcomes = rows.get(arm.label, (_NOTHING, _NOTHING, []))
-            status, seeds = arm.problem or "failed", list(arm.seeds)
-        result.append(
-            ArmVerdict(
-                label=arm.label,
-                method=arm.method,
-                rank=arm.rank,
-                learning_rate=arm.learning_rate,
-                trainable_parameters=arm.trainable_parameters,
-                seeds=seeds,
-                gain=gain,
-                forgetting=forgetting,
-                per_suite=outcomes,
-                status=status,
-                cost=arm.cost,
-                dial=arm.dial,
-            )
-        )
-    return result
-
-
-def _described(
-    pairing: Pairing, measured: Measured, decision: Decision
-) -> dict[str, tuple[Interval, Interval, list[SuiteOutcome]]]:
-    count = len(pairing.labels)
-    gain = intervals(measured.gain, decision.confidence, count)
-    forgetting = intervals(measured.forgetting, decision.confidence, count)
-    by_suite = [_outcomes(suite, decision, count) for suite in pairing.suites]
-    return {
-        label: (gain[a], forgetting[a], [outcomes[a] for outcomes in by_suite])
-        for a, label in enumerate(pairing.labels)
-    }
-
-
-def _outcomes(suite: SuiteScores, decision: Decision, count: int) -> list[SuiteOutcome]:
-    change = intervals(estimate([suite.arrays], gain_contrasts(count)), decision.confidence, count)
-    return [
-        SuiteOutcome(
-            suite=suite.name,
-            relation=suite.relation,
-            kind=suite.kind,
-            item_count=len(suite.item_ids),
-            base_accuracy=float(suite.base.mean()),
-            accuracy=float(suite.scores[a].mean()),
-            change=change[a],
-        )
-        for a in range(count)
-    ]
-
-
 # ---- reasons --------------------------------------------------------------------------------------------------------
 
 
@@ -188,30 +111,37 @@ def _reasons(evidence: Evidence, decision: Decision, facts: Facts, looks: Sequen
     last, labels, ruling, limits = evidence.last, evidence.labels, evidence.ruling, evidence.limits
     described = {arm.label: arm for arm in facts.arms}
     arms = [evidence.of(label)[0].pairing.facts(label) for label in labels]
-    items = sum(len(suite.item_ids) for suite in last.pairing.in_domain)
+    items = sum(len(suite.item_ids) for suite in last.pairing.suites if suite.relation == "in-domain")
     effect = detectable(last.measured, last.alpha)
     decided = ruling.kind.decided
     return [
-        *ruling.kind.reasons(Judged(arms, *evidence.means(), limits, ruling, decision)),
+        *ruling.kind.reasons(Judged(arms, evidence.means(), limits, ruling, decision)),
         *last.blocks,
-        *(
-            verdict_rule.arm_sentence(described[label], low, high, decision, len(labels))
-            for label, low, high in zip(
-                labels, limits.forgetting_low.tolist(), limits.forgetting_high.tolist(), strict=True
-            )
-        ),
-        *verdict_rule.rival_sentences(labels, limits, ruling.standing, decision, decided=decided),
-        *(verdict_rule.set_aside_sentence(arm) for arm in last.pairing.arms if arm.problem is not None),
+        *_two_seed_sentences(last.pairing),
+        *(verdict_reasons.arm_sentence(described[label], decision) for label in labels),
+        *verdict_reasons.rival_sentences(labels, limits, ruling.standing, decision, decided=decided),
+        *(verdict_reasons.set_aside_sentence(arm) for arm in last.pairing.arms if arm.problem is not None),
         *last.pairing.notes,
         *_one_seed_sentences(last.pairing),
         *(
-            verdict_rule.seed_sentences(
+            verdict_reasons.seed_sentences(
                 [(len(look.pairing.seeds), look.labels) for look in evidence.looks], looks[-1], futile=evidence.futile
             )
             if looks
             else []
         ),
-        *verdict_rule.design_sentences(effect, facts.more_needed, len(last.pairing.seeds), items, decided=decided),
+        *verdict_reasons.design_sentences(effect, facts.more_needed, len(last.pairing.seeds), items, decided=decided),
+    ]
+
+
+def _two_seed_sentences(pairing: Pairing) -> list[str]:
+    """Why nothing is recommended, where there are fewer seeds than that takes, but more than one."""
+    count = len(pairing.seeds)
+    if not 1 < count < FEWEST_SEEDS:
+        return []
+    return [
+        f"From {count} seeds no arm is recommended for sure: they do not tell an arm whose results scatter from seed "
+        f"to seed from one whose results do not. {FEWEST_SEEDS} are needed."
     ]
 
 

@@ -8,24 +8,26 @@ explains it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rankscope.decide.gain_and_forgetting import Bounds, Measured, Widths, bounds, pareto_front
+from rankscope.decide.gain_and_forgetting import Measured, pareto_front
+from rankscope.decide.recommended_words import ahead_and_out, lost_too_much, what_it_does
 from rankscope.decide.run_outcomes import ArmFacts
-from rankscope.decide.verdict_rule import Standing, Truths, indices, stand, what_would_decide
-from rankscope.records import ArmVerdict, MoreNeeded, Recommended, Tone
+from rankscope.decide.verdict_bounds import Bounds, Widths, bounds
+from rankscope.decide.verdict_reasons import what_would_decide
+from rankscope.decide.verdict_rule import Standing, Truths, indices, stand
+from rankscope.records import ArmVerdict, Metric, MoreNeeded, Recommended, Tone
 from rankscope.records.readable_numbers import (
-    counted_points,
-    interval_points,
+    amount,
+    bare_amount,
     listing,
     parameters,
-    reason_decimal,
-    reason_points,
+    reason_amount,
 )
 from rankscope.study.study import Decision
 
@@ -39,14 +41,21 @@ class Facts(NamedTuple):
     arms: Sequence[ArmVerdict]
     candidates: Sequence[str]
     more_needed: MoreNeeded
+    decision: Decision = Decision()
+
+    @property
+    def chosen(self) -> ArmVerdict | None:
+        """The recommended arm's row; None where nothing is recommended."""
+        label = None if self.recommended is None else self.recommended.label
+        return next((arm for arm in self.arms if arm.label == label), None)
 
 
 class Judged(NamedTuple):
-    """What the first reasons are made of. `gain` and `lost` (N,) are the arms' observed gain and forgetting."""
+    """What the first reasons are made of. `observed` has for each unit that occurs the arms' observed gain and
+    forgetting, (N,) each, NaN where there is none."""
 
     arms: Sequence[ArmFacts]
-    gain: Floats
-    lost: Floats
+    observed: Mapping[Metric, tuple[Floats, Floats]]
     bounds: Bounds
     ruling: Ruling
     decision: Decision
@@ -111,11 +120,15 @@ class NoGain(VerdictKind):
         return "No arm gains enough on the in-domain suites to be worth training: keep the base model."
 
     def reasons(self, judged: Judged) -> list[str]:
-        most = int(np.argmax(judged.bounds.gain_high))
-        return [
-            f"No arm learns as much as {counted_points(judged.decision.min_gain)}: the most that any may have learned "
-            f"is {reason_decimal(judged.bounds.gain_high[most])} points ({judged.arms[most].label})."
-        ]
+        said = []
+        for unit in (unit for unit in judged.bounds.units if unit.gain_known):
+            most = int(np.argmax(unit.gain_high))
+            least = amount(judged.decision.margins(unit.metric).least_gain, unit.metric)
+            said.append(
+                f"No arm learns as much as {least}: the most that any may have learned is "
+                f"{amount(unit.gain_high[most], unit.metric, exact=False)} ({judged.arms[most].label})."
+            )
+        return said
 
 
 class Tradeoff(VerdictKind):
@@ -132,17 +145,23 @@ class Tradeoff(VerdictKind):
         return f"Every arm that may gain enough forgets more than the margin allows, so the choice is yours{named}."
 
     def reasons(self, judged: Judged) -> list[str]:
-        return [
-            f"Every arm that may learn {counted_points(judged.decision.min_gain)} forgets more than your margin of "
-            f"{reason_points(judged.decision.retention_margin)}: there is a price to pay, and only you know what it is "
-            "worth.",
-            *(
-                f"On the front: {judged.arms[a].label} learns {reason_decimal(judged.gain[a])} points for "
-                f"{reason_decimal(judged.lost[a])} forgotten ({judged.lost[a] / judged.gain[a]:.2f} forgotten for each "
-                "point learned)."
-                for a in pareto_front(judged.gain, judged.lost)
-            ),
+        metrics, decision = list(judged.observed), judged.decision
+        least = listing([amount(decision.margins(metric).least_gain, metric) for metric in metrics], "or")
+        kept = listing([bare_amount(decision.margins(metric).retention, metric) for metric in metrics], "or")
+        said = [
+            f"Every arm that may learn {least} forgets more than your margin of {kept}: there is a price to pay, and "
+            "only you know what it is worth."
         ]
+        for metric, (gain, lost) in judged.observed.items():
+            if np.isnan(gain).any() or np.isnan(lost).any():
+                continue
+            each = "for each point learned" if metric == "score" else "for each nat learned"
+            said += [
+                f"On the front: {judged.arms[a].label} learns {amount(gain[a], metric, exact=False)} for "
+                f"{reason_amount(lost[a], metric)} forgotten ({lost[a] / gain[a]:.2f} forgotten {each})."
+                for a in pareto_front(gain, lost)
+            ]
+        return said
 
 
 class SmallestGoodEnough(VerdictKind):
@@ -163,27 +182,25 @@ class SmallestGoodEnough(VerdictKind):
         return standing.eligible & standing.good_enough & standing.surely_gains & ~standing.refuted
 
     def headline(self, facts: Facts) -> str:
-        return self.title if facts.recommended is None else f"{self.title}: {facts.recommended.label}"
+        arm = facts.chosen
+        return self.title if arm is None else f"{self.title}: {arm.label}{lost_too_much(arm, facts.decision)}"
 
     def sentence(self, facts: Facts) -> str:
-        chosen = facts.recommended
-        assert chosen is not None
-        trained = f"training {parameters(chosen.trainable_parameters)} parameters"
-        arm = next((arm for arm in facts.arms if arm.label == chosen.label), None)
-        if arm is None:
-            return f"Use {chosen.label}, {trained}."
-        lost = interval_points(arm.forgetting, sign=False)
-        better = ", below 0 being an improvement" if (arm.forgetting.mean or 0.0) < 0 else ""
-        return f"Use {chosen.label}: it gains {interval_points(arm.gain)} and forgets {lost}{better}, {trained}."
+        arm = facts.chosen
+        assert arm is not None
+        said = f"Use {arm.label}: {what_it_does(arm)}, training {parameters(arm.trainable_parameters)} parameters."
+        return " ".join([said, *ahead_and_out(facts.arms, arm, facts.decision)])
 
     def reasons(self, judged: Judged) -> list[str]:
         ruling, decision = judged.ruling, judged.decision
         assert ruling.recommended is not None
         chosen = judged.arms[ruling.recommended]
+        kept = listing([amount(decision.margins(metric).retention, metric) for metric in judged.observed])
+        near = listing([amount(decision.margins(metric).task, metric) for metric in judged.observed])
         said = [
             f"{chosen.label} ({chosen.trainable_parameters:,} trainable parameters) is the smallest arm that surely "
-            f"learns, surely forgets at most {counted_points(decision.retention_margin)} and is surely less than "
-            f"{counted_points(decision.task_margin)} behind every rival."
+            f"learns, surely forgets at most {kept} and is surely less than {near} behind every rival that may forget "
+            "as little."
         ]
         if ruling.candidates:
             names = ", ".join(judged.arms[a].label for a in ruling.candidates)
@@ -224,6 +241,9 @@ surely above 0 where no arm, or none that keeps what it must, may gain enough.""
 
 # ---- the rule -------------------------------------------------------------------------------------------------------
 
+FEWEST_SEEDS = 3
+"""From fewer seeds nothing is recommended: two do not tell an arm whose seeds scatter from one whose seeds do not."""
+
 
 def judge(limits: Bounds, cost: Sequence[float], preference: Sequence[float], decision: Decision) -> Ruling:
     """Applies the rule to the bounds of N arms.
@@ -236,7 +256,21 @@ def judge(limits: Bounds, cost: Sequence[float], preference: Sequence[float], de
     return Ruling(kind, recommended, tuple(candidates), standing)
 
 
-def rule_on(measured: Measured, widths: Widths, cost: Sequence[float], decision: Decision) -> Ruling:
-    """Applies the rule to means and half widths; arms in order of `cost`."""
-    preference = measured.gain.mean if measured.gain is not None else np.zeros(measured.arm_count)
-    return judge(bounds(measured, widths), cost, [float(value) for value in preference], decision)
+def rule_on(
+    measured: Measured, widths: Widths, cost: Sequence[float], decision: Decision, seeds: int | None = None
+) -> Ruling:
+    """Applies the rule to means and half widths, those of `seeds` seeds where it is another number than was measured;
+    arms in order of `cost`."""
+    preference = [float(value) for value in measured.observed_gain()]
+    ruling = judge(bounds(measured, widths), cost, preference, decision)
+    return trusted(ruling, measured.seed_count if seeds is None else seeds)
+
+
+def trusted(ruling: Ruling, seeds: int) -> Ruling:
+    """The ruling, but for a recommendation that rests on fewer than FEWEST_SEEDS seeds: that is undecided."""
+    return undecided(ruling) if ruling.recommended is not None and seeds < FEWEST_SEEDS else ruling
+
+
+def undecided(ruling: Ruling) -> Ruling:
+    """The same standing of each arm, without an answer; the arms that remain are those not refuted."""
+    return Ruling(CANNOT_DISTINGUISH, None, tuple(ruling.standing.in_contention()), ruling.standing)

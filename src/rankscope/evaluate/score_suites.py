@@ -11,12 +11,13 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rankscope.data.encoder import answer_end
+from rankscope.evaluate.answer_grading import grade_answers
 from rankscope.evaluate.choice_scoring import choice_logprobs, choices_with_greedy
 from rankscope.evaluate.generation import StopStrings, greedy, written_texts
-from rankscope.evaluate.graders import exact_match, number_match, token_f1
 from rankscope.evaluate.lm_eval.grading import grade
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan
 from rankscope.records import Form, Grading, Item, Prediction, Suite
+from rankscope.study.graders.answer_text import exact_match, number_match, token_f1
 
 
 def predictions_frame(run_id: str, predictions: Sequence[Prediction]) -> pd.DataFrame:
@@ -70,7 +71,8 @@ def score_suite(
     `logprobs`: what `choice_logprobs` gives for the plan's `scored`, where that is known already.
 
     choices: score 1 or 0 for the largest summed log-likelihood, `score_normalized` for the largest per character of the
-    choice (lm-eval's acc and acc_norm); among equals the first. open: exact match, and token F1. number: the final
+    choice (lm-eval's acc and acc_norm); among equals the first. open: exact match, and token F1, or what the suite's
+    grader gives. number: the final
     number. text and reference: no score; the loss in nats over `scored_tokens` tokens, and the bytes of the text.
 
     Open answers end at a line break (unless some answer of the suite has one), all generated text at the next
@@ -79,7 +81,7 @@ def score_suite(
 
     A suite of lm-eval ends and grades its answers as the task says.
 
-    Raises NotFinite where the model gives NaN: a failed run, not a wrong answer.
+    Raises NotFinite where the model gives NaN: a failed run, not a wrong answer. So is NotGraded, where a grader fails.
     """
     plan = suite if isinstance(suite, SuitePlan) else SuitePlan(suite, token_budget)
     suite = plan.suite
@@ -88,16 +90,18 @@ def score_suite(
     if logprobs is None:
         logprobs = choice_logprobs(model, plan.scored, token_budget=plan.token_budget, plan=plan.choices)
     found = iter(logprobs)  # in the items' order
-    written: dict[Form, Iterator[str]] = {}
+    written: dict[Form, Iterator[Prediction]] = {}
     for form in WRITTEN_FORMS:
         items = [item for item in suite.items if item.form == form]
-        written[form] = iter(generate_answers(model, tokenizer, items, form, suite.max_new_tokens, token_budget))
+        longer = suite.grader is not None and not suite.grader.one_line
+        texts = generate_answers(model, tokenizer, items, form, suite.max_new_tokens, token_budget, longer)
+        written[form] = iter(grade_texts(suite, items, texts))
     graded = [
         grade_choices(suite.name, item, next(found))
         if item.form == "choices"
         else grade_text(suite.name, item, next(found))
         if item.form in ("text", "reference")
-        else grade_written(suite.name, item, next(written[item.form]))
+        else next(written[item.form])
         for item in suite.items
     ]
     return [replace(one, cluster=item.cluster) for one, item in zip(graded, suite.items, strict=True)]
@@ -201,6 +205,15 @@ def grade_written(suite: str, item: Item, text: str) -> Prediction:
     )
 
 
+def grade_texts(suite: Suite, items: Sequence[Item], texts: Sequence[str]) -> list[Prediction]:
+    """The predictions of written answers, by the suite's grader where it has one. Raises NotGraded."""
+    found = [grade_written(suite.name, item, text) for item, text in zip(items, texts, strict=True)]
+    if suite.grader is None or not items:
+        return found
+    scores = grade_answers(suite, items, texts)
+    return [replace(one, score=score, f1=None) for one, score in zip(found, scores, strict=True)]
+
+
 def generate_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -208,6 +221,7 @@ def generate_answers(
     form: Form,
     max_new_tokens: int,
     token_budget: int,
+    longer: bool = False,
 ) -> list[str]:
     """The text that the model writes after each prompt, without the stop and without white space around it."""
     if not items:
@@ -216,7 +230,7 @@ def generate_answers(
     def decode(tokens: list[int]) -> str:
         return str(tokenizer.decode(tokens, skip_special_tokens=True))
 
-    one_line = form == "open" and not any("\n" in answer for item in items for answer in item.answers)
+    one_line = form == "open" and not longer and not any("\n" in answer for item in items for answer in item.answers)
     talk = any(item.prompt_text.endswith("\n\nAssistant:") for item in items)
     stops = ["\n"] if one_line else [NEXT_QUESTION, NEXT_TURN] if talk else [NEXT_QUESTION]
     end = answer_end(tokenizer)[1]

@@ -18,6 +18,7 @@ from rankscope.model.load import LoadedModel
 from rankscope.model.methods.attach import NewAdapter, Pack, attach
 from rankscope.plan.run_time import DECODED_ROWS
 from rankscope.records import Example, Item, MeasuredSpeed, Plan, PlannedRun
+from rankscope.study.graders.words_grader import ContainsGrader
 from rankscope.train.fit import FitSettings, fit
 from rankscope.train.training_state import FitResult
 
@@ -130,6 +131,8 @@ def _score(context: JobContext, model: LoadedModel, run: PlannedRun) -> float:
         if not suite.items:
             continue
         items = sample(name, suite.items, batch_tokens, DECODED_ROWS[context.plan.resolved.device])
+        if suite.grader is not None and suite.grader.driver != "call":  # which takes no time of the model's
+            suite = replace(suite, grader=ContainsGrader())
         few, plan = (SuitePlan(replace(suite, items=tuple(part)), batch_tokens) for part in (items[:2], items))
         # What a model is asked once: which fast paths it may take.
         score_suite(model.model, model.tokenizer, few, token_budget=batch_tokens)

@@ -18,7 +18,8 @@ from rankscope.data.encoder import Encoder
 from rankscope.data.hub_data import is_commit
 from rankscope.data.source_state import changed_sources, source_states
 from rankscope.data.token_files import token_path
-from rankscope.decide.statistical_power import planned_power
+from rankscope.data.token_writers import code_sha256
+from rankscope.decide.planned_power import planned_power
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.lm_eval.load_task import load_task
 from rankscope.model.load import inspect_model, load_tokenizer, model_path
@@ -171,7 +172,7 @@ class StudyPlanner:
             return None
         rows = [*stored.train.values(), *stored.suites.values()]
         self._known = {spec.id for spec in stored.models} | {source.hub for source in rows if source.hub is not None}
-        if text != self.text(before):
+        if text != self.text(before) or self._graders_changed(before):
             return None
         if not all(out.has_tokens(content_sha256) for content_sha256 in _token_hashes(before)):
             return None
@@ -193,6 +194,17 @@ class StudyPlanner:
             before.sources,
             before.model_files,
         )
+
+    def _graders_changed(self, before: Plan) -> bool:
+        """Whether a file of the user's own that grades says something else by now; its suites are then scored anew."""
+        for name, source in self.study.suites.items():
+            file = source.grader.code_file() if source.grader is not None else None
+            path = self.base / Path(file).expanduser() if file is not None else None
+            if path is not None and path.is_file():
+                sha256 = code_sha256(path.read_text(encoding="utf-8"))
+                if any(facts.name == name and facts.grader_code_sha256 != sha256 for facts in before.suites):
+                    return True
+        return False
 
     def _changed(self, before: Plan) -> list[tuple[str, str, str]]:
         """(file, whose it is, what is found) of the rows and models that are not what they were.

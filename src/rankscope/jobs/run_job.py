@@ -13,6 +13,7 @@ from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter, dialled_logprobs, suites_logprobs
+from rankscope.evaluate.answer_grading import NotGraded
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.jobs.analysis import Trained, analysis_missing, look_inside
 from rankscope.jobs.dial_scoring import (
@@ -22,7 +23,7 @@ from rankscope.jobs.dial_scoring import (
     at_its_dials,
     factors_at_dials,
     score_at_dials,
-)
+)  # fmt: skip
 from rankscope.jobs.job_context import JobContext, StatusWriter, job_context
 from rankscope.jobs.score_job import NOTHING, Known, label_runs, missing_suites, score_missing
 from rankscope.model.methods.attach import NewAdapter, SavedAdapter, attach
@@ -152,10 +153,7 @@ def _outcome(result: FitResult) -> dict[str, Any]:
 def _probe(examples: Sequence[Example]) -> list[Item]:
     """A few validation rows as items with one choice, to see whether an adapter is applied."""
     return [
-        Item(
-            item_id=e.item_id, form="choices", prompt_ids=e.prompt_ids, choices_ids=(e.completion_ids,), answer_index=0
-        )
-        for e in examples[:_PROBE_ITEMS]
+        Item(e.item_id, "choices", e.prompt_ids, (e.completion_ids,), answer_index=0) for e in examples[:_PROBE_ITEMS]
     ]
 
 
@@ -181,9 +179,15 @@ class TrainRuns:
             finally:  # what one arm of a pack could not do is no reason to leave the others unscored
                 known = {} if place.stop_requested() else _known_logprobs(context, runs)
                 at_dials = {} if place.stop_requested() else _known_at_dials(context, runs)
+                ungraded: list[NotGraded] = []
                 for run in runs:
                     if not place.stop_requested():
-                        _finish(context, run, known.get(run.run_id, NOTHING), at_dials.get(run.run_id, {}))
+                        try:
+                            _finish(context, run, known.get(run.run_id, NOTHING), at_dials.get(run.run_id, {}))
+                        except NotGraded as error:
+                            ungraded.append(error)
+                if ungraded:
+                    raise ungraded[0]
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
         """Label the runs that did not come through; what failed, and why, by run id."""

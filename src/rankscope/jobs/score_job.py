@@ -15,6 +15,7 @@ import pandas as pd
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.adapter_scoring import Logprobs
+from rankscope.evaluate.answer_grading import NotGraded
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.jobs.selection import with_roles
@@ -44,19 +45,26 @@ def missing_suites(context: JobContext, run_id: str, model: str) -> list[str]:
 def score_missing(
     context: JobContext, model: LoadedModel, name: str, status: RunStatus, known: Known = NOTHING
 ) -> RunStatus:
-    """Score what is missing, keep what is there, write predictions.parquet and the final status. `name`: the base's."""
+    """Score what is missing, keep what is there, write predictions.parquet and the final status. `name`: the base's.
+
+    Raises NotGraded for the first suite whose grader failed, when all others are written.
+    """
     folder, run_id = context.folder, status.run_id
     start, peak = time.perf_counter(), status.peak_memory_bytes or 0
     missing, hashes = missing_suites(context, run_id, name), context.suite_hashes(name)
     kept = _kept(context, run_id, set(hashes) - set(missing)) if len(missing) < len(hashes) else None
     already = len(kept) if kept is not None else 0
     predictions: list[Prediction] = []
+    ungraded: dict[str, NotGraded] = {}
     try:
         for suite in missing:
-            predictions += score_suite(
-                model.model, model.tokenizer, context.suite_plan(name, suite), token_budget=context.evaluate_tokens,
-                logprobs=known.logprobs.get(suite),
-            )  # fmt: skip
+            try:
+                predictions += score_suite(
+                    model.model, model.tokenizer, context.suite_plan(name, suite),
+                    token_budget=context.evaluate_tokens, logprobs=known.logprobs.get(suite),
+                )  # fmt: skip
+            except NotGraded as error:  # the other suites' predictions are kept all the same
+                ungraded[suite] = error
             peak = max(peak, memory_in_use_bytes())
             status = status.model_copy(update={"items_scored": already + len(predictions), "peak_memory_bytes": peak})
             context.write_status(status)
@@ -71,7 +79,9 @@ def score_missing(
     frame = frame if run is None else with_roles(context, run, frame)
     frame["suite"] = pd.Categorical(frame["suite"], categories=list(hashes))
     frame = frame.sort_values("suite", kind="stable").astype({"suite": "str"}).reset_index(drop=True)
-    folder.write_predictions(run_id, frame, hashes)
+    folder.write_predictions(run_id, frame, {suite: sha for suite, sha in hashes.items() if suite not in ungraded})
+    if ungraded:
+        raise next(iter(ungraded.values()))
     update = {
         "state": "done",
         "reason": None,

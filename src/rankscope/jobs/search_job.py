@@ -18,6 +18,7 @@ from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.plan.resolve import MOST_BEYOND, next_rate
 from rankscope.records import PlannedSearch, Prediction, ProbedRate, SearchRecord, Suite
 from rankscope.records.plan_record import RUNG_FRACTIONS
+from rankscope.study.graders import grader_of
 from rankscope.study.study import Arm
 from rankscope.train.fit import FitSettings, fit
 from rankscope.train.training_state import OneFileEach, steps_kept
@@ -152,10 +153,12 @@ def _search(context: JobContext, search: PlannedSearch) -> None:
 
 
 def probe_suites(context: JobContext, model: str) -> list[Suite]:
-    """A seeded sample of every suite that has right answers: fewer items where answers are generated."""
+    """A seeded sample of every suite that has right answers, but those that code of the user's own or a judge grades:
+    fewer items where answers are generated."""
     found = []
     for name, facts in context.suite_facts(model).items():
-        if facts.form not in ("text", "reference"):
+        grader = grader_of(facts.grade)
+        if facts.form not in ("text", "reference") and (grader is None or grader.driver == "call"):
             suite = context.suite(model, name)
             count = PROBE_ITEMS if facts.form == "choices" else PROBE_WRITTEN
             chosen = seeded_sample([item.item_id for item in suite.items], count, "rate search")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rankscope.records.data_facts import HarnessFacts, ReplayFacts, SuiteFacts, TrainFacts
+from rankscope.records.data_facts import ReplayFacts, TrainFacts
 from rankscope.records.plan_record import (
     MachineFacts,
     MeasuredSpeed,
@@ -17,7 +17,7 @@ from rankscope.records.plan_record import (
 )
 from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
 from rankscope.records.repair_record import RepairPoint, RepairRecord, RepairSide
-from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Metric, Row, Suite, Turn
+from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Row, Suite, Turn
 from rankscope.records.run_records import (
     Packing,
     PackMembers,
@@ -40,6 +40,7 @@ from rankscope.records.settings_record import (
     SettingPoint,
     SettingsFile,
 )
+from rankscope.records.suite_record import HarnessFacts, SuiteFacts
 from rankscope.records.verdict_record import (
     ArmCost,
     ArmVerdict,
@@ -61,6 +62,7 @@ from rankscope.records.verdict_record import (
     Verdict,
     VerdictFile,
 )
+from rankscope.study.study_settings import Metric
 
 __all__ = [
     "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmSetting", "ArmVerdict", "BestBet", "BetSetting", "DefaultArm",

@@ -1,10 +1,9 @@
-"""What is known of rows once they are encoded: training sets, what is replayed beside them, suites."""
+"""What is known of rows once they are encoded: training sets, and what is replayed beside them."""
 
 from __future__ import annotations
 
 from rankscope.records.record_base import Record
-from rankscope.records.row_records import Form, Metric
-from rankscope.study.study import Arm, Kind
+from rankscope.study.study import Arm
 
 
 class ReplayFacts(Record):
@@ -55,36 +54,3 @@ class TrainFacts(Record):
         if arm.replay is None:
             return None
         return next(one for one in self.replays if arm.label in one.arms)
-
-
-class HarnessFacts(Record):
-    """The task of lm-eval that a suite is; `task_sha256` is lm-eval's own `task_hashes` entry for these documents."""
-
-    task: str
-    output_type: str
-    version: int | float | str | None
-    task_sha256: str
-    num_fewshot: int
-    metric: str | None
-    filter: str
-    lm_eval_version: str
-
-
-class SuiteFacts(Record):
-    """A suite, as scored."""
-
-    model: str = ""
-    """The base model whose tokenizer counted; filled in by the plan."""
-    name: str
-    domain: str | None
-    kind: Kind | None
-    form: Form
-    content_sha256: str
-    item_count: int
-    token_count: int
-    max_new_tokens: int
-    left_out: dict[str, int] = {}
-    revision: str | None = None
-    """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
-    harness: HarnessFacts | None = None
-    metric: Metric = "score"

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
-from rankscope.records.data_facts import SuiteFacts, TrainFacts
+from rankscope.records.data_facts import TrainFacts
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.records.settings_record import PlannedChoice
+from rankscope.records.suite_record import SuiteFacts
 from rankscope.study.methods import Arm, MethodName
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
 from rankscope.records.verdict_record import Interval
+from rankscope.study.study_settings import Metric
 
 NOT_MEASURED = "not measured"
 
@@ -75,6 +76,49 @@ def reason_decimal(share: float) -> str:
 def counted_points(share: float) -> str:
     """0.01 is `1 point`, 0.03 is `3 points`."""
     return f"{reason_points(share)} point{'' if reason_points(share) == '1' else 's'}"
+
+
+# ---- points and nats ------------------------------------------------------------------------------------------------
+
+
+def nats(value: float | None, *, sign: bool = True) -> str:
+    """A difference of losses in nats per token with three decimals: 0.0123 is `+0.012`."""
+    if value is None or not math.isfinite(value):
+        return "?"
+    rounded = Decimal(f"{value:.9f}").quantize(Decimal("0.001"), ROUND_HALF_UP) + Decimal("0.000")
+    return f"{rounded:+}" if sign and rounded else str(rounded)
+
+
+def interval_nats(interval: Interval, *, sign: bool = True) -> str:
+    """`+0.012 nats (+0.010 to +0.014)`; without an interval it says so."""
+    if interval.mean is None:
+        return NOT_MEASURED
+    mean = f"{nats(interval.mean, sign=sign)} nats"
+    if interval.low is None or interval.high is None:
+        return f"{mean} (no interval)"
+    return f"{mean} ({nats(interval.low, sign=sign)} to {nats(interval.high, sign=sign)})"
+
+
+def interval_of(interval: Interval, metric: Metric, *, sign: bool = True) -> str:
+    """`interval_points` of a score, `interval_nats` of a loss."""
+    return interval_points(interval, sign=sign) if metric == "score" else interval_nats(interval, sign=sign)
+
+
+def reason_amount(value: float, metric: Metric) -> str:
+    """A measured number of a reason, without its unit: `3.0` points, `0.020` nats."""
+    return reason_decimal(value) if metric == "score" else nats(value, sign=False)
+
+
+def bare_amount(value: float, metric: Metric) -> str:
+    """A margin as a reason has it, points without their unit: `3`, `0.02 nats`."""
+    return reason_points(value) if metric == "score" else f"{value:g} nats"
+
+
+def amount(value: float, metric: Metric, *, exact: bool = True) -> str:
+    """With its unit, `exact` for a margin that a study gives: `3 points`, `0.02 nats`; else `3.0 points`."""
+    if exact:
+        return counted_points(value) if metric == "score" else f"{value:g} nats"
+    return f"{reason_amount(value, metric)} {'points' if metric == 'score' else 'nats'}"
 
 
 # ---- what has a unit ------------------------------------------------------------------------------------------------

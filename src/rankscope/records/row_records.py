@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from rankscope.records.record_base import Record
+from rankscope.study.graders import Grader
 from rankscope.study.study import Kind
 
 Form = Literal["choices", "open", "number", "text", "reference"]
 """How an item is scored: by the log-likelihoods of its choices, by a written answer (`open`, `number`), by the loss of
 a plain text, which decides nothing, or by that of its reference (where the suite's metric is the loss)."""
-
-Metric = Literal["score", "loss"]
-"""What a suite's items are worth: a score from 0 to 1, or the loss of the reference's tokens in nats."""
 
 
 class Turn(NamedTuple):
@@ -134,3 +132,7 @@ class Suite:
     max_new_tokens: int = 256
     left_out: dict[str, int] = field(default_factory=dict)
     grading: Grading | None = None
+    grader: Grader | None = None
+    """What grades the written answers; None where the items' form or `grading` says it."""
+    grader_code: str | None = None
+    """The text of the user's own code that grades, as it was planned with."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.study.methods import MethodName
 from rankscope.study.study import Kind
+from rankscope.study.study_settings import Metric
 
 Relation = Literal["in-domain", "out-of-domain", "general"]
 
@@ -35,7 +36,10 @@ class ArmCost(Record):
 
 
 class SuiteOutcome(Record):
-    """One arm on one suite: accuracy, and its change from the base (mean over seeds)."""
+    """One arm on one suite: accuracy, and its change from the base (mean over seeds), with an interval for itself.
+
+    Of a suite that is judged by its loss: the losses in nats per token, and by how many nats the arm's is smaller.
+    """
 
     suite: str
     relation: Relation
@@ -44,10 +48,22 @@ class SuiteOutcome(Record):
     base_accuracy: float | None
     accuracy: float | None
     change: Interval
+    metric: Metric = "score"
+    base_loss_nats: float | None = None
+    loss_nats: float | None = None
+    chance: float | None = None
+    """The accuracy of guessing: of choices one over their number, else 0; None where it is not known."""
+    left_out: str | None = None
+    """Why the suite is no part of the mean that forgetting is; None where it is part of it."""
 
 
 class ArmVerdict(Record):
-    """One arm's row of the verdict. `status`: eligible, ineligible, open; or failed, diverged, does not fit."""
+    """One arm's row of the verdict. `status`: eligible, ineligible, open; or failed, diverged, does not fit.
+
+    gain and forgetting are in shares of accuracy, gain_nats and forgetting_nats in nats per token over the suites that
+    are judged by their loss, None where there is none. Their intervals are the bounds that `status` comes from: those
+    of all compared arms hold at once at the study's confidence.
+    """
 
     label: str
     method: str
@@ -62,6 +78,8 @@ class ArmVerdict(Record):
     cost: ArmCost
     dial: float = 1.0
     """How much of the trained change is applied: W0 + dial (W - W0)."""
+    gain_nats: Interval | None = None
+    forgetting_nats: Interval | None = None
 
 
 class Recommended(Record):
@@ -81,10 +99,13 @@ class DetectableEffect(Record):
 
     gain: float | None
     forgetting: float | None
+    gain_nats: float | None = None
+    forgetting_nats: float | None = None
 
 
 class MoreNeeded(Record):
-    """How many seeds (or items per suite, at the present seeds) would decide, were the estimates the truth."""
+    """How many seeds (or items per suite, at the present seeds) would probably decide; None where no number that can be
+    asked for would."""
 
     seeds: int | None
     items: int | None
@@ -181,6 +202,8 @@ class Verdict(Record):
     findings: list[str] = []
     """What was forgotten, in plain words: by which arms, recall against reasoning."""
     noise: list[SuiteNoise] = []
+    interval_confidence: float | None = None
+    """Of each interval of gain and forgetting for itself, so that all hold at once at the study's confidence."""
     best_bet: BestBet | None = None
 
     @property

@@ -8,8 +8,8 @@ from functools import cache
 from typing import Any
 
 from rankscope.study.problems import Document, Place, holds
+from rankscope.study.source_settings import ORIGINS
 from rankscope.study.study import Study
-from rankscope.study.study_settings import ORIGINS
 
 Schema = dict[str, Any]
 

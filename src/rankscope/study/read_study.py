@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from rankscope.study.graders import Grader
 from rankscope.study.json_schema import expected_at, known_keys
 from rankscope.study.methods import Entry
 from rankscope.study.problems import Document, InputProblems, Place, Problem, dotted, holds, nearest, show
@@ -95,6 +96,8 @@ def _place(document: Document, details: ErrorDetails) -> Place:
     loc = list(details["loc"])
     if loc[:1] == ["arms"] and len(loc) > 2 and loc[2] != "[key]":
         del loc[2]  # the method, by which the entry's type was chosen
+    if loc[:1] == ["suites"] and loc[2:3] == ["grade"] and len(loc) > 3:
+        del loc[3]  # so with the grader
     place: Place = ()
     value = document.value
     for i, key in enumerate(loc):
@@ -191,6 +194,8 @@ def absolute(study: Study, folder: Path, known: Collection[str] = ()) -> Study:
         return path.is_dir() or os.path.abspath(path) in known
 
     def source(given: Source) -> Source:
+        if isinstance(given, SuiteSource) and isinstance(given.grade, Grader):
+            given = given.model_copy(update={"grade": given.grade.at(folder)})
         if given.path is not None:
             return given.model_copy(update={"path": str((folder / Path(given.path).expanduser()).resolve())})
         if given.hub is not None and is_folder(local := folder / Path(given.hub).expanduser()):

@@ -10,13 +10,14 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, ValidationInf
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from rankscope.study.decision_settings import Decision
 from rankscope.study.methods import Arm, ArmEntry, Dial, Fraction, Frozen
+from rankscope.study.source_settings import Source, SuiteSource, TrainSource, is_task_file
 from rankscope.study.study_settings import (
     NAME,
     Budget,
     ChoiceStyle,
     Count,
-    Decision,
     Kind,
     ModelSpec,
     Name,
@@ -28,11 +29,7 @@ from rankscope.study.study_settings import (
     Selection,
     ShortModel,
     ShortOptimizer,
-    Source,
-    SuiteSource,
-    TrainSource,
     Validation,
-    is_task_file,
     mismatch,
 )
 
@@ -127,7 +124,7 @@ class Execution(Frozen):
 class AdaptiveSeeds(Frozen):
     """Seeds 0 to `start` - 1 for every arm, then more, up to `max`, for the arms that may still be the answer."""
 
-    start: int = Field(ge=2, description="a whole number of 2 or more. The seeds that every arm gets.")
+    start: int = Field(ge=2, description="a whole number of 2 or more. The seeds that every arm gets; 3 where it is 2.")
     max: int = Field(le=64, description="a whole number above `start`, at most 64. The seeds that an arm gets at most.")
 
     @field_validator("max")
@@ -139,8 +136,12 @@ class AdaptiveSeeds(Frozen):
 
     @property
     def looks(self) -> tuple[int, ...]:
-        """How many seeds each arm has when the verdict is asked: half as many again each time (3, 5, 8), then `max`."""
-        counts = [self.start]
+        """How many seeds each arm has when the verdict is asked: half as many again each time (3, 5, 8), then `max`.
+
+        Never fewer than 3 where there may be 3: two seeds cannot show which arm is unstable, so a look at two would
+        spend error and leave arms out on what is hardly known.
+        """
+        counts = [min(max(self.start, 3), self.max)]
         while counts[-1] < self.max:
             counts.append(min(self.max, math.ceil(1.5 * counts[-1])))
         return tuple(counts)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rankscope.study.graders import read_grade
 from rankscope.study.json_schema import expected_at
 from rankscope.study.methods import METHODS, Method, arm_label
 from rankscope.study.problems import Document, Place, Problem, nearest, show
@@ -24,7 +25,10 @@ _NEEDS = {
     "num_fewshot": ("harness", "task"),
 }  # fmt: skip
 """Settings of a source that belong to another one, and what that is."""
-_OF_ROWS = {"columns": None, "choices": "text", "template": None, "bad_rows": "refuse", "max_new_tokens": 256}
+_OF_ROWS = {
+    "columns": None, "choices": "text", "template": None, "bad_rows": "refuse", "max_new_tokens": 256, "grade": None,
+    "trust_code": False,
+}  # fmt: skip
 """What only rows have, and its default, which a resolved study writes out: a task brings its own prompts and limits."""
 
 
@@ -38,6 +42,7 @@ def check_values(document: Document, base: Path, *, files: bool = True) -> list[
         *_check_methods(document),
         *_check_optimizer(document),
         *_check_owners(document),
+        *_check_graders(document),
         *_check_domains(document),
         *(_check_files(document, base) if files else ()),
         *(_check_models(document, base) if files else ()),
@@ -127,6 +132,22 @@ def _check_owners(document: Document) -> list[Problem]:
     return problems
 
 
+def _check_graders(document: Document) -> list[Problem]:
+    """A suite is judged in one way, by its grader or by the loss; what a grader needs is there, and code of the user's
+    own runs by consent only."""
+    problems = []
+    for place, source in _sources(document):
+        grade = source.get("grade") if place[0] == "suites" else None
+        if grade is not None and source.get("metric") == "loss":
+            expected = "one of them: a loss needs no grader"
+            problems.append(document.refuse((*place, "grade"), "`grade` beside `metric: loss`", expected))
+        grader = read_grade(grade) if isinstance(grade, dict) else None
+        if grader is not None and grader.driver == "worker" and source.get("trust_code") is not True:
+            expected = "`trust_code: true` beside it, where you trust that code"
+            problems.append(document.problem((*place, "grade"), "code of your own without consent", expected))
+    return problems
+
+
 def _check_domains(document: Document) -> list[Problem]:
     """Every training set has a domain, and a suite of that domain with a kind: what the gain is the mean of."""
     problems = []
@@ -163,6 +184,10 @@ def _check_files(document: Document, base: Path) -> list[Problem]:
             if found is not None:
                 expected = f"a file of rows; relative paths start at {base}"
                 problems.append(document.problem((*place, "path"), found, expected))
+        grade = source.get("grade") if place[0] == "suites" else None
+        grader = read_grade(grade) if isinstance(grade, dict) else None
+        if grader is not None and (wrong := grader.problem(base)) is not None:
+            problems.append(document.problem((*place, "grade"), *wrong))
         task = source.get("harness") if place[0] == "suites" else None
         if not isinstance(task, str) or not is_task_file(task):
             continue

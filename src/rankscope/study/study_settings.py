@@ -1,4 +1,4 @@
-"""The parts of a study that decide its results: base models, rows, training and the margins of the verdict.
+"""The parts of a study that decide its results beside its rows: base models, training and selection.
 
 The description of each setting is its only documentation, for messages, editors and docs/study-file.md alike: the first
 sentence says what may stand there ("found -1, expected a number above 0"), the rest what it means.
@@ -17,6 +17,8 @@ from pydantic_core import PydanticCustomError
 from rankscope.study.methods import Fraction, Frozen
 
 Kind = Literal["recall", "reasoning"]
+Metric = Literal["score", "loss"]
+"""What a suite's items are worth: a score from 0 to 1, or the loss of the reference's tokens in nats."""
 ChoiceStyle = Literal["text", "letters"]
 Schedule = Literal["cosine", "linear", "constant"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
@@ -29,9 +31,6 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 """Above 0 and below 1."""
-
-ORIGINS = ("path", "hub", "world", "harness")
-"""Where the rows of a source come from: exactly one of these is given."""
 
 
 def mismatch(found: str, expected: str) -> PydanticCustomError:
@@ -88,106 +87,9 @@ ShortModel = Annotated[
 """A base model, which may be given by its id alone."""
 
 
-class Source(Frozen):
-    """Where rows come from (exactly one of `path`, `hub` and `world`) and how they become prompts."""
-
-    path: str | None = Field(
-        default=None,
-        description="the path of a file of rows (.jsonl, .json, .csv, .tsv, .parquet). Relative to the study file.",
-    )
-    hub: str | None = Field(
-        default=None, description="the id of a Hugging Face data set, or a folder with one. In place of `path`."
-    )
-    config: str | None = Field(default=None, description="the name of the data set's configuration. With `hub`.")
-    split: str | None = Field(default=None, description="the name of the data set's split. With `hub`.")
-    revision: str | None = Field(
-        default=None,
-        description="a branch, tag or commit. With `hub`; refs/convert/parquet for a set that is a loading script.",
-    )
-    columns: dict[str, str | tuple[str, ...]] | None = Field(
-        default=None,
-        description="a mapping from fields to the columns that hold them, such as {question: problem, answer: "
-        "solution}. Only these are read; `choices` may be a list of columns, one for each choice.",
-    )
-    bad_rows: Literal["refuse", "drop"] = Field(
-        default="refuse",
-        description="refuse or drop. What happens where rows cannot be read; dropped ones are counted.",
-    )
-    world: str | None = Field(
-        default=None,
-        description="the name of a split of the bundled world. Such as medical/taught/train; nothing is downloaded.",
-    )
-    world_seed: int = Field(default=0, ge=0, description="a whole number of 0 or more. Another seed, other facts.")
-    domain: Name | None = Field(
-        default=None, description=f"{NAME}. Suites of a training set's domain measure its gain, all others forgetting."
-    )
-    choices: ChoiceStyle = Field(
-        default="text",
-        description="text or letters. Whether the choices' texts are scored, or their letters after a list of them.",
-    )
-    template: str | None = Field(
-        default=None, description="a jinja2 template. It makes the prompt of a row, in place of Question: and Answer:."
-    )
-    limit: Count | None = Field(default=None, description="a whole number above 0. So many rows are drawn at random.")
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Source:
-        names = [name for name in ORIGINS if name in type(self).model_fields]
-        given = [f"`{name}`" for name in names if getattr(self, name) is not None]
-        if len(given) != 1:
-            *most, last = (f"`{name}`" for name in names)
-            raise mismatch(" and ".join(given) or "none of them", f"exactly one of {', '.join(most)} and {last}")
-        return self
-
-
-class TrainSource(Source):
-    """Rows to train on."""
-
-    kind: Kind | None = Field(
-        default=None, description="recall or reasoning. reasoning trains a row's rationale before its answer."
-    )
-
-
-class SuiteSource(Source):
-    """Items to score: rows, or a task of lm-eval."""
-
-    kind: Kind | None = Field(
-        default=None,
-        description="recall or reasoning. Only a suite of plain text (reported, not decided on) has none.",
-    )
-    harness: str | None = Field(
-        default=None,
-        min_length=1,
-        description="the name of an lm-eval task, or a YAML file of one. In place of rows; needs rankscope[harness].",
-    )
-    num_fewshot: int | None = Field(
-        default=None,
-        ge=0,
-        description="a whole number of 0 or more. Examples before each question of a `harness` suite.",
-    )
-    metric: str | None = Field(
-        default=None,
-        description="loss, or with `harness` a metric of the task such as acc_norm or exact_match,flexible-extract. "
-        "loss judges rows by the mean loss of their reference's tokens, in nats; else a task has its first metric.",
-    )
-    max_new_tokens: Count = Field(
-        default=256, description="a whole number above 0. The longest answer that is written."
-    )
-
-    @property
-    def judged_by_loss(self) -> bool:
-        """Whether items are worth the loss of their reference, instead of a score."""
-        return self.harness is None and self.metric == "loss"
-
-
 def is_name(text: str) -> bool:
     """Whether a text may name a study, a domain, a suite or an arm."""
     return len(text) <= 64 and re.match(_NAME_PATTERN, text) is not None and not text.endswith("\n")
-
-
-def is_task_file(harness: str) -> bool:
-    """Whether a suite's `harness` is a YAML file of its own, not a task's name."""
-    return harness.endswith((".yaml", ".yml"))
 
 
 class Validation(Frozen):
@@ -240,35 +142,6 @@ class Optimizer(Frozen):
 
 ShortOptimizer = Annotated[Optimizer, BeforeValidator(_as("name"), json_schema_input_type=OptimizerName | Optimizer)]
 """Optimizer settings, which may be given by the optimizer's name alone."""
-
-
-class Decision(Frozen):
-    """The margins of the verdict, fixed before any result; all are differences of accuracy (0.03 is three points)."""
-
-    task_margin: Share = Field(
-        default=0.03,
-        description="a difference of accuracy above 0 and below 1, such as 0.03. How much less an arm may gain.",
-    )
-    retention_margin: Share = Field(
-        default=0.03,
-        description="a difference of accuracy above 0 and below 1, such as 0.03. What an arm may forget.",
-    )
-    min_gain: Fraction = Field(
-        default=0.01,
-        description="a difference of accuracy from 0 to below 1, such as 0.01. A smaller gain counts as none.",
-    )
-    runs_worth: Fraction = Field(
-        default=0.0002,
-        description="a difference of accuracy from 0 to below 1, such as 0.0002. What a further run must save of the "
-        "best bet's expected regret; with `seeds: {start, max}` seeds are added while it does.",
-    )
-    confidence: float = Field(
-        default=0.95,
-        ge=0.5,
-        lt=1,
-        allow_inf_nan=False,
-        description="a number from 0.5 to below 1, such as 0.95. Of every interval, and of the verdict as a whole.",
-    )
 
 
 class Selection(Frozen):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankscope.data.world import make_world
-from rankscope.evaluate.graders import exact_match, final_number, normalize, number_match, token_f1
+from rankscope.study.graders.answer_text import exact_match, final_number, normalize, number_match, token_f1
 
 
 @pytest.mark.parametrize(

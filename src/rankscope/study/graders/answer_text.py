@@ -1,4 +1,4 @@
-"""Grades of generated answers: exact match, token F1, and the final number."""
+"""Compares written answers as texts: exact match, token F1, and the final number."""
 
 from __future__ import annotations
 
