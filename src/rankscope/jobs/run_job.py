@@ -25,9 +25,9 @@ from rankscope.jobs.dial_scoring import (
     score_at_dials,
 )  # fmt: skip
 from rankscope.jobs.job_context import JobContext, StatusWriter, job_context
-from rankscope.jobs.score_job import NOTHING, Known, label_runs, missing_suites, score_missing
+from rankscope.jobs.score_job import NOTHING, Known, came_through, label_runs, missing_suites, score_missing
 from rankscope.model.methods.attach import NewAdapter, SavedAdapter, attach
-from rankscope.records import Example, Item, Plan, PlannedRun, RunStatus
+from rankscope.records import Example, Item, PlannedRun, RunStatus
 from rankscope.train.fit import fit
 from rankscope.train.training_state import FitResult
 
@@ -193,23 +193,8 @@ class TrainRuns:
         """Label the runs that did not come through; what failed, and why, by run id."""
         plan = folder.read_plan()
         runs = [run for run in plan.runs if run.run_id in self.run_ids] if plan is not None else []
-        failed = [run.run_id for run in runs if not _came_through(folder, plan, run)]
+        failed = [run.run_id for run in runs if not came_through(folder, plan, run)]
         return label_runs(folder, tuple(failed), error, details)
-
-
-def _came_through(folder: StudyFolder, plan: Plan | None, run: PlannedRun) -> bool:
-    """Whether a run needs nothing more: it diverged, or is done and has predictions on every suite of the plan.
-
-    A finished run of a study that has gained a suite is `done` while that suite is being scored.
-    """
-    status = folder.read_status(run.run_id)
-    if status is None or status.state not in ("done", "diverged") or plan is None:
-        return False
-    scored = folder.scored_suites(run.run_id)
-    wanted = {suite.name: suite.content_sha256 for suite in plan.suites if suite.model == run.model}
-    if status.state == "diverged" or not folder.has_weights(run.run_id, whole=run.arm.traits.whole):
-        return status.state == "diverged" or all(scored.get(name) == sha256 for name, sha256 in wanted.items())
-    return all(folder.suites_at_dial(run.run_id, dial) == wanted for dial in run.dials)
 
 
 def _known_logprobs(context: JobContext, runs: Sequence[PlannedRun]) -> dict[str, Known]:

@@ -168,6 +168,21 @@ class BestBet(Record):
     """What it is expected to miss, what comes next, and which runs would help."""
 
 
+class RemedyOutcome(Record):
+    """What an arm's remedy is worth against its own arm without it, paired by items and seeds: gain lost and forgetting
+    saved, shares of accuracy; and its price, shares of the own arm's task tokens and training seconds."""
+
+    arm: str
+    own_arm: str
+    remedy: str
+    seeds: list[int]
+    gain_lost: Interval
+    forgetting_saved: Interval
+    extra_tokens_share: float | None
+    extra_seconds_share: float | None
+    sentence: str
+
+
 class Answer(NamedTuple):
     """One of the answers that stand side by side, in the order in which they are read; `details` may be empty."""
 
@@ -201,6 +216,7 @@ class Verdict(Record):
     arms: list[ArmVerdict]
     findings: list[str] = []
     """What was forgotten, in plain words: by which arms, recall against reasoning."""
+    remedies: list[RemedyOutcome] = []
     noise: list[SuiteNoise] = []
     interval_confidence: float | None = None
     """Of each interval of gain and forgetting for itself, so that all hold at once at the study's confidence."""

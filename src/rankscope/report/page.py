@@ -70,6 +70,7 @@ def render(report: ReportData) -> str:
         sections=sections,
         arms=page_tables.arms_table(pairs, interval),
         costs=page_tables.costs_table(pairs),
+        remedies=page_tables.remedies_table(pairs),
         suites=page_tables.suites_table(report.verdicts, report.tables.get("forgetting"), interval),
         texts=page_tables.text_table(report.tables.get("scores")),
         rates=page_tables.rates_table(report.tables.get("rates")),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from rankscope.records import Interval, Verdict, VerdictFile
+from rankscope.records import Interval, RemedyOutcome, Verdict, VerdictFile
 from rankscope.records.readable_numbers import (
     NOT_MEASURED,
     duration,
@@ -234,3 +234,29 @@ def undone_table(cost: pd.DataFrame | None) -> DataTable:
                 ]
             )
     return DataTable("undone", "Runs without a result", columns, rows)
+
+
+def remedies_table(pairs: Sequence[Pair]) -> DataTable:
+    """What each remedy is worth against its own arm, and its price."""
+    verdicts = [pair.verdict for pair in pairs]
+    extra, named = _pair_columns(verdicts)
+    columns = [
+        *extra, ("arm", False), ("remedy", False), ("against", False), ("gain lost (points)", True), ("interval", True),
+        ("forgetting saved (points)", True), ("interval", True), ("more tokens", True), ("more time", True),
+    ]  # fmt: skip
+    rows = [
+        [
+            *named(verdict.model, verdict.train_set),
+            *map(_text, (one.arm, one.remedy, one.own_arm)),
+            *_interval(one.gain_lost),
+            *_interval(one.forgetting_saved),
+            *(_number(share, NOT_MEASURED if share is None else percent(share)) for share in _price(one)),
+        ]
+        for verdict in verdicts
+        for one in verdict.remedies
+    ]
+    return DataTable("remedies", "Every remedy against its own arm, paired by items and seeds", columns, rows)
+
+
+def _price(outcome: RemedyOutcome) -> tuple[float | None, float | None]:
+    return outcome.extra_tokens_share, outcome.extra_seconds_share

@@ -124,6 +124,8 @@ def _print_one(console: Console, verdict: Verdict) -> None:
             console.print(Padding(f"[dim]{escape(answer.details)}[/]", (0, 0, 0, 2)))
     for arm in told_arms(verdict)[:3]:
         console.print(escape(forgotten_sentence(arm)))
+    for outcome in verdict.remedies:
+        console.print(f"Remedy ({escape(outcome.remedy)}): {escape(outcome.sentence)}.")
     if verdict.reasons_with_answer:
         told = tuple(f"{arm.label} learns " for arm in verdict.arms)  # the table above says it shorter
         for reason in (text for text in verdict.reasons if not text.startswith(told)):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rankscope.decide.change_tables import derived_scores, forgetting_by_run, rate_sentences, rates
 from rankscope.decide.inside_tables import diagnose, joined, measures_by_run, neuron_overlaps, subspaces
 from rankscope.decide.looks import Evidence, gather_all
+from rankscope.decide.remedy_outcomes import best_sentence, remedy_outcomes
 from rankscope.decide.result_tables import findings, forgotten, forgotten_groups, make_tables
 from rankscope.decide.verdict import decide
 from rankscope.edges.study_folder import StudyFolder
@@ -42,7 +43,10 @@ def write_results(folder: StudyFolder) -> VerdictFile:
             frames, model=model, train_set=train_set, decision=study.decision, looks=study.looks, evidence=known
         )
         said = findings(tables["forgotten_groups"], tables["kinds"], model, train_set)
-        return verdict.model_copy(update={"findings": said})
+        outcomes = remedy_outcomes(frames, model, train_set, study.decision.confidence)
+        best = best_sentence(outcomes)
+        told = [*said, *([f"{best}."] if best is not None else [])]
+        return verdict.model_copy(update={"findings": told, "remedies": outcomes})
 
     verdicts = VerdictFile(
         verdicts=[decided(model, train_set, known) for (model, train_set), known in evidence.items()],

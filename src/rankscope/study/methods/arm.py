@@ -91,6 +91,12 @@ class Arm(BaseModel):
         """A setting that only this arm's method has. Raises KeyError where it has none of that name."""
         return self.__pydantic_extra__[name]
 
+    @property
+    def remedy(self) -> str | None:
+        """What it does against forgetting while it trains, in a few words; None where it does nothing."""
+        said = [str(one) for one in (self.retain, self.replay) if one is not None]
+        return "; ".join(said) or None
+
     def trainable_parameters(self, model: ModelShape) -> int:
         """How many parameters training changes in this model, exactly."""
         return self.traits.trainable_parameters(self, model)

@@ -37,6 +37,11 @@ class Retain(Frozen):
         "trained weights to the base's (L2-SP, arXiv 1802.01483); for methods that train the base's own weights.",
     )
 
+    def __str__(self) -> str:
+        kl = None if self.kl is None else f"kl {self.kl:g}" + (" on replay" if self.on == "replay" else "")
+        l2 = None if self.l2 is None else f"l2 {self.l2:g}"
+        return "retain " + " and ".join(part for part in (kl, l2) if part is not None)
+
     @model_validator(mode="after")
     def _something(self) -> Retain:
         if self.kl is None and self.l2 is None:
@@ -83,6 +88,10 @@ class Replay(Frozen):
     max_tokens: Annotated[int, Field(gt=0)] = Field(
         default=64, description="a whole number above 0. The longest sample in tokens."
     )
+
+    def __str__(self) -> str:
+        what = "own samples" if self.own is not None else "old rows"
+        return f"replay of {100 * self.token_share:g} % {what}" + (" after prompts" if self.prompts else "")
 
     @property
     def token_share(self) -> float:

@@ -1,0 +1,90 @@
+"""Remedies against their own arms on made-up studies, and against plain paired arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_studies import Study
+
+from rankscope.decide.paired_items import Frames
+from rankscope.decide.remedy_outcomes import best_sentence, remedy_outcomes
+
+LEARNED = {"lora-r16": 0.80, "lora-r1": 0.78, "lora-r4": 0.80, "full": 0.85}
+KEPT = {"lora-r16": 0.71, "lora-r1": 0.78, "lora-r4": 0.71, "full": 0.70}
+
+
+def frames(**changes: object) -> Frames:
+    made = Study(learned=LEARNED, kept=KEPT).frames()
+    runs = made.runs.assign(remedy=None, extra_tokens_share=0.0)
+    for arm, remedy, tokens in (("lora-r1", "retain kl 0.3", 0.0), ("lora-r4", "replay of 20 % old rows", 0.25)):
+        runs.loc[runs["arm"] == arm, ["remedy", "extra_tokens_share"]] = [remedy, tokens]
+    lora = runs["arm"] != "full"
+    for name, value in (("method", "lora"), ("rank", 16), ("alpha", 32.0), ("targets", "all-linear")):
+        runs.loc[lora, name] = value
+    runs.loc[lora, "learning_rate"] = 1e-3
+    runs.loc[~lora, ["method", "targets"]] = ["full", None]
+    runs["train_seconds"] = np.where(runs["arm"] == "lora-r1", 15.0, 10.0)
+    return made._replace(runs=runs.assign(**changes))
+
+
+def model_of(made: Frames) -> tuple[str, str]:
+    return str(made.runs["model"].iloc[0]), str(made.runs["train_set"].iloc[0])
+
+
+def test_each_is_paired_with_the_arm_that_does_nothing_else() -> None:
+    made = frames()
+    near, other = remedy_outcomes(made, *model_of(made), 0.95)
+    assert [(one.arm, one.own_arm) for one in (near, other)] == [("lora-r1", "lora-r16"), ("lora-r4", "lora-r16")]
+    predictions = made.predictions
+    for one in (near, other):
+        means = {
+            (arm, suite): predictions[(predictions["arm"] == arm) & (predictions["suite"] == suite)]["score"]
+            .astype(float).mean()
+            for arm in (one.arm, one.own_arm) for suite in ("med", "law", "sums")
+        }  # fmt: skip
+        assert one.gain_lost.mean == pytest.approx(means[one.own_arm, "med"] - means[one.arm, "med"])
+        saved = [means[one.arm, suite] - means[one.own_arm, suite] for suite in ("law", "sums")]
+        assert one.forgetting_saved.mean == pytest.approx(np.mean(saved))
+        assert one.forgetting_saved.low < one.forgetting_saved.mean < one.forgetting_saved.high
+    assert near.forgetting_saved.low > 0.05
+    assert other.forgetting_saved.low < 0 < other.forgetting_saved.high
+    assert near.extra_seconds_share == pytest.approx(0.5)
+    assert other.extra_tokens_share == pytest.approx(0.25)
+
+
+def test_the_answer_names_the_one_that_surely_keeps_more() -> None:
+    made = frames()
+    outcomes = remedy_outcomes(made, *model_of(made), 0.95)
+    said = best_sentence(outcomes)
+    assert said == outcomes[0].sentence
+    assert said.startswith("lora-r1 keeps 9")
+    assert "points instead of" in said
+    assert said.endswith("for 50 % more time")
+    assert best_sentence(outcomes[1:]) is None
+
+
+def test_without_an_arm_of_its_own_there_is_nothing_to_compare() -> None:
+    made = frames()
+    alone = made._replace(runs=made.runs[made.runs["arm"] != "lora-r16"])
+    assert remedy_outcomes(alone, *model_of(made), 0.95) == []
+    older = made._replace(runs=made.runs.drop(columns=["remedy"]))
+    assert remedy_outcomes(older, *model_of(made), 0.95) == []
+
+
+def test_of_several_own_arms_the_one_at_the_same_rate() -> None:
+    made = frames()
+    runs = made.runs.copy()
+    runs.loc[runs["arm"] == "full", ["method", "rank", "alpha", "targets"]] = ["lora", 16, 32.0, "all-linear"]
+    runs.loc[runs["arm"].isin(["full", "lora-r1"]), "learning_rate"] = 5e-3
+    found = remedy_outcomes(made._replace(runs=runs), *model_of(made), 0.95)
+    assert {one.arm: one.own_arm for one in found} == {"lora-r1": "full", "lora-r4": "lora-r16"}
+
+
+def test_arms_without_done_runs_are_left_out() -> None:
+    made = frames()
+    runs = made.runs.copy()
+    runs.loc[runs["arm"] == "lora-r1", "state"] = "failed"
+    found = remedy_outcomes(made._replace(runs=runs), *model_of(made), 0.95)
+    assert [one.arm for one in found] == ["lora-r4"]
+    assert isinstance(runs, pd.DataFrame)
