@@ -1,4 +1,5 @@
-"""Runs made from another without training: the largest adapter at lower ranks, and with its intruders scaled."""
+"""Runs made from another without training: the largest adapter at lower ranks, dialled by layer, and with its intruders
+scaled. Of whole models: `derive_whole.py`."""
 
 from __future__ import annotations
 
@@ -12,8 +13,10 @@ from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import predictions_frame, score_suite
 from rankscope.jobs.job_context import JobContext, job_context
+from rankscope.model.load import LoadedModel
 from rankscope.model.methods.attach import GivenFactors, attach
 from rankscope.model.weights.adapter_file import Adapter, read_adapter
+from rankscope.model.weights.after_training import AfterTraining
 from rankscope.model.weights.large_svd import SvdCache
 from rankscope.model.weights.weight_delta import LowRank, matrices
 from rankscope.records import Plan, PlannedRun, Prediction
@@ -29,13 +32,20 @@ WIDEST = 2048
 @dataclass(frozen=True)
 class Derivation:
     """What is made of an adapter: `truncated` to a rank, truncated to an `energy` share, `intruders` multiplied by a
-    factor, or as much taken off the whole change (`control`)."""
+    factor, as much taken off the whole change (`control`), or the change multiplied by `below` in the blocks below the
+    middle and by `above` in the others (`layers`)."""
 
     name: str
     derivation: str
     rank: int | None = None
     energy: float | None = None
     factor: float | None = None
+    below: float | None = None
+    above: float | None = None
+
+
+LAYER_DIALS = ((0.5, 1.0), (1.0, 0.5))
+"""(below, above) the middle."""
 
 
 def derived_sources(study: Study, folder: StudyFolder, plan: Plan) -> list[PlannedRun]:
@@ -70,7 +80,7 @@ class Derive:
         run = context.runs[self.run_id]
         (wanted,) = (d for d in derivations(context.study, context.plan, run) if d.name == self.name)
         with context.folder.lock(f"{self.run_id}-{self.name}"):
-            if not _is_missing(context, run, wanted):
+            if not derivation_missing(context, run, wanted):
                 return
             weights = context.folder.weights(self.run_id, whole=False)
             if weights is not None:
@@ -83,7 +93,8 @@ class Derive:
 
 
 def derivations(study: Study, plan: Plan, run: PlannedRun) -> list[Derivation]:
-    """One for each lower rank among the run's sisters, one by energy, and the intervention with its control."""
+    """One for each lower rank among the run's sisters, one by energy, the intervention with its control, and dials by
+    layer."""
     assert run.arm.rank is not None
     sisters = [r.arm for r in plan.runs if (r.model, r.train_set) == (run.model, run.train_set)]
     ranks = {a.rank for a in sisters if a.method == run.arm.method and a.rank is not None and a.rank < run.arm.rank}
@@ -93,10 +104,17 @@ def derivations(study: Study, plan: Plan, run: PlannedRun) -> list[Derivation]:
         Derivation(f"energy-{ENERGY:g}", "energy", energy=ENERGY),
         Derivation(f"intruders-{factor:g}", "intruders", factor=factor),
         Derivation(f"control-{factor:g}", "control", factor=factor),
+        *(layers_derivation(below, above) for below, above in LAYER_DIALS),
     ]
 
 
-def _is_missing(context: JobContext, run: PlannedRun, wanted: Derivation) -> bool:
+def layers_derivation(below: float, above: float) -> Derivation:
+    """The change at one dial below the middle of the blocks and at another above."""
+    return Derivation(f"layers-{below:g}-{above:g}", "layers", below=below, above=above)
+
+
+def derivation_missing(context: JobContext, run: PlannedRun, wanted: Derivation) -> bool:
+    """Whether a derivation is not there, or was not scored on the suites as they are."""
     held = context.folder.derived_facts(run.run_id, wanted.name)
     return any(held.get(k) != v for k, v in _suite_hashes(context, run).items())
 
@@ -109,14 +127,21 @@ def _derive(context: JobContext, run: PlannedRun, wanted: Derivation, weights: P
     base = context.base(run.model)
     adapter = read_adapter(weights)
     changes = _interventions(context, run, adapter) if wanted.factor is not None else None
-    factors, facts = _factors(adapter, wanted, changes)
+    factors, facts = _factors(adapter, wanted, changes, context.facts(run.model).layer_count)
     if factors is None:
         return
-    predictions: list[Prediction] = []
     with attach(base, GivenFactors(factors, run.arm)):
-        for suite in context.suite_facts(run.model):
-            plan = context.suite_plan(run.model, suite)
-            predictions += score_suite(base.model, base.tokenizer, plan, token_budget=context.evaluate_tokens)
+        keep_derived(context, run, wanted, facts, base)
+
+
+def keep_derived(
+    context: JobContext, run: PlannedRun, wanted: Derivation, facts: dict[str, Any], model: LoadedModel
+) -> None:
+    """Score the model as it is now on every suite and keep that as this derivation, with what it amounts to."""
+    predictions: list[Prediction] = []
+    for suite in context.suite_facts(run.model):
+        plan = context.suite_plan(run.model, suite)
+        predictions += score_suite(model.model, model.tokenizer, plan, token_budget=context.evaluate_tokens)
     metadata = {k: str(v) for k, v in {**asdict(wanted), **facts}.items() if v is not None}
     frame = predictions_frame(run.run_id, predictions)
     context.folder.write_derived(run.run_id, wanted.name, frame, metadata | _suite_hashes(context, run))
@@ -126,8 +151,13 @@ Factors = dict[str, LowRank]
 """By module."""
 
 
-def _factors(adapter: Adapter, wanted: Derivation, changes: Factors | None) -> tuple[Factors | None, dict[str, Any]]:
+def _factors(
+    adapter: Adapter, wanted: Derivation, changes: Factors | None, layer_count: int
+) -> tuple[Factors | None, dict[str, Any]]:
     """The factors, and what they amount to. None where the base's SVDs are out of reach."""
+    if wanted.below is not None and wanted.above is not None:
+        dialled = AfterTraining(wanted.below, wanted.above).factors(adapter.deltas, layer_count)
+        return dialled, {"mean_rank": adapter.rank}
     if wanted.factor is None:
         return _truncated(adapter, wanted)
     if changes is None:

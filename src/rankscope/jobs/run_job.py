@@ -16,6 +16,7 @@ from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter, di
 from rankscope.evaluate.answer_grading import NotGraded
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.jobs.analysis import Trained, analysis_missing, look_inside
+from rankscope.jobs.derive_whole import derive_whole, whole_derivations
 from rankscope.jobs.dial_scoring import (
     AtDial,
     KnownAt,
@@ -240,7 +241,8 @@ def _finish(context: JobContext, run: PlannedRun, known: Known, at_dials: KnownA
     if context.folder.read_run(run.run_id) is None:
         context.write_run(run.run_id, run.model, run, rate_of(context, run))
     scored = status.state == "done" and not missing_suites(context, run.run_id, run.model)
-    if scored and not analysis_missing(context, run) and not anything_missing(context, run):
+    looked = not analysis_missing(context, run) and not whole_derivations(context, run)
+    if scored and looked and not anything_missing(context, run):
         return
     weights = weights_of(context, run)
     if weights is None:
@@ -256,6 +258,8 @@ def _finish(context: JobContext, run: PlannedRun, known: Known, at_dials: KnownA
             _score_dials(context, run, status, at_its_dials(context, run, trained.model, trained.off), at_dials)
     if run.arm.traits.dial_by == "factors":  # put on once more: side by side at every dial
         _score_dials(context, run, status, factors_at_dials(context, run, weights), at_dials)
+    if status.state == "done":
+        derive_whole(context, run, weights)
     if context.stop_requested():
         return
     if run.arm.traits.whole and context.study.keep.full == "none" and status.state == "done":

@@ -53,8 +53,9 @@ NOMINAL_FLOPS_PER_SECOND = {"cpu": 3e10, "cuda": 1e14}
 """Stands in where the speed was not measured (on CPU of one thread); the plan then says so."""
 
 
-_OTHER_DERIVATIONS = 3
-"""Of an adapter besides its lower ranks: by energy, and its intruders scaled, with a control."""
+_OTHER_DERIVATIONS, _WHOLE_DERIVATIONS = 5, 3
+"""Of an adapter besides its lower ranks: by energy, its intruders scaled, with a control, and two dials by layer. Of
+each whole model's first seed: its spectrum cut, and the two."""
 
 
 @dataclass(frozen=True)
@@ -251,14 +252,18 @@ def _search(setting: _Setting, arm: Arm, searching: tuple[Arm, ...]) -> PlannedS
 
 
 def _derived_seconds(setting: _Setting, runs: Sequence[PlannedRun]) -> float:
-    """Scoring what is made of the largest LoRA: one for each lower rank of its method, and three others."""
+    """Scoring what is made of the largest LoRA, one for each lower rank of its method and others, and of a whole model."""
     analysis = setting.study.analysis
-    factored = [r.arm for r in runs if r.arm.traits.delta == "factored" and r.fits]
-    if not (analysis.enabled and analysis.derived and factored):
+    if not (analysis.enabled and analysis.derived):
         return 0.0
+    whole = {r.arm.label: r.arm for r in runs if r.arm.traits.whole and r.fits}
+    of_whole = sum(_WHOLE_DERIVATIONS * setting.clock.scoring(arm) for arm in whole.values())
+    factored = [r.arm for r in runs if r.arm.traits.delta == "factored" and r.fits]
+    if not factored:
+        return of_whole
     largest = max(factored, key=lambda arm: arm.rank or 0)
     ranks = {arm.rank for arm in factored if arm.method == largest.method and arm.rank != largest.rank}
-    return (len(ranks) + _OTHER_DERIVATIONS) * setting.clock.scoring(largest)
+    return of_whole + (len(ranks) + _OTHER_DERIVATIONS) * setting.clock.scoring(largest)
 
 
 def _check_runs(runs: Sequence[PlannedRun], choices: Sequence[PlannedChoice], file: str) -> None:

@@ -161,13 +161,14 @@ def _directions(folder: StudyFolder, runs: pd.DataFrame) -> dict[str, dict[str, 
 
 
 def _derived(folder: StudyFolder, runs: pd.DataFrame) -> list[tuple[dict[str, object], pd.DataFrame]]:
-    """(facts, predictions) of what was made of the largest adapter: of each base model and training set one run's."""
+    """(facts, predictions) of what was made of the largest adapter and of a whole model: of each base model and
+    training set one run's each."""
     found: list[tuple[dict[str, object], pd.DataFrame]] = []
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str, bool]] = set()
     ordered = runs.sort_values(["rank", "arm", "seed"], ascending=[False, True, True])
     for row in ordered.to_dict("records"):
         names = folder.derived_names(row["run_id"])
-        pair = (row["model"], row["train_set"])
+        pair = (row["model"], row["train_set"], pd.isna(row["rank"]))
         if not names or pair in seen:
             continue
         seen.add(pair)
