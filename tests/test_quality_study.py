@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import pandas as pd
 import pytest
+from judge_server import Reply, judge_server, said
 from tiny_study import tiny_study, write_rows
 
 from rankscope.edges.executors.this_machine import InProcess
@@ -211,3 +214,54 @@ def test_a_row_that_cannot_be_graded_is_named(
     with pytest.raises(InputProblems) as error:
         run(graded_study(tmp_path / "input", grade, rows), tmp_path / "out")
     assert line in str(error.value)
+
+
+# ---- a judge --------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_with_a_judge_costs_each_reply_once(tmp_path: Path) -> None:
+    """The judge differs from itself by 0.1: that stands in the noise floor. Nothing is asked again on resume."""
+
+    def answer(request: dict[str, Any], number: int) -> Reply:
+        with counting:
+            content = request["messages"][0]["content"]
+            seen[content] = seen.get(content, 0) + 1
+            return said(f"Score: {4 + len(content) % 3 + (seen[content] - 1)}")
+
+    seen: dict[str, int] = {}
+    counting = Lock()
+    out = tmp_path / "out"
+    with judge_server(answer) as judge:
+        settings = {"url": judge.url, "model": "m", "prompt": "{{ prompt }} {{ answer }}", "asked_twice": 4}
+        study = graded_study(tmp_path / "input", {"judge": settings})
+        assert run(study, out) == Outcome()
+        asked = len(judge.requests)
+        assert asked == sum(seen.values()) <= 6 * 4 * 4 + 4
+        assert sorted(seen.values())[-4:] == [2, 2, 2, 2]
+        assert sum(count > 1 for count in seen.values()) == 4, "only the base's sample is asked twice"
+        base = predictions(out)
+        twice = base[base["score_asked_again"].notna()]
+        assert len(twice) == 4
+        assert (twice["score_asked_again"] - twice["score"]).abs().to_numpy() == pytest.approx(0.1)
+        noise = pd.read_parquet(out / "tables" / "noise.parquet").set_index("suite").loc["graded"]
+        assert (noise["graded_twice"], noise["judge_difference"]) == (4, pytest.approx(0.1))
+        for predicted in out.rglob("predictions.parquet"):
+            predicted.unlink()
+        assert run(study, out) == Outcome()
+        assert len(judge.requests) == asked, "scoring all again costs nothing"
+
+
+def test_a_judge_out_of_budget_stops_the_run_and_a_larger_budget_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with judge_server() as judge:
+        settings = {"url": judge.url, "model": "m", "prompt": "{{ prompt }} {{ answer }}", "max_requests": 3}
+        study = graded_study(tmp_path / "input", {"judge": settings})
+        outcome = run(study, out)
+        assert outcome.failed
+        for why in outcome.failed.values():
+            assert "suite graded, item " in why
+            assert why.endswith("the grader is out of budget: 3 requests were made (`max_requests`)")
+        assert len(judge.requests) == 3
+        study.write_text(study.read_text(encoding="utf-8").replace("max_requests: 3", "max_requests: 300"))
+        assert run(study, out) == Outcome()
+    assert (predictions(out)["score"] == 0.5).all()

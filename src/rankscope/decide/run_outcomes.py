@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from rankscope.records import ArmCost, Metric, SuiteNoise
 
 _WORST_FIRST = ("diverged", "does not fit", "failed", "running", "planned", "not needed")
 
-NOISE = ["model", "suite", "n", "changed", "share", "largest_difference_nats"]
+NOISE = ["model", "suite", "n", "changed", "share", "largest_difference_nats", "graded_twice", "judge_difference"]
 """Columns of the noise table."""
 
 
@@ -149,18 +150,19 @@ def floor_of(in_domain: Sequence[float], others: Sequence[float]) -> Floor:
 
 
 def moved_by_rounding(base: pd.DataFrame, item_ids: Sequence[str], metric: Metric) -> float:
-    """The share of `item_ids` whose score differs in the second scoring, or of losses the mean absolute difference in
-    nats for each token; 0 where there was no second scoring.
+    """The mean absolute difference over `item_ids` between two scorings of the base: of scores (where these are 0 or 1,
+    the share of items that differ), or of losses in nats for each token; 0 where there was no second scoring. Where a
+    judge grades, how far it differs from itself is added, the mean over the answers that it graded twice.
 
-    `base` is the base's rows of one suite, with `score` and `score_again`, or `loss_nats` and `loss_nats_again`.
+    `base` is the base's rows of one suite, with `score`, `score_again` and `score_asked_again`, or `loss_nats` and
+    `loss_nats_again`.
     """
-    if ("score_again" if metric == "score" else "loss_nats_again") not in base:
-        return 0.0
     rows = base.drop_duplicates("item_id").set_index("item_id").reindex(list(item_ids))
-    if not len(rows):
-        return 0.0
     if metric == "score":
-        return float(_changed(rows).mean())
+        apart = [_apart(rows, name) for name in ("score_again", "score_asked_again")]
+        return float(np.nan_to_num(apart[0]).sum() / max(1, len(rows))) + (_mean(apart[1]) or 0.0)
+    if "loss_nats_again" not in base or not len(rows):
+        return 0.0
     columns = ("loss_nats", "loss_nats_again", "scored_tokens")
     first, again, tokens = (pd.to_numeric(rows[name]).to_numpy(dtype=float, na_value=np.nan) for name in columns)
     return float(np.nan_to_num(np.abs(first - again) / np.maximum(tokens, 1)).mean())
@@ -169,7 +171,8 @@ def moved_by_rounding(base: pd.DataFrame, item_ids: Sequence[str], metric: Metri
 def noise(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row for each base model and suite that was scored twice: columns NOISE.
 
-    `changed` counts items whose score differs; `largest_difference_nats` is of one choice's log-likelihood.
+    `changed` counts items whose score differs; `largest_difference_nats` is of one choice's log-likelihood. Of a judge
+    `judge_difference` is the mean absolute difference of the `graded_twice` answers' two scores.
     """
     if "score_again" not in predictions:
         return pd.DataFrame(columns=NOISE)
@@ -182,10 +185,12 @@ def noise(predictions: pd.DataFrame) -> pd.DataFrame:
             "changed": int(_changed(group).sum()),
             "share": float(_changed(group).mean()),
             "largest_difference_nats": _largest(group),
+            "graded_twice": int((~np.isnan(_apart(group, "score_asked_again"))).sum()),
+            "judge_difference": _mean(_apart(group, "score_asked_again")),
         }
         for (model, suite), group in base.groupby(["model", "suite"], sort=True)
     ]
-    return pd.DataFrame(rows, columns=NOISE)
+    return pd.DataFrame(rows, columns=NOISE).astype({"judge_difference": "Float64"})
 
 
 def suite_noise(predictions: pd.DataFrame, model: str) -> list[SuiteNoise]:
@@ -193,6 +198,20 @@ def suite_noise(predictions: pd.DataFrame, model: str) -> list[SuiteNoise]:
     table = noise(predictions)
     mine = table[table["model"] == model].to_dict("records")
     return [SuiteNoise(suite=row["suite"], item_count=row["n"], changed_items=row["changed"]) for row in mine]
+
+
+def _apart(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """The absolute difference of another scoring, a column `name`, from the first; NaN where either is missing."""
+    if name not in rows:
+        return np.full(len(rows), np.nan)
+    first, other = (pd.to_numeric(rows[one]).to_numpy(dtype=float, na_value=np.nan) for one in ("score", name))
+    return np.abs(first - other)
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """The mean of what is not NaN; None where all is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
 
 
 def _changed(rows: pd.DataFrame) -> pd.Series[bool]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rankscope.edges.checked_files import StoredCheckpoints, damage_of, write_sums
 from rankscope.edges.dial_tables import DialTables
+from rankscope.edges.judge_replies import JudgeReplies
 from rankscope.edges.storages import Busy, open_storage
 from rankscope.edges.study_records import MARKER
 from rankscope.records import PackMembers, Plan, SamplesRecord, StudyMarker
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 _WAIT_SECONDS = 0.2
 
 
-class StudyFolder(DialTables):
+class StudyFolder(JudgeReplies, DialTables):
     """All that a study has on disk, by what it is rather than by where it lies.
 
     Reading gives None where there is nothing yet. Every read of a record raises InputProblems where the file is

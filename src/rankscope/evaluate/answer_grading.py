@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from rankscope.evaluate.code_grading import code_grader
+from rankscope.evaluate.judge_client import GradingStopped
+from rankscope.evaluate.judge_grading import Desk, JudgedItem, judged
 from rankscope.records import Item, Suite
 from rankscope.study.graders import Asked, Grader, Ungraded, checked_score
+from rankscope.study.graders.judge_grader import JudgeGrader
 from rankscope.study.graders.python_grader import PythonGrader
 
 
@@ -18,12 +23,35 @@ class NotGraded(RuntimeError):
         super().__init__(" ".join(f"suite {suite}, item {item_id}: the grader {why}".split()))
 
 
-def grade_answers(suite: Suite, items: Sequence[Item], texts: Sequence[str]) -> list[float]:
-    """The score from 0 to 1 of each item's written text, in the items' order. Raises NotGraded at the first that cannot
-    be graded."""
+@contextmanager
+def noting(failures: list[NotGraded]) -> Iterator[None]:
+    """Go on after a suite that could not be graded, or was stopped while it was, with the failure in the list."""
+    try:
+        yield
+    except NotGraded as error:
+        failures.append(error)
+    except GradingStopped:
+        pass
+
+
+@dataclass(frozen=True)
+class Grades:
+    """The scores from 0 to 1 of a suite's answers, in order; by place those that a judge gave when asked again."""
+
+    scores: list[float]
+    again: dict[int, float] = field(default_factory=dict)
+
+
+def grade_answers(suite: Suite, items: Sequence[Item], texts: Sequence[str], desk: Desk | None = None) -> Grades:
+    """The grades of each item's written text. `desk`: where a judge's replies are kept, without which none is asked.
+
+    Raises NotGraded at the first that cannot be graded, and GradingStopped.
+    """
     grader = suite.grader
     assert grader is not None
     asked = [Asked(item.item_id, item.prompt_text, text, item.answers) for item, text in zip(items, texts, strict=True)]
+    if isinstance(grader, JudgeGrader):
+        return _by_judge(suite.name, grader, asked, desk)
     item_id = asked[0].item_id if asked else ""
     try:
         with _calling(grader, suite.grader_code) as score:
@@ -31,9 +59,31 @@ def grade_answers(suite: Suite, items: Sequence[Item], texts: Sequence[str]) -> 
             for one in asked:
                 item_id = one.item_id
                 scores.append(checked_score(score(one)))
-            return scores
+            return Grades(scores)
     except Ungraded as error:
         raise NotGraded(suite.name, item_id, str(error)) from error
+
+
+def _by_judge(suite: str, grader: JudgeGrader, asked: Sequence[Asked], desk: Desk | None) -> Grades:
+    """Of the base a seeded sample of the answers is graded once more: how far a judge differs from itself."""
+    if desk is None:
+        raise NotGraded(suite, asked[0].item_id, "has no study folder to keep a judge's replies in")
+    places: Sequence[int] = range(len(asked))
+    try:
+        scores = judged(suite, grader, asked, desk)
+        if not desk.twice:
+            return Grades(scores)
+        places = _sample([one.item_id for one in asked], grader.judge.asked_twice)
+        again = judged(suite, grader, [asked[place] for place in places], desk, 1)
+        return Grades(scores, dict(zip(places, again, strict=True)))
+    except JudgedItem as error:
+        raise NotGraded(suite, asked[places[error.place]].item_id, str(error)) from error
+
+
+def _sample(item_ids: Sequence[str], count: int) -> list[int]:
+    """Places of a seeded sample, the same for the same items."""
+    by_hash = sorted(range(len(item_ids)), key=lambda place: hashlib.sha256(item_ids[place].encode()).digest())
+    return sorted(by_hash[:count])
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from rankscope.data.encoder import answer_end
 from rankscope.evaluate.answer_grading import grade_answers
 from rankscope.evaluate.choice_scoring import choice_logprobs, choices_with_greedy
 from rankscope.evaluate.generation import StopStrings, greedy, written_texts
+from rankscope.evaluate.judge_grading import Desk
 from rankscope.evaluate.lm_eval.grading import grade
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan
 from rankscope.records import Form, Grading, Item, Prediction, Suite
@@ -25,7 +26,7 @@ def predictions_frame(run_id: str, predictions: Sequence[Prediction]) -> pd.Data
     rows = [asdict(prediction) for prediction in predictions]
     frame = pd.DataFrame(rows, columns=list(Prediction.__dataclass_fields__))
     frame.insert(0, "run_id", run_id)
-    floats = ["score", "score_normalized", "f1", "loss_nats"]
+    floats = ["score", "score_normalized", "f1", "loss_nats", "score_asked_again"]
     integers = ["prompt_tokens", "scored_tokens", "text_bytes"]
     return frame.astype({**dict.fromkeys(floats, "Float64"), **dict.fromkeys(integers, "Int64"), "cluster": "str"})
 
@@ -65,10 +66,12 @@ def score_suite(
     *,
     token_budget: int,
     logprobs: Sequence[tuple[float, ...]] | None = None,
+    desk: Desk | None = None,
 ) -> list[Prediction]:
     """Every item's prediction, in the suite's order. A `SuitePlan` saves planning the batches for each arm again.
 
-    `logprobs`: what `choice_logprobs` gives for the plan's `scored`, where that is known already.
+    `logprobs`: what `choice_logprobs` gives for the plan's `scored`, where that is known already. `desk`: where replies
+    of a judge are kept, which only a suite with a judge needs.
 
     choices: score 1 or 0 for the largest summed log-likelihood, `score_normalized` for the largest per character of the
     choice (lm-eval's acc and acc_norm); among equals the first. open: exact match, and token F1, or what the suite's
@@ -95,7 +98,7 @@ def score_suite(
         items = [item for item in suite.items if item.form == form]
         longer = suite.grader is not None and not suite.grader.one_line
         texts = generate_answers(model, tokenizer, items, form, suite.max_new_tokens, token_budget, longer)
-        written[form] = iter(grade_texts(suite, items, texts))
+        written[form] = iter(grade_texts(suite, items, texts, desk))
     graded = [
         grade_choices(suite.name, item, next(found))
         if item.form == "choices"
@@ -205,13 +208,18 @@ def grade_written(suite: str, item: Item, text: str) -> Prediction:
     )
 
 
-def grade_texts(suite: Suite, items: Sequence[Item], texts: Sequence[str]) -> list[Prediction]:
+def grade_texts(
+    suite: Suite, items: Sequence[Item], texts: Sequence[str], desk: Desk | None = None
+) -> list[Prediction]:
     """The predictions of written answers, by the suite's grader where it has one. Raises NotGraded."""
     found = [grade_written(suite.name, item, text) for item, text in zip(items, texts, strict=True)]
     if suite.grader is None or not items:
         return found
-    scores = grade_answers(suite, items, texts)
-    return [replace(one, score=score, f1=None) for one, score in zip(found, scores, strict=True)]
+    grades = grade_answers(suite, items, texts, desk)
+    return [
+        replace(one, score=grades.scores[place], f1=None, score_asked_again=grades.again.get(place))
+        for place, one in enumerate(found)
+    ]
 
 
 def generate_answers(

@@ -3,6 +3,7 @@ scaled. Of whole models: `derive_whole.py`."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from rankscope.analyse.intruder_scaling import control, intruder_change, with_ch
 from rankscope.analyse.update_spectra import energy_rank
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
+from rankscope.evaluate.judge_client import GradingStopped
 from rankscope.evaluate.score_suites import predictions_frame, score_suite
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.model.load import LoadedModel
@@ -79,7 +81,7 @@ class Derive:
         context = job_context(self.folder, place)
         run = context.runs[self.run_id]
         (wanted,) = (d for d in derivations(context.study, context.plan, run) if d.name == self.name)
-        with context.folder.lock(f"{self.run_id}-{self.name}"):
+        with suppress(GradingStopped), context.folder.lock(f"{self.run_id}-{self.name}"):
             if not derivation_missing(context, run, wanted):
                 return
             weights = context.folder.weights(self.run_id, whole=False)
@@ -141,7 +143,9 @@ def keep_derived(
     predictions: list[Prediction] = []
     for suite in context.suite_facts(run.model):
         plan = context.suite_plan(run.model, suite)
-        predictions += score_suite(model.model, model.tokenizer, plan, token_budget=context.evaluate_tokens)
+        predictions += score_suite(
+            model.model, model.tokenizer, plan, token_budget=context.evaluate_tokens, desk=context.desk()
+        )
     metadata = {k: str(v) for k, v in {**asdict(wanted), **facts}.items() if v is not None}
     frame = predictions_frame(run.run_id, predictions)
     context.folder.write_derived(run.run_id, wanted.name, frame, metadata | _suite_hashes(context, run))

@@ -6,12 +6,13 @@ Done while the weights are still there: a study that keeps no full checkpoint de
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from rankscope.evaluate.judge_client import GradingStopped
 from rankscope.jobs.derive_job import LAYER_DIALS, Derivation, derivation_missing, keep_derived, layers_derivation
 from rankscope.jobs.job_context import JobContext
 from rankscope.model.weights.after_training import AfterTraining
@@ -45,7 +46,7 @@ def derive_whole(context: JobContext, run: PlannedRun, weights: Path) -> None:
         remedy = AfterTraining(cut_noise=True)
         if one.below is not None and one.above is not None:
             remedy = AfterTraining(one.below, one.above)
-        with weights_replaced(tuned.model, before, remedy, layer_count) as ranks:
+        with suppress(GradingStopped), weights_replaced(tuned.model, before, remedy, layer_count) as ranks:
             mean = sum(ranks.values()) / len(ranks) if ranks else None
             keep_derived(context, run, one, {"mean_rank": mean}, tuned)
 

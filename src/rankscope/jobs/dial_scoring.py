@@ -169,7 +169,7 @@ def _score(context: JobContext, run: PlannedRun, side: AtDial, known: Mapping[st
                 plan = context.suite_plan(run.model, name)
                 found += score_suite(
                     side.model.model, side.model.tokenizer, plan, token_budget=context.evaluate_tokens,
-                    logprobs=known.get(name),
+                    logprobs=known.get(name), desk=context.desk(),
                 )  # fmt: skip
         status = context.folder.read_status(run.run_id)
         tokens = (status.micro_batch_tokens if status is not None else None) or context.micro_batch_tokens(run)

@@ -12,6 +12,7 @@ from rankscope.data.token_files import TrainingSet, open_suite, open_training
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.machine import commit, machine_line, versions
 from rankscope.edges.study_folder import StudyFolder
+from rankscope.evaluate.judge_grading import Desk
 from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.model.load import LoadedModel, load_model
 from rankscope.model.model_checks import check_model_files
@@ -114,6 +115,10 @@ class JobContext:
         if key not in self._suite_plans:
             self._suite_plans[key] = SuitePlan(self.suite(model, name), self.evaluate_tokens)
         return self._suite_plans[key]
+
+    def desk(self, *, twice: bool = False) -> Desk:
+        """What grading uses of this study; `twice` as of `Desk`."""
+        return Desk(self.folder, lambda: self.stop_requested(), twice)
 
     # ---- models ----
 

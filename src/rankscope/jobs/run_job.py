@@ -13,7 +13,7 @@ from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter, dialled_logprobs, suites_logprobs
-from rankscope.evaluate.answer_grading import NotGraded
+from rankscope.evaluate.answer_grading import NotGraded, noting
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.jobs.analysis import Trained, analysis_missing, look_inside
 from rankscope.jobs.derive_whole import derive_whole, whole_derivations
@@ -183,12 +183,10 @@ class TrainRuns:
                 ungraded: list[NotGraded] = []
                 for run in runs:
                     if not place.stop_requested():
-                        try:
+                        with noting(ungraded):
                             _finish(context, run, known.get(run.run_id, NOTHING), at_dials.get(run.run_id, {}))
-                        except NotGraded as error:
-                            ungraded.append(error)
-                if ungraded:
-                    raise ungraded[0]
+                for error in ungraded[:1]:
+                    raise error
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
         """Label the runs that did not come through; what failed, and why, by run id."""
@@ -260,9 +258,8 @@ def _finish(context: JobContext, run: PlannedRun, known: Known, at_dials: KnownA
         _score_dials(context, run, status, factors_at_dials(context, run, weights), at_dials)
     if status.state == "done":
         derive_whole(context, run, weights)
-    if context.stop_requested():
-        return
-    if run.arm.traits.whole and context.study.keep.full == "none" and status.state == "done":
+    ended = status.state == "done" and not context.stop_requested()
+    if run.arm.traits.whole and context.study.keep.full == "none" and ended:
         context.folder.remove_weights(run.run_id)
 
 

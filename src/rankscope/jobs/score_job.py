@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,6 +17,7 @@ from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.adapter_scoring import Logprobs
 from rankscope.evaluate.answer_grading import NotGraded
+from rankscope.evaluate.judge_client import GradingStopped
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.jobs.selection import with_roles
@@ -47,7 +49,7 @@ def score_missing(
 ) -> RunStatus:
     """Score what is missing, keep what is there, write predictions.parquet and the final status. `name`: the base's.
 
-    Raises NotGraded for the first suite whose grader failed, when all others are written.
+    Raises NotGraded or GradingStopped for the first suite that was not graded, when all others are written.
     """
     folder, run_id = context.folder, status.run_id
     start, peak = time.perf_counter(), status.peak_memory_bytes or 0
@@ -55,15 +57,16 @@ def score_missing(
     kept = _kept(context, run_id, set(hashes) - set(missing)) if len(missing) < len(hashes) else None
     already = len(kept) if kept is not None else 0
     predictions: list[Prediction] = []
-    ungraded: dict[str, NotGraded] = {}
+    ungraded: dict[str, NotGraded | GradingStopped] = {}
+    desk = context.desk(twice=run_id not in context.runs)
     try:
         for suite in missing:
             try:
                 predictions += score_suite(
                     model.model, model.tokenizer, context.suite_plan(name, suite),
-                    token_budget=context.evaluate_tokens, logprobs=known.logprobs.get(suite),
+                    token_budget=context.evaluate_tokens, logprobs=known.logprobs.get(suite), desk=desk,
                 )  # fmt: skip
-            except NotGraded as error:  # the other suites' predictions are kept all the same
+            except (NotGraded, GradingStopped) as error:  # the other suites' predictions are kept all the same
                 ungraded[suite] = error
             peak = max(peak, memory_in_use_bytes())
             status = status.model_copy(update={"items_scored": already + len(predictions), "peak_memory_bytes": peak})
@@ -115,7 +118,8 @@ class ScoreBase:
 
     def run(self, place: WorkPlace) -> None:
         context = job_context(self.folder, place)
-        with context.folder.wait_lock(self.run_id, place.stop_requested) as mine:
+        lock = context.folder.wait_lock(self.run_id, place.stop_requested)
+        with suppress(GradingStopped), lock as mine:
             if not mine:
                 return
             folder, missing = context.folder, missing_suites(context, self.run_id, self.model)
@@ -127,7 +131,7 @@ class ScoreBase:
                 score_missing(
                     context, context.base(self.model), self.model, RunStatus(run_id=self.run_id, state="running")
                 )
-            elif folder.read_status(self.run_id) is None:
+            elif (status := folder.read_status(self.run_id)) is None or status.state != "done":
                 context.write_status(RunStatus(run_id=self.run_id, state="done"))
             if not missing_suites(context, self.run_id, self.model):
                 _score_again(context, self.run_id, self.model)
@@ -167,7 +171,7 @@ def _score_again(context: JobContext, run_id: str, model: str) -> None:
     found: list[Prediction] = []
     for name in wanted:
         plan = SuitePlan(context.suite(model, name), budget)
-        found += score_suite(base.model, base.tokenizer, plan, token_budget=budget)
+        found += score_suite(base.model, base.tokenizer, plan, token_budget=budget, desk=context.desk())
     context.folder.write_second_predictions(run_id, predictions_frame(run_id, found), wanted)
     context.write_status(status.model_copy(update={"activity": None}))
 

@@ -207,3 +207,4 @@ class Prediction:
     scored_tokens: int | None = None
     text_bytes: int | None = None
     cluster: str | None = None
+    score_asked_again: float | None = None

@@ -60,7 +60,7 @@ def _base_details(folder: StudyFolder, run_id: str) -> pd.DataFrame:
     """Of a base's predictions `cluster` and `choice_logprobs`, and what it got when it was scored in other batches."""
     base, again = folder.read_predictions(run_id), folder.read_second_predictions(run_id)
     assert base is not None
-    found = base.reindex(columns=["suite", "item_id", "cluster", "choice_logprobs"])
+    found = base.reindex(columns=["suite", "item_id", "cluster", "choice_logprobs", "score_asked_again"])
     if again is not None:
         columns = {name: f"{name}_again" for name in ("score", "loss_nats", "choice_logprobs")}
         second = again[["suite", "item_id", *columns]].rename(columns=columns)

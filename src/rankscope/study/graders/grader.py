@@ -13,6 +13,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pydantic_core import PydanticCustomError
+
 from rankscope.study.methods.method_types import Frozen
 
 
@@ -75,6 +77,11 @@ class Grader(Frozen):
     def problem(self, folder: Path) -> tuple[str, str] | None:
         """(what was found, what was expected) where a file that it needs is not there or not what it must be."""
         return None
+
+
+def mismatch(found: str, expected: str) -> PydanticCustomError:
+    """What the validator of a setting raises to say itself what it found and what it expected."""
+    return PydanticCustomError("mismatch", "found {found}, expected {expected}", {"found": found, "expected": expected})
 
 
 def checked_score(value: object) -> float:

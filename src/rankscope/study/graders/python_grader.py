@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
 
-from rankscope.study.graders.grader import Grader
+from rankscope.study.graders.grader import Grader, mismatch
 
 _FORM = "`FILE.py:FUNCTION`, such as my_grader.py:score"
 
@@ -48,9 +47,7 @@ class PythonGrader(Grader):
     def _names_both(cls, text: str) -> str:
         file, _, function = text.rpartition(":")
         if not file.endswith(".py") or not function.isidentifier():
-            raise PydanticCustomError(
-                "mismatch", "found {found}, expected {expected}", {"found": f'"{text[:60]}"', "expected": _FORM}
-            )
+            raise mismatch(f'"{text[:60]}"', _FORM)
         return text
 
     @property

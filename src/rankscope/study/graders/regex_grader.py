@@ -6,10 +6,9 @@ from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
 
 from rankscope.study.graders.answer_text import exact_match
-from rankscope.study.graders.grader import Asked, Grader, Ungraded
+from rankscope.study.graders.grader import Asked, Grader, Ungraded, mismatch
 
 SECONDS = 2.0
 """What one answer may take: a pattern that goes back and forth could take for ever."""
@@ -38,8 +37,7 @@ class RegexGrader(Grader):
         try:
             _compiled(pattern)
         except (regex.error, OverflowError, RecursionError) as error:
-            found = {"found": f"a pattern with an error: {error}", "expected": "a regular expression"}
-            raise PydanticCustomError("mismatch", "found {found}, expected {expected}", found) from error
+            raise mismatch(f"a pattern with an error: {error}", "a regular expression") from error
         return pattern
 
     def score(self, asked: Asked) -> float:
