@@ -252,7 +252,8 @@ def _search(setting: _Setting, arm: Arm, searching: tuple[Arm, ...]) -> PlannedS
 
 
 def _derived_seconds(setting: _Setting, runs: Sequence[PlannedRun]) -> float:
-    """Scoring what is made of the largest LoRA (one for each lower rank of its method, and others) and of whole models."""
+    """Scoring what is made of the largest LoRA, one for each lower rank of its method and others, and of whole
+    models."""
     analysis = setting.study.analysis
     if not (analysis.enabled and analysis.derived):
         return 0.0
