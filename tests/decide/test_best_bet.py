@@ -54,9 +54,10 @@ def test_with_two_units_terms_are_in_margins_and_an_arm_must_hold_in_each() -> N
     nats = Margins(task=0.02, retention=0.02, min_gain=0.0)
     points = Axes(np.array([[12.0, 6.0]]), np.array([[1.0, 1.0]]), POINTS)
     keeping = Axes(np.array([[0.10, 0.10]]), np.array([[0.0, 0.0]]), nats)
-    np.testing.assert_allclose(judge_draws([points, keeping]).regret, [[0.0, 1.0, 4.5]])  # (12/3 + .1/.02) / 2
+    found = judge_draws([points, keeping], in_margins=True)
+    np.testing.assert_allclose(found.regret, [[0.0, 1.0, 4.5]])  # (12 / 3 + 0.1 / 0.02) / 2
     forgets = keeping._replace(lost=np.array([[0.03, 0.0]]))
-    found = judge_draws([points, forgets])
+    found = judge_draws([points, forgets], in_margins=True)
     np.testing.assert_allclose(found.regret, [[0.5, 0.0, 3.5]])
     assert found.right.tolist() == [[False, True, False]]
 

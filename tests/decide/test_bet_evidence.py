@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from made_studies import Study
 
-from rankscope.decide.bet_evidence import all_seeds, places_of
+from rankscope.decide.bet_evidence import arms_worth_a_seed, place, places_of
+from rankscope.decide.bet_suites import all_seeds
 from rankscope.decide.looks import gather
 from rankscope.decide.paired_items import Frames
 from rankscope.decide.run_outcomes import arm_facts
@@ -161,3 +162,56 @@ def test_the_words(probability: float, word: str) -> None:
     from rankscope.decide.bet_words import confidence_word
 
     assert confidence_word(probability) == word
+
+
+def in_nats(frames: Frames, suites: list[str]) -> Frames:
+    """The same study where these suites are judged by a loss: 0.02 nats for every three points that are wrong."""
+    rows = frames.predictions
+    mine = rows["suite"].isin(suites)
+    loss = (1 - rows["score"]) * 0.02 / 0.03
+    rows = rows.assign(
+        loss_nats=rows["loss_nats"].mask(mine, loss),
+        scored_tokens=rows["scored_tokens"].mask(mine, 1.0),
+        score=rows["score"].mask(mine, np.nan),
+    )
+    metrics = ["loss" if name in suites else "score" for name in frames.suites["suite"]]
+    return frames._replace(predictions=rows, suites=frames.suites.assign(metric=metrics))
+
+
+def test_a_study_of_losses_is_bet_on_in_margins_as_one_of_points_in_points() -> None:
+    frames = Study(LEARNED, KEPT, items=300, noise=0.1).frames()
+    points, nats = judged(frames).best_bet, judged(in_nats(frames, ["med", "law", "sums"])).best_bet
+    assert points is not None
+    assert nats is not None
+    assert (points.unit, nats.unit) == ("accuracy", "margins")
+    assert nats.label == points.label
+    assert points.expected_regret is not None
+    assert nats.expected_regret == pytest.approx(points.expected_regret / 0.03, rel=0.05, abs=0.01)
+    assert nats.probability == pytest.approx(points.probability, abs=0.02)
+    assert "0.02 nats" in nats.sentence
+    assert "margins" in nats.why
+
+
+def test_gain_in_points_and_forgetting_in_nats() -> None:
+    bet = judged(in_nats(Study(LEARNED, KEPT).frames(), ["law", "sums"])).best_bet
+    assert bet is not None
+    assert (bet.label, bet.unit) == ("lora-r4", "margins")
+    assert bet.probability is not None
+    assert bet.probability > 0.9
+
+
+def test_a_seed_is_worth_it_where_the_bet_is_open_and_not_where_it_is_plain() -> None:
+    learned = {"lora-r1": 0.50, "lora-r4": 0.66, "lora-r16": 0.685, "lora-r64": 0.695, "full": 0.70}
+    open_one = Study(learned, {**KEPT, "full": 0.79}, items=600, seed_sd=0.05, rng_seed=2).frames()
+    evidence = gather(open_one, model="small", train_set="facts", decision=Decision())
+    placed = place(evidence, open_one, Decision())
+    assert placed is not None
+    arms = arms_worth_a_seed(evidence, open_one, Decision(), 8)
+    assert arms[0] == placed.name(placed.bet.option)
+    assert len(arms) == 3
+    assert "lora-r1" not in arms
+    assert arms_worth_a_seed(evidence, open_one, Decision(runs_worth=0.5), 8) == []
+    assert arms_worth_a_seed(evidence, open_one, Decision(), 3) == []
+    plain = Study({"lora-r4": 0.5, "full": 0.9}, {"lora-r4": 0.8, "full": 0.8}).frames()
+    sure = gather(plain, model="small", train_set="facts", decision=Decision())
+    assert arms_worth_a_seed(sure, plain, Decision(), 8) == []

@@ -105,14 +105,18 @@ def test_a_run_still_to_do_ends_the_looks(study: Study) -> None:
     assert evidence.ruling.kind.name == "cannot_distinguish"
 
 
-def test_no_seeds_are_added_where_they_would_hardly_decide() -> None:
-    learned, kept = {"lora-r4": 0.6, "lora-r16": 0.7}, {"lora-r4": 0.77, "lora-r16": 0.77}
-    frames = Study(learned, kept, seeds=range(8), items=150).frames()
-    evidence = gather(frames, model="small", train_set="facts", decision=Decision(), looks=LOOKS)
-    assert evidence.futile
-    assert len(evidence.looks) == 1
-    verdict = decide(frames, model="small", train_set="facts", decision=Decision(), looks=LOOKS, bootstrap_draws=0)
-    assert "No more seeds were added: 8 would hardly decide" in "\n".join(verdict.reasons)
+def test_after_the_first_look_arms_are_compared_on_the_seeds_that_they_were_given(study: Study) -> None:
+    """The best bet gave r4 and r16 five seeds, or four: then the second look has both, or does not take place."""
+    every, two = ("lora-r1", "lora-r4", "lora-r16", "full"), ("lora-r4", "lora-r16")
+    for given, expected in ((5, [every, two]), (4, [every])):
+        frames = study.frames()
+        runs = frames.runs
+        more = runs["arm"].isin(["lora-r4", "lora-r16"]) & (runs["seed"] < given)
+        runs.loc[(runs["seed"] >= 3) & ~more, "state"] = "not needed"
+        evidence = gather(frames, model="small", train_set="facts", decision=Decision(), looks=LOOKS)
+        assert not evidence.futile
+        assert not evidence.last.pairing.unfinished
+        assert [look.labels for look in evidence.looks] == expected
 
 
 def test_a_trade_off_is_seen_though_the_arms_that_forget_left_early() -> None:

@@ -34,10 +34,10 @@ class Margins(NamedTuple):
 
 
 class Axes(NamedTuple):
-    """Draws of the truth in one unit: gain and forgetting (D, N), with the margins."""
+    """Draws of the truth in one unit: gain and forgetting (D, N), None where no suite measures it, with the margins."""
 
-    gain: Floats
-    lost: Floats
+    gain: Floats | None
+    lost: Floats | None
     margins: Margins
 
 
@@ -59,22 +59,25 @@ class Outcomes:
         return self.right.mean(axis=0)
 
 
-def judge_draws(axes: Sequence[Axes]) -> Outcomes:
+def judge_draws(axes: Sequence[Axes], *, in_margins: bool = False) -> Outcomes:
     """Regret and rightness of every option in every draw.
 
-    With several units each term is divided by its margin, gains are averaged over the units, and an arm must keep every
-    margin and be good enough in each.
+    `in_margins`: each term is divided by its margin and gains are averaged over the units, as where there are several;
+    an arm must keep every margin and be good enough in each. Raises ValueError where no gain was measured.
     """
-    scaled = len(axes) > 1
-    keeps = np.logical_and.reduce([one.lost <= one.margins.retention for one in axes])
-    counts = np.logical_and.reduce([one.gain >= one.margins.min_gain for one in axes])
-    gain = np.mean([one.gain / (one.margins.task if scaled else 1.0) for one in axes], axis=0)
-    excess = np.sum(
-        [np.maximum(one.lost - one.margins.retention, 0) / (one.margins.retention if scaled else 1.0) for one in axes],
-        axis=0,
-    )
+    gains = [(one.gain, one.margins) for one in axes if one.gain is not None]
+    losses = [(one.lost, one.margins.retention) for one in axes if one.lost is not None]
+    if not gains:
+        raise ValueError("no gain to bet on")
+    all_of = np.logical_and.reduce
+    keeps = all_of([np.ones(gains[0][0].shape, dtype=bool), *(lost <= most for lost, most in losses)])
+    counts = all_of([gain >= margins.min_gain for gain, margins in gains])
+    gain = np.mean([gain / (margins.task if in_margins else 1.0) for gain, margins in gains], axis=0)
+    excess = np.zeros(gain.shape)
+    for lost, most in losses:
+        excess += np.maximum(lost - most, 0) / (most if in_margins else 1.0)
     best = _best(gain, keeps)
-    near = np.logical_and.reduce([one.gain >= (_best(one.gain, keeps) - one.margins.task)[:, None] for one in axes])
+    near = all_of([gain >= (_best(gain, keeps) - margins.task)[:, None] for gain, margins in gains])
     regret = np.column_stack([np.maximum(best[:, None] - gain, 0) + excess, best])
     right = np.column_stack([keeps & counts & near, ~(keeps & counts).any(axis=1)])
     return Outcomes(regret, right)
@@ -125,17 +128,23 @@ def place_bet(outcomes: Outcomes, cost: Floats, plain: Sequence[bool]) -> Bet:
 
 
 class LeastBad(NamedTuple):
-    """The arm of least mean regret where the base is bet on; the `margins` it would keep, one for each unit, and its
-    probability of being right at those."""
+    """The arm of least mean regret where the base is bet on; the `margins` it would keep, one for each unit (None where
+    forgetting was not measured in it), and its probability of being right at those."""
 
     arm: int
-    margins: tuple[float, ...]
+    margins: tuple[float | None, ...]
     probability: float
 
 
 def least_bad(axes: Sequence[Axes], outcomes: Outcomes) -> LeastBad:
     """The least bad arm: each margin is the one that it keeps with a probability of 0.8, never below the study's."""
     arm = int(np.argmin(outcomes.mean_regret[:-1]))
-    kept = [max(one.margins.retention, float(np.quantile(one.lost[:, arm], LEAST_BAD_CONFIDENCE))) for one in axes]
-    wider = [one._replace(margins=one.margins._replace(retention=m)) for one, m in zip(axes, kept, strict=True)]
+    kept: list[float | None] = []
+    wider = []
+    for one in axes:
+        most = one.margins.retention
+        if one.lost is not None:
+            most = max(most, float(np.quantile(one.lost[:, arm], LEAST_BAD_CONFIDENCE)))
+        kept.append(None if one.lost is None else most)
+        wider.append(one._replace(margins=one.margins._replace(retention=most)))
     return LeastBad(arm, tuple(kept), float(judge_draws(wider).probability[arm]))

@@ -69,7 +69,7 @@ def observe(suites: Sequence[SuiteArrays], scale: float) -> Observed:
         items += weight**2 * _item_covariance(suite, has)
         residual += weight**2 * _residual_variance(suite, has)
         seed_means += weight * (suite.scores.mean(axis=2) - suite.base.mean())
-    one_flip = max((weight / suite.base.size) ** 2 for suite in suites)
+    one_flip = max((weight / suite.base.size) ** 2 if suite.bounded else 0.0 for suite in suites)
     seeds = _seed_covariance(np.where(has, seed_means, np.nan), has, one_flip)
     mean = np.nanmean(np.where(has, seed_means, np.nan), axis=1)
     units = tuple(suite.unit_count for suite in suites)
@@ -78,13 +78,16 @@ def observe(suites: Sequence[SuiteArrays], scale: float) -> Observed:
 
 def _item_covariance(suite: SuiteArrays, has: NDArray[np.bool_]) -> Floats:
     """Covariance (N, N) of the arms' gains from sampling items. An item gained and one lost is added to every arm's
-    gain and to every difference of two (Bonett & Price 2012), as in the closed form; clusters as there."""
+    gain and to every difference of two (Bonett & Price 2012), as in the closed form; of losses the item that lies
+    farthest from the mean; clusters as there."""
     scores = np.where(has[:, :, None], suite.scores, 0.0)
     change = scores.sum(axis=1) / has.sum(axis=1)[:, None] - suite.base
     count, units = suite.base.size, suite.unit_count
-    sums = suite.by_unit(change - change.mean(axis=1, keepdims=True))
     few = 1.0 if units == count else units * (count - 1) / (count * max(units - 1, 1))
-    added = np.eye(len(change)) + 1.0
+    centred = change - change.mean(axis=1, keepdims=True)
+    sums = suite.by_unit(centred)
+    step = np.ones(len(change)) if suite.bounded else np.abs(centred).max(axis=1)
+    added = (np.eye(len(change)) + 1.0) * np.outer(step, step)
     covariance: Floats = few * (sums @ sums.T + added) / ((count + 1) * (count + 2))
     return covariance
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from rankscope.records import BestBet, BetSetting
-from rankscope.records.readable_numbers import counted_points, listing, rate, reason_decimal
+from typing import NamedTuple
+
+from rankscope.records import BestBet, BetSetting, LeastBadArm, Metric, NextRuns
+from rankscope.records.readable_numbers import amount, listing, rate
 from rankscope.study.study import Decision
 from rankscope.study.study_checks import RESERVED_LABEL
 
@@ -19,15 +21,23 @@ def confidence_word(probability: float) -> str:
     return "more likely than not" if probability >= LIKELY else "a guess"
 
 
-def worded(bet: BestBet, decision: Decision, unknown: str | None) -> BestBet:
-    """The bet with its words. `unknown`: why its probability cannot be said, None where it can."""
-    return bet.model_copy(
-        update={
-            "headline": _headline(bet),
-            "sentence": _sentence(bet, decision, unknown),
-            "why": " ".join(_reasons(bet, decision)),
-        }
-    )
+class Told(NamedTuple):
+    """What a bet's words need beside it: the margins, the units that it was judged in, and why no probability can be
+    said (None where one can)."""
+
+    decision: Decision
+    metrics: tuple[Metric, ...]
+    unknown: str | None
+
+    def margin(self, name: str) -> str:
+        """A margin in every unit: `3 points and 0.02 nats`."""
+        return listing([amount(getattr(self.decision.margins(metric), name), metric) for metric in self.metrics])
+
+
+def worded(bet: BestBet, told: Told) -> BestBet:
+    """The bet with its words."""
+    words = {"headline": _headline(bet), "sentence": _sentence(bet, told), "why": " ".join(_reasons(bet, told))}
+    return bet.model_copy(update=words)
 
 
 def _headline(bet: BestBet) -> str:
@@ -37,27 +47,27 @@ def _headline(bet: BestBet) -> str:
     return f"Best bet: {name}, {confidence_word(bet.probability)} ({_percent(bet.probability)})"
 
 
-def _sentence(bet: BestBet, decision: Decision, unknown: str | None) -> str:
-    kept, near = counted_points(decision.retention_margin), counted_points(decision.task_margin)
+def _sentence(bet: BestBet, told: Told) -> str:
+    kept = told.margin("retention")
     if bet.label == BASE:
-        claim = f"no arm that forgets at most {kept} gains {counted_points(decision.min_gain)}"
+        claim = f"no arm that forgets at most {kept} gains {told.margin('least_gain')}"
         subject = "Keep the base model as it is"
     else:
-        claim = f"it forgets at most {kept} and is within {near} of the best arm that does"
+        claim = f"it forgets at most {kept} and is within {told.margin('task')} of the best arm that does"
         subject = f"Use {bet.label}{_at(bet.setting)}"
     if bet.probability is None:
-        return f"{subject}, as far as can be told; how likely that is right cannot be said: {unknown}."
+        return f"{subject}, as far as can be told; how likely that is right cannot be said: {told.unknown}."
     chance = _percent(bet.probability)
     if bet.probability >= LIKELY:
         return f"{subject}: {confidence_word(bet.probability)} ({chance}) {claim}."
     return f"{subject}: a guess. That {claim} has a probability of {chance} only; any other choice would miss more."
 
 
-def _reasons(bet: BestBet, decision: Decision) -> list[str]:
+def _reasons(bet: BestBet, told: Told) -> list[str]:
     said = []
     if bet.expected_regret is not None:
         said.append(
-            f"It is expected to miss {_amount(bet.expected_regret, bet.unit)} against the best choice (gain missed, "
+            f"It is expected to miss {_missed(bet.expected_regret, bet.unit)} against the best choice (gain missed, "
             "and forgetting beyond the margin)."
         )
     if bet.runner_up is not None:
@@ -65,24 +75,40 @@ def _reasons(bet: BestBet, decision: Decision) -> list[str]:
     if bet.probability_base is not None and bet.label != BASE and bet.probability_base >= 0.01:
         said.append(f"That no arm is worth training has a probability of {_percent(bet.probability_base)}.")
     if bet.least_bad is not None:
-        worst = bet.least_bad
-        chance = "" if worst.probability is None else f" and be right by that margin with {_percent(worst.probability)}"
-        said.append(
-            f"If one must be trained: {worst.label}{_at(worst.setting)}; it would keep a margin of "
-            f"{reason_decimal(worst.retention_margin)} points with 80 %{chance}."
-        )
-    return said + _next(bet, decision)
+        said.append(_least_bad(bet.least_bad))
+    return said + _next(bet, told.decision)
+
+
+def _least_bad(worst: LeastBadArm) -> str:
+    units: tuple[tuple[Metric, float | None], ...] = (
+        ("score", worst.retention_margin),
+        ("loss", worst.retention_margin_nats),
+    )
+    kept = listing([amount(value, metric, exact=False) for metric, value in units if value is not None])
+    sentence = f"If one must be trained: {worst.label}{_at(worst.setting)}"
+    if kept:
+        sentence += f"; it would keep a margin of {kept} with 80 %"
+        if worst.probability is not None:
+            sentence += f", and be right by that margin with {_percent(worst.probability)}"
+    return f"{sentence}."
 
 
 def _next(bet: BestBet, decision: Decision) -> list[str]:
     runs = bet.next_runs
     if runs is None or runs.saving is None:
         return []
-    per_run = runs.saving / len(runs.arms)
-    if bet.unit == "accuracy" and per_run < decision.runs_worth:
+    if not is_worth(runs, bet.unit, decision):
         return ["More seeds would hardly change it."]
     each = "One more seed" if len(runs.arms) == 1 else "One more seed each"
-    return [f"{each} for {listing(runs.arms)} would save about {_amount(runs.saving, bet.unit)} of that."]
+    return [f"{each} for {listing(runs.arms)} would save about {_missed(runs.saving, bet.unit)} of that."]
+
+
+def is_worth(runs: NextRuns, unit: str, decision: Decision) -> bool:
+    """Whether a further run saves as much as the study says that it must; in margins: of the task margin."""
+    if runs.saving is None or not runs.arms:
+        return False
+    least = decision.runs_worth / (1.0 if unit == "accuracy" else decision.task_margin)
+    return runs.saving / len(runs.arms) >= least
 
 
 def _at(setting: BetSetting | None) -> str:
@@ -97,6 +123,6 @@ def _percent(probability: float) -> str:
     return "over 99 %" if probability > 0.99 else "under 1 %" if probability < 0.01 else f"{100 * probability:.0f} %"
 
 
-def _amount(regret: float, unit: str) -> str:
-    amount, name = (100 * regret, "points") if unit == "accuracy" else (regret, "margins")
-    return f"less than 0.1 {name}" if amount < 0.05 else f"{amount:.1f} {name}"
+def _missed(regret: float, unit: str) -> str:
+    missed, name = (100 * regret, "points") if unit == "accuracy" else (regret, "margins")
+    return f"less than 0.1 {name}" if missed < 0.05 else f"{missed:.1f} {name}"

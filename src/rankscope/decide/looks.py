@@ -6,7 +6,7 @@ contention on the seeds that these have; its bounds spend a share of the error, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
@@ -113,17 +113,19 @@ def gather(frames: Frames, *, model: str, train_set: str, decision: Decision, lo
     `looks`: numbers of seeds after which to look, none for one look at every run.
 
     The looks end where a run is still to do, where the rule answers, where no arm is left that could be the answer, or
-    where the most seeds would hardly decide. Raises ValueError where there is no such run.
+    that has seeds enough for the next look. Raises ValueError where there is no such run.
     """
     runs = frames.runs
     mine = runs[(runs["model"] == model) & (runs["train_set"] == train_set)]
     seeds = sorted(mine["seed"].unique())
+    unasked = mine[mine["state"] == "not needed"].groupby("arm")["seed"].min()
+    reach = {str(arm): seeds.index(unasked[arm]) if arm in unasked else len(seeds) for arm in mine["arm"].unique()}
 
     def compared(count: int, arms: AbstractSet[str]) -> tuple[Pairing, Iterable[str]]:
         chosen = mine[mine["seed"].isin(seeds[:count]) & mine["arm"].isin(arms)]
         return pair(frames._replace(runs=chosen), model=model, train_set=train_set), chosen["run_id"]
 
-    return follow(compared, set(mine["arm"]), len(seeds), decision, tuple(looks))
+    return follow(compared, set(mine["arm"]), len(seeds), decision, tuple(looks), reach)
 
 
 def gather_all(frames: Frames, decision: Decision, looks: Sequence[int] = ()) -> dict[tuple[str, str], Evidence]:
@@ -140,10 +142,19 @@ def follow(
     seed_count: int,
     decision: Decision,
     looks: tuple[int, ...] = (),
+    reach: Mapping[str, int] | None = None,
 ) -> Evidence:
-    """The looks of `gather`: `compared(count, arms)` pairs these arms on the first `count` seeds and names the runs."""
+    """The looks of `gather`: `compared(count, arms)` pairs these arms on the first `count` seeds and names the runs.
+
+    `reach`: how many seeds each arm was given; after the first look an arm with fewer is no more compared. None: arms
+    in contention get every seed, until the most would hardly decide.
+    """
     evidence: Evidence | None = None
     for count in looks or (seed_count,):
+        if evidence is not None and reach is not None:
+            arms = {arm for arm in arms if reach[arm] >= count}
+            if not arms:
+                break
         pairing, run_ids = compared(count, arms)
         arm_count = len(pairing.labels) if evidence is None else len(evidence.labels)
         units = len({suite.metric for suite in pairing.suites})
@@ -154,7 +165,7 @@ def follow(
         arms = {evidence.labels[a] for a in evidence.ruling.candidates}
         if not arms:
             break
-        if looks and count < looks[-1] and _is_futile(evidence, decision, looks[-1]):
+        if reach is None and looks and count < looks[-1] and _is_futile(evidence, decision, looks[-1]):
             evidence = replace(evidence, futile=True)
             break
     assert evidence is not None

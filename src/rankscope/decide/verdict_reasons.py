@@ -139,7 +139,8 @@ def seed_sentences(looks: Sequence[tuple[int, Sequence[str]]], most: int, *, fut
         left = [label for label in before if label not in after]
         if left:
             said.append(
-                f"After {count} seeds {listing(left)} could not be the answer any more and got no further seeds."
+                f"After {count} seeds {listing(left)} could not be the answer any more, or further seeds would have "
+                "helped the best bet less."
             )
     asked = f"The verdict was asked after {listing([str(count) for count, _ in looks])} of at most {most} seeds"
     said.append(f"{asked}; its bounds are wider for that.")

@@ -132,7 +132,8 @@ class LeastBadArm(Record):
 
     label: str
     setting: BetSetting
-    retention_margin: float
+    retention_margin: float | None
+    retention_margin_nats: float | None = None
     probability: float | None
 
 

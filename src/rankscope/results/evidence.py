@@ -9,7 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from rankscope.decide.bet_evidence import arms_worth_a_seed
 from rankscope.decide.looks import Evidence, gather
+from rankscope.decide.paired_items import Frames
 from rankscope.decide.pooled_effects import StudyArm, pool, study_arms
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import DefaultArm, Defaults, Plan, PlannedRun, RunStatus
@@ -28,14 +30,29 @@ def wanted_runs(folder: StudyFolder, study: Study, plan: Plan, asked: AbstractSe
     if not plan.looks:
         return [run for run in plan.runs if run.run_id not in asked]
     wanted: set[str] = set()
-    for evidence in _evidence(folder, study, plan, asked):
-        wanted |= evidence.last.run_ids - asked
+    for evidence, frames in _evidence(folder, study, plan, asked):
+        if evidence.last.pairing.unfinished:
+            wanted |= evidence.last.run_ids - asked
+        elif not evidence.ruling.kind.decided:
+            arms = arms_worth_a_seed(evidence, frames, study.decision, plan.looks[-1])
+            wanted |= _next_seeds(plan, asked, evidence, arms)
     return [run for run in plan.runs if run.run_id in wanted]
+
+
+def _next_seeds(plan: Plan, asked: AbstractSet[str], evidence: Evidence, arms: Sequence[str]) -> set[str]:
+    """One run of each of these arms: that with the first seed that it was not given."""
+    pairing = evidence.last.pairing
+    found: dict[str, PlannedRun] = {}
+    for run in sorted(plan.runs, key=lambda run: run.seed):
+        mine = (run.model, run.train_set) == (pairing.model, pairing.train_set)
+        if mine and run.arm.label in arms and run.run_id not in asked and run.fits:
+            found.setdefault(run.arm.label, run)
+    return {run.run_id for run in found.values()}
 
 
 def mark_unneeded(folder: StudyFolder, study: Study, plan: Plan, asked: AbstractSet[str]) -> None:
     """Label the runs that the verdict did without, each with the reason."""
-    for evidence in _evidence(folder, study, plan, asked):
+    for evidence, _ in _evidence(folder, study, plan, asked):
         pairing = evidence.last.pairing
         if pairing.unfinished:
             continue
@@ -50,23 +67,24 @@ def mark_unneeded(folder: StudyFolder, study: Study, plan: Plan, asked: Abstract
 
 
 def _reason(evidence: Evidence, run: PlannedRun) -> str:
-    label = run.arm.label
-    if label in evidence.labels and label not in evidence.last.labels:
-        look, _ = evidence.of(label)
-        return f"after {len(look.pairing.seeds)} seeds {label} could not be the answer any more"
-    count = len(evidence.last.pairing.seeds)
-    return f"the verdict stands after {count} seeds" if evidence.ruling.kind.decided else f"stopped after {count} seeds"
+    if evidence.ruling.kind.decided:
+        return f"the verdict stands after {len(evidence.last.pairing.seeds)} seeds"
+    return f"a further seed of {run.arm.label} would have helped the best bet little"
 
 
-def _evidence(folder: StudyFolder, study: Study, plan: Plan, asked: AbstractSet[str]) -> list[Evidence]:
-    """What is known of every base model and training set from the runs in `asked`; the others count as still to do."""
+def _evidence(folder: StudyFolder, study: Study, plan: Plan, asked: AbstractSet[str]) -> list[tuple[Evidence, Frames]]:
+    """What is known of every base model and training set from the runs in `asked`, and the frames that say it.
+
+    Of the others those with the seeds that every arm gets count as still to do, the rest as not needed.
+    """
     frames = frames_of(folder, plan)
     runs = frames.runs
     waiting = ~runs["run_id"].isin(asked) & (runs["state"] != "does not fit")
-    runs["state"] = runs["state"].mask(waiting, "planned")
+    every = runs["seed"].isin(sorted(runs["seed"].unique())[: plan.looks[0]])
+    runs["state"] = runs["state"].mask(waiting & every, "planned").mask(waiting & ~every, "not needed")
     pairs = sorted(set(zip(runs["model"], runs["train_set"], strict=True)))
     return [
-        gather(frames, model=model, train_set=train_set, decision=study.decision, looks=plan.looks)
+        (gather(frames, model=model, train_set=train_set, decision=study.decision, looks=plan.looks), frames)
         for model, train_set in pairs
     ]
 

@@ -122,7 +122,7 @@ class Execution(Frozen):
 
 
 class AdaptiveSeeds(Frozen):
-    """Seeds 0 to `start` - 1 for every arm, then more, up to `max`, for the arms that may still be the answer."""
+    """Seeds 0 to `start` - 1 for every arm, then one at a time, up to `max`, for those that help the best bet most."""
 
     start: int = Field(ge=2, description="a whole number of 2 or more. The seeds that every arm gets; 3 where it is 2.")
     max: int = Field(le=64, description="a whole number above `start`, at most 64. The seeds that an arm gets at most.")
@@ -181,7 +181,7 @@ class Study(Frozen):
     )
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | AdaptiveSeeds = Field(
         description="a list of different whole numbers of 0 or more, such as [0, 1, 2], or {start: 3, max: 8}. One "
-        "seed describes, three or more can decide; with start and max, seeds are added where they may decide."
+        "seed describes, three or more can decide; with start and max, seeds are added where they help the bet."
     )
     select: Literal["retention", "loss"] = Field(
         default="retention",
