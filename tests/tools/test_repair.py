@@ -87,7 +87,7 @@ def test_every_candidate_is_scored_and_the_first_is_the_change_as_it_is(done: tu
     assert record.before.gain.mean > 0.2
     assert record.before.forgetting.mean > 0.2
     by_name = {point.name: point for point in record.points}
-    moved = [by_name[f"dial {s}"].kl_nats for s in ("0.3", "0.5", "0.7", "0.85", "1")]
+    moved = [by_name[f"dial {s}"].kl_nats for s in ("0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.85", "1")]
     assert moved == sorted(moved)
     assert record.select_items == {"task": 20, "keep": 20}
     assert record.judge_items == {"task": 60, "keep": 60}
@@ -182,7 +182,8 @@ def test_the_command_writes_a_card_or_says_that_nothing_helps(here: Path, tmp_pa
     assert found.exit_code == (0 if record["chosen"] else 3)
     assert ("adapter_model.safetensors" in files) == (record["chosen"] is not None)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert all(f"| {point['name']} |" in card for point in record["points"])
+    assert all(f"| {point['name']} |" in card for point in record["points"] if point["name"] != record["chosen"])
+    assert ("chosen |" in card) == (record["chosen"] is not None)
 
 
 WRONG = [

@@ -43,6 +43,15 @@ def test_where_nothing_stays_within_it_the_least_forgetting() -> None:
     assert found.fitted[1] > 0.02
 
 
+def test_what_is_there_for_comparison_is_never_chosen() -> None:
+    task, keep = made([0.8, 0.7, 0.5], [0.4, 0.0, 0.0])
+    divergences, may = np.array([4.0, 3.0, 2.0]), np.array([True, False, True])
+    assert choose(task, keep, divergences, 0.03).place == 1
+    assert choose(task, keep, divergences, 0.03, may).place == 2
+    task, keep = made([0.8, 0.7], [0.4, 0.3])
+    assert choose(task, keep, np.array([2.0, 1.0]), 0.03, np.array([True, False])).place == 0
+
+
 def test_equals_go_to_the_smaller_divergence() -> None:
     task, keep = made([0.5, 0.5, 0.5], [0.0, 0.0, 0.0])
     assert choose(task, keep, np.array([3.0, 1.0, 2.0]), 0.03).place == 1

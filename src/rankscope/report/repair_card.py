@@ -24,7 +24,13 @@ def repair_card(record: RepairRecord, *, adapter: bool) -> str:
         "## Before and after",
         _before_and_after(record),
         "## Every remedy that was tried",
-        "\n".join(["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS), *map(_row, record.points)]),
+        "\n".join(
+            [
+                "| " + " | ".join(COLUMNS) + " |",
+                "|" + " --- |" * len(COLUMNS),
+                *(_row(p, chosen=p.name == record.chosen) for p in record.points),
+            ]
+        ),
         "Only the chosen one is judged on items that had no part in the choice; of the others these numbers describe.",
     ]
     return "\n\n".join(lines) + "\n"
@@ -80,5 +86,6 @@ def _cells(point: RepairPoint) -> list[str]:
     return [point.name, interval(point.gain), interval(point.forgetting), *selected, left]
 
 
-def _row(point: RepairPoint) -> str:
-    return "| " + " | ".join(_cells(point)) + " |"
+def _row(point: RepairPoint, *, chosen: bool) -> str:
+    name, *cells = _cells(point)
+    return "| " + " | ".join([f"**{name}**, chosen" if chosen else name, *cells]) + " |"

@@ -192,7 +192,7 @@ def _record(
     names = list(suites)
     task = [suites[name] for name in names[: len(request.task)]]
     keep = [suites[name] for name in names[len(request.task) :]]
-    found = choose(task, keep, divergences, request.margin)
+    found = choose(task, keep, divergences, request.margin, np.array([made.may_be_chosen(name) for name in made.names]))
     gains, lost = judged(task, CONFIDENCE), judged(keep, CONFIDENCE, sign=-1)
     sides = [RepairSide(gain=gain, forgetting=forgotten) for gain, forgotten in zip(gains, lost, strict=True)]
     place = found.place

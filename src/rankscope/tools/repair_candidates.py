@@ -63,6 +63,11 @@ class AdapterCandidates:
             model = self._base.model
             yield self._base, Side(model, pack.members[0].off), Side(model, nullcontext)
 
+    def may_be_chosen(self, name: str) -> bool:
+        """Controls are there to compare intruders with."""
+        tried = self._tried[name]
+        return isinstance(tried, AfterTraining) or tried[0] == "intruders"
+
     def ranks_left(self, name: str) -> float | None:
         """Mean rank where the spectrum was cut."""
         tried = self._tried[name]
@@ -115,6 +120,10 @@ class ModelCandidates:
         """As of an adapter; the base is a model of its own."""
         self._put(name)
         yield self._tuned, Side(self._base.model, nullcontext), Side(self._tuned.model, nullcontext)
+
+    def may_be_chosen(self, name: str) -> bool:
+        """All may."""
+        return name in self._tried
 
     def ranks_left(self, name: str) -> float | None:
         """Mean rank where the spectrum was cut."""

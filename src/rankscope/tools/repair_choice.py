@@ -55,9 +55,16 @@ class Chosen(NamedTuple):
     fitted: Floats
 
 
-def choose(task: Sequence[SuiteScores], keep: Sequence[SuiteScores], divergences: Floats, margin: float) -> Chosen:
+def choose(
+    task: Sequence[SuiteScores],
+    keep: Sequence[SuiteScores],
+    divergences: Floats,
+    margin: float,
+    may_be_chosen: NDArray[np.bool_] | None = None,
+) -> Chosen:
     """The candidate of the largest gain among those whose fitted forgetting is at most two thirds of the margin; where
-    there is none, the one of the least fitted forgetting. Among equals the smaller divergence.
+    there is none, the one of the least fitted forgetting. Among equals the smaller divergence. `may_be_chosen` (C,)
+    leaves out what is there for comparison.
 
     The fit: forgetting on the items that choose, weighted against its isotonic regression on the divergences (C,) of
     the first answer token as n : 64, n the items that choose in a suite on average.
@@ -67,11 +74,12 @@ def choose(task: Sequence[SuiteScores], keep: Sequence[SuiteScores], divergences
     items = float(np.mean([suite.selects.sum() for suite in keep]))
     share = items / (items + LABELS_LEAD)
     fitted = share * lost + (1 - share) * _isotonic(divergences, lost)
-    admissible = np.flatnonzero(fitted <= LIMIT_SHARE * margin + 1e-12)
+    allowed = np.ones(len(gain), dtype=bool) if may_be_chosen is None else may_be_chosen
+    admissible = np.flatnonzero(allowed & (fitted <= LIMIT_SHARE * margin + 1e-12))
     if len(admissible):
         place = min(admissible.tolist(), key=lambda c: (-float(gain[c]), float(divergences[c])))
     else:
-        place = min(range(len(gain)), key=lambda c: (float(fitted[c]), float(divergences[c])))
+        place = min(np.flatnonzero(allowed).tolist(), key=lambda c: (float(fitted[c]), float(divergences[c])))
     return Chosen(place, gain, lost, fitted)
 
 

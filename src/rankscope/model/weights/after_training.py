@@ -95,7 +95,7 @@ class AfterTraining:
 
 
 AS_TRAINED = AfterTraining()
-DIALS = (0.3, 0.5, 0.7, 0.85)
+DIALS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85)
 BY_LAYER = ((0.5, 1.0), (1.0, 0.5), (0.7, 1.0), (1.0, 0.7))
 ENERGIES = (0.5, 0.7, 0.9)
 
