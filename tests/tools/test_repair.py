@@ -183,7 +183,7 @@ def test_the_command_writes_a_card_or_says_that_nothing_helps(here: Path, tmp_pa
     assert ("adapter_model.safetensors" in files) == (record["chosen"] is not None)
     card = (tmp_path / "out" / "README.md").read_text()
     assert all(f"| {point['name']} |" in card for point in record["points"] if point["name"] != record["chosen"])
-    assert ("chosen |" in card) == (record["chosen"] is not None)
+    assert ("**, chosen |" in card) == (record["chosen"] is not None)
 
 
 WRONG = [
