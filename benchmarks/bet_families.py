@@ -41,6 +41,7 @@ class Truth:
 
 
 Rng = np.random.Generator
+Family = Callable[[Rng], "Truth"]
 
 
 def _truth(rng: Rng, gain: Floats, lost: Floats) -> Truth:
@@ -133,7 +134,7 @@ def one_arm_alone_keeps(rng: Rng) -> Truth:
     return _truth(rng, _rise(rng), lost)
 
 
-FAMILIES: tuple[Callable[[Rng], Truth], ...] = (
+FAMILIES: tuple[Family, ...] = (
     flat, rising, trade_off, bad_arm, cliff, noisy_arm, all_forget, no_gain, just_inferior, peak, at_the_margin,
     jagged, unstable_arm, one_arm_alone_keeps,
 )  # fmt: skip
@@ -156,7 +157,7 @@ def choose_settings(rng: Rng, truth: Truth) -> tuple[Floats, Floats]:
     return gain[arms, chosen], lost[arms, chosen]
 
 
-def scenario_of(rng: Rng, family: Callable[[Rng], Truth], seeds: int, items: int) -> Scenario:
+def scenario_of(rng: Rng, family: Family, seeds: int, items: int) -> Scenario:
     """A study of a family, its truth drawn anew, as simulated_studies.py draws its answers."""
     truth = family(rng)
     gain, lost = choose_settings(rng, truth)

@@ -2,7 +2,7 @@
 
 The simulated studies go through the same looks, bounds and rule as a real one; simulated_studies.py holds their truth.
 
-    python benchmarks/calibration.py [--quick] [--json FILE]
+    python benchmarks/calibration.py [--quick] [--json FILE] [--bets FILE]
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bet_calibration import calibrate_bets
 from numpy.typing import NDArray
-from simulated_studies import DEMO, EQUAL, GOOD, SCENARIOS, Drawn, Scenario, draw, judged
+from simulated_losses import LOSSES
+from simulated_studies import DEMO, EQUAL, GOOD, LOOKS, SCENARIOS, Drawn, Scenario, draw, judged
 
 from rankscope.decide.crossed_statistics import Estimates, bootstrap_variance, gain_contrasts, pair_contrasts
 from rankscope.decide.gain_and_forgetting import Measured
 from rankscope.decide.looks import Evidence
+from rankscope.decide.statistical_power import more_needed
 from rankscope.study.study import Decision
 
 Floats = NDArray[np.float64]
 
-LOOKS = (3, 5, 8)
+TOLD = ("equal arms", "five just inferior", "quiet seeds", "as the demo")
 COMPARED = ("rising with rank", "rare flips, 200 items", "as the demo", "two seeds")
 Z = 1.645
 
@@ -38,21 +41,19 @@ Z = 1.645
 # ---- the verdict, and what stands in for one elsewhere --------------------------------------------------------------
 
 
-def run(
-    scenario: Scenario, studies: int, decision: Decision, seed: int, looks: tuple[int, ...] = LOOKS
-) -> dict[str, Any]:
+def run(scenario: Scenario, studies: int, decision: Decision, seed: int) -> dict[str, Any]:
     """Simulate `studies` studies and take means. Wrong: what was recommended in truth forgets too much, is too far
     behind or gains nothing. false_claims: studies with any false bound of forgetting, or a false no_gain or tradeoff.
     """
     rng = np.random.default_rng(seed)
-    arms, bad = len(scenario.learned), scenario.bad(decision)
+    arms, bad, looks = len(scenario.learned), scenario.bad(decision), scenario.looks
     adaptive = scenario.seeds == looks[0]
     found: dict[str, list[float]] = defaultdict(list)
     covered, errors, widths = [], [], []
     for _ in range(studies):
-        drawn = draw(rng, scenario, looks[-1] if adaptive else scenario.seeds)
+        drawn = scenario.draw(rng, looks[-1] if adaptive else scenario.seeds)
         fixed = judged(drawn, arms, scenario.seeds, decision)
-        parts = _parts(fixed.last.measured, scenario)
+        parts = _parts(fixed.last.measured.units[0], scenario)
         for name, (part, truth) in parts.items():
             half = part.half_width((1 - decision.confidence) / 2)
             hits = np.abs(part.mean - truth) <= half
@@ -62,7 +63,8 @@ def run(
                 errors.append(part.mean - truth)
                 widths.append(half)
         _count(found, "", fixed, scenario, decision)
-        for name, chosen in _others(drawn, scenario, fixed.last.measured, decision).items():
+        others = _others(drawn, scenario, fixed.last.measured, decision) if scenario.metric == "score" else {}
+        for name, chosen in others.items():
             found[f"wrong_{name}"].append(bool(bad[chosen]))
         if adaptive:
             grid, grown = judged(drawn, arms, looks[-1], decision), judged(drawn, arms, looks[-1], decision, looks)
@@ -91,11 +93,11 @@ def _parts(measured: Measured, scenario: Scenario) -> dict[str, tuple[Estimates,
 def _count(
     found: dict[str, list[float]], prefix: str, evidence: Evidence, scenario: Scenario, decision: Decision
 ) -> None:
-    ruling, limits, gain, lost = evidence.ruling, evidence.limits, scenario.gain, scenario.lost
-    chosen = ruling.recommended
-    may = gain >= decision.min_gain
+    ruling, limits, gain, lost = evidence.ruling, evidence.limits.units[0], scenario.gain, scenario.lost
+    chosen, margins = ruling.recommended, decision.margins(scenario.metric)
+    may = gain >= margins.least_gain
     false = (ruling.kind.name == "no_gain" and may.any()) or (
-        ruling.kind.name == "tradeoff" and (may & (lost <= decision.retention_margin)).any()
+        ruling.kind.name == "tradeoff" and (may & (lost <= margins.retention)).any()
     )
     false = false or (limits.forgetting_high < lost).any() or (limits.forgetting_low > lost).any()
     found[f"{prefix}wrong"].append(chosen is not None and bool(scenario.bad(decision)[chosen]))
@@ -117,7 +119,7 @@ def _others(drawn: Drawn, scenario: Scenario, measured: Measured, decision: Deci
     assert measured.gain is not None
     assert measured.forgetting is not None
     task = [suite for suite in drawn.suites if suite.relation == "in-domain"]
-    kept = [suite for suite in drawn.suites if suite.relation != "in-domain"]
+    kept = [s for s in drawn.suites if s.relation != "in-domain" and s.left_out_of_mean is None]
     answers = scenario.items * scenario.seeds
 
     def variance(suites: Sequence[Any]) -> Floats:
@@ -179,6 +181,31 @@ def power_row(items: int, seeds: int, studies: int, seed: int) -> dict[str, Any]
     return {"scenario": "power", "items": items, "seeds": seeds, "studies": studies, **means}
 
 
+# ---- what would decide ----------------------------------------------------------------------------------------------
+
+
+def more_needed_row(scenario: Scenario, studies: int, decision: Decision, seed: int, most: int = 40) -> dict[str, Any]:
+    """Of undecided studies that are told how many more seeds would decide: how many do when exactly those are added.
+
+    Studies that are told more than `most` seeds in all are left out: they take long to simulate.
+    """
+    rng = np.random.default_rng(seed)
+    arms = len(scenario.learned)
+    row: dict[str, Any] = {"scenario": scenario.name, "arms": arms, "seeds": scenario.seeds, "items": scenario.items}
+    row |= dict.fromkeys(("undecided", "given", "hits"), 0)
+    for _ in range(studies):
+        drawn = scenario.draw(rng, most)
+        evidence = judged(drawn, arms, scenario.seeds, decision)
+        if evidence.ruling.kind.decided:
+            continue
+        row["undecided"] += 1
+        more = more_needed(evidence.last.measured, evidence.last_cost, decision, evidence.last.alpha).seeds
+        if more is not None and scenario.seeds + more <= most:
+            row["given"] += 1
+            row["hits"] += judged(drawn, arms, scenario.seeds + more, decision).ruling.kind.decided
+    return {**row, "studies": studies, "hit_share": row["hits"] / row["given"] if row["given"] else None}
+
+
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 FIXED = {
@@ -195,6 +222,7 @@ BOUNDS = {
     for name in ("gain", "forgetting", "difference", "width")
     for way in ("closed", "bootstrap")
 }
+NEEDED = {name: name for name in ("undecided", "given", "hits", "hit_share")}
 POWER = {"margin 0.02": "margin_0.02", "margin 0.03": "margin_0.03", "margin 0.05": "margin_0.05"}
 
 
@@ -204,9 +232,13 @@ def table(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> str:
     lines = [f"| {' | '.join([*design, *columns])} |", "|" + " --- |" * (len(design) + len(columns))]
     for row in rows:
         cells = [str(row[name]) for name in design]
-        cells += ["-" if row.get(key) is None else f"{row[key]:.3f}" for key in columns.values()]
+        cells += [_cell(row.get(key)) for key in columns.values()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(value: float | int | None) -> str:
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def main() -> None:
@@ -217,15 +249,20 @@ def main() -> None:
     parser.add_argument("--studies", type=int, help="simulated studies per scenario")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--bets", type=Path, help="calibrate the best bet instead of the verdict; its figures go here")
     arguments = parser.parse_args()
+    if arguments.bets:
+        few = arguments.studies or (20 if arguments.quick else 300)
+        raise SystemExit(0 if calibrate_bets(arguments.bets, few, arguments.seed, arguments.workers) else 1)
     studies = arguments.studies or (60 if arguments.quick else 1000)
     start, decision, seed = time.perf_counter(), Decision(), arguments.seed
     chosen = [one for one in SCENARIOS if one.name in COMPARED]
     chosen.append(replace(chosen[0], name="rising with rank, 200 items", items=200))
     few = max(20, studies // 8)
     work: list[tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]] = [
-        *((run, (one, studies, decision, seed + 1000 * i)) for i, one in enumerate(SCENARIOS)),
+        *((run, (one, studies, decision, seed + 1000 * i)) for i, one in enumerate((*SCENARIOS, *LOSSES))),
         *((compare_bounds, (one, few, 500, decision, seed)) for one in chosen),
+        *((more_needed_row, (one, few, decision, seed + 7)) for one in SCENARIOS if one.name in TOLD),
         *((power_row, (n, k, few, seed)) for n in (200, 500, 1000, 2000) for k in (3, 5, 8)),
     ]
     found: list[dict[str, Any]] = []
@@ -235,9 +272,11 @@ def main() -> None:
             print(f"{len(found)} of {len(work)}: {row['scenario']}, {time.perf_counter() - start:.0f} s", flush=True)
             if arguments.json:
                 arguments.json.write_text(json.dumps(_published(found), indent=2) + "\n")
-    rows, checks, power = found[: len(SCENARIOS)], found[len(SCENARIOS) : -12], found[-12:]
+    count = len(SCENARIOS) + len(LOSSES)
+    told = found[-12 - len(TOLD) : -12]
+    rows, checks, power = found[:count], found[count : -12 - len(TOLD)], found[-12:]
     grown = [row for row in rows if "adaptive_runs" in row]
-    for part, columns in ((rows, FIXED), (grown, GROWN), (checks, BOUNDS), (power, POWER)):
+    for part, columns in ((rows, FIXED), (grown, GROWN), (checks, BOUNDS), (told, NEEDED), (power, POWER)):
         print(f"\n{table(part, columns)}")
     print(_summary(rows, grown, studies, time.perf_counter() - start))
 
@@ -263,9 +302,8 @@ def _summary(rows: Sequence[dict[str, Any]], grown: Sequence[dict[str, Any]], st
         values = [row[name] for row in held if row.get(name) is not None]
         lines.append(f"{name} from 3 seeds: lowest {min(values):.3f}, mean {np.mean(values):.3f}")
     for name in ("wrong", "wrong_argmax", "wrong_z_test", "wrong_loss"):
-        lines.append(
-            f"{name}: mean {np.mean([row[name] for row in rows]):.3f}, highest {max(row[name] for row in rows):.3f}"
-        )
+        values = [row[name] for row in rows if name in row]
+        lines.append(f"{name}: mean {np.mean(values):.3f}, highest {max(values):.3f}")
     runs = float(np.mean([row["adaptive_runs"] for row in grown]))
     lines.append(f"adaptive seeds: {1 - runs:.0%} fewer runs than a grid of {LOOKS[-1]} seeds, mean over scenarios")
     lines[-1] += f"; wrong at most {max(row['adaptive_wrong'] for row in grown):.3f}"

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from rankscope.decide.chance_level import nothing_to_forget
 from rankscope.decide.looks import Evidence, follow
 from rankscope.decide.paired_items import Pairing, SuiteScores
 from rankscope.decide.run_outcomes import ArmFacts
-from rankscope.records import ArmCost
-from rankscope.study.study import Decision
+from rankscope.records import ArmCost, Metric
+from rankscope.study.study import AdaptiveSeeds, Decision
 
 Floats = NDArray[np.float64]
+
+LOOKS = (3, 5, 8)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,10 @@ class Scenario:
     seed_sd: tuple[float, ...] = (0.06,)
     seed_correlation: float = 0.3
     spread: Spread = ALIKE
+    at_chance: int = 0
+    """Suites outside the domain on which base and arms guess among four, beside those of `out_suites`."""
+    looks: tuple[int, ...] = LOOKS
+    metric: Metric = "score"
 
     @property
     def gain(self) -> Floats:
@@ -74,9 +81,14 @@ class Scenario:
 
     def bad(self, decision: Decision) -> NDArray[np.bool_]:
         """Which arms it is wrong to recommend: they forget too much, are too far behind, or gain nothing."""
-        keeps = self.lost <= decision.retention_margin
+        margins = decision.margins(self.metric)
+        keeps = self.lost <= margins.retention
         best = self.gain[keeps].max() if keeps.any() else -np.inf
-        return ~keeps | (self.gain < best - decision.task_margin) | (self.gain <= 0)
+        return ~keeps | (self.gain < best - margins.task) | (self.gain <= 0)
+
+    def draw(self, rng: np.random.Generator, seeds: int) -> Drawn:
+        """A study of this truth."""
+        return draw(rng, self, seeds)
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,7 @@ def draw(rng: np.random.Generator, scenario: Scenario, seeds: int) -> Drawn:
         rng, scenario, scenario.learned, scenario.base_task, scenario.in_suites, seeds, "in-domain"
     )
     kept, _ = _suites(rng, scenario, scenario.kept, scenario.base_kept, scenario.out_suites, seeds, "out-of-domain")
+    kept += [_guessed(rng, scenario, seeds, number) for number in range(scenario.at_chance)]
     loss = -task_level.mean(axis=1) + 0.05 * rng.normal(size=len(scenario.learned))
     return Drawn((*task, *kept), loss)
 
@@ -125,6 +138,15 @@ def _suites(
     return suites, centre[:, None] + moved
 
 
+def _guessed(rng: np.random.Generator, scenario: Scenario, seeds: int, number: int) -> SuiteScores:
+    """A suite of questions with four choices on which everybody guesses; left out of the mean as a real one is."""
+    shape = (len(scenario.learned), seeds, scenario.items)
+    base, scores = (1.0 * (rng.random(size) < 0.25) for size in (scenario.items, shape))
+    reason = nothing_to_forget(f"guessed-{number}", base, 0.25)
+    suite = SuiteScores(f"guessed-{number}", None, "out-of-domain", "recall", (), base, scores)
+    return replace(suite, chance=0.25, left_out_of_mean=reason)
+
+
 def judged(drawn: Drawn, arm_count: int, seed_count: int, decision: Decision, looks: tuple[int, ...] = ()) -> Evidence:
     """What the verdict makes of it: at `seed_count` seeds, or look by look; by the code of a real study."""
     labels = tuple(f"arm-{a}" for a in range(arm_count))
@@ -132,9 +154,7 @@ def judged(drawn: Drawn, arm_count: int, seed_count: int, decision: Decision, lo
 
     def compared(count: int, arms: AbstractSet[str]) -> tuple[Pairing, Iterable[str]]:
         kept = [a for a, label in enumerate(labels) if label in arms]
-        suites = tuple(
-            SuiteScores(s.name, None, s.relation, s.kind, (), s.base, s.scores[kept, :count]) for s in drawn.suites
-        )
+        suites = tuple(replace(suite, scores=suite.scores[kept, :count]) for suite in drawn.suites)
         names = tuple(labels[a] for a in kept)
         pairing = Pairing("m", "t", names, tuple(range(count)), suites, tuple(facts[name] for name in names))
         return pairing, [f"{name}-s{k}" for name in names for k in range(count)]
@@ -153,6 +173,8 @@ RISING = (0.55, 0.60, 0.65, 0.69, 0.70, 0.70)
 JUST_INFERIOR = (0.6695,) * 5 + (0.70,)
 JUST_TOO_MUCH = (0.8195,) * 6
 UNEVEN = (0.03, 0.04, 0.05, 0.06, 0.08, 0.12)
+UNSTABLE = (0.25, 0.03, 0.03, 0.03, 0.03, 0.03)
+FROM_TWO = AdaptiveSeeds(start=2, max=8).looks
 DEMO_LEARNED = (0.54, 0.78, 0.84, 0.95, 0.98)
 DEMO_KEPT = (0.861, 0.853, 0.555, 0.843, 0.504)
 DEMO_SEEDS = (0.15, 0.10, 0.12, 0.10, 0.08)
@@ -173,6 +195,11 @@ SCENARIOS = (
     Scenario("rare flips, 200 items", EQUAL, (0.985,) * 6, base_kept=0.99, seed_sd=(0.01,), items=200),
     Scenario("no gain", (0.30,) * 6, GOOD, items=2000, seed_sd=(0.02,)),
     Scenario("two seeds", JUST_INFERIOR, GOOD, seeds=2),
+    Scenario("two seeds, one unstable arm", EQUAL, JUST_TOO_MUCH, seeds=2, seed_sd=UNSTABLE),
+    Scenario("one unstable arm", EQUAL, JUST_TOO_MUCH, seed_sd=UNSTABLE),
+    Scenario("one unstable arm just inferior", (0.6695, *EQUAL[1:]), GOOD, seed_sd=UNSTABLE, items=2000),
+    Scenario("looks asked to begin with two, one unstable arm", EQUAL, JUST_TOO_MUCH, seed_sd=UNSTABLE, looks=FROM_TWO),
+    Scenario("two suites at chance, forget just too much", EQUAL, JUST_TOO_MUCH, out_suites=1, at_chance=2),
     Scenario("five seeds", RISING, GOOD, seeds=5),
     Scenario("five seeds, just inferior", JUST_INFERIOR, GOOD, seeds=5, items=2000),
     Scenario("one arm", (0.5,), (0.8195,)),

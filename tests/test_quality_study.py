@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -79,6 +80,15 @@ def test_points_and_nats_stand_in_one_study(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(loss_study(tmp_path / "input", suites=suites), out) == Outcome()
     assert verdicts_of(out).verdicts[0].headline
+    for name in ("kinds", "matrix"):
+        table = pd.read_parquet(out / "tables" / f"{name}.parquet")
+        assert set(table["metric"]) == {"score", "loss"}
+        assert (table["suites"] == 1).all(), "points and nats are never in one mean"
+        assert (table["base_accuracy"] < 0).equals(table["metric"] == "loss")
+    assert set(pd.read_parquet(out / "tables" / "flips.parquet")["suite"]) == {"taught", "other"}
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Change of suites judged by loss" in page
+    assert re.search(r"\d\.\d{3} nats</td>", page), "the table suite by suite has losses"
 
 
 def test_another_metric_of_rows_is_refused_with_its_line(tmp_path: Path) -> None:

@@ -23,9 +23,15 @@ from rankscope.jobs.planning import StudyPlanner, same_work, unscorable
 from rankscope.jobs.replay_job import samples_to_write
 from rankscope.jobs.run_job import TrainRuns
 from rankscope.jobs.score_job import ScoreBase
-from rankscope.jobs.search_job import SearchRate
+from rankscope.jobs.search_job import SearchRate, search_waves
 from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun, RunStatus, Stage
 from rankscope.results.evidence import mark_unneeded, wanted_runs
+from rankscope.results.searched_settings import (
+    further_rates,
+    runs_with_a_rate,
+    set_aside_other_rates,
+    settle_searched,
+)
 from rankscope.results.write_results import write_results
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Study
@@ -101,7 +107,8 @@ def run_study(
         return first if agree else planner.plan(machine, folder)
 
     def work(plan: Plan) -> Outcome:
-        return _do_all(_Work(folder, planner.study, plan, make_executor(plan), set(only), lambda: progress(plan)))
+        executor, idle = make_executor(plan), lambda: progress(plan)
+        return _do_all(_Work(folder, planner.study, plan, executor, set(only), idle, notice))
 
     if not only:
         with folder.lock():
@@ -174,6 +181,7 @@ class _Work:
     executor: Executor
     only: set[str]
     idle: Callable[[], None]
+    notice: Callable[[str], None] = lambda _: None
     failed: dict[str, str] = field(default_factory=dict)
 
     def do(self, what: str, jobs: Sequence[Job]) -> None:
@@ -238,17 +246,16 @@ def _next(work: _Work, asked: set[str]) -> list[PlannedRun]:
 
 
 def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
-    """Bases, and how many arms train together; then searches and the runs that wait for none; then the runs whose rate
-    was searched.
+    """Bases, and how many arms train together; then searches, and beside the first of them the runs that wait for none;
+    then the runs whose rate was searched.
 
-    With `only` nothing is measured, and the bases come last: nothing waits for them, and another process may have
+    With `only` nothing is measured, and the bases come last where no search waits for them: another process may have
     scored them by then.
     """
     plan, folder = work.plan, work.folder
     runs = sorted(runs, key=lambda r: -r.seconds)
-    wanted = {(r.model, r.train_set, r.arm.label) for r in runs}
-    searches = [s for s in plan.searches if any((s.model, s.train_set, a.label) in wanted for a in s.arms)]
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
+    waves = search_waves(folder, plan, searched)
     bases = [ScoreBase(folder.url, run_id, model) for model, run_id in plan.base_ids.items()]
 
     def training(runs: Sequence[PlannedRun]) -> list[TrainRuns]:
@@ -260,15 +267,27 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
         measured = [ChoosePacking(folder.url, ids) for ids in undecided(folder, runs)]
         packs = " and measuring how many arms train best together" if measured else ""
         work.do(f"scoring the base{packs}", [*bases, *measured])
-    work.do("writing samples to replay", samples_to_write(folder, plan, runs))
-    work.do(
-        "searching rates, training" if searches else "training",
-        [
-            *(SearchRate(folder.url, s.search_id, s.seconds) for s in searches),
-            *training([r for r in runs if r not in searched]),
-        ],
-    )
-    lost = {(s.model, s.train_set, a.label) for s in searches if s.search_id in work.failed for a in s.arms}
-    work.do("training", training([r for r in searched if (r.model, r.train_set, r.arm.label) not in lost]))
-    if work.only:
+    elif searched:
         work.do("scoring the base", bases)
+    work.do("writing samples to replay", samples_to_write(folder, plan, runs))
+    what = "searching rates, training" if waves else "training"
+    first = waves[0] if waves else []
+    work.do(what, [*first, *training([r for r in runs if r not in searched])])
+    for wave in waves[1:]:
+        work.do("searching rates", [job for job in wave if not work.failed.keys() & set(job.waits_for(plan))])
+    if searched and not stop_requested():
+        _settle(work, searched)
+        work.do("training", training(runs_with_a_rate(folder, searched)))
+    if work.only and not searched:
+        work.do("scoring the base", bases)
+
+
+def _settle(work: _Work, searched: Sequence[PlannedRun]) -> None:
+    """Choose the settings of the arms whose searches are done, after a further rate for those that need one."""
+    plan, folder = work.plan, work.folder
+    work.do("searching rates", [SearchRate(folder.url, id_, further=True) for id_ in further_rates(folder, plan)])
+    with folder.wait_lock("settings", stop_requested) as mine:
+        if mine:
+            settle_searched(folder, plan)
+            for told in set_aside_other_rates(folder, searched):
+                work.notice(told)

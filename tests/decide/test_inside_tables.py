@@ -1,45 +1,16 @@
-"""Tables of what changed inside, and whether it predicts forgetting, on made frames with known answers."""
+"""Tables of what changed inside, on made frames with known answers."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import rankdata, spearmanr
-from statsmodels.stats.multitest import multipletests
+from made_inside import runs_frame
 
 from rankscope.decide.change_tables import derived_scores, forgetting_by_run
-from rankscope.decide.inside_tables import (
-    FEWEST_RUNS,
-    diagnose,
-    holm,
-    joined,
-    measures_by_run,
-    neuron_overlaps,
-    partial_rank_correlation,
-    permutation_p,
-    rank_correlation,
-    subspace_similarity,
-    subspaces,
-)
+from rankscope.decide.inside_tables import joined, measures_by_run, neuron_overlaps, subspace_similarity, subspaces
 
 RNG = np.random.default_rng(5)
-
-
-def runs_frame(arms: int = 4, seeds: int = 3) -> pd.DataFrame:
-    rows = [
-        {
-            "run_id": f"{a}-{s}",
-            "model": "m",
-            "train_set": "t",
-            "arm": f"a{a}",
-            "seed": s,
-            "learning_rate": 1e-3 * (1 + a % 2),
-        }
-        for a in range(arms)
-        for s in range(seeds)
-    ]
-    return pd.DataFrame(rows)
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -120,67 +91,3 @@ def test_derived_scores_stand_beside_the_base() -> None:
     assert found.loc["x", "change"] == pytest.approx(0.5 - 0.8)
     assert (found.loc["x", "n"], found.loc["x", "rank"]) == (2, 4)
     assert derived_scores([], scores).empty
-
-
-# ---- diagnostics ----------------------------------------------------------------------------------------------------
-
-
-def test_correlations_are_those_of_scipy_and_of_residuals() -> None:
-    x, y, given = RNG.normal(size=20), RNG.normal(size=20), RNG.normal(size=(20, 2))
-    assert rank_correlation(x, y) == pytest.approx(spearmanr(x, y).statistic)
-    ranks = np.corrcoef(np.column_stack([rankdata(v) for v in (x, y, *given.T)]).T)
-    precision = np.linalg.inv(ranks)
-    expected = -precision[0, 1] / np.sqrt(precision[0, 0] * precision[1, 1])
-    assert partial_rank_correlation(x, y, given) == pytest.approx(expected)
-    assert partial_rank_correlation(given[:, 0] ** 3, y, given) is None, "the covariates' own ranks leave nothing"
-
-
-def test_the_correction_is_holms() -> None:
-    values = [0.01, 0.04, 0.03, 0.005, 0.5]
-    assert holm(values) == pytest.approx(multipletests(values, method="holm")[1])
-
-
-def test_p_values_are_even_where_there_is_nothing() -> None:
-    """Permutation p over data without any relation: about 10 % are below 0.1."""
-    rng = np.random.default_rng(0)
-    below = 0
-    for _ in range(200):
-        x, y, given = rng.normal(size=14), rng.normal(size=14), rng.normal(size=(14, 2))
-        below += permutation_p(x, y, given, rng, 200) <= 0.1
-    assert 8 <= below <= 34
-
-
-def made_runs(seed: int, strength: float) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """24 runs in which one measure drives forgetting with `strength`, beyond rank and rate; another is only rank."""
-    rng = np.random.default_rng(seed)
-    runs = runs_frame(8, 3)
-    rank = np.repeat(2.0 ** np.arange(8), 3)
-    drift = rng.normal(size=24)
-    values = runs[["model", "train_set", "arm", "seed"]].assign(
-        **{"cosine drift": drift, "stable rank": rank**2, "relative norm": rng.normal(size=24), "given_rank": rank}
-    )
-    outcome = strength * drift + np.log(rank) + 0.3 * rng.normal(size=24)
-    return values, values[["model", "train_set", "arm", "seed"]].assign(forgetting=outcome), runs
-
-
-def test_a_measure_that_drives_forgetting_is_found_and_one_that_is_rank_alone_is_not() -> None:
-    values, forgetting, runs = made_runs(0, 2.0)
-    found = diagnose(values, forgetting, runs, confidence=0.95).set_index("measure")
-    drift = found.loc["cosine drift"]
-    assert (drift["predicts"], drift["measures_tried"]) == ("yes", 2)
-    assert drift["partial_low"] > 0.3
-    assert drift["p"] < drift["p_corrected"]
-    rank = found.loc["stable rank"]
-    assert rank["partial"] is None or np.isnan(rank["partial"])
-    assert "leave nothing" in rank["reason"]
-    assert found.loc["relative norm", "predicts"] == "no"
-
-
-def test_nothing_is_said_of_few_runs_or_of_what_never_varies() -> None:
-    values, forgetting, runs = made_runs(0, 2.0)
-    few = diagnose(values.head(FEWEST_RUNS - 1), forgetting, runs, confidence=0.95)
-    assert few["predicts"].isna().all()
-    assert few["reason"].str.contains("at least 8").all()
-    same = diagnose(values.assign(**{"cosine drift": 1.0}), forgetting, runs, confidence=0.95).set_index("measure")
-    assert same.loc["cosine drift", "reason"] == "the same in every run"
-    assert diagnose(values.head(0), forgetting, runs, confidence=0.95).empty

@@ -55,9 +55,9 @@ def test_a_single_study_has_its_own_interval() -> None:
         random_effects([0.1], [0.0])
 
 
-def evidence_arms(name: str, rng_seed: int, rates: dict[str, float]) -> list[StudyArm]:
+def evidence_arms(name: str, rng_seed: int, rates: dict[str, float], kept_r4: float = 0.80) -> list[StudyArm]:
     learned = {"lora-r1": 0.5, "lora-r4": 0.695, "lora-r16": 0.7, "full": 0.7}
-    kept = {"lora-r1": 0.80, "lora-r4": 0.80, "lora-r16": 0.79, "full": 0.7}
+    kept = {"lora-r1": 0.80, "lora-r4": kept_r4, "lora-r16": 0.79, "full": 0.7}
     frames = Study(learned, kept, rng_seed=rng_seed).frames()
     evidence = gather(frames, model="small", train_set="facts", decision=Decision())
     return study_arms(name, evidence, rates)
@@ -78,9 +78,51 @@ def test_the_default_is_the_smallest_arm_within_the_margins_over_all_studies(def
     assert [arm.rank for arm in defaults.arms] == [1, 4, 16, None]
     assert chosen.gain_difference is not None
     assert -0.03 < chosen.gain_difference.low < -0.005 < chosen.gain_difference.high
-    assert defaults.arms[-1].gain_difference is None  # the reference
+    full = defaults.arms[-1]
+    assert full.gain_difference is not None  # it forgets too much to be what others are compared with
+    assert (full.reference_in, sum(arm.reference_in for arm in defaults.arms)) == (0, 4)
+    assert {arm.learning_rate_decade for arm in defaults.arms if arm.rank == 4} == {-3}
     assert chosen.learning_rate is not None
     assert chosen.learning_rate.low < 1e-3 < chosen.learning_rate.mean == pytest.approx(10**-2.88, rel=0.02)
+
+
+def test_one_arm_at_two_rates_is_two_arms() -> None:
+    """The same study at another rate, where r4 forgets too much: it neither helps nor hurts the rate that keeps."""
+    mild = [evidence_arms(f"mild-{i}", i, {"lora-r4": 1e-4}) for i in range(3)]
+    harsh = [evidence_arms(f"harsh-{i}", 9 + i, {"lora-r4": 1e-2}, kept_r4=0.60) for i in range(3)]
+    pooled = pool([arm for arms in (*mild, *harsh) for arm in arms], Decision())
+    rows = {arm.learning_rate_decade: arm for arm in pooled.arms if arm.rank == 4}
+    assert {decade: row.studies for decade, row in rows.items()} == {-4: 3, -2: 3}
+    assert rows[-2].forgetting is not None
+    assert rows[-2].forgetting.low > 0.15
+    assert pooled.default is not None
+    assert pooled.arms[pooled.default] == rows[-4]
+    assert "learning rate 1e-4 to 1e-3" in pooled.reason
+    assert "ranks: [4]" in arms_lines(pooled)
+    assert arms_lines(pooled).count("ranks: [4]") == 1
+
+
+def test_a_bad_full_is_not_what_others_are_compared_with() -> None:
+    """Full learns little at its rate; r1 is as good as it, and 20 points behind the best that keeps."""
+    learned = {"lora-r1": 0.5, "lora-r4": 0.7, "full": 0.5}
+    arms = []
+    for i in range(3):
+        frames = Study(learned, dict.fromkeys(learned, 0.80), rng_seed=i).frames()
+        arms += study_arms(f"s{i}", gather(frames, model="small", train_set="facts", decision=Decision()), {})
+    pooled = pool(arms, Decision())
+    assert pooled.default is not None
+    assert pooled.arms[pooled.default].rank == 4
+    smallest = next(arm for arm in pooled.arms if arm.rank == 1)
+    assert smallest.gain_difference is not None
+    assert smallest.gain_difference.high < -0.1
+
+
+def test_where_no_arm_keeps_there_is_no_reference_and_no_default() -> None:
+    learned = {"lora-r1": 0.5, "full": 0.7}
+    frames = Study(learned, dict.fromkeys(learned, 0.6)).frames()
+    arms = study_arms("s", gather(frames, model="small", train_set="facts", decision=Decision()), {})
+    assert all(arm.gain_difference is None and not arm.is_reference for arm in arms)
+    assert pool(arms, Decision()).default is None
 
 
 def test_studies_that_cannot_tell_give_no_default() -> None:

@@ -58,3 +58,20 @@ def inside_tables(diagnosed: bool = True) -> dict[str, pd.DataFrame]:
         "neuron_overlaps": pd.DataFrame(overlaps),
         "diagnostics": pd.DataFrame([{**front, **found}]), "derived": pd.DataFrame(derived),
     }  # fmt: skip
+
+
+def runs_frame(arms: int = 4, seeds: int = 3) -> pd.DataFrame:
+    """The runs of `arms` arms with `seeds` seeds, at two learning rates in turns."""
+    rows = [
+        {
+            "run_id": f"{a}-{s}",
+            "model": "m",
+            "train_set": "t",
+            "arm": f"a{a}",
+            "seed": s,
+            "learning_rate": 1e-3 * (1 + a % 2),
+        }
+        for a in range(arms)
+        for s in range(seeds)
+    ]
+    return pd.DataFrame(rows)

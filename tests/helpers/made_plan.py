@@ -25,6 +25,7 @@ def make_plan(searches: int = 0) -> Plan:
         PlannedSearch(
             search_id=f"search-{run.arm.rank}", model="tiny", train_set="medical", arms=[run.arm],
             rates=[1e-4, 1e-3, 1e-2, 1e-1], seed=9, step_count=40, train_flops=6e9, seconds=20.0,
+            tries=4, runs=2.0,
         )
         for run in runs
         if run.search_id and run.seed == 0

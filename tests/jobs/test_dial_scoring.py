@@ -137,3 +137,32 @@ def test_what_is_lost_is_made_again_the_same_and_the_rest_is_left(done: tuple[Pa
     for path, frame in before.items():
         pd.testing.assert_frame_equal(pd.read_parquet(path), frame, check_exact=True)
     assert weights.stat().st_mtime_ns == stamp
+
+
+def test_the_verdict_is_of_each_arm_at_its_dial_on_the_items_that_judge(done: tuple[Path, Path]) -> None:
+    folder = StudyFolder.open(done[1])
+    settings, verdicts = folder.read_settings(), folder.read_verdicts()
+    assert settings is not None
+    assert verdicts is not None
+    (verdict,) = verdicts.verdicts
+    by_arm = {s.arm: s for s in settings.settings}
+    assert set(by_arm) == {"full", "lora-r2", "ia3"}
+    assert by_arm["ia3"].how == "given"
+    assert all(setting.rate_given and setting.point is not None for setting in by_arm.values())
+    for arm in verdict.arms:
+        assert arm.dial == by_arm[arm.label].dial
+        assert {s.suite: s.item_count for s in arm.per_suite} == {"taught": 40, "other": 18, "sums": 6}
+        run_id = run_of(done[1], arm.label).run_id
+        frame = folder.read_at_dial(run_id, arm.dial)
+        assert frame is not None
+        judged = frame[(frame["suite"] == "other") & (frame["role"] == "judge")]
+        (outcome,) = (s for s in arm.per_suite if s.suite == "other")
+        assert outcome.accuracy == pytest.approx(judged["score"].astype(float).mean())
+    scores = folder.read_table("scores")
+    assert scores is not None
+    assert set(scores[scores["suite"] == "other"]["n"]) == {18}
+    points = folder.read_table("operating_points")
+    assert points is not None
+    assert points.groupby("arm").size().to_dict() == {"full": 2, "ia3": 1, "lora-r2": 2}
+    assert points["gain"].notna().all()
+    assert points.groupby("arm")["chosen"].sum().tolist() == [1, 1, 1]

@@ -48,10 +48,17 @@ def test_each_arm_with_an_auto_rate_has_its_own_search(read: Read) -> None:
     for run in plan.runs:
         assert run.search_id is not None
         assert run.arm in found[run.search_id].arms
-    search = plan.searches[1]
-    assert (len(search.rates), search.step_count) == (7, 21)
-    assert search.train_flops == pytest.approx(3.75 * plan.runs[3].train_flops)
-    assert search.seed not in read().seeds
+    full, anchor, other = plan.searches
+    assert [(search.tries, len(search.rates), search.wave) for search in plan.searches] == [
+        (5, 5, 0),
+        (5, 5, 0),
+        (3, 0, 1),
+    ]
+    assert other.after == [anchor.search_id]
+    assert anchor.step_count == 21
+    assert anchor.train_flops == pytest.approx(2.75 * plan.runs[3].train_flops)
+    assert other.train_flops == pytest.approx(2.25 * plan.runs[6].train_flops)
+    assert full.seed not in read().seeds
 
 
 def test_a_shared_rate_has_one_search_and_a_warning(read: Read) -> None:

@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rankscope.data import training_batches
-from rankscope.jobs import search_job
 from rankscope.model.load import linear_shapes
 from rankscope.plan.run_cost import (
     disk_bytes,
@@ -24,7 +23,6 @@ from rankscope.plan.run_cost import (
     train_flops,
 )
 from rankscope.records import ModelFacts
-from rankscope.records.plan_record import search_share
 from rankscope.study.methods.lora_method import matches_target
 from rankscope.study.study import SUPERVISED, Arm, Budget
 
@@ -140,17 +138,6 @@ def test_generated_answers_cost_tokens_that_choices_do_not() -> None:
     assert 0 < generated_tokens(open_) <= open_.item_count * open_.max_new_tokens
     assert evaluate_flops(FULL, LLAMA_8B, [open_]) > evaluate_flops(FULL, LLAMA_8B, [choices])
     assert evaluate_flops(None, LLAMA_8B, []) == (0.0, 0.0)
-
-
-def test_a_search_costs_what_successive_halving_trains() -> None:
-    trained: dict[float, int] = {}
-
-    def advance(rate: float, until_step: int) -> float:
-        trained[rate] = until_step
-        return rate
-
-    search_job.successive_halving([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], 400, advance)
-    assert search_share(7) == pytest.approx(sum(trained.values()) / 400)
 
 
 def test_memory_by_component() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from made_report import make_report, make_verdict
 from rich.console import Console
 
-from rankscope.records import Interval, VerdictFile
+from rankscope.records import BestBet, Interval, VerdictFile
+from rankscope.report.page import render
 from rankscope.report.verdict_text import confidence_sentence, forgotten_sentence, print_results
 
 
@@ -73,3 +74,31 @@ def test_markup_in_names_is_printed_as_it_is() -> None:
 
 def test_no_verdict_says_so() -> None:
     assert "no verdict" in "\n".join(printed(80, VerdictFile(verdicts=[])))
+
+
+# ---- the best bet ---------------------------------------------------------------------------------------------------
+
+
+def with_bet(kind: str) -> VerdictFile:
+    bet = BestBet(
+        label="lora-r16", setting=None, probability=0.84, expected_regret=0.004, runner_up=None, probability_base=0.02,
+        headline="Best bet: [r16]", sentence="Use it.", why="It misses little.",
+    )  # fmt: skip
+    return VerdictFile(verdicts=[make_verdict(kind=kind, best_bet=bet)])
+
+
+def test_the_bet_comes_first_where_nothing_is_recommended_and_second_where_something_is() -> None:
+    for kind, first in (("recommended", False), ("tradeoff", True), ("cannot_distinguish", True)):
+        lines = printed(120, with_bet(kind))
+        bet = next(i for i, line in enumerate(lines) if line.startswith("Best bet: [r16]. Use it."))
+        headline = with_bet(kind).verdicts[0].headline
+        sure = next(i for i, line in enumerate(lines) if line.startswith(f"{headline}."))
+        assert (bet < sure) is first
+        assert lines[bet + 1].strip() == "It misses little."
+
+
+def test_the_page_leads_with_the_bet() -> None:
+    text = render(make_report(with_bet("cannot_distinguish").verdicts))
+    assert "<h2>Best bet: [r16]</h2>" in text
+    assert "<h3>Not decided yet</h3>" in text
+    assert "It misses little." in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +30,35 @@ def plain_logprob(model: torch.nn.Module, prompt: list[int], continuation: list[
     return float(logits.log_softmax(-1).gather(1, torch.tensor(continuation)[:, None]).sum())
 
 
+def no_path_of_this_machine(exported: Path, here: Path) -> None:
+    """Neither in the settings nor on the card; and files are as readable as any other that is made."""
+    assert list(exported.rglob("*.json"))
+    for path in exported.rglob("*"):
+        assert str(here).encode() not in path.read_bytes(), path
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask(), path
+    if (exported / "adapter_config.json").is_file():
+        assert json.loads((exported / "adapter_config.json").read_text())["base_model_name_or_path"] == "model"
+
+
+def umask() -> int:
+    before = os.umask(0o022)
+    os.umask(before)
+    return before
+
+
+def a_link_among_the_weights_is_refused(out: Path, tmp_path: Path) -> None:
+    """What it points at may be anything that this user can read."""
+    (tmp_path / "secret").write_text("of somebody else")
+    links = [adapter / "notes.txt" for adapter in out.glob("runs/lora-r4-*/adapter")]
+    for link in links:
+        link.symlink_to(tmp_path / "secret")
+    with pytest.raises(InputProblems, match=r"notes\.txt: export: found a link"):
+        export_arm(StudyFolder.open(out), tmp_path / "with-link", arm="lora-r4", merged=False)
+    assert not (tmp_path / "with-link").exists()
+    for link in links:
+        link.unlink()
+
+
 @pytest.mark.parametrize("merged", [False, True])
 def test_plain_peft_on_the_plain_base_reproduces_the_predictions(tmp_path: Path, merged: bool) -> None:
     arms = {"lora": {"ranks": [4], "learning_rate": 1e-2}}
@@ -40,6 +71,9 @@ def test_plain_peft_on_the_plain_base_reproduces_the_predictions(tmp_path: Path,
         make_executor=lambda plan: InProcess(1),
     )
     done = export_arm(StudyFolder.open(out), tmp_path / "exported", arm="lora-r4", merged=merged)
+    no_path_of_this_machine(tmp_path / "exported", tmp_path)
+    if not merged:
+        a_link_among_the_weights_is_refused(out, tmp_path)
     seed = int(done.split("seed ")[1].split(",")[0])
     plan = StudyFolder.open(out).read_plan()
     assert plan is not None
@@ -90,3 +124,53 @@ def test_an_adapter_of_a_base_in_4_bits_is_not_merged(tmp_path: Path) -> None:
     assert export_arm(StudyFolder.open(out), tmp_path / "adapter", arm="lora-r4", merged=False).startswith(
         "the adapter of lora-r4"
     )
+
+
+@pytest.mark.parametrize(("arm", "merged"), [("lora-r4", False), ("lora-r4", True), ("full", False)])
+def test_what_is_exported_is_the_arm_at_its_dial(tmp_path: Path, arm: str, merged: bool) -> None:
+    """Plain PEFT, or plain transformers, gives the predictions that the run has at that dial."""
+    arms = {"full": {"learning_rate": 1e-3, "dial": 0.5}, "lora": {"ranks": [4], "learning_rate": 1e-2, "dial": 0.5}}
+    study = tiny_study(
+        tmp_path / "input", arms=arms, seeds=[0], model={"id": "model", "dtype": "float32"}, keep={"full": "all"}
+    )
+    out = tmp_path / "out"
+    run_study(
+        StudyPlanner(read_study(study, []), study.parent),
+        StudyFolder.open(out),
+        machine=look_at_machine(out, measure=False),
+        make_executor=lambda plan: InProcess(1),
+    )
+    store = StudyFolder.open(out)
+    assert export_arm(store, tmp_path / "exported", arm=arm, merged=merged).endswith(
+        f"of {arm} at the dial 0.5, seed 0,"
+    )
+    plan = store.read_plan()
+    assert plan is not None
+    one = next(run for run in plan.runs if run.arm.label == arm)
+    recorded, whole = store.read_at_dial(one.run_id, 0.5), store.read_predictions(one.run_id)
+    assert recorded is not None
+    assert whole is not None
+    card = (tmp_path / "exported" / "README.md").read_text(encoding="utf-8")
+    assert "0.5 of the trained change" in card
+    assert "- dial: 0.5" in card
+
+    tokenizer = AutoTokenizer.from_pretrained(study.parent / "model")
+    if arm == "full" or merged:
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "exported", dtype=torch.float32)
+    else:
+        plain = AutoModelForCausalLM.from_pretrained(study.parent / "model", dtype=torch.float32)
+        model = PeftModel.from_pretrained(plain, tmp_path / "exported")
+    model.eval()
+    asked = pd.read_parquet(out / "base" / "items.parquet")
+    moved = 0.0
+    items = recorded[recorded["suite"] == "taught"].merge(asked, on=["suite", "item_id"])
+    before = whole.set_index(["suite", "item_id"])["choice_logprobs"]
+    for row in items.itertuples():
+        prompt = tokenizer(row.prompt, add_special_tokens=False)["input_ids"]
+        found = []
+        for choice in row.choices:
+            both = tokenizer(f"{row.prompt} {choice}", add_special_tokens=False)["input_ids"]
+            found.append(plain_logprob(model, prompt, both[len(prompt) :]))
+        assert found == pytest.approx(list(row.choice_logprobs), abs=2e-3)
+        moved = max(moved, abs(found[0] - before["taught", row.item_id][0]))
+    assert moved > 0.05, "half of a change is not all of it"

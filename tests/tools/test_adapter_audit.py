@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -318,3 +319,23 @@ def test_what_cannot_be_compressed_is_refused_with_the_reason(
     with pytest.raises(InputProblems, match=words):
         compress(tmp_path / "a", tmp_path / "out", rank=1)
     assert not (tmp_path / "out").exists()
+
+
+def test_compress_copies_no_link_and_makes_files_of_ordinary_modes(adapter: Path, tmp_path: Path) -> None:
+    """A tokenizer that was saved along comes with it; what a link points at may be anything that this user can read."""
+    given, out = tmp_path / "given", tmp_path / "out"
+    shutil.copytree(adapter, given)
+    (tmp_path / "secret").write_text("of somebody else")
+    (given / "tokenizer.json").write_text("{}")
+    (given / "special_tokens_map.json").symlink_to(tmp_path / "secret")
+    before = os.umask(0o027)
+    try:
+        done = compress(given, out, rank=2)
+    finally:
+        os.umask(before)
+    assert "special_tokens_map.json is a link and was not copied" in done.notes
+    names = {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"}
+    assert {path.name for path in out.iterdir()} == names
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o640}
+    assert out.stat().st_mode & 0o777 == 0o750
+    assert {path.name for path in tmp_path.iterdir()} == {"given", "out", "secret"}

@@ -192,7 +192,12 @@ def best_bet(evidence: Evidence, frames: Frames, decision: Decision, most_seeds:
             next_runs=runs if runs.arms else None,
             unit=placed.unit,
         ),
-        Told(decision, tuple(unit.metric for unit in placed.units), unknown),
+        Told(
+            decision,
+            tuple(unit.metric for unit in placed.units),
+            unknown,
+            {arm.label: int(count) for arm, count in zip(placed.arms, placed.seen[0].seed_counts, strict=True)},
+        ),
     )
 
 

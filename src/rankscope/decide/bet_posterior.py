@@ -117,19 +117,19 @@ def draw_truths(seen: Observed, prior: Prior, rng: np.random.Generator, draws: i
     """Draws (D, N) of the arms' true values on one axis. `scales` (Q,): draw i has the seeds' variance times
     `scales[i % Q]`, so that axes drawn with the same ones share it; None: it is known."""
     used = np.ones(1) if scales is None else scales
-    known = condition(seen.mean, seen.items + used[:, None, None] * seen.seeds, prior.covariances)
-    weights = known.log_likelihood + prior.log_weights
-    weights = np.exp(weights - weights.max(axis=1, keepdims=True))
-    steps = np.cumsum(weights, axis=1)
-    steps /= steps[:, -1:]
-    of_scale = np.arange(draws) % len(used)
+    count = len(seen.mean)
     uniform = rng.random(draws)
-    chosen = np.minimum((uniform[:, None] > steps[of_scale]).sum(axis=1), steps.shape[1] - 1)
-    at, back = np.unique(of_scale * steps.shape[1] + chosen, return_inverse=True)
-    covariance = known.covariance.reshape(-1, *known.covariance.shape[2:])[at]
-    trace = np.trace(covariance, axis1=1, axis2=2)[:, None, None]
-    roots = np.linalg.cholesky(covariance + 1e-10 * trace * np.eye(len(seen.mean)))
-    noise = rng.standard_normal((draws, len(seen.mean)))
-    centre = known.mean.reshape(-1, len(seen.mean))[at]
-    truths: Floats = centre[back] + np.einsum("dij,dj->di", roots[back], noise)
+    noise = rng.standard_normal((draws, count))
+    truths = np.empty((draws, count))
+    for number, scale in enumerate(used):  # one at a time: all matrices of many arms at once would be large
+        mine = np.arange(number, draws, len(used))
+        known = condition(seen.mean, (seen.items + scale * seen.seeds)[None], prior.covariances)
+        log_weights = known.log_likelihood[0] + prior.log_weights
+        steps = np.cumsum(np.exp(log_weights - log_weights.max()))
+        chosen = np.minimum(np.searchsorted(steps / steps[-1], uniform[mine]), len(steps) - 1)
+        at, back = np.unique(chosen, return_inverse=True)
+        covariance = known.covariance[0, at]
+        trace = np.trace(covariance, axis1=1, axis2=2)[:, None, None]
+        roots = np.linalg.cholesky(covariance + 1e-10 * trace * np.eye(count))
+        truths[mine] = known.mean[0, at][back] + np.einsum("dij,dj->di", roots[back], noise[mine])
     return truths

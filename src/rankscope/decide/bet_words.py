@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from rankscope.records import BestBet, BetSetting, LeastBadArm, Metric, NextRuns
@@ -22,12 +23,13 @@ def confidence_word(probability: float) -> str:
 
 
 class Told(NamedTuple):
-    """What a bet's words need beside it: the margins, the units that it was judged in, and why no probability can be
-    said (None where one can)."""
+    """What a bet's words need beside it: the margins, the units that it was judged in, why no probability can be said
+    (None where one can), and the done seeds of every arm, by label."""
 
     decision: Decision
     metrics: tuple[Metric, ...]
     unknown: str | None
+    seeds: Mapping[str, int]
 
     def margin(self, name: str) -> str:
         """A margin in every unit: `3 points and 0.02 nats`."""
@@ -76,6 +78,10 @@ def _reasons(bet: BestBet, told: Told) -> list[str]:
         said.append(f"That no arm is worth training has a probability of {_percent(bet.probability_base)}.")
     if bet.least_bad is not None:
         said.append(_least_bad(bet.least_bad))
+    fewest = min(told.seeds.values())
+    more = [f"{count} of {label}" for label, count in told.seeds.items() if count > fewest]
+    if more:
+        said.append(f"It rests on every seed that was done: {listing(more)}, {fewest} of every other arm.")
     return said + _next(bet, told.decision)
 
 
@@ -100,7 +106,9 @@ def _next(bet: BestBet, decision: Decision) -> list[str]:
     if not is_worth(runs, bet.unit, decision):
         return ["More seeds would hardly change it."]
     each = "One more seed" if len(runs.arms) == 1 else "One more seed each"
-    return [f"{each} for {listing(runs.arms)} would save about {_missed(runs.saving, bet.unit)} of that."]
+    saved = _missed(runs.saving, bet.unit)
+    about = "" if saved.startswith("less") else "about "
+    return [f"{each} for {listing(runs.arms)} would save {about}{saved} of that."]
 
 
 def is_worth(runs: NextRuns, unit: str, decision: Decision) -> bool:

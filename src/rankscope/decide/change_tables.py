@@ -1,6 +1,7 @@
 """Makes the tables of change, accuracy minus the base's: by suite, domain, kind and seed, and along a rate search.
 
-docs/records.md lists the columns. Every change is a share of accuracy.
+docs/records.md lists the columns. A change is a share of accuracy, or of suites judged by loss nats per token; the two
+are never in one mean.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ import pandas as pd
 from rankscope.decide.crossed_statistics import estimate, gain_contrasts
 from rankscope.decide.gain_and_forgetting import intervals
 from rankscope.decide.paired_items import Pairing, SuiteScores, relation, text_or_none
-from rankscope.records import SearchRecord
+from rankscope.records import ArmSetting, SearchRecord
 from rankscope.records.readable_numbers import reason_decimal
 from rankscope.study.study import Decision
 
 ARM = ["model", "train_set", "arm", "method", "rank"]
 SUITE = ["suite", "domain", "kind", "relation"]
 _CHANGES = ["n", "seeds", "base_accuracy", "accuracy", "change", "low", "high"]
-FORGETTING = [*ARM, *SUITE, *_CHANGES]
-MATRIX = [*ARM, "domain", "relation", "suites", *_CHANGES]
+FORGETTING = [*ARM, *SUITE, "metric", *_CHANGES]
+MATRIX = [*ARM, "domain", "relation", "metric", "suites", *_CHANGES]
 RUN = ["model", "train_set", "arm", "seed"]
-KINDS = [*ARM, "kind", "relation", "suites", *_CHANGES]
+KINDS = [*ARM, "kind", "relation", "metric", "suites", *_CHANGES]
 SEEDS = [*ARM, "seed", "gain", "forgetting"]
 DERIVED = ["model", "train_set", "arm", "seed", "derivation", "rank", "mean_rank", "energy", "energy_kept", "factor"]
 DERIVED += ["intruders", "below", "above"]
@@ -96,7 +97,7 @@ def _changes(
     for pairing in paired:
         groups: dict[tuple[Any, ...], tuple[dict[str, Any], list[SuiteScores]]] = {}
         for suite in pairing.suites:
-            group = group_of(suite)
+            group = {**group_of(suite), "metric": suite.metric}
             groups.setdefault(tuple(group.values()), (group, []))[1].append(suite)
         for group, members in groups.values():
             made += _change_rows(pairing, group, members, confidence)
@@ -185,13 +186,20 @@ def derived_scores(found: Sequence[tuple[Mapping[str, Any], pd.DataFrame]], scor
 
 
 def rates(
-    searches: Sequence[SearchRecord], base: pd.DataFrame, suites: pd.DataFrame, domains: Mapping[str, str | None]
+    searches: Sequence[SearchRecord],
+    base: pd.DataFrame,
+    suites: pd.DataFrame,
+    domains: Mapping[str, str | None],
+    settings: Sequence[ArmSetting] = (),
 ) -> pd.DataFrame:
     """One row for each arm and rate that was tried, at the last step that it reached: RATES.
 
-    `base` are the base's predictions, `domains` the training sets' domains. Gain and forgetting are measured on the
-    search's probe items only, each suite with the same weight, null where there are none; never used to choose.
+    `base` are the base's predictions, `domains` the training sets' domains; `settings` say which rate was chosen, the
+    search's loss-best where they say nothing. Gain and forgetting are of the rates that were trained to the end, as
+    they were trained, on the search's probe items, which never judge; each suite with the same weight, null where there
+    are none.
     """
+    used = {(s.model, s.train_set, s.arm): s.learning_rate for s in settings}
     known = base.assign(score=pd.to_numeric(base["score"]).astype(float)).dropna(subset=["score"])
     rows: list[dict[str, Any]] = []
     for search in searches:
@@ -200,6 +208,7 @@ def rates(
             reached = [(steps, loss) for steps, loss in zip(search.rung_steps, curve, strict=True) if loss is not None]
             for arm in search.arms:
                 gain, lost = changes.get((arm, rate), (None, None))
+                chosen = used.get((search.model, search.train_set, arm), search.chosen)
                 rows.append(
                     {
                         "model": search.model,
@@ -208,8 +217,8 @@ def rates(
                         "learning_rate": rate,
                         "steps": reached[-1][0] if reached else None,
                         "validation_loss": reached[-1][1] if reached else None,
-                        "chosen": rate == search.chosen,
-                        "at_end_of_grid": rate == search.chosen and search.at_end_of_grid,
+                        "chosen": rate == chosen,
+                        "at_end_of_grid": rate == chosen == search.chosen and search.at_end_of_grid,
                         "gain": gain,
                         "forgetting": lost,
                         "probe_items": sum(map(len, search.probe_items.values())),
@@ -264,7 +273,7 @@ def rate_sentences(table: pd.DataFrame, decision: Decision) -> list[str]:
         if less > decision.retention_margin:
             said.append(
                 f"{name}: the rate {mildest['learning_rate']:g} forgets about {reason_decimal(less)} points less than "
-                f"the chosen {rate} (on {best['probe_items']} probe items) at a validation loss of "
-                f"{mildest['validation_loss']:.3g} against {best['validation_loss']:.3g}; the search sees the loss only"
+                f"the chosen {rate} (on {best['probe_items']} probe items, as trained) at a validation loss of "
+                f"{mildest['validation_loss']:.3g} against {best['validation_loss']:.3g}"
             )
     return said

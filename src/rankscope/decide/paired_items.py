@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rankscope.decide.chance_level import chance_of, nothing_to_forget
 from rankscope.decide.crossed_statistics import SuiteArrays
+from rankscope.decide.judging_items import judging
 from rankscope.decide.run_outcomes import ArmFacts, arm_facts, moved_by_rounding
 from rankscope.records import Metric, Relation
 
@@ -116,8 +117,8 @@ def pair(frames: Frames, *, model: str, train_set: str, only: Sequence[str] | No
     An item without a score in any of these runs, or in the base, is left out of every arm and counted; nothing is
     imputed. Arms with a diverged run, without a done run or with too few seeds are not compared and keep their state.
     `only` restricts the comparison to these labels (a description of arms that were set aside), whatever their state.
-    Plain text takes no part but where its suite's metric is the loss. Raises ValueError where no run of this model and
-    training set is given.
+    Items that choose settings (`role` is `select`) take no part and are not counted; plain text takes none but where
+    its suite's metric is the loss. Raises ValueError where no run of this model and training set is given.
     """
     runs = frames.runs
     mine = runs[(runs["model"] == model) & (runs["train_set"] == train_set)]
@@ -210,6 +211,8 @@ def _scored_rows(
     for (i, arm), (j, seed) in product(enumerate(arm_names), enumerate(seed_values)):
         table[i, j] = place.get((str(arm), int(seed)), -1)
     column = np.where(ours & (predictions["train_set"] == train_set).to_numpy(), table[arm_codes, seed_codes], -1)
+    judges = judging(predictions, model, train_set)
+    column, is_base = np.where(judges, column, -1), is_base & judges
     items, suites = predictions["item_id"].astype("category").array, predictions["suite"]
     worth = predictions[["score", "loss_nats", "scored_tokens"]]
 

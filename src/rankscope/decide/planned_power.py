@@ -1,6 +1,6 @@
 """What a study can be expected to tell before any of its runs, on assumed variances (docs/measures.md).
 
-It is the closed form of `statistical_power.py` with the variances of a known study in place of estimates.
+It is the closed form of `larger_study.py` with the variances of a known study in place of estimates.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from scipy.stats import norm
 
 from rankscope.decide.crossed_statistics import Estimates
 from rankscope.decide.error_spending import nominal_alpha, simultaneous_alpha
-from rankscope.decide.statistical_power import MOST_SEEDS, POWER, planned_half_width
+from rankscope.decide.larger_study import planned_half_width
+from rankscope.decide.statistical_power import MOST_SEEDS, POWER
 from rankscope.records import Plan, PlannedPower
 from rankscope.study.study import Decision
 
@@ -79,7 +80,9 @@ def planned_power(plan: Plan, decision: Decision) -> list[PlannedPower]:
         suites = [suite for suite in plan.suites if suite.model == model and suite.form != "text"]
         suites = [suite for suite in suites if suite.metric == "score"]  # of losses no variance is known beforehand
         inside = [suite.item_count for suite in suites if suite.domain is not None and suite.domain == domain]
-        others = [suite.item_count for suite in suites if suite.domain is None or suite.domain != domain]
+        chosen = plan.choice_of(model, train_set).select_counts  # items that choose settings do not judge
+        outside = [suite for suite in suites if suite.domain is None or suite.domain != domain]
+        others = [suite.item_count - chosen.get(suite.name, 0) for suite in outside]
         if arms and seeds >= 2 and inside:
             design = Design(arms, seeds, inside, others, decision, tuple(plan.looks))
             found.append(design_power(design, model, train_set))

@@ -12,7 +12,6 @@ from scipy.stats import norm, t
 from rankscope.decide.looks import Evidence
 from rankscope.decide.run_outcomes import ArmFacts
 from rankscope.records import DefaultArm, Defaults, PooledInterval
-from rankscope.study.methods import METHODS
 from rankscope.study.study import Decision
 
 
@@ -55,14 +54,15 @@ def random_effects(effects: Sequence[float], variances: Sequence[float], confide
 GRID_VARIANCE = 0.5**2 / 12
 """Of a searched rate, in decades: it lies anywhere within half a decade of the grid."""
 
-Key = tuple[str, int | None, float | None, tuple[str, ...] | str | None]
-"""What makes two arms of different studies the same: method, rank, alpha over rank, targets."""
+Key = tuple[str, int | None, float | None, tuple[str, ...] | str | None, int | None]
+"""What makes two arms of different studies the same: method, rank, alpha over rank, targets, decade of the rate. An arm
+is a rank with its rate: at another rate it is another arm."""
 
 
 @dataclass(frozen=True)
 class StudyArm:
-    """One arm in one study: differences of gain to the reference and forgetting as (effect, variance), and the rate
-    that was searched; None where there is none."""
+    """One arm in one study: difference of gain to the reference and forgetting as (effect, variance), and the rate that
+    was searched; None where there is none. `is_reference`: it is what the others were compared with."""
 
     study: str
     key: Key
@@ -71,23 +71,26 @@ class StudyArm:
     gain_difference: tuple[float, float] | None
     forgetting: tuple[float, float] | None
     searched_rate: float | None
+    is_reference: bool = False
 
 
 def study_arms(study: str, evidence: Evidence, searched: dict[str, float]) -> list[StudyArm]:
     """What a study says of each of its compared arms. `searched`: the chosen rates, by arm.
 
-    The reference is full fine-tuning, else the arm with the most trainable parameters, of the same look.
+    The reference is the eligible arm with the most observed gain, of the same look: an arm that forgets too much, or
+    was trained at a bad rate, is nothing that others should be as good as. Where no arm is eligible there is none.
     """
     found = []
+    eligible = {label for a, label in enumerate(evidence.labels) if evidence.ruling.standing.eligible[a]}
     for place, label in enumerate(evidence.labels):
         look, a = evidence.of(label)
-        facts = [look.pairing.facts(other) for other in look.labels]
-        reference = max(
-            range(len(facts)), key=lambda i: (METHODS[facts[i].method].whole, facts[i].trainable_parameters or 0)
-        )
+        arm, parts = look.pairing.facts(label), look.measured
+        reference = None
+        if parts.gain is not None and any(other in eligible for other in look.labels):
+            kept = [i for i, other in enumerate(look.labels) if other in eligible]
+            reference = max(kept, key=lambda i: float(parts.gain.mean[i]) if parts.gain is not None else 0.0)
         difference = None
-        parts = look.measured
-        if parts.differences is not None and reference != a:
+        if parts.differences is not None and reference is not None and reference != a:
             pair = parts.pairs.index((min(a, reference), max(a, reference)))
             sign = 1.0 if a < reference else -1.0
             difference = (sign * float(parts.differences.mean[pair]), float(parts.differences.variance[pair]))
@@ -95,26 +98,30 @@ def study_arms(study: str, evidence: Evidence, searched: dict[str, float]) -> li
         found.append(
             StudyArm(
                 study=study,
-                key=_key(facts[a]),
-                trainable_parameters=facts[a].trainable_parameters or 0,
+                key=_key(arm, searched.get(label, arm.learning_rate)),
+                trainable_parameters=arm.trainable_parameters or 0,
                 recommended=evidence.ruling.recommended == place,
                 gain_difference=difference,
                 forgetting=None if lost is None else (float(lost.mean[a]), float(lost.variance[a])),
                 searched_rate=searched.get(label),
+                is_reference=reference == a,
             )
         )
     return found
 
 
-def _key(arm: ArmFacts) -> Key:
+def _key(arm: ArmFacts, rate: float | None) -> Key:
     scale = round(arm.alpha / arm.rank, 6) if arm.alpha is not None and arm.rank else None
-    return arm.method, arm.rank, scale, tuple(arm.targets) if isinstance(arm.targets, list) else arm.targets
+    targets = tuple(arm.targets) if isinstance(arm.targets, list) else arm.targets
+    return arm.method, arm.rank, scale, targets, None if not rate else math.floor(math.log10(rate) + 1e-9)
 
 
 def pool(arms: Sequence[StudyArm], decision: Decision) -> Defaults:
-    """One row for each kind of arm, by trainable parameters. The default is the smallest one whose pooled difference of
-    gain is surely above -task_margin, and whose pooled forgetting is surely at most retention_margin. Raises ValueError
-    for no arm."""
+    """One row for each kind of arm and decade of its rate, by trainable parameters.
+
+    The default is the smallest one whose pooled difference of gain is surely above -task_margin, and whose pooled
+    forgetting is surely at most retention_margin. Raises ValueError for no arm.
+    """
     groups: dict[Key, list[StudyArm]] = {}
     for arm in sorted(arms, key=lambda arm: arm.trainable_parameters):
         groups.setdefault(arm.key, []).append(arm)
@@ -138,7 +145,7 @@ def pool(arms: Sequence[StudyArm], decision: Decision) -> Defaults:
 
 
 def _row(key: Key, group: Sequence[StudyArm], confidence: float) -> DefaultArm:
-    method, rank, scale, targets = key
+    method, rank, scale, targets, decade = key
     rates = [(math.log10(arm.searched_rate), GRID_VARIANCE) for arm in group if arm.searched_rate is not None]
     rate = _pooled(rates, confidence)
     if rate is not None:
@@ -154,6 +161,8 @@ def _row(key: Key, group: Sequence[StudyArm], confidence: float) -> DefaultArm:
         gain_difference=_pooled([arm.gain_difference for arm in group if arm.gain_difference is not None], confidence),
         forgetting=_pooled([arm.forgetting for arm in group if arm.forgetting is not None], confidence),
         learning_rate=rate,
+        learning_rate_decade=decade,
+        reference_in=len({arm.study for arm in group if arm.is_reference}),
     )
 
 
@@ -166,9 +175,13 @@ def _pooled(found: Sequence[tuple[float, float]], confidence: float) -> PooledIn
 
 def _good(row: DefaultArm, decision: Decision) -> bool:
     kept = row.forgetting is not None and row.forgetting.high <= decision.retention_margin
-    near = row.gain_difference is None or row.gain_difference.low > -decision.task_margin
-    return kept and near
+    if row.gain_difference is None:  # nothing is behind the best where it was itself the best in every study
+        return kept and row.reference_in == row.studies
+    return kept and row.gain_difference.low > -decision.task_margin
 
 
 def _name(row: DefaultArm) -> str:
-    return row.method if row.rank is None else f"{row.method} r={row.rank}"
+    name = row.method if row.rank is None else f"{row.method} r={row.rank}"
+    if row.learning_rate_decade is None:
+        return name
+    return f"{name} (learning rate 1e{row.learning_rate_decade} to 1e{row.learning_rate_decade + 1})"

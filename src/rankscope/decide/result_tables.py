@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 
 from rankscope.decide.change_tables import ARM, SUITE, forgetting, kinds, latest, matrix, seeds
+from rankscope.decide.judging_items import judging
 from rankscope.decide.looks import Evidence, gather_all
-from rankscope.decide.paired_items import Frames, Pairing, SuiteScores, pair, relation, text_or_none
+from rankscope.decide.paired_items import Frames, Pairing, SuiteScores, metric_of, pair, relation, text_or_none
 from rankscope.decide.run_outcomes import noise
 from rankscope.study.study import Decision
 
-SCORES = [*ARM, "seed", *SUITE, "n", "accuracy", "loss_nats_per_token", "bits_per_byte"]
+SCORES = [*ARM, "seed", *SUITE, "metric", "n", "accuracy", "loss_nats_per_token", "bits_per_byte"]
 FLIPS = ["model", "train_set", "arm", "suite", "item_id", "relation", "kind"]
 FLIPS += ["base_correct", "seeds_total", "seeds_lost", "seeds_won"]
 FORGOTTEN = ["model", "train_set", "suite", "item_id", "relation", "kind", "group"]
@@ -70,20 +71,27 @@ def pairings(frames: Frames, evidence: Mapping[tuple[str, str], Evidence]) -> li
 
 
 def scores(frames: Frames) -> pd.DataFrame:
-    """One row per run and suite, over the items scored in that run; the base stands once per training set.
+    """One row per run and suite, over the items scored in that run that judge; the base stands once per training set.
 
     accuracy is the mean score (NaN for text); loss_nats_per_token and bits_per_byte are summed over the suite before
     dividing (NaN where nothing was scored so).
     """
     predictions, suites, runs = frames
-    means = _run_means(predictions)
     sets = runs[["model", "train_set", "train_domain"]].drop_duplicates(["model", "train_set"])
     arms = runs[["model", "train_set", "arm", "method", "rank"]].drop_duplicates(["model", "train_set", "arm"])
-    base = means[means["arm"] == "base"].drop(columns="train_set").merge(sets[["model", "train_set"]], on="model")
-    base = base.assign(method="base", rank=math.nan)
+    parts = []
+    for model, train_set in zip(sets["model"], sets["train_set"], strict=True):
+        mine = (predictions["model"] == model) & (predictions["train_set"] == train_set)
+        of_base = (predictions["model"] == model) & (predictions["arm"] == "base")
+        own = (mine | of_base).to_numpy() & judging(predictions, model, train_set)
+        parts.append(_run_means(predictions[own]).assign(train_set=train_set))
+    means = pd.concat(parts, ignore_index=True)
+    base = means[means["arm"] == "base"].assign(method="base", rank=math.nan)
     trained = means[means["arm"] != "base"].merge(arms, on=["model", "train_set", "arm"])
     frame = pd.concat([base.astype({"rank": "Int64"}), trained.astype({"rank": "Int64"})], ignore_index=True)
-    frame = frame.merge(suites[["suite", "domain", "kind"]], on="suite").merge(sets, on=["model", "train_set"])
+    metrics = [metric_of(row) for row in suites.to_dict("records")]
+    named = suites[["suite", "domain", "kind"]].assign(metric=metrics)
+    frame = frame.merge(named, on="suite").merge(sets, on=["model", "train_set"])
     domains = zip(frame["domain"], frame["train_domain"], strict=True)
     frame["relation"] = [relation(text_or_none(suite), text_or_none(train)) for suite, train in domains]
     frame = frame.astype({"seed": "Int64"})[SCORES]
@@ -119,6 +127,7 @@ def flips(paired: Sequence[Pairing]) -> pd.DataFrame:
         for pairing in paired
         for a in range(len(pairing.labels))
         for suite in pairing.suites
+        if suite.metric == "score"  # a loss is neither right nor wrong
     ]
     if not made:
         return pd.DataFrame(columns=FLIPS)
@@ -213,7 +222,7 @@ def findings(groups: pd.DataFrame, kinds: pd.DataFrame, model: str, train_set: s
         sentence += f" by every arm (if arms forgot independently: {expected:.0f})"
         sentence += "".join(f", {count[name]:,} by {name}" for name in NAMES[1:4] if count[name])
         said.append(f"{sentence}.")
-    rows = kinds[(kinds["model"] == model) & (kinds["train_set"] == train_set)]
+    rows = kinds[(kinds["model"] == model) & (kinds["train_set"] == train_set) & (kinds["metric"] == "score")]
     for kind in ("recall", "reasoning"):
         said += _kind_sentences(kind, rows[rows["kind"] == kind])
     return said

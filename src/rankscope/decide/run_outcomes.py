@@ -54,7 +54,7 @@ def arm_facts(runs: pd.DataFrame) -> tuple[ArmFacts, ...]:
     """Summarises the runs of each arm, by trainable parameters, then label.
 
     `runs` has the rows of one base model and one training set: arm, method, rank, alpha, targets, learning_rate, seed,
-    state, reason, and what a run took (`ArmCost`'s fields).
+    state, reason, and what a run took (`ArmCost`'s fields); `dial` where it is not 1.
     """
     facts = [_one_arm(str(label), group) for label, group in runs.groupby("arm")]
     return tuple(sorted(facts, key=lambda arm: (arm.trainable_parameters or np.inf, arm.label)))
@@ -101,6 +101,7 @@ def _one_arm(label: str, group: pd.DataFrame) -> ArmFacts:
         undone=undone,
         problem=problem,
         reason=_reason(group, problem),
+        dial=_number(first.get("dial")) or 1.0,
     )
 
 

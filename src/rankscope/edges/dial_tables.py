@@ -16,14 +16,18 @@ class DialTables(StudyTables):
 
     def read_at_dial(self, run_id: str, dial: float, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
         """The predictions of a run with its change times `dial`, as those of the run itself; 1: the run's own."""
-        return self.read_frame(self._at_dial(run_id, dial), columns)
+        return self.read_frame(self.predictions_name(run_id, dial), columns)
 
     def write_at_dial(self, run_id: str, dial: float, frame: pd.DataFrame, suites_sha256: Mapping[str, str]) -> None:
-        self.write_frame(self._at_dial(run_id, dial), frame, suites_sha256)
+        self.write_frame(self.predictions_name(run_id, dial), frame, suites_sha256)
 
     def suites_at_dial(self, run_id: str, dial: float) -> dict[str, str]:
         """As `scored_suites`, of the predictions at a dial."""
-        return self.read_metadata(self._at_dial(run_id, dial))
+        return self.read_metadata(self.predictions_name(run_id, dial))
+
+    def has_at_dial(self, run_id: str, dial: float) -> bool:
+        """Whether the run has been scored at a dial."""
+        return self.storage.exists(self.predictions_name(run_id, dial))
 
     def read_first_tokens(self, owner: str) -> pd.DataFrame | None:
         """How far a run (or `searches/ID`) moves the first answer token: suite, item_id, dial, kl_first_token_nats,
@@ -47,6 +51,3 @@ class DialTables(StudyTables):
 
     def _owner(self, owner: str) -> str:
         return owner if owner.startswith("searches/") else self.run_folder(owner)
-
-    def _at_dial(self, run_id: str, dial: float) -> str:
-        return self.predictions_name(run_id) if dial == 1 else f"{self.run_folder(run_id)}/dials/{dial:g}.parquet"

@@ -28,10 +28,13 @@ def set_aside_damaged(folder: StudyFolder, plan: Plan, bases: Collection[str]) -
     `bases` are the base models' run ids. Weights and tokens are looked at where a run still needs them. Call it under
     the study's lock.
     """
-    reads: dict[str, Callable[[], object]] = {}
+    reads: dict[str, Callable[[], object]] = {"settings.json": folder.read_settings}
     for search in plan.searches:
         reads[f"searches/{search.search_id}/search.json"] = partial(folder.read_search, search.search_id)
         reads[f"searches/{search.search_id}/rungs.json"] = partial(folder.read_rungs, search.search_id)
+        for table in ("selection", "first_tokens"):
+            name = f"searches/{search.search_id}/{table}.parquet"
+            reads[name] = partial(folder.read_frame, name)
     for facts in plan.train_sets:
         reads[f"packing/{facts.model} {facts.name}.json"] = partial(folder.read_packing, facts.model, facts.name)
     for name in folder.storage.list("packs"):
@@ -62,9 +65,10 @@ def _reads_of_run(folder: StudyFolder, run_id: str) -> dict[str, Callable[[], ob
         f"{own}/run.json": partial(folder.read_run, run_id),
         f"{own}/train.jsonl": partial(folder.read_steps, run_id),
     }
-    for name in ("predictions", "again", "items"):
+    reads[f"{own}/dials.json"] = partial(folder.read_dial_losses, run_id)
+    for name in ("predictions", "again", "items", "first_tokens"):
         reads[f"{own}/{name}.parquet"] = partial(folder.check_table, f"{own}/{name}.parquet")
-    for part in ("derived", "analysis"):
+    for part in ("derived", "analysis", "dials"):
         for file in folder.storage.list(f"{own}/{part}"):
             if file.endswith(".parquet"):
                 reads[f"{own}/{part}/{file}"] = partial(folder.check_table, f"{own}/{part}/{file}")
@@ -78,8 +82,10 @@ def _set_aside(folder: StudyFolder, reads: Mapping[str, Callable[[], object]]) -
         try:
             read()
         except (InputProblems, OSError) as error:
-            folder.storage.remove(f"{name}.damaged")
-            folder.storage.rename(name, f"{name}.damaged")
+            for one in (name, f"{name}.sha256"):  # the hash too: it may be what cannot be read
+                if one == name or folder.storage.exists(one):
+                    folder.storage.remove(f"{one}.damaged")
+                    folder.storage.rename(one, f"{one}.damaged")
             why = error.problems[0].found if isinstance(error, InputProblems) else error.strerror or str(error)
             told.append(f"{folder.place(name)} is damaged ({why}): set aside as {name.rpartition('/')[2]}.damaged")
     return told

@@ -201,6 +201,15 @@ class StudyFolder(JudgeReplies, DialTables):
         """Where a run that trains alone keeps its state."""
         return StoredCheckpoints(self.storage, f"{self.run_folder(run_id)}/checkpoint")
 
+    def set_aside(self, name: str, why: str) -> str:
+        """Rename a file or folder to NAME.WHY, with a number where that is taken; its new name."""
+        new, count = f"{name}.{why}", 1
+        while self.storage.exists(new):
+            count += 1
+            new = f"{name}.{why}-{count}"
+        self.storage.rename(name, new)
+        return new
+
     # ---- packs ----
 
     @contextmanager
@@ -213,6 +222,13 @@ class StudyFolder(JudgeReplies, DialTables):
         if all(self.is_trained(run_id) for run_id in run_ids):
             checkpoints.remove()
             self.storage.remove(f"packs/{name}.json")
+
+    def packs_of(self, run_id: str) -> list[str]:
+        """What lies here of packs that a run began to train in: notes and checkpoints."""
+        notes = [name for name in self.storage.list("packs") if name.endswith(".json")]
+        mine = [name for name in notes if (pack := self.read_pack(name)) is not None and run_id in pack.run_ids]
+        stems = [name.removesuffix(".json") for name in mine]
+        return [f"packs/{name}" for name in self.storage.list("packs") if name.split(".")[0] in stems]
 
     def search_checkpoints(self, search_id: str, candidate: str) -> StoredCheckpoints:
         """Where one candidate of a search (an arm at a rate) keeps its state."""

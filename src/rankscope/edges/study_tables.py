@@ -34,8 +34,9 @@ class StudyTables(StudyRecords):
         """All columns, or only these."""
         return self.read_frame(self.predictions_name(run_id), columns)
 
-    def read_scores(self, run_ids: Sequence[str]) -> pd.DataFrame:
+    def read_scores(self, run_ids: Sequence[str], dials: Mapping[str, float] | None = None) -> pd.DataFrame:
         """Of several runs' predictions what statistics need, joined: SCORES, floats with NaN for what was not scored.
+        `dials`: of runs that are not taken as they were trained, at which dial.
 
         run_id, suite and item_id are categories in the order of their text. Runs without predictions have no rows.
         """
@@ -43,7 +44,8 @@ class StudyTables(StudyRecords):
         import pandas as pd
         import pyarrow as pa
 
-        read = {run_id: self._scores(self.predictions_name(run_id)) for run_id in run_ids}
+        at = dials or {}
+        read = {run_id: self._scores(self.predictions_name(run_id, at.get(run_id, 1.0))) for run_id in run_ids}
         tables = {run_id: table for run_id, table in read.items() if table is not None}
         ids = sorted(tables)
         codes = np.repeat([ids.index(r) for r in tables], [t.num_rows for t in tables.values()]).astype(np.int32)
@@ -127,6 +129,10 @@ class StudyTables(StudyRecords):
         """Whether this table of the run's analysis is there."""
         return self.storage.exists(f"{self.run_folder(run_id)}/analysis/{name}.parquet")
 
+    def has_directions(self, run_id: str) -> bool:
+        """Whether the run's leading left singular vectors are there."""
+        return self.storage.exists(f"{self.run_folder(run_id)}/analysis/directions.safetensors")
+
     def read_directions(self, run_id: str) -> dict[str, NDArray[np.floating]] | None:
         """A run's leading left singular vectors, (out, directions) by module."""
         from safetensors import SafetensorError
@@ -170,8 +176,10 @@ class StudyTables(StudyRecords):
 
     # ---- how a table is kept ----
 
-    def predictions_name(self, run_id: str) -> str:
-        return f"{self.run_folder(run_id)}/predictions.parquet"
+    def predictions_name(self, run_id: str, dial: float = 1.0) -> str:
+        """The file of a run's predictions, as it was trained or at a dial below 1."""
+        own = self.run_folder(run_id)
+        return f"{own}/predictions.parquet" if dial == 1 else f"{own}/dials/{dial:g}.parquet"
 
     def write_frame(self, name: str, frame: pd.DataFrame, metadata: Mapping[str, str] | None = None) -> None:
         """Every page with a checksum; `metadata` goes into the schema."""

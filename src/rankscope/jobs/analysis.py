@@ -50,8 +50,9 @@ def analysis_missing(context: JobContext, run: PlannedRun) -> bool:
     """Whether the study wants an analysis of this run that is not there as it would be now."""
     if not context.study.analysis.enabled:
         return False
-    whole = all(context.folder.has_analysis(run.run_id, name) for name in TABLES)
-    return not whole or context.folder.analysis_stamp(run.run_id, TABLES[-1]) != _stamp(context, run)
+    folder = context.folder
+    whole = folder.has_directions(run.run_id) and all(folder.has_analysis(run.run_id, name) for name in TABLES)
+    return not whole or folder.analysis_stamp(run.run_id, TABLES[-1]) != _stamp(context, run)
 
 
 def look_inside(context: JobContext, run: PlannedRun, trained: Trained) -> None:

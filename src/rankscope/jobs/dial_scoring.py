@@ -27,6 +27,7 @@ from rankscope.model.methods.attach import GivenFactors, Pack, attach
 from rankscope.model.methods.peft_folder import plain_factors
 from rankscope.model.weights.dialled import Interpolation, dialled_factors
 from rankscope.records import DialLosses, Item, PlannedRun, Prediction
+from rankscope.study.study import Arm
 
 KnownAt = Mapping[float, Mapping[str, Logprobs]]
 """By dial and suite, log-likelihoods that one forward for several runs gave."""
@@ -48,14 +49,18 @@ class AtDial:
 
 
 @contextmanager
-def factors_at_dials(context: JobContext, run: PlannedRun, weights: Path) -> Iterator[list[AtDial]]:
-    """A saved low-rank adapter at each dial, side by side over the base that all runs of this process share."""
-    base = context.base(run.model)
+def dialled_members(base: LoadedModel, arm: Arm, weights: Path, dials: Sequence[float]) -> Iterator[list[AtDial]]:
+    """A saved low-rank adapter at each dial, side by side over one base."""
     factors = plain_factors(base.model, weights)
     if factors is None:
         raise RuntimeError(f"{weights} is no plain low-rank adapter, so it cannot be scaled")
-    with attach(base, *(GivenFactors(dialled_factors(factors, dial), run.arm) for dial in run.dials)) as pack:
-        yield members_at_dials(base, pack, run.dials)
+    with attach(base, *(GivenFactors(dialled_factors(factors, dial), arm) for dial in dials)) as pack:
+        yield members_at_dials(base, pack, dials)
+
+
+def factors_at_dials(context: JobContext, run: PlannedRun, weights: Path) -> AbstractContextManager[list[AtDial]]:
+    """A run's low-rank adapter at each of its dials."""
+    return dialled_members(context.base(run.model), run.arm, weights, run.dials)
 
 
 def members_at_dials(base: LoadedModel, pack: Pack, dials: Sequence[float]) -> list[AtDial]:
@@ -81,8 +86,7 @@ def at_its_dials(
     """A whole model, whose weights are interpolated in place with the base's and afterwards the trained bits again; or
     what cannot be scaled, as it was trained: inside `off()` it is the base."""
     if off is not None:
-        model = trained.model
-        yield [AtDial(1.0, trained, nullcontext, lambda: padded_forward(model), Side(model, off))]
+        yield only_as_trained(trained, off)
         return
     base = context.base(run.model)
     between = Interpolation(trained.model, base.model)
@@ -90,6 +94,12 @@ def at_its_dials(
         yield interpolated_at_dials(trained, base, between, run.dials)
     finally:
         between.turn_to(1.0)
+
+
+def only_as_trained(trained: LoadedModel, off: Callable[[], AbstractContextManager[object]]) -> list[AtDial]:
+    """A change that cannot be scaled, at dial 1; inside `off()` the model is the base."""
+    model = trained.model
+    return [AtDial(1.0, trained, nullcontext, lambda: padded_forward(model), Side(model, off))]
 
 
 def interpolated_at_dials(

@@ -157,6 +157,11 @@ class JobContext:
             return given
         return packing.micro_batch_tokens if packing is not None else self.plan.resolved.micro_batch_tokens
 
+    def dials_of(self, search: PlannedSearch, arm: Arm) -> tuple[float, ...]:
+        """The dials at which a search scores what it trained: 1 alone where nothing is chosen for retention."""
+        by_loss = self.plan.choice_of(search.model, search.train_set).select == "loss" and arm.dial is None
+        return (1.0,) if by_loss else self.study.dials_of(arm)
+
     def remedies(self, model: str, train_set: str, arm: Arm) -> Remedies:
         """What an arm does beside its task. The samples that it replays are written by then."""
         whole_and_near = arm.traits.whole and arm.retain is not None and arm.retain.kl is not None
@@ -194,6 +199,11 @@ class JobContext:
         """Those of a planned run at this rate, its remedies among them."""
         remedies = self.remedies(run.model, run.train_set, run.arm)
         return self.fit_settings(learning_rate, run.seed, self.micro_batch_tokens(run), remedies)
+
+    def search_settings(self, search: PlannedSearch, arm: Arm, learning_rate: float) -> FitSettings:
+        """Those of an arm that a search tries at this rate."""
+        remedies = self.remedies(search.model, search.train_set, arm)
+        return self.fit_settings(learning_rate, search.seed, self.micro_batch_tokens(search), remedies)
 
     # ---- records ----
 

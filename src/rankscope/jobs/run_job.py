@@ -71,16 +71,14 @@ def train_missing(context: JobContext, runs: Sequence[PlannedRun]) -> None:
 
 
 def rate_of(context: JobContext, run: PlannedRun) -> float | None:
-    """The run's learning rate: the study's number, or what its search chose (None: every rate diverged)."""
+    """The run's learning rate: the study's number, or what was chosen after its search (None: every rate diverged)."""
     if isinstance(run.arm.learning_rate, float | int):
         return float(run.arm.learning_rate)
-    for search in context.plan.searches:
-        if search.model == run.model and search.train_set == run.train_set and run.arm in search.arms:
-            record = context.folder.read_search(search.search_id)
-            if record is None:
-                raise RuntimeError(f"the search {search.search_id} of this run's learning rate is not done")
-            return record.chosen
-    raise RuntimeError(f"{run.run_id} has no learning rate and no search")
+    settings = context.folder.read_settings()
+    setting = settings.of(run.model, run.train_set, run.arm.label) if settings is not None else None
+    if setting is None:
+        raise RuntimeError(f"the learning rate of {run.run_id} is not chosen")
+    return setting.learning_rate
 
 
 def _train(
@@ -211,11 +209,10 @@ def _known_logprobs(context: JobContext, runs: Sequence[PlannedRun]) -> dict[str
 
 
 def _known_at_dials(context: JobContext, runs: Sequence[PlannedRun]) -> dict[str, KnownAt]:
-    """By run and dial below 1 the same: a forward takes the dials of one run, or one dial of all of a pack."""
+    """By run and dial below 1 what one forward for the dials of a run gives."""
     found: dict[str, KnownAt] = {}
-    if not any(anything_missing(context, run) for run in runs):
-        return found
-    for run, weights in _trained_together(context, runs):
+    missing = any(anything_missing(context, run) for run in runs)
+    for run, weights in _trained_together(context, runs) if missing else []:
         dials = [dial for dial in run.dials if dial < 1]
         plans = [context.suite_plan(run.model, suite) for suite in context.suite_hashes(run.model)]
         known = dialled_logprobs(context.base(run.model), run.arm, weights, dials, plans)

@@ -1,96 +1,28 @@
-"""The job that finds a learning rate: successive halving over a grid, on validation loss, with a seed of its own."""
+"""The job that searches a learning rate on validation loss, with a seed of its own, and scores what it trained through.
+
+plan/rate_search.py says which rates are tried. Those that are trained to the end are scored on the items that choose
+settings, at every dial; no item that judges is looked at.
+"""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from rankscope.data.sources import seeded_sample
 from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.evaluate.score_suites import score_suite
+from rankscope.jobs.candidate_scoring import Scored, score_candidate, write_scored
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.model.methods.attach import NewAdapter, attach
-from rankscope.plan.resolve import MOST_BEYOND, next_rate
-from rankscope.records import PlannedSearch, Prediction, ProbedRate, SearchRecord, Suite
-from rankscope.records.plan_record import RUNG_FRACTIONS
-from rankscope.study.graders import grader_of
+from rankscope.plan.rate_search import NEAR, around, predicted_rate, search_rates, start_rates
+from rankscope.plan.resolve import next_rate
+from rankscope.records import Plan, PlannedRun, PlannedSearch, ProbedRate, SearchRecord
 from rankscope.study.study import Arm
-from rankscope.train.fit import FitSettings, fit
+from rankscope.train.fit import fit
 from rankscope.train.training_state import OneFileEach, steps_kept
-
-
-@dataclass(frozen=True)
-class SearchOutcome:
-    """`losses[i][k]` is the validation loss of rate i at rung k in nats per token, None where it was not reached."""
-
-    rates: tuple[float, ...]
-    rung_steps: tuple[int, ...]
-    losses: tuple[tuple[float | None, ...], ...]
-    chosen: float | None
-
-    @property
-    def at_end_of_grid(self) -> bool:
-        """The best rate has a neighbour on one side only, so a better one may lie outside the grid."""
-        return self.chosen is not None and self.chosen in (self.rates[0], self.rates[-1])
-
-
-def successive_halving(
-    rates: Sequence[float],
-    step_count: int,
-    advance: Callable[[float, int], float | None],
-    prepare: Callable[[Sequence[float], int], None] = lambda _, __: None,
-    beyond: Callable[[float, bool], float] | None = None,
-    most_beyond: int = 0,
-) -> SearchOutcome:
-    """Train every rate to the first rung, the better half to the second, and so on (arXiv 1502.07943, algorithm 1).
-
-    `advance(rate, until_step)` continues the rate's run on its own full-length schedule and gives its validation loss,
-    or None where it diverged; `prepare` hears before each rung which rates it will be asked for. No rate is chosen
-    (None) where all diverged. Where the best rate is the last of the grid, up to `most_beyond` further ones,
-    `beyond(rate, up)`, are trained through, as long as each is better than the one before.
-    """
-    rungs = sorted({max(1, round(step_count * fraction)) for fraction in RUNG_FRACTIONS})
-    losses: dict[float, list[float | None]] = {rate: [None] * len(rungs) for rate in rates}
-    alive = list(rates)
-    chosen: float | None = None
-    for k, until_step in enumerate(rungs):
-        prepare(alive, until_step)
-        reached = {rate: advance(rate, until_step) for rate in alive}
-        for rate, loss in reached.items():
-            losses[rate][k] = loss
-        finite = {rate: loss for rate, loss in reached.items() if loss is not None and math.isfinite(loss)}
-        chosen = min(finite, key=lambda rate: (finite[rate], rate), default=None)
-        ranked = sorted(finite, key=lambda rate: (finite[rate], rate))
-        alive = sorted(ranked[: math.ceil(len(ranked) / 2)])
-    for _ in range(most_beyond if beyond is not None and chosen is not None else 0):
-        known = sorted(losses)
-        if beyond is None or chosen not in (known[0], known[-1]):
-            break
-        rate = beyond(chosen, chosen == known[-1])
-        losses[rate] = _through(rate, rungs, advance)
-        before, last = losses[chosen][-1], losses[rate][-1]
-        if before is None or last is None or not math.isfinite(last) or last >= before:
-            break
-        chosen = rate
-    every = sorted(losses)
-    return SearchOutcome(tuple(every), tuple(rungs), tuple(tuple(losses[rate]) for rate in every), chosen)
-
-
-def _through(rate: float, rungs: Sequence[int], advance: Callable[[float, int], float | None]) -> list[float | None]:
-    """A rate's losses at every rung, None from where it diverged."""
-    found: list[float | None] = []
-    for until_step in rungs:
-        found.append(None if found and found[-1] is None else advance(rate, until_step))
-    return found
-
-
-PROBE_ITEMS, PROBE_WRITTEN = 64, 16
-"""How many items of a suite the curve of a search is measured on: with choices, and with answers to write."""
 
 
 class Stopped(Exception):
@@ -99,18 +31,31 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class SearchRate:
-    """Do one planned search of a learning rate; one that was killed goes on where it was."""
+    """Do one planned search of a learning rate; one that was killed goes on where it was.
+
+    `further`: of one that is done train one more rate to the end, the next below those that were.
+    """
 
     folder: str
     search_id: str
     seconds: float = 0.0
+    further: bool = False
 
     def run(self, place: WorkPlace) -> None:
         context = job_context(self.folder, place)
         with context.folder.wait_lock(self.search_id, place.stop_requested) as mine:
-            if mine and context.folder.read_search(self.search_id) is None:
-                with suppress(Stopped):
-                    _search(context, context.searches[self.search_id])
+            if not mine:
+                return
+            search, record = context.searches[self.search_id], context.folder.read_search(self.search_id)
+            with suppress(Stopped):
+                if self.further and record is not None and len(record.finals) == 2:
+                    _search_further(context, search, record)
+                elif record is None:
+                    _search(context, search)
+
+    def waits_for(self, plan: Plan) -> list[str]:
+        """The searches that it goes by."""
+        return next(search.after for search in plan.searches if search.search_id == self.search_id)
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
         """Keep the traceback; the runs that wait for the rate are not begun."""
@@ -118,19 +63,51 @@ class SearchRate:
         return {self.search_id: error}
 
 
+def search_waves(folder: StudyFolder, plan: Plan, runs: Sequence[PlannedRun]) -> list[list[SearchRate]]:
+    """The searches that are to be done before `runs` can be trained, in the order in which they wait for one another.
+
+    A setting is chosen over all arms of a base model and training set, so all of their searches are among them.
+    """
+    pairs = {(run.model, run.train_set) for run in runs}
+    missing = [
+        search
+        for search in plan.searches
+        if (search.model, search.train_set) in pairs and folder.read_search(search.search_id) is None
+    ]
+    waves = sorted({search.wave for search in missing})
+    return [[SearchRate(folder.url, s.search_id, s.seconds) for s in missing if s.wave == wave] for wave in waves]
+
+
+def first_rates(context: JobContext, search: PlannedSearch) -> list[float]:
+    """The rates that a search tries first: as planned, or around what the ranks that it goes by speak for.
+
+    Where all rates of those diverged, those of an arm without neighbours. Raises RuntimeError where one is not done.
+    """
+    if not search.after:
+        return search.rates
+    known = []
+    for other in search.after:
+        record = context.folder.read_search(other)
+        if record is None:
+            raise RuntimeError(f"the search {other}, by which {search.search_id} goes, is not done")
+        first = {r: curve[0] for r, curve in zip(record.rates, record.losses, strict=True) if curve[0] is not None}
+        best = min(first, key=lambda rate: (first[rate], rate), default=None)
+        rank = context.searches[other].arms[0].rank
+        if best is not None and rank is not None:
+            known.append((rank, best))
+    arm = search.arms[0]
+    if not known or arm.rank is None:
+        return start_rates(arm, context.facts(search.model))
+    return around(predicted_rate(arm.rank, known), NEAR)
+
+
 def _search(context: JobContext, search: PlannedSearch) -> None:
-    candidates = _Candidates(context, search)
-    outcome = successive_halving(
-        search.rates,
-        search.step_count,
-        candidates.advance,
-        candidates.advance_together,
-        lambda rate, up: next_rate(rate, up=up),
-        MOST_BEYOND,
-    )
+    candidates = Candidates(context, search)
+    rates = first_rates(context, search)
+    outcome = search_rates(rates, search.step_count, candidates.advance, candidates.advance_together)
     start = time.perf_counter()
-    suites = probe_suites(context, search.model)
-    probed = candidates.probe(suites, outcome)
+    scored = candidates.score(outcome.finals)
+    write_scored(context, search.search_id, scored)
     context.folder.write_search(
         SearchRecord(
             search_id=search.search_id,
@@ -145,28 +122,64 @@ def _search(context: JobContext, search: PlannedSearch) -> None:
             at_end_of_grid=outcome.at_end_of_grid,
             train_seconds=candidates.seconds(),
             probe_seconds=time.perf_counter() - start,
-            probe_items={suite.name: [item.item_id for item in suite.items] for suite in suites},
-            probed=probed,
+            probe_items=_probe_items(scored),
+            probed=_probed(scored, search.step_count),
+            finals=list(outcome.finals),
+            dial_losses=[loss for one in scored for loss in one.losses],
+            runs_spent=outcome.runs_spent,
         )
     )
     candidates.remove_checkpoints(outcome.rates)
 
 
-def probe_suites(context: JobContext, model: str) -> list[Suite]:
-    """A seeded sample of every suite that has right answers, but those that code of the user's own or a judge grades:
-    fewer items where answers are generated."""
+def _search_further(context: JobContext, search: PlannedSearch, record: SearchRecord) -> None:
+    """One more rate, which is charged to the search: a whole run for each of its arms, less what was tried before."""
+    candidates = Candidates(context, search)
+    rate = next_rate(min(record.finals), up=False)
+    seconds = candidates.seconds()
+    loss = candidates.advance(rate, search.step_count)
+    start = time.perf_counter()
+    scored = candidates.score([rate])
+    write_scored(context, search.search_id, scored)
+    rates = sorted({*record.rates, rate})
+    curves = dict(zip(record.rates, record.losses, strict=True))
+    curves[rate] = [*curves.get(rate, [None] * len(record.rung_steps))[:-1], loss]
+    update = {
+        "rates": rates,
+        "losses": [curves[one] for one in rates],
+        "finals": [*record.finals, rate],
+        "dial_losses": [*record.dial_losses, *(loss for one in scored for loss in one.losses)],
+        "runs_spent": record.runs_spent + 1.0,
+        "train_seconds": record.train_seconds + candidates.seconds() - seconds,
+        "probe_seconds": record.probe_seconds + time.perf_counter() - start,
+        "probed": [*record.probed, *_probed(scored, search.step_count)],
+    }
+    context.folder.write_search(record.model_copy(update=update))
+    candidates.remove_checkpoints([rate])
+
+
+def _probe_items(scored: Sequence[Scored]) -> dict[str, list[str]]:
+    """The items that the rates were scored on, by suite."""
+    found: dict[str, dict[str, None]] = {}
+    for one in scored:
+        for suite, item_id in zip(one.selection["suite"], one.selection["item_id"], strict=True):
+            found.setdefault(str(suite), {})[str(item_id)] = None
+    return {suite: list(items) for suite, items in found.items()}
+
+
+def _probed(scored: Sequence[Scored], steps: int) -> list[ProbedRate]:
+    """What each rate that was trained to the end scores as it was trained, by suite."""
     found = []
-    for name, facts in context.suite_facts(model).items():
-        grader = grader_of(facts.grade)
-        if facts.form not in ("text", "reference") and (grader is None or grader.driver == "call"):
-            suite = context.suite(model, name)
-            count = PROBE_ITEMS if facts.form == "choices" else PROBE_WRITTEN
-            chosen = seeded_sample([item.item_id for item in suite.items], count, "rate search")
-            found.append(replace(suite, items=tuple(suite.items[i] for i in chosen)))
+    for one in scored:
+        whole = one.selection[one.selection["dial"] == 1]
+        for suite, mean in whole.groupby("suite")["score"].mean().dropna().items():
+            found.append(
+                ProbedRate(arm=one.arm, learning_rate=one.rate, steps=steps, suite=str(suite), accuracy=float(mean))
+            )
     return found
 
 
-class _Candidates:
+class Candidates:
     """The rates of one search: each with its checkpoint, and what was measured at each rung."""
 
     def __init__(self, context: JobContext, search: PlannedSearch) -> None:
@@ -210,7 +223,7 @@ class _Candidates:
             results = fit(
                 pack,
                 objective.training_rows(self._data),
-                [self._settings(arm, rate) for arm, rate in candidates],
+                [context.search_settings(search, arm, rate) for arm, rate in candidates],
                 checkpoints=OneFileEach([self._checkpoint(arm, rate) for arm, rate in candidates]),
                 should_stop=context.stop_requested,
                 until_step=until_step,
@@ -227,41 +240,16 @@ class _Candidates:
                 self._measured[key] = {"loss": loss, "seconds": result.train_seconds}
         context.folder.write_rungs(search.search_id, self._measured)
 
-    def probe(self, suites: Sequence[Suite], outcome: SearchOutcome) -> list[ProbedRate]:
-        """Every candidate, as far as it was trained, on the probe items; those that diverged are left out."""
-        found = []
-        for rate, curve in zip(outcome.rates, outcome.losses, strict=True):
-            reached = [step for step, loss in zip(outcome.rung_steps, curve, strict=True) if loss is not None]
-            for arm in self._search.arms if reached and curve[len(reached) - 1] is not None else ():
-                found += self._probe(arm, rate, reached[-1], suites)
+    def score(self, rates: Sequence[float]) -> list[Scored]:
+        """Every arm at the rates that were trained to the end, at every dial; those that diverged are left out."""
+        steps, found = self._search.step_count, []
+        for rate in rates:
+            for arm in self._search.arms:
+                if self._measured[_key(arm, rate, steps)]["loss"] is not None:
+                    found.append(score_candidate(self._context, self._search, arm, rate, self._checkpoint(arm, rate)))
+                    if self._context.stop_requested():
+                        raise Stopped
         return found
-
-    def _probe(self, arm: Arm, rate: float, steps: int, suites: Sequence[Suite]) -> list[ProbedRate]:
-        context, search = self._context, self._search
-        base = context.base(search.model, own=arm.traits.whole)
-        with attach(base, NewAdapter(arm, search.seed)) as pack:
-            fit(
-                pack,
-                context.objective.training_rows(self._data),
-                [self._settings(arm, rate)],
-                checkpoints=self._checkpoint(arm, rate),
-                until_step=steps,  # where the checkpoint is: nothing is trained
-            )
-            scored = {
-                suite.name: score_suite(base.model, base.tokenizer, suite, token_budget=context.evaluate_tokens)
-                for suite in suites
-            }
-        if context.stop_requested():
-            raise Stopped
-        return [
-            ProbedRate(arm=arm.label, learning_rate=rate, steps=steps, suite=name, accuracy=_accuracy(predictions))
-            for name, predictions in scored.items()
-        ]
-
-    def _settings(self, arm: Arm, rate: float) -> FitSettings:
-        context, search = self._context, self._search
-        remedies = context.remedies(search.model, search.train_set, arm)
-        return context.fit_settings(rate, search.seed, context.micro_batch_tokens(search), remedies)
 
     def _checkpoint(self, arm: Arm, rate: float) -> StoredCheckpoints:
         return self._context.folder.search_checkpoints(self._search.search_id, f"{arm.label}-{rate:g}")
@@ -275,6 +263,7 @@ class _Candidates:
         return sum(last.values())
 
     def remove_checkpoints(self, rates: Sequence[float]) -> None:
+        """What was trained is no longer needed."""
         for arm in self._search.arms:
             for rate in rates:
                 self._checkpoint(arm, rate).remove()
@@ -282,8 +271,3 @@ class _Candidates:
 
 def _key(arm: Arm, rate: float, until_step: int) -> str:
     return f"{arm.label} {rate:g} {until_step}"
-
-
-def _accuracy(predictions: Sequence[Prediction]) -> float:
-    known = [prediction.score for prediction in predictions if prediction.score is not None]
-    return sum(known) / len(known)

@@ -5,7 +5,6 @@ Pure arithmetic on facts of models, data and machine: no weights, rows or files 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from typing import Literal
 
 from rankscope.plan.plan_checks import check_arms, check_support, study_warnings
 from rankscope.plan.resolve import (
-    SEARCH_SEED,
     Dtype,
     available_bytes,
     dtype_of,
@@ -22,7 +20,6 @@ from rankscope.plan.resolve import (
     run_id,
     run_memory_parts,
     search_arms,
-    search_id,
 )
 from rankscope.plan.run_cost import (
     disk_bytes,
@@ -32,6 +29,7 @@ from rankscope.plan.run_cost import (
     train_flops,
 )
 from rankscope.plan.run_time import Clock, plan_totals
+from rankscope.plan.search_plan import planned_searches
 from rankscope.plan.selection_split import planned_choice, split_problems, split_warnings
 from rankscope.records import (
     MachineFacts,
@@ -45,7 +43,6 @@ from rankscope.records import (
     SuiteFacts,
     TrainFacts,
 )
-from rankscope.records.plan_record import RUNG_FRACTIONS, search_share
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, Study
 
@@ -162,17 +159,20 @@ def _check_models(
 
 
 def _setting_runs(setting: _Setting) -> tuple[list[PlannedSearch], list[PlannedRun]]:
-    searches: dict[str, PlannedSearch] = {}
+    searches: list[PlannedSearch] = []
     runs: list[PlannedRun] = []
     for key in setting.study.arms:
         entry = setting.study.arms_of(key)
-        for arm in entry:
-            own = [_run(setting, arm, entry, seed) for seed in setting.study.all_seeds]
-            runs += own
-            search = _search(setting, arm, search_arms(arm, entry))
-            if search is not None and own[0].fits:
-                searches.setdefault(search.search_id, search)
-    return list(searches.values()), runs
+        own = [_run(setting, arm, entry, seed) for arm in entry for seed in setting.study.all_seeds]
+        fitting = {run.arm.label for run in own if run.fits}
+        found = planned_searches(
+            setting.study, setting.facts, setting.train, setting.suites, setting.dtype, setting.choice, setting.clock,
+            [arm for arm in entry if arm.label in fitting],
+        )  # fmt: skip
+        by_label = {arm.label: search.search_id for search in found for arm in search.arms}
+        runs += [run.model_copy(update={"search_id": by_label.get(run.arm.label)}) for run in own]
+        searches += found
+    return searches, runs
 
 
 def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> PlannedRun:
@@ -211,7 +211,6 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         dtype=setting.dtype,
         dials=list(dials),
         dial_seconds=dial_seconds,
-        search_id=search_id(searching, study, facts, train, setting.dtype) if searching else None,
     )
 
 
@@ -227,28 +226,6 @@ def _does_not_fit(memory: int, disk: int, setting: _Setting) -> str | None:
     if disk > setting.machine.disk_free_bytes:
         return f"needs {_gigabytes(disk)} of disk, {_gigabytes(setting.machine.disk_free_bytes)} are free"
     return None
-
-
-def _search(setting: _Setting, arm: Arm, searching: tuple[Arm, ...]) -> PlannedSearch | None:
-    """The search for this arm's rate; arms that share one have the same search."""
-    if not searching:
-        return None
-    study, facts, train = setting.study, setting.facts, setting.train
-    rates = arm.traits.rate_grid
-    share = search_share(len(rates))
-    passes = sum(math.ceil(len(rates) / 2**rung) for rung in range(len(RUNG_FRACTIONS)))
-    seconds = sum(setting.clock.training(a, share) + passes * setting.clock.validation(a) for a in searching)
-    return PlannedSearch(
-        search_id=search_id(searching, study, facts, train, setting.dtype),
-        model=facts.name,
-        train_set=train.name,
-        arms=list(searching),
-        rates=rates,
-        seed=SEARCH_SEED,
-        step_count=step_count(train.row_count, study.budget),
-        train_flops=share * sum(sum(train_flops(a, facts, train, study.budget)) for a in searching),
-        seconds=seconds,
-    )
 
 
 def _derived_seconds(setting: _Setting, runs: Sequence[PlannedRun]) -> float:

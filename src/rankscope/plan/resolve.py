@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rankscope.plan.run_cost import memory_parts
@@ -156,9 +156,17 @@ def run_id(
     return f"{_head(arm)}-s{seed}-{_digest(payload)}"
 
 
-def search_id(searching: Sequence[Arm], study: Study, model: ModelFacts, train: TrainFacts, dtype: str) -> str:
-    """`lora-r16-search-0123456789ab`, of what decides a search's outcome."""
-    payload = {**_common(study, model, train, dtype), "search": _search(searching, train)}
+def search_id(
+    searching: Sequence[Arm],
+    study: Study,
+    model: ModelFacts,
+    train: TrainFacts,
+    dtype: str,
+    tried: Mapping[str, Any] | None = None,
+) -> str:
+    """`lora-r16-search-0123456789ab`, of what decides a search's outcome: beside what decides its arms' training,
+    `tried`, which has its first rates, the searches that it goes by, and the items that choose, with their dials."""
+    payload = {**_common(study, model, train, dtype), "search": _search(searching, train), "tried": dict(tried or {})}
     head = _head(searching[0]) if len(searching) == 1 else f"{searching[0].method}-shared"
     return f"{head}-search-{_digest(payload)}"
 

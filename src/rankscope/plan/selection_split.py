@@ -17,6 +17,9 @@ _SEED = "rankscope selection items"
 _LEAST_JUDGED = 2
 """Items that a suite must have left to judge by: of one nothing could be said of others."""
 
+LIMIT_SHARE = 2 / 3
+"""Of the retention margin, what a setting's fitted forgetting may be: the rest is room for the fit's error."""
+
 
 def split_count(item_count: int, selection: Selection) -> int:
     """How many items of a suite choose: its share, held between the least and the most; 0 where it is too small."""
@@ -74,7 +77,11 @@ def planned_choice(
         PlannedSplit(suite=suite.name, item_count=suite.item_count, select_count=counts[suite.name])
         for suite in (outside if select == "retention" else ())
     ]
-    return PlannedChoice(model=model, train_set=train_set, select=select, reason=reason, splits=splits)
+    limits = [LIMIT_SHARE * m for m in (study.decision.retention_margin, study.decision.retention_margin_nats)]
+    return PlannedChoice(
+        model=model, train_set=train_set, select=select, reason=reason, splits=splits, limit=limits[0],
+        limit_nats=limits[1],
+    )  # fmt: skip
 
 
 def split_problems(choices: Iterable[PlannedChoice], file: str) -> list[Problem]:

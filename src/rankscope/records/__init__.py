@@ -19,6 +19,7 @@ from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Recor
 from rankscope.records.repair_record import RepairPoint, RepairRecord, RepairSide
 from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Row, Suite, Turn
 from rankscope.records.run_records import (
+    DialLoss,
     Packing,
     PackMembers,
     Prediction,
@@ -67,12 +68,12 @@ from rankscope.study.study_settings import Metric
 
 __all__ = [
     "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmSetting", "ArmVerdict", "BestBet", "BetSetting", "DefaultArm",
-    "Defaults", "DetectableEffect", "DialLosses", "Example", "Form", "Graded", "Grading", "HarnessFacts", "Interval",
-    "Item", "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts", "MoreNeeded", "NextRuns",
-    "PackMembers", "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun", "PlannedSearch", "PlannedSplit",
-    "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "RemedyOutcome",
-    "RepairPoint", "RepairRecord", "RepairSide", "ReplayFacts", "Resolved", "Row", "RunRecord", "RunStatus",
-    "SamplesRecord", "SearchRecord", "SettingPoint", "SettingsFile", "SourceState", "Stage", "State", "StepRecord",
-    "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict",
-    "VerdictFile",
+    "Defaults", "DetectableEffect", "DialLoss", "DialLosses", "Example", "Form", "Graded", "Grading", "HarnessFacts",
+    "Interval", "Item", "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts", "MoreNeeded",
+    "NextRuns", "PackMembers", "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun", "PlannedSearch",
+    "PlannedSplit", "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation",
+    "RemedyOutcome", "RepairPoint", "RepairRecord", "RepairSide", "ReplayFacts", "Resolved", "Row", "RunRecord",
+    "RunStatus", "SamplesRecord", "SearchRecord", "SettingPoint", "SettingsFile", "SourceState", "Stage", "State",
+    "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn",
+    "Verdict", "VerdictFile",
 ]  # fmt: skip

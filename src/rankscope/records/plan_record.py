@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Literal
 
@@ -87,17 +86,8 @@ class StudyMarker(Record):
     """Of study.yaml as the folder was begun with; settings may change later."""
 
 
-RUNG_FRACTIONS = (0.25, 0.5, 1.0)
-"""Where a rate search drops the worse half of its candidates, as shares of a run."""
-
-
-def search_share(rate_count: int) -> float:
-    """A rate search's training as a multiple of one run."""
-    total, before, alive = 0.0, 0.0, rate_count
-    for fraction in RUNG_FRACTIONS:
-        total += alive * (fraction - before)
-        before, alive = fraction, math.ceil(alive / 2)
-    return total
+RUNG_FRACTIONS = (0.25, 1.0)
+"""Where a rate search measures its candidates, as shares of a run: all of them, then those that are trained through."""
 
 
 class Resolved(Record):
@@ -144,7 +134,12 @@ class PlannedRun(Record):
 
 
 class PlannedSearch(Record):
-    """The learning-rate search of one arm (or of several that share a rate), before its runs."""
+    """The learning-rate search of one arm (or of several that share a rate), before its runs.
+
+    `rates` are tried first; none are known of a search that goes by others: `after` are their ids, the nearest rank
+    first, and `wave` how many searches it waits for one after another. `tries`: the rates of either. `runs`: what each
+    arm trains, in whole runs, where no rate lies beyond those.
+    """
 
     search_id: str
     model: str
@@ -155,14 +150,18 @@ class PlannedSearch(Record):
     step_count: int
     train_flops: float
     seconds: float
+    after: list[str] = []
+    wave: int = 0
+    tries: int = 0
+    runs: float = 0.0
 
     def share_done(self, rungs: Iterable[str]) -> float:
-        """Updates done over those that successive halving needs, 0 to 1; `rungs` are each `arm rate step`."""
+        """Updates done over those that the search is expected to need, 0 to 1; `rungs` are each `arm rate step`."""
         reached: dict[str, int] = {}
         for key in rungs:
             candidate, step = key.rsplit(" ", 1)
             reached[candidate] = max(reached.get(candidate, 0), int(step))
-        total = self.step_count * search_share(len(self.rates)) * len(self.arms)
+        total = self.step_count * self.runs * len(self.arms)
         return min(1.0, sum(reached.values()) / total) if total else 0.0
 
 

@@ -166,6 +166,15 @@ class ProbedRate(Record):
     accuracy: float
 
 
+class DialLoss(Record):
+    """Validation loss in nats per token of a candidate that was trained to the end, at one dial; None: not finite."""
+
+    arm: str
+    learning_rate: float
+    dial: float
+    validation_loss: float | None
+
+
 class SearchRecord(Record):
     """search.json: a learning-rate search. `losses[i][k]`: rate i after rung k, None where it was dropped.
 
@@ -188,6 +197,12 @@ class SearchRecord(Record):
     probe_seconds: float = 0.0
     probe_items: dict[str, list[str]] = {}
     probed: list[ProbedRate] = []
+    finals: list[float] = []
+    """The rates that were trained to the end, in that order: the loss-best, the next one below, and where both forget
+    more than the limit at every dial a further one below."""
+    dial_losses: list[DialLoss] = []
+    runs_spent: float = 0.0
+    """Training of all candidates, in whole runs of an arm."""
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,16 @@ class PlannedChoice(Record):
     """How the settings (rate, dial) of the arms of one base model and training set are chosen.
 
     `retention`: the lowest validation loss of those that keep the margin on the items that choose; `loss`: the lowest
-    validation loss, every dial 1. `reason`: why it is `loss` though the study does not say so.
+    validation loss, every dial 1. `reason`: why it is `loss` though the study does not say so. `limit` (a share of
+    accuracy) and `limit_nats` are what fitted forgetting is held to: two thirds of the retention margins.
     """
 
     model: str
     train_set: str
     select: Literal["retention", "loss"]
     reason: str | None = None
+    limit: float | None = None
+    limit_nats: float | None = None
     splits: list[PlannedSplit] = []
 
     @property
@@ -81,6 +84,8 @@ class ArmSetting(Record):
     dial: float
     how: How
     rate_given: bool
+    search_id: str | None = None
+    """The search that the rate is of; None where the study gives it."""
     limit: float | None = None
     limit_nats: float | None = None
     points: list[SettingPoint] = []

@@ -264,8 +264,12 @@ class PooledInterval(Record):
 
 
 class DefaultArm(Record):
-    """One kind of arm. `gain_difference`: to the reference of each study (full, else its largest arm; None for the
-    reference itself); `learning_rate`: of those that were searched, on its own scale; `recommended_in`: verdicts."""
+    """One kind of arm at rates of one decade.
+
+    `gain_difference`: to the best eligible arm of each study, None where it was that arm itself in all of them
+    (`reference_in` counts those) or no arm was eligible; `learning_rate`: of those that were searched, on its own
+    scale; `learning_rate_decade` d: rates from 10^d on and below 10^(d + 1); `recommended_in`: verdicts.
+    """
 
     method: MethodName
     rank: int | None
@@ -276,6 +280,8 @@ class DefaultArm(Record):
     gain_difference: PooledInterval | None
     forgetting: PooledInterval | None
     learning_rate: PooledInterval | None
+    learning_rate_decade: int | None = None
+    reference_in: int = 0
 
 
 class Defaults(Record):

@@ -188,8 +188,8 @@ def diagnostics_section(pairs: Sequence[Pair], tables: Tables) -> Section:
         "Do the diagnostics predict forgetting?",
         diagnostics_answer(tables.get("diagnostics", pd.DataFrame())),
         "Points are rank correlations over runs with what rank and learning rate explain taken out, bars their "
-        "bootstrap intervals. A yes needs p below the study's error after correction for all measures tried. Seeds of "
-        "one arm are no independent runs, so even a yes is a reason to look, not a cause.",
+        "bootstrap intervals. A yes needs p below the study's error after correction for all measures tried. Runs "
+        "of one arm are alike, so whole arms are permuted and drawn again; a yes is a reason to look, not a cause.",
         found,
         f"Not tested: {why}.",
     )

@@ -70,12 +70,12 @@ def _front_matter(verdict: Verdict, row: ArmVerdict, arm: Arm, study: Mapping[st
 
 
 def _base_id(verdict: Verdict, study: Mapping[str, Any]) -> str:
-    """The base's id as the study writes it (a hub id or a folder), found by the name used in tables."""
+    """The base's hub id, found by the name used in tables; of a folder its name, for a card leaves this machine."""
     models = study.get("model") or study.get("models") or []
     for spec in models if isinstance(models, list | tuple) else [models]:
         model_id = str(spec.get("id", "")) if isinstance(spec, Mapping) else str(spec)
         if model_id.rstrip("/").split("/")[-1] == verdict.model:
-            return model_id
+            return verdict.model if model_id.startswith(("/", "~", ".")) else model_id
     return verdict.model
 
 
@@ -92,7 +92,19 @@ def _lead(verdict: Verdict, row: ArmVerdict, arm: Arm) -> str:
     )
     chosen = verdict.recommended.label if verdict.recommended else None
     place = "" if chosen == row.label else f" It is not the recommended arm; its status is: {row.status}."
-    return f"{lead} {result}{place}"
+    return f"{lead} {result}{place}{_dial(row, arm)}"
+
+
+def _dial(row: ArmVerdict, arm: Arm) -> str:
+    """How much of the trained change this is, where it is not all of it."""
+    if row.dial == 1:
+        return ""
+    how = (
+        "its weights are interpolated with the base's" if arm.traits.dial_by == "weights" else "its alpha is so scaled"
+    )
+    what = f"{row.dial:g} of the trained change, W0 + {row.dial:g} (W - W0)"
+    kept = "The run in the study's folder is as it was trained, with all of the change."
+    return f"\n\nIt is {what}, the dial at which the arm was judged: {how}. {kept}"
 
 
 def _suite_table(row: ArmVerdict, scores: pd.DataFrame, verdict: Verdict) -> str:
@@ -126,6 +138,7 @@ def _loading(verdict: Verdict, arm: Arm, study: Mapping[str, Any]) -> str:
 def _settings(row: ArmVerdict, arm: Arm, study: Mapping[str, Any]) -> str:
     facts: dict[str, Any] = {"method": arm.method, **arm.traits.card_settings(arm)}
     facts["learning rate"] = rate(row.learning_rate)
+    facts["dial"] = f"{row.dial:g}"
     facts["trainable parameters"] = "not known" if row.trainable_parameters is None else f"{row.trainable_parameters:,}"
     facts["seeds of the study"] = ", ".join(map(str, row.seeds))
     facts["training time of one run"] = duration(row.cost.train_seconds)

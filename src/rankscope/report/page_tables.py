@@ -20,7 +20,7 @@ from rankscope.records.readable_numbers import (
     size,
 )
 from rankscope.report.chart_drawing import Pair, plain
-from rankscope.report.suites_and_items import change_frame
+from rankscope.report.suites_and_items import IN_NATS, change_frame
 from rankscope.study.methods import METHODS
 
 
@@ -142,15 +142,29 @@ def _adapter_text(adapter_bytes: int | None, method: str) -> str:
 
 
 def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interval_name: str) -> DataTable:
-    """Every arm on every suite, with the base's accuracy and the change."""
+    """Every arm on every suite, with the base's accuracy or loss and the change."""
     changes = change_frame(forgetting, verdicts.verdicts)
+    losses = change_frame(forgetting, verdicts.verdicts, IN_NATS)
     pair_columns, pair_cells = _pair_columns(verdicts.verdicts)
     columns = [
         *pair_columns,
         ("arm", False), ("suite", False), ("domain", False), ("kind", False), ("relation", False), ("items", True),
-        ("base", True), ("arm's accuracy", True), ("change (points)", True), (interval_name, True),
+        ("base", True), ("arm", True), ("change (points or nats)", True), (interval_name, True),
     ]  # fmt: skip
     rows = []
+    for row in _rows(losses):
+        told = (row["change_low"], row["change_high"])
+        interval = "" if None in told else f"{told[0]:+.3f} to {told[1]:+.3f}"
+        rows.append(
+            [
+                *pair_cells(row["model"], row["train_set"]),
+                *(_text(row[name]) for name in ("arm", "suite", "domain", "kind", "relation")),
+                _number(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
+                *(_number(-row[name], f"{-row[name]:.3f} nats") for name in ("base_accuracy", "accuracy")),
+                _number(row["change"], f"{row['change']:+.3f} nats"),
+                _number(row["change_low"], interval),
+            ]
+        )
     for row in _rows(changes):
         share = {name: None if row[name] is None else row[name] / 100 for name in _SHARES}
         change = Interval(mean=share["change"], low=share["change_low"], high=share["change_high"])
@@ -178,7 +192,10 @@ def text_table(scores: pd.DataFrame | None) -> DataTable:
     ]  # fmt: skip
     rows = []
     if scores is not None and "loss_nats_per_token" in scores.columns:
-        for row in _rows(scores[scores["loss_nats_per_token"].notna() & scores["accuracy"].isna()]):
+        plain = scores["loss_nats_per_token"].notna() & scores["accuracy"].isna()
+        if "metric" in scores.columns:  # what is judged by loss stands with the other suites
+            plain &= scores["metric"] != "loss"
+        for row in _rows(scores[plain]):
             bits = row.get("bits_per_byte")
             rows.append(
                 [

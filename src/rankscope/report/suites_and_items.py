@@ -40,6 +40,11 @@ CHANGE_TOOLTIP = (
     ("change_low", "interval from", "+.1f"),
     ("change_high", "to", "+.1f"),
 )
+LOSS_TOOLTIP = (
+    ("change", "change (nats per token)", "+.3f"),
+    ("change_low", "interval from", "+.3f"),
+    ("change_high", "to", "+.3f"),
+)
 MAX_ROWS = 2000
 MAX_CHARACTERS = 900_000
 MAX_TEXT = 2500
@@ -52,20 +57,38 @@ GROUP = ("model", "train_set", "arm", "suite", "way")
 # ---- suites ---------------------------------------------------------------------------------------------------------
 
 
-def change_frame(table: pd.DataFrame | None, verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """A table of changes (forgetting, matrix or kinds) of these verdicts, in percent and percentage points.
+@dataclass(frozen=True)
+class Unit:
+    """What changes of one metric are shown in: `factor` times what a table has; colours reach at least to `reach`."""
+
+    metric: str
+    name: str
+    short: str
+    factor: float
+    format: str
+    reach: float
+
+
+IN_POINTS = Unit("score", POINTS, "points", 100.0, "+.1f", 5.0)
+IN_NATS = Unit("loss", "nats per token", "nats", 1.0, "+.3f", 0.05)
+
+
+def change_frame(table: pd.DataFrame | None, verdicts: Sequence[Verdict], unit: Unit = IN_POINTS) -> pd.DataFrame:
+    """A table of changes (forgetting, matrix or kinds) of these verdicts, of the suites judged in this unit.
 
     Adds order (of the arm) and renames n, low and high to items, change_low and change_high; the other columns stay.
     """
     pieces = []
     for verdict in verdicts:
         rows = of_pair(table, verdict)
+        if "metric" in rows.columns:
+            rows = rows[rows["metric"] == unit.metric]
         if rows.empty:
             continue
         orders = {arm.label: order for order, arm in enumerate(verdict.arms_by_size)}
         rows = rows.rename(columns={"n": "items", "low": "change_low", "high": "change_high"})
         shares = ["base_accuracy", "accuracy", "change", "change_low", "change_high"]
-        pieces.append(rows.assign(order=rows["arm"].map(orders), **{name: 100 * rows[name] for name in shares}))
+        pieces.append(rows.assign(order=rows["arm"].map(orders), **{name: unit.factor * rows[name] for name in shares}))
     if not pieces:
         return pd.DataFrame()
     joined = pd.concat(pieces, ignore_index=True)
@@ -74,7 +97,7 @@ def change_frame(table: pd.DataFrame | None, verdicts: Sequence[Verdict]) -> pd.
     return joined.sort_values("order", kind="stable", ignore_index=True)
 
 
-def matrix_chart(changes: pd.DataFrame, column: str, title: str) -> Chart | None:
+def matrix_chart(changes: pd.DataFrame, column: str, title: str, unit: Unit = IN_POINTS) -> Chart | None:
     """Change from the base: training set and arm down, `column` (suite or domain) across; in-domain cells framed.
 
     Columns: those of `change_frame`, of one base model.
@@ -94,27 +117,31 @@ def matrix_chart(changes: pd.DataFrame, column: str, title: str) -> Chart | None
         ("domain", "domain", ""),
         ("relation", "relation", ""),
         ("items", "items", ",d"),
-        *CHANGE_TOOLTIP,
+        *(CHANGE_TOOLTIP if unit is IN_POINTS else LOSS_TOOLTIP),
     )
-    cells = alt.Chart().mark_rect().encode(x=x, y=y, color=_change_colour(rows), tooltip=told)
+    cells = alt.Chart().mark_rect().encode(x=x, y=y, color=_change_colour(rows, unit), tooltip=told)
     frame = alt.Chart().mark_rect(filled=False, strokeWidth=1.6, stroke="gray").encode(x=x, y=y)
-    text = alt.Chart().mark_text(fontSize=11).encode(x=x, y=y, text=alt.Text("change:Q", format="+.1f"), tooltip=told)
+    text = (
+        alt.Chart().mark_text(fontSize=11).encode(x=x, y=y, text=alt.Text("change:Q", format=unit.format), tooltip=told)
+    )
     parts = layer(cells, frame.transform_filter("datum.relation == 'in-domain'"), text)
     for row in rows:
         row["panel"] = f"trained on {row['train_set']}"
     sized = parts.properties(width=alt.Step(step), height=alt.Step(26))
     faceted = sized.facet(row=alt.Row("panel:N", header=panel_header()), data=inline(rows))
-    return faceted.properties(title=f"{title} ({POINTS})")
+    return faceted.properties(title=f"{title} ({unit.name})")
 
 
-def _change_colour(rows: list[Record]) -> alt.Color:
+def _change_colour(rows: list[Record], unit: Unit) -> alt.Color:
     """Diverging from 0. Its ends follow the changes outside the training domain, which gains would wash out."""
     changes = [abs(row["change"]) for row in rows]
     outside = [abs(row["change"]) for row in rows if row["relation"] != "in-domain"]
-    reach = math.ceil(min(max(changes), max(5.0, 1.4 * max(outside, default=0.0), 0.3 * max(changes))))
+    least = max(unit.reach, 1.4 * max(outside, default=0.0), 0.3 * max(changes))
+    step = 1.0 if unit is IN_POINTS else 0.01
+    reach = round(step * math.ceil(min(max(changes), least) / step), 2)
     scale = alt.Scale(domain=[-reach, reach], domainMid=0, interpolate="rgb", clamp=True)
     signed = "datum.value == 0 ? '0' : format(datum.value, '+')"
-    title = ["points", f"(ends at ±{reach})"]
+    title = [unit.short, f"(ends at ±{reach:g})"]
     legend = alt.Legend(title=title, gradientLength=100, values=[-reach, 0, reach], labelExpr=signed)
     return alt.Color("change:Q", scale=scale, legend=legend)
 
@@ -126,18 +153,19 @@ def matrix_section(verdicts: VerdictFile, tables: Tables) -> Section:
     for model in models:
         mine = [verdict for verdict in verdicts.verdicts if verdict.model == model]
         name = model if len(models) > 1 else ""
-        for table, column, title in (
-            ("matrix", "domain", "Change by training set and domain"),
-            ("forgetting", "suite", "Change by training set and suite"),
+        for table, column, title, unit in (
+            ("matrix", "domain", "Change by training set and domain", IN_POINTS),
+            ("forgetting", "suite", "Change by training set and suite", IN_POINTS),
+            ("forgetting", "suite", "Change of suites judged by loss", IN_NATS),
         ):
-            changes = change_frame(tables.get(table), mine)
-            drawn = matrix_chart(changes, column, title)
-            found += figure(drawn, f"{title.lower()}, each cell the change from the base in points", name)
+            drawn = matrix_chart(change_frame(tables.get(table), mine, unit), column, title, unit)
+            found += figure(drawn, f"{title.lower()}, each cell the change from the base in {unit.short}", name)
     return Section(
         "matrix",
         "In and out of domain",
         "How far training on each set moved every domain and every suite, arm by arm.",
-        "Each cell is the change from the base in percentage points: blue is better than the base, orange worse. "
+        "Each cell is the change from the base, in percentage points or, of suites judged by loss, in nats per token "
+        "by which the loss is lower: blue is better than the base, orange worse. "
         "Framed cells are of the training set's own domain.",
         found,
         "No suite was scored for both the base and an arm.",

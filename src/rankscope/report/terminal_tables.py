@@ -68,7 +68,7 @@ def print_plan(console: Console, plan: Plan, states: Mapping[str, str]) -> None:
     console.print(table)
     for search in plan.searches:
         labels = ", ".join(arm.label for arm in search.arms)
-        line = f"learning-rate search for {labels} on {search.train_set}: {len(search.rates)} rates"
+        line = f"learning-rate search for {labels} on {search.train_set}: {search.tries or len(search.rates)} rates"
         console.print(escape(f"{line}, {duration(search.seconds)}"))
     console.print(f"[bold]{escape(_totals(plan, states))}[/]")
     for power in plan.power:

@@ -161,13 +161,14 @@ def arms_lines(defaults: Defaults) -> str:
 
     Where the studies cannot tell, every rank that they had. A rate stands where it is known to within a decade.
     """
-    ranked = sorted((arm for arm in defaults.arms if arm.rank), key=lambda arm: (arm.method, arm.rank or 0))
     chosen = defaults.arms[defaults.default] if defaults.default is not None else None
+    arms = _at_one_rate(defaults.arms, chosen)
+    ranked = sorted((arm for arm in arms if arm.rank), key=lambda arm: (arm.method, arm.rank or 0))
     if chosen in ranked:
         ranked = [arm for arm in ranked if arm.method == chosen.method]
         at = ranked.index(chosen)
         ranked = ranked[max(0, at - 1) : at + 2]
-    plain = {arm.method: arm for arm in defaults.arms if METHODS[arm.method].size is None}
+    plain = {arm.method: arm for arm in arms if METHODS[arm.method].size is None}
     lines = [f"# From {len(defaults.studies)} studies: {defaults.reason}"]
     lines += [f"  {method}: {{learning_rate: {_rate(arm)}}}" for method, arm in plain.items()]
     for arm in ranked:
@@ -180,6 +181,17 @@ def arms_lines(defaults: Defaults) -> str:
     if chosen is not None and chosen not in ranked and chosen.method not in plain:
         lines.append(f"  # the studies' default is {chosen.method}: see docs/models.md for its settings")
     return "\n".join(lines)
+
+
+def _at_one_rate(arms: Sequence[DefaultArm], chosen: DefaultArm | None) -> list[DefaultArm]:
+    """Of arms that differ in the decade of their rate alone the default, else the one that most studies had."""
+    found: dict[tuple[object, ...], DefaultArm] = {}
+    for arm in arms:
+        key = (arm.method, arm.rank, arm.alpha_per_rank, str(arm.targets))
+        before = found.get(key)
+        if before is None or arm is chosen or (before is not chosen and arm.studies > before.studies):
+            found[key] = arm
+    return list(found.values())
 
 
 def _rate(arm: DefaultArm) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rankscope.decide.run_outcomes import median_seed
 from rankscope.edges.storages import open_storage
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.model.load import load_model, load_tokenizer
 from rankscope.model.methods.attach import SavedAdapter, attach, unmergeable
+from rankscope.model.weights.adapter_file import CONFIG, adapter_config
+from rankscope.model.weights.dialled import Interpolation
 from rankscope.records import ArmVerdict, Plan, PlannedRun, Verdict
 from rankscope.report.model_card import model_card, trade_off_png
 from rankscope.results.frames import planned_study, runs_frame
@@ -25,7 +29,7 @@ _NOWHERE = Path("/")
 
 
 def export_arm(folder: StudyFolder, out: Path, *, arm: str | None, merged: bool) -> str:
-    """Write the arm's median-validation seed to `out`; a line that says what was written.
+    """Write the arm's median-validation seed at the arm's dial to `out`; a line that says what was written.
 
     `arm` None is the recommended one. A study of several models or training sets takes the first verdict that has the
     arm. Raises InputProblems where there is nothing to export.
@@ -59,11 +63,12 @@ def export_arm(folder: StudyFolder, out: Path, *, arm: str | None, merged: bool)
 
     with open_storage(out.absolute().parent).local_draft(out.name) as target:
         target.mkdir()
-        _fill(folder, study, run, target, card, merged=merged)
+        _fill(folder, study, run, target, card, dial=row.dial, merged=merged)
         if picture is not None:
             (target / PICTURE).write_bytes(picture)
     what = "model" if merged or run.arm.traits.whole else "adapter"
-    return f"the {what} of {row.label}, seed {seed},"
+    at = "" if row.dial == 1 else f" at the dial {row.dial:g}"
+    return f"the {what} of {row.label}{at}, seed {seed},"
 
 
 def _nothing(folder: StudyFolder, found: str, expected: str) -> InputProblems:
@@ -98,20 +103,61 @@ def _card(
     return model_card(verdict, row, run.arm, scores, settings, provenance_of(folder, plan), picture)
 
 
-def _fill(folder: StudyFolder, study: Study, run: PlannedRun, target: Path, card: str, *, merged: bool) -> None:
+def _fill(
+    folder: StudyFolder, study: Study, run: PlannedRun, target: Path, card: str, *, dial: float, merged: bool
+) -> None:
+    """The weights at the arm's dial: of the run on disk, which is as it was trained, nothing is changed."""
     full = run.arm.traits.whole
     weights = folder.weights(run.run_id, whole=full)
     if weights is None:
         expected = "weights that were kept: set `keep: {full: best}` and run again"
         raise _nothing(folder, f"no weights of {run.arm.label}", expected)
     spec = next(spec for spec in study.models if spec.name == run.model)
-    if merged and not full:
-        _merge(spec, run, weights, target)
+    if full and dial < 1:
+        _interpolate(spec, run, weights, target, dial)
+    elif merged and not full:
+        with TemporaryDirectory() as temporary:
+            _merge(spec, run, _dialled(weights, Path(temporary) / "adapter", dial), target)
     else:
-        shutil.copytree(weights, target, dirs_exist_ok=True)
+        _dialled(weights, target, dial)
+        _name_base(target / CONFIG, spec.public_id)
     if merged or full:
         load_tokenizer(spec, _NOWHERE).save_pretrained(str(target))
     (target / "README.md").write_text(card, encoding="utf-8")
+
+
+def _copy(weights: Path, target: Path) -> None:
+    """Regular files only. Raises InputProblems for a link, which may lead anywhere."""
+    links = [path for path in sorted(weights.rglob("*")) if path.is_symlink()]
+    if links:
+        raise InputProblems([Problem(str(path), "export", "a link", "a file of the study itself") for path in links])
+    shutil.copytree(weights, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+
+
+def _name_base(path: Path, base: str) -> None:
+    """The base in PEFT's settings as others know it, not as a path of this machine."""
+    if path.is_file():
+        config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _dialled(weights: Path, target: Path, dial: float) -> Path:
+    """A copy of a folder of weights, an adapter's alpha times `dial`; where it is."""
+    _copy(weights, target)
+    if dial < 1:
+        config = adapter_config(target)
+        pattern = {name: alpha * dial for name, alpha in (config.get("alpha_pattern") or {}).items()}
+        scaled = {**config, "lora_alpha": config["lora_alpha"] * dial, "alpha_pattern": pattern}
+        (target / CONFIG).write_text(json.dumps(scaled, indent=2, sort_keys=True), encoding="utf-8")
+    return target
+
+
+def _interpolate(spec: ModelSpec, run: PlannedRun, weights: Path, target: Path, dial: float) -> None:
+    """W0 + dial (W - W0), as it was scored."""
+    base = load_model(spec, _NOWHERE, run.dtype, "cpu")
+    trained = load_model(spec, _NOWHERE, run.dtype, "cpu", weights=weights)
+    Interpolation(trained.model, base.model).turn_to(dial)
+    trained.model.save_pretrained(str(target), safe_serialization=True)
 
 
 def _merge(spec: ModelSpec, run: PlannedRun, weights: Path, target: Path) -> None:

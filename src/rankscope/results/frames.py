@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import pandas as pd
 
 from rankscope.decide.paired_items import Frames
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import Plan, PlannedRun, SearchRecord
+from rankscope.records import ArmSetting, Plan, PlannedRun, SearchRecord
+from rankscope.results.chosen_settings import dials_of, settings_of
+from rankscope.results.item_roles import Roles, chooses, roles_of
 from rankscope.study.read_study import study_of
 from rankscope.study.study import Study
 
@@ -20,9 +23,15 @@ def planned_study(folder: StudyFolder) -> tuple[Study, Plan]:
     return study_of(folder.read_study_text() or ""), plan
 
 
-def frames_of(folder: StudyFolder, plan: Plan) -> Frames:
-    """Predictions, suites and runs of a study: what every decision is made from."""
-    return Frames(predictions_frame(folder, plan), suites_frame(plan), runs_frame(folder, plan))
+def frames_of(folder: StudyFolder, plan: Plan, settings: Sequence[ArmSetting] | None = None) -> Frames:
+    """Predictions, suites and runs of a study, each arm at its setting: what every decision is made from.
+
+    `settings`: those of `settings_of`, where they are known, or none of them for runs as they were trained.
+    """
+    suites, roles = suites_frame(plan), roles_of(folder, plan)
+    found = settings_of(folder, plan, suites, roles) if settings is None else settings
+    dials = dials_of(plan, found)
+    return Frames(predictions_frame(folder, plan, dials, roles), suites, runs_frame(folder, plan, dials))
 
 
 def suites_frame(plan: Plan) -> pd.DataFrame:
@@ -32,21 +41,24 @@ def suites_frame(plan: Plan) -> pd.DataFrame:
     return pd.DataFrame(rows).drop_duplicates("suite", ignore_index=True)
 
 
-def predictions_frame(folder: StudyFolder, plan: Plan) -> pd.DataFrame:
-    """What every finished run scored on the plan's suites; the base's rows have arm `base` and no training set.
+def predictions_frame(folder: StudyFolder, plan: Plan, dials: Mapping[str, float], roles: Roles) -> pd.DataFrame:
+    """What every finished run scored on the plan's suites at its dial; the base's rows have arm `base` and no training
+    set. `role` is `select` in the rows of items that choose settings for the run's training set, and `judge` in all
+    others, the base's too.
 
     Names are categories in the order of their text. Texts (predicted, answer) are not here: a report reads
     those that are shown. The base's rows alone have `cluster` and, of both scorings, `choice_logprobs`.
     """
     runs = {run.run_id: run for run in plan.runs if _is_done(folder, run)}
     bases = {run_id: model for model, run_id in plan.base_ids.items()}
-    frame = folder.read_scores([*bases, *runs])
+    frame = folder.read_scores([*bases, *runs], dials)
     ids = [str(run_id) for run_id in frame["run_id"].cat.categories]
     frame["model"] = _named(frame["run_id"], [bases.get(i) or runs[i].model for i in ids])
     frame["train_set"] = _named(frame["run_id"], [runs[i].train_set if i in runs else None for i in ids])
     frame["arm"] = _named(frame["run_id"], [runs[i].arm.label if i in runs else "base" for i in ids])
     seeds = pd.array([runs[i].seed if i in runs else None for i in ids], dtype="Int64")
     frame["seed"] = seeds[frame["run_id"].cat.codes.to_numpy()]
+    frame["role"] = _roles(frame, roles)
     details = [_base_details(folder, run_id) for run_id in bases if run_id in ids]
     if details:
         joined = pd.concat(details, ignore_index=True)
@@ -54,6 +66,16 @@ def predictions_frame(folder: StudyFolder, plan: Plan) -> pd.DataFrame:
         frame = frame.join(joined)
     wanted = frame["suite"].isin({suite.name for suite in plan.suites})
     return frame if wanted.all() else frame[wanted].reset_index(drop=True)
+
+
+def _roles(frame: pd.DataFrame, roles: Roles) -> pd.Categorical[Any]:
+    """`judge` or `select` of each row, of what its training set's items are for."""
+    select = np.zeros(len(frame), dtype=bool)
+    for (model, train_set), chosen in roles.items():
+        mine = ((frame["model"] == model) & (frame["train_set"] == train_set)).to_numpy()
+        rows = frame.loc[mine, ["suite", "item_id"]]
+        select[np.flatnonzero(mine)] = chooses(rows, chosen).to_numpy()
+    return pd.Categorical.from_codes(select.astype(np.int8), dtype=pd.CategoricalDtype(["judge", "select"]))
 
 
 def _base_details(folder: StudyFolder, run_id: str) -> pd.DataFrame:
@@ -80,15 +102,17 @@ def _named(run_ids: pd.Series, names: list[str | None]) -> pd.Categorical[Any]:
     return pd.Categorical.from_codes(by_run[run_ids.cat.codes.to_numpy()], dtype=pd.CategoricalDtype(categories))
 
 
-def runs_frame(folder: StudyFolder, plan: Plan) -> pd.DataFrame:
-    """One row per planned run: what it is, how it ended, what it cost, its arm's share of a search included."""
+def runs_frame(folder: StudyFolder, plan: Plan, dials: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """One row per planned run: what it is, how it ended, what it cost, its arm's share of a search included; `dials` is
+    at which dial each is judged, 1 where nothing is said."""
     searches = searches_of(folder, plan)
     domains = {facts.name: facts.domain for facts in plan.train_sets}
-    return pd.DataFrame([_run_row(folder, run, searches, domains) for run in plan.runs])
+    at = dials or {}
+    return pd.DataFrame([_run_row(folder, run, searches, domains, at.get(run.run_id, 1.0)) for run in plan.runs])
 
 
 def _run_row(
-    folder: StudyFolder, run: PlannedRun, searches: list[SearchRecord], domains: dict[str, str | None]
+    folder: StudyFolder, run: PlannedRun, searches: list[SearchRecord], domains: dict[str, str | None], dial: float
 ) -> dict[str, Any]:
     status, record = folder.read_status(run.run_id), folder.read_run(run.run_id)
     search_seconds = [
@@ -99,6 +123,9 @@ def _run_row(
     planned = "planned" if run.fits else "does not fit"
     if status is not None and status.state == "done" and not folder.has_predictions(run.run_id):
         reason = "its predictions are gone: `rankscope run` scores it again"
+        status = status.model_copy(update={"state": "planned", "reason": reason})
+    if status is not None and status.state == "done" and not folder.has_at_dial(run.run_id, dial):
+        reason = f"it is not scored at the dial {dial:g}: `rankscope run`, or with --retrain, scores it"
         status = status.model_copy(update={"state": "planned", "reason": reason})
     targets = run.arm.targets
     return {
@@ -114,6 +141,7 @@ def _run_row(
         "extra_tokens_share": run.replay_tokens / run.train_tokens if run.train_tokens else 0.0,
         "targets": targets if isinstance(targets, str) or targets is None else ", ".join(targets),
         "learning_rate": record.learning_rate if record is not None else None,
+        "dial": dial,
         "seed": run.seed,
         "state": status.state if status is not None else planned,
         "reason": status.reason if status is not None else run.reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,29 +11,40 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rankscope.decide.change_tables import derived_scores, forgetting_by_run, rate_sentences, rates
-from rankscope.decide.inside_tables import diagnose, joined, measures_by_run, neuron_overlaps, subspaces
+from rankscope.decide.forgetting_diagnostics import diagnose
+from rankscope.decide.inside_tables import joined, measures_by_run, neuron_overlaps, subspaces
 from rankscope.decide.looks import Evidence, gather_all
 from rankscope.decide.remedy_outcomes import best_sentence, remedy_outcomes
-from rankscope.decide.result_tables import findings, forgotten, forgotten_groups, make_tables
+from rankscope.decide.result_tables import findings, forgotten, forgotten_groups, make_tables, scores
 from rankscope.decide.verdict import decide
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Plan, Verdict, VerdictFile
 from rankscope.report.page import ReportData, render
 from rankscope.report.suites_and_items import sample_flips
+from rankscope.results.chosen_settings import dials_of
 from rankscope.results.frames import frames_of, learning_frame, planned_study, searches_of
+from rankscope.results.item_roles import Roles, chooses, roles_of
+from rankscope.results.operating_table import operating_table, settled
 
 
 def write_results(folder: StudyFolder) -> VerdictFile:
     """Write tables/, verdict.json and report.html of a study folder from what its runs have left there."""
     study, plan = planned_study(folder)
-    frames = frames_of(folder, plan)
+    settings = settled(folder, plan)
+    frames = frames_of(folder, plan, settings)
     predictions, suites, runs = frames
     evidence = gather_all(frames, study.decision, study.looks)
     tables = make_tables(frames, decision=study.decision, looks=study.looks, evidence=evidence)
     tables["learning"] = learning_frame(folder, plan)
     domains = {facts.name: facts.domain for facts in plan.train_sets}
-    tables["rates"] = rates(searches_of(folder, plan), predictions[predictions["arm"] == "base"], suites, domains)
-    tables |= _inside_tables(folder, runs, tables["scores"], confidence=study.decision.confidence)
+    tables["rates"] = rates(
+        searches_of(folder, plan), predictions[predictions["arm"] == "base"], suites, domains, settings
+    )
+    tables["operating_points"] = operating_table(folder, plan, settings, study.decision.confidence)
+    trained = tables["scores"]  # what is inside a run is as it was trained, and so is what is held against it
+    if any(setting.dial < 1 for setting in settings):
+        trained = scores(frames_of(folder, plan, []))
+    tables |= _inside_tables(folder, runs, trained, roles_of(folder, plan), confidence=study.decision.confidence)
     tables["forgotten"] = forgotten(tables["flips"], runs)
     tables["forgotten_groups"] = forgotten_groups(tables["flips"], tables["forgotten"])
     for name, table in tables.items():
@@ -58,7 +70,7 @@ def write_results(folder: StudyFolder) -> VerdictFile:
         plan=plan,
         verdicts=verdicts,
         tables=tables,
-        items=items_frame(folder, plan, predictions, tables["flips"]),
+        items=items_frame(folder, plan, predictions, tables["flips"], dials_of(plan, settings)),
         searches=searches_of(folder, plan),
         provenance=provenance_of(folder, plan),
         warnings=[*warnings_of(folder, plan), *rate_sentences(tables["rates"], study.decision)],
@@ -98,9 +110,11 @@ def warnings_of(folder: StudyFolder, plan: Plan) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def items_frame(folder: StudyFolder, plan: Plan, predictions: pd.DataFrame, flips: pd.DataFrame) -> pd.DataFrame:
-    """A sample of the flipped items, each with prompt, answer and both predictions; the arm's is of the first seed in
-    which its score is not the base's."""
+def items_frame(
+    folder: StudyFolder, plan: Plan, predictions: pd.DataFrame, flips: pd.DataFrame, dials: Mapping[str, float]
+) -> pd.DataFrame:
+    """A sample of the flipped items, each with prompt, answer and both predictions; the arm's is at its dial, of the
+    first seed in which its score is not the base's."""
     sample, bases = sample_flips(flips), plan.base_ids
     asked = [folder.read_items(run_id) for run_id in bases.values()]
     if sample.empty or all(items is None for items in asked):
@@ -112,20 +126,20 @@ def items_frame(folder: StudyFolder, plan: Plan, predictions: pd.DataFrame, flip
     base, arms = rows[rows["arm"] == "base"], rows[rows["arm"] != "base"].dropna(subset=["score"])
     arms = arms.merge(base[[*keys, "score"]].dropna(), on=keys, suffixes=("", "_base")).merge(sample[names], on=names)
     arms = arms[arms["score"] != arms["score_base"]].sort_values("seed", kind="stable").drop_duplicates(names)
-    said = _texts(folder, arms, ["predicted"]).rename(columns={"predicted": "arm_predicted"})
-    told = _texts(folder, base, ["predicted", "answer"]).rename(columns={"predicted": "base_predicted"})
+    said = _texts(folder, arms, ["predicted"], dials).rename(columns={"predicted": "arm_predicted"})
+    told = _texts(folder, base, ["predicted", "answer"], {}).rename(columns={"predicted": "base_predicted"})
     joined = sample.merge(said[[*names, "arm_predicted"]], on=names, how="left")
     joined = joined.merge(told[[*keys, "base_predicted", "answer"]], on=keys, how="left")
     questions = [frame.assign(model=model) for model, frame in zip(bases, asked, strict=True) if frame is not None]
     return joined.merge(pd.concat(questions, ignore_index=True), on=keys, how="left")
 
 
-def _texts(folder: StudyFolder, rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+def _texts(folder: StudyFolder, rows: pd.DataFrame, columns: list[str], dials: Mapping[str, float]) -> pd.DataFrame:
     """Rows of predictions (run_id, suite, item_id, ...) with these columns of texts, read run by run."""
     keys = ["suite", "item_id"]
     found = [rows[:0].assign(**dict.fromkeys(columns, ""))]
     for run_id, mine in rows.groupby("run_id"):
-        texts = folder.read_predictions(str(run_id), [*keys, *columns])
+        texts = folder.read_at_dial(str(run_id), dials.get(str(run_id), 1.0), [*keys, *columns])
         if texts is not None:
             found.append(mine.merge(texts.drop_duplicates(keys), on=keys, how="left"))
     return pd.concat(found, ignore_index=True)
@@ -137,7 +151,7 @@ ANALYSES = ("spectra", "hidden", "attention", "neurons")
 
 
 def _inside_tables(
-    folder: StudyFolder, runs: pd.DataFrame, scores: pd.DataFrame, *, confidence: float
+    folder: StudyFolder, runs: pd.DataFrame, scores: pd.DataFrame, roles: Roles, *, confidence: float
 ) -> dict[str, pd.DataFrame]:
     """Of the finished runs: spectra, subspaces, hidden, attention, neurons, neuron_overlaps, diagnostics, derived."""
     done = runs[runs["state"] == "done"]
@@ -146,7 +160,7 @@ def _inside_tables(
     tables["neuron_overlaps"] = neuron_overlaps(tables["neurons"])
     values = measures_by_run(tables, scores)
     tables["diagnostics"] = diagnose(values, forgetting_by_run(scores), runs, confidence=confidence)
-    tables["derived"] = derived_scores(_derived(folder, done), scores)
+    tables["derived"] = derived_scores(_derived(folder, done, roles), scores)
     return tables
 
 
@@ -160,21 +174,22 @@ def _directions(folder: StudyFolder, runs: pd.DataFrame) -> dict[str, dict[str, 
     return {run_id: directions for run_id, directions in found.items() if directions is not None}
 
 
-def _derived(folder: StudyFolder, runs: pd.DataFrame) -> list[tuple[dict[str, object], pd.DataFrame]]:
-    """(facts, predictions) of what was made of the largest adapter and of a whole model: of each base model and
-    training set one run's each."""
+def _derived(folder: StudyFolder, runs: pd.DataFrame, roles: Roles) -> list[tuple[dict[str, object], pd.DataFrame]]:
+    """(facts, predictions on the items that judge) of what was made of the largest adapter and of a whole
+    model: of each base model and training set one run's each."""
     found: list[tuple[dict[str, object], pd.DataFrame]] = []
     seen: set[tuple[str, str, bool]] = set()
     ordered = runs.sort_values(["rank", "arm", "seed"], ascending=[False, True, True])
     for row in ordered.to_dict("records"):
         names = folder.derived_names(row["run_id"])
-        pair = (row["model"], row["train_set"], pd.isna(row["rank"]))
-        if not names or pair in seen:
+        pair = (row["model"], row["train_set"])
+        if not names or (*pair, pd.isna(row["rank"])) in seen:
             continue
-        seen.add(pair)
+        seen.add((*pair, pd.isna(row["rank"])))
         named = {key: row[key] for key in ("model", "train_set", "arm", "seed")}
         for name in names:
             frame = folder.read_derived(row["run_id"], name)
             if frame is not None:
-                found.append((folder.derived_facts(row["run_id"], name) | named, frame))
+                judges = ~chooses(frame, roles.get(pair, {}))
+                found.append((folder.derived_facts(row["run_id"], name) | named, frame[judges]))
     return found

@@ -75,6 +75,11 @@ class ModelSpec(Frozen):
         """The name used in tables and folders: the last part of the id."""
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.id.rstrip("/").split("/")[-1]) or "model"
 
+    @property
+    def public_id(self) -> str:
+        """The id as it may leave this machine: a folder's is its name."""
+        return self.name if self.id.startswith(("/", "~", ".")) else self.id
+
 
 def _as(key: str) -> Callable[[Any], Any]:
     """What turns a text into a mapping with this key."""

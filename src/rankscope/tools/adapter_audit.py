@@ -18,7 +18,7 @@ from rankscope.model.weights.adapter_file import (
     initialisation_that_moves_the_base,
     read_adapter,
 )
-from rankscope.model.weights.adapter_writing import write_adapter
+from rankscope.model.weights.adapter_writing import tokenizer_files, write_adapter
 from rankscope.model.weights.large_svd import SvdCache
 from rankscope.model.weights.weight_delta import LowRank, Svd, load_as_saved, matching_matrices
 from rankscope.study.problems import InputProblems, Problem, show
@@ -104,7 +104,8 @@ def compress(folder: Path, out: Path, *, rank: int | None = None, energy: float 
         deltas[module] = small
     write_adapter(adapter, deltas, out)
     before, after = ((f / WEIGHTS).stat().st_size for f in (folder, out))
-    return Compressed(ranks, lost / total if total else 0.0, before, after, adapter.notes)
+    links = (f"{f.name} is a link and was not copied" for f in tokenizer_files(folder) if f.is_symlink())
+    return Compressed(ranks, lost / total if total else 0.0, before, after, (*adapter.notes, *links))
 
 
 def difference_energy(delta: LowRank, other: LowRank) -> float:

@@ -21,7 +21,7 @@ from rankscope.model.load import LoadedModel, no_progress_bars
 from rankscope.model.methods.attach import GivenFactors, attach
 from rankscope.model.methods.peft_folder import Factors, plain_factors, read_peft_config
 from rankscope.model.weights.adapter_file import read_adapter
-from rankscope.model.weights.adapter_writing import folder_in_one_go, write_adapter
+from rankscope.model.weights.adapter_writing import folder_in_one_go, tokenizer_files, write_adapter
 from rankscope.model.weights.after_training import AfterTraining, candidates
 from rankscope.model.weights.large_svd import SvdCache
 from rankscope.model.weights.weight_delta import matrices
@@ -134,9 +134,9 @@ class ModelCandidates:
         self._put(name)
         with folder_in_one_go(out) as folder, no_progress_bars():
             self._tuned.model.save_pretrained(str(folder), safe_serialization=True)
-            for file in self._folder.glob("*token*"):
-                if file.is_file():
-                    shutil.copy2(file, folder)
+            for file in tokenizer_files(self._folder):
+                if not file.is_symlink():
+                    shutil.copyfile(file, folder / file.name)
             for title, text in files.items():
                 (folder / title).write_text(text, encoding="utf-8")
 

@@ -125,6 +125,13 @@ SETTINGS = [
     ({"of_a_later_version": 3}, "of_a_later_version: found 3: a setting whose effect is not known here, expected an"),
     ({"task_type": "SEQ_CLS"}, 'task_type: found "SEQ_CLS", expected CAUSAL_LM, an adapter of a language model'),
     ({"init_lora_weights": "pissa_niter_4"}, "found init_lora_weights pissa_niter_4, with which PEFT changes the base"),
+    ({"modules_to_save": 10**12}, "modules_to_save: found 1000000000000, expected a list, or null"),
+    ({"modules_to_save": [0]}, "modules_to_save: found [0], expected a list of texts"),
+    ({"rank_pattern": -1}, "rank_pattern: found -1, expected a mapping, or null"),
+    ({"alpha_pattern": ["(a|a)*b"]}, 'alpha_pattern: found ["(a|a)*b"], expected a mapping, or null'),
+    ({"lora_dropout": "../../etc"}, 'lora_dropout: found "../../etc", expected a whole number or a number, or null'),
+    ({"corda_config": 0}, "corda_config: found 0, expected a mapping, or null"),
+    ({"use_bdlora": []}, "`BdLoraConfig` must be a `BdLoraConfig`, a dict, or None"),
     ({"peft_type": "MISS"}, 'peft_type: found "MISS", expected one of LORA, ADALORA, VERA'),
 ]
 

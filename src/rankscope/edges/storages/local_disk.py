@@ -116,6 +116,7 @@ class LocalDisk:
             yield draft
             if not draft.exists():
                 return
+            _set_ordinary_modes(draft)
             _sync_tree(draft)
             if path.is_dir():
                 self.remove(name)
@@ -189,6 +190,17 @@ def _write(path: Path, content: bytes, *, durable: bool) -> None:
         if durable:
             stream.flush()
             os.fsync(stream.fileno())
+
+
+def _set_ordinary_modes(draft: Path) -> None:
+    """Modes as the process's umask has them: safetensors makes files that only their owner may read."""
+    probe = draft.with_name(f"{draft.name[: -len(DRAFT)]}.mode{DRAFT}")
+    probe.mkdir()  # the umask can be read only by setting it, which other threads would see
+    mode = probe.stat().st_mode & 0o777
+    probe.rmdir()
+    for path in [draft, *draft.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
 def _create_exclusively(path: Path, content: bytes) -> bool:

@@ -30,6 +30,7 @@ from rankscope.model.weights.adapter_file import (
     initialisation_that_moves_the_base,
     read_adapter,
 )
+from rankscope.model.weights.module_patterns import check_patterns, wrong_types
 from rankscope.model.weights.weight_delta import LowRank, matrices
 from rankscope.study.problems import InputProblems, Problem, show
 
@@ -88,7 +89,8 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
     if kind not in KNOWN_SETTINGS:
         expected = f"one of {', '.join(KNOWN_SETTINGS)}"
         raise InputProblems([Problem(place, "peft_type", show(config.get("peft_type")), expected)])
-    problems = [Problem(place, *told) for told in _unusable(kind, config)]
+    problems = [Problem(place, *told) for told in wrong_types(config)]
+    problems = problems or [Problem(place, *told) for told in _unusable(kind, config)]
     if problems:
         raise InputProblems(problems)
     return config
@@ -207,19 +209,20 @@ def load_peft(model: PreTrainedModel, folder: Path) -> Installed:
     are not the same.
     """
     config, tensors = read_peft_config(folder), adapter_tensors(folder)
+    check_patterns(folder / CONFIG, config, (name for name, _ in model.named_modules()))
     own = _of_the_base(model, config, tensors, folder)
     views = _parametrized(model, config)
     rest = {key: tensor for key, tensor in tensors.items() if _base_name(key) not in own}
     replaced = Replaced(model, views | own) if own or views else None
-    settings = PeftConfig.from_pretrained(str(folder))
-    settings.inference_mode = True
     try:
+        settings = PeftConfig.from_pretrained(str(folder))
+        settings.inference_mode = True
         with torch.random.fork_rng():  # PEFT draws weights that are then written over
             peft = wrapped(model, settings)
         _check_names(peft, rest, own, folder)
         with quiet_peft():
             set_peft_model_state_dict(peft, rest)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # TypeError: settings that are not what PEFT reads
         raise InputProblems([misfit(model, folder, str(error))]) from error
     peft.eval()
     return installed(peft, replaced=replaced)

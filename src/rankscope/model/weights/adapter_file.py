@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rankscope.model.weights.module_patterns import check_patterns
 from rankscope.model.weights.weight_delta import LowRank
 from rankscope.study.problems import InputProblems, Problem, show
 
@@ -111,7 +112,7 @@ def adapter_config(folder: Path) -> dict[str, Any]:
         raise InputProblems([Problem(str(folder), "adapter", f"no {CONFIG}", _EXPECTED)])
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputProblems([Problem(str(path), "", f"no JSON ({error})", _EXPECTED)]) from error
     return dict(config) if isinstance(config, dict) else {}
 
@@ -137,12 +138,6 @@ def _wrong_numbers(path: Path, config: dict[str, Any]) -> Iterator[Problem]:
         pattern = config.get(key) or {}
         if not isinstance(pattern, dict) or not all(map(_is_factor, pattern.values())):
             yield Problem(str(path), key, show(pattern), "finite numbers other than 0 by module pattern")
-            continue
-        for module in pattern:
-            try:
-                re.compile(module)
-            except re.error as error:
-                yield Problem(str(path), key, f"{show(module)}, no regular expression ({error})", "a module pattern")
 
 
 def _is_factor(value: object) -> bool:
@@ -207,6 +202,7 @@ def _assemble(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) 
         problems.append(Problem(str(folder / WEIGHTS), "", "no lora_A and lora_B", "a LoRA adapter"))
     if problems:
         raise InputProblems(problems)
+    check_patterns(folder / CONFIG, config, sides)
     deltas = {m: _delta(config, m, pair["A"], pair["B"], m in embeddings) for m, pair in sides.items()}
     if too_large := [*_too_large(folder, deltas)]:
         raise InputProblems(too_large)

@@ -31,11 +31,16 @@ def write_adapter(
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         config = json.dumps(config_of(adapter, deltas), indent=2, sort_keys=True)
         (folder / CONFIG).write_text(config, encoding="utf-8")
-        for file in adapter.folder.glob("*token*"):  # a tokenizer that was saved along
-            if file.is_file():
-                shutil.copy2(file, folder)
+        for file in tokenizer_files(adapter.folder):
+            if not file.is_symlink():  # a link may lead anywhere
+                shutil.copyfile(file, folder / file.name)
         for name, text in (more or {}).items():
             (folder / name).write_text(text, encoding="utf-8")
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Files of a tokenizer that was saved along, and links to such."""
+    return sorted(file for file in folder.glob("*token*") if file.is_file())
 
 
 @contextmanager

@@ -1,0 +1,165 @@
+"""Chooses the setting of every arm, its rate and its dial, from points that were measured on items that never judge.
+
+A point's forgetting is known from few items, and how far it moves the first answer token from many prompts without
+answers. Both are fitted: over all points of all arms, forgetting never falls as the divergence rises; along the dials
+of one rate it never falls as the dial rises. The share of the second fit is n / (n + 64) for n labelled items a suite:
+from 64 on the labels lead. docs/measures.md has the formulas, docs/log.md what the predictors were compared on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+
+from rankscope.records import ArmSetting, PlannedChoice, SettingPoint
+from rankscope.records.settings_record import How
+
+Floats = NDArray[np.float64]
+
+PREDICTOR: Literal["kl_first_token_nats", "kl_choices_nats"] = "kl_first_token_nats"
+"""What forgetting is fitted on, of the two divergences that are measured."""
+
+LABELS_LEAD = 64
+"""Labelled items a suite from which on they have the larger say."""
+
+
+class ArmPoints(NamedTuple):
+    """An arm with all points that were measured of it. `rate`: the study's own, None where it is chosen; `dial`: the
+    one that the study fixes, None where it is chosen."""
+
+    arm: str
+    points: Sequence[SettingPoint]
+    rate: float | None = None
+    dial: float | None = None
+
+
+def choose_settings(arms: Sequence[ArmPoints], choice: PlannedChoice) -> list[ArmSetting]:
+    """The setting of each arm of one base model and training set, in their order.
+
+    Of the points whose fitted forgetting is at most the limit, in points and in nats, the one with the lowest
+    validation loss; ties go to the one that moves the first token less. Where there is none, the one whose fitted
+    forgetting is least. With `select: loss` the lowest validation loss at dial 1. An arm without any point has its own
+    rate, and its own dial or 1.
+    """
+    fitted = with_fits([point for arm in arms for point in arm.points])
+    found, start = [], 0
+    for arm in arms:
+        own = fitted[start : start + len(arm.points)]
+        start += len(arm.points)
+        found.append(_setting(arm, own, choice))
+    return found
+
+
+def _setting(arm: ArmPoints, points: Sequence[SettingPoint], choice: PlannedChoice) -> ArmSetting:
+    by_loss = choice.select == "loss"
+    dial = arm.dial if arm.dial is not None or not by_loss else 1.0
+    open_points = [
+        point
+        for point in points
+        if point.validation_loss is not None
+        and (dial is None or point.dial == dial)
+        and (arm.rate is None or point.learning_rate == arm.rate)
+    ]
+    best, how = _best(open_points, choice)
+    if arm.rate is not None and dial is not None:
+        how = "given"
+    return ArmSetting(
+        model=choice.model, train_set=choice.train_set, arm=arm.arm,
+        learning_rate=arm.rate if best is None else best.learning_rate,
+        dial=best.dial if best is not None else dial if dial is not None else 1.0,
+        how=how, rate_given=arm.rate is not None,
+        limit=None if by_loss else choice.limit, limit_nats=None if by_loss else choice.limit_nats,
+        points=list(points),
+    )  # fmt: skip
+
+
+def _best(points: Sequence[SettingPoint], choice: PlannedChoice) -> tuple[SettingPoint | None, How]:
+    """The point that is chosen, and by what."""
+    if choice.select == "loss" or not points:
+        return min(points, key=_by_loss, default=None), "loss"
+    excess = {id(point): fitted_share(point, choice) for point in points}
+    admissible = [point for point in points if excess[id(point)] <= 1]
+    if admissible:
+        return min(admissible, key=_by_loss), "retention"
+    return min(points, key=lambda point: (excess[id(point)], *_by_loss(point))), "none admissible"
+
+
+def fitted_share(point: SettingPoint, choice: PlannedChoice) -> float:
+    """Fitted forgetting as a share of the limit, the larger of points and nats; infinite where nothing was fitted."""
+    shares = [
+        value / limit
+        for value, limit in ((point.fitted, choice.limit), (point.fitted_nats, choice.limit_nats))
+        if value is not None and limit
+    ]
+    return max(shares, default=math.inf)
+
+
+def _by_loss(point: SettingPoint) -> tuple[float, float, float]:
+    """Validation loss, then how far the first token moves, then the dial."""
+    loss, moved = point.validation_loss, getattr(point, PREDICTOR)
+    return (math.inf if loss is None else loss, math.inf if moved is None else float(moved), point.dial)
+
+
+# ---- the fit ---------------------------------------------------------------------------------------------------------
+
+
+def with_fits(points: Sequence[SettingPoint]) -> list[SettingPoint]:
+    """The points, in their order, with the forgetting that the two isotonic fits give together."""
+    moved = _column(points, PREDICTOR)
+    dials = _column(points, "dial")
+    labels = _column(points, "select_items")
+    share = labels / (labels + LABELS_LEAD)
+    groups: dict[tuple[str, float, str], list[int]] = {}
+    for i, point in enumerate(points):
+        groups.setdefault((point.arm, point.learning_rate, point.source), []).append(i)
+    fits: dict[str, Floats] = {}
+    for name in ("forgetting", "forgetting_nats"):
+        measured = _column(points, name)
+        over_all = isotonic(moved, measured)
+        own = np.full(len(points), np.nan)
+        for members in groups.values():
+            own[members] = isotonic(dials[members], measured[members])
+        both = share * own + (1 - share) * over_all
+        fits[name] = np.where(np.isnan(own), over_all, np.where(np.isnan(over_all), own, both))
+    return [
+        point.model_copy(
+            update={"fitted": _known(fits["forgetting"][i]), "fitted_nats": _known(fits["forgetting_nats"][i])}
+        )
+        for i, point in enumerate(points)
+    ]
+
+
+def isotonic(x: Floats, y: Floats) -> Floats:
+    """The least-squares fit of `y` that never falls as `x` rises, at every `x`; what has no `y` is interpolated.
+
+    Points with equal `x` have the mean of their `y`. NaN where `x` is NaN, and everywhere where no point has both.
+    """
+    fit = np.full(len(x), np.nan)
+    both = ~(np.isnan(x) | np.isnan(y))
+    if not both.any():
+        return fit
+    places, inverse, counts = np.unique(x[both], return_inverse=True, return_counts=True)
+    means = np.bincount(inverse, weights=y[both]) / counts
+    rising = isotonic_regression(means, weights=counts).x
+    known = ~np.isnan(x)
+    fit[known] = np.interp(x[known], places, rising)
+    return fit
+
+
+def _column(points: Sequence[SettingPoint], name: str) -> Floats:
+    return np.array([np.nan if (v := getattr(point, name)) is None else v for point in points], dtype=float)
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def exceeds_everywhere(points: Sequence[SettingPoint], choice: PlannedChoice) -> bool:
+    """Whether every one of these points, fitted already, exceeds the limit; not where nothing is known of any."""
+    shares = [share for point in points if math.isfinite(share := fitted_share(point, choice))]
+    return bool(shares) and min(shares) > 1

@@ -1,0 +1,132 @@
+"""Scoring a rate that a search trained to the end: on the items that choose settings, at every dial of its arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+from rankscope.edges.checked_files import StoredCheckpoints
+from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
+from rankscope.jobs.dial_scoring import (
+    AtDial,
+    dialled_members,
+    interpolated_at_dials,
+    moved_frame,
+    only_as_trained,
+    validation_loss_at,
+)
+from rankscope.jobs.job_context import JobContext
+from rankscope.jobs.selection import selected
+from rankscope.model.forward import NotFinite
+from rankscope.model.methods.attach import NewAdapter, attach
+from rankscope.model.weights.dialled import Interpolation
+from rankscope.records import DialLoss, PlannedSearch, Prediction, Suite
+from rankscope.study.study import Arm
+from rankscope.train.fit import fit
+
+_SELECTION = ["suite", "item_id", "score", "loss_nats", "scored_tokens"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An arm at one rate: `selection` (dial, suite, item_id and what the item is worth), `moved` (dial, suite, item_id
+    and both divergences), and the validation loss at each dial."""
+
+    arm: str
+    rate: float
+    selection: pd.DataFrame
+    moved: pd.DataFrame
+    losses: list[DialLoss]
+
+
+def score_candidate(
+    context: JobContext, search: PlannedSearch, arm: Arm, rate: float, checkpoint: StoredCheckpoints
+) -> Scored:
+    """What a rate scores where its checkpoint stands, at the end of its training."""
+    suites = _suites_that_choose(context, search)
+    tokens = context.micro_batch_tokens(search)
+    frames, losses = [], []
+    with candidate_at_dials(context, search, arm, rate, checkpoint) as sides:
+        for side in sides:
+            loss = validation_loss_at(context, search.model, search.train_set, side, tokens)
+            losses.append(DialLoss(arm=arm.label, learning_rate=rate, dial=side.dial, validation_loss=loss))
+            frames.append(_selection(context, suites, side))
+        moved = moved_frame(context, search.model, search.train_set, sides)
+    return Scored(arm.label, rate, pd.concat(frames, ignore_index=True), moved, losses)
+
+
+def write_scored(context: JobContext, search_id: str, scored: Sequence[Scored]) -> None:
+    """selection.parquet and first_tokens.parquet of a search, beside what stands there of other rates."""
+    folder, owner = context.folder, f"searches/{search_id}"
+    named = [{"arm": one.arm, "learning_rate": one.rate} for one in scored]
+    before = (folder.read_selection(search_id), folder.read_first_tokens(owner))
+    tables = []
+    for held, new in zip(before, ([s.selection for s in scored], [s.moved for s in scored]), strict=True):
+        added = [frame.assign(**name) for frame, name in zip(new, named, strict=True)]  # type: ignore[arg-type]
+        if held is not None:
+            again = pd.Series(False, index=held.index)
+            for one in scored:
+                again |= (held["arm"] == one.arm) & (held["learning_rate"] == one.rate)
+            added = [held[~again], *added]
+        tables.append(pd.concat(added, ignore_index=True) if added else pd.DataFrame())
+    if len(tables[0].columns):
+        folder.write_selection(search_id, tables[0])
+        folder.write_first_tokens(owner, tables[1], {})
+
+
+def _suites_that_choose(context: JobContext, search: PlannedSearch) -> list[Suite]:
+    """Of every suite that is split the items that choose."""
+    found = []
+    for name, count in context.plan.choice_of(search.model, search.train_set).select_counts.items():
+        suite, chosen = context.suite(search.model, name), selected(context, search.model, name, count)
+        found.append(replace(suite, items=tuple(item for item in suite.items if item.item_id in chosen)))
+    return found
+
+
+def _selection(context: JobContext, suites: Sequence[Suite], side: AtDial) -> pd.DataFrame:
+    """What the model at one dial scores; nothing where its numbers are not finite."""
+    found: list[Prediction] = []
+    budget = context.evaluate_tokens
+    try:
+        with side.on():
+            for suite in suites:
+                plan = SuitePlan(suite, budget)
+                found += score_suite(side.model.model, side.model.tokenizer, plan, token_budget=budget)
+    except NotFinite:
+        found = []
+    return predictions_frame("", found)[_SELECTION].assign(dial=side.dial)
+
+
+@contextmanager
+def candidate_at_dials(
+    context: JobContext, search: PlannedSearch, arm: Arm, rate: float, checkpoint: StoredCheckpoints
+) -> Iterator[list[AtDial]]:
+    """The candidate at each dial, from its checkpoint: nothing more is trained."""
+    dials = context.dials_of(search, arm)
+    base = context.base(search.model, own=arm.traits.whole)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with attach(base, NewAdapter(arm, search.seed)) as pack:
+            fit(
+                pack,
+                context.objective.training_rows(context.training(search.model, search.train_set)),
+                [context.search_settings(search, arm, rate)],
+                checkpoints=checkpoint,
+                until_step=search.step_count,  # where the checkpoint is
+            )
+            if arm.traits.dial_by == "weights":
+                plain = context.base(search.model)
+                between = Interpolation(base.model, plain.model)
+                yield interpolated_at_dials(base, plain, between, dials)
+                return
+            if arm.traits.dial_by is None:
+                yield only_as_trained(base, pack.members[0].off)
+                return
+            pack.members[0].save(folder)
+        with dialled_members(base, arm, folder, dials) as sides:
+            yield sides

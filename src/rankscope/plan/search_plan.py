@@ -1,0 +1,82 @@
+"""The searches of one entry of arms: who is searched before whom, with ids and cost. Pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rankscope.plan.rate_search import ALONE, FINALS, NEAR, neighbours, search_runs, start_rates
+from rankscope.plan.resolve import SEARCH_SEED, Dtype, search_arms, search_id
+from rankscope.plan.run_cost import step_count, train_flops
+from rankscope.plan.run_time import Clock
+from rankscope.records import ModelFacts, PlannedChoice, PlannedSearch, SuiteFacts, TrainFacts
+from rankscope.study.study import Arm, Study
+
+
+def planned_searches(
+    study: Study,
+    facts: ModelFacts,
+    train: TrainFacts,
+    suites: Sequence[SuiteFacts],
+    dtype: Dtype,
+    choice: PlannedChoice,
+    clock: Clock,
+    entry: Sequence[Arm],
+) -> list[PlannedSearch]:
+    """The searches for the arms of one entry, in an order in which they can be done; none where rates are given.
+
+    Ranks with `auto` have a search each, the anchor's first; with `auto_shared` the entry has one.
+    """
+    searched = [arm for arm in entry if isinstance(arm.learning_rate, str)]
+    if not searched:
+        return []
+    if searched[0].learning_rate == "auto_shared":
+        order: list[tuple[tuple[Arm, ...], tuple[int, ...]]] = [(search_arms(searched[0], entry), ())]
+    elif all(arm.rank for arm in searched):
+        by_rank = {arm.rank or 0: arm for arm in searched}
+        order = [((by_rank[rank],), inwards) for rank, inwards in neighbours(list(by_rank)).items()]
+    else:
+        order = [((arm,), ()) for arm in searched]
+    found: list[PlannedSearch] = []
+    for arms, inwards in order:
+        after = [next(s for s in found if s.arms[0].rank == rank) for rank in inwards]
+        rates = [] if after else start_rates(arms[0], facts)
+        tried = {
+            "first": rates,
+            "after": [search.search_id for search in after],
+            "choice": _choosing(study, choice, suites, arms),
+        }
+        tries = NEAR if after else ALONE
+        runs = search_runs(tries)
+        seconds = sum(_seconds(clock, arm, choice, tries, len(study.dials_of(arm)), suites) for arm in arms)
+        found.append(
+            PlannedSearch(
+                search_id=search_id(arms, study, facts, train, dtype, tried), model=facts.name, train_set=train.name,
+                arms=list(arms), rates=rates, seed=SEARCH_SEED, step_count=step_count(train.row_count, study.budget),
+                train_flops=runs * sum(sum(train_flops(arm, facts, train, study.budget)) for arm in arms),
+                seconds=seconds, after=[search.search_id for search in after],
+                wave=1 + max(search.wave for search in after) if after else 0, tries=tries, runs=runs,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _choosing(study: Study, choice: PlannedChoice, suites: Sequence[SuiteFacts], arms: Sequence[Arm]) -> dict[str, Any]:
+    """What decides which items a search scores, and at which dials; nothing where it goes by the loss alone."""
+    if choice.select == "loss":
+        return {}
+    content = {suite.name: suite.content_sha256 for suite in suites}
+    return {
+        "items": {split.suite: [content[split.suite], split.select_count] for split in choice.splits},
+        "dials": [list(study.dials_of(arm)) for arm in arms],
+    }
+
+
+def _seconds(
+    clock: Clock, arm: Arm, choice: PlannedChoice, tries: int, dials: int, suites: Sequence[SuiteFacts]
+) -> float:
+    """Training, validation at both rungs, and what is trained to the end on the items that choose at every dial."""
+    items = sum(suite.item_count for suite in suites)
+    share = sum(choice.select_counts.values()) / items if items else 0.0
+    scored = FINALS * dials * (share * clock.scoring(arm) + clock.validation(arm))
+    return clock.training(arm, search_runs(tries)) + (tries + FINALS) * clock.validation(arm) + scored

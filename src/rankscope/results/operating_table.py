@@ -1,0 +1,52 @@
+"""settings.json, and the table of operating points: an arm at every rate and dial, as chosen from and as judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from rankscope.decide.gain_and_forgetting import intervals, measure_pairing
+from rankscope.decide.paired_items import pair
+from rankscope.decide.setting_points import JUDGED, KEYS, operating_points
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.records import ArmSetting, Plan, SettingsFile
+from rankscope.results.chosen_settings import settings_of
+from rankscope.results.frames import frames_of, suites_frame
+from rankscope.results.item_roles import roles_of
+
+
+def settled(folder: StudyFolder, plan: Plan) -> list[ArmSetting]:
+    """Every arm's setting as the folder's records have it now, written to settings.json."""
+    settings = settings_of(folder, plan, suites_frame(plan), roles_of(folder, plan))
+    if settings:
+        folder.write_settings(SettingsFile(settings=settings))
+    return settings
+
+
+def operating_table(folder: StudyFolder, plan: Plan, settings: Sequence[ArmSetting], confidence: float) -> pd.DataFrame:
+    """A row for each point of every arm; beside those that the study's seeds were trained at, what they gain and
+    forget on the items that judge, with intervals at `confidence`, each for itself."""
+    return operating_points(list(settings), judged_at_dials(folder, plan, settings, confidence))
+
+
+def judged_at_dials(folder: StudyFolder, plan: Plan, settings: Iterable[ArmSetting], confidence: float) -> pd.DataFrame:
+    """model, train_set, KEYS and JUDGED: each arm at the rate of its runs, at each dial that all of them have."""
+    rows = []
+    known = list(settings)
+    for dial in sorted({dial for run in plan.runs for dial in run.dials}) if known else []:
+        frames = frames_of(folder, plan, [setting.model_copy(update={"dial": dial}) for setting in known])
+        done = frames.runs[frames.runs["state"] == "done"]
+        for setting in known:
+            mine = done[(done["model"] == setting.model) & (done["train_set"] == setting.train_set)]
+            mine = mine[mine["arm"] == setting.arm]
+            if mine.empty:
+                continue
+            where = {"model": setting.model, "train_set": setting.train_set}
+            measured = measure_pairing(pair(frames, **where, only=[setting.arm]))
+            (gain,), (lost,) = (intervals(part, confidence, 1) for part in (measured.gain, measured.forgetting))
+            rate = float(mine["learning_rate"].iloc[0])
+            values = [len(mine), gain.mean, gain.low, gain.high, lost.mean, lost.low, lost.high]
+            rows.append([setting.model, setting.train_set, setting.arm, rate, dial, *values])
+    frame = pd.DataFrame(rows, columns=["model", "train_set", *KEYS, *JUDGED])
+    return frame.astype({**dict.fromkeys(JUDGED[1:], "Float64"), "judged_seeds": "Int64", "dial": "float64"})
