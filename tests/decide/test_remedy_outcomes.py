@@ -7,8 +7,12 @@ import pandas as pd
 import pytest
 from made_studies import Study
 
+from rankscope.decide.bet_evidence import places_of
+from rankscope.decide.looks import gather
 from rankscope.decide.paired_items import Frames
+from rankscope.decide.pooled_effects import study_arms
 from rankscope.decide.remedy_outcomes import best_sentence, remedy_outcomes
+from rankscope.study.study import Decision
 
 LEARNED = {"lora-r16": 0.80, "lora-r1": 0.78, "lora-r4": 0.80, "full": 0.85}
 KEPT = {"lora-r16": 0.71, "lora-r1": 0.78, "lora-r4": 0.71, "full": 0.70}
@@ -88,3 +92,14 @@ def test_arms_without_done_runs_are_left_out() -> None:
     found = remedy_outcomes(made._replace(runs=runs), *model_of(made), 0.95)
     assert [one.arm for one in found] == ["lora-r4"]
     assert isinstance(runs, pd.DataFrame)
+
+
+def test_a_default_and_the_curve_over_rank_are_of_plain_arms() -> None:
+    made = frames()
+    model, train_set = model_of(made)
+    evidence = gather(made, model=model, train_set=train_set, decision=Decision())
+    assert len(evidence.labels) == 4
+    assert len(study_arms("one", evidence, {})) == 2
+    facts = [evidence.of(label)[0].pairing.facts(label) for label in evidence.labels]
+    apart = {arm.label: place.apart for arm, place in zip(facts, places_of(facts), strict=True)}
+    assert apart == {"lora-r16": False, "lora-r1": True, "lora-r4": True, "full": True}

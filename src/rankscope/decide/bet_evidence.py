@@ -118,11 +118,14 @@ def _drawn(unit: Unit, inside: bool, prior: Prior, rng: np.random.Generator) -> 
 
 
 def places_of(arms: Sequence[ArmFacts]) -> list[Place]:
-    """Where the arms stand on the curve over rank: it is of the method that has the most ranks."""
+    """Where the arms stand on the curve over rank: it is of the method that has the most ranks, without remedies."""
     ranked = Counter(arm.method for arm in arms if arm.rank)
     method = ranked.most_common(1)[0][0] if ranked else None
     return [
-        Place(float(np.log2(arm.rank)) if arm.rank else None, apart=arm.method != method or not arm.rank)
+        Place(
+            float(np.log2(arm.rank)) if arm.rank else None,
+            apart=arm.method != method or not arm.rank or arm.remedy is not None,
+        )
         for arm in arms
     ]
 

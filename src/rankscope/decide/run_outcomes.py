@@ -44,6 +44,8 @@ class ArmFacts:
     reason: str | None
     dial: float = 1.0
     """How much of the trained change is applied: W0 + dial (W - W0)."""
+    remedy: str | None = None
+    """What it does against forgetting while it trains; None where nothing."""
 
     def set_aside(self) -> ArmFacts:
         """The same arm, kept out because its undone runs leave too few seeds in common with the others."""
@@ -101,6 +103,7 @@ def _one_arm(label: str, group: pd.DataFrame) -> ArmFacts:
         undone=undone,
         problem=problem,
         reason=_reason(group, problem),
+        remedy=remedy if isinstance(remedy := first.get("remedy"), str) else None,
         dial=_number(first.get("dial")) or 1.0,
     )
 
