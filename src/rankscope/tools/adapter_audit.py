@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from rankscope.analyse.merged_spectra import INTRUDER_TOP
 from rankscope.analyse.update_spectra import energy_rank, module_rows
+from rankscope.edges.storages import open_storage
 from rankscope.model.weights.adapter_file import (
     CONFIG,
     WEIGHTS,
@@ -102,10 +105,19 @@ def compress(folder: Path, out: Path, *, rank: int | None = None, energy: float 
         lost += difference_energy(delta, small)
         total += float(svd.values.square().sum())
         deltas[module] = small
-    write_adapter(adapter, deltas, out)
+    with whole_folder(out) as draft:
+        write_adapter(adapter, deltas, draft)
     before, after = ((f / WEIGHTS).stat().st_size for f in (folder, out))
     links = (f"{f.name} is a link and was not copied" for f in tokenizer_files(folder) if f.is_symlink())
     return Compressed(ranks, lost / total if total else 0.0, before, after, (*adapter.notes, *links))
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out`, which is new or empty, to be filled and then renamed there: whole or absent."""
+    with open_storage(out.absolute().parent).local_draft(out.name) as draft:
+        draft.mkdir()
+        yield draft
 
 
 def difference_energy(delta: LowRank, other: LowRank) -> float:

@@ -16,13 +16,13 @@ from rankscope.data.encoder import Encoder
 from rankscope.evaluate.first_tokens import first_token_divergences
 from rankscope.evaluate.score_suites import SuitePlan, score_suite
 from rankscope.model.load import LoadedModel, inspect_model, load_model
-from rankscope.model.weights.adapter_writing import folder_in_one_go
 from rankscope.plan.selection_split import selection_items, split_count
 from rankscope.records import ModelFacts, Prediction, RepairPoint, RepairRecord, RepairSide, Suite
 from rankscope.records.record_base import record_json
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import ModelSpec, Selection
-from rankscope.tools.repair_candidates import AdapterCandidates, Candidates, ModelCandidates
+from rankscope.tools.adapter_audit import whole_folder
+from rankscope.tools.repair_candidates import AdapterCandidates, Candidates, ModelCandidates, write_texts
 from rankscope.tools.repair_choice import Chosen, SuiteScores, against_first, choose, judged, select_counts, why_not
 from rankscope.tools.score import TOKEN_BUDGET
 from rankscope.tools.score_request import SuiteOptions, read_suites
@@ -66,9 +66,8 @@ class Repair:
         if self.record.chosen is not None:
             self._candidates.write(self.record.chosen, self._out, files)
             return
-        with folder_in_one_go(self._out) as folder:
-            for name, text in files.items():
-                (folder / name).write_text(text, encoding="utf-8")
+        with whole_folder(self._out) as draft:
+            write_texts(draft, files)
 
 
 def repair(request: Request, progress: Callable[[str, int, int], None] = lambda *_: None) -> Repair:

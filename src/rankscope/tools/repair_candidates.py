@@ -6,8 +6,7 @@ model computes as one of them, and `write`.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -21,11 +20,12 @@ from rankscope.model.load import LoadedModel, no_progress_bars
 from rankscope.model.methods.attach import GivenFactors, attach
 from rankscope.model.methods.peft_folder import Factors, plain_factors, read_peft_config
 from rankscope.model.weights.adapter_file import read_adapter
-from rankscope.model.weights.adapter_writing import folder_in_one_go, tokenizer_files, write_adapter
+from rankscope.model.weights.adapter_writing import copy_tokenizer, write_adapter
 from rankscope.model.weights.after_training import AfterTraining, candidates
 from rankscope.model.weights.large_svd import SvdCache
 from rankscope.model.weights.weight_delta import matrices
 from rankscope.study.problems import InputProblems, Problem
+from rankscope.tools.adapter_audit import whole_folder
 
 INTRUDER_FACTORS = (0.0, 0.5)
 
@@ -77,7 +77,9 @@ class AdapterCandidates:
 
     def write(self, name: str, out: Path, files: dict[str, str]) -> None:
         """The adapter in PEFT's format, in a new or empty folder."""
-        write_adapter(self._adapter, self._factors(name), out, files)
+        with whole_folder(out) as draft:
+            write_adapter(self._adapter, self._factors(name), draft)
+            write_texts(draft, files)
 
     def _factors(self, name: str) -> Factors:
         tried, deltas = self._tried[name], self._adapter.deltas
@@ -132,13 +134,10 @@ class ModelCandidates:
     def write(self, name: str, out: Path, files: dict[str, str]) -> None:
         """The whole model as safetensors with its tokenizer, in a new or empty folder."""
         self._put(name)
-        with folder_in_one_go(out) as folder, no_progress_bars():
-            self._tuned.model.save_pretrained(str(folder), safe_serialization=True)
-            for file in tokenizer_files(self._folder):
-                if not file.is_symlink():
-                    shutil.copyfile(file, folder / file.name)
-            for title, text in files.items():
-                (folder / title).write_text(text, encoding="utf-8")
+        with whole_folder(out) as draft, no_progress_bars():
+            self._tuned.model.save_pretrained(str(draft), safe_serialization=True)
+            copy_tokenizer(self._folder, draft)
+            write_texts(draft, files)
 
     @torch.no_grad()
     def _put(self, name: str) -> None:
@@ -150,6 +149,12 @@ class ModelCandidates:
 
 
 Candidates = AdapterCandidates | ModelCandidates
+
+
+def write_texts(folder: Path, files: Mapping[str, str]) -> None:
+    """Text files by name."""
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _mean(values: Sequence[int]) -> float:

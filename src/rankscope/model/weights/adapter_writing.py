@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,45 +15,30 @@ from rankscope.model.weights.adapter_file import CONFIG, WEIGHTS, Adapter
 from rankscope.model.weights.weight_delta import LowRank
 
 
-def write_adapter(
-    adapter: Adapter, deltas: Mapping[str, LowRank], out: Path, more: Mapping[str, str] | None = None
-) -> None:
-    """The adapter with `deltas` by module, its other tensors, settings and tokenizer as they were, in the folder `out`,
-    which is new or empty. `more` are further text files by name."""
+def write_adapter(adapter: Adapter, deltas: Mapping[str, LowRank], folder: Path) -> None:
+    """The adapter with `deltas` by module, other tensors, settings and tokenizer as they were, into a folder that is
+    there and empty. Links are not followed: one may lead anywhere."""
     tensors = {key: tensor.contiguous() for key, tensor in adapter.rest.items()}
     for module, delta in deltas.items():
         key_a, key_b = adapter.keys(module)
         lora_a, lora_b = (delta.b.T, delta.a.T) if module in adapter.embeddings else (delta.a, delta.b)
         tensors[key_a], tensors[key_b] = lora_a.contiguous(), lora_b.contiguous()
-    with folder_in_one_go(out) as folder:
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        config = json.dumps(config_of(adapter, deltas), indent=2, sort_keys=True)
-        (folder / CONFIG).write_text(config, encoding="utf-8")
-        for file in tokenizer_files(adapter.folder):
-            if not file.is_symlink():  # a link may lead anywhere
-                shutil.copyfile(file, folder / file.name)
-        for name, text in (more or {}).items():
-            (folder / name).write_text(text, encoding="utf-8")
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    config = json.dumps(config_of(adapter, deltas), indent=2, sort_keys=True)
+    (folder / CONFIG).write_text(config, encoding="utf-8")
+    copy_tokenizer(adapter.folder, folder)
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """A tokenizer that was saved along, without links."""
+    for file in tokenizer_files(source):
+        if not file.is_symlink():
+            shutil.copyfile(file, folder / file.name)
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
     """Files of a tokenizer that was saved along, and links to such."""
     return sorted(file for file in folder.glob("*token*") if file.is_file())
-
-
-@contextmanager
-def folder_in_one_go(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to fill, which is then renamed there: it is whole or absent."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        yield temporary
-        if out.exists():
-            out.rmdir()
-        temporary.chmod(0o755)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def config_of(adapter: Adapter, deltas: Mapping[str, LowRank]) -> dict[str, Any]:
