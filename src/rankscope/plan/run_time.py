@@ -165,6 +165,7 @@ def describe_plan(plan: Plan) -> list[dict[str, Any]]:
             "trainable_parameters": run.trainable_parameters,
             "steps": run.step_count,
             "train_tokens": run.train_tokens,
+            "replay_tokens": run.replay_tokens,
             "teraflops": (run.train_flops + run.evaluate_flops) / 1e12,
             "memory_bytes": run.memory_bytes,
             "disk_bytes": run.disk_bytes,
