@@ -1,10 +1,10 @@
-"""Finds the learning rate of every arm of the demo: successive halving on validation loss, never on a suite.
+"""Finds the learning rate of every arm of the demo as a study with `learning_rate: auto` does: for retention.
 
-    python scripts/search_demo.py [--study studies/demo.yaml] [--out search-demo]
+    python scripts/search_demo.py [--study studies/demo.yaml] [--world-seed 1] [--out search-demo]
 
-It is rankscope's own search (`learning_rate: auto`), with a seed that no study can have, over a grid that reaches half
-a decade or more beyond the usual one: so small a model takes large rates, and a best rate at the end of a grid says
-little. It prints every validation loss in nats per token, and the rate for each arm. About six minutes on two cores.
+It is rankscope's own joint search, with a seed that no study can have, on other taught facts than the demo's
+(`--world-seed`), so that the demo's own items judge nothing that they chose. It prints every validation loss in nats
+per token, what each rate and dial was chosen from, and the setting of each arm.
 """
 
 from __future__ import annotations
@@ -12,61 +12,87 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rankscope.edges.executors import Job
 from rankscope.edges.executors.this_machine import InProcess, Workers
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
-from rankscope.jobs.search_job import SearchRate
-from rankscope.records import SearchRecord
-from rankscope.study.read_study import absolute, dump_study, read_study
+from rankscope.jobs.score_job import ScoreBase
+from rankscope.jobs.search_job import SearchRate, search_waves
+from rankscope.records import Plan
+from rankscope.results.searched_settings import further_rates, settle_searched
+from rankscope.study.read_study import read_study
 from rankscope.study.study import Study
 
-RATES = {
-    "full": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
-    "lora": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1],
-}
 
-
-def with_searched_rates(study: Study) -> Study:
-    """The study with `auto` in place of every learning rate."""
+def to_search(study: Study, world_seed: int) -> Study:
+    """The study with `auto` in place of every learning rate, and with the taught facts of another world."""
     arms = {label: entry.model_copy(update={"learning_rate": "auto"}) for label, entry in study.arms.items()}
-    return study.model_copy(update={"arms": arms})
+
+    def moved(sources: dict) -> dict:  # type: ignore[type-arg]
+        return {
+            name: source.model_copy(update={"world_seed": world_seed}) if "/taught/" in (source.world or "") else source
+            for name, source in sources.items()
+        }
+
+    return study.model_copy(update={"arms": arms, "train": moved(study.train), "suites": moved(study.suites)})
 
 
-def search(study_file: Path, out: Path) -> list[SearchRecord]:
-    """Do the searches that `out` does not hold yet; all of them, in the order of the arms."""
-    store = StudyFolder.open(out)
-    study = with_searched_rates(read_study(study_file, []))
-    plan = StudyPlanner(study, study_file.resolve().parent).plan(look_at_machine(out), StudyFolder.open(out))
-    searches = [planned.model_copy(update={"rates": RATES[planned.arms[0].method]}) for planned in plan.searches]
-    text = dump_study(absolute(study, study_file.resolve().parent))
-    store.claim(study.name, text)
-    store.write_study(text, plan.model_copy(update={"searches": searches}))
+def search(study: Study, base: Path, out: Path) -> tuple[StudyFolder, Plan]:
+    """Do the searches that `out` does not hold yet, and choose."""
+    folder = StudyFolder.open(out)
+    with StudyPlanner(study, base) as planner:
+        plan = planner.plan(look_at_machine(out), folder)
+        folder.claim(study.name, planner.text(plan))
+        planner.settle(folder, plan)
     resolved = plan.resolved
-    workers = min(resolved.worker_count, len(searches))
-    executor = InProcess(resolved.thread_count) if workers == 1 else Workers(workers, resolved.thread_count)
-    try:
-        jobs = [SearchRate(str(out), planned.search_id, planned.seconds) for planned in searches]
+    executor = (
+        InProcess(resolved.thread_count)
+        if resolved.worker_count == 1
+        else Workers(resolved.worker_count, resolved.thread_count)
+    )
+
+    def do(jobs: list[Job]) -> None:
         for outcome in executor.run(jobs, lambda: None):
             if outcome.error is not None:
                 raise SystemExit(f"{outcome.job}: {outcome.error}\n{outcome.details}")
+
+    try:
+        do([ScoreBase(folder.url, run_id, model) for model, run_id in plan.base_ids.items()])
+        for wave in search_waves(folder, plan, plan.runs):
+            do(list(wave))
+        do([SearchRate(folder.url, search_id, further=True) for search_id in further_rates(folder, plan)])
     finally:
         executor.close()
-    records = [store.read_search(planned.search_id) for planned in searches]
-    return [record for record in records if record is not None]
+    settle_searched(folder, plan)
+    return folder, plan
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, default=Path(__file__).parents[1] / "studies" / "demo.yaml")
+    parser.add_argument("--world-seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("search-demo"))
     args = parser.parse_args()
-    for record in search(args.study, args.out):
-        where = ", at the end of the grid" if record.at_end_of_grid else ""
-        print(f"{record.arms[0]}: {record.chosen:g}{where}  ({record.train_seconds:.0f} s)")
+    study = to_search(read_study(args.study, []), args.world_seed)
+    folder, plan = search(study, args.study.resolve().parent, args.out)
+    settings = folder.read_settings()
+    for planned in plan.searches:
+        record = folder.read_search(planned.search_id)
+        if record is None or settings is None:
+            continue
+        print(f"{record.arms[0]}: {record.runs_spent:.2f} runs, {record.train_seconds:.0f} s")
         for rate, losses in zip(record.rates, record.losses, strict=True):
             shown = "  ".join("      -" if loss is None else f"{loss:7.4f}" for loss in losses)
             print(f"   {rate:7g}  {shown}")
+        setting = settings.of(planned.model, planned.train_set, record.arms[0])
+        for point in setting.points if setting is not None else []:
+            chosen = "  <- chosen" if setting is not None and point == setting.point else ""
+            print(
+                f"   {point.learning_rate:7g} at {point.dial:g}: validation {point.validation_loss:.4f}, forgetting "
+                f"{100 * (point.forgetting or 0):.1f} points, fitted {100 * (point.fitted or 0):.1f}, "
+                f"divergence {point.kl_first_token_nats or 0:.3f} nats{chosen}"
+            )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from threading import Lock
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from judge_server import Reply, judge_server, said
+from rich.console import Console
 from tiny_study import tiny_study, write_rows
 
 from rankscope.edges.executors.this_machine import InProcess
@@ -18,6 +20,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.pipeline import Outcome, run_study
 from rankscope.records import VerdictFile
+from rankscope.report.verdict_text import print_results
 from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import read_study
 
@@ -89,6 +92,15 @@ def test_points_and_nats_stand_in_one_study(tmp_path: Path) -> None:
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Change of suites judged by loss" in page
     assert re.search(r"\d\.\d{3} nats</td>", page), "the table suite by suite has losses"
+    (verdict,) = verdicts_of(out).verdicts
+    lora = next(arm for arm in verdict.arms if arm.label == "lora-r2")
+    assert lora.gain.mean is not None
+    assert lora.forgetting_nats is not None
+    console = Console(width=110, record=True, file=io.StringIO())
+    print_results(console, verdict)
+    told = console.export_text()
+    assert "percentage points, of suites judged by loss in nats" in told
+    assert re.search(rf"{re.escape(f'{lora.forgetting_nats.mean:+.3f}')} ±\d\.\d{{3}} nats", told)
 
 
 def test_another_metric_of_rows_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -120,12 +132,17 @@ def graded_study(
     grade: object,
     rows: list[dict[str, object]] = ASKED,
     suites: dict[str, dict[str, object]] | None = None,
+    arms: dict[str, object] | None = None,
+    seeds: list[int] | None = None,
+    dial: list[float] | None = None,
     **settings: object,
 ) -> Path:
     """A tiny study of which one suite, outside the domain, is graded so; the other is of choices."""
     graded = {"path": "graded.jsonl", "kind": "recall", "max_new_tokens": 6, "grade": grade, **settings}
     suites = suites or {"taught": {"path": "taught.jsonl", "domain": "trees", "kind": "recall"}, "graded": graded}
-    study = tiny_study(folder, suites=suites, arms={"lora": {"ranks": [2], "learning_rate": 1e-2}})
+    arms = arms or {"lora": {"ranks": [2], "learning_rate": 1e-2}}
+    more = {name: value for name, value in (("seeds", seeds), ("dial", dial)) if value is not None}
+    study = tiny_study(folder, suites=suites, arms=arms, **more)
     write_rows(folder / "graded.jsonl", rows)
     (folder / "grader.py").write_text("def score(answer, reference): return len(answer) % 2 / 2\n", encoding="utf-8")
     return study
@@ -245,6 +262,10 @@ def test_a_study_with_a_judge_costs_each_reply_once(tmp_path: Path) -> None:
         settings = {"url": judge.url, "model": "m", "prompt": "{{ prompt }} {{ answer }}", "asked_twice": 4}
         study = graded_study(tmp_path / "input", {"judge": settings})
         assert run(study, out) == Outcome()
+        plan = StudyFolder.open(out).read_plan()
+        assert plan is not None
+        most = 6 * (1 + sum(len(planned.dials) for planned in plan.runs)) + 4
+        assert f"graded: a judge is asked up to {most} times, once for each different answer" in plan.warnings
         asked = len(judge.requests)
         assert asked == sum(seen.values()) <= 6 * 4 * 4 + 4
         assert sorted(seen.values())[-4:] == [2, 2, 2, 2]
@@ -275,3 +296,21 @@ def test_a_judge_out_of_budget_stops_the_run_and_a_larger_budget_goes_on(tmp_pat
         study.write_text(study.read_text(encoding="utf-8").replace("max_requests: 3", "max_requests: 300"))
         assert run(study, out) == Outcome()
     assert (predictions(out)["score"] == 0.5).all()
+
+
+def test_a_search_asks_no_judge(tmp_path: Path) -> None:
+    """Its rates are chosen by the prompts of the judged suite, and by the suites that cost nothing."""
+    out = tmp_path / "out"
+    with judge_server() as judge:
+        grade = {"judge": {"url": judge.url, "model": "m", "prompt": "{{ prompt }} {{ answer }}", "asked_twice": 0}}
+        rows = [{"instruction": f"Name tree {i}.", "input": "", "output": f"oak {i}"} for i in range(40)]
+        graded = {"path": "graded.jsonl", "kind": "recall", "max_new_tokens": 2, "grade": grade}
+        suites = {"taught": {"path": "taught.jsonl", "domain": "trees", "kind": "recall"}, "graded": graded}
+        arms = {"lora": {"ranks": [2], "learning_rate": "auto"}}
+        study = graded_study(tmp_path / "input", grade, rows, suites=suites, arms=arms, seeds=[0], dial=[0.7, 1])
+        assert run(study, out) == Outcome()
+        assert (out / "searches").is_dir()
+        answers = {request["messages"][0]["content"] for request in judge.requests}
+        assert len(judge.requests) == len(answers) <= 40 * (1 + 2), "the base and two dials of the run"
+    settings = StudyFolder.open(out).read_settings()
+    assert settings is not None

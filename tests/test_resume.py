@@ -15,17 +15,22 @@ import pandas as pd
 import pytest
 from tiny_study import tiny_study
 
+from rankscope.edges.study_folder import StudyFolder
+
 TIMED = ["train_seconds", "evaluate_seconds", "search_seconds", "peak_memory_bytes"]
 """What a clock or the memory of a process says differs between any two runs."""
 
 ARMS = {
     "full": {"learning_rate": 1e-3},
     "lora": {"ranks": [2, 4], "learning_rate": 1e-2},
-    "lora-auto-r3": {"method": "lora", "ranks": [3], "learning_rate": "auto"},
+    "lora-auto": {"method": "lora", "ranks": [3, 5], "learning_rate": "auto"},
 }
 
 TOGETHER = {"arms_together": 2, "micro_batch_tokens": 4096}
 """Not measured: another packing would round otherwise."""
+
+CHOOSING = {"dial": [0.5, 1], "selection": {"min_items": 8}}
+"""So that suites are split, rates searched for retention, and runs scored at a dial."""
 
 
 def start(study: Path, out: Path) -> subprocess.Popen[str]:
@@ -48,7 +53,9 @@ def never_killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, 
     folder = tmp_path_factory.mktemp("resume")
     budget = {"epochs": 20, "batch_size": 8, "max_sequence_tokens": 128}
     # A checkpoint every 0.06 s: kills then land between, before and inside them.
-    study = tiny_study(folder / "input", arms=ARMS, budget=budget, checkpoint={"minutes": 0.001}, execution=TOGETHER)
+    study = tiny_study(
+        folder / "input", arms=ARMS, budget=budget, checkpoint={"minutes": 0.001}, execution=TOGETHER, **CHOOSING
+    )
     began = time.monotonic()
     finish(start(study, folder / "out"))
     return study, folder / "out", time.monotonic() - began
@@ -59,6 +66,12 @@ def assert_same(found: Path, expected: Path) -> None:
     assert ours.keys() == theirs.keys()
     for name in ours:
         pd.testing.assert_frame_equal(ours[name], theirs[name], check_exact=True, obj=name)
+    chosen = [StudyFolder.open(out).read_settings() for out in (found, expected)]
+    assert chosen[0] == chosen[1]
+    assert chosen[0] is not None
+    for path in [*expected.glob("runs/*/dials/*.parquet"), *expected.glob("*/*/first_tokens.parquet")]:
+        frames = [pd.read_parquet(out / path.relative_to(expected)) for out in (found, expected)]
+        pd.testing.assert_frame_equal(frames[0], frames[1], check_exact=True)
     for path in expected.glob("runs/*/adapter/adapter_model.safetensors"):
         assert (found / path.relative_to(expected)).read_bytes() == path.read_bytes()
     leftovers = [p for p in found.rglob(".*") if p.name != ".locks" and ".locks" not in p.parts]

@@ -103,8 +103,11 @@ def test_export_writes_an_adapter_that_plain_peft_loads(study: Path, done: Path,
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "peft"
     assert {result["dataset"]["name"] for result in front["model-index"][0]["results"]} == {"taught", "other", "sums"}
-    assert "](trade-off.png)" in card
-    assert (tmp_path / "adapter" / "trade-off.png").read_bytes().startswith(b"\x89PNG")
+    measured = "points overall" in card  # a base that only guesses on every other suite can forget nothing
+    assert ("](trade-off.png)" in card) == measured
+    picture = tmp_path / "adapter" / "trade-off.png"
+    assert picture.exists() == measured
+    assert not measured or picture.read_bytes().startswith(b"\x89PNG")
     assert problems(call("export", done, "--arm", "lora-r2", "--out", tmp_path / "adapter"))
     assert "lora-r2" in problems(call("export", done, "--arm", "lora-r99", "--out", tmp_path / "x"))[0]
     assert "keep" in problems(call("export", done, "--arm", "full", "--out", tmp_path / "x"))[0]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import pytest
-from made_studies import Study
+from made_studies import Study, by_loss
 from scipy.stats import t
 
 from rankscope.decide.crossed_statistics import SuiteArrays, estimate, gain_contrasts
@@ -20,23 +20,6 @@ from rankscope.study.study import Decision
 
 LEARNED = {"lora-r4": 0.70, "lora-r16": 0.70}
 KEPT = {"lora-r4": 0.795, "lora-r16": 0.795}
-
-
-def by_loss(frames: Frames, suite: str, gained: Mapping[str, float], spread: float = 0.05) -> Frames:
-    """`suite` judged by its losses: the base has 2 nats a token and an arm `gained` fewer on average."""
-    rng = np.random.default_rng(3)
-    rows, suites = frames.predictions.copy(), frames.suites.copy()
-    if "metric" not in suites:
-        suites["metric"] = "score"
-    suites.loc[suites["suite"] == suite, "metric"] = "loss"
-    here = rows["suite"] == suite
-    difficulty = {item: rng.gamma(4.0, 0.5) for item in rows.loc[here, "item_id"].unique()}
-    level = rows.loc[here, "item_id"].map(difficulty) - rows.loc[here, "arm"].map({"base": 0.0, **gained})
-    tokens = rng.integers(5, 20, here.sum())
-    rows.loc[here, "scored_tokens"] = tokens
-    rows.loc[here, "loss_nats"] = tokens * (level + spread * rng.normal(size=here.sum()))
-    rows.loc[here, "score"] = np.nan
-    return Frames(rows, suites, frames.runs)
 
 
 def judged(frames: Frames, decision: Decision | None = None) -> Verdict:

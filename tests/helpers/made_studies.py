@@ -109,3 +109,20 @@ class Study:
                     }
                 )
         return pd.DataFrame(rows)
+
+
+def by_loss(frames: Frames, suite: str, gained: Mapping[str, float], spread: float = 0.05) -> Frames:
+    """`suite` judged by its losses: the base has 2 nats a token and an arm `gained` fewer on average."""
+    rng = np.random.default_rng(3)
+    rows, suites = frames.predictions.copy(), frames.suites.copy()
+    if "metric" not in suites:
+        suites["metric"] = "score"
+    suites.loc[suites["suite"] == suite, "metric"] = "loss"
+    here = rows["suite"] == suite
+    difficulty = {item: rng.gamma(4.0, 0.5) for item in rows.loc[here, "item_id"].unique()}
+    level = rows.loc[here, "item_id"].map(difficulty) - rows.loc[here, "arm"].map({"base": 0.0, **gained})
+    tokens = rng.integers(5, 20, here.sum())
+    rows.loc[here, "scored_tokens"] = tokens
+    rows.loc[here, "loss_nats"] = tokens * (level + spread * rng.normal(size=here.sum()))
+    rows.loc[here, "score"] = np.nan
+    return Frames(rows, suites, frames.runs)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from made_report import make_report, make_verdict
+from made_studies import Study, by_loss
 from rich.console import Console
 
-from rankscope.records import BestBet, Interval, VerdictFile
+from rankscope.decide.verdict import decide
+from rankscope.records import BestBet, Interval, Verdict, VerdictFile
+from rankscope.records.readable_numbers import nats, percent
 from rankscope.report.page import render
-from rankscope.report.verdict_text import confidence_sentence, forgotten_sentence, print_results
+from rankscope.report.verdict_text import confidence_sentence, forgotten_sentence, print_results, suite_sentences
+from rankscope.study.study import Decision
 
 
 def test_what_was_forgotten_tells_sure_losses_from_noise() -> None:
@@ -102,3 +108,57 @@ def test_the_page_leads_with_the_bet() -> None:
     assert "<h2>Best bet: [r16]</h2>" in text
     assert "<h3>Not decided yet</h3>" in text
     assert "It misses little." in text
+
+
+# ---- two units, and what the base knows ----------------------------------------------------------------------------
+
+
+def of_both_units() -> Verdict:
+    """`law` in points, `sums` in nats, and gain in points."""
+    learned = {"lora-r4": 0.70, "lora-r16": 0.70}
+    frames = Study(learned, dict.fromkeys(learned, 0.795), items=600).frames()
+    frames = by_loss(frames, "sums", dict.fromkeys(learned, -0.01))
+    return decide(frames, model="small", train_set="facts", decision=Decision(), bootstrap_draws=0)
+
+
+def test_the_terminal_says_the_unit_of_every_number() -> None:
+    verdict = of_both_units()
+    console = Console(width=120, force_terminal=False)
+    with console.capture() as capture:
+        print_results(console, verdict)
+    said = capture.get()
+    assert "gain and forgetting in percentage points, of suites judged by loss in nats" in said
+    arm = verdict.arms[0]
+    assert arm.forgetting_nats is not None
+    assert f"{nats(arm.forgetting_nats.mean)} ±" in said
+    assert f"{nats(arm.forgetting_nats.mean, sign=False)} nats" in forgotten_sentence(arm)
+
+
+def test_the_levels_of_the_base_are_told_with_what_guessing_has() -> None:
+    verdict = of_both_units()
+    told = suite_sentences(verdict)
+    outcomes = {outcome.suite: outcome for outcome in verdict.arms[0].per_suite}
+    assert f"sums {nats(outcomes['sums'].base_loss_nats, sign=False)} nats per token" in told[0]
+    assert f"law {percent(outcomes['law'].base_accuracy)}" in told[0]
+    guessed = outcomes["law"].model_copy(update={"chance": 0.25, "left_out": "law: nothing to forget"})
+    arm = verdict.arms[0].model_copy(update={"per_suite": [guessed]})
+    assert suite_sentences(verdict.model_copy(update={"arms": [arm]})) == [
+        f"The base before training: law {percent(guessed.base_accuracy)} (guessing 25.0 %).",
+        "law: nothing to forget.",
+    ]
+
+
+def test_the_level_of_the_ranges_is_named() -> None:
+    verdict = of_both_units()
+    said = confidence_sentence(verdict, 0.95)
+    assert "of all compared arms hold at once at 95 % confidence" in said
+    assert f"each for itself at {100 * (1 - 0.05 / 4):.4g} %" in said  # two arms, two units
+
+
+def test_the_page_has_a_table_of_losses_and_the_levels_of_the_base() -> None:
+    verdict = of_both_units()
+    page = render(replace(make_report(), verdicts=VerdictFile(verdicts=[verdict]), tables={}, searches=[]))
+    assert "Arms on the suites that are judged by their loss" in page
+    assert "The base before training: " in page
+    plain = render(make_report())
+    assert "Arms on the suites that are judged by their loss" not in plain

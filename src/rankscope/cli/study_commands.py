@@ -87,8 +87,11 @@ def plan(
         typer.echo(planned.model_dump_json(indent=1))
         return
     from rankscope.report.terminal_tables import console, print_plan
+    from rankscope.results.suite_levels import context_warnings, suite_levels
 
-    print_plan(console(), planned, {run_id: s.state for run_id, s in states.items() if s is not None})
+    states_known = {run_id: status.state for run_id, status in states.items() if status is not None}
+    told = [*suite_levels(folder, planned), *(f"{text}." for text in context_warnings(folder, planned))]
+    print_plan(console(), planned, states_known, told)
 
 
 def run(

@@ -154,8 +154,8 @@ def score(
     if json_:
         typer.echo(json.dumps(as_json(scored, summary), indent=1))
     else:
+        from rankscope.report.score_table import print_scores
         from rankscope.report.terminal_tables import console
-        from rankscope.report.verdict_text import print_scores
 
         print_scores(console(), summary, confidence, scored.notes)
     _tell_failures(scored)

@@ -24,7 +24,7 @@ from rankscope.study.study import Decision
 ARM = ["model", "train_set", "arm", "method", "rank"]
 SUITE = ["suite", "domain", "kind", "relation"]
 _CHANGES = ["n", "seeds", "base_accuracy", "accuracy", "change", "low", "high"]
-FORGETTING = [*ARM, *SUITE, "metric", *_CHANGES]
+FORGETTING = [*ARM, *SUITE, "metric", *_CHANGES, "chance", "left_out"]
 MATRIX = [*ARM, "domain", "relation", "metric", "suites", *_CHANGES]
 RUN = ["model", "train_set", "arm", "seed"]
 KINDS = [*ARM, "kind", "relation", "metric", "suites", *_CHANGES]
@@ -44,13 +44,15 @@ NO_DOMAIN = "(no domain)"
 def forgetting(paired: Sequence[Pairing], confidence: float = 0.95) -> pd.DataFrame:
     """One row per arm and suite (in-domain ones too, text not): accuracy minus the base's, below 0 is forgetting.
 
-    low and high are a two-sided interval at `confidence`, over items only where there is one seed.
+    low and high are a two-sided interval at `confidence`, over items only where there is one seed. `left_out`: why the
+    suite is no part of the mean that forgetting is.
     """
 
     def by_suite(suite: SuiteScores) -> dict[str, Any]:
-        return {"suite": suite.name, "domain": suite.domain, "kind": suite.kind, "relation": suite.relation}
+        named = {"suite": suite.name, "domain": suite.domain, "kind": suite.kind, "relation": suite.relation}
+        return {**named, "chance": suite.chance, "left_out": suite.left_out_of_mean}
 
-    return _changes(paired, FORGETTING, by_suite, confidence)
+    return _changes(paired, FORGETTING, by_suite, confidence, every_suite=True)
 
 
 def matrix(paired: Sequence[Pairing], confidence: float = 0.95) -> pd.DataFrame:
@@ -92,17 +94,22 @@ def _changes(
     columns: list[str],
     group_of: Callable[[SuiteScores], dict[str, Any]],
     confidence: float,
+    *,
+    every_suite: bool = False,
 ) -> pd.DataFrame:
+    """One row for each arm and group of suites of scores; those that leave the mean only where `every_suite` counts."""
     made: list[dict[str, Any]] = []
     for pairing in paired:
         groups: dict[tuple[Any, ...], tuple[dict[str, Any], list[SuiteScores]]] = {}
         for suite in pairing.suites:
+            if suite.left_out_of_mean is not None and not every_suite:
+                continue
             group = {**group_of(suite), "metric": suite.metric}
             groups.setdefault(tuple(group.values()), (group, []))[1].append(suite)
         for group, members in groups.values():
             made += _change_rows(pairing, group, members, confidence)
     frame = pd.DataFrame(made, columns=columns).astype({"rank": "Int64"})
-    order = [name for name in columns if name not in ("method", "rank", "suites", *_CHANGES)]
+    order = [name for name in columns if name not in ("method", "rank", "suites", "chance", "left_out", *_CHANGES)]
     return latest(frame, order)
 
 
@@ -142,13 +149,18 @@ def _arm_columns(pairing: Pairing, a: int) -> dict[str, Any]:
     }
 
 
-def forgetting_by_run(scores: pd.DataFrame) -> pd.DataFrame:
+def forgetting_by_run(scores: pd.DataFrame, changes: pd.DataFrame | None = None) -> pd.DataFrame:
     """Forgetting of each run: model, train_set, arm, seed, forgetting.
 
     The mean over the suites outside the training domain, each with the same weight, of the base's accuracy minus the
-    run's; a run that lacks one of them is left out. `scores` is the scores table.
+    run's; a run that lacks one of them is left out. `scores` is the scores table, `changes` that of forgetting, which
+    says of which suites nothing can be forgotten.
     """
     kept = scores[scores["kind"].notna() & (scores["relation"] != "in-domain") & scores["accuracy"].notna()]
+    if changes is not None:
+        keys = ["model", "train_set", "suite"]
+        guessed = changes.loc[changes["left_out"].notna(), keys].drop_duplicates()
+        kept = kept[~kept.set_index(keys).index.isin(guessed.set_index(keys).index)]
     base = kept[kept["arm"] == "base"][["model", "train_set", "suite", "accuracy"]]
     arms = kept[kept["arm"] != "base"].merge(base, on=["model", "train_set", "suite"], suffixes=("", "_base"))
     arms = arms.assign(forgetting=arms["accuracy_base"] - arms["accuracy"])

@@ -151,5 +151,6 @@ def operating_points(settings: list[ArmSetting], judged: pd.DataFrame) -> pd.Dat
                 }
             )
     keys = ["model", "train_set", *KEYS]
+    judged = judged.astype({"learning_rate": float})  # all None where no run has ended
     frame = pd.DataFrame(rows, columns=OPERATING_POINTS).astype(_TYPES).merge(judged, on=keys, how="left")
     return frame.sort_values([*keys, "source"]).reset_index(drop=True)

@@ -80,10 +80,13 @@ def write_scored(context: JobContext, search_id: str, scored: Sequence[Scored]) 
 
 
 def _suites_that_choose(context: JobContext, search: PlannedSearch) -> list[Suite]:
-    """Of every suite that is split the items that choose."""
+    """Of every suite that is split the items that choose. What a judge or code of the user's own grades is left out: a
+    search asks them nothing, and its suites choose by their prompts alone."""
     found = []
     for name, count in context.plan.choice_of(search.model, search.train_set).select_counts.items():
         suite, chosen = context.suite(search.model, name), selected(context, search.model, name, count)
+        if suite.grader is not None and suite.grader.driver != "call":
+            continue
         found.append(replace(suite, items=tuple(item for item in suite.items if item.item_id in chosen)))
     return found
 

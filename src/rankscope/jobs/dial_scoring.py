@@ -218,12 +218,12 @@ def moved_frame(context: JobContext, model: str, train_set: str, sides: Sequence
 
 
 def _moved(context: JobContext, sides: Sequence[AtDial], items: Sequence[Item]) -> list[list[Moved]]:
-    """Of each dial; a dial whose numbers are not finite has no rows."""
+    """Of each dial; a dial whose numbers are not finite has no rows. The base runs each batch once for all dials."""
     prompts = [item if item.prompt_ids else item.parts[0] for item in items]
-    found = []
-    for side in sides:
-        try:
-            found += first_token_divergences(side.base, [side.side], prompts, token_budget=context.evaluate_tokens)
-        except NotFinite:
-            found.append([])
-    return found
+    budget = context.evaluate_tokens
+    try:
+        return first_token_divergences(sides[0].base, [side.side for side in sides], prompts, token_budget=budget)
+    except NotFinite:
+        if len(sides) == 1:
+            return [[]]
+    return [moved for side in sides for moved in _moved(context, [side], items)]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from rankscope.records import MachineFacts, ModelFacts, Plan
+from rankscope.study.graders import grader_of
 from rankscope.study.methods import METHODS
 from rankscope.study.problems import Problem
 from rankscope.study.study import Study
@@ -71,6 +72,7 @@ def study_warnings(study: Study, plan: Plan, machine: MachineFacts, totals: dict
         *_scales(study),
         *_suites(study),
         *_lengths(study, plan),
+        *_judges(plan),
         *_fit(plan, machine, totals),
     ]
 
@@ -79,6 +81,22 @@ def _seeds(study: Study) -> list[str]:
     if len(study.all_seeds) > 1:
         return []
     return ["one seed: the results are a description, and no arm can be recommended; three seeds or more can decide"]
+
+
+def _judges(plan: Plan) -> list[str]:
+    """What a judge may cost: every answer of the bases and of every run at every dial, were they all different."""
+    found = []
+    for suite in plan.suites:
+        grader = grader_of(suite.grade)
+        if grader is None or grader.driver != "endpoint":
+            continue
+        scorings = 1 + sum(len(run.dials) for run in plan.runs if run.model == suite.model)
+        most = suite.item_count * scorings + grader.extra_requests
+        text = f"{suite.name}: {grader.title} is asked up to {most:,} times, once for each different answer"
+        if grader.most_requests is not None and grader.most_requests < most:
+            text += f"; its budget of {grader.most_requests:,} may end before, and runs then wait for a larger one"
+        found.append(text)
+    return list(dict.fromkeys(found))
 
 
 def _rates(study: Study) -> list[str]:

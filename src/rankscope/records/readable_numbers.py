@@ -104,6 +104,14 @@ def interval_of(interval: Interval, metric: Metric, *, sign: bool = True) -> str
     return interval_points(interval, sign=sign) if metric == "score" else interval_nats(interval, sign=sign)
 
 
+def interval_in_units(share: Interval, loss: Interval | None, *, sign: bool = True) -> str:
+    """What was measured in points, in nats, or in both."""
+    if loss is None or loss.mean is None:
+        return interval_points(share, sign=sign)
+    told = interval_nats(loss, sign=sign)
+    return told if share.mean is None else f"{interval_points(share, sign=sign)} and {told}"
+
+
 def reason_amount(value: float, metric: Metric) -> str:
     """A measured number of a reason, without its unit: `3.0` points, `0.020` nats."""
     return reason_decimal(value) if metric == "score" else nats(value, sign=False)

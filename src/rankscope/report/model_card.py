@@ -9,11 +9,21 @@ import pandas as pd
 import vl_convert
 
 from rankscope.records import ArmVerdict, SuiteOutcome, Verdict
-from rankscope.records.readable_numbers import duration, interval_points, percent, rate
+from rankscope.records.readable_numbers import (
+    duration,
+    interval_in_units,
+    interval_of,
+    nats,
+    percent,
+    rate,
+)
 from rankscope.report.chart_drawing import Chart, spec_of
 from rankscope.report.rank_charts import arm_frame, of_pair, seed_frame
 from rankscope.report.tradeoff_charts import tradeoff_chart
-from rankscope.report.verdict_text import confidence_sentence, forgotten_sentence
+from rankscope.report.verdict_text import (
+    confidence_sentence,
+    forgotten_sentence,
+)
 from rankscope.study.study import Arm
 from rankscope.study.yaml_text import dump_yaml
 
@@ -55,10 +65,14 @@ def _front_matter(verdict: Verdict, row: ArmVerdict, arm: Arm, study: Mapping[st
         {
             "task": {"type": "question-answering"},
             "dataset": {"name": outcome.suite, "type": outcome.suite},
-            "metrics": [{"type": "accuracy", "value": round(outcome.accuracy, 6), "name": "accuracy, mean over seeds"}],
+            "metrics": [{"type": kind, "value": round(value, 6), "name": f"{name}, mean over seeds"}],
         }
         for outcome in row.per_suite
-        if outcome.accuracy is not None
+        for kind, value, name in (
+            ("accuracy", outcome.accuracy, "accuracy"),
+            ("loss", outcome.loss_nats, "loss of the reference in nats per token"),
+        )
+        if value is not None
     ]
     name = f"{study.get('name', 'study')}-{row.label}"
     return {
@@ -87,8 +101,9 @@ def _confidence(study: Mapping[str, Any]) -> float | None:
 def _lead(verdict: Verdict, row: ArmVerdict, arm: Arm) -> str:
     lead = f"{arm.traits.described(arm)} for `{verdict.model}`, trained on `{verdict.train_set}`."
     result = (
-        f"It gains {interval_points(row.gain)} on suites of its training domain and forgets "
-        f"{interval_points(row.forgetting, sign=False)} on the others, against the untouched base model."
+        f"It gains {interval_in_units(row.gain, row.gain_nats)} on suites of its training domain and forgets "
+        f"{interval_in_units(row.forgetting, row.forgetting_nats, sign=False)} on the others, against the untouched "
+        "base model."
     )
     chosen = verdict.recommended.label if verdict.recommended else None
     place = "" if chosen == row.label else f" It is not the recommended arm; its status is: {row.status}."
@@ -107,19 +122,26 @@ def _dial(row: ArmVerdict, arm: Arm) -> str:
     return f"\n\nIt is {what}, the dial at which the arm was judged: {how}. {kept}"
 
 
+def _worth(accuracy: float | None, loss: float | None) -> str:
+    return percent(accuracy) if loss is None else f"{nats(loss, sign=False)} nats"
+
+
 def _suite_table(row: ArmVerdict, scores: pd.DataFrame, verdict: Verdict) -> str:
     lines = [
-        "| suite | relation | kind | items | base | this arm | change in points | by seed |",
-        "|---|---|---|---:|---:|---:|---|---|",
+        "| suite | relation | kind | items | guessing | base | this arm | change | by seed |",
+        "|---|---|---|---:|---:|---:|---:|---|---|",
     ]
     for outcome in row.per_suite:
         lines.append(
             f"| {_inline(outcome.suite)} | {outcome.relation} | {outcome.kind or ''} | {outcome.item_count:,} "
-            f"| {percent(outcome.base_accuracy)} | {percent(outcome.accuracy)} "
-            f"| {interval_points(outcome.change).replace(' points', '')} "
+            f"| {percent(outcome.chance) if outcome.chance is not None else ''} "
+            f"| {_worth(outcome.base_accuracy, outcome.base_loss_nats)} "
+            f"| {_worth(outcome.accuracy, outcome.loss_nats)} "
+            f"| {interval_of(outcome.change, outcome.metric)} "
             f"| {_by_seed(outcome, row, scores, verdict)} |"
         )
-    return "\n".join(lines) if row.per_suite else "No suite was scored."
+    lines += ["", *(_inline(f"{o.left_out}.") for o in row.per_suite if o.left_out)]
+    return "\n".join(lines).rstrip() if row.per_suite else "No suite was scored."
 
 
 def _by_seed(outcome: SuiteOutcome, row: ArmVerdict, scores: pd.DataFrame, verdict: Verdict) -> str:

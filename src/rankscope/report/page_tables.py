@@ -13,6 +13,7 @@ from rankscope.records.readable_numbers import (
     NOT_MEASURED,
     duration,
     is_number,
+    nats,
     parameters,
     percent,
     points,
@@ -53,14 +54,25 @@ def _number(value: float | int | None, text: str) -> Cell:
     return Cell(text, value if is_number(value) and value is not None else "")
 
 
-def _interval(interval: Interval) -> list[Cell]:
+def _interval(interval: Interval, written: Callable[[float | None], str] = points) -> list[Cell]:
     """The mean in one cell, its interval in the next."""
     if interval.mean is None:
         return [Cell(NOT_MEASURED, ""), Cell("", "")]
-    mean = Cell(points(interval.mean), interval.mean)
+    mean = Cell(written(interval.mean), interval.mean)
     if interval.low is None or interval.high is None:
         return [mean, Cell("no interval", "")]
-    return [mean, Cell(f"{points(interval.low)} to {points(interval.high)}", interval.low)]
+    return [mean, Cell(f"{written(interval.low)} to {written(interval.high)}", interval.low)]
+
+
+def _in_each_unit(share: Interval, loss: Interval | None) -> list[Cell]:
+    """The same of points and nats, with both in a cell where suites of both kinds were measured."""
+    if loss is None or loss.mean is None:
+        return _interval(share)
+    known = loss.low is not None and loss.high is not None
+    own = [f"{nats(loss.mean)} nats", f"{nats(loss.low)} to {nats(loss.high)}" if known else "no interval"]
+    if share.mean is None:
+        return [Cell(own[0], loss.mean), Cell(own[1], "" if loss.low is None else loss.low)]
+    return [Cell(f"{cell.text}; {text}", cell.sort) for cell, text in zip(_interval(share), own, strict=True)]
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -82,7 +94,8 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
     columns = [
         *pair_columns,
         ("arm", False), ("trainable parameters", True), ("learning rate", True), ("seeds", True),
-        ("gain (points)", True), (interval_name, True), ("forgetting (points)", True), (interval_name, True),
+        ("gain (points or nats)", True), (interval_name, True), ("forgetting (points or nats)", True),
+        (interval_name, True),
         ("status", False), ("train time", True),
     ]  # fmt: skip
     rows = []
@@ -101,8 +114,8 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
                     _number(arm.trainable_parameters, parameters(arm.trainable_parameters)),
                     _number(arm.learning_rate, rate(arm.learning_rate)),
                     _number(len(arm.seeds), str(len(arm.seeds))),
-                    *_interval(arm.gain),
-                    *_interval(arm.forgetting),
+                    *_in_each_unit(arm.gain, arm.gain_nats),
+                    *_in_each_unit(arm.forgetting, arm.forgetting_nats),
                     Cell(status, status, f"status {status.replace(' ', '-')}"),
                     _number(arm.cost.train_seconds, duration(arm.cost.train_seconds)),
                 ]
@@ -149,7 +162,7 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
     columns = [
         *pair_columns,
         ("arm", False), ("suite", False), ("domain", False), ("kind", False), ("relation", False), ("items", True),
-        ("base", True), ("arm", True), ("change (points or nats)", True), (interval_name, True),
+        ("guessing", True), ("base", True), ("arm", True), ("change (points or nats)", True), (interval_name, True),
     ]  # fmt: skip
     rows = []
     for row in _rows(losses):
@@ -160,6 +173,7 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
                 *pair_cells(row["model"], row["train_set"]),
                 *(_text(row[name]) for name in ("arm", "suite", "domain", "kind", "relation")),
                 _number(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
+                _text(""),
                 *(_number(-row[name], f"{-row[name]:.3f} nats") for name in ("base_accuracy", "accuracy")),
                 _number(row["change"], f"{row['change']:+.3f} nats"),
                 _number(row["change_low"], interval),
@@ -173,6 +187,7 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
                 *pair_cells(row["model"], row["train_set"]),
                 *(_text(row[name]) for name in ("arm", "suite", "domain", "kind", "relation")),
                 _number(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
+                _number(row.get("chance"), "" if row.get("chance") is None else percent(row["chance"])),
                 _number(share["base_accuracy"], percent(share["base_accuracy"])),
                 _number(share["accuracy"], percent(share["accuracy"])),
                 *_interval(change),
@@ -182,6 +197,32 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
 
 
 _SHARES = ("base_accuracy", "accuracy", "change", "change_low", "change_high")
+
+
+def losses_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
+    """Gain and forgetting of every arm over the suites that are judged by their loss, in nats per token."""
+    pair_columns, pair_cells = _pair_columns([pair.verdict for pair in pairs])
+    columns = [
+        *pair_columns,
+        ("arm", False), ("gain (nats)", True), (interval_name, True), ("forgetting (nats)", True),
+        (interval_name, True), ("status", False),
+    ]  # fmt: skip
+    nothing = Interval(mean=None, low=None, high=None)
+    rows = []
+    for pair in pairs:
+        for arm in pair.verdict.arms_by_size:
+            if arm.gain_nats is None and arm.forgetting_nats is None:
+                continue
+            rows.append(
+                [
+                    *pair_cells(pair.verdict.model, pair.verdict.train_set),
+                    _text(arm.label),
+                    *_interval(arm.gain_nats or nothing, nats),
+                    *_interval(arm.forgetting_nats or nothing, nats),
+                    Cell(arm.status, arm.status, f"status {arm.status.replace(' ', '-')}"),
+                ]
+            )
+    return DataTable("losses", "Arms on the suites that are judged by their loss", columns, rows)
 
 
 def text_table(scores: pd.DataFrame | None) -> DataTable:

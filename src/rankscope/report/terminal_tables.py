@@ -16,6 +16,7 @@ from rich.table import Table
 
 from rankscope.records import Plan, PlannedRun, RunStatus
 from rankscope.records.readable_numbers import duration, parameters, size
+from rankscope.report.setting_lines import setting_lines
 
 ENDED = ("done", "diverged", "failed", "does not fit", "not needed")
 """The states in which a run stays."""
@@ -48,8 +49,9 @@ def plain_table(*headings: str, numbers: Sequence[str] = ()) -> Table:
 # ---- the plan -------------------------------------------------------------------------------------------------------
 
 
-def print_plan(console: Console, plan: Plan, states: Mapping[str, str]) -> None:
-    """Every run of a plan with its cost; `states` maps the ids of runs that were begun to their state."""
+def print_plan(console: Console, plan: Plan, states: Mapping[str, str], levels: Sequence[str] = ()) -> None:
+    """Every run of a plan with its cost; `states` maps the ids of runs that were begun to their state, `levels` says
+    what the base has on the suites, where that is known."""
     several = len({(run.model, run.train_set) for run in plan.runs}) > 1
     wide = console.width >= WIDE_COLUMNS
     table = plain_table()
@@ -70,9 +72,13 @@ def print_plan(console: Console, plan: Plan, states: Mapping[str, str]) -> None:
         labels = ", ".join(arm.label for arm in search.arms)
         line = f"learning-rate search for {labels} on {search.train_set}: {search.tries or len(search.rates)} rates"
         console.print(escape(f"{line}, {duration(search.seconds)}"))
+    for line in setting_lines(plan):
+        console.print(escape(line))
     console.print(f"[bold]{escape(_totals(plan, states))}[/]")
     for power in plan.power:
         console.print(escape(" ".join(power.said)))
+    for level in levels:
+        console.print(escape(level))
     for warning in plan.warnings:
         console.print(f"[yellow]Warning:[/] {escape(warning)}")
 

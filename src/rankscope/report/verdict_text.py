@@ -1,21 +1,28 @@
-"""The verdict as text: sentences that page, card and terminal share, and what the terminal prints of it and of scores.
+"""The verdict as text: sentences that page, card and terminal share, and what the terminal prints of it.
 
 Readable from 80 columns on. The answers' own words come with the record (`Verdict.answers`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from rankscope.records import ArmVerdict, Interval, SuiteOutcome, Verdict, VerdictFile
-from rankscope.records.readable_numbers import duration, interval_points, listing, parameters, points, rate
+from rankscope.records import ArmVerdict, Interval, Metric, SuiteOutcome, Verdict, VerdictFile
+from rankscope.records.readable_numbers import (
+    amount,
+    duration,
+    interval_in_units,
+    interval_of,
+    listing,
+    nats,
+    parameters,
+    percent,
+    points,
+    rate,
+)
 from rankscope.report.terminal_tables import WIDE_COLUMNS, plain_table
 
 _STYLES = {
@@ -37,11 +44,13 @@ def confidence_sentence(verdict: Verdict, confidence: float | None) -> str:
     """How sure the answer is, and what the design could have found."""
     parts = []
     if confidence is not None:
-        parts.append(f"Intervals and the decision hold at {100 * confidence:g} % confidence.")
+        parts.append(_level(verdict, confidence))
     effect = verdict.minimum_detectable_effect
+    told: list[tuple[str, float | None, Metric]] = [("gain", effect.gain, "score"), ("gain", effect.gain_nats, "loss")]
+    told += [("forgetting", effect.forgetting, "score"), ("forgetting", effect.forgetting_nats, "loss")]
     found = [
-        f"a difference of {points(value, sign=False)} points in {name}"
-        for name, value in (("gain", effect.gain), ("forgetting", effect.forgetting))
+        f"a difference of {amount(value, metric, exact=False)} in {name}"
+        for name, value, metric in told
         if value is not None
     ]
     if found:
@@ -52,14 +61,39 @@ def confidence_sentence(verdict: Verdict, confidence: float | None) -> str:
     return " ".join(parts)
 
 
+def _level(verdict: Verdict, confidence: float) -> str:
+    """At which level the arms' ranges hold: all at once, and each for itself."""
+    said = f"The ranges of gain and forgetting of all compared arms hold at once at {100 * confidence:g} % confidence"
+    if verdict.interval_confidence is not None:
+        said += f" (each for itself at {100 * verdict.interval_confidence:.4g} %)"
+    return f"{said}, and so does the decision; a single suite's range holds for itself at {100 * confidence:g} %."
+
+
+def suite_sentences(verdict: Verdict) -> list[str]:
+    """What the base has on every suite, and guessing would have; which suites are no part of the mean of forgetting."""
+    arm = max(verdict.arms, key=lambda arm: len(arm.per_suite), default=None)
+    if arm is None or not arm.per_suite:
+        return []
+    told = [f"{outcome.suite} {_known(outcome)}" for outcome in arm.per_suite]
+    said = [f"The base before training: {listing(told)}."]
+    return said + [f"{outcome.left_out}." for outcome in arm.per_suite if outcome.left_out is not None]
+
+
+def _known(outcome: SuiteOutcome) -> str:
+    if outcome.metric == "loss":
+        return f"{nats(outcome.base_loss_nats, sign=False)} nats per token"
+    guessing = f" (guessing {percent(outcome.chance)})" if outcome.chance else ""
+    return f"{percent(outcome.base_accuracy)}{guessing}"
+
+
 def lost_suites(arm: ArmVerdict) -> list[SuiteOutcome]:
     """The suites outside the training domain on which the arm went down, the greatest loss first."""
     lost = [
         outcome
         for outcome in arm.per_suite
-        if outcome.relation != "in-domain" and outcome.change.mean is not None and outcome.change.mean < 0
+        if outcome.relation != "in-domain" and outcome.left_out is None and (outcome.change.mean or 0.0) < 0
     ]
-    return sorted(lost, key=lambda outcome: outcome.change.mean or 0.0)
+    return sorted(lost, key=lambda outcome: (outcome.metric == "loss", outcome.change.mean or 0.0))
 
 
 def forgotten_sentence(arm: ArmVerdict) -> str:
@@ -73,10 +107,10 @@ def forgotten_sentence(arm: ArmVerdict) -> str:
     if not lost:
         return f"{arm.label} lost nothing on {listing([outcome.suite for outcome in others])}."
     sure = [outcome for outcome in lost if outcome.change.high is not None and outcome.change.high < 0]
-    told = [f"{outcome.suite} {interval_points(outcome.change)}" for outcome in (sure or lost)[:5]]
+    told = [f"{outcome.suite} {interval_of(outcome.change, outcome.metric)}" for outcome in (sure or lost)[:5]]
     more = len(sure or lost) - len(told)
     where = "; ".join(told) + (f", and {more} more" if more > 0 else "")
-    overall = f"{arm.label} forgets {interval_points(arm.forgetting, sign=False)} overall"
+    overall = f"{arm.label} forgets {interval_in_units(arm.forgetting, arm.forgetting_nats, sign=False)} overall"
     if sure:
         return f"{overall}. It surely lost on {where}."
     return f"{overall}. No single suite's loss is beyond the noise: {where}."
@@ -86,7 +120,7 @@ def told_arms(verdict: Verdict) -> list[ArmVerdict]:
     """The arms whose forgetting is told: the recommended one, else those that remain, else all that were measured."""
     labels = [verdict.recommended.label] if verdict.recommended else list(verdict.candidates)
     arms = [arm for arm in verdict.arms if arm.label in labels]
-    return arms or [arm for arm in verdict.arms if arm.forgetting.mean is not None]
+    return arms or [arm for arm in verdict.arms if arm.forgetting.mean is not None or arm.forgetting_nats is not None]
 
 
 def noise_sentence(verdict: Verdict) -> str | None:
@@ -116,7 +150,8 @@ def print_results(console: Console, verdicts: VerdictFile | Verdict) -> None:
 
 
 def _print_one(console: Console, verdict: Verdict) -> None:
-    console.print(f"[bold]{escape(verdict.name)}[/]: gain and forgetting in percentage points", style="")
+    units = "percentage points, of suites judged by loss in nats" if _in_nats(verdict) else "percentage points"
+    console.print(f"[bold]{escape(verdict.name)}[/]: gain and forgetting in {units}", style="")
     console.print(_arms_table(verdict, wide=console.width >= WIDE_COLUMNS))
     for answer in verdict.answers:
         console.print(f"[bold]{escape(answer.headline)}.[/] {escape(answer.sentence)}")
@@ -126,12 +161,14 @@ def _print_one(console: Console, verdict: Verdict) -> None:
         console.print(escape(forgotten_sentence(arm)))
     for outcome in verdict.remedies:
         console.print(f"Remedy ({escape(outcome.remedy)}): {escape(outcome.sentence)}.")
+    for sentence in suite_sentences(verdict):
+        console.print(Padding(f"[dim]{escape(sentence)}[/]", (0, 0, 0, 2)))
     if verdict.reasons_with_answer:
         told = tuple(f"{arm.label} learns " for arm in verdict.arms)  # the table above says it shorter
         for reason in (text for text in verdict.reasons if not text.startswith(told)):
             console.print(Padding(f"[dim]{escape(reason)}[/]", (0, 0, 0, 2)))
-    elif (sentence := noise_sentence(verdict)) is not None:  # else it stands among the reasons
-        console.print(Padding(f"[dim]{escape(sentence)}[/]", (0, 0, 0, 2)))
+    elif (noise := noise_sentence(verdict)) is not None:  # else it stands among the reasons
+        console.print(Padding(f"[dim]{escape(noise)}[/]", (0, 0, 0, 2)))
 
 
 def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
@@ -151,8 +188,8 @@ def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
             f"[bold]{escape(arm.label)}[/]" if arm.label == chosen else escape(arm.label),
             parameters(arm.trainable_parameters) if arm.trainable_parameters else "",
             rate(arm.learning_rate) if arm.learning_rate is not None else "",
-            _interval(arm.gain, wide=wide),
-            _interval(arm.forgetting, wide=wide),
+            _in_each_unit(arm.gain, arm.gain_nats, wide=wide),
+            _in_each_unit(arm.forgetting, arm.forgetting_nats, wide=wide),
             f"[{style}]{escape(status)}[/]" if style else escape(status),
             duration(arm.cost.train_seconds) if arm.cost.train_seconds is not None else "",
         )
@@ -161,6 +198,19 @@ def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
 
 def _status(arm: ArmVerdict, verdict: Verdict) -> str:
     return "refuted" if arm.label in verdict.refuted and arm.status in ("eligible", "open") else arm.status
+
+
+def _in_nats(verdict: Verdict) -> bool:
+    return any(arm.gain_nats is not None or arm.forgetting_nats is not None for arm in verdict.arms)
+
+
+def _in_each_unit(share: Interval, loss: Interval | None, *, wide: bool) -> str:
+    """Points, nats below them, or whichever there is."""
+    shown = [_interval(share, wide=wide)] if share.mean is not None or loss is None else []
+    if loss is not None and loss.mean is not None:
+        ends = [abs(end - loss.mean) for end in (loss.low, loss.high) if end is not None]
+        shown.append(f"{nats(loss.mean)}{f' ±{nats(max(ends), sign=False)}' if ends else ''} nats")
+    return "\n".join(shown) or "-"
 
 
 def _interval(interval: Interval, *, wide: bool) -> str:
@@ -173,56 +223,3 @@ def _interval(interval: Interval, *, wide: bool) -> str:
         return f"{mean} ({points(interval.low)} to {points(interval.high)})"
     half = max(interval.high - interval.mean, interval.mean - interval.low)
     return f"{mean} ±{points(half, sign=False)}"
-
-
-# ---- scores ---------------------------------------------------------------------------------------------------------
-
-
-def print_scores(console: Console, suites: Sequence[Any], confidence: float, notes: Sequence[str]) -> None:
-    """`suites` have name, n and arms, each with adapter, accuracy, change, lost, won, p_value, loss_nats_per_token."""
-    table = plain_table()
-    table.add_column("suite", overflow="fold", min_width=8)
-    table.add_column("items", justify="right", no_wrap=True)
-    table.add_column("model", overflow="fold", min_width=8)
-    for heading in ("accuracy", "to the base", "lost", "won", "p"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    adapters = {arm.adapter for suite in suites for arm in suite.arms if arm.adapter is not None}
-    names = [Path(adapter).name for adapter in adapters]
-    for suite in suites:
-        for place, arm in enumerate(suite.arms):
-            first = (escape(suite.name), f"{suite.n:,}") if place == 0 else ("", "")
-            table.add_row(*first, escape(_name(arm.adapter, names)), *_score_cells(arm))
-    console.print(table)
-    console.print(
-        f"\nAccuracy in %, differences in percentage points with {100 * confidence:g} % intervals over items; lost and "
-        "won count items against the base, p is McNemar's exact test."
-    )
-    for note in notes:
-        console.print(f"Note: {escape(note)}")
-
-
-def _name(adapter: str | None, names: Sequence[str]) -> str:
-    """The adapter's folder without its path, where that tells it from the others."""
-    if adapter is None:
-        return "base"
-    short = Path(adapter).name
-    return short if names.count(short) == 1 else adapter
-
-
-def _score_cells(arm: Any) -> list[str]:
-    if arm.loss_nats_per_token is not None:
-        return [f"{arm.loss_nats_per_token:.3f} nats/token", "", "", "", ""]
-    if arm.accuracy.mean is None:
-        return ["-", "", "", "", ""]
-    flips = ["" if value is None else f"{value:,}" for value in (arm.lost, arm.won)]
-    p_value = "" if arm.p_value is None else f"{arm.p_value:.2g}"
-    return [_span(arm.accuracy, ""), _span(arm.change, "+"), *flips, p_value]
-
-
-def _span(interval: Interval, sign: str) -> str:
-    if interval.mean is None:
-        return ""
-    mean = f"{100 * interval.mean:{sign}.1f}"
-    if interval.low is None or interval.high is None:
-        return mean
-    return f"{mean} ({100 * interval.low:{sign}.1f} to {100 * interval.high:{sign}.1f})"

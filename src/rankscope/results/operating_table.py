@@ -49,4 +49,5 @@ def judged_at_dials(folder: StudyFolder, plan: Plan, settings: Iterable[ArmSetti
             values = [len(mine), gain.mean, gain.low, gain.high, lost.mean, lost.low, lost.high]
             rows.append([setting.model, setting.train_set, setting.arm, rate, dial, *values])
     frame = pd.DataFrame(rows, columns=["model", "train_set", *KEYS, *JUDGED])
-    return frame.astype({**dict.fromkeys(JUDGED[1:], "Float64"), "judged_seeds": "Int64", "dial": "float64"})
+    floats = dict.fromkeys(KEYS[1:], "float64")  # of no rows too: where every run failed
+    return frame.astype({**dict.fromkeys(JUDGED[1:], "Float64"), "judged_seeds": "Int64", **floats})

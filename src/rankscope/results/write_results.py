@@ -25,6 +25,7 @@ from rankscope.results.chosen_settings import dials_of
 from rankscope.results.frames import frames_of, learning_frame, planned_study, searches_of
 from rankscope.results.item_roles import Roles, chooses, roles_of
 from rankscope.results.operating_table import operating_table, settled
+from rankscope.results.suite_levels import context_warnings
 
 
 def write_results(folder: StudyFolder) -> VerdictFile:
@@ -44,7 +45,9 @@ def write_results(folder: StudyFolder) -> VerdictFile:
     trained = tables["scores"]  # what is inside a run is as it was trained, and so is what is held against it
     if any(setting.dial < 1 for setting in settings):
         trained = scores(frames_of(folder, plan, []))
-    tables |= _inside_tables(folder, runs, trained, roles_of(folder, plan), confidence=study.decision.confidence)
+    tables |= _inside_tables(
+        folder, runs, trained, tables["forgetting"], roles_of(folder, plan), confidence=study.decision.confidence
+    )
     tables["forgotten"] = forgotten(tables["flips"], runs)
     tables["forgotten_groups"] = forgotten_groups(tables["flips"], tables["forgotten"])
     for name, table in tables.items():
@@ -107,7 +110,7 @@ def warnings_of(folder: StudyFolder, plan: Plan) -> list[str]:
             found.append(f"{name}: {status.state}, {status.reason}")
         if not run.fits:
             found.append(f"{run.arm.label} on {run.train_set} does not fit: {run.reason}")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys([*found, *context_warnings(folder, plan)]))
 
 
 def items_frame(
@@ -151,7 +154,13 @@ ANALYSES = ("spectra", "hidden", "attention", "neurons")
 
 
 def _inside_tables(
-    folder: StudyFolder, runs: pd.DataFrame, scores: pd.DataFrame, roles: Roles, *, confidence: float
+    folder: StudyFolder,
+    runs: pd.DataFrame,
+    scores: pd.DataFrame,
+    changes: pd.DataFrame,
+    roles: Roles,
+    *,
+    confidence: float,
 ) -> dict[str, pd.DataFrame]:
     """Of the finished runs: spectra, subspaces, hidden, attention, neurons, neuron_overlaps, diagnostics, derived."""
     done = runs[runs["state"] == "done"]
@@ -159,7 +168,7 @@ def _inside_tables(
     tables["subspaces"] = subspaces(_directions(folder, done), tables["spectra"], runs)
     tables["neuron_overlaps"] = neuron_overlaps(tables["neurons"])
     values = measures_by_run(tables, scores)
-    tables["diagnostics"] = diagnose(values, forgetting_by_run(scores), runs, confidence=confidence)
+    tables["diagnostics"] = diagnose(values, forgetting_by_run(scores, changes), runs, confidence=confidence)
     tables["derived"] = derived_scores(_derived(folder, done, roles), scores)
     return tables
 

@@ -29,6 +29,7 @@ class Interpolation:
         if {name: p.shape for name, p in own.items()} != {name: p.shape for name, p in before.items()}:
             raise ValueError("the trained model and the base do not have the same weights")
         self._moved: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._dial = 1.0
         for name, parameter in own.items():
             start = before[name].detach()
             if not torch.equal(parameter.detach(), start):
@@ -36,6 +37,9 @@ class Interpolation:
 
     def turn_to(self, dial: float) -> None:
         """Set every weight to W0 + dial (W - W0), calculated in fp32; 1 gives back the trained bits."""
+        if dial == self._dial:
+            return
+        self._dial = dial
         with torch.no_grad():
             for parameter, start, end in self._moved.values():
                 parameter.copy_(end if dial == 1 else interpolated(start, end, dial))

@@ -50,6 +50,16 @@ class Grader(Frozen):
     one_line: ClassVar[bool] = False
     driver: ClassVar[Literal["call", "worker", "endpoint"]] = "call"
 
+    @property
+    def extra_requests(self) -> int:
+        """Requests to an endpoint beside one for each answer."""
+        return 0
+
+    @property
+    def most_requests(self) -> int | None:
+        """The most requests of a study to an endpoint; None for no budget."""
+        return None
+
     def score(self, asked: Asked) -> float:
         """From 0 to 1. Raises Ungraded."""
         raise NotImplementedError

@@ -123,6 +123,14 @@ class JudgeGrader(Grader):
 
     judge: JudgeSettings = Field(description="a mapping with url and model. Which judge is asked, and how.")
 
+    @property
+    def extra_requests(self) -> int:
+        return self.judge.asked_twice
+
+    @property
+    def most_requests(self) -> int | None:
+        return self.judge.max_requests
+
     def deciding(self) -> dict[str, Any]:
         return self.judge.model_dump(mode="json", include={"model", "prompt", "scale", "temperature", "max_tokens"})
 
