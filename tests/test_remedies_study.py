@@ -74,6 +74,26 @@ def test_every_arm_sees_the_same_task_and_its_share_beside_it(done: tuple[Path, 
     assert runs["full"].memory_parts_bytes["reference"] > 0
 
 
+def test_every_remedy_stands_against_its_own_arm_in_verdict_and_page(done: tuple[Path, Path]) -> None:
+    _, out = done
+    verdicts = StudyFolder.open(out).read_verdicts()
+    assert verdicts is not None
+    outcomes = {one.arm.removesuffix("-r2"): one for one in verdicts.verdicts[0].remedies}
+    assert {arm: one.own_arm for arm, one in outcomes.items()} == dict.fromkeys(
+        ("near", "old", "own", "asked"), "lora-r2"
+    )
+    assert outcomes["near"].remedy == "retain kl 0.5"
+    assert outcomes["own"].remedy == "replay of 30 % own samples"
+    assert outcomes["old"].extra_tokens_share == pytest.approx(1 / 3, rel=0.01)
+    assert outcomes["near"].extra_tokens_share == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    section = page[page.index('<section id="remedies"') :]
+    section = section[: section.index("</section>")]
+    assert "What would keep more" in section
+    assert all(one.remedy in section and one.arm in section for one in outcomes.values())
+    assert '<a href="#remedies">' in page
+
+
 def test_rows_that_a_suite_asks_are_not_replayed(done: tuple[Path, Path]) -> None:
     _, out = done
     (train,) = plan_of(out).train_sets
