@@ -10,12 +10,15 @@ from test_pipeline import plan_of, run
 from tiny_study import choice_rows, tiny_study, write_rows
 
 from rankscope.data.token_files import open_training
+from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.generation import greedy
 from rankscope.evaluate.score_suites import eos_ids
+from rankscope.jobs.planning import StudyPlanner
 from rankscope.model.load import load_model
 from rankscope.pipeline import Outcome
 from rankscope.records import PlannedRun
+from rankscope.study.read_study import read_study
 from rankscope.study.study import ModelSpec
 
 LORA = {"method": "lora", "ranks": [2], "learning_rate": 1e-2}
@@ -101,6 +104,23 @@ def test_rows_that_a_suite_asks_are_not_replayed(done: tuple[Path, Path]) -> Non
     assert (facts.row_count, facts.dropped) == (20, {"also in suite other": 1})
     rows = open_training(StudyFolder.open(out).tokens(facts.content_sha256)).train
     assert [row.item_id for row in rows] == [f"old{i}" for i in range(20)]
+
+
+def test_a_rationale_is_replayed_before_its_answer(tmp_path: Path) -> None:
+    study = with_remedies(tmp_path / "input", arms={"lora": ARMS["lora"], "old": ARMS["old"]})
+    sums = [{"question": f"{i} and 1?", "answer": str(i + 1), "rationale": f"{i}+1={i + 1}"} for i in range(10, 14)]
+    write_rows(study.parent / "old.jsonl", [{**row, "id": f"r{i}"} for i, row in enumerate(sums)])
+    planner = StudyPlanner(read_study(study, []), study.parent)
+    plan = planner.plan(look_at_machine(tmp_path, measure=False), StudyFolder.open(tmp_path / "out"))
+    folder = StudyFolder.open(tmp_path / "out")
+    planner.settle(folder, plan)
+    (facts,) = plan.train_sets[0].replays
+    base = load_model(ModelSpec(id=str(study.parent / "model")), study.parent, "float32", "cpu")
+    texts = [
+        base.tokenizer.decode(row.completion_ids) for row in open_training(folder.tokens(facts.content_sha256)).train
+    ]
+    assert len(texts) == 4
+    assert all("#### " in text for text in texts)
 
 
 def test_samples_are_what_the_base_writes_after_the_prompts(done: tuple[Path, Path]) -> None:

@@ -51,8 +51,11 @@ def encode_replays(study: Study, folder: Path, by: Encoding) -> list[ReplayFacts
 
 
 def _rows(name: str, path: str, folder: Path, by: Encoding, longest: int) -> ReplayFacts:
-    """Rows by the rules of a training set: those that a suite asks, that repeat, or that are too long are dropped."""
-    source = TrainSource(path=path, domain="replay")
+    """Rows by the rules of a training set: those that a suite asks, that repeat, or that are too long are dropped.
+
+    A rationale is always trained: an answer alone would unlearn how the base comes to it.
+    """
+    source = TrainSource(path=path, domain="replay", kind="reasoning")
     rows = RowReader(source, base=folder, name=name)
     with TrainingWriter(by.into) as writer:
         work = TrainingRows(source, rows.file, by, writer, longest)

@@ -63,7 +63,8 @@ class Replay(Frozen):
 
     path: str | None = Field(
         default=None,
-        description="the path of a file of rows, as of a training set. Old data; rows that a suite asks are dropped.",
+        description="the path of a file of rows, as of a training set. Old data; a rationale is trained too, and rows "
+        "that a suite asks are dropped.",
     )
     share: Share | None = Field(
         default=None, description="a share of all tokens above 0 and below 1, such as 0.2. Of the rows of `path`."
