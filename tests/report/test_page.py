@@ -210,7 +210,7 @@ def test_the_same_report_gives_the_same_page(page: str) -> None:
 def sections_of(tables: dict[str, pd.DataFrame]) -> list[Section]:
     """The sections between the learning rates and the cost, which every page has."""
     verdicts = VerdictFile(verdicts=[VERDICT])
-    return make_sections(make_pairs(verdicts, {}, {}), verdicts, tables, [])[6:-1]
+    return make_sections(make_pairs(verdicts, {}, {}), verdicts, tables, [])[7:-1]
 
 
 def test_every_section_draws_and_every_chart_compiles() -> None:

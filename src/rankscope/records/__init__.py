@@ -40,9 +40,11 @@ from rankscope.records.settings_record import (
     PlannedSplit,
     SettingPoint,
     SettingsFile,
+    WorthAt,
 )
 from rankscope.records.suite_record import HarnessFacts, SuiteFacts
 from rankscope.records.verdict_record import (
+    Answer,
     ArmCost,
     ArmVerdict,
     BestBet,
@@ -67,13 +69,13 @@ from rankscope.records.verdict_record import (
 from rankscope.study.study_settings import Metric
 
 __all__ = [
-    "FORMAT_VERSION", "RESULTS_VERSION", "ArmCost", "ArmSetting", "ArmVerdict", "BestBet", "BetSetting", "DefaultArm",
-    "Defaults", "DetectableEffect", "DialLoss", "DialLosses", "Example", "Form", "Graded", "Grading", "HarnessFacts",
-    "Interval", "Item", "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts", "MoreNeeded",
-    "NextRuns", "PackMembers", "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun", "PlannedSearch",
-    "PlannedSplit", "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation",
-    "RemedyOutcome", "RepairPoint", "RepairRecord", "RepairSide", "ReplayFacts", "Resolved", "Row", "RunRecord",
-    "RunStatus", "SamplesRecord", "SearchRecord", "SettingPoint", "SettingsFile", "SourceState", "Stage", "State",
-    "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts", "Turn",
-    "Verdict", "VerdictFile",
+    "FORMAT_VERSION", "RESULTS_VERSION", "Answer", "ArmCost", "ArmSetting", "ArmVerdict", "BestBet", "BetSetting",
+    "DefaultArm", "Defaults", "DetectableEffect", "DialLoss", "DialLosses", "Example", "Form", "Graded", "Grading",
+    "HarnessFacts", "Interval", "Item", "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts",
+    "MoreNeeded", "NextRuns", "PackMembers", "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun",
+    "PlannedSearch", "PlannedSplit", "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended",
+    "Record", "Relation", "RemedyOutcome", "RepairPoint", "RepairRecord", "RepairSide", "ReplayFacts", "Resolved",
+    "Row", "RunRecord", "RunStatus", "SamplesRecord", "SearchRecord", "SettingPoint", "SettingsFile", "SourceState",
+    "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone",
+    "TrainFacts", "Turn", "Verdict", "VerdictFile", "WorthAt",
 ]  # fmt: skip

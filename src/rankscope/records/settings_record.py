@@ -32,6 +32,11 @@ class PlannedChoice(Record):
     limit_nats: float | None = None
     splits: list[PlannedSplit] = []
 
+    def at_margin(self, share: float) -> PlannedChoice:
+        """The same choice with limits that are `share` times as large."""
+        limits = {name: getattr(self, name) for name in ("limit", "limit_nats")}
+        return self.model_copy(update={name: None if v is None else share * v for name, v in limits.items()})
+
     @property
     def select_counts(self) -> dict[str, int]:
         """Items that choose, of every suite that is split."""
@@ -95,6 +100,27 @@ class ArmSetting(Record):
         """What was measured at the setting; None where nothing was."""
         own = (p for p in self.points if (p.learning_rate, p.dial) == (self.learning_rate, self.dial))
         return next(own, None)
+
+
+class WorthAt(Record):
+    """What an arm is worth if `allowed` (a share of accuracy) may be forgotten: its setting by the same rule.
+
+    `admissible`: its fitted forgetting is within the limit. Gain and forgetting, with intervals each for itself at the
+    study's confidence, where the study's seeds were trained at that rate; else None, and `runs_needed` runs would tell.
+    """
+
+    allowed: float
+    arm: str
+    learning_rate: float | None
+    dial: float
+    admissible: bool
+    runs_needed: int
+    gain: float | None
+    gain_low: float | None
+    gain_high: float | None
+    forgetting: float | None
+    forgetting_low: float | None
+    forgetting_high: float | None
 
 
 class SettingsFile(Record):

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from rankscope.records.record_base import FORMAT_VERSION, Record
+from rankscope.records.settings_record import WorthAt
 from rankscope.study.methods import MethodName
 from rankscope.study.study import Kind
 from rankscope.study.study_settings import Metric
@@ -219,6 +220,8 @@ class Verdict(Record):
     """What was forgotten, in plain words: by which arms, recall against reasoning."""
     remedies: list[RemedyOutcome] = []
     noise: list[SuiteNoise] = []
+    at_other_margins: list[WorthAt] = []
+    """What each arm is worth if another amount of forgetting is allowed; descriptive."""
     interval_confidence: float | None = None
     """Of each interval of gain and forgetting for itself, so that all hold at once at the study's confidence."""
     best_bet: BestBet | None = None

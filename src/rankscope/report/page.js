@@ -10,6 +10,22 @@
     return made;
   }
 
+  // ---- one margin of the table of other margins; without JavaScript the table has all ------------------------------
+  const allow = $("allow");
+  if (allow) {
+    const table = $("table-margins"), range = $("allow-range"), shown = $("allow-shown");
+    const column = Array.from(table.tHead.rows[0].cells).findIndex((cell) => cell.textContent.trim() === "points allowed");
+    const lines = Array.from(table.tBodies[0].rows);
+    const amounts = Array.from(new Set(lines.map((line) => line.cells[column].textContent.trim())));
+    range.max = range.value = String(amounts.length);
+    range.addEventListener("input", () => {
+      const amount = amounts[Number(range.value)];
+      shown.textContent = amount === undefined ? "all" : amount;
+      for (const line of lines) line.hidden = amount !== undefined && line.cells[column].textContent.trim() !== amount;
+    });
+    allow.hidden = false;
+  }
+
   // ---- theme: the system's, or what the reader chose --------------------------------------------------------------
   const system = window.matchMedia("(prefers-color-scheme: dark)");
   let chosen = null;

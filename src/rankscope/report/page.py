@@ -25,6 +25,7 @@ from rankscope.report import page_tables, verdict_text
 from rankscope.report.activation_charts import attention_section, diagnostics_section, drift_section
 from rankscope.report.chart_drawing import Pair, Section, Tables
 from rankscope.report.cost_charts import cost_section, derived_section
+from rankscope.report.front_charts import front_section, margins_table
 from rankscope.report.rank_charts import make_pairs, rank_section
 from rankscope.report.remedy_table import remedies_table
 from rankscope.report.suites_and_items import matrix_section, pack_items
@@ -75,6 +76,7 @@ def render(report: ReportData) -> str:
         suites=page_tables.suites_table(report.verdicts, report.tables.get("forgetting"), interval),
         losses=page_tables.losses_table(pairs, f"{interval}, all at once"),
         texts=page_tables.text_table(report.tables.get("scores")),
+        margins=margins_table(pairs),
         rates=page_tables.rates_table(report.tables.get("rates")),
         undone=page_tables.undone_table(report.tables.get("cost")),
         charts=_json(charts),
@@ -99,6 +101,7 @@ def make_sections(
     sections = [
         rank_section(pairs),
         tradeoff_section(pairs),
+        front_section(pairs, tables),
         matrix_section(verdicts, tables),
         kind_section(pairs, tables),
         learning_section(pairs, tables),

@@ -97,7 +97,7 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
     pair_columns, pair_cells = columns_of_pairs([pair.verdict for pair in pairs])
     columns = [
         *pair_columns,
-        ("arm", False), ("trainable parameters", True), ("learning rate", True), ("seeds", True),
+        ("arm", False), ("trainable parameters", True), ("learning rate", True), ("dial", True), ("seeds", True),
         ("gain (points or nats)", True), (interval_name, True), ("forgetting (points or nats)", True),
         (interval_name, True),
         ("status", False), ("train time", True),
@@ -117,6 +117,7 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
                     text_cell(arm.label, "chosen" if recommended else ""),
                     number_cell(arm.trainable_parameters, parameters(arm.trainable_parameters)),
                     number_cell(arm.learning_rate, rate(arm.learning_rate)),
+                    number_cell(arm.dial, f"{arm.dial:g}"),
                     number_cell(len(arm.seeds), str(len(arm.seeds))),
                     *_in_each_unit(arm.gain, arm.gain_nats),
                     *_in_each_unit(arm.forgetting, arm.forgetting_nats),

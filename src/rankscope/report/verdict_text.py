@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from rankscope.records import ArmVerdict, Interval, Metric, SuiteOutcome, Verdict, VerdictFile
+from rankscope.records import Answer, ArmVerdict, Interval, Metric, SuiteOutcome, Verdict, VerdictFile
 from rankscope.records.readable_numbers import (
     amount,
     duration,
@@ -23,6 +23,7 @@ from rankscope.records.readable_numbers import (
     points,
     rate,
 )
+from rankscope.report.margins_text import margins_text
 from rankscope.report.terminal_tables import WIDE_COLUMNS, plain_table
 
 _STYLES = {
@@ -153,10 +154,9 @@ def _print_one(console: Console, verdict: Verdict) -> None:
     units = "percentage points, of suites judged by loss in nats" if _in_nats(verdict) else "percentage points"
     console.print(f"[bold]{escape(verdict.name)}[/]: gain and forgetting in {units}", style="")
     console.print(_arms_table(verdict, wide=console.width >= WIDE_COLUMNS))
-    for answer in verdict.answers:
-        console.print(f"[bold]{escape(answer.headline)}.[/] {escape(answer.sentence)}")
-        if answer.details:
-            console.print(Padding(f"[dim]{escape(answer.details)}[/]", (0, 0, 0, 2)))
+    first, *others = verdict.answers
+    for answer in others:
+        _print_answer(console, answer)
     for arm in told_arms(verdict)[:3]:
         console.print(escape(forgotten_sentence(arm)))
     for outcome in verdict.remedies:
@@ -169,6 +169,17 @@ def _print_one(console: Console, verdict: Verdict) -> None:
             console.print(Padding(f"[dim]{escape(reason)}[/]", (0, 0, 0, 2)))
     elif (noise := noise_sentence(verdict)) is not None:  # else it stands among the reasons
         console.print(Padding(f"[dim]{escape(noise)}[/]", (0, 0, 0, 2)))
+    if verdict.at_other_margins:
+        console.print("\nWhat each arm gains (points, at its dial) if you allow so many points of forgetting:")
+        console.print(margins_text(verdict))
+    console.print()
+    _print_answer(console, first)  # last, where the eye rests
+
+
+def _print_answer(console: Console, answer: Answer) -> None:
+    console.print(f"[bold]{escape(answer.headline)}.[/] {escape(answer.sentence)}")
+    if answer.details:
+        console.print(Padding(f"[dim]{escape(answer.details)}[/]", (0, 0, 0, 2)))
 
 
 def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
@@ -176,6 +187,9 @@ def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
     table.add_column("arm", overflow="fold", min_width=8)
     table.add_column("trains" if not wide else "trainable parameters", justify="right", no_wrap=True)
     table.add_column("rate", justify="right", no_wrap=True)
+    dialled = any(arm.dial != 1 for arm in verdict.arms)
+    if dialled:
+        table.add_column("dial", justify="right", no_wrap=True)
     table.add_column("gain", justify="right", no_wrap=True)
     table.add_column("forgetting", justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
@@ -188,6 +202,7 @@ def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
             f"[bold]{escape(arm.label)}[/]" if arm.label == chosen else escape(arm.label),
             parameters(arm.trainable_parameters) if arm.trainable_parameters else "",
             rate(arm.learning_rate) if arm.learning_rate is not None else "",
+            *([f"{arm.dial:g}"] if dialled else []),
             _in_each_unit(arm.gain, arm.gain_nats, wide=wide),
             _in_each_unit(arm.forgetting, arm.forgetting_nats, wide=wide),
             f"[{style}]{escape(status)}[/]" if style else escape(status),

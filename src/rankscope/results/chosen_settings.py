@@ -9,7 +9,16 @@ import pandas as pd
 from rankscope.decide.setting_choice import ArmPoints, choose_settings, exceeds_everywhere, with_fits
 from rankscope.decide.setting_points import KEYS, Measured, setting_points
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import ArmSetting, Plan, PlannedChoice, PlannedRun, PlannedSearch, SettingPoint, SettingsFile
+from rankscope.records import (
+    ArmSetting,
+    Plan,
+    PlannedChoice,
+    PlannedRun,
+    PlannedSearch,
+    SearchRecord,
+    SettingPoint,
+    SettingsFile,
+)
 from rankscope.results.item_roles import Roles, chooses
 from rankscope.study.methods import Arm
 
@@ -100,6 +109,17 @@ def dials_of(plan: Plan, settings: Iterable[ArmSetting]) -> dict[str, float]:
     """The dial of each run's arm, by run id; 1 where none is chosen."""
     by_arm = {(s.model, s.train_set, s.arm): s.dial for s in settings}
     return {run.run_id: by_arm.get((run.model, run.train_set, run.arm.label), 1.0) for run in plan.runs}
+
+
+def as_chosen(searches: Iterable[SearchRecord], settings: Iterable[ArmSetting]) -> list[SearchRecord]:
+    """The searches with the rate that their arms are trained at as `chosen`, where that is not the loss-best."""
+    by_arm = {(s.model, s.train_set, s.arm): s.learning_rate for s in settings}
+    return [
+        search.model_copy(
+            update={"chosen": by_arm.get((search.model, search.train_set, search.arms[0]), search.chosen)}
+        )
+        for search in searches
+    ]
 
 
 # ---- what was measured -----------------------------------------------------------------------------------------------

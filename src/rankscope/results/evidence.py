@@ -14,8 +14,9 @@ from rankscope.decide.looks import Evidence, gather
 from rankscope.decide.paired_items import Frames
 from rankscope.decide.pooled_effects import StudyArm, pool, study_arms
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import DefaultArm, Defaults, Plan, PlannedRun, RunStatus
+from rankscope.records import DefaultArm, Defaults, Plan, PlannedRun, RunStatus, SettingsFile
 from rankscope.records.record_base import check_format
+from rankscope.results.chosen_settings import as_chosen
 from rankscope.results.frames import frames_of, planned_study, searches_of
 from rankscope.study.methods import METHODS
 from rankscope.study.problems import InputProblems, Problem
@@ -124,6 +125,7 @@ def _of(folder: StudyFolder) -> tuple[list[StudyArm], Decision]:
         where = {"model": model, "train_set": train_set}
         evidence = gather(frames, **where, decision=study.decision, looks=plan.looks)
         mine = [s for s in searches_of(folder, plan) if (s.model, s.train_set) == (model, train_set)]
+        mine = as_chosen(mine, (folder.read_settings() or SettingsFile(settings=[])).settings)
         searched = {arm: search.chosen for search in mine for arm in search.arms if search.chosen is not None}
         found += study_arms(f"{folder.url}: {model} on {train_set}", evidence, searched)
     return found, study.decision

@@ -14,6 +14,7 @@ from rankscope.decide.change_tables import derived_scores, forgetting_by_run, ra
 from rankscope.decide.forgetting_diagnostics import diagnose
 from rankscope.decide.inside_tables import joined, measures_by_run, neuron_overlaps, subspaces
 from rankscope.decide.looks import Evidence, gather_all
+from rankscope.decide.other_margins import at_other_margins
 from rankscope.decide.remedy_outcomes import best_sentence, remedy_outcomes
 from rankscope.decide.result_tables import findings, forgotten, forgotten_groups, make_tables, scores
 from rankscope.decide.verdict import decide
@@ -21,7 +22,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Plan, Verdict, VerdictFile
 from rankscope.report.page import ReportData, render
 from rankscope.report.suites_and_items import sample_flips
-from rankscope.results.chosen_settings import dials_of
+from rankscope.results.chosen_settings import as_chosen, dials_of
 from rankscope.results.frames import frames_of, learning_frame, planned_study, searches_of
 from rankscope.results.item_roles import Roles, chooses, roles_of
 from rankscope.results.operating_table import operating_table, settled
@@ -61,7 +62,11 @@ def write_results(folder: StudyFolder) -> VerdictFile:
         outcomes = remedy_outcomes(frames, model, train_set, study.decision.confidence)
         best = best_sentence(outcomes)
         told = [*said, *([f"{best}."] if best is not None else [])]
-        return verdict.model_copy(update={"findings": told, "remedies": outcomes})
+        worth = at_other_margins(
+            settings, plan.choice_of(model, train_set), tables["operating_points"],
+            retention_margin=study.decision.retention_margin, seed_count=len(study.all_seeds),
+        )  # fmt: skip
+        return verdict.model_copy(update={"findings": told, "remedies": outcomes, "at_other_margins": worth})
 
     verdicts = VerdictFile(
         verdicts=[decided(model, train_set, known) for (model, train_set), known in evidence.items()],
@@ -74,7 +79,7 @@ def write_results(folder: StudyFolder) -> VerdictFile:
         verdicts=verdicts,
         tables=tables,
         items=items_frame(folder, plan, predictions, tables["flips"], dials_of(plan, settings)),
-        searches=searches_of(folder, plan),
+        searches=as_chosen(searches_of(folder, plan), settings),
         provenance=provenance_of(folder, plan),
         warnings=[*warnings_of(folder, plan), *rate_sentences(tables["rates"], study.decision)],
         command=f"rankscope run {shlex.quote(folder.url)}",

@@ -1,0 +1,69 @@
+"""What each arm is worth if another amount of forgetting is allowed: its setting chosen again by the same rule.
+
+The verdict's guarantee holds for the study's own margin; these rows are descriptive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from rankscope.decide.setting_choice import ArmPoints, choose_settings, fitted_share
+from rankscope.decide.setting_points import JUDGED
+from rankscope.records import ArmSetting, PlannedChoice, WorthAt
+
+ALLOWED = (0.01, 0.03, 0.05, 0.10)
+"""Forgetting that may be allowed, as shares of accuracy: 1, 3, 5 and 10 points."""
+
+
+def at_other_margins(
+    settings: Sequence[ArmSetting],
+    choice: PlannedChoice,
+    points: pd.DataFrame,
+    *,
+    retention_margin: float,
+    seed_count: int,
+) -> list[WorthAt]:
+    """For each amount of ALLOWED every arm of one base model and training set, in the order of `settings`.
+
+    `settings` hold every point that was measured, `points` (columns of tables/operating_points.parquet) what the
+    study's seeds were judged to gain and forget. Limits in points and in nats grow in proportion to what is allowed.
+    Empty where settings were chosen by the loss alone.
+    """
+    mine = [s for s in settings if (s.model, s.train_set) == (choice.model, choice.train_set) and s.points]
+    if choice.select == "loss" or choice.limit is None or not mine:
+        return []
+    own = points[(points["model"] == choice.model) & (points["train_set"] == choice.train_set)]
+    judged = own[own["gain"].notna()].drop_duplicates(["arm", "learning_rate", "dial"])
+    found = []
+    for allowed in ALLOWED:
+        held_to = choice.at_margin(allowed / retention_margin)
+        for chosen in choose_settings([_arm(setting) for setting in mine], held_to):
+            rows = judged[
+                (judged["arm"] == chosen.arm)
+                & (judged["learning_rate"] == chosen.learning_rate)
+                & (judged["dial"] == chosen.dial)
+            ]
+            found.append(_worth(allowed, chosen, held_to, rows, seed_count))
+    return found
+
+
+def _arm(setting: ArmSetting) -> ArmPoints:
+    """The arm with all that was measured of it, and with what the study fixes."""
+    rate = setting.learning_rate if setting.rate_given else None
+    return ArmPoints(setting.arm, setting.points, rate, setting.dial if setting.how == "given" else None)
+
+
+def _worth(allowed: float, chosen: ArmSetting, choice: PlannedChoice, judged: pd.DataFrame, seed_count: int) -> WorthAt:
+    row = judged.iloc[0].to_dict() if len(judged) else {}
+    measured = {name: None if pd.isna(value := row.get(name)) else float(value) for name in JUDGED[1:]}
+    return WorthAt(
+        allowed=allowed,
+        arm=chosen.arm,
+        learning_rate=chosen.learning_rate,
+        dial=chosen.dial,
+        admissible=chosen.point is not None and fitted_share(chosen.point, choice) <= 1,
+        runs_needed=0 if len(judged) else seed_count,
+        **measured,
+    )

@@ -1,0 +1,227 @@
+"""The fronts: what each arm gains and forgets over rate and dial, and what it is worth at other margins."""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from scipy.optimize import isotonic_regression
+
+from rankscope.records import WorthAt
+from rankscope.records.readable_numbers import NOT_MEASURED, points, rate
+from rankscope.report.chart_drawing import (
+    PLOT_WIDTH,
+    POINTS,
+    SHAPES,
+    Chart,
+    Pair,
+    Record,
+    Section,
+    Tables,
+    chart,
+    domain,
+    each,
+    layer,
+    records,
+    tooltips,
+)
+from rankscope.report.page_tables import Cell, DataTable
+from rankscope.report.rank_charts import ENDS, of_pair
+
+FRONT_HEIGHT = 420
+
+_MEASURES = tuple(f"{measure}{end}" for measure in ("gain", "forgetting") for end in ENDS)
+
+# ---- the picture ----------------------------------------------------------------------------------------------------
+
+
+def front_frame(points: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
+    """The points of one base model and training set, in percentage points, in the order of `arm_frame`'s arms.
+
+    `points`: the columns of tables/operating_points.parquet. A rate that was only searched has no gain of its own: its
+    validation loss is put where the judged points' gain has it (never rising with the loss), its forgetting is that of
+    the items that choose. Columns: arm, order, series, learning_rate, dial, seeds, judged, chosen, and gain and
+    forgetting with their ends.
+    """
+    if points.empty or arms.empty or "gain" not in points.columns:
+        return pd.DataFrame()
+    frame = points.merge(arms[["arm", "order"]].astype({"order": int}), on="arm")
+    frame["judged"] = frame["gain"].notna() & frame["forgetting"].notna()
+    keys = ["arm", "learning_rate", "dial"]
+    frame = frame.sort_values(["judged", "chosen"], ascending=False).drop_duplicates(keys)
+    for name in _MEASURES:
+        frame[name] = 100 * frame[name].astype("Float64").astype(float)
+    loss = frame["validation_loss"].astype("Float64").astype(float)
+    judged = frame["judged"] & loss.notna()
+    if judged.any():
+        searched = ~frame["judged"]
+        falling = -isotonic_regression(-frame.loc[judged, "gain"].to_numpy()[np.argsort(loss[judged].to_numpy())]).x
+        frame.loc[searched, "gain"] = np.interp(loss[searched], np.sort(loss[judged].to_numpy()), falling)
+        frame.loc[searched, "forgetting"] = 100 * frame.loc[searched, "forgetting_select"].astype("Float64").astype(
+            float
+        )
+    frame["series"] = frame["arm"] + " at " + frame["learning_rate"].map(rate)
+    return frame.sort_values(["order", "judged", "learning_rate", "dial"]).reset_index(drop=True)
+
+
+class _Axes:
+    """The two scales: they hold what is judged and the margin; hollow points far beyond are cut off at the edge."""
+
+    def __init__(self, judged: list[Record], hollow: list[Record], retention_margin: float) -> None:
+        gains = [row[f"gain{end}"] for row in judged for end in ENDS] + [row["gain"] for row in hollow]
+        losses = [row["forgetting"] for row in judged]
+        losses += [row[f"forgetting{end}"] for row in judged if row["chosen"] for end in ENDS[1:]]
+        top = max([3 * retention_margin, *(loss for loss in losses if loss is not None)])
+        within = [loss for loss in (row["forgetting"] for row in hollow) if loss is not None and loss <= top]
+        self.x_limits = domain(gains, include=(0,))
+        self.y_limits = domain([*losses, *within], include=(0, 1.3 * retention_margin))
+        self._x = alt.Scale(domain=list(self.x_limits), nice=False, zero=False)
+        self._y = alt.Scale(domain=list(self.y_limits), nice=False, zero=False)
+
+    def x(self, field: str = "gain") -> alt.X:
+        return alt.X(f"{field}:Q", scale=self._x, title=f"Gain on in-domain suites ({POINTS}): right is better")
+
+    def y(self, field: str = "forgetting") -> alt.Y:
+        return alt.Y(f"{field}:Q", scale=self._y, title=f"Forgetting elsewhere ({POINTS}): down is better")
+
+
+def front_chart(frame: pd.DataFrame, *, retention_margin: float) -> Chart | None:
+    """Forgetting (y) against gain (x), a curve for each arm and rate over its dials; the margin is in points.
+
+    Filled: judged by all seeds, with intervals. Hollow: other rates, from the search's one seed. A ring: the setting at
+    which the arm is judged. Columns: those of `front_frame`.
+    """
+    rows = records(frame, "gain", "forgetting")
+    if not rows:
+        return None
+    judged = [row for row in rows if row["judged"]]
+    hollow = [row for row in rows if not row["judged"]]
+    names = list(dict.fromkeys(str(row["arm"]) for row in sorted(rows, key=lambda row: row["order"])))
+    plane = _Axes(judged, hollow, retention_margin)
+    legend = alt.Legend(title=None, orient="top", symbolOpacity=1, columns=6)
+    colour = alt.Color("arm:N", scale=alt.Scale(domain=names), legend=legend)
+    shapes = [SHAPES[i % len(SHAPES)] for i in range(len(names))]
+    shape = alt.Shape("arm:N", scale=alt.Scale(domain=names, range=shapes), legend=legend)
+    parts = [*_beyond(plane, retention_margin), *_curves(rows, plane, colour), *_bars(judged, plane, colour)]
+    parts += _dots(judged, hollow, plane, (colour, shape))
+    title = f"Fronts: what each arm gains and forgets over rate and dial ({POINTS})"
+    return layer(*parts).properties(width=PLOT_WIDTH, height=FRONT_HEIGHT, title=title)
+
+
+def _beyond(plane: _Axes, margin: float) -> list[alt.Chart]:
+    """What forgets more than the margin, shaded, and the base at the origin."""
+    (left, right), (_, top) = plane.x_limits, plane.y_limits
+    box = chart([{"x0": left, "x1": right, "y0": margin, "y1": top}]).mark_rect(opacity=0.1, color="gray")
+    line = chart([{"at": margin, "text": f"margin {margin:g}"}])
+    base = chart([{"gain": 0.0, "forgetting": 0.0}]).mark_point(shape="cross", size=110, filled=True, color="gray")
+    text = line.mark_text(align="left", dx=5, fontSize=11)
+    return [
+        box.encode(x=plane.x("x0"), x2="x1:Q", y=plane.y("y0"), y2="y1:Q"),
+        line.mark_rule(strokeDash=[5, 4], color="gray").encode(y=plane.y("at")),
+        text.encode(x=alt.value("width"), y=plane.y("at"), text="text:N"),
+        base.encode(x=plane.x(), y=plane.y()),
+    ]
+
+
+def _curves(rows: list[Record], plane: _Axes, colour: alt.Color) -> list[alt.Chart]:
+    """A line over the dials of each arm and rate, from the base's cross on; dashed where it was not judged."""
+    lines = []
+    for judged, dash in ((False, [2, 3]), (True, [1, 0])):
+        own = [row for row in rows if bool(row["judged"]) == judged]
+        starts = sorted({(row["series"], row["arm"]) for row in own})
+        base = [{"series": s, "arm": a, "gain": 0.0, "forgetting": 0.0, "dial": 0.0} for s, a in starts]
+        drawn = chart([*base, *own]).mark_line(strokeDash=dash, strokeWidth=1.6, opacity=0.8, clip=True)
+        lines.append(drawn.encode(x=plane.x(), y=plane.y(), color=colour, detail="series:N", order="dial:Q"))
+    return lines
+
+
+def _bars(judged: list[Record], plane: _Axes, colour: alt.Color) -> list[alt.Chart]:
+    """Intervals, of the chosen settings only: those of all dials would hide the curves."""
+    own = [row for row in judged if row["chosen"]]
+    across = chart([row for row in own if row["gain_low"] is not None]).mark_rule(strokeWidth=1.2, opacity=0.6)
+    upright = chart([row for row in own if row["forgetting_low"] is not None]).mark_rule(strokeWidth=1.2, opacity=0.6)
+    return [
+        across.encode(x=plane.x("gain_low"), x2="gain_high:Q", y=plane.y(), color=colour),
+        upright.encode(y=plane.y("forgetting_low"), y2="forgetting_high:Q", x=plane.x(), color=colour),
+    ]
+
+
+def _dots(
+    judged: list[Record], hollow: list[Record], plane: _Axes, marks: tuple[alt.Color, alt.Shape]
+) -> list[alt.Chart]:
+    colour, shape = marks
+    words = ("(points)", "from", "to")
+    told = tooltips(
+        ("arm", "arm", ""), ("learning_rate", "learning rate", ".2~e"), ("dial", "dial", ".2~f"),
+        ("seeds", "seeds", "d"),
+        *((f"{m}{end}", f"{m} {word}", "+.1f") for m in ("gain", "forgetting") for end, word in
+          zip(ENDS, words, strict=True)),
+    )  # fmt: skip
+    at = {"x": plane.x(), "y": plane.y(), "color": colour}
+    rings = chart([row for row in judged if row["chosen"]]).mark_point(size=330, strokeWidth=2, shape="circle")
+    open_dots = chart(hollow).mark_point(filled=False, size=45, opacity=0.9, clip=True)
+    dots = chart(judged).mark_point(filled=True, size=75, opacity=1)
+    return [
+        open_dots.encode(**at, shape=shape, tooltip=told),
+        dots.encode(**at, shape=shape, tooltip=told),
+        rings.encode(**at),
+    ]
+
+
+def front_section(pairs: list[Pair], tables: Tables) -> Section:
+    """Every arm's curve over rate and dial, for every pair."""
+
+    def fronts(pair: Pair) -> Chart | None:
+        frame = front_frame(of_pair(tables.get("operating_points"), pair.verdict), pair.arms)
+        return front_chart(frame, retention_margin=pair.margins["retention"])
+
+    return Section(
+        "fronts",
+        "The fronts",
+        "What each arm gains and forgets as its learning rate and its dial are turned.",
+        "The dial s applies a share of what was trained: W0 + s (W - W0). Filled points are judged by all seeds, on "
+        "items that chose nothing, and a ring marks the setting that the arm is judged at, with its intervals. Hollow "
+        "points are other rates, from the search's one seed: their forgetting is that of the items that choose "
+        "settings, their gain is read off their validation loss, and they decide nothing.",
+        each(pairs, fronts, "gain against forgetting over rate and dial, one curve an arm"),
+        "No arm was scored at several dials.",
+    )
+
+
+# ---- other margins --------------------------------------------------------------------------------------------------
+
+
+def margins_table(pairs: list[Pair]) -> DataTable:
+    """What each arm is worth if so many points of forgetting are allowed."""
+    several = len(pairs) > 1
+    columns = [
+        *([("model, trained on", False)] if several else []),
+        ("points allowed", True), ("arm", False), ("learning rate", True), ("dial", True), ("gain (points)", True),
+        ("forgetting (points)", True), ("judged by", False),
+    ]  # fmt: skip
+    rows = []
+    for pair in pairs:
+        order = {arm.label: place for place, arm in enumerate(pair.verdict.arms_by_size)}
+        lead = [Cell(pair.name, pair.name)] if several else []
+        found = sorted(pair.verdict.at_other_margins, key=lambda one: (one.allowed, order.get(one.arm, len(order))))
+        rows += [[*lead, *_margin_cells(one)] for one in found]
+    return DataTable("margins", "What each arm is worth at other margins", columns, rows)
+
+
+def _margin_cells(one: WorthAt) -> list[Cell]:
+    judged = one.gain is not None
+    told = "all seeds" if judged else f"nobody yet: {one.runs_needed} runs would tell"
+    if not one.admissible:
+        told += "; is expected to forget more"
+    measured = [
+        Cell(points(value), value) if value is not None else Cell(NOT_MEASURED, "")
+        for value in (one.gain, one.forgetting)
+    ]
+    return [
+        Cell(f"{100 * one.allowed:g}", one.allowed),
+        Cell(one.arm, one.arm),
+        Cell(rate(one.learning_rate), one.learning_rate if one.learning_rate is not None else ""),
+        Cell(f"{one.dial:g}", one.dial),
+        *measured,
+        Cell(told, told),
+    ]
