@@ -20,11 +20,12 @@ from bet_families import ARMS, FAMILIES, PARAMETERS, RANKS, Family, scenario_of
 from bet_families_held_out import HELD_OUT
 from simulated_studies import draw
 
-from rankscope.decide.best_bet import COST_SHARE, Axes, Margins, doublings, judge_draws, place_bet
+from rankscope.decide.best_bet import COST_SHARE, Axes, doublings, judge_draws, place_bet
 from rankscope.decide.bet_likelihood import Observed, observe
 from rankscope.decide.bet_posterior import Place, draw_truths, make_prior, seed_scales
+from rankscope.study.decision_settings import Margins
 
-MARGINS = Margins(task=3.0, retention=3.0, min_gain=1.0)
+MARGINS = Margins(task=3.0, retention=3.0, least_gain=1.0)
 PLACES = [*(Place(float(np.log2(rank)), False) for rank in RANKS), Place(None, True)]
 PRIOR = make_prior(PLACES)
 COST = MARGINS.task * COST_SHARE * doublings(PARAMETERS, [False] * len(RANKS) + [True])

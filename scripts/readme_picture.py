@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rankscope.edges.study_folder import StudyFolder
-from rankscope.report.model_card import trade_off_png
-from rankscope.results.frames import planned_study
+import rankscope
+from rankscope.report.model_card import png
 
 
 def main() -> None:
@@ -15,18 +14,7 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("picture", type=Path)
     args = parser.parse_args()
-    store = StudyFolder.open(args.study)
-    verdicts = store.read_verdicts()
-    if verdicts is None:
-        raise SystemExit(f"{args.study}: no verdict.json")
-    decision = planned_study(store)[0].decision
-    drawn = trade_off_png(
-        verdicts.verdicts[0], store.read_table("seeds"),
-        retention_margin=decision.retention_margin, min_gain=decision.min_gain,
-    )  # fmt: skip
-    if drawn is None:
-        raise SystemExit(f"{args.study}: no arm has both gain and forgetting")
-    args.picture.write_bytes(drawn)
+    args.picture.write_bytes(png(rankscope.load(args.study).chart("fronts")))
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def test_four_processes_give_the_tables_of_one(alone: tuple[Path, Path], tmp_pat
     study, expected = alone
     out = tmp_path / "out"
     ids = ids_of(study, out)
-    assert len(ids) == 8
+    assert len(ids) == 10
     shares = [ids[i::4] for i in range(4)]
     searched = [i for i in ids if i.startswith("lora-r3")]
     assert sum(any(i in share for i in searched) for share in shares) == 2
@@ -257,10 +257,10 @@ def test_the_commands_of_the_guide(alone: tuple[Path, Path], tmp_path: Path) -> 
 
     bash(listing)
     ids = (tmp_path / "runs.txt").read_text().split()
-    assert len(ids) == 8
+    assert len(ids) == 10
     bash(array, SLURM_ARRAY_TASK_ID="0")
     run(tmp_path / "study.yaml", tmp_path / "results", *ids[1:-1])
-    bash(array, SLURM_ARRAY_TASK_ID="7")
+    bash(array, SLURM_ARRAY_TASK_ID="9")
     bash(ending)
     assert_same(tmp_path / "results", expected)
 

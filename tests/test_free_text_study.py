@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 import yaml
 from judge_server import judge_server, said
 from tiny_study import write_rows
@@ -80,6 +81,7 @@ def test_instructions_judged_by_loss_end_with_an_answer(tmp_path: Path, shared_d
     assert "nats" in verdict.sentence
 
 
+@pytest.mark.slow
 def test_instructions_judged_by_every_grader_end_with_an_answer(tmp_path: Path, shared_data: Path) -> None:
     graders: dict[str, Any] = {
         "exact": "exact",

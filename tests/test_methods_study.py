@@ -123,6 +123,7 @@ def test_the_card_says_what_it_is_and_its_code_loads_it(done: Path, tmp_path: Pa
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert words in card
     code = card.split("```python\n")[1].split("```")[0].replace("PATH_OF_THIS_FOLDER", str(tmp_path / "out"))
+    code = code.replace("PATH_OF_THE_BASE", str(done.parent / "input" / "model"))
     space: dict[str, object] = {}
     with no_progress_bars():
         exec(code, space)
@@ -140,7 +141,7 @@ def test_a_method_without_weights_is_not_merged(done: Path, tmp_path: Path) -> N
     assert "adapter of adapters-b4" in export_arm(
         StudyFolder.open(done), tmp_path / "plain", arm="adapters-b4", merged=False
     )
-    assert {"bottleneck.safetensors", "bottleneck.json", "README.md", "trade-off.png"} == {
+    assert {"bottleneck.safetensors", "bottleneck.json", "README.md"} == {
         p.name for p in (tmp_path / "plain").iterdir()
     }
     with no_progress_bars():

@@ -16,6 +16,8 @@ from tiny_study import tiny_study
 
 import rankscope
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(rankscope.__file__).parent
 
 MEASURE = '''

@@ -122,7 +122,7 @@ assert not {{"torch", "altair", "pandas"}} & set(sys.modules)
 study = rankscope.load({str(done)!r})
 assert list(study.arms()["arm"]) == ["lora-r2", "full"], study.arms()
 assert set(study.tables["scores"]["arm"]) == {{"base", "full", "lora-r2"}}
-for name in ("gain", "trade_off", "learning", "matrix", "cost"):
+for name in ("gain", "learning", "matrix", "cost"):
     assert study.chart(name)._repr_mimebundle_(None, None), name
 assert "lora-r2" in study._repr_html_()
 assert "torch" not in sys.modules

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rankscope.decide.best_bet import Axes, Margins, Outcomes, doublings, judge_draws, least_bad, place_bet
+from rankscope.decide.best_bet import Axes, Outcomes, doublings, judge_draws, least_bad, place_bet
+from rankscope.study.decision_settings import Margins
 
-POINTS = Margins(task=3.0, retention=3.0, min_gain=1.0)
+POINTS = Margins(task=3.0, retention=3.0, least_gain=1.0)
 
 
 def one(gain: list[float], lost: list[float], margins: Margins = POINTS) -> Outcomes:
@@ -51,7 +52,7 @@ def test_some_option_is_always_right_and_some_has_no_regret(gain: np.ndarray, lo
 
 
 def test_with_two_units_terms_are_in_margins_and_an_arm_must_hold_in_each() -> None:
-    nats = Margins(task=0.02, retention=0.02, min_gain=0.0)
+    nats = Margins(task=0.02, retention=0.02, least_gain=0.0)
     points = Axes(np.array([[12.0, 6.0]]), np.array([[1.0, 1.0]]), POINTS)
     keeping = Axes(np.array([[0.10, 0.10]]), np.array([[0.0, 0.0]]), nats)
     found = judge_draws([points, keeping], in_margins=True)

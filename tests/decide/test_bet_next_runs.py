@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rankscope.decide.best_bet import Axes, Margins, Outcomes, judge_draws
+from rankscope.decide.best_bet import Axes, Outcomes, judge_draws
 from rankscope.decide.bet_likelihood import Observed
 from rankscope.decide.bet_next_runs import HONEST_SHARE, new_mean_variance, next_arms, wanted
+from rankscope.study.decision_settings import Margins
 
-POINTS = Margins(task=3.0, retention=3.0, min_gain=1.0)
+POINTS = Margins(task=3.0, retention=3.0, least_gain=1.0)
 
 
 def test_a_new_mean_of_that_variance_does_what_a_seed_does() -> None:

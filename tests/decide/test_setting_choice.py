@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankscope.decide.setting_choice import LABELS_LEAD, ArmPoints, choose_settings, isotonic, with_fits
-from rankscope.decide.setting_points import Measured, operating_points, setting_points
+from rankscope.decide.setting_points import SettingMeasurements, operating_points, setting_points
 from rankscope.records import ArmSetting, PlannedChoice, SettingPoint
 
 CHOICE = PlannedChoice(model="m", train_set="t", select="retention", limit=0.02, limit_nats=0.013)
@@ -137,7 +137,7 @@ def test_points_are_means_over_items_then_suites_then_seeds() -> None:
         [("a", 1e-3, 1.0, 0, 2.0), ("a", 1e-3, 1.0, 1, 3.0), ("a", 1e-3, 0.5, 0, 4.0)], columns=columns
     )
     suites = pd.DataFrame({"suite": ["law", "sums"], "form": "choices", "metric": "score"})
-    (found,) = setting_points(Measured(pd.concat(parts), moved, losses), base, suites, "runs")
+    (found,) = setting_points(SettingMeasurements(pd.concat(parts), moved, losses), base, suites, "runs")
     assert (found.dial, found.seeds, found.validation_loss) == (1.0, 2, 2.5), "one seed at 0.5 is not all of them"
     assert found.forgetting == pytest.approx(((1 / 4 + 1 / 2) / 2 + 0) / 2)
     assert found.kl_first_token_nats == pytest.approx((2.0 + 4.0) / 2)

@@ -14,6 +14,8 @@ from tiny_study import tiny_study
 
 import rankscope
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(rankscope.__file__).parent
 
 STORAGE = '''

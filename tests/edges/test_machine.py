@@ -1,4 +1,4 @@
-"""Large blocks stay with the process that freed them, where the C library knows how."""
+"""What a machine is found to be; large blocks stay with the process that freed them, where the C library knows how."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 import time
 
 import pytest
+import torch
 
+from rankscope.edges import machine
 from rankscope.edges.machine import is_running
 
 FAULTS = """
@@ -70,3 +72,14 @@ def test_a_process_that_ended_and_was_not_reaped_is_not_running() -> None:
     assert child.returncode is None, "nobody has waited for it"
     child.wait()
     assert is_running(os.getpid())
+
+
+def test_a_few_slow_products_do_not_decide_the_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of small products in bf16 a busy neighbour may slow most; large ones tell."""
+
+    def speed(dtype: torch.dtype, device: str, size: int = 1024, repeats: int = 6) -> float:
+        fast = dtype == torch.bfloat16 and size == 1024
+        return 7.0 if fast else 0.4 if dtype == torch.bfloat16 else 1.0
+
+    monkeypatch.setattr(machine, "matrix_flops_per_second", speed)
+    assert machine._cpu_bfloat16_is_fast()

@@ -109,7 +109,7 @@ def test_what_cannot_be_graded_names_suite_and_item(tmp_path: Path) -> None:
     items = [Item(f"item-{i}", "open", (1,), answers=("a",)) for i in range(3)]
     code = "def score(answer): return {'x': 0.5, 'y': float('nan')}[answer]"
     suite = Suite("helpful", None, "recall", items, grader=grader, grader_code=code)
-    assert grade_answers(suite, items, ["x", "x", "x"]) == [0.5, 0.5, 0.5]
+    assert grade_answers(suite, items, ["x", "x", "x"]).scores == [0.5, 0.5, 0.5]
     with pytest.raises(NotGraded) as error:
         grade_answers(suite, items, ["x", "y", "x"])
     assert str(error.value) == "suite helpful, item item-1: the grader gave NaN for a score, expected 0 to 1"

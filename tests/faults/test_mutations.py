@@ -326,6 +326,7 @@ def test_damaged_models_are_refused_in_lines(done: tuple[Path, Path], tmp_path: 
     assert count == MODELS
 
 
+@pytest.mark.slow
 def test_damaged_studies_as_real_processes(done: tuple[Path, Path], tmp_path: Path) -> None:
     """The same by the command itself: what a library prints past Python, or ends the process with, is seen here."""
     study, whole = done

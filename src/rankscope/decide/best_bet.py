@@ -17,20 +17,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rankscope.study.decision_settings import Margins
+
 Floats = NDArray[np.float64]
 Truths = NDArray[np.bool_]
 
 COST_SHARE = 1 / 60
 """Of the task margin, for each doubling of the trainable parameters: 0.05 points at a margin of 3."""
 LEAST_BAD_CONFIDENCE = 0.8
-
-
-class Margins(NamedTuple):
-    """The margins of one unit (points, or nats), in that unit."""
-
-    task: float
-    retention: float
-    min_gain: float
 
 
 class Axes(NamedTuple):
@@ -71,7 +65,7 @@ def judge_draws(axes: Sequence[Axes], *, in_margins: bool = False) -> Outcomes:
         raise ValueError("no gain to bet on")
     all_of = np.logical_and.reduce
     keeps = all_of([np.ones(gains[0][0].shape, dtype=bool), *(lost <= most for lost, most in losses)])
-    counts = all_of([gain >= margins.min_gain for gain, margins in gains])
+    counts = all_of([gain >= margins.least_gain for gain, margins in gains])
     gain = np.mean([gain / (margins.task if in_margins else 1.0) for gain, margins in gains], axis=0)
     excess = np.zeros(gain.shape)
     for lost, most in losses:

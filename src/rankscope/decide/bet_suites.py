@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rankscope.decide.best_bet import Margins
 from rankscope.decide.paired_items import Frames, Pairing, SuiteScores, pair
 from rankscope.decide.run_outcomes import floor_of
 from rankscope.records import Metric
+from rankscope.study.decision_settings import Margins
 from rankscope.study.study import Decision
 
 METRICS: tuple[Metric, ...] = ("score", "loss")

@@ -208,8 +208,8 @@ def rates(
 
     `base` are the base's predictions, `domains` the training sets' domains; `settings` say which rate was chosen, the
     search's loss-best where they say nothing. Gain and forgetting are of the rates that were trained to the end, as
-    they were trained, on the search's probe items, which never judge; each suite with the same weight, null where there
-    are none.
+    they were trained, on the items that choose settings and never judge; each suite with the same weight, null where
+    there are none.
     """
     used = {(s.model, s.train_set, s.arm): s.learning_rate for s in settings}
     known = base.assign(score=pd.to_numeric(base["score"]).astype(float)).dropna(subset=["score"])
@@ -285,7 +285,7 @@ def rate_sentences(table: pd.DataFrame, decision: Decision) -> list[str]:
         if less > decision.retention_margin:
             said.append(
                 f"{name}: the rate {mildest['learning_rate']:g} forgets about {reason_decimal(less)} points less than "
-                f"the chosen {rate} (on {best['probe_items']} probe items, as trained) at a validation loss of "
-                f"{mildest['validation_loss']:.3g} against {best['validation_loss']:.3g}"
+                f"the chosen {rate} (on the {best['probe_items']} items that choose, as trained) at a validation loss "
+                f"of {mildest['validation_loss']:.3g} against {best['validation_loss']:.3g}"
             )
     return said

@@ -36,7 +36,7 @@ _TYPES: dict[str, Any] = {
 }
 
 
-class Measured(NamedTuple):
+class SettingMeasurements(NamedTuple):
     """What was measured of some arms: `scores` (KEYS, seed, suite, item_id and what an item is worth), `moved` (KEYS,
     seed, suite, item_id, kl_first_token_nats, kl_choices_nats), `losses` (KEYS, seed, validation_loss)."""
 
@@ -45,7 +45,9 @@ class Measured(NamedTuple):
     losses: pd.DataFrame
 
 
-def setting_points(measured: Measured, base: pd.DataFrame, suites: pd.DataFrame, source: Source) -> list[SettingPoint]:
+def setting_points(
+    measured: SettingMeasurements, base: pd.DataFrame, suites: pd.DataFrame, source: Source
+) -> list[SettingPoint]:
     """A point for each arm, rate and dial that has a validation loss in every seed that the arm has at that rate.
 
     `base` is what the base scored on every item (suite, item_id, choice_logprobs, ...), `suites` has suite, form and

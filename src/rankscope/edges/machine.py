@@ -207,12 +207,14 @@ def _cpu_name() -> str:
 def _cpu_bfloat16_is_fast() -> bool:
     """bf16 products beat fp32 ones clearly; measured, since instruction sets do not tell of every library's kernels.
 
-    Small ones first: a CPU without instructions for bf16 may take seconds for a large one.
+    Small ones first: a CPU without instructions for bf16 may take seconds for a large one. The best of many, and far
+    apart, since a busy neighbour must not decide the dtype of a study: three small products once looked slow beside
+    other work, on a machine where large ones are seven times as fast.
     """
     import torch
 
-    small = [matrix_flops_per_second(dtype, "cpu", 192, 3) for dtype in (torch.bfloat16, torch.float32)]
-    if small[0] < 0.5 * small[1]:
+    small = [matrix_flops_per_second(dtype, "cpu", 192, 30) for dtype in (torch.bfloat16, torch.float32)]
+    if small[0] < 0.1 * small[1]:
         return False
     return matrix_flops_per_second(torch.bfloat16, "cpu") > 1.5 * matrix_flops_per_second(torch.float32, "cpu")
 

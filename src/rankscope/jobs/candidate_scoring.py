@@ -33,7 +33,7 @@ _SELECTION = ["suite", "item_id", "score", "loss_nats", "scored_tokens"]
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredCandidate:
     """An arm at one rate: `selection` (dial, suite, item_id and what the item is worth), `moved` (dial, suite, item_id
     and both divergences), and the validation loss at each dial."""
 
@@ -46,7 +46,7 @@ class Scored:
 
 def score_candidate(
     context: JobContext, search: PlannedSearch, arm: Arm, rate: float, checkpoint: StoredCheckpoints
-) -> Scored:
+) -> ScoredCandidate:
     """What a rate scores where its checkpoint stands, at the end of its training."""
     suites = _suites_that_choose(context, search)
     tokens = context.micro_batch_tokens(search)
@@ -57,10 +57,10 @@ def score_candidate(
             losses.append(DialLoss(arm=arm.label, learning_rate=rate, dial=side.dial, validation_loss=loss))
             frames.append(_selection(context, suites, side))
         moved = moved_frame(context, search.model, search.train_set, sides)
-    return Scored(arm.label, rate, pd.concat(frames, ignore_index=True), moved, losses)
+    return ScoredCandidate(arm.label, rate, pd.concat(frames, ignore_index=True), moved, losses)
 
 
-def write_scored(context: JobContext, search_id: str, scored: Sequence[Scored]) -> None:
+def write_scored(context: JobContext, search_id: str, scored: Sequence[ScoredCandidate]) -> None:
     """selection.parquet and first_tokens.parquet of a search, beside what stands there of other rates."""
     folder, owner = context.folder, f"searches/{search_id}"
     named = [{"arm": one.arm, "learning_rate": one.rate} for one in scored]

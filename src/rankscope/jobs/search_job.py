@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.jobs.candidate_scoring import Scored, score_candidate, write_scored
+from rankscope.jobs.candidate_scoring import ScoredCandidate, score_candidate, write_scored
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.plan.rate_search import NEAR, around, predicted_rate, search_rates, start_rates
@@ -158,7 +158,7 @@ def _search_further(context: JobContext, search: PlannedSearch, record: SearchRe
     candidates.remove_checkpoints([rate])
 
 
-def _probe_items(scored: Sequence[Scored]) -> dict[str, list[str]]:
+def _probe_items(scored: Sequence[ScoredCandidate]) -> dict[str, list[str]]:
     """The items that the rates were scored on, by suite."""
     found: dict[str, dict[str, None]] = {}
     for one in scored:
@@ -167,7 +167,7 @@ def _probe_items(scored: Sequence[Scored]) -> dict[str, list[str]]:
     return {suite: list(items) for suite, items in found.items()}
 
 
-def _probed(scored: Sequence[Scored], steps: int) -> list[ProbedRate]:
+def _probed(scored: Sequence[ScoredCandidate], steps: int) -> list[ProbedRate]:
     """What each rate that was trained to the end scores as it was trained, by suite."""
     found = []
     for one in scored:
@@ -240,7 +240,7 @@ class Candidates:
                 self._measured[key] = {"loss": loss, "seconds": result.train_seconds}
         context.folder.write_rungs(search.search_id, self._measured)
 
-    def score(self, rates: Sequence[float]) -> list[Scored]:
+    def score(self, rates: Sequence[float]) -> list[ScoredCandidate]:
         """Every arm at the rates that were trained to the end, at every dial; those that diverged are left out."""
         steps, found = self._search.step_count, []
         for rate in rates:

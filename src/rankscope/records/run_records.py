@@ -157,7 +157,7 @@ class SamplesRecord(Record):
 
 
 class ProbedRate(Record):
-    """A candidate of a search on the probe items of one suite: measured after the choice, never used for it."""
+    """A candidate of a search, trained to the end, on the items of one suite that choose settings and never judge."""
 
     arm: str
     learning_rate: float
@@ -178,8 +178,8 @@ class DialLoss(Record):
 class SearchRecord(Record):
     """search.json: a learning-rate search. `losses[i][k]`: rate i after rung k, None where it was dropped.
 
-    `rates` may reach beyond the planned grid, where the best was its last. `probe_items` are the item ids that
-    `probed` is of, by suite.
+    `rates` may reach beyond the planned grid, where the best was its last. `probe_items` are the item ids, by
+    suite, that `probed` is of: those that choose settings.
     """
 
     format_version: int = FORMAT_VERSION

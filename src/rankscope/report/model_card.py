@@ -153,8 +153,9 @@ def _by_seed(outcome: SuiteOutcome, row: ArmVerdict, scores: pd.DataFrame, verdi
 
 
 def _loading(verdict: Verdict, arm: Arm, study: Mapping[str, Any]) -> str:
+    """Python that loads it. A base in a folder is named by a place to fill in: its path is nobody else's."""
     base = _base_id(verdict, study)
-    return arm.traits.loading_code(base)
+    return arm.traits.loading_code(base if base == "bundled" or "/" in base else "PATH_OF_THE_BASE")
 
 
 def _settings(row: ArmVerdict, arm: Arm, study: Mapping[str, Any]) -> str:

@@ -256,10 +256,10 @@ def text_table(scores: pd.DataFrame | None) -> DataTable:
 
 
 def rates_table(rates: pd.DataFrame | None) -> DataTable:
-    """Every rate that a search tried: its loss, and what it gained and forgot on the probe items."""
+    """Every rate that a search tried: its loss, and what it gained and forgot on the items that choose settings."""
     columns = [
         ("model", False), ("trained on", False), ("arm", False), ("learning rate", True), ("steps", True),
-        ("validation loss", True), ("gain (points)", True), ("forgetting (points)", True), ("probe items", True),
+        ("validation loss", True), ("gain (points)", True), ("forgetting (points)", True), ("items that choose", True),
         ("choice", False),
     ]  # fmt: skip
     rows = []

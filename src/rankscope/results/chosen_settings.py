@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from rankscope.decide.setting_choice import ArmPoints, choose_settings, exceeds_everywhere, with_fits
-from rankscope.decide.setting_points import KEYS, Measured, setting_points
+from rankscope.decide.setting_points import KEYS, SettingMeasurements, setting_points
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import (
     ArmSetting,
@@ -61,7 +61,7 @@ def searched_settings(folder: StudyFolder, plan: Plan, choice: PlannedChoice, su
     points = search_points(folder, plan, choice, suites)
     wanted: list[ArmPoints] = []
     ids: list[str] = []
-    for search in searches_of(plan, choice):
+    for search in planned_searches_of(plan, choice):
         record = folder.read_search(search.search_id)
         if record is None:
             continue
@@ -77,7 +77,9 @@ def further_searches(folder: StudyFolder, plan: Plan, choice: PlannedChoice, sui
     limit at every dial, by the fit over what all arms' first two rates scored. None where rates are shared."""
     if choice.select == "loss":
         return []
-    records = {s.search_id: folder.read_search(s.search_id) for s in searches_of(plan, choice) if len(s.arms) == 1}
+    records = {
+        s.search_id: folder.read_search(s.search_id) for s in planned_searches_of(plan, choice) if len(s.arms) == 1
+    }
     first = {record.arms[0]: record.finals[:2] for record in records.values() if record is not None}
     points = search_points(folder, plan, choice, suites)
     kept = [p for label, own in points.items() for p in own if p.learning_rate in first.get(label, ())]
@@ -89,7 +91,7 @@ def further_searches(folder: StudyFolder, plan: Plan, choice: PlannedChoice, sui
     ]
 
 
-def searches_of(plan: Plan, choice: PlannedChoice) -> list[PlannedSearch]:
+def planned_searches_of(plan: Plan, choice: PlannedChoice) -> list[PlannedSearch]:
     """The searches of one base model and training set."""
     return [s for s in plan.searches if (s.model, s.train_set) == (choice.model, choice.train_set)]
 
@@ -143,7 +145,9 @@ def run_points(
         first = folder.read_first_tokens(run.run_id)
         if first is not None:
             moved.append(first.assign(arm=label, learning_rate=rate, seed=seed))
-    measured = Measured(_joined(scores, _SCORES), _joined(moved, _MOVED), pd.DataFrame(losses, columns=_LOSSES))
+    measured = SettingMeasurements(
+        _joined(scores, _SCORES), _joined(moved, _MOVED), pd.DataFrame(losses, columns=_LOSSES)
+    )
     return _by_arm(setting_points(measured, _base(folder, plan, choice), suites, "runs"))
 
 
@@ -168,7 +172,7 @@ def search_points(
 ) -> dict[str, list[SettingPoint]]:
     """Points of the rates that searches trained to the end, by label."""
     scores, moved, losses = [], [], []
-    for search in searches_of(plan, choice):
+    for search in planned_searches_of(plan, choice):
         record = folder.read_search(search.search_id)
         if record is None:
             continue
@@ -179,7 +183,9 @@ def search_points(
         losses += [
             (one.arm, one.learning_rate, one.dial, record.seed, one.validation_loss) for one in record.dial_losses
         ]
-    measured = Measured(_joined(scores, _SCORES), _joined(moved, _MOVED), pd.DataFrame(losses, columns=_LOSSES))
+    measured = SettingMeasurements(
+        _joined(scores, _SCORES), _joined(moved, _MOVED), pd.DataFrame(losses, columns=_LOSSES)
+    )
     return _by_arm(setting_points(measured, _base(folder, plan, choice), suites, "search"))
 
 

@@ -15,6 +15,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Verdict, VerdictFile
 from rankscope.report.chart_drawing import Chart, Pair
 from rankscope.report.cost_charts import cost_chart, cost_frame
+from rankscope.report.front_charts import front_chart, front_frame
 from rankscope.report.rank_charts import arm_frame, make_pairs, of_pair, rank_chart
 from rankscope.report.suites_and_items import change_frame, matrix_chart
 from rankscope.report.tradeoff_charts import kind_chart, tradeoff_chart
@@ -23,7 +24,7 @@ from rankscope.results.frames import planned_study
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Study
 
-CHARTS = ("gain", "forgetting", "trade_off", "matrix", "suites", "kinds", "learning", "cost")
+CHARTS = ("gain", "forgetting", "trade_off", "fronts", "matrix", "suites", "kinds", "learning", "cost")
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ class Results:
                 return rank_chart(pair.arms, "forgetting", margin=retention, margin_name="margin")
             case "trade_off":
                 return tradeoff_chart(pair.arms, pair.seeds, retention_margin=retention, min_gain=least)
+            case "fronts":
+                measured = of_pair(self.tables.get("operating_points"), pair.verdict)
+                return front_chart(front_frame(measured, pair.arms), retention_margin=retention)
             case "matrix":
                 return matrix_chart(changes("matrix"), "domain", "Change by training set and domain")
             case "suites":

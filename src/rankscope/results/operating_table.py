@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from rankscope.decide.gain_and_forgetting import intervals, measure_pairing
-from rankscope.decide.paired_items import pair
+from rankscope.decide.paired_items import Frames, pair
 from rankscope.decide.setting_points import JUDGED, KEYS, operating_points
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import ArmSetting, Plan, SettingsFile
@@ -24,18 +24,24 @@ def settled(folder: StudyFolder, plan: Plan) -> list[ArmSetting]:
     return settings
 
 
-def operating_table(folder: StudyFolder, plan: Plan, settings: Sequence[ArmSetting], confidence: float) -> pd.DataFrame:
+def operating_table(
+    folder: StudyFolder, plan: Plan, settings: Sequence[ArmSetting], confidence: float, frames: Frames
+) -> pd.DataFrame:
     """A row for each point of every arm; beside those that the study's seeds were trained at, what they gain and
-    forget on the items that judge, with intervals at `confidence`, each for itself."""
-    return operating_points(list(settings), judged_at_dials(folder, plan, settings, confidence))
+    forget on the items that judge, with intervals at `confidence`, each alone. `frames`: arms at their settings."""
+    return operating_points(list(settings), judged_at_dials(folder, plan, settings, confidence, frames))
 
 
-def judged_at_dials(folder: StudyFolder, plan: Plan, settings: Iterable[ArmSetting], confidence: float) -> pd.DataFrame:
+def judged_at_dials(
+    folder: StudyFolder, plan: Plan, settings: Iterable[ArmSetting], confidence: float, at_settings: Frames
+) -> pd.DataFrame:
     """model, train_set, KEYS and JUDGED: each arm at the rate of its runs, at each dial that all of them have."""
     rows = []
     known = list(settings)
     for dial in sorted({dial for run in plan.runs for dial in run.dials}) if known else []:
-        frames = frames_of(folder, plan, [setting.model_copy(update={"dial": dial}) for setting in known])
+        frames = at_settings
+        if any(setting.dial != dial for setting in known):
+            frames = frames_of(folder, plan, [setting.model_copy(update={"dial": dial}) for setting in known])
         done = frames.runs[frames.runs["state"] == "done"]
         for setting in known:
             mine = done[(done["model"] == setting.model) & (done["train_set"] == setting.train_set)]

@@ -6,7 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import ArmSetting, Plan, PlannedChoice, PlannedRun, SettingsFile
-from rankscope.results.chosen_settings import arms_of, fixed_dial, further_searches, searched_settings, searches_of
+from rankscope.results.chosen_settings import (
+    arms_of,
+    fixed_dial,
+    further_searches,
+    planned_searches_of,
+    searched_settings,
+)
 from rankscope.results.frames import suites_frame
 from rankscope.study.methods import Arm
 
@@ -17,7 +23,7 @@ def further_rates(folder: StudyFolder, plan: Plan) -> list[str]:
     return [
         search_id
         for choice in plan.choices
-        if all(folder.read_search(search.search_id) is not None for search in searches_of(plan, choice))
+        if all(folder.read_search(search.search_id) is not None for search in planned_searches_of(plan, choice))
         for search_id in further_searches(folder, plan, choice, suites)
     ]
 
@@ -34,7 +40,7 @@ def settle_searched(folder: StudyFolder, plan: Plan) -> None:
     for choice in plan.choices:
         found = None
         arms = arms_of(plan, choice)
-        for search in searches_of(plan, choice):
+        for search in planned_searches_of(plan, choice):
             for arm in search.arms:
                 before = held.of(choice.model, choice.train_set, arm.label)
                 if before is not None and _holds(before, arms[arm.label], choice, search.search_id):

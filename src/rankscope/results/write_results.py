@@ -42,7 +42,7 @@ def write_results(folder: StudyFolder) -> VerdictFile:
     tables["rates"] = rates(
         searches_of(folder, plan), predictions[predictions["arm"] == "base"], suites, domains, settings
     )
-    tables["operating_points"] = operating_table(folder, plan, settings, study.decision.confidence)
+    tables["operating_points"] = operating_table(folder, plan, settings, study.decision.confidence, frames)
     trained = tables["scores"]  # what is inside a run is as it was trained, and so is what is held against it
     if any(setting.dial < 1 for setting in settings):
         trained = scores(frames_of(folder, plan, []))

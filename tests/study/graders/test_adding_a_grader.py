@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import yaml
 from tiny_study import tiny_study, write_rows
 
 import rankscope
+
+pytestmark = pytest.mark.slow
 
 LENGTH = '''
 """Grades by length."""

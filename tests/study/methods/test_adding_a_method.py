@@ -14,6 +14,8 @@ from tiny_study import tiny_study
 
 import rankscope
 
+pytestmark = pytest.mark.slow
+
 WHAT_IT_IS = '''
 """One trained factor for the output of every block's feed-forward."""
 
