@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from rankscope.evaluate.score_suites import eos_ids
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.model.load import load_model
 from rankscope.pipeline import Outcome
-from rankscope.records import PlannedRun
+from rankscope.records import Interval, PlannedRun
 from rankscope.study.read_study import read_study
 from rankscope.study.study import ModelSpec
 
@@ -33,6 +34,7 @@ ARMS = {
     },
     "full": {"learning_rate": 1e-3, "retain": {"kl": 0.2, "l2": 0.1}},
 }
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "remedies_table.py"
 PROMPTS = ["Name an oak.", "What is a fir?"]
 
 
@@ -95,6 +97,35 @@ def test_every_remedy_stands_against_its_own_arm_in_verdict_and_page(done: tuple
     assert "What would keep more" in section
     assert all(one.remedy in section and one.arm in section for one in outcomes.values())
     assert '<a href="#remedies">' in page
+
+
+def test_the_table_of_remedies_says_what_the_verdict_says(done: tuple[Path, Path]) -> None:
+    spec = importlib.util.spec_from_file_location("remedies_table", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    _, out = done
+    verdicts = StudyFolder.open(out).read_verdicts()
+    assert verdicts is not None
+    dials = {row.label: f"dial {row.dial:g}" for row in verdicts.verdicts[0].arms}
+    study = script.read(out)
+    for one in verdicts.verdicts[0].remedies:
+        worth = script.against(study, (one.arm, dials[one.arm]), (one.own_arm, dials[one.own_arm]))
+        assert (worth.gain_lost, worth.forgetting_saved) == (one.gain_lost, one.forgetting_saved)
+    rows = script.main_rows(study)
+    assert len(rows) == sum(len(run.dials) for run in runs_of(out).values())
+    assert [row for row in rows if "| lora-r2 | dial 1 | 1 |" in row and row.endswith("|  |  |")]
+    none = Interval(mean=None, low=None, high=None)
+
+    def worth_of(gain: float, lost: float) -> object:
+        shares = (Interval(mean=share, low=None, high=None) for share in (gain, lost))
+        return script.Worth(3, *shares, none, none)
+
+    front = {"dial 0.5": worth_of(0.1, 0.0), "dial 0.7": worth_of(0.2, 0.02), "dial 1": worth_of(0.3, 0.06)}
+    assert [script.nearest(front, lost) for lost in (-0.02, 0.01, 0.03, 0.09)] == [
+        "dial 0.5", "dial 0.7", "dial 0.7", "dial 1"
+    ]  # fmt: skip
 
 
 def test_rows_that_a_suite_asks_are_not_replayed(done: tuple[Path, Path]) -> None:

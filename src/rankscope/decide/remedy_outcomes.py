@@ -30,16 +30,22 @@ def remedy_outcomes(frames: Frames, model: str, train_set: str, confidence: floa
     if "remedy" not in runs:
         return []
     mine = runs[(runs["model"] == model) & (runs["train_set"] == train_set)]
-    first = mine.drop_duplicates("arm")
+    remedies = mine.drop_duplicates("arm").set_index("arm")["remedy"]
     found = []
-    for row in first[first["remedy"].notna()].to_dict("records"):
-        own = _own_arm(row, first)
-        if own is None or not (_done(mine, row["arm"]) & _done(mine, own)):
+    for arm, own in own_arms(mine).items():
+        if not _done(mine, arm) & _done(mine, own):
             continue
-        pairing = pair(frames, model=model, train_set=train_set, only=[str(row["arm"]), own])
+        pairing = pair(frames, model=model, train_set=train_set, only=[arm, own])
         if len(pairing.labels) == 2:
-            found.append(_outcome(pairing, str(row["arm"]), own, str(row["remedy"]), mine, confidence))
+            found.append(_outcome(pairing, arm, own, str(remedies[arm]), mine, confidence))
     return found
+
+
+def own_arms(runs: pd.DataFrame) -> dict[str, str]:
+    """By arm with a remedy its own one without, of the runs of one base model and training set, in their order."""
+    first = runs.drop_duplicates("arm")
+    pairs = ((str(row["arm"]), _own_arm(row, first)) for row in first[first["remedy"].notna()].to_dict("records"))
+    return {arm: own for arm, own in pairs if own is not None}
 
 
 def best_sentence(outcomes: list[RemedyOutcome]) -> str | None:

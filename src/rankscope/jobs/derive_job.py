@@ -51,7 +51,8 @@ LAYER_DIALS = ((0.5, 1.0), (1.0, 0.5))
 
 
 def derived_sources(study: Study, folder: StudyFolder, plan: Plan) -> list[PlannedRun]:
-    """Of each base model and training set the first run of the largest LoRA, where the study derives runs.
+    """Of each base model and training set the first run of the largest LoRA, of several one without a remedy, where the
+    study derives runs.
 
     One that diverged is passed over; for one that failed or is still to do nothing else is taken, so that a study that
     was stopped derives the same as one that never was.
@@ -59,7 +60,7 @@ def derived_sources(study: Study, folder: StudyFolder, plan: Plan) -> list[Plann
     if not (study.analysis.enabled and study.analysis.derived):
         return []
     first: dict[tuple[str, str], tuple[PlannedRun, str]] = {}
-    for run in sorted(plan.runs, key=lambda r: (-(r.arm.rank or 0), r.arm.label, r.seed)):
+    for run in sorted(plan.runs, key=lambda r: (-(r.arm.rank or 0), r.arm.remedy or "", r.arm.label, r.seed)):
         status = folder.read_status(run.run_id)
         state = status.state if status is not None else "planned"
         if run.arm.traits.delta == "factored" and run.fits and state != "diverged":

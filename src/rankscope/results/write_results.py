@@ -193,7 +193,8 @@ def _derived(folder: StudyFolder, runs: pd.DataFrame, roles: Roles) -> list[tupl
     model: of each base model and training set one run's each."""
     found: list[tuple[dict[str, object], pd.DataFrame]] = []
     seen: set[tuple[str, str, bool]] = set()
-    ordered = runs.sort_values(["rank", "arm", "seed"], ascending=[False, True, True])
+    plain_first = runs.assign(treated=runs["remedy"].notna())
+    ordered = plain_first.sort_values(["rank", "treated", "arm", "seed"], ascending=[False, True, True, True])
     for row in ordered.to_dict("records"):
         names = folder.derived_names(row["run_id"])
         pair = (row["model"], row["train_set"])
