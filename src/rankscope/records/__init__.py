@@ -16,7 +16,7 @@ from rankscope.records.plan_record import (
     StudyMarker,
 )
 from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
-from rankscope.records.repair_record import RepairPoint, RepairRecord, RepairSide
+from rankscope.records.repair_record import RepairHow, RepairPoint, RepairRecord, RepairSide
 from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Row, Suite, Turn
 from rankscope.records.run_records import (
     DialLoss,
@@ -74,8 +74,8 @@ __all__ = [
     "HarnessFacts", "Interval", "Item", "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts",
     "MoreNeeded", "NextRuns", "PackMembers", "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun",
     "PlannedSearch", "PlannedSplit", "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended",
-    "Record", "Relation", "RemedyOutcome", "RepairPoint", "RepairRecord", "RepairSide", "ReplayFacts", "Resolved",
-    "Row", "RunRecord", "RunStatus", "SamplesRecord", "SearchRecord", "SettingPoint", "SettingsFile", "SourceState",
-    "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone",
-    "TrainFacts", "Turn", "Verdict", "VerdictFile", "WorthAt",
+    "Record", "Relation", "RemedyOutcome", "RepairHow", "RepairPoint", "RepairRecord", "RepairSide", "ReplayFacts",
+    "Resolved", "Row", "RunRecord", "RunStatus", "SamplesRecord", "SearchRecord", "SettingPoint", "SettingsFile",
+    "SourceState", "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome",
+    "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile", "WorthAt",
 ]  # fmt: skip

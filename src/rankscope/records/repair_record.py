@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.records.verdict_record import Interval
+
+RepairHow = Literal["retention", "none admissible"]
 
 
 class RepairSide(Record):
@@ -29,9 +33,10 @@ class RepairPoint(RepairSide):
 class RepairRecord(Record):
     """repair.json: the front of a repaired adapter or model.
 
-    `points` begin with the change as it is. `chosen` is None where nothing helps surely: then nothing is written beside
-    this. `saved` is the forgetting that the chosen one saves, `lost` the gain that it costs, both paired by items, with
-    one-sided bounds at `confidence`.
+    `points` begin with the change as it is. `how`: as an arm's setting is chosen, `retention`, the largest gain of
+    those whose fitted forgetting is at most `limit`, or `none admissible`, the least fitted forgetting. `chosen` is
+    None where nothing helps surely: then nothing is written beside this. `saved` is the forgetting that the chosen one
+    saves, `lost` the gain that it costs, both paired by items, with one-sided bounds at `confidence`.
     """
 
     format_version: int = FORMAT_VERSION
@@ -41,6 +46,9 @@ class RepairRecord(Record):
     task: list[str]
     keep: list[str]
     margin: float
+    limit: float
+    """What the fitted forgetting of the chosen one is held to: two thirds of the margin."""
+    how: RepairHow
     confidence: float
     chosen: str | None
     reason: str

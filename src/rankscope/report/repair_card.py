@@ -8,7 +8,7 @@ from rich.table import Table
 from rankscope.records import Interval, RepairPoint, RepairRecord
 from rankscope.study.yaml_text import dump_yaml
 
-COLUMNS = ("remedy", "gain", "forgetting", "gain where chosen", "forgetting where chosen", "rank left")
+COLUMNS = ("remedy", "gain", "forgetting", "gain where chosen", "forgetting where chosen", "fitted", "rank left")
 
 
 def repair_card(record: RepairRecord, *, adapter: bool) -> str:
@@ -31,7 +31,9 @@ def repair_card(record: RepairRecord, *, adapter: bool) -> str:
                 *(_row(p, chosen=p.name == record.chosen) for p in record.points),
             ]
         ),
-        "Only the chosen one is judged on items that had no part in the choice; of the others these numbers describe.",
+        "Gain and forgetting are in points, on the items that judge. `Fitted` is the forgetting by which a remedy may "
+        f"be chosen, as an arm's setting is: at most {points(record.limit)} points. Only the chosen one is judged on "
+        "items that had no part in the choice; of the others these numbers describe.",
     ]
     return "\n\n".join(lines) + "\n"
 
@@ -82,7 +84,7 @@ def _before_and_after(record: RepairRecord) -> str:
 
 def _cells(point: RepairPoint) -> list[str]:
     left = "" if point.ranks_left is None else f"{point.ranks_left:.1f}"
-    selected = points(point.select_gain), points(point.select_forgetting)
+    selected = points(point.select_gain), points(point.select_forgetting), points(point.fitted)
     return [point.name, interval(point.gain), interval(point.forgetting), *selected, left]
 
 

@@ -16,7 +16,7 @@ from rankscope.data.encoder import Encoder
 from rankscope.evaluate.first_tokens import first_token_divergences
 from rankscope.evaluate.score_suites import SuitePlan, score_suite
 from rankscope.model.load import LoadedModel, inspect_model, load_model
-from rankscope.plan.selection_split import selection_items, split_count
+from rankscope.plan.selection_split import LIMIT_SHARE, selection_items, split_count
 from rankscope.records import ModelFacts, Prediction, RepairPoint, RepairRecord, RepairSide, Suite
 from rankscope.records.record_base import record_json
 from rankscope.study.problems import InputProblems, Problem, show
@@ -191,7 +191,8 @@ def _record(
     names = list(suites)
     task = [suites[name] for name in names[: len(request.task)]]
     keep = [suites[name] for name in names[len(request.task) :]]
-    found = choose(task, keep, divergences, request.margin, np.array([made.may_be_chosen(name) for name in made.names]))
+    limit = LIMIT_SHARE * request.margin
+    found = choose(task, keep, divergences, [made.tried(name) for name in made.names], limit)
     gains, lost = judged(task, CONFIDENCE), judged(keep, CONFIDENCE, sign=-1)
     sides = [RepairSide(gain=gain, forgetting=forgotten) for gain, forgotten in zip(gains, lost, strict=True)]
     place = found.place
@@ -205,9 +206,11 @@ def _record(
         task=names[: len(request.task)],
         keep=names[len(request.task) :],
         margin=request.margin,
+        limit=limit,
+        how=found.how,
         confidence=CONFIDENCE,
         chosen=None if reason else made.names[place],
-        reason=reason or _chosen_because(found, request.margin),
+        reason=reason or _chosen_because(found, limit),
         before=sides[0],
         after=sides[place] if place else None,
         saved=saved,
@@ -218,9 +221,8 @@ def _record(
     )
 
 
-def _chosen_because(found: Chosen, margin: float) -> str:
-    limit = 2 / 3 * margin
-    if found.fitted[found.place] <= limit:
+def _chosen_because(found: Chosen, limit: float) -> str:
+    if found.how == "retention":
         return f"the largest gain among those whose fitted forgetting is at most {100 * limit:.2g} points"
     return f"the least fitted forgetting: none stays within {100 * limit:.2g} points"
 

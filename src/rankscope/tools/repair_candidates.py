@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from rankscope.model.weights.large_svd import SvdCache
 from rankscope.model.weights.weight_delta import matrices
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.tools.adapter_audit import whole_folder
+from rankscope.tools.repair_choice import Tried
 
 INTRUDER_FACTORS = (0.0, 0.5)
 
@@ -63,10 +65,10 @@ class AdapterCandidates:
             model = self._base.model
             yield self._base, Side(model, pack.members[0].off), Side(model, nullcontext)
 
-    def may_be_chosen(self, name: str) -> bool:
-        """Controls are there to compare intruders with."""
+    def tried(self, name: str) -> Tried:
+        """What it is to the choice. Controls are there to compare intruders with."""
         tried = self._tried[name]
-        return isinstance(tried, AfterTraining) or tried[0] == "intruders"
+        return _at_dial(tried) if isinstance(tried, AfterTraining) else Tried(name, may_be_chosen=tried[0] != "control")
 
     def ranks_left(self, name: str) -> float | None:
         """Mean rank where the spectrum was cut."""
@@ -123,9 +125,9 @@ class ModelCandidates:
         self._put(name)
         yield self._tuned, Side(self._base.model, nullcontext), Side(self._tuned.model, nullcontext)
 
-    def may_be_chosen(self, name: str) -> bool:
-        """All may."""
-        return name in self._tried
+    def tried(self, name: str) -> Tried:
+        """What it is to the choice."""
+        return _at_dial(self._tried[name])
 
     def ranks_left(self, name: str) -> float | None:
         """Mean rank where the spectrum was cut."""
@@ -149,6 +151,15 @@ class ModelCandidates:
 
 
 Candidates = AdapterCandidates | ModelCandidates
+
+
+def _at_dial(one: AfterTraining) -> Tried:
+    """The change, whole or cut, at its dial; of a dial by layer the smaller of the two, where the other stays."""
+    change = replace(one, below=1.0, above=1.0).name
+    if one.below == one.above:
+        return Tried(change, one.below)
+    below = one.below < one.above
+    return Tried(f"{change}, {'below' if below else 'above'} the middle", min(one.below, one.above))
 
 
 def write_texts(folder: Path, files: Mapping[str, str]) -> None:

@@ -1,5 +1,7 @@
 """Which remedy of a finished change is taken: chosen on some items, judged on others. Arithmetic on scores alone.
 
+The choice is that of an arm's setting (`decide/retention_rule.py`), with the gain in the place of the validation loss.
+
 Shapes: C candidates, the change as it is first; I items of a suite.
 """
 
@@ -10,19 +12,22 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 
 from rankscope.decide.crossed_statistics import SuiteArrays, estimate, gain_contrasts
 from rankscope.decide.gain_and_forgetting import intervals
-from rankscope.records import Interval
+from rankscope.decide.retention_rule import Rated, fitted_forgetting
+from rankscope.decide.retention_rule import choose as choose_by_rule
+from rankscope.records import Interval, RepairHow
 
 Floats = NDArray[np.float64]
 
-LIMIT_SHARE = 2 / 3
-"""Of the margin, what the fitted forgetting of a chosen candidate may be: the rest is room for the fit's error."""
 
-LABELS_LEAD = 64
-"""Items a suite at which what was measured counts as much as the fit on the divergence."""
+class Tried(NamedTuple):
+    """What a candidate is: one `change` at a `dial`, and whether it `may_be_chosen` or is there for comparison."""
+
+    change: str
+    dial: float = 1.0
+    may_be_chosen: bool = True
 
 
 class SuiteScores(NamedTuple):
@@ -47,48 +52,30 @@ class SuiteScores(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The place of the chosen candidate among all, and what the choice was made from: (C,) each."""
+    """The place of the chosen candidate among all, how it was chosen, and what from: (C,) each."""
 
     place: int
+    how: RepairHow
     select_gain: Floats
     select_forgetting: Floats
     fitted: Floats
 
 
 def choose(
-    task: Sequence[SuiteScores],
-    keep: Sequence[SuiteScores],
-    divergences: Floats,
-    margin: float,
-    may_be_chosen: NDArray[np.bool_] | None = None,
+    task: Sequence[SuiteScores], keep: Sequence[SuiteScores], divergences: Floats, tried: Sequence[Tried], limit: float
 ) -> Chosen:
-    """The candidate of the largest gain among those whose fitted forgetting is at most two thirds of the margin; where
-    there is none, the one of the least fitted forgetting. Among equals the smaller divergence. `may_be_chosen` (C,)
-    leaves out what is there for comparison.
-
-    The fit: forgetting on the items that choose, weighted against its isotonic regression on the divergences (C,) of
-    the first answer token as n : 64, n the items that choose in a suite on average.
-    """
+    """The candidate of the largest gain among those whose fitted forgetting is at most `limit`; where there is none,
+    the one of the least fitted forgetting. Gain and forgetting are those on the items that choose, `divergences` (C,)
+    those of the first answer token."""
     gain = np.mean([suite.change_where_selecting() for suite in task], axis=0)
     lost = -np.mean([suite.change_where_selecting() for suite in keep], axis=0)
-    items = float(np.mean([suite.selects.sum() for suite in keep]))
-    share = items / (items + LABELS_LEAD)
-    fitted = share * lost + (1 - share) * _isotonic(divergences, lost)
-    allowed = np.ones(len(gain), dtype=bool) if may_be_chosen is None else may_be_chosen
-    admissible = np.flatnonzero(allowed & (fitted <= LIMIT_SHARE * margin + 1e-12))
-    if len(admissible):
-        place = min(admissible.tolist(), key=lambda c: (-float(gain[c]), float(divergences[c])))
-    else:
-        place = min(np.flatnonzero(allowed).tolist(), key=lambda c: (float(fitted[c]), float(divergences[c])))
-    return Chosen(place, gain, lost, fitted)
-
-
-def _isotonic(x: Floats, y: Floats) -> Floats:
-    """The least-squares fit of y that never falls as x rises; equal x have one value."""
-    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
-    means = np.bincount(inverse, weights=y) / counts
-    fit: Floats = isotonic_regression(means, weights=counts).x[inverse]
-    return fit
+    labels = np.full(len(tried), np.mean([suite.selects.sum() for suite in keep]))
+    dials = np.array([one.dial for one in tried])
+    fitted = fitted_forgetting(lost, divergences, dials, labels, [one.change for one in tried])
+    may = [place for place, one in enumerate(tried) if one.may_be_chosen]
+    rated = [Rated(float(fitted[c] / limit), -float(gain[c]), float(divergences[c]), tried[c].dial) for c in may]
+    place, how = choose_by_rule(rated)
+    return Chosen(may[place], how, gain, lost, fitted)
 
 
 def judged(suites: Sequence[SuiteScores], confidence: float, *, sign: int = 1) -> list[Interval]:
