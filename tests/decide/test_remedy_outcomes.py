@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import pytest
 from made_studies import Study
 
+from rankscope.decide import bet_evidence
+from rankscope.decide.best_bet import Bet, Outcomes, place_bet
 from rankscope.decide.bet_evidence import places_of
 from rankscope.decide.looks import gather
 from rankscope.decide.paired_items import Frames
@@ -92,6 +96,27 @@ def test_arms_without_done_runs_are_left_out() -> None:
     found = remedy_outcomes(made._replace(runs=runs), *model_of(made), 0.95)
     assert [one.arm for one in found] == ["lora-r4"]
     assert isinstance(runs, pd.DataFrame)
+
+
+def test_the_bet_knows_which_arms_have_no_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an arm and its remedy are as big and as good, the one without is bet on, whichever stands first."""
+
+    def all_alike(outcomes: Outcomes, cost: np.ndarray, plain: Sequence[bool]) -> Bet:
+        alike = Outcomes(np.ones_like(outcomes.regret), outcomes.right)
+        return place_bet(alike, np.zeros_like(cost), plain)
+
+    monkeypatch.setattr(bet_evidence, "place_bet", all_alike)
+    made = frames()
+    for treated in ("lora-r1", "lora-r16"):
+        runs = made.runs.assign(trainable_parameters=1000, remedy=None)
+        runs.loc[runs["arm"] == treated, "remedy"] = "retain kl 0.3"
+        two = made._replace(runs=runs[runs["arm"].isin(["lora-r1", "lora-r16"])])
+        model, train_set = model_of(two)
+        evidence = gather(two, model=model, train_set=train_set, decision=Decision())
+        placed = bet_evidence.place(evidence, two, Decision())
+        assert placed is not None
+        (plain,) = {"lora-r1", "lora-r16"} - {treated}
+        assert placed.name(placed.bet.option) == plain
 
 
 def test_a_default_and_the_curve_over_rank_are_of_plain_arms() -> None:

@@ -99,7 +99,7 @@ def place(evidence: Evidence, frames: Frames, decision: Decision) -> Placed | No
     in_margins = any(unit.metric != "score" for unit in units)
     outcomes = judge_draws(axes, in_margins=in_margins)
     cost = COST_SHARE * (1.0 if in_margins else 100 * decision.task_margin) * _doublings(arms)
-    bet = place_bet(outcomes, cost, [True] * len(arms))
+    bet = place_bet(outcomes, cost, [arm.remedy is None for arm in arms])
     unknown = _unknown(evidence, seen, units)
     return Placed(arms, tuple(units), tuple(axes), tuple(seen), tuple(truths), outcomes, bet, in_margins, unknown)
 
