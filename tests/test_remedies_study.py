@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_pipeline import plan_of, run
+from tiny_models import save_tiny_model
 from tiny_study import choice_rows, tiny_study, write_rows
 
 from rankscope.data.token_files import open_training
@@ -19,6 +21,9 @@ from rankscope.jobs.planning import StudyPlanner
 from rankscope.model.load import load_model
 from rankscope.pipeline import Outcome
 from rankscope.records import Interval, PlannedRun
+from rankscope.results.chosen_settings import settings_of
+from rankscope.results.frames import suites_frame
+from rankscope.results.item_roles import roles_of
 from rankscope.study.read_study import read_study
 from rankscope.study.study import ModelSpec
 
@@ -32,6 +37,7 @@ ARMS = {
         **LORA,
         "replay": {"self": 0.3, "prompts": "prompts.txt", "samples": 5, "temperature": 0, "max_tokens": 6},
     },
+    "suites": {**LORA, "replay": {"self": 0.3, "prompts": "selection", "samples": 12, "max_tokens": 6}},
     "full": {"learning_rate": 1e-3, "retain": {"kl": 0.2, "l2": 0.1}},
 }
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "remedies_table.py"
@@ -39,7 +45,8 @@ PROMPTS = ["Name an oak.", "What is a fir?"]
 
 
 def with_remedies(folder: Path, **changes: object) -> Path:
-    study = tiny_study(folder, **{"arms": ARMS, "seeds": [0], **changes})
+    small = {"seeds": [0], "dial": [1], "selection": {"min_items": 10}}  # `other` is split, `sums` is too small
+    study = tiny_study(folder, **{"arms": ARMS, **small, **changes})
     old = choice_rows(20, "old", 5)
     asked = json.loads((folder / "other.jsonl").read_text().splitlines()[0])
     write_rows(folder / "old.jsonl", [*old, {**asked, "id": "asked"}])
@@ -67,7 +74,7 @@ def test_every_arm_sees_the_same_task_and_its_share_beside_it(done: tuple[Path, 
     for label, steps in lines.items():
         assert [s["completion_tokens"] for s in steps] == [s["completion_tokens"] for s in lines["lora"]]
         assert ("kl_nats_per_token" in steps[0]) == (label in ("near", "full"))
-        assert ("replay_tokens" in steps[-1]) == (label in ("old", "own", "asked"))
+        assert ("replay_tokens" in steps[-1]) == (label in ("old", "own", "asked", "suites"))
     for label, share in (("old", 0.25), ("own", 0.3)):
         run = runs[label]
         assert run.replay_tokens == pytest.approx(run.train_tokens * share / (1 - share), abs=1)
@@ -85,7 +92,7 @@ def test_every_remedy_stands_against_its_own_arm_in_verdict_and_page(done: tuple
     assert verdicts is not None
     outcomes = {one.arm.removesuffix("-r2"): one for one in verdicts.verdicts[0].remedies}
     assert {arm: one.own_arm for arm, one in outcomes.items()} == dict.fromkeys(
-        ("near", "old", "own", "asked"), "lora-r2"
+        ("near", "old", "own", "asked", "suites"), "lora-r2"
     )
     assert outcomes["near"].remedy == "retain kl 0.5"
     assert outcomes["own"].remedy == "replay of 30 % own samples"
@@ -159,7 +166,7 @@ def test_samples_are_what_the_base_writes_after_the_prompts(done: tuple[Path, Pa
     base = load_model(ModelSpec(id=str(study.parent / "model")), study.parent, "float32", "cpu")
     records = [json.loads(path.read_text()) for path in sorted((out / "replay").glob("*.json"))]
     by_count = {record["samples"]: record for record in records}
-    assert set(by_count) == {20, 5}
+    assert set(by_count) == {20, 5, 12}
     greedy_ones = by_count[5]
     rows = open_training(out / "replay" / f"{greedy_ones['samples_id']}.arrow").train
     prompts = [tuple(base.tokenizer(text).input_ids) for text in PROMPTS]
@@ -172,6 +179,51 @@ def test_samples_are_what_the_base_writes_after_the_prompts(done: tuple[Path, Pa
     bos = open_training(out / "replay" / f"{by_count[20]['samples_id']}.arrow").train
     assert {row.prompt_ids for row in bos} == {(base.tokenizer.bos_token_id,)}
     assert sum(len(row.completion_ids) for row in bos) == by_count[20]["tokens"]
+
+
+def test_prompts_of_suites_are_those_that_never_judge(done: tuple[Path, Path]) -> None:
+    study, out = done
+    plan, folder = plan_of(out), StudyFolder.open(out)
+    (train,) = plan.train_sets
+    (facts,) = (one for one in train.replays if one.prompts_from)
+    assert (facts.prompts_from, facts.arms) == (["other"], ["suites-r2"])
+    predictions = folder.read_predictions(runs_of(out)["suites"].run_id)
+    assert predictions is not None
+    chosen = set(predictions[predictions["role"] == "select"]["item_id"])
+    (split,) = (one for one in plan.choices[0].splits if one.select_count)
+    assert (split.suite, split.select_count, len(chosen)) == ("other", 10, 10)
+    base = load_model(ModelSpec(id=str(study.parent / "model")), study.parent, "float32", "cpu")
+    items = [json.loads(line) for line in (study.parent / "other.jsonl").read_text().splitlines()]
+    asked = {row["id"]: tuple(base.tokenizer(f"Question: {row['question']}\nAnswer:").input_ids) for row in items}
+    prompts = [row.prompt_ids for row in open_training(folder.tokens(facts.content_sha256)).train]
+    assert sorted(prompts) == sorted(asked[item_id] for item_id in chosen)
+    (record,) = (r for r in map(_read, (out / "replay").glob("*.json")) if r["samples"] == 12)
+    samples = open_training(out / "replay" / f"{record['samples_id']}.arrow").train
+    assert {row.prompt_ids for row in samples} == set(prompts)
+    points = {p.arm: p for s in settings_of(folder, plan, suites_frame(plan), roles_of(folder, plan)) for p in s.points}
+    assert points["lora-r2"].select_items == 10
+    assert points["suites-r2"].select_items == 0, "what an arm was trained on says nothing of it"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_a_chat_model_goes_on_from_suites_in_its_template(tmp_path: Path) -> None:
+    study = with_remedies(tmp_path / "input", arms={"lora": ARMS["lora"], "suites": ARMS["suites"]})
+    save_tiny_model(study.parent / "model", chat=True)
+    with StudyPlanner(read_study(study, []), study.parent) as planner:
+        folder = StudyFolder.open(tmp_path / "out")
+        plan = planner.plan(look_at_machine(tmp_path, measure=False), folder)
+        planner.settle(folder, plan)
+    (facts,) = plan.train_sets[0].replays
+    base = load_model(ModelSpec(id=str(study.parent / "model")), study.parent, "float32", "cpu")
+    texts = [base.tokenizer.decode(row.prompt_ids) for row in open_training(folder.tokens(facts.content_sha256)).train]
+    turns = [[{"role": "user", "content": f"Question: Which tree is z{i}?"}] for i in range(30)]
+    expected = {base.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns}
+    assert len(texts) == 10
+    assert set(texts) <= expected
 
 
 def test_a_run_that_is_done_is_not_done_again_and_samples_stay(done: tuple[Path, Path]) -> None:
@@ -207,6 +259,15 @@ WRONG = [
     ({"replay": {"path": "old.jsonl", "share": 0.1, "samples": 5}}, "found `samples` with `path`"),
     ({"replay": {"self": 0.1, "prompts": "none.txt"}}, "none.txt: arms.near.replay.prompts: found no such file"),
     ({"replay": {"path": "none.jsonl", "share": 0.1}}, "none.jsonl"),
+    ({"replay": {"self": 0.1, "prompts_from": ["other"]}}, "found `prompts_from` without `prompts: selection`"),
+    (
+        {"replay": {"self": 0.1, "prompts": "selection", "prompts_from": ["oters"]}},
+        "arms.near.replay.prompts_from: found no suite oters, expected suites of the study: taught, other, sums, text",
+    ),
+    (
+        {"replay": {"self": 0.1, "prompts": "selection", "prompts_from": ["taught"]}},
+        "arms.near.replay.prompts_from: found no suite outside the domain of train.trees, expected some of other",
+    ),
     ({"replay": {"self": 0.1, "max_tokens": 100_000}}, "found no prompt that leaves room for 100000 tokens"),
 ]  # fmt: skip
 

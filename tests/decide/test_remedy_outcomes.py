@@ -61,6 +61,24 @@ def test_each_is_paired_with_the_arm_that_does_nothing_else() -> None:
     assert other.extra_tokens_share == pytest.approx(0.25)
 
 
+def test_forgetting_stands_apart_for_suites_that_gave_prompts() -> None:
+    made = frames()
+    assert [one.parts for one in remedy_outcomes(made, *model_of(made), 0.95)] == [[], []]
+    gave = [("law",) if arm == "lora-r1" else () for arm in made.runs["arm"]]
+    made = made._replace(runs=made.runs.assign(prompts_from=pd.Series(gave, dtype=object)))
+    near, other = remedy_outcomes(made, *model_of(made), 0.95)
+    assert other.parts == []
+    assert [(part.gave_prompts, part.which, part.suites) for part in near.parts] == [
+        (True, "gave prompts", ["law"]), (False, "gave none", ["sums"])
+    ]  # fmt: skip
+    predictions = made.predictions.assign(score=made.predictions["score"].astype(float))
+    means = predictions.groupby(["arm", "suite"], observed=True)["score"].mean()
+    for part, suite in zip(near.parts, ("law", "sums"), strict=True):
+        assert part.forgetting.mean == pytest.approx(means["base", suite] - means["lora-r1", suite])
+        assert part.forgetting_saved.mean == pytest.approx(means["lora-r1", suite] - means["lora-r16", suite])
+        assert part.forgetting_saved.low < part.forgetting_saved.mean < part.forgetting_saved.high
+
+
 def test_the_answer_names_the_one_that_surely_keeps_more() -> None:
     made = frames()
     outcomes = remedy_outcomes(made, *model_of(made), 0.95)

@@ -1,5 +1,7 @@
 """Encodes what arms replay beside the task: rows of the user's, or the prompts that the base goes on from.
 
+Where those are prompts of suites, each training set has its own.
+
 Both become token files like a training set's. A prompt's completion is empty there.
 """
 
@@ -7,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -15,7 +20,7 @@ from rankscope.data.encode_sets import Encoding, TrainingRows
 from rankscope.data.overlap import NearItems
 from rankscope.data.sources import RowReader, for_each_batch
 from rankscope.data.token_writers import TrainingWriter
-from rankscope.records import Example, ReplayFacts, Row, TrainFacts
+from rankscope.records import Example, ReplayFacts, Row, SuiteFacts, TrainFacts
 from rankscope.study.methods.remedy_settings import Replay
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Study, TrainSource
@@ -24,8 +29,20 @@ SAMPLE_SEED = 0
 """Of the samples that the base writes: one set for all arms and seeds."""
 
 
-def encode_replays(study: Study, folder: Path, by: Encoding) -> list[ReplayFacts]:
-    """What the study's arms replay, each source once, whatever number of arms share it. Raises InputProblems."""
+class SuitePrompts(Protocol):
+    """Gives by suite the prompts, as token ids, that an arm on a training set replays from: of items that choose
+    settings. Raises InputProblems (at `place`) where there are none, or where no suite is left that gives none."""
+
+    def __call__(
+        self, train_set: str, replay: Replay, place: str, suites: Mapping[str, SuiteFacts]
+    ) -> Mapping[str, Sequence[tuple[int, ...]]]: ...
+
+
+def encode_replays(
+    study: Study, folder: Path, by: Encoding, suites: Mapping[str, SuiteFacts], ask: SuitePrompts | None
+) -> dict[str, list[ReplayFacts]]:
+    """By training set what the study's arms replay, each source once, whatever number of arms share it. `ask` gives
+    prompts of suites. Raises InputProblems, and ValueError where an arm needs `ask` and there is none."""
     labels: dict[str, list[str]] = {}
     sources: dict[str, tuple[str, Replay]] = {}
     for key, entry in study.arms.items():
@@ -35,16 +52,23 @@ def encode_replays(study: Study, folder: Path, by: Encoding) -> list[ReplayFacts
         labels.setdefault(same, []).extend(arm.label for arm in study.arms_of(key))
         sources.setdefault(same, (key, entry.replay))
     problems: list[Problem] = []
-    found: list[ReplayFacts] = []
+    found: dict[str, list[ReplayFacts]] = {train_set: [] for train_set in study.train}
     for same, (key, replay) in sources.items():
+        place = f"arms.{key}.replay"
+        own: dict[str, ReplayFacts] = {}
         try:
             if replay.path is not None:
-                facts = _rows(f"arms.{key}.replay", replay.path, folder, by, study.budget.max_sequence_tokens)
+                own = dict.fromkeys(found, _rows(place, replay.path, folder, by, study.budget.max_sequence_tokens))
+            elif not replay.asks_suites:
+                own = dict.fromkeys(found, _prompts(place, replay, folder, by))
+            elif ask is None:
+                raise ValueError(f"{place} replays from prompts of suites, and nobody knows which items choose")
             else:
-                facts = _prompts(f"arms.{key}.replay", replay, folder, by)
-            found.append(facts.model_copy(update={"arms": labels[same]}))
+                own = {name: _suite_prompts(place, replay, by, ask(name, replay, place, suites)) for name in found}
         except InputProblems as error:
             problems += error.problems
+        for name, facts in own.items():
+            found[name].append(facts.model_copy(update={"arms": labels[same]}))
     if problems:
         raise InputProblems(problems)
     return found
@@ -80,17 +104,33 @@ def _rows(name: str, path: str, folder: Path, by: Encoding, longest: int) -> Rep
 def _prompts(name: str, replay: Replay, folder: Path, by: Encoding) -> ReplayFacts:
     """What the base's samples begin with: a user's message of each line by the chat template, where there is one, else
     the line itself; without a file the beginning-of-sequence token."""
-    encoder, warnings, dropped = by.encoder, [], 0
+    encoder, warnings = by.encoder, []
     prompts: list[tuple[int, ...]] = [(encoder.tokens.prefix_id,)]
-    room = encoder.context_tokens - replay.max_tokens
     if replay.prompts is not None:
         lines = _lines(folder, replay.prompts, name)
         warnings = _near(lines, by)
-        prompts = [ids for ids in encoder.prompt_ids(lines) if len(ids) <= room]
-        dropped = len(lines) - len(prompts)
+        prompts = encoder.prompt_ids(lines)
+    return _encoded(name, replay, by, prompts).model_copy(update={"warnings": warnings})
+
+
+def _suite_prompts(
+    name: str, replay: Replay, by: Encoding, asked: Mapping[str, Sequence[tuple[int, ...]]]
+) -> ReplayFacts:
+    """Of each suite one after another, so that few samples are of all."""
+    turns = zip_longest(*asked.values())
+    prompts = [ids for turn in turns for ids in turn if ids is not None]
+    return _encoded(name, replay, by, prompts).model_copy(update={"prompts_from": list(asked)})
+
+
+def _encoded(name: str, replay: Replay, by: Encoding, given: Sequence[tuple[int, ...]]) -> ReplayFacts:
+    """The prompts that leave room for an answer, as a token file. Raises InputProblems where none does."""
+    encoder = by.encoder
+    room = encoder.context_tokens - replay.max_tokens
+    prompts = [ids for ids in given if len(ids) <= room]
+    dropped = len(given) - len(prompts)
     if room < 1 or not prompts:
         found = f"no prompt that leaves room for {replay.max_tokens} tokens in a context of {encoder.context_tokens}"
-        raise InputProblems([Problem(replay.prompts or "study", f"{name}.max_tokens", found, "shorter ones")])
+        raise InputProblems([Problem(replay.file or "study", f"{name}.max_tokens", found, "shorter ones")])
     with TrainingWriter(by.into) as writer:
         writer.add([Example(f"prompt-{i}", ids, ()) for i, ids in enumerate(prompts)])
         content = _written(writer, np.arange(len(prompts)))
@@ -104,7 +144,6 @@ def _prompts(name: str, replay: Replay, folder: Path, by: Encoding) -> ReplayFac
         token_count=sum(lengths) + replay.samples * replay.max_tokens,
         completion_token_count=replay.samples * replay.max_tokens,
         dropped={"longer than the model's context": dropped} if dropped else {},
-        warnings=warnings,
     )
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from rankscope.decide.crossed_statistics import SuiteArrays, estimate
 from rankscope.decide.gain_and_forgetting import intervals
 from rankscope.decide.paired_items import Frames, Pairing, pair
-from rankscope.records import Interval, RemedyOutcome
+from rankscope.records import Interval, RemedyOutcome, RemedyPart
 from rankscope.records.readable_numbers import points
 
 _SAME = ("method", "rank", "alpha", "targets")
@@ -91,15 +91,42 @@ def _outcome(pairing: Pairing, arm: str, own: str, remedy: str, runs: pd.DataFra
         extra_tokens_share=more,
         extra_seconds_share=share,
         sentence=_sentence(arm, own, (gain, gain_own, forgets, forgets_own), more, share),
+        parts=_parts(pairing, (here, there), _gave(runs, arm), confidence),
     )
 
 
-def _difference(suites: list[SuiteArrays], here: int, there: int, confidence: float, sign: int) -> Interval:
-    """The mean over suites of the mean over items and seeds of arm `here` minus arm `there`, times `sign`."""
+def _gave(runs: pd.DataFrame, arm: str) -> tuple[str, ...]:
+    """The suites that gave prompts of what the arm replays."""
+    found = runs.loc[runs["arm"] == arm, "prompts_from"] if "prompts_from" in runs else ()
+    return tuple(next(iter(found), ()))
+
+
+def _parts(pairing: Pairing, arms: tuple[int, int], gave: tuple[str, ...], confidence: float) -> list[RemedyPart]:
+    """Forgetting of the first arm, and what it saves against the second, apart for suites that gave prompts and for
+    those that gave none; nothing where none gave any."""
+    found = []
+    for gives in (True, False) if gave else ():
+        suites = [suite for suite in pairing.others if (suite.name in gave) == gives]
+        if suites:
+            arrays = [suite.arrays for suite in suites]
+            found.append(
+                RemedyPart(
+                    gave_prompts=gives,
+                    suites=[suite.name for suite in suites],
+                    forgetting=_difference(arrays, arms[0], None, confidence, -1),
+                    forgetting_saved=_difference(arrays, *arms, confidence, 1),
+                )
+            )
+    return found
+
+
+def _difference(suites: list[SuiteArrays], here: int, there: int | None, confidence: float, sign: int) -> Interval:
+    """The mean over suites of the mean over items and seeds of arm `here` minus arm `there` (None: the base), times
+    `sign`."""
     if not suites:
         return Interval(mean=None, low=None, high=None)
     contrast = np.zeros((1, 1 + len(suites[0].scores)))
-    contrast[0, 1 + here], contrast[0, 1 + there] = sign, -sign
+    contrast[0, 1 + here], contrast[0, 0 if there is None else 1 + there] = sign, -sign
     return intervals(estimate(suites, contrast), confidence, 1)[0]
 
 
@@ -116,9 +143,9 @@ def _sentence(arm: str, own: str, means: tuple[float | None, ...], tokens: float
     if gain is not None and gain_own is not None and gain_own > 0:
         said.append(f"keeps {100 * gain / gain_own:.0f} % of {own}'s gain")
     elif gain is not None and gain_own is not None:
-        said.append(f"gains {points(gain)} points where {own} gains {points(gain_own)}")
+        said.append(f"gains {points(gain, sign=False)} points where {own} gains {points(gain_own, sign=False)}")
     if forgets is not None and forgets_own is not None:
-        said.append(f"forgets {points(forgets)} points instead of {points(forgets_own)}")
+        said.append(f"forgets {points(forgets, sign=False)} points instead of {points(forgets_own, sign=False)}")
     price = [f"{100 * tokens:.0f} % more tokens"] if tokens else []
     price += [f"{100 * seconds:.0f} % more time"] if seconds is not None and seconds > 0.005 else []
     return f"{arm} {' and '.join(said)}" + (f", for {' and '.join(price)}" if price else "")

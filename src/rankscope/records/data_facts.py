@@ -23,6 +23,8 @@ class ReplayFacts(Record):
     completion_token_count: int
     dropped: dict[str, int] = {}
     warnings: list[str] = []
+    prompts_from: list[str] = []
+    """The suites of which items that choose settings gave the prompts."""
 
     @property
     def identity(self) -> str:
@@ -54,3 +56,8 @@ class TrainFacts(Record):
         if arm.replay is None:
             return None
         return next(one for one in self.replays if arm.label in one.arms)
+
+    def gave_prompts(self, arm: Arm) -> tuple[str, ...]:
+        """The suites that gave the prompts of what this arm replays."""
+        facts = self.replay_of(arm)
+        return () if facts is None else tuple(facts.prompts_from)

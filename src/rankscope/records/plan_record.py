@@ -246,6 +246,11 @@ class Plan(Record):
         found = (one for one in self.choices if (one.model, one.train_set) == (model, train_set))
         return next(found, PlannedChoice(model=model, train_set=train_set, select="loss"))
 
+    def gave_prompts(self, model: str, train_set: str, arm: Arm) -> tuple[str, ...]:
+        """The suites that gave the prompts of what an arm replays."""
+        train = next(facts for facts in self.train_sets if (facts.model, facts.name) == (model, train_set))
+        return train.gave_prompts(arm)
+
     def item_count(self, model: str) -> int:
         """Items that a run of this base model is scored on."""
         return sum(suite.item_count for suite in self.suites if suite.model == model)

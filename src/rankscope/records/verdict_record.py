@@ -170,6 +170,21 @@ class BestBet(Record):
     """What it is expected to miss, what comes next, and which runs would help."""
 
 
+class RemedyPart(Record):
+    """What an arm forgets of the suites that gave prompts of what it replays, or of those that gave none: shares of
+    accuracy, against the base and what is saved against its own arm."""
+
+    gave_prompts: bool
+    suites: list[str]
+    forgetting: Interval
+    forgetting_saved: Interval
+
+    @property
+    def which(self) -> str:
+        """What these suites did, in words."""
+        return "gave prompts" if self.gave_prompts else "gave none"
+
+
 class RemedyOutcome(Record):
     """What an arm's remedy is worth against its own arm without it, paired by items and seeds: gain lost and forgetting
     saved, shares of accuracy; and its price, shares of the own arm's task tokens and training seconds."""
@@ -183,6 +198,8 @@ class RemedyOutcome(Record):
     extra_tokens_share: float | None
     extra_seconds_share: float | None
     sentence: str
+    parts: list[RemedyPart] = []
+    """Forgetting apart, where suites gave prompts: what is kept of these is no evidence of others."""
 
 
 class Answer(NamedTuple):

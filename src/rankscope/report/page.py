@@ -27,7 +27,7 @@ from rankscope.report.chart_drawing import Pair, Section, Tables
 from rankscope.report.cost_charts import cost_section, derived_section
 from rankscope.report.front_charts import front_section, margins_table
 from rankscope.report.rank_charts import make_pairs, rank_section
-from rankscope.report.remedy_table import remedies_table
+from rankscope.report.remedy_table import remedies_table, remedy_parts_table
 from rankscope.report.suites_and_items import matrix_section, pack_items
 from rankscope.report.tradeoff_charts import kind_section, tradeoff_section
 from rankscope.report.training_charts import learning_section, search_section
@@ -73,6 +73,7 @@ def render(report: ReportData) -> str:
         arms=page_tables.arms_table(pairs, f"{interval}, all at once"),
         costs=page_tables.costs_table(pairs),
         remedies=remedies_table(pairs),
+        remedy_parts=remedy_parts_table(pairs),
         suites=page_tables.suites_table(report.verdicts, report.tables.get("forgetting"), interval),
         losses=page_tables.losses_table(pairs, f"{interval}, all at once"),
         texts=page_tables.text_table(report.tables.get("scores")),

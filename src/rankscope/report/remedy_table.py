@@ -1,4 +1,4 @@
-"""The page's table of remedies: each against its own arm, and its price."""
+"""The page's tables of remedies: each against its own arm, its price, and apart for suites that gave prompts."""
 
 from __future__ import annotations
 
@@ -30,6 +30,29 @@ def remedies_table(pairs: Sequence[Pair]) -> DataTable:
         for one in verdict.remedies
     ]
     return DataTable("remedies", "Every remedy against its own arm, paired by items and seeds", columns, rows)
+
+
+def remedy_parts_table(pairs: Sequence[Pair]) -> DataTable:
+    """Of every remedy that replays after prompts of suites, forgetting of those that gave some and of those that gave
+    none."""
+    verdicts = [pair.verdict for pair in pairs]
+    extra, named = columns_of_pairs(verdicts)
+    columns = [
+        *extra, ("arm", False), ("suites", False), ("which", False), ("forgetting (points)", True), ("interval", True),
+        ("forgetting saved (points)", True), ("interval", True),
+    ]  # fmt: skip
+    rows = [
+        [
+            *named(verdict.model, verdict.train_set),
+            *map(text_cell, (one.arm, part.which, ", ".join(part.suites))),
+            *interval_cells(part.forgetting),
+            *interval_cells(part.forgetting_saved),
+        ]
+        for verdict in verdicts
+        for one in verdict.remedies
+        for part in one.parts
+    ]
+    return DataTable("remedy-parts", "Forgetting of suites that gave prompts, and of the others", columns, rows)
 
 
 def _price(outcome: RemedyOutcome) -> tuple[float | None, float | None]:

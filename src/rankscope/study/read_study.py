@@ -214,7 +214,7 @@ def absolute(study: Study, folder: Path, known: Collection[str] = ()) -> Study:
         paths = {
             key: str((folder / Path(path).expanduser()).resolve())
             for key in ("path", "prompts")
-            if (path := getattr(given.replay, key)) is not None
+            if (path := getattr(given.replay, key)) is not None and path == given.replay.file
         }
         return given.model_copy(update={"replay": given.replay.model_copy(update=paths)}) if paths else given
 

@@ -11,6 +11,7 @@ from rankscope.study.graders import read_grade
 from rankscope.study.json_schema import expected_at
 from rankscope.study.methods import METHODS, Method, arm_label
 from rankscope.study.problems import Document, Place, Problem, nearest, show
+from rankscope.study.remedy_checks import check_remedies
 from rankscope.study.study import Arm, Study, is_task_file
 
 RESERVED_LABEL = "base"
@@ -266,7 +267,7 @@ def _check_labels(document: Document) -> list[Problem]:
 def check_arms(study: Study, document: Document) -> list[Problem]:
     """No two arms with the same settings (they would be one run under two labels), no dial where nothing scales, and no
     remedy that means nothing."""
-    problems = _check_remedies(study, document)
+    problems = check_remedies(study, document)
     seen: dict[Arm, str] = {}
     for key, entry in study.arms.items():
         if entry.dial not in (None, 1) and not METHODS[entry.method].has_dial:
@@ -278,19 +279,4 @@ def check_arms(study: Study, document: Document) -> list[Problem]:
                 found = f"`{arm.label}` with the settings of `{seen[settings]}`"
                 problems.append(document.problem(("arms", key), found, "arms that differ"))
             seen.setdefault(settings, arm.label)
-    return problems
-
-
-def _check_remedies(study: Study, document: Document) -> list[Problem]:
-    problems = []
-    for key, entry in study.arms.items():
-        retain = entry.retain
-        if retain is None:
-            continue
-        if retain.l2 is not None and not METHODS[entry.method].whole:
-            found = f"a distance to the base's weights, which {entry.method} leaves as they are"
-            problems.append(document.problem(("arms", key, "retain", "l2"), found, "`kl`, or no `l2`"))
-        if retain.on == "replay" and (entry.replay is None or retain.kl is None):
-            found = "replay, without `replay`" if entry.replay is None else "replay, without `kl`"
-            problems.append(document.problem(("arms", key, "retain", "on"), found, "task, or both of them"))
     return problems

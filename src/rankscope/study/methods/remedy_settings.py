@@ -49,7 +49,10 @@ class Retain(Frozen):
         return self
 
 
-SAMPLING_SETTINGS = ("prompts", "samples", "temperature", "max_tokens")
+SELECTION = "selection"
+"""In the place of a file of prompts: the items that choose settings."""
+
+SAMPLING_SETTINGS = ("prompts", "prompts_from", "samples", "temperature", "max_tokens")
 """What is said of samples that the base writes itself."""
 
 
@@ -77,8 +80,14 @@ class Replay(Frozen):
     )
     prompts: str | None = Field(
         default=None,
-        description="the path of a text file with one prompt in each line. What the base goes on from; without it, "
-        "from its beginning-of-sequence token.",
+        description="the path of a text file with one prompt in each line, or selection. What the base goes on from; "
+        "selection: from the prompts of the items that choose settings, of suites outside the domain; without it, from "
+        "its beginning-of-sequence token.",
+    )
+    prompts_from: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] | None = Field(
+        default=None,
+        description="a list of suites, such as [law], or null. Those that give the prompts of `prompts: selection`; at "
+        "least one suite outside the domain must give none. Without it, half of them.",
     )
     samples: Annotated[int, Field(gt=0)] = Field(
         default=200, description="a whole number above 0. Samples that the base writes."
@@ -92,7 +101,18 @@ class Replay(Frozen):
 
     def __str__(self) -> str:
         what = "own samples" if self.own is not None else "old rows"
-        return f"replay of {100 * self.token_share:g} % {what}" + (" after prompts" if self.prompts else "")
+        after = f" after {'suite ' if self.asks_suites else ''}prompts" if self.prompts else ""
+        return f"replay of {100 * self.token_share:g} % {what}{after}"
+
+    @property
+    def asks_suites(self) -> bool:
+        """Whether the base goes on from prompts of suites."""
+        return self.prompts == SELECTION
+
+    @property
+    def file(self) -> str | None:
+        """The file that is read: of rows, or of prompts; None where none is."""
+        return self.path if self.path is not None else None if self.asks_suites else self.prompts
 
     @property
     def token_share(self) -> float:
@@ -111,6 +131,8 @@ class Replay(Frozen):
         given = [key for key in SAMPLING_SETTINGS if key in self.model_fields_set]
         if self.path is not None and any(getattr(self, key) != _DEFAULTS[key] for key in given):
             raise _mismatch(f"`{given[0]}` with `path`", "it with `self` only")
+        if self.prompts_from is not None and not self.asks_suites:
+            raise _mismatch("`prompts_from` without `prompts: selection`", "both or neither")
         return self
 
 
