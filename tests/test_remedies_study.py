@@ -21,6 +21,7 @@ from rankscope.jobs.planning import StudyPlanner
 from rankscope.model.load import load_model
 from rankscope.pipeline import Outcome
 from rankscope.records import Interval, PlannedRun
+from rankscope.records.readable_numbers import percent
 from rankscope.results.chosen_settings import settings_of
 from rankscope.results.frames import suites_frame
 from rankscope.results.item_roles import roles_of
@@ -45,7 +46,8 @@ PROMPTS = ["Name an oak.", "What is a fir?"]
 
 
 def with_remedies(folder: Path, **changes: object) -> Path:
-    small = {"seeds": [0], "dial": [1], "selection": {"min_items": 10}}  # `other` is split, `sums` is too small
+    small: dict[str, object] = {"seeds": [0], "dial": [1], "selection": {"min_items": 10}}  # `sums` is not split
+    small["budget"] = {"epochs": 1, "batch_size": 8, "max_sequence_tokens": 128}
     study = tiny_study(folder, **{"arms": ARMS, **small, **changes})
     old = choice_rows(20, "old", 5)
     asked = json.loads((folder / "other.jsonl").read_text().splitlines()[0])
@@ -104,6 +106,10 @@ def test_every_remedy_stands_against_its_own_arm_in_verdict_and_page(done: tuple
     assert "What would keep more" in section
     assert all(one.remedy in section and one.arm in section for one in outcomes.values())
     assert '<a href="#remedies">' in page
+    costs = page[page.index("Cost of each arm") :].split("</table>")[0]
+    assert "more training" in costs
+    assert costs.count(f">{percent(outcomes['old'].extra_tokens_share)}<") == 1
+    assert costs.count(">no remedy<") == 2, "more tokens and more training of the one plain arm"
 
 
 def test_the_table_of_remedies_says_what_the_verdict_says(done: tuple[Path, Path]) -> None:

@@ -85,6 +85,7 @@ def _one_arm(label: str, group: pd.DataFrame) -> ArmFacts:
     problem = undone if undone == "diverged" or done.empty else None
     source = done if not done.empty else group
     first = source.sort_values("seed").iloc[0]
+    remedy = first.get("remedy")
     return ArmFacts(
         label=label,
         method=str(first["method"]),
@@ -99,11 +100,12 @@ def _one_arm(label: str, group: pd.DataFrame) -> ArmFacts:
             search_seconds=_number(pd.to_numeric(group["search_seconds"]).max()),
             peak_memory_bytes=_integer(done["peak_memory_bytes"].dropna().max()),
             adapter_bytes=_integer(done["adapter_bytes"].dropna().max()),
+            extra_tokens_share=_number(first.get("extra_tokens_share")) if isinstance(remedy, str) else None,
         ),
         undone=undone,
         problem=problem,
         reason=_reason(group, problem),
-        remedy=remedy if isinstance(remedy := first.get("remedy"), str) else None,
+        remedy=remedy if isinstance(remedy, str) else None,
         dial=_number(first.get("dial")) or 1.0,
     )
 

@@ -122,7 +122,8 @@ def make_plan(
             searches += found_searches
             runs += found_runs
             derived_seconds += _derived_seconds(setting, found_runs)
-        base_seconds += setting.clock.scoring(None)
+        samples = {r.samples_sha256: r for t in train_sets[facts.name] for r in t.replays if r.samples_sha256}
+        base_seconds += setting.clock.scoring(None) + sum(map(setting.clock.sampling, samples.values()))
     _check_runs(runs, choices, file)
     plan = Plan(
         study=study.name,
@@ -211,6 +212,7 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         dtype=setting.dtype,
         dials=list(dials),
         dial_seconds=dial_seconds,
+        remedy_seconds=clock.training(arm) - clock.training(arm.plain),
     )
 
 

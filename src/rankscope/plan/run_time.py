@@ -21,7 +21,7 @@ from rankscope.plan.run_cost import (
     step_count,
     train_flops,
 )
-from rankscope.records import MeasuredSpeed, ModelFacts, Plan, SuiteFacts, TrainFacts
+from rankscope.records import MeasuredSpeed, ModelFacts, Plan, ReplayFacts, SuiteFacts, TrainFacts
 from rankscope.study.study import Arm, Budget
 
 Device = Literal["cpu", "cuda"]
@@ -104,6 +104,13 @@ class Clock:
                 passes += batches * generated_tokens(suite) / suite.item_count
         return self._arithmetic(matrices, attention, passes / 3)
 
+    def sampling(self, samples: ReplayFacts) -> float:
+        """Letting the base write what arms replay, each sample as long as it may be."""
+        tokens, written, rows = samples.token_count, samples.completion_token_count, max(1, samples.row_count)
+        matrices, attention = forward_flops(None, self._facts, tokens, written, tokens / rows)
+        passes = math.ceil(rows / DECODED_ROWS[self._device]) * written / rows
+        return self._arithmetic(matrices, attention, passes / 3)
+
     def inside(self, arm: Arm, probe_items: int) -> float:
         """Looking inside a scored run: a forward of base and arm with all states kept, and the spectra of its matrices.
 
@@ -166,6 +173,8 @@ def describe_plan(plan: Plan) -> list[dict[str, Any]]:
             "steps": run.step_count,
             "train_tokens": run.train_tokens,
             "replay_tokens": run.replay_tokens,
+            "remedy": run.arm.remedy,
+            "remedy_seconds": run.remedy_seconds,
             "teraflops": (run.train_flops + run.evaluate_flops) / 1e12,
             "memory_bytes": run.memory_bytes,
             "disk_bytes": run.disk_bytes,

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from rankscope.records.arm_record import (
+    ArmCost,
+    ArmVerdict,
+    Interval,
+    Relation,
+    RemedyOutcome,
+    RemedyPart,
+    SuiteOutcome,
+)
 from rankscope.records.data_facts import ReplayFacts, TrainFacts
 from rankscope.records.plan_record import (
     MachineFacts,
@@ -45,24 +54,17 @@ from rankscope.records.settings_record import (
 from rankscope.records.suite_record import HarnessFacts, SuiteFacts
 from rankscope.records.verdict_record import (
     Answer,
-    ArmCost,
-    ArmVerdict,
     BestBet,
     BetSetting,
     DefaultArm,
     Defaults,
     DetectableEffect,
-    Interval,
     LeastBadArm,
     MoreNeeded,
     NextRuns,
     PooledInterval,
     Recommended,
-    Relation,
-    RemedyOutcome,
-    RemedyPart,
     SuiteNoise,
-    SuiteOutcome,
     Tone,
     Verdict,
     VerdictFile,

@@ -131,6 +131,8 @@ class PlannedRun(Record):
     dials: list[float] = [1.0]
     """The dials s at which it is scored, W0 + s (W - W0), ascending; 1 is the run as it was trained."""
     dial_seconds: float = 0.0  # of `seconds`, scoring at the other dials
+    remedy_seconds: float = 0.0
+    """Of `seconds`, what training takes longer than without the arm's remedy."""
 
 
 class PlannedSearch(Record):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from rankscope.records.arm_record import Interval
 from rankscope.records.record_base import FORMAT_VERSION, Record
-from rankscope.records.verdict_record import Interval
 
 RepairHow = Literal["retention", "none admissible"]
 

@@ -18,11 +18,9 @@ from rankscope.records.readable_numbers import (
     percent,
     points,
     rate,
-    size,
 )
 from rankscope.report.chart_drawing import Pair, plain
 from rankscope.report.suites_and_items import IN_NATS, change_frame
-from rankscope.study.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -126,37 +124,6 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
                 ]
             )
     return DataTable("arms", "Arms, fewest trainable parameters first", columns, rows)
-
-
-def costs_table(pairs: Sequence[Pair]) -> DataTable:
-    """What a run of each arm took, its share of a learning-rate search apart."""
-    pair_columns, pair_cells = columns_of_pairs([pair.verdict for pair in pairs])
-    columns = [
-        *pair_columns,
-        ("arm", False), ("training, one run", True), ("rate search, its share", True), ("peak memory", True),
-        ("adapter on disk", True),
-    ]  # fmt: skip
-    rows = []
-    for pair in pairs:
-        for arm in pair.verdict.arms_by_size:
-            cost = arm.cost
-            searched = duration(cost.search_seconds) if cost.search_seconds is not None else "no search"
-            rows.append(
-                [
-                    *pair_cells(pair.verdict.model, pair.verdict.train_set),
-                    text_cell(arm.label),
-                    number_cell(cost.train_seconds, duration(cost.train_seconds)),
-                    number_cell(cost.search_seconds, searched),
-                    number_cell(cost.peak_memory_bytes, size(cost.peak_memory_bytes)),
-                    number_cell(cost.adapter_bytes, _adaptertext_cell(cost.adapter_bytes, arm.method)),
-                ]
-            )
-    return DataTable("costs", "Cost of each arm", columns, rows)
-
-
-def _adaptertext_cell(adapter_bytes: int | None, method: str) -> str:
-    whole = method in METHODS and METHODS[method].whole
-    return "no adapter" if whole and adapter_bytes is None else size(adapter_bytes)
 
 
 def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interval_name: str) -> DataTable:

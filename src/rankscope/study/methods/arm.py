@@ -97,6 +97,11 @@ class Arm(BaseModel):
         said = [str(one) for one in (self.retain, self.replay) if one is not None]
         return "; ".join(said) or None
 
+    @property
+    def plain(self) -> Arm:
+        """The same arm without a remedy."""
+        return self.model_copy(update={"retain": None, "replay": None})
+
     def trainable_parameters(self, model: ModelShape) -> int:
         """How many parameters training changes in this model, exactly."""
         return self.traits.trainable_parameters(self, model)
