@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,14 @@ from test_repair_choice import suite
 from test_score import call, save_adapter
 from tiny_models import save_tiny_model
 from tiny_study import choice_rows, write_rows
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from rankscope.data.encoder import Encoder
 from rankscope.evaluate.score_suites import score_suite
 from rankscope.model.weights.adapter_file import read_adapter
-from rankscope.records import RepairRecord
+from rankscope.records import Item, RepairRecord
 from rankscope.records.record_base import parse_record
-from rankscope.tools.repair import Request, repair
+from rankscope.tools.repair import Request, choosing_items, repair
 from rankscope.tools.repair_candidates import AdapterCandidates, ModelCandidates
 from rankscope.tools.score_request import SuiteOptions, model_spec, read_suites
 
@@ -94,23 +95,35 @@ def test_every_candidate_is_scored_and_the_first_is_the_change_as_it_is(done: tu
     assert by_name["energy 0.5"].ranks_left is not None
 
 
+def right(model: PreTrainedModel | PeftModel, items: Sequence[Item]) -> dict[str, float]:
+    """By item whether the likeliest choice is right: plain forwards of one choice each, without anything of ours."""
+    found = {}
+    for item in items:
+        sums = []
+        for choice in item.choices_ids:
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([[*item.prompt_ids, *choice]])).logits[0]
+            wanted = logits[-len(choice) - 1 : -1].log_softmax(-1)
+            sums.append(float(wanted.gather(1, torch.tensor(choice)[:, None]).sum()))
+        found[item.item_id] = float(int(np.argmax(sums)) == item.answer_index)
+    return found
+
+
 def test_the_repaired_adapter_in_plain_peft_gives_the_recorded_predictions(
     here: Path, done: tuple[RepairRecord, Path]
 ) -> None:
     record, out = done
-    model = AutoModelForCausalLM.from_pretrained(here / "model")
-    repaired = PeftModel.from_pretrained(model, out).eval()
-    tokenizer = AutoTokenizer.from_pretrained(here / "model")
+    base = AutoModelForCausalLM.from_pretrained(here / "model").eval()
+    repaired = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(here / "model"), out).eval()
+    encoder = Encoder(AutoTokenizer.from_pretrained(here / "model"), context_tokens=128)
     point = next(p for p in record.points if p.name == record.chosen)
-    encoder = Encoder(tokenizer, context_tokens=128)
-    asked = read_suites([str(here / "keep.jsonl")], SuiteOptions(), encoder)
-    ((read, _),) = asked.values()
-    base = score_suite(AutoModelForCausalLM.from_pretrained(here / "model").eval(), tokenizer, read, token_budget=4096)
-    own = score_suite(repaired.get_base_model(), tokenizer, read, token_budget=4096)
-    from rankscope.tools.repair import _selected
-
-    lost = [b.score - o.score for b, o in zip(base, own, strict=True) if b.item_id not in _selected(read)]  # type: ignore[operator]
-    assert np.mean(lost) == pytest.approx(point.forgetting.mean, abs=1e-9)
+    for name, recorded, sign in (("task", point.gain, 1), ("keep", point.forgetting, -1)):
+        ((read, _),) = read_suites([str(here / f"{name}.jsonl")], SuiteOptions(), encoder).values()
+        before, after = right(base, read.items), right(repaired, read.items)
+        judges = [item_id for item_id in before if item_id not in choosing_items(read)]
+        assert len(judges) == record.judge_items[name]
+        assert sign * np.mean([after[i] - before[i] for i in judges]) == pytest.approx(recorded.mean, abs=1e-9)
+        assert after != before
     assert (out / "README.md").read_text() == "the card"
     assert parse_record(RepairRecord, (out / "repair.json").read_bytes(), "repair.json") == record
 

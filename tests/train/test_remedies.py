@@ -137,6 +137,16 @@ def test_each_arm_of_a_pack_is_a_plain_loop_over_two_models_of_its_own(tiny_fold
         check(result, two_models(tiny_folder, arm, own))
 
 
+def test_a_pack_that_replays_is_kept_near_the_base_where_each_arm_says(tiny_folder: Path) -> None:
+    penalties = (Retain(kl=0.5, on="replay"), Retain(kl=2.0))
+    given = [
+        with_remedies(arm, Remedies(kept, replayed=OLD, share=0.3))
+        for arm, kept in zip(MIXED[:2], penalties, strict=True)
+    ]
+    for arm, own, result in zip(MIXED[:2], given, train(tiny_folder, MIXED[:2], given), strict=True):
+        check(result, two_models(tiny_folder, arm, own))
+
+
 @pytest.mark.parametrize("kept", [Retain(kl=0.5), Retain(l2=3.0), Retain(kl=0.2, l2=1.0)], ids=str)
 def test_full_fine_tuning_is_kept_near_a_second_model(tiny_folder: Path, kept: Retain) -> None:
     remedies = Remedies(kept, base=base(tiny_folder).model)

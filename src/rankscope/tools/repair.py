@@ -91,7 +91,7 @@ def repair(request: Request, progress: Callable[[str, int, int], None] = lambda 
     before = _scores(base, plans)
     scores: dict[str, dict[str, list[Prediction]]] = {}
     divergences: list[float] = []
-    selected = {name: _selected(suite) for name, suite in suites.items()}
+    selected = {name: choosing_items(suite) for name, suite in suites.items()}
     keeps = list(suites)[len(request.task) :]
     for done, name in enumerate(made.names):
         progress(name, done, len(made.names))
@@ -150,7 +150,7 @@ def _suites(request: Request, base: LoadedModel, facts: ModelFacts) -> dict[str,
     return {name: suite for name, (suite, _) in asked.items()}
 
 
-def _selected(suite: Suite) -> frozenset[str]:
+def choosing_items(suite: Suite) -> frozenset[str]:
     """The items that choose: a quarter, 16 to 100 of them where there are enough."""
     count = len(suite.items)
     rule = Selection(min_items=min(16, count // 4))

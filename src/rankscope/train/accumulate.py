@@ -93,22 +93,23 @@ class Accumulator:
         weights = [sum(map(self._objective.row_weight, part)) for part in rows]
         device = self._pack.model.device
         totals = torch.zeros(2, len(arms), dtype=torch.float64, device=device)  # of the task, of replayed rows
-        divergence, near = torch.zeros(len(arms), dtype=torch.float64, device=device), 0
+        divergence, near = torch.zeros(len(arms), dtype=torch.float64, device=device), [0] * len(arms)
         remedies = [self._remedies[arm] for arm in arms]
         for on_replay, part in enumerate(rows):
             kl = kl_weights(remedies, on_replay=bool(on_replay), device=device)
-            near += 0 if kl is None else weights[on_replay]
+            own = [one.kl_weight(on_replay=bool(on_replay)) > 0 for one in remedies]  # the others' tokens are not its
+            near = [count + weights[on_replay] * has for count, has in zip(near, own, strict=True)]
             for micro_batch in self._micro_batches(part, len(arms)):
                 sums = self._losses(micro_batch, len(arms), kl)
                 (sums.objective / sum(weights)).sum().backward()
                 for arm in arms:
                     self._trainees[arm].take_gradients()
                 totals[on_replay] += sums.cross_entropy.detach() / weights[on_replay]
-                divergence += 0 if kl is None else sums.divergence
+                divergence += 0 if kl is None else sums.divergence * (kl > 0)
         return StepLosses(
             totals[0].tolist(), weights[0], totals[1].tolist() if rows.replayed else None, weights[1],
-            [value if one.has_kl else None for value, one in zip((divergence / near).tolist(), remedies, strict=True)]
-            if near
+            [value / count if count else None for value, count in zip(divergence.tolist(), near, strict=True)]
+            if any(near)
             else None,
         )  # fmt: skip
 

@@ -43,11 +43,6 @@ class Remedies:
         return self.retain.kl if (self.retain.on == "replay") == on_replay else 0.0
 
     @property
-    def has_kl(self) -> bool:
-        """Whether leaving what the base predicts is penalised."""
-        return self.retain is not None and self.retain.kl is not None
-
-    @property
     def l2_weight(self) -> float:
         """Of half the squared distance of the weights to the base's."""
         return 0.0 if self.retain is None or self.retain.l2 is None else self.retain.l2
