@@ -109,5 +109,8 @@ def test_the_plan_counts_validation_base_analysis_and_derived_runs(read: Callabl
     more = inside.runs[-1].seconds - plain.runs[-1].seconds
     assert more == pytest.approx(timed.inside(arm, study.analysis.probe_items))
     assert more > 0
-    # ranks 4 and 8: of 8 one lower rank, one by energy, and intruders with their control
-    assert inside.derived_seconds == pytest.approx(4 * timed.scoring(arm))
+    # ranks 4 and 8: of 8 one lower rank, one by energy, intruders with their control, and two dials by layer; of full
+    # its spectrum cut and two dials by layer
+    full = plain.runs[0].arm
+    assert full.traits.whole
+    assert inside.derived_seconds == pytest.approx(6 * timed.scoring(arm) + 3 * timed.scoring(full))

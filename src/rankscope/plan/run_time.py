@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from rankscope.plan.run_cost import (
+    base_forwards,
     evaluate_flops,
     forward_flops,
     generated_tokens,
+    replayed_rows,
     share_of_epoch,
     step_count,
     train_flops,
 )
-from rankscope.records import MeasuredSpeed, ModelFacts, Plan, SuiteFacts, TrainFacts
+from rankscope.records import MeasuredSpeed, ModelFacts, Plan, ReplayFacts, SuiteFacts, TrainFacts
 from rankscope.study.study import Arm, Budget
 
 Device = Literal["cpu", "cuda"]
@@ -83,9 +85,13 @@ class Clock:
         steps = share * step_count(self._train.row_count, self._budget)
         per_token = self._of(arm, "train_seconds_per_token")
         if per_token is not None:
-            return share * self._tokens() * per_token
+            # Measured on the task's tokens alone; a forward is a third of a step, as FLOPs and as calls.
+            replayed = replayed_rows(arm, self._train, self._budget).tokens
+            return share * (self._tokens() + replayed) * (1 + base_forwards(arm) / 3) * per_token
         matrices, attention = train_flops(arm, self._facts, self._train, self._budget)
-        return self._arithmetic(share * matrices, share * attention, steps, 3 * share * self._tokens())
+        passes = 1 + base_forwards(arm) / 3
+        tokens = self._tokens() + replayed_rows(arm, self._train, self._budget).tokens
+        return self._arithmetic(share * matrices, share * attention, steps * passes, 3 * share * passes * tokens)
 
     def validation(self, arm: Arm) -> float:
         """One pass over the validation rows."""
@@ -112,6 +118,13 @@ class Clock:
                 batches = math.ceil(suite.item_count / DECODED_ROWS[self._device])
                 passes += batches * generated_tokens(suite) / suite.item_count
         return self._arithmetic(matrices, attention, passes / 3, sum(suite.token_count for suite in self._suites))
+
+    def sampling(self, samples: ReplayFacts) -> float:
+        """Letting the base write what arms replay, each sample as long as it may be."""
+        tokens, written, rows = samples.token_count, samples.completion_token_count, max(1, samples.row_count)
+        matrices, attention = forward_flops(None, self._facts, tokens, written, tokens / rows)
+        passes = math.ceil(rows / DECODED_ROWS[self._device]) * written / rows
+        return self._arithmetic(matrices, attention, passes / 3, tokens)
 
     def inside(self, arm: Arm, probe_items: int) -> float:
         """Looking inside a scored run: a forward of base and arm with all states kept, and the spectra of its matrices.
@@ -175,6 +188,9 @@ def describe_plan(plan: Plan) -> list[dict[str, Any]]:
             "trainable_parameters": run.trainable_parameters,
             "steps": run.step_count,
             "train_tokens": run.train_tokens,
+            "replay_tokens": run.replay_tokens,
+            "remedy": run.arm.remedy,
+            "remedy_seconds": run.remedy_seconds,
             "teraflops": (run.train_flops + run.evaluate_flops) / 1e12,
             "memory_bytes": run.memory_bytes,
             "disk_bytes": run.disk_bytes,
