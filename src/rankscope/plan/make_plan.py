@@ -29,7 +29,7 @@ from rankscope.plan.run_cost import (
     train_flops,
 )
 from rankscope.plan.run_time import Clock, plan_totals
-from rankscope.plan.search_plan import planned_searches
+from rankscope.plan.search_plan import planned_searches, searched_together
 from rankscope.plan.selection_split import planned_choice, split_problems, split_warnings
 from rankscope.records import (
     MachineFacts,
@@ -71,10 +71,10 @@ class _Setting:
     @cached_property
     def clock(self) -> Clock:
         """Of one worker: a CPU's speed is measured on one thread, a GPU's on the whole device."""
-        speed = self.machine.flops_per_second or NOMINAL_FLOPS_PER_SECOND[self.resolved.device]
+        speed = self.machine.speed_in(self.dtype) or NOMINAL_FLOPS_PER_SECOND[self.resolved.device]
         threads = self.resolved.thread_count if self.resolved.device == "cpu" else 1
         budget, device = self.study.budget, self.resolved.device
-        return Clock(self.facts, self.train, self.suites, budget, speed * threads, device, self.measured)
+        return Clock(self.facts, self.train, self.suites, budget, speed * threads, device, self.measured, threads)
 
     @cached_property
     def choice(self) -> PlannedChoice:
@@ -164,16 +164,16 @@ def _setting_runs(setting: _Setting) -> tuple[list[PlannedSearch], list[PlannedR
     runs: list[PlannedRun] = []
     for key in setting.study.arms:
         entry = setting.study.arms_of(key)
-        own = [_run(setting, arm, entry, seed) for arm in entry for seed in setting.study.all_seeds]
-        fitting = {run.arm.label for run in own if run.fits}
-        found = planned_searches(
+        runs += [_run(setting, arm, entry, seed) for arm in entry for seed in setting.study.all_seeds]
+    fitting = {run.arm.label for run in runs if run.fits}
+    for alike in searched_together(setting.study):
+        arms = [arm for key in alike for arm in setting.study.arms_of(key) if arm.label in fitting]
+        searches += planned_searches(
             setting.study, setting.facts, setting.train, setting.suites, setting.dtype, setting.choice, setting.clock,
-            [arm for arm in entry if arm.label in fitting],
+            arms,
         )  # fmt: skip
-        by_label = {arm.label: search.search_id for search in found for arm in search.arms}
-        runs += [run.model_copy(update={"search_id": by_label.get(run.arm.label)}) for run in own]
-        searches += found
-    return searches, runs
+    by_label = {arm.label: search.search_id for search in searches for arm in search.arms}
+    return searches, [run.model_copy(update={"search_id": by_label.get(run.arm.label)}) for run in runs]
 
 
 def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> PlannedRun:

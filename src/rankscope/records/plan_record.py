@@ -74,7 +74,13 @@ class MachineFacts(Record):
     bitsandbytes: bool = False
     """Whether the package that quantises is installed."""
     flops_per_second: float | None = None
-    """Matrix-product speed measured in the compute dtype, one worker; None where it was not measured."""
+    """Matrix-product speed measured in the dtype that `auto` takes, one worker; None where it was not measured."""
+    flops_per_second_float32: float | None = None
+    """The same in float32, for a study that asks for it."""
+
+    def speed_in(self, dtype: str) -> float | None:
+        """Matrix-product speed in a compute dtype; None where it was not measured."""
+        return (self.flops_per_second_float32 if dtype == "float32" else None) or self.flops_per_second
 
 
 class StudyMarker(Record):
