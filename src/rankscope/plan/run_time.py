@@ -83,15 +83,13 @@ class Clock:
     def training(self, arm: Arm, share: float = 1.0) -> float:
         """Updates of a run, or of `share` of one."""
         steps = share * step_count(self._train.row_count, self._budget)
+        tokens = share * (self._tokens() + replayed_rows(arm, self._train, self._budget).tokens)
+        again = base_forwards(arm) / 3  # a forward is a third of a step, as FLOPs and as calls
         per_token = self._of(arm, "train_seconds_per_token")
-        if per_token is not None:
-            # Measured on the task's tokens alone; a forward is a third of a step, as FLOPs and as calls.
-            replayed = replayed_rows(arm, self._train, self._budget).tokens
-            return share * (self._tokens() + replayed) * (1 + base_forwards(arm) / 3) * per_token
+        if per_token is not None:  # measured on the task's tokens alone
+            return tokens * (1 + again) * per_token
         matrices, attention = train_flops(arm, self._facts, self._train, self._budget)
-        passes = 1 + base_forwards(arm) / 3
-        tokens = self._tokens() + replayed_rows(arm, self._train, self._budget).tokens
-        return self._arithmetic(share * matrices, share * attention, steps * passes, 3 * share * passes * tokens)
+        return self._arithmetic(share * matrices, share * attention, steps * (1 + again), 3 * tokens * (1 + again))
 
     def validation(self, arm: Arm) -> float:
         """One pass over the validation rows."""

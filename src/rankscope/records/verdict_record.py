@@ -135,6 +135,8 @@ class Verdict(Record):
     arms: list[ArmVerdict]
     findings: list[str] = []
     """What was forgotten, in plain words: by which arms, recall against reasoning."""
+    dials: list[RemedyOutcome] = []
+    """What the dial of each arm that has one below 1 is worth: the arm against itself as trained."""
     remedies: list[RemedyOutcome] = []
     noise: list[SuiteNoise] = []
     at_other_margins: list[WorthAt] = []

@@ -159,6 +159,11 @@ def _print_one(console: Console, verdict: Verdict) -> None:
         _print_answer(console, answer)
     for arm in told_arms(verdict)[:3]:
         console.print(escape(forgotten_sentence(arm)))
+    answered = {verdict.recommended.label if verdict.recommended is not None else None}
+    answered |= {verdict.best_bet.label if verdict.best_bet is not None else None}
+    for outcome in verdict.dials:
+        if outcome.arm in answered:
+            console.print(escape(f"{outcome.sentence}."))
     for outcome in verdict.remedies:
         said = f"{outcome.sentence}.{_parts_sentence(outcome)}"
         console.print(f"Remedy ({escape(outcome.remedy)}): {escape(said)}")
