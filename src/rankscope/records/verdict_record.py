@@ -146,6 +146,18 @@ class Verdict(Record):
     best_bet: BestBet | None = None
 
     @property
+    def in_nats(self) -> bool:
+        """Whether some suite is judged by its loss."""
+        return any(arm.gain_nats is not None or arm.forgetting_nats is not None for arm in self.arms)
+
+    @property
+    def named_arms(self) -> list[str]:
+        """The arms that the answers name: what is recommended, then the best bet."""
+        recommended = [] if self.recommended is None else [self.recommended.label]
+        bet = [] if self.best_bet is None or self.best_bet.setting is None else [self.best_bet.label]
+        return list(dict.fromkeys([*recommended, *bet]))
+
+    @property
     def answers(self) -> list[Answer]:
         """The sure verdict and the best bet; where the verdict recommends nothing the bet comes first."""
         sure = Answer(self.headline, self.sentence)

@@ -95,14 +95,14 @@ def _verdicts(
         )
         outcomes = remedy_outcomes(frames[0], model, train_set, decision.confidence)
         dials = dial_outcomes(*frames, settings, model, train_set, decision.confidence)
-        best = best_sentence([*outcomes, *dials])
+        best = [best_sentence(outcomes), *(one.sentence for one in dials if one.arm in verdict.named_arms)]
         told = findings(tables["forgotten_groups"], tables["kinds"], model, train_set)
         worth = at_other_margins(
             settings, plan.choice_of(model, train_set), tables["operating_points"],
             retention_margin=decision.retention_margin, seed_count=len(study.all_seeds),
         )  # fmt: skip
         update = {
-            "findings": [*told, *([f"{best}."] if best is not None else [])],
+            "findings": [*told, *(f"{sentence}." for sentence in best if sentence is not None)],
             "remedies": outcomes,
             "dials": dials,
             "at_other_margins": worth,
