@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from bet_families import ARMS, FAMILIES, PARAMETERS, RANKS, Family, scenario_of
 from bet_families_held_out import HELD_OUT
-from simulated_studies import draw
+from simulated_studies import Drawn, Scenario, draw
 
 from rankscope.decide.best_bet import COST_SHARE, Axes, doublings, judge_draws, place_bet
 from rankscope.decide.bet_likelihood import Observed, observe
@@ -42,28 +42,49 @@ BINS = np.arange(0.0, 1.01, 0.1)
 
 def one_study(rng: np.random.Generator, family: Family, seeds: int, items: int) -> dict[str, Any]:
     """A simulated study: what the bet says, and its regret and rightness beside those of its peers."""
-    scenario = scenario_of(rng, family, seeds, items)
-    drawn = draw(rng, scenario, seeds)
+    study = simulate(rng, scenario_of(rng, family, seeds, items))
+    return outcome(study, bet_axes(study.gain, study.lost, np.random.default_rng(0)))
+
+
+class Study(NamedTuple):
+    """A simulated study: its truth, its answers, and what the bet sees of gain and of forgetting, in points."""
+
+    scenario: Scenario
+    drawn: Drawn
+    gain: Observed
+    lost: Observed
+
+
+def simulate(rng: np.random.Generator, scenario: Scenario) -> Study:
+    """Draws the answers of a study of this truth."""
+    drawn = draw(rng, scenario, scenario.seeds)
     gain, lost = (
         observe([suite.arrays for suite in drawn.suites if (suite.relation == "in-domain") == inside], scale)
         for inside, scale in ((True, 100.0), (False, -100.0))
     )
-    outcomes = judge_draws([bet_axes(gain, lost, np.random.default_rng(0))])
+    return Study(scenario, drawn, gain, lost)
+
+
+def outcome(study: Study, axes: Axes) -> dict[str, Any]:
+    """The bet that these draws of the truth lead to, and its peers: regret, and whether each is right."""
+    gain, lost = study.gain.mean, study.lost.mean
+    outcomes = judge_draws([axes])
     bet = place_bet(outcomes, COST, [True] * ARMS)
-    true = judge_draws([Axes(100 * scenario.gain[None], 100 * scenario.lost[None], MARGINS)])
-    keeps = np.flatnonzero(lost.mean <= MARGINS.retention)
+    true = judge_draws([Axes(100 * study.scenario.gain[None], 100 * study.scenario.lost[None], MARGINS)])
+    keeps = np.flatnonzero(lost <= MARGINS.retention)
     options = {
         "bet": bet.option,
-        "argmax": int(np.argmax(gain.mean)),
-        "loss": int(np.argmin(drawn.validation_loss)),
+        "argmax": int(np.argmax(gain)),
+        "loss": int(np.argmin(study.drawn.validation_loss)),
         "r16": RANKS.index(16),
         "r64": RANKS.index(64),
-        "plug_in": int(keeps[np.argmax(gain.mean[keeps])]) if len(keeps) and gain.mean[keeps].max() > 0 else ARMS,
+        "plug_in": int(keeps[np.argmax(gain[keeps])]) if len(keeps) and gain[keeps].max() > 0 else ARMS,
     }
+    design = {"family": study.scenario.name, "seeds": study.scenario.seeds}
+    said = {"said": float(outcomes.probability[bet.option]), "base": bet.option == ARMS}
     found = {name: float(true.regret[0, option]) for name, option in options.items()}
-    said = float(outcomes.probability[bet.option])
     right = {f"right_{name}": bool(true.right[0, option]) for name, option in options.items()}
-    return {"family": scenario.name, "seeds": seeds, "said": said, "base": bet.option == ARMS, **found, **right}
+    return {**design, **said, **found, **right}
 
 
 def bet_axes(gain: Observed, lost: Observed, rng: np.random.Generator) -> Axes:
