@@ -166,6 +166,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ],
         "said_80_share": len(sure) / max(len(three), 1),
         "said_80_right": _mean(sure, "right_bet") if sure else None,
+        "said_80_studies": [len(three), len(sure)],
     }
 
 
@@ -174,23 +175,28 @@ def scenario_name(family: Family) -> str:
     return family.__name__.replace("_", " ")
 
 
+def _error(share: float, count: int) -> str:
+    return f"standard error {np.sqrt(share * (1 - share) / max(count, 1)):.3f}"
+
+
 def gates(found: dict[str, Any]) -> list[tuple[str, bool]]:
-    """What the calibration asks of the bet, and whether it holds."""
+    """What the calibration asks of the bet, and whether it holds. Standard errors are told; they decide nothing."""
     held = []
     for one in found["reliability"]:
         if one["family"] == "all" and one["low"] >= 0.5 and one["n"] >= 200:
             off = one["observed"] - one["predicted"]
-            name = f"said {one['predicted']:.2f}, right {one['observed']:.2f} (n = {one['n']}): within -0.05 and +0.10"
-            held.append((name, -0.05 <= off <= 0.10))
+            name = f"said {one['predicted']:.3f}, right {one['observed']:.3f} ({_error(one['observed'], one['n'])}"
+            held.append((f"{name}, n = {one['n']}): within -0.05 and +0.10", -0.05 <= off <= 0.10))
     for one in found["families"]:
         most = 0.25 if one["family"] == "no gain" else 0.10
         over = one["said"] - one["right"]
-        held.append((f"{one['family']}: said minus right {over:+.2f}, at most {most:g}", over <= most))
+        held.append((f"{one['family']}: said minus right {over:+.3f}, at most {most:g}", over <= most))
     brier, constant = found["brier"], found["brier_constant"]
     held.append((f"Brier {brier:.4f}, below that of each family's own rate {constant:.4f}", brier < constant))
     share, right = found["said_80_share"], found["said_80_right"] or 0.0
-    held.append((f"3 seeds: {share:.1%} say 0.8 or more, at least 60 %", share >= 0.6))
-    held.append((f"3 seeds: {right:.1%} of those are right, at least 95 %", right >= 0.95))
+    three, sure = found["said_80_studies"]
+    held.append((f"3 seeds: {share:.1%} say 0.8 or more ({_error(share, three)}), at least 60 %", share >= 0.6))
+    held.append((f"3 seeds: {right:.1%} of those are right ({_error(right, sure)}), at least 95 %", right >= 0.95))
     for way in PEERS:
         ours, theirs = (float(np.mean([one[name] for one in found["regret"]])) for name in ("bet", way))
         held.append((f"mean regret {ours:.2f}, below {way}'s {theirs:.2f}", ours < theirs))
