@@ -12,7 +12,9 @@ from typer.testing import CliRunner, Result
 from rankscope.cli import app
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.pipeline import Outcome
+from rankscope.results import remedy_study
 from rankscope.results.remedy_study import best_arm, write_remedy_study
+from rankscope.study.methods.remedy_settings import Retain
 from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import read_study
 
@@ -48,6 +50,20 @@ def test_the_best_arm_stands_plain_and_with_every_remedy(done: Path, tmp_path: P
     assert (study.train, study.suites, study.budget) == (before.train, before.suites, before.budget)
     planned = call("plan", out)
     assert planned.exit_code == 0, planned.stderr
+
+
+def test_the_plain_arm_of_one_with_a_remedy_is_not_called_by_it(done: Path) -> None:
+    """Where the best arm of the last study was `l2-full`, the arm without a remedy is another."""
+    study = read_study(done / "study.yaml")
+    key = next(key for key, entry in study.arms.items() if entry.method == "full")
+    treated = study.arms[key].model_copy(update={"retain": Retain(l2=0.01)})
+    study = study.model_copy(update={"arms": {"l2-full": treated}})
+    (arm,) = study.arms_of("l2-full")
+    assert arm.remedy is not None
+    entries = remedy_study._entries(study, "l2-full", arm, 1e-3)
+    assert "l2-full" not in entries
+    assert not {"retain", "replay"} & set(entries["plain-l2-full"])
+    assert entries["l2-plain-l2-full"]["retain"] == {"l2": 0.01}
 
 
 def test_a_file_that_exists_and_a_study_without_a_verdict_are_refused(done: Path, tmp_path: Path) -> None:

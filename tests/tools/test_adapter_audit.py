@@ -295,6 +295,16 @@ def test_a_base_that_does_not_match_names_each_module(adapter: Path, tmp_path: P
     assert lines_of("audit", adapter, "--base", tmp_path / "nothing")
 
 
+def test_a_configuration_of_another_adapter_is_refused(adapter: Path, tmp_path: Path) -> None:
+    """PEFT does not load such a folder; its scale would be right of neither."""
+    shutil.copytree(adapter, tmp_path / "a")
+    file = tmp_path / "a" / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "r": config["r"] + 5}))
+    with pytest.raises(InputProblems, match=rf"adapter_config.json: r: found {config['r'] + 5} where .* has"):
+        audit(tmp_path / "a")
+
+
 def test_ranks_and_energies_that_cannot_be(adapter: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "at most the adapter's 6" in lines_of("compress", adapter, "--rank", 7, "--out", out)[0]

@@ -75,11 +75,12 @@ def best_arm(verdict: Verdict) -> str | None:
 
 
 def _entries(study: Study, key: str, arm: Arm, rate: float | None) -> dict[str, dict[str, Any]]:
-    """The arm as an entry of its own, and one for each remedy, at the rate that it was judged at."""
+    """The arm without a remedy as an entry of its own, and one for each remedy, at the rate that it was judged at."""
     entry = study.arms[key].model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"retain", "replay"})
     if arm.traits.size is not None:
         entry[arm.traits.size.key] = [arm.size]
     if rate is not None:
         entry["learning_rate"] = rate
     remedies = {**REMEDIES, **(FOR_WHOLE if arm.traits.whole else {})}
-    return {arm.label: entry} | {f"{name}-{arm.label}": {**entry, **more} for name, more in remedies.items()}
+    label = arm.label if arm.remedy is None else f"plain-{arm.label}"
+    return {label: entry} | {f"{name}-{label}": {**entry, **more} for name, more in remedies.items()}

@@ -127,7 +127,10 @@ def warnings_of(folder: StudyFolder, plan: Plan) -> list[str]:
     found = list(plan.warnings)
     for train in plan.train_sets:
         found += train.warnings
-        found += [warning for replay in train.replays for warning in replay.warnings]
+        for replay in train.replays:
+            arms = ", ".join(replay.arms)
+            found += [*replay.warnings]
+            found += [f"{arms}: {count} old rows are not replayed ({why})" for why, count in replay.dropped.items()]
         found += [f"{train.name}: {count} rows dropped from training ({why})" for why, count in train.dropped.items()]
     for suite in plan.suites:
         found += [f"{suite.name}: {count} items left out ({why})" for why, count in suite.left_out.items()]

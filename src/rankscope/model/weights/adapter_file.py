@@ -203,11 +203,24 @@ def _assemble(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) 
     if problems:
         raise InputProblems(problems)
     check_patterns(folder / CONFIG, config, sides)
+    if other := [*_other_ranks(folder, config, sides)]:
+        raise InputProblems(other)
     deltas = {m: _delta(config, m, pair["A"], pair["B"], m in embeddings) for m, pair in sides.items()}
     if too_large := [*_too_large(folder, deltas)]:
         raise InputProblems(too_large)
     dtypes = {m: pair["A"].dtype for m, pair in sides.items()}
     return Adapter(folder, config, deltas, rest, frozenset(embeddings), _notes(config, rest), dtypes)
+
+
+def _other_ranks(folder: Path, config: dict[str, Any], sides: dict[str, dict[str, Tensor]]) -> Iterator[Problem]:
+    """A configuration of another adapter than the weights are of: PEFT refuses it, and its alpha would mislead."""
+    if not isinstance(config.get("r"), int):
+        return
+    for module, pair in sides.items():
+        rank, said = pair["A"].shape[0], pattern_value(config, "rank_pattern", module, config["r"])
+        if rank != said:
+            yield Problem(str(folder / CONFIG), "r", f"{said:g} where {module} has {rank}", f"{rank}, as in {WEIGHTS}")
+            return
 
 
 def _too_large(folder: Path, deltas: dict[str, LowRank]) -> Iterator[Problem]:
