@@ -146,7 +146,7 @@ def test_rows_that_a_suite_asks_are_not_replayed(done: tuple[Path, Path]) -> Non
     (train,) = plan_of(out).train_sets
     (facts,) = (one for one in train.replays if one.samples_sha256 is None)
     assert (facts.row_count, facts.dropped) == (20, {"also in suite other": 1})
-    assert "1 old rows are not replayed (also in suite other)" in (out / "report.html").read_text(encoding="utf-8")
+    assert ": 1 left out of what is replayed (also in suite other)" in (out / "report.html").read_text(encoding="utf-8")
     rows = open_training(StudyFolder.open(out).tokens(facts.content_sha256)).train
     assert [row.item_id for row in rows] == [f"old{i}" for i in range(20)]
 

@@ -11,7 +11,8 @@ from rankscope.plan import run_time
 from rankscope.plan.make_plan import make_plan
 from rankscope.plan.run_cost import forward_flops, train_flops
 from rankscope.plan.run_time import Clock
-from rankscope.records import MeasuredSpeed, Plan
+from rankscope.records import MeasuredSpeed, Plan, ReplayFacts
+from rankscope.study.methods.remedy_settings import Replay
 from rankscope.study.study import Arm, Budget, Study
 
 FACTS, TRAIN, SUITES = model_facts(), train_facts(), [suite_facts()]
@@ -62,6 +63,24 @@ def test_arithmetic_is_products_at_their_speeds_and_a_cost_for_each_layer_of_eac
     assert clock().training(lora(8)) == pytest.approx(expected)
     two = Clock(FACTS, TRAIN, SUITES, BUDGET, 1e10, "cpu", threads=2)
     assert two.training(lora(8)) == pytest.approx(expected - values * run_time.VALUE_SECONDS["cpu"] / 2)
+
+
+def test_replayed_rows_are_micro_batches_of_their_own() -> None:
+    own = TRAIN.model_copy(update={"replays": [replayed("replaying")]})
+    arm = lora(8).model_copy(update={"label": "replaying", "replay": Replay.model_validate({"self": 0.2})})
+    timed = Clock(FACTS, own, SUITES, BUDGET, 1e30, "cpu")
+    tokens = 2 * TRAIN.token_count
+    values = 3 * run_time.values_per_token(FACTS) * run_time.VALUE_SECONDS["cpu"]
+    passes = 2 * -(-TRAIN.row_count // 8) * FACTS.layer_count * run_time.LAYER_STEP_SECONDS["cpu"]
+    assert timed.training(lora(8)) == pytest.approx(tokens * values + passes)
+    assert timed.training(arm) == pytest.approx(1.25 * tokens * values + 2 * passes)
+
+
+def replayed(arm: str) -> ReplayFacts:
+    return ReplayFacts(
+        arms=[arm], content_sha256="a" * 64, samples_sha256="b" * 64, row_count=40, token_count=800,
+        completion_token_count=700,
+    )  # fmt: skip
 
 
 def test_a_study_in_float32_is_timed_at_its_speed(read: Callable[..., Study]) -> None:

@@ -52,6 +52,14 @@ def test_the_best_arm_stands_plain_and_with_every_remedy(done: Path, tmp_path: P
     assert planned.exit_code == 0, planned.stderr
 
 
+def test_what_it_would_not_heed_is_refused(done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "next.yaml"
+    found = call("init", "--remedies", done, "--out", out, "--name", "mine", "--from", tmp_path / "no.yaml")
+    assert found.exit_code == 2
+    assert "init: --remedies: found --name, --from beside it, expected --out alone beside it" in found.stderr
+    assert not out.exists()
+
+
 def test_the_plain_arm_of_one_with_a_remedy_is_not_called_by_it(done: Path) -> None:
     """Where the best arm of the last study was `l2-full`, the arm without a remedy is another."""
     study = read_study(done / "study.yaml")

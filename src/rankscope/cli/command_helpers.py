@@ -20,7 +20,7 @@ import typer
 
 from rankscope import __version__
 from rankscope.edges.storages import Busy
-from rankscope.study.problems import InputProblems
+from rankscope.study.problems import InputProblems, Problem
 
 if TYPE_CHECKING:
     from rankscope.edges.study_folder import StudyFolder
@@ -142,3 +142,14 @@ def write_crash_report() -> Path:
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
         stream.write("\n".join(lines))
     return Path(name)
+
+
+def alone_but_for(context: typer.Context, option: str, *others: str) -> None:
+    """Raises InputProblems where an option that leaves no room for more was given beside any but `others`."""
+    sources = {key: context.get_parameter_source(key) for key in context.params}
+    given = [key for key, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if beside := [f"--{key.rstrip('_')}" for key in given if key not in (option, *others)]:
+        expected = f"{', '.join(f'--{key}' for key in others)} alone beside it"
+        raise InputProblems(
+            [Problem(context.info_name or "", f"--{option}", f"{', '.join(beside)} beside it", expected)]
+        )

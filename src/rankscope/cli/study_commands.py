@@ -16,6 +16,7 @@ import typer
 from rankscope.cli.command_helpers import (
     INTERRUPTED,
     Json,
+    alone_but_for,
     check_writable,
     is_planned,
     open_folder,
@@ -200,6 +201,7 @@ def _executor(settings: Study) -> Callable[[Plan], Executor]:
 
 
 def init(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")] = Path("study.yaml"),
     name: Annotated[str, typer.Option("--name", help="The study's name, and its folder's.")] = "my-study",
     model: Annotated[str, typer.Option("--model", help="`bundled`, a folder, or a hub id.")] = "bundled",
@@ -214,8 +216,7 @@ def init(
         Path | None, typer.Option("--from", metavar="FILE", help="Arms from what `rankscope defaults` wrote.")
     ] = None,
     remedies: Annotated[
-        str | None,
-        typer.Option("--remedies", metavar="DIR", help="The best arm of this finished study, with remedies."),
+        str | None, typer.Option("--remedies", metavar="DIR", help="A finished study's best arm, with remedies.")
     ] = None,
 ) -> None:
     """Write a commented study file to start from: about the bundled world, or about your own files.
@@ -233,10 +234,11 @@ def init(
     check_out(out)
     check_writable(out.parent)
     if remedies is not None:
+        alone_but_for(context, "remedies", "out")
         from rankscope.results.remedy_study import write_remedy_study
 
-        labels = write_remedy_study(open_folder(remedies), out)
-        typer.echo(f"{out} is written: {', '.join(labels)} with remedies. See what it would do: rankscope plan {out}")
+        labels = ", ".join(write_remedy_study(open_folder(remedies), out))
+        typer.echo(f"{out} is written: {labels} with remedies. See what it would do: rankscope plan {out}")
         return
     arms = None
     if from_ is not None:

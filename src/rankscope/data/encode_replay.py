@@ -135,13 +135,14 @@ def _encoded(name: str, replay: Replay, by: Encoding, given: Sequence[tuple[int,
         writer.add([Example(f"prompt-{i}", ids, ()) for i, ids in enumerate(prompts)])
         content = _written(writer, np.arange(len(prompts)))
     decides = [content, replay.samples, replay.temperature, replay.max_tokens, SAMPLE_SEED, sorted(encoder.eos_ids)]
-    lengths = [len(prompts[i % len(prompts)]) for i in range(replay.samples)]
+    turns, rest = divmod(replay.samples, len(prompts))  # sample i goes on from prompt i % prompts
+    asked = turns * sum(map(len, prompts)) + sum(map(len, prompts[:rest]))
     return ReplayFacts(
         arms=[],
         content_sha256=content,
         samples_sha256=hashlib.sha256(json.dumps(decides).encode()).hexdigest(),
         row_count=replay.samples,
-        token_count=sum(lengths) + replay.samples * replay.max_tokens,
+        token_count=asked + replay.samples * replay.max_tokens,
         completion_token_count=replay.samples * replay.max_tokens,
         dropped={"longer than the model's context": dropped} if dropped else {},
     )

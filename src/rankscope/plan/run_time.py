@@ -89,7 +89,8 @@ class Clock:
         if per_token is not None:  # measured on the task's tokens alone
             return tokens * (1 + again) * per_token
         matrices, attention = train_flops(arm, self._facts, self._train, self._budget)
-        return self._arithmetic(share * matrices, share * attention, steps * (1 + again), 3 * tokens * (1 + again))
+        passes = (1 + again) * (1 if arm.replay is None else 2)  # replayed rows are micro-batches of their own
+        return self._arithmetic(share * matrices, share * attention, steps * passes, 3 * tokens * (1 + again))
 
     def validation(self, arm: Arm) -> float:
         """One pass over the validation rows."""

@@ -130,7 +130,7 @@ def warnings_of(folder: StudyFolder, plan: Plan) -> list[str]:
         for replay in train.replays:
             arms = ", ".join(replay.arms)
             found += [*replay.warnings]
-            found += [f"{arms}: {count} old rows are not replayed ({why})" for why, count in replay.dropped.items()]
+            found += [f"{arms}: {count} left out of what is replayed ({why})" for why, count in replay.dropped.items()]
         found += [f"{train.name}: {count} rows dropped from training ({why})" for why, count in train.dropped.items()]
     for suite in plan.suites:
         found += [f"{suite.name}: {count} items left out ({why})" for why, count in suite.left_out.items()]
