@@ -15,9 +15,11 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
-from rankscope.data.training_batches import order, split_micro
+from rankscope.data.training_batches import order
 from rankscope.model.attention.unpadded_rows import TrainingForward
 from rankscope.model.methods.attach import Pack
+from rankscope.model.sharding.shard import compute_device
+from rankscope.model.sharding.team import SOLO, MicroBatch, Team
 from rankscope.records import Example, StepRecord
 from rankscope.study.study import SUPERVISED, Budget, Optimizer
 from rankscope.train.objective import OBJECTIVES, Objective
@@ -53,6 +55,7 @@ def fit(
     on_step: Callable[[int, FitResult], None] = lambda _, __: None,
     should_stop: Callable[[], bool] = lambda: False,
     until_step: int | None = None,
+    team: Team = SOLO,
 ) -> list[FitResult]:
     """Train the pack's arms in place, step by step together, each with its own rate, schedule, clipping and loss.
 
@@ -61,6 +64,9 @@ def fit(
     `checkpoints` where they hold a state, bit for bit on the same machine. Saves one every `checkpoint_seconds`, when
     `should_stop` turns true (a signal), and at `until_step` (a rung of a rate search). `on_step` gets an arm's place in
     the pack and its result so far. Raises torch.OutOfMemoryError where the device does not hold one row.
+
+    The processes of a `team` call this alike and share out each batch; all results are the same in each. There
+    OutOfMemoryError is raised in one process at once, whose team cannot go on.
     """
     common = settings[0]
     batches = order(len(rows), common.budget.batch_size, common.budget.epochs, common.seed)
@@ -71,14 +77,15 @@ def fit(
     results = restore(trainees, checkpoints, len(batches), common.micro_batch_tokens)
     last = len(batches) if until_step is None else min(until_step, len(batches))
     forward = pack.training_forward()
-    work = Accumulator(pack, forward, common.objective, trainees, results[0].micro_batch_tokens)
+    work = Accumulator(pack, forward, common.objective, trainees, _tokens(results, common, team), team)
     clock = _Clock(common.checkpoint_seconds)
     with _training(pack.model, forward, checkpointing=common.budget.gradient_checkpointing):
         for step in range(max(len(result.steps) for result in results), last):
             alive = [i for i, result in enumerate(results) if result.state != "diverged"]
             if not alive:
                 return results
-            seed = common.seed * 1_000_003 + step  # of dropout: the same after a resume
+            # Of dropout: the same after a resume, and another in each process of a team.
+            seed = common.seed * 1_000_003 + step + team.rank * 7_368_787
             losses, tokens = work.gradients([rows[i] for i in batches[step]], alive, seed)
             norms = [trainees[arm].step(step) for arm in alive]
             seconds = clock.lap() / len(alive)
@@ -89,14 +96,21 @@ def fit(
                 )  # fmt: skip
                 results[arm] = _advance(results[arm], record, seconds, work.token_budget)
                 on_step(arm, results[arm])
-            stopping = should_stop()
-            if clock.checkpoint_due() or stopping:
+            due, stopping = team.any(clock.checkpoint_due(), should_stop())
+            if due or stopping:
+                clock.checkpoint_begins()
                 save(results, trainees, checkpoints)
             if stopping:
                 return [_paused(result, "stopped by a signal") for result in results]
     if until_step is not None:
         save(results, trainees, checkpoints)
     return [_paused(result) if last < len(batches) else _judge(result) for result in results]
+
+
+def _tokens(results: Sequence[FitResult], common: FitSettings, team: Team) -> int:
+    """Those that the device was found to hold; a team that ran out of memory is started again with fewer."""
+    found = results[0].micro_batch_tokens
+    return found if team.size == 1 else min(found, common.micro_batch_tokens)
 
 
 class Accumulator:
@@ -107,15 +121,23 @@ class Accumulator:
     """
 
     def __init__(
-        self, pack: Pack, forward: TrainingForward, objective: Objective, trainees: Sequence[Trainee], token_budget: int
+        self,
+        pack: Pack,
+        forward: TrainingForward,
+        objective: Objective,
+        trainees: Sequence[Trainee],
+        token_budget: int,
+        team: Team = SOLO,
     ) -> None:
         self.token_budget = token_budget
+        self._team = team
         self._pack, self._forward, self._objective, self._trainees = pack, forward, objective, trainees
 
     def gradients(self, rows: Sequence[Example], arms: Sequence[int], seed: int) -> tuple[list[float], int]:
         """Leaves the gradients of each arm's mean loss; returns these losses, and the weight they are the mean over.
 
-        `seed` is that of dropout. Raises torch.OutOfMemoryError where one row alone is too large.
+        `seed` is that of dropout. Raises torch.OutOfMemoryError where one row alone is too large, and in a team at
+        once: the other processes wait for this one's part, so they can only be ended.
         """
         while True:
             torch.manual_seed(seed)
@@ -123,7 +145,7 @@ class Accumulator:
                 with self._pack.running(arms):
                     return self._accumulate(rows, arms)
             except torch.OutOfMemoryError:
-                if not self._halve_budget(rows, len(arms)):
+                if self._team.size > 1 or not self._halve_budget(rows, len(arms)):
                     raise
             # Outside the handler, whose traceback would keep the failed step's tensors alive.
             for arm in arms:
@@ -133,14 +155,18 @@ class Accumulator:
 
     def _accumulate(self, rows: Sequence[Example], arms: Sequence[int]) -> tuple[list[float], int]:
         weight = sum(map(self._objective.row_weight, rows))
-        total = torch.zeros(len(arms), dtype=torch.float64, device=self._pack.model.device)  # (N,)
+        total = torch.zeros(len(arms), dtype=torch.float64, device=compute_device(self._pack.model))  # (N,)
         for micro_batch in self._micro_batches(rows, len(arms)):
-            losses = self._objective.summed_losses(self._forward, micro_batch, len(arms)) / weight
+            part = [rows[i] for i in micro_batch.rows]
+            losses = self._objective.summed_losses(self._forward, part, len(arms)) / weight
+            if micro_batch.filler:
+                losses = losses * 0.0
             losses.sum().backward()
             for arm in arms:
                 self._trainees[arm].take_gradients()
             total += losses.detach()
-        return total.tolist(), weight
+        self._team.sum_in_place([held for arm in arms for held in self._trainees[arm].whole_gradients()])
+        return self._team.sum(total).tolist(), weight
 
     def _halve_budget(self, rows: Sequence[Example], arms: int) -> bool:
         """Halve the budget until this batch has more micro-batches; False where each is a single row already."""
@@ -151,9 +177,9 @@ class Accumulator:
             self.token_budget = max(1, self.token_budget // 2)
         return True
 
-    def _micro_batches(self, rows: Sequence[Example], arms: int) -> list[list[Example]]:
+    def _micro_batches(self, rows: Sequence[Example], arms: int) -> list[MicroBatch]:
         tokens = [self._objective.row_tokens(row) * arms for row in rows]
-        return [[rows[i] for i in part] for part in split_micro(range(len(rows)), tokens, self.token_budget)]
+        return self._team.share(tokens, self.token_budget)
 
 
 class _Clock:
@@ -169,10 +195,10 @@ class _Clock:
         return self._last - before
 
     def checkpoint_due(self) -> bool:
-        if time.perf_counter() < self._next:
-            return False
+        return time.perf_counter() >= self._next
+
+    def checkpoint_begins(self) -> None:
         self._next = time.perf_counter() + self._every
-        return True
 
 
 @contextmanager

@@ -8,7 +8,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from rankscope.model.sharding.shard import own_part, whole_tensor
 from rankscope.study.study import Optimizer as OptimizerSettings
 from rankscope.study.study import OptimizerName, Schedule
 
@@ -144,6 +146,12 @@ class Trainee:
                 master.grad.add_(weight.grad)
             weight.grad = None
 
+    def whole_gradients(self) -> list[Tensor]:
+        """The gradients that every process of a team holds whole, and that are to be added up over it: not those of
+        sharded weights, which their backward pass added up."""
+        held = [master.grad for master in self._masters]
+        return [gradient for gradient in held if gradient is not None and not isinstance(gradient, DTensor)]
+
     def drop_gradients(self) -> None:
         """Forget the gradients so far, those of a micro-batch that was not finished too."""
         for tensor in (*self._weights, *self._masters):
@@ -151,11 +159,14 @@ class Trainee:
 
     def step(self, step: int) -> float:
         """One update at the schedule's rate; the gradient norm before clipping. If not finite, nothing changes."""
-        norm = nn.utils.clip_grad_norm_(self._masters, self._settings.clip_norm, foreach=True).item()
+        clipped = nn.utils.clip_grad_norm_(self._masters, self._settings.clip_norm, foreach=True)
+        norm = whole_tensor(clipped).item()
         if math.isfinite(norm):
             self._optimizer.step(self.rate_at(step))
             if self._has_masters:
-                torch._foreach_copy_([w.data for w in self._weights], [m.data for m in self._masters])
+                torch._foreach_copy_(
+                    [own_part(w.data) for w in self._weights], [own_part(m.data) for m in self._masters]
+                )
         for master in self._masters:
             master.grad = None
         return norm
