@@ -88,7 +88,7 @@ def compared_gradients(folder: Path, arms: Sequence[Arm], **how: Any) -> dict[st
 
 
 def trained(
-    folder: Path, arms: Sequence[Arm], given: FitSettings, *, sharded: bool, steps: int = 10, **how: Any
+    folder: Path, arms: Sequence[Arm], given: FitSettings, *, sharded: bool, steps: int = 6, **how: Any
 ) -> tuple[list[list[float]], dict[str, Tensor]]:
     """Losses of the first steps, and the weights after them."""
     team = ProcessTeam() if sharded else SOLO
@@ -118,7 +118,7 @@ def compared_training(folder: Path, arms: Sequence[Arm], given: FitSettings, **h
 def scored_then_trained(folder: Path) -> dict[str, Any]:
     """Log-likelihoods of a few choices before and after a step of full fine-tuning, sharded and not; saved weights."""
     items = [
-        Item(str(i), "choices", row.prompt_ids, (row.completion_ids, row.completion_ids[:1] + (7,)), answer_index=0)
+        Item(str(i), "choices", row.prompt_ids, (row.completion_ids, (*row.completion_ids[:1], 7)), answer_index=0)
         for i, row in enumerate(examples(6))
     ]
     found: dict[str, Any] = {}

@@ -79,9 +79,9 @@ def test_a_model_is_scored_then_trained_then_scored(found: dict[str, Any]) -> No
 
 def test_a_saved_model_is_whole(folder: Path, found: dict[str, Any]) -> None:
     """Before a step the very file that one process saves, names, ties and metadata too; after one, its weights."""
-    files = [folder.parent / f"saved-untouched-{sharded}" / "model.safetensors" for sharded in (True, False)]
+    files = [folder / f"saved-untouched-{sharded}" / "model.safetensors" for sharded in (True, False)]
     assert files[0].read_bytes() == files[1].read_bytes()
-    ours, own = (load_file(folder.parent / f"saved-{sharded}" / "model.safetensors") for sharded in (True, False))
+    ours, own = (load_file(folder / f"saved-{sharded}" / "model.safetensors") for sharded in (True, False))
     assert ours.keys() == own.keys()
     for name, tensor in own.items():
         torch.testing.assert_close(ours[name], tensor, atol=1e-4, rtol=0)
