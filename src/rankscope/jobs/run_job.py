@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter, di
 from rankscope.evaluate.answer_grading import NotGraded, noting
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.jobs.analysis import Trained, analysis_missing, look_inside
+from rankscope.jobs.candidate_training import gang_task
 from rankscope.jobs.dial_scoring import (
     AtDial,
     KnownAt,
@@ -24,12 +25,13 @@ from rankscope.jobs.dial_scoring import (
     factors_at_dials,
     score_at_dials,
 )  # fmt: skip
+from rankscope.jobs.gang import run_gang
 from rankscope.jobs.job_context import JobContext, StatusWriter, job_context
 from rankscope.jobs.score_job import NOTHING, Known, label_runs, missing_suites, score_missing
 from rankscope.model.methods.attach import NewAdapter, SavedAdapter, attach
 from rankscope.records import Example, Item, Plan, PlannedRun, RunStatus
 from rankscope.train.fit import fit
-from rankscope.train.training_state import FitResult
+from rankscope.train.training_state import Checkpoints, FitResult
 
 _PROBE_ITEMS = 8
 
@@ -61,12 +63,12 @@ def train_missing(context: JobContext, runs: Sequence[PlannedRun]) -> None:
         together.append(run)
     if len(together) == 1:
         checkpoints = context.folder.checkpoints(together[0].run_id)
-        _train(context, together, [rates[run.run_id] for run in together], checkpoints)
+        _train(context, together, rates, checkpoints)
         if context.folder.is_trained(together[0].run_id):
             checkpoints.remove()
     elif together:
         with context.folder.pack([run.run_id for run in together]) as checkpoints:
-            _train(context, together, [rates[run.run_id] for run in together], checkpoints)
+            _train(context, together, rates, checkpoints)
 
 
 def rate_of(context: JobContext, run: PlannedRun) -> float | None:
@@ -81,24 +83,43 @@ def rate_of(context: JobContext, run: PlannedRun) -> float | None:
 
 
 def _train(
-    context: JobContext, runs: Sequence[PlannedRun], rates: Sequence[float | None], checkpoints: StoredCheckpoints
+    context: JobContext, runs: Sequence[PlannedRun], rates: Mapping[str, float | None], checkpoints: StoredCheckpoints
 ) -> None:
-    """Train from where the checkpoint is. A run whose status is `running` afterwards is trained, saved, unscored."""
+    """Train from where the checkpoint is: here, or in a gang where one device does not hold the runs."""
+    given = [rate for run in runs if (rate := rates[run.run_id]) is not None]
+    first = runs[0]
+    if not first.in_gang:
+        train_runs(context, runs, given, checkpoints)
+        return
+    context.make_room()
+    task = gang_task(context, first).model_copy(
+        update={"run_ids": [run.run_id for run in runs], "rates": given, "checkpoint": checkpoints.name}
+    )
+    run_gang(task, context.place)
+
+
+def train_runs(
+    context: JobContext, runs: Sequence[PlannedRun], rates: Sequence[float], checkpoints: Checkpoints
+) -> None:
+    """Train runs that differ in their arms only; of a gang all processes call this.
+
+    A run whose status is `running` afterwards is trained, saved, unscored.
+    """
     first = runs[0]
     data = context.training(first.model, first.train_set)
-    base = context.base(first.model, own=first.arm.traits.whole)
+    base = context.base(first.model, own=first.arm.traits.whole, arm=first.arm)
     objective, budget = context.objective, context.evaluate_tokens
     validation = objective.validation_rows(data)
     probe = _probe(validation)
     base_logprobs = choice_logprobs(base.model, probe, token_budget=budget)
     tokens = context.micro_batch_tokens(first)
-    settings = [context.fit_settings(rate, first.seed, tokens) for rate in rates if rate is not None]
+    settings = [context.fit_settings(rate, first.seed, tokens) for rate in rates]
     with attach(base, *(NewAdapter(run.arm, first.seed) for run in runs)) as pack:
         ids = tuple(run.run_id for run in runs) if len(runs) > 1 else ()
         statuses = [
             RunStatus(
                 run_id=run.run_id, state="running", steps_total=run.step_count, arms_together=len(runs),
-                trainable_parameters=member.trainable_parameters, trained_with=ids,
+                trainable_parameters=member.trainable_parameters, trained_with=ids, gang=context.team.size,
             )
             for run, member in zip(runs, pack.members, strict=True)
         ]  # fmt: skip
@@ -107,7 +128,7 @@ def _train(
             context.write_status(status)
         results = fit(
             pack, objective.training_rows(data), settings, checkpoints=checkpoints, should_stop=context.stop_requested,
-            on_step=lambda arm, result: writers[arm](result),
+            on_step=lambda arm, result: writers[arm](result), team=context.team,
         )  # fmt: skip
         problems: list[AdapterProblem] = []
         for i, (run, status, result) in enumerate(zip(runs, statuses, results, strict=True)):
@@ -118,7 +139,8 @@ def _train(
                 continue
             member = pack.members[i]
             with pack.running([i]):
-                loss = objective.validation_loss(member.training_forward(), validation, result.micro_batch_tokens)
+                forward, size = member.training_forward(), result.micro_batch_tokens
+                loss = objective.validation_loss(forward, validation, size, context.team)
                 try:
                     if member.has_adapter:
                         check_adapter(
@@ -161,6 +183,7 @@ class TrainRuns:
     folder: str
     run_ids: tuple[str, ...]
     seconds: float = 0.0
+    slots: int = 1
 
     def run(self, place: WorkPlace) -> None:
         context = job_context(self.folder, place)

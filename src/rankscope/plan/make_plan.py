@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from rankscope.plan.gang_choice import GangNeed, Room, gang_seconds
 from rankscope.plan.plan_checks import check_arms, check_support, study_warnings
 from rankscope.plan.resolve import (
+    USABLE_MEMORY,
     Dtype,
     available_bytes,
     dtype_of,
     resolve,
     run_id,
-    run_memory_parts,
+    run_need,
     search_arms,
 )
 from rankscope.plan.run_cost import (
@@ -31,6 +33,7 @@ from rankscope.plan.run_time import Clock, plan_totals
 from rankscope.plan.search_plan import planned_searches
 from rankscope.plan.selection_split import planned_choice, split_problems, split_warnings
 from rankscope.records import (
+    Gang,
     MachineFacts,
     MeasuredSpeed,
     ModelFacts,
@@ -73,6 +76,11 @@ class _Setting:
         threads = self.resolved.thread_count if self.resolved.device == "cpu" else 1
         budget, device = self.study.budget, self.resolved.device
         return Clock(self.facts, self.train, self.suites, budget, speed * threads, device, self.measured)
+
+    @cached_property
+    def room(self) -> Room:
+        """What a run may use."""
+        return Room.of(self.machine, USABLE_MEMORY)
 
     @cached_property
     def choice(self) -> PlannedChoice:
@@ -169,24 +177,35 @@ def _setting_runs(setting: _Setting) -> tuple[list[PlannedSearch], list[PlannedR
         )  # fmt: skip
         by_label = {arm.label: search.search_id for search in found for arm in search.arms}
         runs += [run.model_copy(update={"search_id": by_label.get(run.arm.label)}) for run in own]
-        searches += found
+        searches += [_with_gang(setting, search, own) for search in found]
     return searches, runs
+
+
+def _with_gang(setting: _Setting, search: PlannedSearch, runs: Sequence[PlannedRun]) -> PlannedSearch:
+    """A search trains as the largest of its arms does."""
+    own = [run for run in runs if run.arm in search.arms]
+    gang = Gang(size=max(run.gang for run in own), offload=any(run.offload for run in own))
+    training = sum(setting.clock.training(arm, search.runs) for arm in search.arms)
+    seconds = search.seconds - training + gang_seconds(training, gang)
+    return search.model_copy(update={"gang": gang.size, "offload": gang.offload, "seconds": seconds})
 
 
 def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> PlannedRun:
     study, facts, train, resolved = setting.study, setting.facts, setting.train, setting.resolved
     searching = search_arms(arm, entry)
-    parts = run_memory_parts(study, arm, facts, train, setting.dtype, resolved)
+    need = run_need(study, arm, facts, train, setting.dtype, resolved, setting.room)
+    parts = need.parts
     at_most, kept = disk_bytes(
         arm, facts, setting.dtype, setting.suites, keep_full=_stays(study, seed), optimizer=study.optimizer.name
     )
     clock = setting.clock
     dials = setting.dials(arm)
     dial_seconds = (len(dials) - 1) * (clock.scoring(arm) + clock.validation(arm))
-    seconds = clock.training(arm) + clock.validation(arm) + clock.scoring(arm) + dial_seconds
+    training = gang_seconds(clock.training(arm), need.gang)
+    seconds = training + clock.validation(arm) + clock.scoring(arm) + dial_seconds
     if study.analysis.enabled:
         seconds += clock.inside(arm, study.analysis.probe_items)
-    reason = _does_not_fit(sum(parts.values()), at_most, setting)
+    reason = _does_not_fit(need, at_most, setting)
     return PlannedRun(
         run_id=run_id(arm, seed, study, facts, train, setting.dtype, searching),
         model=facts.name,
@@ -208,6 +227,8 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         dtype=setting.dtype,
         dials=list(dials),
         dial_seconds=dial_seconds,
+        gang=need.gang.size,
+        offload=need.gang.offload,
     )
 
 
@@ -216,10 +237,13 @@ def _stays(study: Study, seed: int) -> bool:
     return study.keep.full == "all" or (study.keep.full == "best" and seed == study.all_seeds[0])
 
 
-def _does_not_fit(memory: int, disk: int, setting: _Setting) -> str | None:
+def _does_not_fit(need: GangNeed, disk: int, setting: _Setting) -> str | None:
     available = available_bytes(setting.machine, setting.resolved.device)
-    if memory > available:
-        return f"needs {_gigabytes(memory)} of memory, this machine has {_gigabytes(available)} to use"
+    if not need.fits(setting.room):
+        where = f" on each of {need.gang.size} devices" if need.gang.size > 1 else ""
+        beside = f" and {_gigabytes(need.host_bytes)} of the host's" if need.host_bytes else ""
+        wanted = f"{_gigabytes(need.device_bytes)} of memory{where}{beside}"
+        return f"needs {wanted}, this machine has {_gigabytes(available)} to use"
     if disk > setting.machine.disk_free_bytes:
         return f"needs {_gigabytes(disk)} of disk, {_gigabytes(setting.machine.disk_free_bytes)} are free"
     return None

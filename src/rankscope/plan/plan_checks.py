@@ -43,7 +43,7 @@ def check_support(
     ]
     if study.optimizer.name == "adamw_8bit":
         wishes.append(("optimizer.name", "adamw_8bit"))
-    problems = []
+    problems = _too_many_shards(study, machine, file)
     for place, wish in wishes:
         if device != "cuda":
             problems.append(Problem(file, place, f"{wish} on {machine.device_name} ({device})", _NEEDS))
@@ -59,6 +59,17 @@ def check_support(
         ]
         problems += [Problem(file, place, found, "false, or a study without it") for found in cannot]
     return problems
+
+
+def _too_many_shards(study: Study, machine: MachineFacts, file: str) -> list[Problem]:
+    """More processes than there are devices would wait for one another on the same one."""
+    shards, cuda = study.execution.shards, machine.device == "cuda"
+    devices = machine.device_count if cuda else machine.core_count
+    if shards == "auto" or shards <= devices:
+        return []
+    what = "GPU" if cuda else "core"
+    found = f"shards: {shards} on a machine with {devices} {what}{'s' if devices != 1 else ''}"
+    return [Problem(file, "execution.shards", found, f"auto, or a power of two up to {devices}")]
 
 
 # ---- warnings --------------------------------------------------------------------------------------------------------

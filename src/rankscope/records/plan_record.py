@@ -92,6 +92,10 @@ class MachineFacts(Record):
     """Whether the package that quantises is installed."""
     flops_per_second: float | None = None
     """Matrix-product speed measured in the compute dtype, one worker; None where it was not measured."""
+    device_count: int = 1
+    """GPUs that a process of this machine sees."""
+    described: bool = False
+    """Whether nobody looked at it: the user said what it is."""
 
 
 class StudyMarker(Record):
@@ -107,6 +111,13 @@ RUNG_FRACTIONS = (0.25, 1.0)
 """Where a rate search measures its candidates, as shares of a run: all of them, then those that are trained through."""
 
 
+class Gang(Record):
+    """The devices that train a run together; `offload`: what is not computed with lies in the host's memory."""
+
+    size: int = 1
+    offload: bool = False
+
+
 class Resolved(Record):
     """What is decided once, stored in plan.json and reused on resume."""
 
@@ -115,6 +126,8 @@ class Resolved(Record):
     worker_count: int
     thread_count: int
     micro_batch_tokens: int
+    gangs: dict[str, Gang] = {}
+    """Of arms that one device does not hold, by model, training set and label: a gang stays as large as it began."""
 
 
 class PlannedRun(Record):
@@ -145,6 +158,15 @@ class PlannedRun(Record):
     dials: list[float] = [1.0]
     """The dials s at which it is scored, W0 + s (W - W0), ascending; 1 is the run as it was trained."""
     dial_seconds: float = 0.0  # of `seconds`, scoring at the other dials
+    gang: int = 1
+    """Devices that train it together, its weights shared out over them."""
+    offload: bool = False
+    """Whether masters and moments lie in the host's memory, which is slow."""
+
+    @property
+    def in_gang(self) -> bool:
+        """Whether processes of its own train it."""
+        return self.gang > 1 or self.offload
 
 
 class PlannedSearch(Record):
@@ -168,6 +190,14 @@ class PlannedSearch(Record):
     wave: int = 0
     tries: int = 0
     runs: float = 0.0
+    gang: int = 1
+    """As of a run: of the largest of its arms."""
+    offload: bool = False
+
+    @property
+    def in_gang(self) -> bool:
+        """Whether processes of its own train its candidates."""
+        return self.gang > 1 or self.offload
 
     def share_done(self, rungs: Iterable[str]) -> float:
         """Updates done over those that the search is expected to need, 0 to 1; `rungs` are each `arm rate step`."""

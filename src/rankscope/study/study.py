@@ -119,6 +119,29 @@ class Execution(Frozen):
         default="auto",
         description="auto or a whole number of at least 16. Tokens of one forward, of all arms together.",
     )
+    shards: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        default="auto",
+        description="auto or a power of two from 1 to 1024. Devices that share out the weights of a run; auto is the "
+        "smallest number at which it fits. For full fine-tuning, of a part too, and LoRA without dropout.",
+    )
+    offload: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="auto, always or never. Whether weights that are not computed with, gradients and moments lie in "
+        "the host's memory, which takes two to three times as long; auto where a run fits no other way.",
+    )
+
+    @field_validator("shards")
+    @classmethod
+    def _power_of_two(cls, shards: Literal["auto"] | int) -> Literal["auto"] | int:
+        if isinstance(shards, int) and shards & (shards - 1):
+            raise mismatch(str(shards), "auto or a power of two from 1 to 1024")
+        return shards
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Execution:
+        if self.offload == "always" and self.shards not in ("auto", 1):
+            raise mismatch(f"offload: always with shards: {self.shards}", "one of the two")
+        return self
 
 
 class AdaptiveSeeds(Frozen):

@@ -52,6 +52,9 @@ class Optimizer(Protocol):
 class AdamW:
     """AdamW (arXiv 1711.05101), both moments of every weight in fp32."""
 
+    needs_masters = True
+    """Whether weights in half precision are changed through copies in fp32."""
+
     def __init__(self, weights: Mapping[str, nn.Parameter], settings: OptimizerSettings) -> None:
         self._weights = dict(weights)
         self._torch = self._make(list(weights.values()), settings)
