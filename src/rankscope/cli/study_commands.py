@@ -23,6 +23,8 @@ from rankscope.cli.command_helpers import (
     quiet,
 )
 from rankscope.edges.machine import stopped_by_ctrl_c
+from rankscope.plan.described_machine import described_machine
+from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import read_study
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from rankscope.pipeline import Outcome
     from rankscope.records import Plan
     from rankscope.study.init_file import InitFlags
-    from rankscope.study.problems import Problem
     from rankscope.study.study import Study
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file; `rankscope init` writes one.")]
@@ -59,6 +60,9 @@ def plan(
     json_: Json = False,
     out: Annotated[str | None, typer.Option("--out", metavar="DIR|URL", help="The study's folder; its name.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Time a few steps of each kind of arm first.")] = False,
+    gpus: Annotated[
+        str | None, typer.Option("--gpus", metavar="8x80GB", help="Plan for these GPUs, not for this machine.")
+    ] = None,
 ) -> None:
     """Print every run with its parameters, FLOPs, memory, disk and time, and what does not fit. Trains nothing.
 
@@ -66,17 +70,22 @@ def plan(
     Examples:
       rankscope plan study.yaml
       rankscope plan study.yaml --set seeds=[0,1,2,3,4] --json
+      rankscope plan study.yaml --gpus 8x80GB
     """
     quiet()
+    described = described_machine(gpus) if gpus is not None else None
+    if described is not None and measure:
+        found = "--measure with --gpus"
+        raise InputProblems([Problem("--gpus", "", found, "one of them: a described machine cannot be timed")])
     settings = read_study(study, set_ or [])
     from rankscope.edges.machine import look_at_machine
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.pipeline import StudyPlanner, measure_study
 
     folder = StudyFolder.open(out or settings.name)
-    machine = look_at_machine(folder.local_folder())
+    machine = described or look_at_machine(folder.local_folder())
     with StudyPlanner(settings, study.resolve().parent, RowsRead()) as planner:
-        planned = planner.plan(machine, folder)
+        planned = planner.plan(machine, folder, as_begun=described is None)
         if measure:
             measured, failed = measure_study(planner, planned, _executor(settings))
             for label, why in failed.items():

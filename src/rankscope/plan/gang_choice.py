@@ -111,10 +111,11 @@ def need_in_gang(arm: Arm, facts: ModelFacts, alone: dict[str, int], gang: Gang,
     """
     dtype = "bfloat16" if alone["masters"] else _dtype_of(alone, facts)
     size, trained = BYTES[dtype], arm.trainable_parameters(facts)
-    block = max(facts.block_parameters, default=0) or math.ceil(
-        (facts.parameter_count - facts.vocabulary_parameters) / max(1, facts.layer_count)
-    )
-    root = facts.parameter_count - (sum(facts.block_parameters) or block * facts.layer_count)
+    words = facts.vocab_size * facts.hidden_size
+    vocabulary = facts.vocabulary_parameters or words * (1 if facts.tied_embeddings else 2)
+    blocks = sum(facts.block_parameters) or facts.parameter_count - vocabulary
+    block = max(facts.block_parameters, default=math.ceil(blocks / max(1, facts.layer_count)))
+    root = facts.parameter_count - blocks
     parts = {key: alone[key] for key in ("activations", "logits")} | {"runtime": alone["runtime"]}
     gathered = size * (root + 2 * block)
     if arm.traits.whole:
@@ -127,8 +128,7 @@ def need_in_gang(arm: Arm, facts: ModelFacts, alone: dict[str, int], gang: Gang,
             "gradients": held * trained,
         }
         own = dict.fromkeys(shared, 0)
-        head = facts.vocabulary_parameters // (1 if facts.tied_embeddings else 2)
-        gathered += (size + 4) * block + (4 * head if trained == facts.parameter_count else 0)
+        gathered += (size + 4) * block + (4 * words if trained == facts.parameter_count else 0)
     else:
         base = weight_bytes(facts, dtype)
         shared = {"weights": base}

@@ -44,6 +44,13 @@ def check_support(
     if study.optimizer.name == "adamw_8bit":
         wishes.append(("optimizer.name", "adamw_8bit"))
     problems = _too_many_shards(study, machine, file)
+    if study.optimizer.name == "adamw_bf16":
+        whole = [spec for spec in study.models if spec.dtype == "float32"]
+        found = "adamw_bf16 for weights in float32 ({})"
+        problems += [
+            Problem(file, "optimizer.name", found.format(spec.name), "dtype: bfloat16 or auto, or adamw")
+            for spec in whole
+        ]
     for place, wish in wishes:
         if device != "cuda":
             problems.append(Problem(file, place, f"{wish} on {machine.device_name} ({device})", _NEEDS))
@@ -179,6 +186,18 @@ def _fit(plan: Plan, machine: MachineFacts, totals: dict[str, Any]) -> list[str]
     if totals["disk_bytes"] > machine.disk_free_bytes:
         needed, free = totals["disk_bytes"] / 1e9, machine.disk_free_bytes / 1e9
         found.append(f"the study needs {needed:.3g} GB of disk, {free:.3g} GB are free")
+    offloaded = dict.fromkeys(run.arm.label for run in plan.runs if run.offload and run.fits)
+    if offloaded:
+        found.append(
+            f"{', '.join(offloaded)}: one device holds it only with weights, gradients and moments in the host's "
+            "memory, which takes two to three times as long (`offload: never` leaves it out)"
+        )
+    if machine.described:
+        speed = (machine.flops_per_second or 0.0) / 1e12
+        found.append(
+            f"planned for {machine.device_name}: times assume {speed:,.0f} TFLOP/s for each GPU, its host twice their "
+            "memory, and disk enough"
+        )
     if machine.flops_per_second is None:
         found.append("the speed of this machine was not measured: the times are those of a nominal one")
     if plan.resolved.device != machine.device:

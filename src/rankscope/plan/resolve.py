@@ -67,7 +67,7 @@ def resolve(
         kept = previous if explicit == "auto" else previous.model_copy(update={"dtype": explicit})
         needs = _needs(study, arms, models, train_sets, kept, machine)
         return kept.model_copy(update={"gangs": {**_gangs(needs), **previous.gangs}})
-    auto: Dtype = "bfloat16" if machine.bfloat16_is_fast else "float32"
+    auto: Dtype = "bfloat16" if machine.bfloat16_is_fast or study.optimizer.name == "adamw_bf16" else "float32"
     start = Resolved(
         dtype=auto if explicit == "auto" else explicit,
         device=machine.device,

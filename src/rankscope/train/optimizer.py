@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from rankscope.model.sharding.shard import own_part, whole_tensor
 from rankscope.study.study import Optimizer as OptimizerSettings
 from rankscope.study.study import OptimizerName, Schedule
+from rankscope.train.adamw_bf16 import AdamWBf16
 
 
 def warmup_steps(step_count: int, warmup_fraction: float) -> int:
@@ -34,7 +35,7 @@ def rate_factor(step: int, step_count: int, *, warmup: int, schedule: Schedule) 
 
 
 class Optimizer(Protocol):
-    """How named fp32 weights follow their gradients."""
+    """How named weights follow their gradients: fp32 masters, or weights in bf16 where it needs no masters."""
 
     def step(self, rate: float) -> None:
         """One update of the weights that have a gradient, at this learning rate. The gradients stay."""
@@ -104,7 +105,9 @@ class AdamW8bit(AdamW):
         return int(tensor) if kind == "step" else tensor.clone().to(device)
 
 
-OPTIMIZERS: dict[OptimizerName, type[AdamW]] = {"adamw": AdamW, "adamw_8bit": AdamW8bit}
+OPTIMIZERS: dict[OptimizerName, type[AdamW] | type[AdamWBf16]] = {
+    "adamw": AdamW, "adamw_8bit": AdamW8bit, "adamw_bf16": AdamWBf16,
+}  # fmt: skip
 """By the name that a study gives."""
 
 
@@ -112,7 +115,8 @@ class Trainee:
     """One arm's trainable state: weights in the compute dtype, their fp32 masters, an optimizer, schedule and clipping.
 
     The optimizer changes the masters; weights in fp32 are their own. Without masters an update smaller than a bf16
-    weight's last bit would be lost (arXiv 1710.03740, section 3.1).
+    weight's last bit would be lost (arXiv 1710.03740, section 3.1), but for an optimizer that rounds stochastically:
+    there weights are their own masters, and gradients add up in their dtype.
     """
 
     def __init__(
@@ -124,12 +128,14 @@ class Trainee:
         self._warmup = warmup_steps(step_count, settings.warmup_fraction)
         self._names = list(parameters)
         self._weights = list(parameters.values())
+        made = OPTIMIZERS[settings.name]
         self._masters = [
-            w if w.dtype == torch.float32 else nn.Parameter(w.detach().to(torch.float32)) for w in self._weights
+            w if w.dtype == torch.float32 or not made.needs_masters else nn.Parameter(w.detach().to(torch.float32))
+            for w in self._weights
         ]
         self._has_masters = any(m is not w for m, w in zip(self._masters, self._weights, strict=True))
         named = dict(zip(self._names, self._masters, strict=True))
-        self._optimizer: Optimizer = OPTIMIZERS[settings.name](named, settings)
+        self._optimizer: Optimizer = made(named, settings)
 
     def rate_at(self, step: int) -> float:
         """The learning rate of `step`, from 0."""
