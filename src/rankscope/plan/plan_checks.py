@@ -45,11 +45,11 @@ def check_support(
         wishes.append(("optimizer.name", "adamw_8bit"))
     problems = _too_many_shards(study, machine, file)
     if study.optimizer.name == "adamw_bf16":
-        whole = [spec for spec in study.models if spec.dtype == "float32"]
-        found = "adamw_bf16 for weights in float32 ({})"
+        expected = "bfloat16 or auto for these weights, or adamw"
         problems += [
-            Problem(file, "optimizer.name", found.format(spec.name), "dtype: bfloat16 or auto, or adamw")
-            for spec in whole
+            Problem(file, "optimizer.name", f"adamw_bf16 for weights in float32 ({spec.name})", expected)
+            for spec in study.models
+            if spec.dtype == "float32"
         ]
     for place, wish in wishes:
         if device != "cuda":

@@ -23,11 +23,11 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight in NF4 with double quantization: 4 bits, an 8-bit scale for 64 of them, an fp32 one for 256 of those
 (arXiv 2305.14314, section 3: 0.127 bits a weight for the scales)."""
 
+_EIGHT_BIT_MOMENTS = 2.0 + 2 * 4 / 256
+
 MOMENT_BYTES: dict[OptimizerName, float] = {
-    "adamw": 8.0,
-    "adamw_8bit": 2.0 + 2 * 4 / 256,
-    "adamw_bf16": 2.0 + 2 * 4 / 256,
-}
+    "adamw": 8.0, "adamw_8bit": _EIGHT_BIT_MOMENTS, "adamw_bf16": _EIGHT_BIT_MOMENTS,
+}  # fmt: skip
 """AdamW's two moments of a parameter; in 8 bits each has an fp32 scale for 256 values (arXiv 2110.02861)."""
 
 
@@ -69,9 +69,9 @@ def memory_parts(
 ) -> dict[str, int]:
     """Bytes of a training process, by what they are for. Exact but for activations, logits and runtime.
 
-    Trained bf16 weights have fp32 masters and, at the worst moment, both gradients, but for `adamw_bf16`. Logits: three fp32 copies (logits,
-    log-softmax, gradient) at the completion positions. `dequantized`: the largest matrix of a base in 4 bits, which is
-    written out to be multiplied with.
+    Trained bf16 weights have fp32 masters and, at the worst moment, both gradients, but for `adamw_bf16`, which has
+    neither. Logits: three fp32 copies (logits, log-softmax, gradient) at the completion positions. `dequantized`: the
+    largest matrix of a base in 4 bits, which is written out to be multiplied with.
     """
     size, trained = BYTES[dtype], arm.trainable_parameters(facts)
     adapter = 0 if arm.traits.whole else arm.stored_parameters(facts)

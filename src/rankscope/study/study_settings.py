@@ -133,8 +133,8 @@ class Optimizer(Frozen):
 
     name: OptimizerName = Field(
         default="adamw",
-        description="adamw, adamw_8bit or adamw_bf16. adamw_8bit keeps moments in 8 bits (arXiv 2110.02861); on CUDA "
-        "only. adamw_bf16 does too, on any device, and trains weights in bf16 without fp32 copies by stochastic rounding.",
+        description="adamw, adamw_8bit or adamw_bf16. adamw_8bit keeps moments in 8 bits (arXiv 2110.02861), on CUDA "
+        "only; so does adamw_bf16, on any device, and trains bf16 weights without fp32 copies by stochastic rounding.",
     )
     weight_decay: NotNegative = Field(default=0.0, description="a number of 0 or more. AdamW's decoupled weight decay.")
     warmup_fraction: Fraction = Field(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ def dynamic_codes(*, signed: bool) -> tuple[float, ...]:
     for decade in range(7):
         count = 2 ** (decade + (0 if signed else 1))
         edges = [0.1 + 0.9 * i / count for i in range(count + 1)]
-        middles = [10.0 ** (decade - 6) * (a + b) / 2 for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        middles = [10.0 ** (decade - 6) * (a + b) / 2 for a, b in pairwise(edges)]
         found += middles + ([-value for value in middles] if signed else [])
     return tuple(sorted(found))
 
