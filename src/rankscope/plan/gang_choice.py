@@ -18,6 +18,9 @@ ALONE = Gang()
 GANG_EFFICIENCY = 0.85
 """Share of N devices' speed that a gang of N reaches, weights gathered and gradients reduced on the way: assumed."""
 
+MOST_PROCESSES = 1024
+"""On a CPU, where processes may share a core: what `shards` may be."""
+
 OFFLOAD_SLOWDOWN = 2.5
 """How much longer training takes with weights, gradients and moments in the host's memory: between 2 and 3."""
 
@@ -36,7 +39,7 @@ class Room:
         """A machine's, of whose memory a share is `usable`."""
         cpu = machine.device == "cpu"
         device = machine.memory_bytes if cpu else machine.device_memory_bytes
-        devices = machine.core_count if cpu else machine.device_count
+        devices = MOST_PROCESSES if cpu else machine.device_count
         return Room(int(device * usable), int(machine.memory_bytes * usable), devices, cpu)
 
 

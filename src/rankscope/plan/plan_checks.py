@@ -69,13 +69,11 @@ def check_support(
 
 
 def _too_many_shards(study: Study, machine: MachineFacts, file: str) -> list[Problem]:
-    """More processes than there are devices would wait for one another on the same one."""
-    shards, cuda = study.execution.shards, machine.device == "cuda"
-    devices = machine.device_count if cuda else machine.core_count
-    if shards == "auto" or shards <= devices:
+    """Two processes on one GPU would take its memory twice; on a CPU they only take turns."""
+    shards, devices = study.execution.shards, machine.device_count
+    if shards == "auto" or machine.device != "cuda" or shards <= devices:
         return []
-    what = "GPU" if cuda else "core"
-    found = f"shards: {shards} on a machine with {devices} {what}{'s' if devices != 1 else ''}"
+    found = f"shards: {shards} on a machine with {devices} GPU{'s' if devices != 1 else ''}"
     return [Problem(file, "execution.shards", found, f"auto, or a power of two up to {devices}")]
 
 
