@@ -117,6 +117,7 @@ def _start(task: GangTask, rank: int, folder: Path, place: WorkPlace, command: S
     file.write_bytes(record_json(own))
     environment = dict(os.environ)
     environment.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each checkpoint's thread would warn of hooks that are none
     devices = place.devices or tuple(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))
     if task.device == "cuda":  # before torch is imported there
         environment["CUDA_VISIBLE_DEVICES"] = devices[rank] if rank < len(devices) and devices[rank] else str(rank)

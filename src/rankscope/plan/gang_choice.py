@@ -144,6 +144,17 @@ def need_in_gang(arm: Arm, facts: ModelFacts, alone: dict[str, int], gang: Gang,
     return GangNeed(gang, {**held_here, "gathered": gathered, **parts})
 
 
+def scoring_bytes(arm: Arm, facts: ModelFacts, dtype: str, *, dials: bool) -> int:
+    """What scoring a trained run takes on its one device, but for activations: the model, and the adapter beside it.
+
+    A whole model that is scored at other dials stands there three times: as it was trained, as it is now, and the base.
+    """
+    model = weight_bytes(facts, dtype)
+    if arm.traits.whole:
+        return model * (3 if dials else 1) + RUNTIME_BYTES["cuda"]
+    return model + BYTES[dtype] * arm.stored_parameters(facts) + RUNTIME_BYTES["cuda"]
+
+
 def _dtype_of(alone: dict[str, int], facts: ModelFacts) -> str:
     """The compute dtype of a run without masters: in fp32 weights take 4 bytes each, else 2."""
     return "float32" if alone["weights"] >= 4 * facts.parameter_count else "bfloat16"

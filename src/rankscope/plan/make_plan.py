@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from rankscope.plan.gang_choice import GangNeed, Room, gang_seconds
+from rankscope.plan.gang_choice import ALONE, GangNeed, Room, gang_seconds, scoring_bytes
 from rankscope.plan.plan_checks import check_arms, check_support, study_warnings
 from rankscope.plan.resolve import (
     USABLE_MEMORY,
@@ -205,7 +205,7 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
     seconds = training + clock.validation(arm) + clock.scoring(arm) + dial_seconds
     if study.analysis.enabled:
         seconds += clock.inside(arm, study.analysis.probe_items)
-    reason = _does_not_fit(need, at_most, setting)
+    reason = _does_not_fit(arm, need, at_most, setting)
     return PlannedRun(
         run_id=run_id(arm, seed, study, facts, train, setting.dtype, searching),
         model=facts.name,
@@ -237,13 +237,19 @@ def _stays(study: Study, seed: int) -> bool:
     return study.keep.full == "all" or (study.keep.full == "best" and seed == study.all_seeds[0])
 
 
-def _does_not_fit(need: GangNeed, disk: int, setting: _Setting) -> str | None:
+def _does_not_fit(arm: Arm, need: GangNeed, disk: int, setting: _Setting) -> str | None:
     available = available_bytes(setting.machine, setting.resolved.device)
     if not need.fits(setting.room):
         where = f" on each of {need.gang.size} devices" if need.gang.size > 1 else ""
         beside = f" and {_gigabytes(need.host_bytes)} of the host's" if need.host_bytes else ""
         wanted = f"{_gigabytes(need.device_bytes)} of memory{where}{beside}"
         return f"needs {wanted}, this machine has {_gigabytes(available)} to use"
+    scoring = scoring_bytes(arm, setting.facts, setting.dtype, dials=len(setting.dials(arm)) > 1)
+    if need.gang != ALONE and not setting.room.shared and scoring > available:
+        return (
+            f"needs {_gigabytes(scoring)} of memory on the one device that scores it, this machine has "
+            f"{_gigabytes(available)} to use"
+        )
     if disk > setting.machine.disk_free_bytes:
         return f"needs {_gigabytes(disk)} of disk, {_gigabytes(setting.machine.disk_free_bytes)} are free"
     return None
