@@ -20,8 +20,10 @@ from rankscope.model.sharding.shard import whole_tensor
 from rankscope.model.sharding.team import SOLO, ProcessTeam
 from rankscope.records import Item
 from rankscope.study.study import Arm, Budget, ModelSpec
-from rankscope.train.fit import Accumulator, FitSettings, fit
+from rankscope.train.accumulate import Accumulator, StepRows
+from rankscope.train.fit import FitSettings, fit
 from rankscope.train.optimizer import Trainee
+from rankscope.train.remedies import NONE
 
 FULL = Arm(label="full", method="full", learning_rate=1e-3)
 FROZEN = Arm(label="frozen", method="full-frozen-embeddings", learning_rate=1e-3)
@@ -48,7 +50,14 @@ def load(folder: Path, arm: Arm, *, sharded: bool, dtype: Any = "float32", offlo
 
 
 def gradients(
-    folder: Path, arms: Sequence[Arm], *, sharded: bool, tokens: int, rows: int, dtype: Any = "float32"
+    folder: Path,
+    arms: Sequence[Arm],
+    *,
+    sharded: bool,
+    tokens: int,
+    rows: int,
+    replayed: int = 0,
+    dtype: Any = "float32",
 ) -> tuple[list[float], dict[str, Tensor]]:
     """Losses of one batch, and every gradient of its mean loss."""
     with attach(load(folder, arms[0], sharded=sharded, dtype=dtype), *(NewAdapter(arm, 0) for arm in arms)) as pack:
@@ -56,16 +65,16 @@ def gradients(
         trainees = [Trainee(member.parameters, 1e-3, settings().optimizer, 10) for member in pack.members]
         team = ProcessTeam() if sharded else SOLO
         forward = pack.training_forward()
-        work = Accumulator(pack, forward, settings().objective, trainees, tokens, team)
+        work = Accumulator(pack, forward, settings().objective, [NONE] * len(arms), trainees, tokens, team)
         with forward.ready():
-            losses, _ = work.gradients(examples()[:rows], range(len(arms)), 0)
-        found = {
+            found = work.gradients(StepRows(examples()[:rows], examples(5, 9)[:replayed]), range(len(arms)), 0)
+        gradients = {
             f"{i}/{name}": whole_tensor(master.grad).clone()
             for i, (member, trainee) in enumerate(zip(pack.members, trainees, strict=True))
             for name, master in zip(member.parameters, trainee._masters, strict=True)
             if master.grad is not None
         }
-        return losses, found
+        return [*found.task, *(found.replayed or [])], gradients
 
 
 def _shake(pack: Pack) -> None:
@@ -158,6 +167,7 @@ def everything(folder: Path) -> dict[str, Any]:
         "gradients one LoRA": compared_gradients(tied, [lora(4)], **uneven),
         "gradients packed": compared_gradients(untied, packs, **uneven),
         "gradients one row": compared_gradients(tied, [FULL], tokens=1000, rows=1),
+        "gradients replayed": compared_gradients(tied, [FULL], **uneven, replayed=3),
         "gradients bf16": compared_gradients(untied, [FULL], **uneven, dtype="bfloat16"),
         "training full tied": compared_training(tied, [FULL], settings()),
         "training full untied": compared_training(untied, [FULL], settings(micro_batch_tokens=50)),

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 GRADIENTS = {
     "full tied": 20, "full untied": 21, "frozen embeddings": 19, "frozen tied": 19, "last block": 9, "one LoRA": 28,
-    "packed": 56, "one row": 20,
+    "packed": 56, "one row": 20, "replayed": 20,
 }  # fmt: skip
 """How many tensors are trained: a tied weight once, two factors of each adapted matrix of each arm."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import resources
@@ -16,6 +15,7 @@ import typer
 from rankscope.cli.command_helpers import (
     INTERRUPTED,
     Json,
+    RowsRead,
     check_writable,
     is_planned,
     open_folder,
@@ -165,23 +165,6 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
     _tell(outcome, folder, only)
 
 
-class RowsRead:
-    """Says on stderr what is being read and encoded: after a second, and then every few."""
-
-    _FIRST_SECONDS, _EVERY_SECONDS = 1.0, 5.0
-
-    def __init__(self) -> None:
-        self._next = time.monotonic() + self._FIRST_SECONDS
-
-    def __call__(self, name: str, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + self._EVERY_SECONDS
-        of = f"{done:,} of {total:,} rows" if total is not None else f"{done:,} rows"
-        typer.echo(f"reading {name}: {of}", err=True)
-
-
 def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
     """What failed, how to go on, and the verdict. Exits with 1 where something failed or was stopped."""
     for run_id, why in outcome.failed.items():
@@ -222,6 +205,10 @@ def init(
     from_: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Arms from what `rankscope defaults` wrote.")
     ] = None,
+    remedies: Annotated[
+        str | None,
+        typer.Option("--remedies", metavar="DIR", help="The best arm of this finished study, with remedies."),
+    ] = None,
 ) -> None:
     """Write a commented study file to start from: about the bundled world, or about your own files.
 
@@ -231,11 +218,18 @@ def init(
       rankscope init --ask
       rankscope init --model ./my-model --train train.jsonl --test test.jsonl --keep general.jsonl
       rankscope init --from defaults.yaml
+      rankscope init --remedies my-study --out remedies.yaml
     """
     from rankscope.study.init_file import InitFlags, check_out, write_first_study
 
     check_out(out)
     check_writable(out.parent)
+    if remedies is not None:
+        from rankscope.results.remedy_study import write_remedy_study
+
+        labels = write_remedy_study(open_folder(remedies), out)
+        typer.echo(f"{out} is written: {', '.join(labels)} with remedies. See what it would do: rankscope plan {out}")
+        return
     arms = None
     if from_ is not None:
         from rankscope.results.evidence import arms_lines, read_defaults  # pandas comes with it

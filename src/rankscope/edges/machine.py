@@ -127,9 +127,13 @@ def look_at_machine(folder: Path, *, measure: bool = True) -> MachineFacts:
     cuda = torch.cuda.is_available()
     memory = psutil.virtual_memory().total
     fast = torch.cuda.is_bf16_supported() if cuda else _cpu_bfloat16_is_fast()
-    dtype = torch.bfloat16 if fast else torch.float32
+    device = "cuda" if cuda else "cpu"
+    speeds: list[float | None] = [None, None]
+    if measure:
+        dtypes = (torch.bfloat16 if fast else torch.float32, torch.float32)
+        speeds = [matrix_flops_per_second(dtype, device) for dtype in dtypes]
     return MachineFacts(
-        device="cuda" if cuda else "cpu",
+        device=device,
         device_name=torch.cuda.get_device_name() if cuda else _cpu_name(),
         core_count=core_count(),
         memory_bytes=memory,
@@ -138,7 +142,8 @@ def look_at_machine(folder: Path, *, measure: bool = True) -> MachineFacts:
         bfloat16_is_fast=fast,
         bitsandbytes=importlib.util.find_spec("bitsandbytes") is not None,
         disk_free_bytes=shutil.disk_usage(_existing(folder)).free,
-        flops_per_second=matrix_flops_per_second(dtype, "cuda" if cuda else "cpu") if measure else None,
+        flops_per_second=speeds[0],
+        flops_per_second_float32=speeds[1],
     )
 
 

@@ -36,7 +36,6 @@ def train_arms(
     Where a stop is asked for, the losses say nothing. `save_to` gets the weights of the first candidate.
     """
     objective, data = context.objective, context.training(search.model, search.train_set)
-    tokens = context.micro_batch_tokens(search)
     first = candidates[0][0]
     base = context.base(search.model, own=first.traits.whole, arm=first)
     losses: list[float | None] = []
@@ -44,7 +43,7 @@ def train_arms(
         results = fit(
             pack,
             objective.training_rows(data),
-            [context.fit_settings(rate, search.seed, tokens) for _, rate in candidates],
+            [context.search_settings(search, arm, rate) for arm, rate in candidates],
             checkpoints=OneFileEach(places),
             should_stop=context.stop_requested,
             until_step=until_step,

@@ -19,7 +19,7 @@ from torch._C._distributed_c10d import FileStore
 from rankscope.edges.machine import end_with, keep_freed_memory, stop_on, stop_requested
 from rankscope.jobs.candidate_training import train_arms
 from rankscope.jobs.gang_context import GangContext
-from rankscope.jobs.run_job import train_runs
+from rankscope.jobs.run_training import train_runs
 from rankscope.records import GangOutcome, GangTask
 from rankscope.records.record_base import parse_record, record_json
 

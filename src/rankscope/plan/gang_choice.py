@@ -72,6 +72,8 @@ def can_shard(arm: Arm, facts: ModelFacts, optimizer: OptimizerName) -> str | No
         return f"a base in {facts.quantization} is not shared out"
     if not arm.traits.whole and not arm.traits.can_pack(arm):
         return f"{arm.method} is not shared out: full methods and LoRA without dropout are"
+    if arm.retain is not None:
+        return "what an arm is kept near would have to be shared out too"
     if arm.traits.whole and optimizer == "adamw_8bit":
         return "bitsandbytes' optimizer does not take weights that are shared out"
     return None

@@ -15,6 +15,7 @@ from rankscope.decide.forgetting_diagnostics import diagnose
 from rankscope.decide.inside_tables import joined, measures_by_run, neuron_overlaps, subspaces
 from rankscope.decide.looks import Evidence, gather_all
 from rankscope.decide.other_margins import at_other_margins
+from rankscope.decide.remedy_outcomes import best_sentence, remedy_outcomes
 from rankscope.decide.result_tables import findings, forgotten, forgotten_groups, make_tables, scores
 from rankscope.decide.verdict import decide
 from rankscope.edges.study_folder import StudyFolder
@@ -58,11 +59,14 @@ def write_results(folder: StudyFolder) -> VerdictFile:
             frames, model=model, train_set=train_set, decision=study.decision, looks=study.looks, evidence=known
         )
         said = findings(tables["forgotten_groups"], tables["kinds"], model, train_set)
+        outcomes = remedy_outcomes(frames, model, train_set, study.decision.confidence)
+        best = best_sentence(outcomes)
+        told = [*said, *([f"{best}."] if best is not None else [])]
         worth = at_other_margins(
             settings, plan.choice_of(model, train_set), tables["operating_points"],
             retention_margin=study.decision.retention_margin, seed_count=len(study.all_seeds),
         )  # fmt: skip
-        return verdict.model_copy(update={"findings": said, "at_other_margins": worth})
+        return verdict.model_copy(update={"findings": told, "remedies": outcomes, "at_other_margins": worth})
 
     verdicts = VerdictFile(
         verdicts=[decided(model, train_set, known) for (model, train_set), known in evidence.items()],
@@ -100,6 +104,7 @@ def warnings_of(folder: StudyFolder, plan: Plan) -> list[str]:
     found = list(plan.warnings)
     for train in plan.train_sets:
         found += train.warnings
+        found += [warning for replay in train.replays for warning in replay.warnings]
         found += [f"{train.name}: {count} rows dropped from training ({why})" for why, count in train.dropped.items()]
     for suite in plan.suites:
         found += [f"{suite.name}: {count} items left out ({why})" for why, count in suite.left_out.items()]
@@ -184,17 +189,18 @@ def _directions(folder: StudyFolder, runs: pd.DataFrame) -> dict[str, dict[str, 
 
 
 def _derived(folder: StudyFolder, runs: pd.DataFrame, roles: Roles) -> list[tuple[dict[str, object], pd.DataFrame]]:
-    """(facts, predictions on the items that judge) of what was made of the largest adapter: of each base model and
-    training set one run's."""
+    """(facts, predictions on the items that judge) of what was made of the largest adapter and of a whole
+    model: of each base model and training set one run's each."""
     found: list[tuple[dict[str, object], pd.DataFrame]] = []
-    seen: set[tuple[str, str]] = set()
-    ordered = runs.sort_values(["rank", "arm", "seed"], ascending=[False, True, True])
+    seen: set[tuple[str, str, bool]] = set()
+    plain_first = runs.assign(treated=runs["remedy"].notna())
+    ordered = plain_first.sort_values(["rank", "treated", "arm", "seed"], ascending=[False, True, True, True])
     for row in ordered.to_dict("records"):
         names = folder.derived_names(row["run_id"])
         pair = (row["model"], row["train_set"])
-        if not names or pair in seen:
+        if not names or (*pair, pd.isna(row["rank"])) in seen:
             continue
-        seen.add(pair)
+        seen.add((*pair, pd.isna(row["rank"])))
         named = {key: row[key] for key in ("model", "train_set", "arm", "seed")}
         for name in names:
             frame = folder.read_derived(row["run_id"], name)

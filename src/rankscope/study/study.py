@@ -11,6 +11,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from rankscope.study.decision_settings import Decision
+from rankscope.study.execution_settings import Execution
 from rankscope.study.methods import Arm, ArmEntry, Dial, Fraction, Frozen
 from rankscope.study.source_settings import Source, SuiteSource, TrainSource, is_task_file
 from rankscope.study.study_settings import (
@@ -104,44 +105,6 @@ class Analysis(Frozen):
     intruder_factor: NotNegative = Field(
         default=0.5, description="a number of 0 or more. What intruder dimensions are multiplied by."
     )
-
-
-class Execution(Frozen):
-    """Where and in which pieces the work is done: results change by rounding only, so it is no part of a run's id."""
-
-    on: Name = Field(default="local", description="the name of an executor. local is this machine.")
-    arms_together: Literal["auto"] | Annotated[int, Field(gt=0, le=64)] = Field(
-        default="auto",
-        description="auto or a whole number from 1 to 64. LoRA arms that train in one pack; auto measures a few steps "
-        "when the study begins.",
-    )
-    micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=16)] = Field(
-        default="auto",
-        description="auto or a whole number of at least 16. Tokens of one forward, of all arms together.",
-    )
-    shards: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
-        default="auto",
-        description="auto or a power of two from 1 to 1024. Devices that share out the weights of a run; auto is the "
-        "smallest number at which it fits. For full fine-tuning, of a part too, and LoRA without dropout.",
-    )
-    offload: Literal["auto", "always", "never"] = Field(
-        default="auto",
-        description="auto, always or never. Whether weights that are not computed with, gradients and moments lie in "
-        "the host's memory, which takes two to three times as long; auto where a run fits no other way.",
-    )
-
-    @field_validator("shards")
-    @classmethod
-    def _power_of_two(cls, shards: Literal["auto"] | int) -> Literal["auto"] | int:
-        if isinstance(shards, int) and shards & (shards - 1):
-            raise mismatch(str(shards), "auto or a power of two from 1 to 1024")
-        return shards
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Execution:
-        if self.offload == "always" and self.shards not in ("auto", 1):
-            raise mismatch(f"offload: always with shards: {self.shards}", "one of the two")
-        return self
 
 
 class AdaptiveSeeds(Frozen):

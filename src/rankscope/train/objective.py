@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rankscope.data.training_batches import collate, repeated
 from rankscope.model.attention.unpadded_rows import TrainingForward
+from rankscope.model.base_divergence import BaseStates, LossSums, summed_losses_near_base
 from rankscope.model.forward import summed_cross_entropy
 from rankscope.model.sharding.shard import compute_device, gathered, in_forward
 from rankscope.model.sharding.team import SOLO, Team
@@ -69,6 +70,12 @@ class Objective(Protocol):
         """
         ...
 
+    def summed_losses_near_base(
+        self, forward: TrainingForward, rows: Sequence[Example], base: BaseStates, weights: Tensor
+    ) -> LossSums:
+        """The same with KL(base || arm) at the positions with loss, times each arm's weight (N,)."""
+        ...
+
     def validation_loss(
         self, forward: TrainingForward, rows: Sequence[Example], token_budget: int, team: Team = SOLO
     ) -> float:
@@ -105,6 +112,14 @@ class SupervisedFineTuning:
         return in_forward(
             model, lambda: summed_cross_entropy(model, forward.target_states(batch), batch.target_ids, arms)
         )
+
+    def summed_losses_near_base(
+        self, forward: TrainingForward, rows: Sequence[Example], base: BaseStates, weights: Tensor
+    ) -> LossSums:
+        """(N,) each: cross-entropy and divergence over each arm's tokens with loss, in nats, and what is minimised."""
+        batch = collate(rows, device=forward.model.device)
+        states = forward.target_states(repeated(batch, len(weights)))
+        return summed_losses_near_base(forward.model, states, batch.target_ids, base, weights)
 
     @torch.no_grad()
     def validation_loss(

@@ -127,6 +127,8 @@ def shared_out(tokens: Sequence[int], budget_tokens: int, size: int) -> list[lis
     that no process waits long for another; each cuts its rows, in their order, by the budget. Who has fewer
     micro-batches than another runs its batch's shortest row once more as a filler.
     """
+    if not tokens:
+        return [[] for _ in range(size)]
     loads, rows = [0] * size, [list[int]() for _ in range(size)]
     for row in sorted(range(len(tokens)), key=lambda i: (-tokens[i], i)):
         least = min(range(size), key=lambda rank: (loads[rank], rank))
