@@ -94,6 +94,26 @@ def test_one_that_is_killed_starts_all_again(gang: Path) -> None:
     assert starts(gang, 0) == ["100 -", "100 -"]
 
 
+def test_who_loses_a_neighbour_fails_because_of_it(gang: Path) -> None:
+    """The neighbour's death is what happened, though its loss is told first."""
+    program = (
+        'if starts > 1: answer("done")\n'
+        'if rank == 0: answer("failed", error="RuntimeError: Connection reset by peer")\n'
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    started(gang, program)
+    assert starts(gang, 0) == ["100 -", "100 -"]
+
+
+def test_of_two_that_fail_the_first_one_is_told(gang: Path) -> None:
+    program = (
+        'if rank == 1: answer("failed", error="ValueError: the cause")\n'
+        'time.sleep(0.05); answer("failed", error="RuntimeError: Connection reset by peer")'
+    )
+    with pytest.raises(GangFailed, match="the cause"):
+        started(gang, program)
+
+
 def test_one_that_dies_again_and_again_is_a_failure(gang: Path) -> None:
     with pytest.raises(GangFailed, match=r"ended 4 times: its process 1 ended by signal 9"):
         started(gang, "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\nwait_for_the_others()")

@@ -29,6 +29,9 @@ RESTARTS = 3
 LEAST_TOKENS = 16
 """A micro-batch is not made smaller than this: less is a single row."""
 
+_CAUSES = ("memory", "died", "failed", "done")
+"""Ends of a process, those first that the others may follow from."""
+
 _LOOK_SECONDS = 0.1
 _STOP_SECONDS = 600.0
 """How long the processes may take to save their state when a stop is asked for."""
@@ -51,7 +54,7 @@ def run_gang(task: GangTask, place: WorkPlace, command: Sequence[str] = MEMBER) 
         bad = [outcome for outcome in outcomes if outcome.state != "done"]
         if not bad:
             return outcomes[0]
-        first = next((outcome for outcome in bad if outcome.state == "memory"), bad[0])
+        first = bad[0]
         if first.state == "failed":
             raise GangFailed(f"{first.error}\n{first.details}".strip())
         if place.stop_requested():
@@ -68,8 +71,11 @@ def run_gang(task: GangTask, place: WorkPlace, command: Sequence[str] = MEMBER) 
 
 
 def _attempt(task: GangTask, folder: Path, place: WorkPlace, command: Sequence[str]) -> list[GangOutcome]:
-    """Outcomes of a start of the gang: of all processes where all came through, else of those that failed by
-    themselves, the first one first."""
+    """Outcomes of a start of the gang: of all processes where all came through, else of those that did not.
+
+    First stands what the others' failures follow from: who loses a neighbour that died or ran out of memory fails too,
+    with an error of the connection; of those that failed, who said so first.
+    """
     members = [_start(task, rank, folder, place, command) for rank in range(task.size)]
     stop_until: float | None = None
     failed: list[GangOutcome] = []
@@ -82,15 +88,21 @@ def _attempt(task: GangTask, folder: Path, place: WorkPlace, command: Sequence[s
             if stop_until is not None and time.monotonic() > stop_until:
                 break
             time.sleep(_LOOK_SECONDS)
-            failed = [member.outcome() for member in members if member.process.poll() not in (None, 0)]
+            failed = _failures(members)
         if failed:
             time.sleep(_LOOK_SECONDS)  # a neighbour may have failed first and say why
-            failed = [member.outcome() for member in members if member.process.poll() not in (None, 0)]
+            failed = _failures(members)
     finally:
         for member in members:
             member.process.kill()
             member.process.wait()
-    return sorted(failed, key=lambda outcome: outcome.state != "memory") or [member.outcome() for member in members]
+    return failed or [member.outcome() for member in members]
+
+
+def _failures(members: Sequence[_Member]) -> list[GangOutcome]:
+    ended = [member for member in members if member.process.poll() not in (None, 0)]
+    ended.sort(key=lambda member: member.file.stat().st_mtime_ns if member.file.exists() else 0)
+    return sorted((member.outcome() for member in ended), key=lambda outcome: _CAUSES.index(outcome.state))
 
 
 @dataclass(frozen=True)
