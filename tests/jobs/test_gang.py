@@ -108,7 +108,8 @@ def test_who_loses_a_neighbour_fails_because_of_it(gang: Path) -> None:
 def test_of_two_that_fail_the_first_one_is_told(gang: Path) -> None:
     program = (
         'if rank == 1: answer("failed", error="ValueError: the cause")\n'
-        'time.sleep(0.05); answer("failed", error="RuntimeError: Connection reset by peer")'
+        'while not (Path(task["scratch"]) / "outcome-1.json").exists(): time.sleep(0.01)\n'
+        'answer("failed", error="RuntimeError: Connection reset by peer")'
     )
     with pytest.raises(GangFailed, match="the cause"):
         started(gang, program)

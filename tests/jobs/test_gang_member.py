@@ -24,7 +24,6 @@ pytestmark = pytest.mark.slow
 ARMS = {
     "full": {"learning_rate": 1e-3},
     "lora": {"ranks": [2, 4], "learning_rate": 1e-2},
-    "dora": {"ranks": [2], "learning_rate": 1e-2},
 }
 SHORT: dict[str, Any] = {
     "arms": ARMS, "seeds": [0], "budget": {"epochs": 2, "batch_size": 8, "max_sequence_tokens": 128},
@@ -62,13 +61,13 @@ def test_two_processes_give_what_one_gives(sharded: tuple[Path, Path], tmp_path:
     finish(start(alone, tmp_path / "out"))
     found, expected = weights(out), weights(tmp_path / "out")
     assert found.keys() == expected.keys()
-    assert len(found) == 4
+    assert len(found) == 3
     for run_id, tensors in expected.items():
         for name, tensor in tensors.items():
             assert float((found[run_id][name] - tensor).abs().max()) < 1e-3, (run_id, name)
     plan = StudyFolder.open(out).read_plan()
     assert plan is not None
-    assert {run.arm.method: run.gang for run in plan.runs} == {"full": 2, "lora": 2, "dora": 1}
+    assert {run.arm.method: run.gang for run in plan.runs} == {"full": 2, "lora": 2}
     statuses = {run.run_id: StudyFolder.open(out).read_status(run.run_id) for run in plan.runs}
     assert all(status is not None and status.state == "done" for status in statuses.values())
     assert [status.gang for status in statuses.values() if status] == [run.gang for run in plan.runs]
@@ -98,7 +97,7 @@ def wait_for_checkpoint(process: subprocess.Popen[str], out: Path) -> list[psuti
 
 def long(folder: Path) -> Path:
     """Steps enough to be stopped between two of them."""
-    budget = {"epochs": 30, "batch_size": 8, "max_sequence_tokens": 128}
+    budget = {"epochs": 15, "batch_size": 8, "max_sequence_tokens": 128}
     only = {**SHORT, "arms": {"full": {"learning_rate": 1e-3}}, "budget": budget}
     return tiny_study(folder / "input", **only, execution={"shards": 2, "micro_batch_tokens": 512})
 
