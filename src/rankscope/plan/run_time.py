@@ -202,12 +202,6 @@ def describe_plan(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def device_hours(plan: Plan) -> float:
-    """Hours of all devices together: a gang's while it trains count for each of them."""
-    trained = [*(run for run in plan.runs if run.fits), *plan.searches]
-    return (sum(one.seconds * one.gang for one in trained) + plan.base_seconds + plan.derived_seconds) / 3600
-
-
 def plan_totals(plan: Plan) -> dict[str, Any]:
     """Sums over the runs that fit and the searches. Time is shared out over workers; each has a checkpoint on disk.
 
@@ -230,7 +224,7 @@ def plan_totals(plan: Plan) -> dict[str, Any]:
         "teraflops": flops / 1e12,
         "memory_bytes": sum(sorted((run.memory_bytes for run in runs), reverse=True)[:workers]),
         "disk_bytes": kept + sum(temporary),
-        "gpu_hours": device_hours(plan),
+        "gpu_hours": plan.device_hours,
         "first_seconds": (sum(run.seconds for run in first) + common) / workers,
         "seconds": (sum(run.seconds for run in runs) + common) / workers,
     }

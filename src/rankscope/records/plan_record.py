@@ -279,6 +279,13 @@ class Plan(Record):
             return {self.models[0].name: "base"}
         return {facts.name: f"base/{facts.name}" for facts in self.models}
 
+    @property
+    def device_hours(self) -> float:
+        """Hours of all devices together: those of a gang count for each of its devices, scoring too."""
+        trained = [*(run for run in self.runs if run.fits), *self.searches]
+        seconds = sum(one.seconds * one.gang for one in trained)
+        return (seconds + self.base_seconds + self.derived_seconds) / 3600
+
     def choice_of(self, model: str, train_set: str) -> PlannedChoice:
         """How settings are chosen there; in an older plan by the loss alone."""
         found = (one for one in self.choices if (one.model, one.train_set) == (model, train_set))
