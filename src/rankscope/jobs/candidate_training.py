@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.gang import run_gang
@@ -72,7 +75,7 @@ def train_in_gang(
     save_to: Path | None = None,
 ) -> tuple[list[float | None], list[float]]:
     """As `train_arms`, by the processes of the search's gang."""
-    context.make_room()
+    leave_devices(context)
     task = gang_task(context, search).model_copy(
         update={
             "candidates": [
@@ -90,6 +93,14 @@ def train_in_gang(
     )
     outcome = run_gang(task, context.place)
     return outcome.losses, outcome.seconds
+
+
+def leave_devices(context: JobContext) -> None:
+    """Let go of the models that this process holds on a GPU: a gang's first process takes the same one."""
+    context.make_room()
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def gang_task(context: JobContext, of: PlannedRun | PlannedSearch) -> GangTask:
