@@ -12,9 +12,8 @@ from rankscope.records.arm_record import (
     SuiteOutcome,
 )
 from rankscope.records.data_facts import ReplayFacts, TrainFacts
-from rankscope.records.gang_record import GangCandidate, GangOutcome, GangTask
+from rankscope.records.gang_record import Gang, GangCandidate, GangOutcome, GangTask
 from rankscope.records.plan_record import (
-    Gang,
     MachineFacts,
     MeasuredSpeed,
     ModelFacts,

@@ -1,4 +1,4 @@
-"""What a gang of processes is asked to train, and what each of them answers; lives only while they do."""
+"""A gang of devices; what its processes are asked to train and what each of them answers, only while they live."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from typing import Literal
 
 from rankscope.records.record_base import Record
 from rankscope.study.methods import Arm
+
+
+class Gang(Record):
+    """The devices that train a run together; `offload`: what is not computed with lies in the host's memory."""
+
+    size: int = 1
+    offload: bool = False
 
 
 class GangCandidate(Record):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from rankscope.records.data_facts import TrainFacts
+from rankscope.records.gang_record import Gang
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.records.settings_record import PlannedChoice
 from rankscope.records.suite_record import SuiteFacts
@@ -98,13 +99,6 @@ class StudyMarker(Record):
 
 RUNG_FRACTIONS = (0.25, 1.0)
 """Where a rate search measures its candidates, as shares of a run: all of them, then those that are trained through."""
-
-
-class Gang(Record):
-    """The devices that train a run together; `offload`: what is not computed with lies in the host's memory."""
-
-    size: int = 1
-    offload: bool = False
 
 
 class Resolved(Record):
