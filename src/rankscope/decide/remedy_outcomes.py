@@ -37,7 +37,7 @@ def remedy_outcomes(frames: Frames, model: str, train_set: str, confidence: floa
             continue
         pairing = pair(frames, model=model, train_set=train_set, only=[arm, own])
         if len(pairing.labels) == 2:
-            found.append(_outcome(pairing, arm, own, str(remedies[arm]), mine, confidence))
+            found.append(outcome_against(pairing, arm, own, str(remedies[arm]), mine, confidence))
     return found
 
 
@@ -71,7 +71,13 @@ def _done(runs: pd.DataFrame, arm: object) -> set[int]:
     return set(runs[(runs["arm"] == arm) & (runs["state"] == "done")]["seed"])
 
 
-def _outcome(pairing: Pairing, arm: str, own: str, remedy: str, runs: pd.DataFrame, confidence: float) -> RemedyOutcome:
+def outcome_against(
+    pairing: Pairing, arm: str, own: str, remedy: str, runs: pd.DataFrame, confidence: float, subject: str = ""
+) -> RemedyOutcome:
+    """The arm `arm` against `own`, both of the pairing. `runs`: those of its base model and training set.
+
+    `subject`: how the sentence calls an arm that is compared with itself.
+    """
     here, there = pairing.labels.index(arm), pairing.labels.index(own)
     inside, outside = ([suite.arrays for suite in part] for part in (pairing.in_domain, pairing.others))
     lost, saved = (_difference(part, here, there, confidence, sign) for part, sign in ((inside, -1), (outside, 1)))
@@ -90,7 +96,7 @@ def _outcome(pairing: Pairing, arm: str, own: str, remedy: str, runs: pd.DataFra
         forgetting_saved=saved,
         extra_tokens_share=more,
         extra_seconds_share=share,
-        sentence=_sentence(arm, own, (gain, gain_own, forgets, forgets_own), more, share),
+        sentence=_sentence(subject or arm, "" if subject else own, (gain, gain_own, forgets, forgets_own), more, share),
         parts=_parts(pairing, (here, there), _gave(runs, arm), confidence),
     )
 
@@ -137,13 +143,15 @@ def _against_base(suites: list[SuiteArrays], arm: int) -> float | None:
 
 
 def _sentence(arm: str, own: str, means: tuple[float | None, ...], tokens: float | None, seconds: float | None) -> str:
-    """`ARM keeps 98 % of OWN's gain and forgets 2.0 points instead of 9.0, for 25 % more tokens and 40 % more time`."""
+    """`ARM keeps 98 % of OWN's gain and forgets 2.0 points instead of 9.0, for 25 % more tokens and 40 % more time`; of
+    an arm that is compared with itself (no `own`) `keeps 98 % of its gain`."""
     gain, gain_own, forgets, forgets_own = means
+    whose, who = (f"{own}'s", own) if own else ("its", "as trained it")
     said = []
     if gain is not None and gain_own is not None and gain_own > 0:
-        said.append(f"keeps {100 * gain / gain_own:.0f} % of {own}'s gain")
+        said.append(f"keeps {100 * gain / gain_own:.0f} % of {whose} gain")
     elif gain is not None and gain_own is not None:
-        said.append(f"gains {points(gain, sign=False)} points where {own} gains {points(gain_own, sign=False)}")
+        said.append(f"gains {points(gain, sign=False)} points where {who} gains {points(gain_own, sign=False)}")
     if forgets is not None and forgets_own is not None:
         said.append(f"forgets {points(forgets, sign=False)} points instead of {points(forgets_own, sign=False)}")
     price = [f"{100 * tokens:.0f} % more tokens"] if tokens else []

@@ -135,6 +135,8 @@ class Verdict(Record):
     arms: list[ArmVerdict]
     findings: list[str] = []
     """What was forgotten, in plain words: by which arms, recall against reasoning."""
+    dials: list[RemedyOutcome] = []
+    """What the dial of each arm that has one below 1 is worth: the arm against itself as trained."""
     remedies: list[RemedyOutcome] = []
     noise: list[SuiteNoise] = []
     at_other_margins: list[WorthAt] = []
@@ -142,6 +144,18 @@ class Verdict(Record):
     interval_confidence: float | None = None
     """Of each interval of gain and forgetting for itself, so that all hold at once at the study's confidence."""
     best_bet: BestBet | None = None
+
+    @property
+    def in_nats(self) -> bool:
+        """Whether some suite is judged by its loss."""
+        return any(arm.gain_nats is not None or arm.forgetting_nats is not None for arm in self.arms)
+
+    @property
+    def named_arms(self) -> list[str]:
+        """The arms that the answers name: what is recommended, then the best bet."""
+        recommended = [] if self.recommended is None else [self.recommended.label]
+        bet = [] if self.best_bet is None or self.best_bet.setting is None else [self.best_bet.label]
+        return list(dict.fromkeys([*recommended, *bet]))
 
     @property
     def answers(self) -> list[Answer]:

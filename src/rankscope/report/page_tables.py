@@ -93,11 +93,11 @@ def columns_of_pairs(
 def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
     """Every arm of every model and training set: settings, result, cost."""
     pair_columns, pair_cells = columns_of_pairs([pair.verdict for pair in pairs])
+    units = "points or nats" if any(pair.verdict.in_nats for pair in pairs) else "points"
     columns = [
         *pair_columns,
         ("arm", False), ("trainable parameters", True), ("learning rate", True), ("dial", True), ("seeds", True),
-        ("gain (points or nats)", True), (interval_name, True), ("forgetting (points or nats)", True),
-        (interval_name, True),
+        (f"gain ({units})", True), (interval_name, True), (f"forgetting ({units})", True), (interval_name, True),
         ("status", False), ("train time", True),
     ]  # fmt: skip
     rows = []
@@ -131,10 +131,11 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
     changes = change_frame(forgetting, verdicts.verdicts)
     losses = change_frame(forgetting, verdicts.verdicts, IN_NATS)
     pair_columns, pair_cells = columns_of_pairs(verdicts.verdicts)
+    units = "points" if losses.empty else "points or nats"
     columns = [
         *pair_columns,
         ("arm", False), ("suite", False), ("domain", False), ("kind", False), ("relation", False), ("items", True),
-        ("guessing", True), ("base", True), ("arm", True), ("change (points or nats)", True), (interval_name, True),
+        ("guessing", True), ("base", True), ("arm", True), (f"change ({units})", True), (interval_name, True),
     ]  # fmt: skip
     rows = []
     for row in _rows(losses):

@@ -27,7 +27,7 @@ def remedies_table(pairs: Sequence[Pair]) -> DataTable:
             *(number_cell(share, NOT_MEASURED if share is None else percent(share)) for share in _price(one)),
         ]
         for verdict in verdicts
-        for one in verdict.remedies
+        for one in (*verdict.dials, *verdict.remedies)
     ]
     return DataTable("remedies", "Every remedy against its own arm, paired by items and seeds", columns, rows)
 

@@ -151,7 +151,7 @@ def print_results(console: Console, verdicts: VerdictFile | Verdict) -> None:
 
 
 def _print_one(console: Console, verdict: Verdict) -> None:
-    units = "percentage points, of suites judged by loss in nats" if _in_nats(verdict) else "percentage points"
+    units = "percentage points, of suites judged by loss in nats" if verdict.in_nats else "percentage points"
     console.print(f"[bold]{escape(verdict.name)}[/]: gain and forgetting in {units}", style="")
     console.print(_arms_table(verdict, wide=console.width >= WIDE_COLUMNS))
     first, *others = verdict.answers
@@ -159,6 +159,9 @@ def _print_one(console: Console, verdict: Verdict) -> None:
         _print_answer(console, answer)
     for arm in told_arms(verdict)[:3]:
         console.print(escape(forgotten_sentence(arm)))
+    for outcome in verdict.dials:
+        if outcome.arm in verdict.named_arms:
+            console.print(escape(f"{outcome.sentence}."))
     for outcome in verdict.remedies:
         said = f"{outcome.sentence}.{_parts_sentence(outcome)}"
         console.print(f"Remedy ({escape(outcome.remedy)}): {escape(said)}")
@@ -224,10 +227,6 @@ def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
 
 def _status(arm: ArmVerdict, verdict: Verdict) -> str:
     return "refuted" if arm.label in verdict.refuted and arm.status in ("eligible", "open") else arm.status
-
-
-def _in_nats(verdict: Verdict) -> bool:
-    return any(arm.gain_nats is not None or arm.forgetting_nats is not None for arm in verdict.arms)
 
 
 def _in_each_unit(share: Interval, loss: Interval | None, *, wide: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rankscope.decide.change_tables import derived_scores, forgetting_by_run, rate_sentences, rates
+from rankscope.decide.dial_outcomes import dial_outcomes
 from rankscope.decide.forgetting_diagnostics import diagnose
 from rankscope.decide.inside_tables import joined, measures_by_run, neuron_overlaps, subspaces
 from rankscope.decide.looks import Evidence, gather_all
 from rankscope.decide.other_margins import at_other_margins
+from rankscope.decide.paired_items import Frames
 from rankscope.decide.remedy_outcomes import best_sentence, remedy_outcomes
 from rankscope.decide.result_tables import findings, forgotten, forgotten_groups, make_tables, scores
 from rankscope.decide.verdict import decide
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import Plan, Verdict, VerdictFile
+from rankscope.records import ArmSetting, Plan, Verdict, VerdictFile
 from rankscope.report.page import ReportData, render
 from rankscope.report.suites_and_items import sample_flips
 from rankscope.results.chosen_settings import as_chosen, dials_of
@@ -27,6 +29,7 @@ from rankscope.results.frames import frames_of, learning_frame, planned_study, s
 from rankscope.results.item_roles import Roles, chooses, roles_of
 from rankscope.results.operating_table import operating_table, settled
 from rankscope.results.suite_levels import context_warnings
+from rankscope.study.study import Study
 
 
 def write_results(folder: StudyFolder) -> VerdictFile:
@@ -43,9 +46,10 @@ def write_results(folder: StudyFolder) -> VerdictFile:
         searches_of(folder, plan), predictions[predictions["arm"] == "base"], suites, domains, settings
     )
     tables["operating_points"] = operating_table(folder, plan, settings, study.decision.confidence, frames)
-    trained = tables["scores"]  # what is inside a run is as it was trained, and so is what is held against it
+    as_trained, trained = frames, tables["scores"]
     if any(setting.dial < 1 for setting in settings):
-        trained = scores(frames_of(folder, plan, []))
+        as_trained = frames_of(folder, plan, [])
+        trained = scores(as_trained)  # what is inside a run is as it was trained, and so is what is held against it
     tables |= _inside_tables(
         folder, runs, trained, tables["forgetting"], roles_of(folder, plan), confidence=study.decision.confidence
     )
@@ -54,22 +58,8 @@ def write_results(folder: StudyFolder) -> VerdictFile:
     for name, table in tables.items():
         folder.write_table(name, table)
 
-    def decided(model: str, train_set: str, known: Evidence) -> Verdict:
-        verdict = decide(
-            frames, model=model, train_set=train_set, decision=study.decision, looks=study.looks, evidence=known
-        )
-        said = findings(tables["forgotten_groups"], tables["kinds"], model, train_set)
-        outcomes = remedy_outcomes(frames, model, train_set, study.decision.confidence)
-        best = best_sentence(outcomes)
-        told = [*said, *([f"{best}."] if best is not None else [])]
-        worth = at_other_margins(
-            settings, plan.choice_of(model, train_set), tables["operating_points"],
-            retention_margin=study.decision.retention_margin, seed_count=len(study.all_seeds),
-        )  # fmt: skip
-        return verdict.model_copy(update={"findings": told, "remedies": outcomes, "at_other_margins": worth})
-
     verdicts = VerdictFile(
-        verdicts=[decided(model, train_set, known) for (model, train_set), known in evidence.items()],
+        verdicts=_verdicts(study, plan, (frames, as_trained), settings, evidence, tables),
         notes=plan.warnings,
     )
     folder.write_verdicts(verdicts)
@@ -86,6 +76,39 @@ def write_results(folder: StudyFolder) -> VerdictFile:
     )
     folder.write_report(render(data))
     return verdicts
+
+
+def _verdicts(
+    study: Study,
+    plan: Plan,
+    frames: tuple[Frames, Frames],
+    settings: Sequence[ArmSetting],
+    evidence: Mapping[tuple[str, str], Evidence],
+    tables: Mapping[str, pd.DataFrame],
+) -> list[Verdict]:
+    """The answer for every base model and training set, with what was forgotten and what would keep more. `frames`: the
+    arms at their settings, and as trained."""
+    decision, found = study.decision, []
+    for (model, train_set), known in evidence.items():
+        verdict = decide(
+            frames[0], model=model, train_set=train_set, decision=decision, looks=study.looks, evidence=known
+        )
+        outcomes = remedy_outcomes(frames[0], model, train_set, decision.confidence)
+        dials = dial_outcomes(*frames, settings, model, train_set, decision.confidence)
+        best = [best_sentence(outcomes), *(one.sentence for one in dials if one.arm in verdict.named_arms)]
+        told = findings(tables["forgotten_groups"], tables["kinds"], model, train_set)
+        worth = at_other_margins(
+            settings, plan.choice_of(model, train_set), tables["operating_points"],
+            retention_margin=decision.retention_margin, seed_count=len(study.all_seeds),
+        )  # fmt: skip
+        update = {
+            "findings": [*told, *(f"{sentence}." for sentence in best if sentence is not None)],
+            "remedies": outcomes,
+            "dials": dials,
+            "at_other_margins": worth,
+        }
+        found.append(verdict.model_copy(update=update))
+    return found
 
 
 def provenance_of(folder: StudyFolder, plan: Plan) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import torch
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
+from rankscope.model.weights.gram_spectrum import gram_spectrum
 from rankscope.model.weights.spectrum_cut import (
     cut_at_noise,
-    gram_spectrum,
     known_noise_coefficient,
     marchenko_pastur_median,
     rank_above_noise,
