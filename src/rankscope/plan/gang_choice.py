@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from rankscope.plan.run_cost import BYTES, RUNTIME_BYTES, moment_bytes, weight_bytes
 from rankscope.records import Gang, MachineFacts, ModelFacts
@@ -35,9 +36,9 @@ class Room:
     shared: bool
 
     @staticmethod
-    def of(machine: MachineFacts, usable: float) -> Room:
-        """A machine's, of whose memory a share is `usable`."""
-        cpu = machine.device == "cpu"
+    def of(machine: MachineFacts, usable: float, device_type: Literal["cpu", "cuda"]) -> Room:
+        """A machine's, of whose memory a share is `usable`, for work on its CPU or its GPUs."""
+        cpu = device_type == "cpu"
         device = machine.memory_bytes if cpu else machine.device_memory_bytes
         devices = MOST_PROCESSES if cpu else machine.device_count
         return Room(int(device * usable), int(machine.memory_bytes * usable), devices, cpu)

@@ -82,7 +82,7 @@ class _Setting:
     @cached_property
     def room(self) -> Room:
         """What a run may use."""
-        return Room.of(self.machine, USABLE_MEMORY)
+        return Room.of(self.machine, USABLE_MEMORY, self.resolved.device)
 
     @cached_property
     def choice(self) -> PlannedChoice:

@@ -65,13 +65,7 @@ def resolve(
     given = {spec.dtype for spec in study.models}
     explicit = given.pop() if len(given) == 1 else "auto"
     if previous is not None:
-        if previous.device == "cuda" and machine.device != "cuda":
-            found = "a plan made for CUDA, on a machine without it"
-            raise InputProblems([Problem(file, "plan.json", found, "the machine it was begun on, or another --out")])
-        largest_gang = max((gang.size for gang in previous.gangs.values()), default=1)
-        if largest_gang > Room.of(machine, USABLE_MEMORY).devices:
-            found = f"a plan with gangs of {largest_gang} devices, on a machine with fewer"
-            raise InputProblems([Problem(file, "plan.json", found, "the machine it was begun on, or another --out")])
+        _check_machine(previous, machine, file)
         kept = previous if explicit == "auto" else previous.model_copy(update={"dtype": explicit})
         needs = _needs(study, arms, models, train_sets, kept, machine)
         return kept.model_copy(update={"gangs": {**_gangs(needs), **previous.gangs}})
@@ -83,7 +77,7 @@ def resolve(
         thread_count=machine.core_count,
         micro_batch_tokens=_LEAST_MICRO_BATCH_TOKENS,
     )
-    room = Room.of(machine, USABLE_MEMORY)
+    room = Room.of(machine, USABLE_MEMORY, machine.device)
 
     def fitting(tokens: int) -> list[int]:
         """What each arm needs that fits, all its processes together where they share a memory."""
@@ -109,6 +103,18 @@ def resolve(
     return made.model_copy(update={"gangs": gangs})
 
 
+def _check_machine(previous: Resolved, machine: MachineFacts, file: str) -> None:
+    """Raises InputProblems where an earlier plan cannot go on here."""
+    largest = max((gang.size for gang in previous.gangs.values()), default=1)
+    found = ""
+    if previous.device == "cuda" and machine.device != "cuda":
+        found = "a plan made for CUDA, on a machine without it"
+    elif largest > Room.of(machine, USABLE_MEMORY, previous.device).devices:
+        found = f"a plan with gangs of {largest} devices, on a machine with fewer"
+    if found:
+        raise InputProblems([Problem(file, "plan.json", found, "the machine it was begun on, or another --out")])
+
+
 def _needs(
     study: Study,
     arms: Sequence[Arm],
@@ -118,7 +124,7 @@ def _needs(
     machine: MachineFacts,
 ) -> dict[str, GangNeed]:
     """What each arm needs, alone or in a gang, by `gang_key`."""
-    specs, room = {spec.name: spec for spec in study.models}, Room.of(machine, USABLE_MEMORY)
+    specs, room = {spec.name: spec for spec in study.models}, Room.of(machine, USABLE_MEMORY, resolved.device)
     return {
         gang_key(facts, train, arm): run_need(
             study, arm, facts, train, dtype_of(specs[facts.name], resolved), resolved, room
