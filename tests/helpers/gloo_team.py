@@ -36,8 +36,8 @@ def run_together(work: Callable[..., Any], folder: Path, size: int = 2, **given:
 
 
 def _answer(pipe: Connection) -> tuple[bool, Any]:
-    if not pipe.poll(120):
-        return False, "no answer in 120 seconds"
+    if not pipe.poll(500):
+        return False, "no answer in 500 seconds"
     try:
         answer: tuple[bool, Any] = pipe.recv()
         return answer
