@@ -28,6 +28,7 @@ ARMS = {
 SHORT: dict[str, Any] = {
     "arms": ARMS, "seeds": [0], "budget": {"epochs": 2, "batch_size": 8, "max_sequence_tokens": 128},
     "checkpoint": {"minutes": 0.001}, "keep": {"full": "all"}, "dial": [1],
+    "model": {"id": "model", "dtype": "float32"},
 }  # fmt: skip
 PACKED = {"arms_together": 2, "micro_batch_tokens": 512}
 
