@@ -22,6 +22,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.model.load import linear_shapes
 from rankscope.pipeline import Outcome, run_study
+from rankscope.plan.described_machine import described_machine
 from rankscope.plan.make_plan import make_plan
 from rankscope.plan.run_time import plan_totals
 from rankscope.records import MachineFacts, ModelFacts, Plan, SuiteFacts, TrainFacts
@@ -64,9 +65,15 @@ def facts_of(name: str) -> ModelFacts:
     )  # fmt: skip
 
 
-def plan_on(study: Study, gigabytes: int) -> Plan:
+def alone(name: str) -> Study:
+    """A study whose runs take one GPU and no host's memory, or do not fit."""
+    study = read_study(STUDIES / f"{name}.yaml")
+    return study.model_copy(update={"execution": study.execution.model_copy(update={"offload": "never"})})
+
+
+def plan_on(study: Study, gigabytes: int, machine: MachineFacts | None = None) -> Plan:
     """The plan on a GPU of this size, with rows of the length that these data sets about have."""
-    machine = MachineFacts(
+    machine = machine or MachineFacts(
         device="cuda", device_name=f"a GPU of {gigabytes} GB", core_count=16, memory_bytes=256 * 10**9,
         device_memory_bytes=gigabytes * 10**9, bfloat16_is_fast=True, disk_free_bytes=10**12,
     )  # fmt: skip
@@ -90,7 +97,7 @@ def plan_on(study: Study, gigabytes: int) -> Plan:
 
 @pytest.mark.parametrize("name", ["paper", "paper-base"])
 def test_the_papers_plan_on_an_80_gb_gpu(name: str) -> None:
-    plan = plan_on(read_study(STUDIES / f"{name}.yaml"), 80)
+    plan = plan_on(alone(name), 80)
     assert len(plan.runs) == 2 * 3 * 6 * 3
     assert {facts.parameter_count for facts in plan.models} == {8_030_261_248, 7_615_616_512}
     for run in plan.runs:
@@ -112,9 +119,28 @@ def test_the_papers_plan_on_an_80_gb_gpu(name: str) -> None:
     assert totals["disk_bytes"] == pytest.approx(adapters, rel=0.2)
 
 
+def test_all_of_the_paper_fits_one_gpu_with_its_hosts_memory() -> None:
+    plan = plan_on(read_study(STUDIES / "paper.yaml"), 80)
+    assert all(run.fits for run in plan.runs)
+    assert {run.arm.method for run in plan.runs if run.offload} == {"full"}
+
+
+def test_all_of_the_paper_fits_eight_gpus_that_are_described() -> None:
+    plan = plan_on(read_study(STUDIES / "paper.yaml"), 80, described_machine("8x80GB"))
+    assert all(run.fits for run in plan.runs)
+    assert not any(run.offload for run in plan.runs)
+    assert {run.gang for run in plan.runs if run.arm.method == "full"} <= {4, 8}
+    assert {run.gang for run in plan.runs if run.arm.method != "full"} == {1}
+    for search in plan.searches:
+        assert search.gang == max(run.gang for run in plan.runs if run.search_id == search.search_id)
+    totals = plan_totals(plan)
+    assert totals["gpu_hours"] > totals["seconds"] / 3600
+    assert any("described" in warning for warning in plan.warnings)
+
+
 def test_the_printed_plan_says_what_the_paper_needs() -> None:
     out = StringIO()
-    print_plan(Console(file=out, width=200), plan_on(read_study(STUDIES / "paper.yaml"), 80), {})
+    print_plan(Console(file=out, width=200), plan_on(alone("paper"), 80), {})
     text = out.getvalue()
     for said in ("8.03 G", "7.62 G", "does not fit: needs 170 GB of memory, this machine has 72 GB to use", "112 GB"):
         assert said in text
@@ -126,7 +152,8 @@ def test_one_gpu_of_24_gb_holds_its_study() -> None:
     assert plan.models[0].parameter_count == PARAMETERS["Llama-3.2-1B"]
     assert all(run.fits for run in plan.runs)
     with_full = study.model_copy(update={"arms": read_study(STUDIES / "paper.yaml").arms})
-    assert not any(run.fits for run in plan_on(with_full, 24).runs if run.arm.method == "full")
+    unfit = with_full.model_copy(update={"execution": alone("paper").execution})
+    assert not any(run.fits for run in plan_on(unfit, 24).runs if run.arm.method == "full")
 
 
 def test_the_base_study_differs_in_its_models_alone() -> None:

@@ -259,9 +259,12 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     bases = [ScoreBase(folder.url, run_id, model) for model, run_id in plan.base_ids.items()]
 
     def training(runs: Sequence[PlannedRun]) -> list[TrainRuns]:
-        seconds = {run.run_id: run.seconds for run in runs}
-        groups = groups_of(folder, runs)
-        return [TrainRuns(folder.url, ids, sum(seconds[run_id] for run_id in ids)) for ids in groups]
+        known = {run.run_id: run for run in runs}
+        groups = [[known[run_id] for run_id in ids] for ids in groups_of(folder, runs)]
+        return [
+            TrainRuns(folder.url, tuple(r.run_id for r in own), sum(r.seconds for r in own), slots=own[0].gang)
+            for own in groups
+        ]
 
     if not work.only:
         measured = [ChoosePacking(folder.url, ids) for ids in undecided(folder, runs)]

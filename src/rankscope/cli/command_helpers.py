@@ -9,6 +9,7 @@ import functools
 import os
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -75,6 +76,23 @@ def print_verdict(folder: StudyFolder) -> None:
     if verdicts is not None:
         print_results(console(), verdicts)
         typer.echo(f"\nThe report: {folder.report_place}")
+
+
+class RowsRead:
+    """Says on stderr what is being read and encoded: after a second, and then every few."""
+
+    _FIRST_SECONDS, _EVERY_SECONDS = 1.0, 5.0
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + self._FIRST_SECONDS
+
+    def __call__(self, name: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + self._EVERY_SECONDS
+        of = f"{done:,} of {total:,} rows" if total is not None else f"{done:,} rows"
+        typer.echo(f"reading {name}: {of}", err=True)
 
 
 _P = ParamSpec("_P")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import resources
@@ -16,6 +15,7 @@ import typer
 from rankscope.cli.command_helpers import (
     INTERRUPTED,
     Json,
+    RowsRead,
     alone_but_for,
     check_writable,
     is_planned,
@@ -24,6 +24,8 @@ from rankscope.cli.command_helpers import (
     quiet,
 )
 from rankscope.edges.machine import stopped_by_ctrl_c
+from rankscope.plan.described_machine import described_machine
+from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import read_study
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from rankscope.pipeline import Outcome
     from rankscope.records import Plan
     from rankscope.study.init_file import InitFlags
-    from rankscope.study.problems import Problem
     from rankscope.study.study import Study
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file; `rankscope init` writes one.")]
@@ -60,6 +61,9 @@ def plan(
     json_: Json = False,
     out: Annotated[str | None, typer.Option("--out", metavar="DIR|URL", help="The study's folder; its name.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Time a few steps of each kind of arm first.")] = False,
+    gpus: Annotated[
+        str | None, typer.Option("--gpus", metavar="8x80GB", help="Plan for these GPUs, not for this machine.")
+    ] = None,
 ) -> None:
     """Print every run with its parameters, FLOPs, memory, disk and time, and what does not fit. Trains nothing.
 
@@ -67,17 +71,22 @@ def plan(
     Examples:
       rankscope plan study.yaml
       rankscope plan study.yaml --set seeds=[0,1,2,3,4] --json
+      rankscope plan study.yaml --gpus 8x80GB
     """
     quiet()
+    described = described_machine(gpus) if gpus is not None else None
+    if described is not None and measure:
+        found = "--measure with --gpus"
+        raise InputProblems([Problem("--gpus", "", found, "one of them: a described machine cannot be timed")])
     settings = read_study(study, set_ or [])
     from rankscope.edges.machine import look_at_machine
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.pipeline import StudyPlanner, measure_study
 
     folder = StudyFolder.open(out or settings.name)
-    machine = look_at_machine(folder.local_folder())
+    machine = described or look_at_machine(folder.local_folder())
     with StudyPlanner(settings, study.resolve().parent, RowsRead()) as planner:
-        planned = planner.plan(machine, folder)
+        planned = planner.plan(machine, folder, as_begun=described is None)
         if measure:
             measured, failed = measure_study(planner, planned, _executor(settings))
             for label, why in failed.items():
@@ -155,23 +164,6 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
     if not only:
         tracking.finish()
     _tell(outcome, folder, only)
-
-
-class RowsRead:
-    """Says on stderr what is being read and encoded: after a second, and then every few."""
-
-    _FIRST_SECONDS, _EVERY_SECONDS = 1.0, 5.0
-
-    def __init__(self) -> None:
-        self._next = time.monotonic() + self._FIRST_SECONDS
-
-    def __call__(self, name: str, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + self._EVERY_SECONDS
-        of = f"{done:,} of {total:,} rows" if total is not None else f"{done:,} rows"
-        typer.echo(f"reading {name}: {of}", err=True)
 
 
 def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:

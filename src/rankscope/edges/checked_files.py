@@ -22,11 +22,15 @@ _SUM = "rankscope_sha256"
 class StoredCheckpoints:
     """The state of a run or pack as one safetensors file, `NAME.safetensors`, and the one before, `NAME.before...`.
 
+    What a gang of processes trains has folders in their place, `NAME.gang` and `NAME.gang-before`, which only
+    `remove` knows here.
+
     A file whose checksum is wrong is never used: the one before it is, else training starts again; the log says which.
     """
 
     def __init__(self, storage: Storage, name: str) -> None:
         self._storage = storage
+        self.name = name
         self._now, self._before = f"{name}.safetensors", f"{name}.before.safetensors"
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
@@ -48,9 +52,9 @@ class StoredCheckpoints:
             self._storage.rename(self._now, self._before)
 
     def remove(self) -> None:
-        """Delete the state and the one before it, once a run has ended."""
-        self._storage.remove(self._now)
-        self._storage.remove(self._before)
+        """Delete the state and the one before it, of a gang too, once a run has ended."""
+        for name in (self._now, self._before, f"{self.name}.gang", f"{self.name}.gang-before"):
+            self._storage.remove(name)
 
     def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         from safetensors import SafetensorError, safe_open
@@ -74,7 +78,7 @@ class StoredCheckpoints:
 
 def write_sums(storage: Storage, name: str, local: Path) -> None:
     """Write `NAME.sha256`, as `sha256sum` does, for the file or folder `local` that is about to stand as `name`."""
-    lines = [f"{digest}  {file}\n" for file, digest in _sums(local).items()]
+    lines = [f"{digest}  {file}\n" for file, digest in sums_of(local).items()]
     storage.write(f"{name}.sha256", "".join(lines).encode())
 
 
@@ -86,14 +90,14 @@ def damage_of(storage: Storage, name: str) -> str | None:
     lines = [line.partition("  ") for line in content.decode(errors="replace").splitlines()]
     known = {file: digest for digest, _, file in lines}
     try:
-        found = _sums(local)
+        found = sums_of(local)
     except OSError as error:
         return f"{error.strerror or error}"
     wrong = sorted(file for file, digest in known.items() if found.get(file) != digest)
     return f"another content of {wrong[0]} than was saved" if wrong else None
 
 
-def _sums(local: Path) -> dict[str, str]:
+def sums_of(local: Path) -> dict[str, str]:
     """SHA-256 by name: of each file of a folder, or of the one file, whose name is then `.`."""
     files = sorted(path for path in local.rglob("*") if path.is_file()) if local.is_dir() else [local]
     found = {}

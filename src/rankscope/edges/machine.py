@@ -145,6 +145,7 @@ def look_at_machine(folder: Path, *, measure: bool = True) -> MachineFacts:
         core_count=core_count(),
         memory_bytes=memory,
         device_memory_bytes=torch.cuda.get_device_properties(0).total_memory if cuda else memory,
+        device_count=torch.cuda.device_count() if cuda else 1,
         bfloat16_is_fast=fast,
         bitsandbytes=importlib.util.find_spec("bitsandbytes") is not None,
         disk_free_bytes=shutil.disk_usage(_existing(folder)).free,

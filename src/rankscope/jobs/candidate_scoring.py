@@ -12,6 +12,7 @@ import pandas as pd
 
 from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
+from rankscope.jobs.candidate_training import train_in_gang
 from rankscope.jobs.dial_scoring import (
     AtDial,
     dialled_members,
@@ -111,7 +112,11 @@ def candidate_at_dials(
 ) -> Iterator[list[AtDial]]:
     """The candidate at each dial, from its checkpoint: nothing more is trained."""
     dials = context.dials_of(search, arm)
-    base = context.base(search.model, own=arm.traits.whole)
+    if search.in_gang:
+        with TemporaryDirectory() as temporary, _from_gang(context, search, arm, rate, Path(temporary)) as sides:
+            yield sides
+        return
+    base = context.base(search.model, own=arm.traits.whole, arm=arm)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with attach(base, NewAdapter(arm, search.seed)) as pack:
@@ -133,3 +138,18 @@ def candidate_at_dials(
             pack.members[0].save(folder)
         with dialled_members(base, arm, folder, dials) as sides:
             yield sides
+
+
+@contextmanager
+def _from_gang(
+    context: JobContext, search: PlannedSearch, arm: Arm, rate: float, folder: Path
+) -> Iterator[list[AtDial]]:
+    """What a gang trained, whole on this device: it puts the weights of its state into `folder`."""
+    train_in_gang(context, search, [(arm, rate)], search.step_count, save_to=folder)
+    dials, base = context.dials_of(search, arm), context.base(search.model)
+    if arm.traits.dial_by == "weights":
+        trained = context.fine_tuned(search.model, folder, beside=True)
+        yield interpolated_at_dials(trained, base, Interpolation(trained.model, base.model), dials)
+        return
+    with dialled_members(base, arm, folder, dials) as sides:
+        yield sides

@@ -16,6 +16,7 @@ from rankscope.evaluate.judge_grading import Desk
 from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.model.load import LoadedModel, load_model
 from rankscope.model.model_checks import check_model_files
+from rankscope.model.sharding.team import SOLO, Team
 from rankscope.plan.resolve import dtype_of, samples_id
 from rankscope.plan.run_time import SCORING_BATCH_TOKENS
 from rankscope.records import (
@@ -50,6 +51,8 @@ class JobContext:
         self.study: Study = study_of(text)
         self.plan = plan
         self.stop_requested: Callable[[], bool] = lambda: False
+        self.place = WorkPlace(lambda: False)
+        self.team: Team = SOLO
         self._training: dict[tuple[str, str], TrainingSet] = {}
         self._suites: dict[tuple[str, str], Suite] = {}
         self._bases: dict[str, LoadedModel] = {}
@@ -122,22 +125,23 @@ class JobContext:
 
     # ---- models ----
 
-    def base(self, model: str, *, own: bool = False) -> LoadedModel:
-        """The frozen base, shared by all LoRA jobs of this process; `own`: a fresh one whose weights may change."""
+    def base(self, model: str, *, own: bool = False, arm: Arm | None = None) -> LoadedModel:
+        """The frozen base, shared by all LoRA jobs of this process; `own`: a fresh one whose weights `arm` changes."""
         if own:
-            self._make_room()
+            self.make_room()
             return self._load(model)
         if model not in self._bases:
             self._bases.clear()  # one base at a time: they may be large
             self._bases[model] = self._load(model)
         return self._bases[model]
 
-    def fine_tuned(self, model: str, weights: Path) -> LoadedModel:
-        """A fully fine-tuned copy of the base, from the folder of its weights."""
-        self._make_room()
+    def fine_tuned(self, model: str, weights: Path, *, beside: bool = False) -> LoadedModel:
+        """A fully fine-tuned copy of the base, from the folder of its weights; `beside`: the base stays loaded."""
+        if not beside:
+            self.make_room()
         return self._load(model, weights)
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
         """The plan counts one model for each worker: on a GPU a shared base would stand in the way of a whole one."""
         if self.plan.resolved.device == "cuda":
             self._bases.clear()
@@ -273,4 +277,5 @@ def job_context(url: str, place: WorkPlace) -> JobContext:
         _CONTEXTS.clear()
         _CONTEXTS[key] = JobContext(folder, text, plan)
     _CONTEXTS[key].stop_requested = place.stop_requested
+    _CONTEXTS[key].place = place
     return _CONTEXTS[key]

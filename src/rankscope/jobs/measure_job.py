@@ -40,7 +40,7 @@ def measured_runs(plan: Plan) -> list[PlannedRun]:
     chosen: dict[str, PlannedRun] = {}
     groups: dict[tuple[str, str, str], list[PlannedRun]] = {}
     for run in plan.runs:
-        if run.fits:
+        if run.fits and not run.in_gang:
             groups.setdefault((run.model, run.train_set, run.arm.method), []).append(run)
     for group in groups.values():
         for pick in (min, max):

@@ -50,7 +50,7 @@ def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str
     asked = {run.run_id for run in runs}
     begun = [tuple(pack.run_ids) for pack in folder.read_packs() if asked.issuperset(pack.run_ids)]
     taken = {run_id for pack in begun for run_id in pack}
-    open_packs: dict[tuple[str, str, int, Replay | None], list[str]] = {}
+    open_packs: dict[tuple[str, str, int, int, bool, Replay | None], list[str]] = {}
     found: list[list[str]] = [list(pack) for pack in begun]
     for run in runs:
         if run.run_id in taken:
@@ -60,7 +60,7 @@ def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str
         if packing is None or packing.arms_together == 1 or not packs:
             found.append([run.run_id])
             continue
-        key = (run.model, run.train_set, run.seed, run.arm.replay)
+        key = (run.model, run.train_set, run.seed, run.gang, run.offload, run.arm.replay)
         if key not in open_packs or len(open_packs[key]) == packing.arms_together:
             open_packs[key] = []
             found.append(open_packs[key])
@@ -89,11 +89,12 @@ class ChoosePacking:
         runs = [context.runs[run_id] for run_id in self.run_ids]
         given, seconds = context.study.execution, Seconds()
         tokens = given.micro_batch_tokens
+        alone = not any(run.in_gang for run in runs)
         if tokens == "auto":
-            tokens = _best_tokens(context, runs, seconds)
+            tokens = _best_tokens(context, runs, seconds) if alone else context.plan.resolved.micro_batch_tokens
         count = given.arms_together
-        if count == "auto":
-            count = _best_count(context, runs, tokens, seconds)
+        if count == "auto":  # what is shared out keeps its devices busy: packs are not tried
+            count = _best_count(context, runs, tokens, seconds) if alone else 1
         context.folder.write_packing(
             Packing(
                 model=runs[0].model,

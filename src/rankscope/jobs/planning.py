@@ -77,12 +77,19 @@ class StudyPlanner:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def plan(self, machine: MachineFacts, out: StudyFolder, measured: Sequence[MeasuredSpeed] = ()) -> Plan:
+    def plan(
+        self,
+        machine: MachineFacts,
+        out: StudyFolder,
+        measured: Sequence[MeasuredSpeed] = (),
+        *,
+        as_begun: bool = True,
+    ) -> Plan:
         """Look at models, rows and machine, and calculate every run; trains nothing and writes nothing into `out`.
 
         `out` is the study's folder, whose earlier plan decides what must stay as it was (dtype, workers,
-        micro-batches). `measured` is what `measure_study` found. Raises InputProblems, and where a source or model of
-        finished runs has changed.
+        micro-batches) unless `as_begun` is false. `measured` is what `measure_study` found. Raises InputProblems, and
+        where a source or model of finished runs has changed.
         """
         previous = out.read_plan() if out.read_marker() is not None else None
         facts = self._facts or (self._as_planned(previous, out) if previous is not None else None)
@@ -90,7 +97,7 @@ class StudyPlanner:
             facts = self._look(machine)
         plan = make_plan(
             self.study, facts.models, facts.training, facts.suites, machine,
-            previous=previous.resolved if previous is not None else None, measured=measured,
+            previous=previous.resolved if previous is not None and as_begun else None, measured=measured,
         )  # fmt: skip
         found = {"sources": facts.sources, "model_files": facts.model_files}
         lost = [

@@ -7,14 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter, dialled_logprobs, suites_logprobs
+from rankscope.evaluate.adapter_scoring import dialled_logprobs, suites_logprobs
 from rankscope.evaluate.answer_grading import NotGraded, noting
-from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.jobs.analysis import Trained, analysis_missing, look_inside
 from rankscope.jobs.derive_whole import derive_whole, whole_derivations
 from rankscope.jobs.dial_scoring import (
@@ -25,135 +22,16 @@ from rankscope.jobs.dial_scoring import (
     factors_at_dials,
     score_at_dials,
 )  # fmt: skip
-from rankscope.jobs.job_context import JobContext, StatusWriter, job_context
+from rankscope.jobs.job_context import JobContext, job_context
+from rankscope.jobs.run_training import rate_of, train_missing
 from rankscope.jobs.score_job import NOTHING, Known, came_through, label_runs, missing_suites, score_missing
-from rankscope.model.methods.attach import NewAdapter, SavedAdapter, attach
-from rankscope.records import Example, Item, PlannedRun, RunStatus
-from rankscope.train.fit import fit
-from rankscope.train.training_state import FitResult
-
-_PROBE_ITEMS = 8
+from rankscope.model.methods.attach import SavedAdapter, attach
+from rankscope.records import PlannedRun, RunStatus
 
 
 def weights_of(context: JobContext, run: PlannedRun) -> Path | None:
     """The local folder of the run's adapter or model; None where it is not saved (yet, or any more)."""
     return context.folder.weights(run.run_id, whole=run.arm.traits.whole)
-
-
-def train_missing(context: JobContext, runs: Sequence[PlannedRun]) -> None:
-    """Train those of `runs` that have no weights yet, together where there are several; they differ in their arms only.
-    Runs that began together go on together, those that were saved already among them: so an interrupted pack gives the
-    bits of one that never stopped.
-    """
-    missing = [run for run in runs if not context.folder.is_trained(run.run_id)]
-    if not missing:
-        return
-    ids = tuple(run.run_id for run in runs)
-    began = any(tuple(pack.run_ids) == ids for pack in context.folder.read_packs())
-    rates = {run.run_id: rate_of(context, run) for run in (runs if began else missing)}
-    together = []
-    for run in runs if began else missing:
-        rate = rates[run.run_id]
-        if rate is None:
-            reason = "every rate of its search diverged"
-            context.write_status(RunStatus(run_id=run.run_id, state="diverged", reason=reason))
-            continue
-        context.write_run(run.run_id, run.model, run, rate)
-        together.append(run)
-    if len(together) == 1:
-        checkpoints = context.folder.checkpoints(together[0].run_id)
-        _train(context, together, [rates[run.run_id] for run in together], checkpoints)
-        if context.folder.is_trained(together[0].run_id):
-            checkpoints.remove()
-    elif together:
-        with context.folder.pack([run.run_id for run in together]) as checkpoints:
-            _train(context, together, [rates[run.run_id] for run in together], checkpoints)
-
-
-def rate_of(context: JobContext, run: PlannedRun) -> float | None:
-    """The run's learning rate: the study's number, or what was chosen after its search (None: every rate diverged)."""
-    if isinstance(run.arm.learning_rate, float | int):
-        return float(run.arm.learning_rate)
-    settings = context.folder.read_settings()
-    setting = settings.of(run.model, run.train_set, run.arm.label) if settings is not None else None
-    if setting is None:
-        raise RuntimeError(f"the learning rate of {run.run_id} is not chosen")
-    return setting.learning_rate
-
-
-def _train(
-    context: JobContext, runs: Sequence[PlannedRun], rates: Sequence[float | None], checkpoints: StoredCheckpoints
-) -> None:
-    """Train from where the checkpoint is. A run whose status is `running` afterwards is trained, saved, unscored."""
-    first = runs[0]
-    data = context.training(first.model, first.train_set)
-    base = context.base(first.model, own=first.arm.traits.whole)
-    objective, budget = context.objective, context.evaluate_tokens
-    validation = objective.validation_rows(data)
-    probe = _probe(validation)
-    base_logprobs = choice_logprobs(base.model, probe, token_budget=budget)
-    pairs = zip(runs, rates, strict=True)
-    settings = [context.run_settings(run, rate) for run, rate in pairs if rate is not None]
-    with attach(base, *(NewAdapter(run.arm, first.seed) for run in runs)) as pack:
-        ids = tuple(run.run_id for run in runs) if len(runs) > 1 else ()
-        statuses = [
-            RunStatus(
-                run_id=run.run_id, state="running", steps_total=run.step_count, arms_together=len(runs),
-                trainable_parameters=member.trainable_parameters, trained_with=ids,
-            )
-            for run, member in zip(runs, pack.members, strict=True)
-        ]  # fmt: skip
-        writers = [StatusWriter(context, status) for status in statuses]
-        for status in statuses:
-            context.write_status(status)
-        results = fit(
-            pack, objective.training_rows(data), settings, checkpoints=checkpoints, should_stop=context.stop_requested,
-            on_step=lambda arm, result: writers[arm](result),
-        )  # fmt: skip
-        problems: list[AdapterProblem] = []
-        for i, (run, status, result) in enumerate(zip(runs, statuses, results, strict=True)):
-            context.folder.write_steps(run.run_id, result.steps)
-            status = status.model_copy(update=_outcome(result))
-            if result.state != "done":
-                context.write_status(status)
-                continue
-            member = pack.members[i]
-            with pack.running([i]):
-                loss = objective.validation_loss(member.training_forward(), validation, result.micro_batch_tokens)
-                try:
-                    if member.has_adapter:
-                        check_adapter(
-                            pack.model, member.off, probe, base_logprobs, token_budget=context.evaluate_tokens
-                        )
-                except AdapterProblem as problem:
-                    problems.append(problem)
-                    continue
-            # Before the weights: where these are, the status is whole.
-            context.write_status(status.model_copy(update={"validation_loss": loss}))
-            context.folder.save_weights(run.run_id, member.save, whole=run.arm.traits.whole)
-        if problems:
-            raise problems[0]
-
-
-def _outcome(result: FitResult) -> dict[str, Any]:
-    state = {"done": "running", "paused": "planned", "diverged": "diverged"}[result.state]
-    return {
-        "state": state,
-        "reason": result.reason,
-        "steps_done": len(result.steps),
-        "final_train_loss": result.final_train_loss,
-        "replay_tokens": sum(step.replay_tokens or 0 for step in result.steps) or None,
-        "train_seconds": result.train_seconds,
-        "peak_memory_bytes": result.peak_memory_bytes,
-        "micro_batch_tokens": result.micro_batch_tokens,
-    }
-
-
-def _probe(examples: Sequence[Example]) -> list[Item]:
-    """A few validation rows as items with one choice, to see whether an adapter is applied."""
-    return [
-        Item(e.item_id, "choices", e.prompt_ids, (e.completion_ids,), answer_index=0) for e in examples[:_PROBE_ITEMS]
-    ]
 
 
 @dataclass(frozen=True)
@@ -163,6 +41,7 @@ class TrainRuns:
     folder: str
     run_ids: tuple[str, ...]
     seconds: float = 0.0
+    slots: int = 1
 
     def run(self, place: WorkPlace) -> None:
         context = job_context(self.folder, place)

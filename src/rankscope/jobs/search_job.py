@@ -15,14 +15,13 @@ from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.candidate_scoring import ScoredCandidate, score_candidate, write_scored
+from rankscope.jobs.candidate_training import train_arms, train_in_gang
 from rankscope.jobs.job_context import JobContext, job_context
-from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.plan.rate_search import NEAR, around, predicted_rate, search_rates, start_rates
 from rankscope.plan.resolve import next_rate
 from rankscope.records import Plan, PlannedRun, PlannedSearch, ProbedRate, SearchRecord
 from rankscope.study.study import Arm
-from rankscope.train.fit import fit
-from rankscope.train.training_state import OneFileEach, steps_kept
+from rankscope.train.training_state import steps_kept
 
 
 class Stopped(Exception):
@@ -40,6 +39,7 @@ class SearchRate:
     search_id: str
     seconds: float = 0.0
     further: bool = False
+    slots: int = 1
 
     def run(self, place: WorkPlace) -> None:
         context = job_context(self.folder, place)
@@ -75,7 +75,10 @@ def search_waves(folder: StudyFolder, plan: Plan, runs: Sequence[PlannedRun]) ->
         if (search.model, search.train_set) in pairs and folder.read_search(search.search_id) is None
     ]
     waves = sorted({search.wave for search in missing})
-    return [[SearchRate(folder.url, s.search_id, s.seconds) for s in missing if s.wave == wave] for wave in waves]
+    return [
+        [SearchRate(folder.url, s.search_id, s.seconds, slots=s.gang) for s in missing if s.wave == wave]
+        for wave in waves
+    ]
 
 
 def first_rates(context: JobContext, search: PlannedSearch) -> list[float]:
@@ -184,7 +187,6 @@ class Candidates:
 
     def __init__(self, context: JobContext, search: PlannedSearch) -> None:
         self._context, self._search = context, search
-        self._data = context.training(search.model, search.train_set)
         self._measured: dict[str, dict[str, float | None]] = context.folder.read_rungs(search.search_id) or {}
 
     def advance(self, rate: float, until_step: int) -> float | None:
@@ -195,7 +197,7 @@ class Candidates:
     def advance_together(self, rates: Sequence[float], until_step: int) -> None:
         """What `advance` will be asked for, in packs of as many candidates as were found to pay."""
         packing = self._context.folder.read_packing(self._search.model, self._search.train_set)
-        if packing is None or packing.arms_together == 1:
+        if packing is None or packing.arms_together == 1 or self._search.in_gang:
             return
         waiting: dict[int, list[tuple[Arm, float]]] = {}
         for rate in rates:
@@ -216,28 +218,16 @@ class Candidates:
 
     def _train(self, candidates: Sequence[tuple[Arm, float]], until_step: int) -> None:
         """Measure validation losses (None: diverged) and the seconds trained since each candidate's start."""
-        context, search, objective = self._context, self._search, self._context.objective
-        arms = [arm for arm, _ in candidates]
-        base = context.base(search.model, own=arms[0].traits.whole)
-        with attach(base, *(NewAdapter(arm, search.seed) for arm in arms)) as pack:
-            results = fit(
-                pack,
-                objective.training_rows(self._data),
-                [context.search_settings(search, arm, rate) for arm, rate in candidates],
-                checkpoints=OneFileEach([self._checkpoint(arm, rate) for arm, rate in candidates]),
-                should_stop=context.stop_requested,
-                until_step=until_step,
-            )
-            if context.stop_requested():
-                raise Stopped
-            for i, ((arm, rate), result) in enumerate(zip(candidates, results, strict=True)):
-                loss = None
-                if result.state != "diverged":
-                    with pack.running([i]):
-                        forward, rows = pack.members[i].training_forward(), objective.validation_rows(self._data)
-                        loss = objective.validation_loss(forward, rows, result.micro_batch_tokens)
-                key = _key(arm, rate, until_step)
-                self._measured[key] = {"loss": loss, "seconds": result.train_seconds}
+        context, search = self._context, self._search
+        if search.in_gang:
+            losses, seconds = train_in_gang(context, search, candidates, until_step)
+        else:
+            places = [self._checkpoint(arm, rate) for arm, rate in candidates]
+            losses, seconds = train_arms(context, search, candidates, places, until_step)
+        if context.stop_requested():
+            raise Stopped
+        for (arm, rate), loss, taken in zip(candidates, losses, seconds, strict=True):
+            self._measured[_key(arm, rate, until_step)] = {"loss": loss, "seconds": taken}
         context.folder.write_rungs(search.search_id, self._measured)
 
     def score(self, rates: Sequence[float]) -> list[ScoredCandidate]:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from rankscope.model.attention.registration import FastPathCheck, why_different
 from rankscope.model.decoder_parts import blocks, feed_forward_name, text_config
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
+from rankscope.model.sharding.shard import gathered, is_sharded
 
 PROBE_TOKENS = 8
 CHUNK_ELEMENTS = {"cpu": 1 << 20}
@@ -90,12 +91,15 @@ def head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """No dropout and no gradients inside; the model's training mode comes back afterwards."""
+    """No dropout and no gradients inside; the model's training mode comes back afterwards.
+
+    Inference tensors may not be written to in place, as the weights of a sharded model are when they are gathered.
+    """
     was_training = model.training
     if was_training:
         model.eval()
     try:
-        with torch.inference_mode():
+        with gathered(model), torch.no_grad() if is_sharded(model) else torch.inference_mode():
             yield
     finally:
         if was_training:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -270,3 +271,22 @@ def load_model(
     model = model.eval()
     model.requires_grad_(False)
     return LoadedModel(model=model, tokenizer=load_tokenizer(spec, base))
+
+
+def load_skeleton(
+    spec: ModelSpec, base: Path, dtype: Literal["float32", "bfloat16"], *, weights: Path | None = None
+) -> LoadedModel:
+    """As `load_model`, with parameters on the meta device: the modules, whose buffers are calculated, without weights.
+
+    Raises InputProblems where the configuration cannot be used.
+    """
+    path = str(weights) if weights is not None else model_path(spec, base)
+    with refusing(spec):
+        config = _config(spec, path, None)
+        with init_empty_weights(include_buffers=False):
+            made = AutoModelForCausalLM.from_config(
+                config, dtype=DTYPES[dtype], trust_remote_code=spec.trust_remote_code
+            )
+    made.tie_weights()  # parameters that are moved one by one lose their ties
+    made.requires_grad_(False)
+    return LoadedModel(model=made.eval(), tokenizer=load_tokenizer(spec, base))

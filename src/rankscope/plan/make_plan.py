@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from rankscope.plan.gang_choice import ALONE, GangNeed, Room, gang_seconds, scoring_bytes
 from rankscope.plan.plan_checks import check_arms, check_support, study_warnings
 from rankscope.plan.resolve import (
+    USABLE_MEMORY,
     Dtype,
     available_bytes,
     dtype_of,
     resolve,
     run_id,
-    run_memory_parts,
+    run_need,
     search_arms,
 )
 from rankscope.plan.run_cost import (
@@ -32,6 +34,7 @@ from rankscope.plan.run_time import Clock, plan_totals
 from rankscope.plan.search_plan import planned_searches, searched_together
 from rankscope.plan.selection_split import planned_choice, split_problems, split_warnings
 from rankscope.records import (
+    Gang,
     MachineFacts,
     MeasuredSpeed,
     ModelFacts,
@@ -75,6 +78,11 @@ class _Setting:
         threads = self.resolved.thread_count if self.resolved.device == "cpu" else 1
         budget, device = self.study.budget, self.resolved.device
         return Clock(self.facts, self.train, self.suites, budget, speed * threads, device, self.measured, threads)
+
+    @cached_property
+    def room(self) -> Room:
+        """What a run may use."""
+        return Room.of(self.machine, USABLE_MEMORY, self.resolved.device)
 
     @cached_property
     def choice(self) -> PlannedChoice:
@@ -172,24 +180,36 @@ def _setting_runs(setting: _Setting) -> tuple[list[PlannedSearch], list[PlannedR
             setting.study, setting.facts, setting.train, setting.suites, setting.dtype, setting.choice, setting.clock,
             arms,
         )  # fmt: skip
+    searches = [_with_gang(setting, search, runs) for search in searches]
     by_label = {arm.label: search.search_id for search in searches for arm in search.arms}
     return searches, [run.model_copy(update={"search_id": by_label.get(run.arm.label)}) for run in runs]
+
+
+def _with_gang(setting: _Setting, search: PlannedSearch, runs: Sequence[PlannedRun]) -> PlannedSearch:
+    """A search trains as the largest of its arms does."""
+    own = [run for run in runs if run.arm in search.arms]
+    gang = Gang(size=max(run.gang for run in own), offload=any(run.offload for run in own))
+    training = sum(setting.clock.training(arm, search.runs) for arm in search.arms)
+    seconds = search.seconds - training + gang_seconds(training, gang)
+    return search.model_copy(update={"gang": gang.size, "offload": gang.offload, "seconds": seconds})
 
 
 def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> PlannedRun:
     study, facts, train, resolved = setting.study, setting.facts, setting.train, setting.resolved
     searching = search_arms(arm, entry)
-    parts = run_memory_parts(study, arm, facts, train, setting.dtype, resolved)
+    need = run_need(study, arm, facts, train, setting.dtype, resolved, setting.room)
+    parts = need.parts
     at_most, kept = disk_bytes(
         arm, facts, setting.dtype, setting.suites, keep_full=_stays(study, seed), optimizer=study.optimizer.name
     )
     clock = setting.clock
     dials = setting.dials(arm)
     dial_seconds = (len(dials) - 1) * (clock.scoring(arm) + clock.validation(arm))
-    seconds = clock.training(arm) + clock.validation(arm) + clock.scoring(arm) + dial_seconds
+    training = gang_seconds(clock.training(arm), need.gang)
+    seconds = training + clock.validation(arm) + clock.scoring(arm) + dial_seconds
     if study.analysis.enabled:
         seconds += clock.inside(arm, study.analysis.probe_items)
-    reason = _does_not_fit(sum(parts.values()), at_most, setting)
+    reason = _does_not_fit(arm, need, at_most, setting)
     return PlannedRun(
         run_id=run_id(arm, seed, study, facts, train, setting.dtype, searching),
         model=facts.name,
@@ -212,6 +232,8 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         dtype=setting.dtype,
         dials=list(dials),
         dial_seconds=dial_seconds,
+        gang=need.gang.size,
+        offload=need.gang.offload,
         remedy_seconds=clock.training(arm) - clock.training(arm.plain),
     )
 
@@ -221,10 +243,19 @@ def _stays(study: Study, seed: int) -> bool:
     return study.keep.full == "all" or (study.keep.full == "best" and seed == study.all_seeds[0])
 
 
-def _does_not_fit(memory: int, disk: int, setting: _Setting) -> str | None:
+def _does_not_fit(arm: Arm, need: GangNeed, disk: int, setting: _Setting) -> str | None:
     available = available_bytes(setting.machine, setting.resolved.device)
-    if memory > available:
-        return f"needs {_gigabytes(memory)} of memory, this machine has {_gigabytes(available)} to use"
+    if not need.fits(setting.room):
+        where = f" on each of {need.gang.size} devices" if need.gang.size > 1 else ""
+        beside = f" and {_gigabytes(need.host_bytes)} of the host's" if need.host_bytes else ""
+        wanted = f"{_gigabytes(need.device_bytes)} of memory{where}{beside}"
+        return f"needs {wanted}, this machine has {_gigabytes(available)} to use"
+    scoring = scoring_bytes(arm, setting.facts, setting.dtype, dials=len(setting.dials(arm)) > 1)
+    if need.gang != ALONE and not setting.room.shared and scoring > available:
+        return (
+            f"needs {_gigabytes(scoring)} of memory on the one device that scores it, this machine has "
+            f"{_gigabytes(available)} to use"
+        )
     if disk > setting.machine.disk_free_bytes:
         return f"needs {_gigabytes(disk)} of disk, {_gigabytes(setting.machine.disk_free_bytes)} are free"
     return None

@@ -43,7 +43,14 @@ def check_support(
     ]
     if study.optimizer.name == "adamw_8bit":
         wishes.append(("optimizer.name", "adamw_8bit"))
-    problems = []
+    problems = _too_many_shards(study, machine, file)
+    if study.optimizer.name == "adamw_bf16":
+        expected = "bfloat16 or auto for these weights, or adamw"
+        problems += [
+            Problem(file, "optimizer.name", f"adamw_bf16 for weights in float32 ({spec.name})", expected)
+            for spec in study.models
+            if spec.dtype == "float32"
+        ]
     for place, wish in wishes:
         if device != "cuda":
             problems.append(Problem(file, place, f"{wish} on {machine.device_name} ({device})", _NEEDS))
@@ -59,6 +66,15 @@ def check_support(
         ]
         problems += [Problem(file, place, found, "false, or a study without it") for found in cannot]
     return problems
+
+
+def _too_many_shards(study: Study, machine: MachineFacts, file: str) -> list[Problem]:
+    """Two processes on one GPU would take its memory twice; on a CPU they only take turns."""
+    shards, devices = study.execution.shards, machine.device_count
+    if shards == "auto" or machine.device != "cuda" or shards <= devices:
+        return []
+    found = f"shards: {shards} on a machine with {devices} GPU{'s' if devices != 1 else ''}"
+    return [Problem(file, "execution.shards", found, f"auto, or a power of two up to {devices}")]
 
 
 # ---- warnings --------------------------------------------------------------------------------------------------------
@@ -168,6 +184,18 @@ def _fit(plan: Plan, machine: MachineFacts, totals: dict[str, Any]) -> list[str]
     if totals["disk_bytes"] > machine.disk_free_bytes:
         needed, free = totals["disk_bytes"] / 1e9, machine.disk_free_bytes / 1e9
         found.append(f"the study needs {needed:.3g} GB of disk, {free:.3g} GB are free")
+    offloaded = dict.fromkeys(run.arm.label for run in plan.runs if run.offload and run.fits)
+    if offloaded:
+        found.append(
+            f"{', '.join(offloaded)}: one device holds it only with weights, gradients and moments in the host's "
+            "memory, which takes two to three times as long (`offload: never` leaves it out)"
+        )
+    if machine.described:
+        speed = (machine.flops_per_second or 0.0) / 1e12
+        found.append(
+            f"planned for {machine.device_name}: times assume {speed:,.0f} TFLOP/s for each GPU, its host twice their "
+            "memory, and disk enough"
+        )
     if machine.flops_per_second is None:
         found.append("the speed of this machine was not measured: the times are those of a nominal one")
     if plan.resolved.device != machine.device:

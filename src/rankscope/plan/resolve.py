@@ -11,8 +11,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from rankscope.plan.gang_choice import ALONE, GangNeed, Room, choose_gang, need_in_gang
 from rankscope.plan.run_cost import memory_parts
-from rankscope.records import RESULTS_VERSION, MachineFacts, ModelFacts, ReplayFacts, Resolved, TrainFacts
+from rankscope.records import (
+    RESULTS_VERSION,
+    Gang,
+    MachineFacts,
+    ModelFacts,
+    ReplayFacts,
+    Resolved,
+    TrainFacts,
+)
 from rankscope.study.methods import arm_label
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, ModelSpec, Study, TrainSource
@@ -50,16 +59,17 @@ def resolve(
 
     On CUDA one worker. On CPU one worker for each core as far as memory and the number of runs allow, the cores shared
     out among them. The micro-batch is the largest power of two that leaves every arm room, where one does.
-    Raises InputProblems where an earlier plan was made for a device that this machine lacks.
+    Gangs are chosen for arms that one device does not hold. Raises InputProblems where an earlier plan was made for
+    a device that this machine lacks, or for more of them.
     """
     given = {spec.dtype for spec in study.models}
     explicit = given.pop() if len(given) == 1 else "auto"
     if previous is not None:
-        if previous.device == "cuda" and machine.device != "cuda":
-            found = "a plan made for CUDA, on a machine without it"
-            raise InputProblems([Problem(file, "plan.json", found, "the machine it was begun on, or another --out")])
-        return previous if explicit == "auto" else previous.model_copy(update={"dtype": explicit})
-    auto: Dtype = "bfloat16" if machine.bfloat16_is_fast else "float32"
+        _check_machine(previous, machine, file)
+        kept = previous if explicit == "auto" else previous.model_copy(update={"dtype": explicit})
+        needs = _needs(study, arms, models, train_sets, kept, machine)
+        return kept.model_copy(update={"gangs": {**_gangs(needs), **previous.gangs}})
+    auto: Dtype = "bfloat16" if machine.bfloat16_is_fast or study.optimizer.name == "adamw_bf16" else "float32"
     start = Resolved(
         dtype=auto if explicit == "auto" else explicit,
         device=machine.device,
@@ -67,19 +77,13 @@ def resolve(
         thread_count=machine.core_count,
         micro_batch_tokens=_LEAST_MICRO_BATCH_TOKENS,
     )
-    budget = available_bytes(machine, machine.device)
-    specs = {spec.name: spec for spec in study.models}
+    room = Room.of(machine, USABLE_MEMORY, machine.device)
 
     def fitting(tokens: int) -> list[int]:
-        """What each arm needs that fits."""
+        """What each arm needs that fits, all its processes together where they share a memory."""
         trial = start.model_copy(update={"micro_batch_tokens": tokens})
-        needs = [
-            sum(run_memory_parts(study, arm, facts, train, dtype_of(specs[facts.name], trial), trial).values())
-            for facts in models
-            for train in train_sets[facts.name]
-            for arm in arms
-        ]
-        return [need for need in needs if need <= budget]
+        found = [n for n in _needs(study, arms, models, train_sets, trial, machine).values() if n.fits(room)]
+        return [need.device_bytes * (need.gang.size if room.shared else 1) for need in found]
 
     tokens = _MICRO_BATCH_TOKENS[machine.device]
     while tokens > _LEAST_MICRO_BATCH_TOKENS and len(fitting(tokens)) < len(fitting(_LEAST_MICRO_BATCH_TOKENS)):
@@ -87,14 +91,52 @@ def resolve(
     workers = 1
     if machine.device == "cpu":
         run_count = len(arms) * len(study.all_seeds) * sum(len(train_sets[facts.name]) for facts in models)
-        largest = max(fitting(tokens), default=budget)
-        workers = max(1, min(machine.core_count, run_count, budget // largest))
+        largest = max(fitting(tokens), default=room.device_bytes)
+        workers = max(1, min(machine.core_count, run_count, room.device_bytes // largest))
     update = {
         "micro_batch_tokens": tokens,
         "worker_count": workers,
         "thread_count": max(1, machine.core_count // workers),
     }
-    return start.model_copy(update=update)
+    made = start.model_copy(update=update)
+    gangs = _gangs(_needs(study, arms, models, train_sets, made, machine))
+    return made.model_copy(update={"gangs": gangs})
+
+
+def _check_machine(previous: Resolved, machine: MachineFacts, file: str) -> None:
+    """Raises InputProblems where an earlier plan cannot go on here."""
+    largest = max((gang.size for gang in previous.gangs.values()), default=1)
+    found = ""
+    if previous.device == "cuda" and machine.device != "cuda":
+        found = "a plan made for CUDA, on a machine without it"
+    elif largest > Room.of(machine, USABLE_MEMORY, previous.device).devices:
+        found = f"a plan with gangs of {largest} devices, on a machine with fewer"
+    if found:
+        raise InputProblems([Problem(file, "plan.json", found, "the machine it was begun on, or another --out")])
+
+
+def _needs(
+    study: Study,
+    arms: Sequence[Arm],
+    models: Sequence[ModelFacts],
+    train_sets: dict[str, list[TrainFacts]],
+    resolved: Resolved,
+    machine: MachineFacts,
+) -> dict[str, GangNeed]:
+    """What each arm needs, alone or in a gang, by `gang_key`."""
+    specs, room = {spec.name: spec for spec in study.models}, Room.of(machine, USABLE_MEMORY, resolved.device)
+    return {
+        gang_key(facts, train, arm): run_need(
+            study, arm, facts, train, dtype_of(specs[facts.name], resolved), resolved, room
+        )
+        for facts in models
+        for train in train_sets[facts.name]
+        for arm in arms
+    }
+
+
+def _gangs(needs: Mapping[str, GangNeed]) -> dict[str, Gang]:
+    return {key: need.gang for key, need in needs.items() if need.gang != ALONE}
 
 
 def run_memory_parts(
@@ -113,6 +155,22 @@ def run_memory_parts(
         arm, facts, dtype, tokens, share, resolved.device,
         checkpointing=study.budget.gradient_checkpointing, optimizer=study.optimizer.name,
     )  # fmt: skip
+
+
+def gang_key(facts: ModelFacts, train: TrainFacts, arm: Arm) -> str:
+    """By what the gang of an arm's runs is recorded."""
+    return f"{facts.name} {train.name} {arm.label}"
+
+
+def run_need(
+    study: Study, arm: Arm, facts: ModelFacts, train: TrainFacts, dtype: Dtype, resolved: Resolved, room: Room
+) -> GangNeed:
+    """Where a run goes and what it needs there: as an earlier plan decided, else as `choose_gang` does."""
+    alone = run_memory_parts(study, arm, facts, train, dtype, resolved)
+    recorded: Gang | None = resolved.gangs.get(gang_key(facts, train, arm))
+    if recorded is not None:
+        return need_in_gang(arm, facts, alone, recorded, study.optimizer.name)
+    return choose_gang(arm, facts, alone, room, study.execution, study.optimizer.name)
 
 
 SEARCH_SEED = 2**31

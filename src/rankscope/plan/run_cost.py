@@ -23,7 +23,11 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight in NF4 with double quantization: 4 bits, an 8-bit scale for 64 of them, an fp32 one for 256 of those
 (arXiv 2305.14314, section 3: 0.127 bits a weight for the scales)."""
 
-MOMENT_BYTES: dict[OptimizerName, float] = {"adamw": 8.0, "adamw_8bit": 2.0 + 2 * 4 / 256}
+_EIGHT_BIT_MOMENTS = 2.0 + 2 * 4 / 256
+
+MOMENT_BYTES: dict[OptimizerName, float] = {
+    "adamw": 8.0, "adamw_8bit": _EIGHT_BIT_MOMENTS, "adamw_bf16": _EIGHT_BIT_MOMENTS,
+}  # fmt: skip
 """AdamW's two moments of a parameter; in 8 bits each has an fp32 scale for 256 values (arXiv 2110.02861)."""
 
 
@@ -65,19 +69,20 @@ def memory_parts(
 ) -> dict[str, int]:
     """Bytes of a training process, by what they are for. Exact but for activations, logits and runtime.
 
-    Trained bf16 weights have fp32 masters and, at the worst moment, both gradients. Logits: three fp32 copies (logits,
-    log-softmax, gradient) at the completion positions. `reference`: what an arm that trains the base's own weights is
-    kept near, a second model (`kl`) or its weights in fp32 (`l2`). `dequantized`: the largest matrix of a base in 4
-    bits, which is written out to be multiplied with.
+    Trained bf16 weights have fp32 masters and, at the worst moment, both gradients, but for `adamw_bf16`, which has
+    neither. Logits: three fp32 copies (logits, log-softmax, gradient) at the completion positions. `reference`: what an
+    arm that trains the base's own weights is kept near, a second model (`kl`) or its weights in fp32 (`l2`).
+    `dequantized`: the largest matrix of a base in 4 bits, which is written out to be multiplied with.
     """
     size, trained = BYTES[dtype], arm.trainable_parameters(facts)
     adapter = 0 if arm.traits.whole else arm.stored_parameters(facts)
-    has_masters = dtype == "bfloat16"
+    has_masters = dtype == "bfloat16" and optimizer != "adamw_bf16"
+    held = size if optimizer == "adamw_bf16" else 4
     parts = {
         "weights": weight_bytes(facts, dtype) + adapter * size,
         "masters": 4 * trained if has_masters else 0,
         "moments": moment_bytes(trained, optimizer),
-        "gradients": (4 + size if has_masters else 4) * trained,
+        "gradients": (4 + size if has_masters else held) * trained,
         "activations": activation_bytes(facts, dtype, micro_batch_tokens, checkpointing=checkpointing),
         "logits": math.ceil(micro_batch_tokens * completion_share) * facts.vocab_size * 3 * 4,
         "runtime": RUNTIME_BYTES[device],
@@ -279,4 +284,5 @@ def disk_bytes(
     weights = arm.stored_parameters(facts) * BYTES[dtype]
     predictions = _PREDICTION_BYTES * sum(suite.item_count for suite in suites)
     kept = predictions + (weights if not arm.traits.whole or keep_full else 0)
-    return 4 * trained + moment_bytes(trained, optimizer) + weights + predictions, kept
+    held = BYTES[dtype] if optimizer == "adamw_bf16" else 4
+    return held * trained + moment_bytes(trained, optimizer) + weights + predictions, kept

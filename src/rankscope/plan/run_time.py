@@ -194,6 +194,8 @@ def describe_plan(plan: Plan) -> list[dict[str, Any]]:
             "memory_bytes": run.memory_bytes,
             "disk_bytes": run.disk_bytes,
             "seconds": run.seconds,
+            "gang": run.gang,
+            "offload": run.offload,
             "fits": run.fits,
             "reason": run.reason,
         }
@@ -223,6 +225,7 @@ def plan_totals(plan: Plan) -> dict[str, Any]:
         "teraflops": flops / 1e12,
         "memory_bytes": sum(sorted((run.memory_bytes for run in runs), reverse=True)[:workers]),
         "disk_bytes": kept + sum(temporary),
+        "gpu_hours": plan.device_hours,
         "first_seconds": (sum(run.seconds for run in first) + common) / workers,
         "seconds": (sum(run.seconds for run in runs) + common) / workers,
     }

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from rankscope.records.data_facts import TrainFacts
+from rankscope.records.gang_record import Gang
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.records.settings_record import PlannedChoice
 from rankscope.records.suite_record import SuiteFacts
@@ -77,6 +78,10 @@ class MachineFacts(Record):
     """Matrix-product speed measured in the dtype that `auto` takes, one worker; None where it was not measured."""
     flops_per_second_float32: float | None = None
     """The same in float32, for a study that asks for it."""
+    device_count: int = 1
+    """GPUs that a process of this machine sees."""
+    described: bool = False
+    """Whether nobody looked at it: the user said what it is."""
 
     def speed_in(self, dtype: str) -> float | None:
         """Matrix-product speed in a compute dtype; None where it was not measured."""
@@ -104,6 +109,8 @@ class Resolved(Record):
     worker_count: int
     thread_count: int
     micro_batch_tokens: int
+    gangs: dict[str, Gang] = {}
+    """Of arms that one device does not hold, by model, training set and label: a gang stays as large as it began."""
 
 
 class PlannedRun(Record):
@@ -139,6 +146,15 @@ class PlannedRun(Record):
     dial_seconds: float = 0.0  # of `seconds`, scoring at the other dials
     remedy_seconds: float = 0.0
     """Of `seconds`, what training takes longer than without the arm's remedy."""
+    gang: int = 1
+    """Devices that train it together, its weights shared out over them."""
+    offload: bool = False
+    """Whether masters and moments lie in the host's memory, which is slow."""
+
+    @property
+    def in_gang(self) -> bool:
+        """Whether processes of its own train it."""
+        return self.gang > 1 or self.offload
 
 
 class PlannedSearch(Record):
@@ -162,6 +178,14 @@ class PlannedSearch(Record):
     wave: int = 0
     tries: int = 0
     runs: float = 0.0
+    gang: int = 1
+    """As of a run: of the largest of its arms."""
+    offload: bool = False
+
+    @property
+    def in_gang(self) -> bool:
+        """Whether processes of its own train its candidates."""
+        return self.gang > 1 or self.offload
 
     def share_done(self, rungs: Iterable[str]) -> float:
         """Updates done over those that the search is expected to need, 0 to 1; `rungs` are each `arm rate step`."""
@@ -248,6 +272,13 @@ class Plan(Record):
         if len(self.models) == 1:
             return {self.models[0].name: "base"}
         return {facts.name: f"base/{facts.name}" for facts in self.models}
+
+    @property
+    def device_hours(self) -> float:
+        """Hours of all devices together: those of a gang count for each of its devices, scoring too."""
+        trained: list[PlannedRun | PlannedSearch] = [*(run for run in self.runs if run.fits), *self.searches]
+        seconds = sum(one.seconds * one.gang for one in trained)
+        return (seconds + self.base_seconds + self.derived_seconds) / 3600
 
     def choice_of(self, model: str, train_set: str) -> PlannedChoice:
         """How settings are chosen there; in an older plan by the loss alone."""

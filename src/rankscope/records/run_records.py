@@ -105,6 +105,8 @@ class RunStatus(Record):
     """The runs of that pack in their order, this one included; none where it trained alone."""
     micro_batch_tokens: int | None = None
     """Tokens of a micro-batch, of all arms together, when training ended: fewer than planned where memory ran out."""
+    gang: int = 1
+    """Processes that trained it together, its weights shared out over them."""
     updated_at: str = ""
     activity: str | None = None
     """What is being done beyond training and scoring, in a few words; None where nothing is."""

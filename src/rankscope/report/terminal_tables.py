@@ -86,7 +86,11 @@ def print_plan(console: Console, plan: Plan, states: Mapping[str, str], levels: 
 def _run_state(run: PlannedRun, states: Mapping[str, str]) -> str:
     if run.run_id in states:
         return states[run.run_id]
-    return "to do" if run.fits else f"does not fit: {run.reason}"
+    if not run.fits:
+        return f"does not fit: {run.reason}"
+    if run.offload:
+        return "to do, with the host's memory"
+    return "to do" if run.gang == 1 else f"to do, in a gang of {run.gang}"
 
 
 def _totals(plan: Plan, states: Mapping[str, str]) -> str:
@@ -108,6 +112,8 @@ def _totals(plan: Plan, states: Mapping[str, str]) -> str:
     disk = size(sum(run.disk_bytes for run in left))
     workers = f"{plan.resolved.worker_count} worker{'s' if plan.resolved.worker_count > 1 else ''}"
     end = f"about {duration(seconds)} with {workers}, {disk} of disk" if left else "nothing left to do"
+    if plan.resolved.device == "cuda" and left:
+        end += f", {plan.device_hours:,.1f} GPU hours in all"
     return f"{', '.join(parts)}; {end}."
 
 

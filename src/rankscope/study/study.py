@@ -11,6 +11,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from rankscope.study.decision_settings import Decision
+from rankscope.study.execution_settings import Execution
 from rankscope.study.methods import Arm, ArmEntry, Dial, Fraction, Frozen
 from rankscope.study.source_settings import Source, SuiteSource, TrainSource, is_task_file
 from rankscope.study.study_settings import (
@@ -103,21 +104,6 @@ class Analysis(Frozen):
     )
     intruder_factor: NotNegative = Field(
         default=0.5, description="a number of 0 or more. What intruder dimensions are multiplied by."
-    )
-
-
-class Execution(Frozen):
-    """Where and in which pieces the work is done: results change by rounding only, so it is no part of a run's id."""
-
-    on: Name = Field(default="local", description="the name of an executor. local is this machine.")
-    arms_together: Literal["auto"] | Annotated[int, Field(gt=0, le=64)] = Field(
-        default="auto",
-        description="auto or a whole number from 1 to 64. LoRA arms that train in one pack; auto measures a few steps "
-        "when the study begins.",
-    )
-    micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=16)] = Field(
-        default="auto",
-        description="auto or a whole number of at least 16. Tokens of one forward, of all arms together.",
     )
 
 

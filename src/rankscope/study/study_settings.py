@@ -21,7 +21,7 @@ Metric = Literal["score", "loss"]
 """What a suite's items are worth: a score from 0 to 1, or the loss of the reference's tokens in nats."""
 ChoiceStyle = Literal["text", "letters"]
 Schedule = Literal["cosine", "linear", "constant"]
-OptimizerName = Literal["adamw", "adamw_8bit"]
+OptimizerName = Literal["adamw", "adamw_8bit", "adamw_bf16"]
 
 NAME = "a name of letters, digits, `.`, `_` or `-` that begins with a letter or digit (at most 64)"
 _NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -133,7 +133,8 @@ class Optimizer(Frozen):
 
     name: OptimizerName = Field(
         default="adamw",
-        description="adamw or adamw_8bit. adamw_8bit keeps moments in 8 bits (arXiv 2110.02861); on CUDA only.",
+        description="adamw, adamw_8bit or adamw_bf16. adamw_8bit keeps moments in 8 bits (arXiv 2110.02861), on CUDA "
+        "only; so does adamw_bf16, on any device, and trains bf16 weights without fp32 copies by stochastic rounding.",
     )
     weight_decay: NotNegative = Field(default=0.0, description="a number of 0 or more. AdamW's decoupled weight decay.")
     warmup_fraction: Fraction = Field(

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import torch
 
-from rankscope.data.training_batches import split_micro
 from rankscope.model.attention.unpadded_rows import TrainingForward
 from rankscope.model.base_divergence import LossSums
 from rankscope.model.methods.attach import Pack
+from rankscope.model.sharding.shard import compute_device
+from rankscope.model.sharding.team import SOLO, MicroBatch, Team
 from rankscope.records import Example, StepRecord
 from rankscope.train.objective import Objective
 from rankscope.train.optimizer import Trainee
@@ -63,8 +64,10 @@ class Accumulator:
         remedies: Sequence[Remedies],
         trainees: Sequence[Trainee],
         token_budget: int,
+        team: Team = SOLO,
     ) -> None:
         self.token_budget = token_budget
+        self._team = team
         self._pack, self._forward, self._trainees = pack, forward, trainees
         self._objective, self._remedies = objective, remedies
         self._base = BaseForward(pack, forward, remedies[0].base)
@@ -73,7 +76,8 @@ class Accumulator:
         """Leaves the gradients of what each arm minimises: the mean over all its tokens with loss of the cross-entropy
         and the weighted divergence. Returns the losses.
 
-        `seed` is that of dropout. Raises torch.OutOfMemoryError where one row alone is too large.
+        `seed` is that of dropout. Raises torch.OutOfMemoryError where one row alone is too large, and in a team at
+        once: the other processes wait for this one's part, so they can only be ended.
         """
         while True:
             torch.manual_seed(seed)
@@ -81,7 +85,7 @@ class Accumulator:
                 with self._pack.running(arms):
                     return self._accumulate(rows, arms)
             except torch.OutOfMemoryError:
-                if not self._halve_budget([*rows.task, *rows.replayed], len(arms)):
+                if self._team.size > 1 or not self._halve_budget([*rows.task, *rows.replayed], len(arms)):
                     raise
             # Outside the handler, whose traceback would keep the failed step's tensors alive.
             for arm in arms:
@@ -91,7 +95,7 @@ class Accumulator:
 
     def _accumulate(self, rows: StepRows, arms: Sequence[int]) -> StepLosses:
         weights = [sum(map(self._objective.row_weight, part)) for part in rows]
-        device = self._pack.model.device
+        device = compute_device(self._pack.model)
         totals = torch.zeros(2, len(arms), dtype=torch.float64, device=device)  # of the task, of replayed rows
         divergence, near = torch.zeros(len(arms), dtype=torch.float64, device=device), [0] * len(arms)
         remedies = [self._remedies[arm] for arm in arms]
@@ -100,12 +104,16 @@ class Accumulator:
             own = [one.kl_weight(on_replay=bool(on_replay)) > 0 for one in remedies]  # the others' tokens are not its
             near = [count + weights[on_replay] * has for count, has in zip(near, own, strict=True)]
             for micro_batch in self._micro_batches(part, len(arms)):
-                sums = self._losses(micro_batch, len(arms), kl)
+                sums = self._losses([part[i] for i in micro_batch.rows], len(arms), kl)
+                if micro_batch.filler:
+                    sums = LossSums(*(values * 0.0 for values in sums))
                 (sums.objective / sum(weights)).sum().backward()
                 for arm in arms:
                     self._trainees[arm].take_gradients()
                 totals[on_replay] += sums.cross_entropy.detach() / weights[on_replay]
                 divergence += 0 if kl is None else sums.divergence * (kl > 0)
+        self._team.sum_in_place([held for arm in arms for held in self._trainees[arm].whole_gradients()])
+        totals, divergence = self._team.sum(totals), self._team.sum(divergence)
         return StepLosses(
             totals[0].tolist(), weights[0], totals[1].tolist() if rows.replayed else None, weights[1],
             [value / count if count else None for value, count in zip(divergence.tolist(), near, strict=True)]
@@ -128,6 +136,6 @@ class Accumulator:
             self.token_budget = max(1, self.token_budget // 2)
         return True
 
-    def _micro_batches(self, rows: Sequence[Example], arms: int) -> list[list[Example]]:
+    def _micro_batches(self, rows: Sequence[Example], arms: int) -> list[MicroBatch]:
         tokens = [self._objective.row_tokens(row) * arms for row in rows]
-        return [[rows[i] for i in part] for part in split_micro(range(len(rows)), tokens, self.token_budget)]
+        return self._team.share(tokens, self.token_budget)

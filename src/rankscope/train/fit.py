@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from rankscope.data.training_batches import order
 from rankscope.model.attention.unpadded_rows import TrainingForward
 from rankscope.model.methods.attach import Pack
+from rankscope.model.sharding.team import SOLO, Team
 from rankscope.records import Example, StepRecord
 from rankscope.study.study import SUPERVISED, Budget, Optimizer
 from rankscope.train.accumulate import Accumulator, StepRows
@@ -56,6 +57,7 @@ def fit(
     on_step: Callable[[int, FitResult], None] = lambda _, __: None,
     should_stop: Callable[[], bool] = lambda: False,
     until_step: int | None = None,
+    team: Team = SOLO,
 ) -> list[FitResult]:
     """Train the pack's arms in place, step by step together, each with its own rate, schedule, clipping and loss.
 
@@ -65,6 +67,9 @@ def fit(
     `checkpoints` where they hold a state, bit for bit on the same machine. Saves one every `checkpoint_seconds`, when
     `should_stop` turns true (a signal), and at `until_step` (a rung of a rate search). `on_step` gets an arm's place in
     the pack and its result so far. Raises torch.OutOfMemoryError where the device does not hold one row.
+
+    The processes of a `team` call this alike and share out each batch; all results are the same in each. There
+    OutOfMemoryError is raised in one process at once, whose team cannot go on.
     """
     common = settings[0]
     batches = order(len(rows), common.budget.batch_size, common.budget.epochs, common.seed)
@@ -76,7 +81,7 @@ def fit(
     last = len(batches) if until_step is None else min(until_step, len(batches))
     forward = pack.training_forward()
     remedies = [own.remedies for own in settings]
-    work = Accumulator(pack, forward, common.objective, remedies, trainees, results[0].micro_batch_tokens)
+    work = Accumulator(pack, forward, common.objective, remedies, trainees, _tokens(results, common, team), team)
     replayed = _replayed_rows(batches, rows, common)
     clock = _Clock(common.checkpoint_seconds)
     with _training(pack.model, forward, checkpointing=common.budget.gradient_checkpointing):
@@ -84,7 +89,8 @@ def fit(
             alive = [i for i, result in enumerate(results) if result.state != "diverged"]
             if not alive:
                 return results
-            seed = common.seed * 1_000_003 + step  # of dropout: the same after a resume
+            # Of dropout: the same after a resume, and another in each process of a team.
+            seed = common.seed * 1_000_003 + step + team.rank * 7_368_787
             found = work.gradients(StepRows([rows[i] for i in batches[step]], replayed[step]), alive, seed)
             norms = [trainees[arm].step(step) for arm in alive]
             seconds = clock.lap() / len(alive)
@@ -92,14 +98,21 @@ def fit(
                 record = found.record(place, step, trainees[arm].rate_at(step), norm)
                 results[arm] = _advance(results[arm], record, seconds, work.token_budget)
                 on_step(arm, results[arm])
-            stopping = should_stop()
-            if clock.checkpoint_due() or stopping:
+            due, stopping = team.any(clock.checkpoint_due(), should_stop())
+            if due or stopping:
+                clock.checkpoint_begins()
                 save(results, trainees, checkpoints)
             if stopping:
                 return [_paused(result, "stopped by a signal") for result in results]
     if until_step is not None:
         save(results, trainees, checkpoints)
     return [_paused(result) if last < len(batches) else _judge(result) for result in results]
+
+
+def _tokens(results: Sequence[FitResult], common: FitSettings, team: Team) -> int:
+    """Those that the device was found to hold; a team that ran out of memory is started again with fewer."""
+    found = results[0].micro_batch_tokens
+    return found if team.size == 1 else min(found, common.micro_batch_tokens)
 
 
 def _replayed_rows(
@@ -128,10 +141,10 @@ class _Clock:
         return self._last - before
 
     def checkpoint_due(self) -> bool:
-        if time.perf_counter() < self._next:
-            return False
+        return time.perf_counter() >= self._next
+
+    def checkpoint_begins(self) -> None:
         self._next = time.perf_counter() + self._every
-        return True
 
 
 @contextmanager

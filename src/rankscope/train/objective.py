@@ -15,10 +15,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rankscope.data.training_batches import collate, repeated, split_micro
+from rankscope.data.training_batches import collate, repeated
 from rankscope.model.attention.unpadded_rows import TrainingForward
 from rankscope.model.base_divergence import BaseStates, LossSums, summed_losses_near_base
 from rankscope.model.forward import summed_cross_entropy
+from rankscope.model.sharding.shard import compute_device, gathered, in_forward
+from rankscope.model.sharding.team import SOLO, Team
 from rankscope.records import Example
 from rankscope.study.study import SUPERVISED, ObjectiveFacts
 
@@ -74,8 +76,11 @@ class Objective(Protocol):
         """The same with KL(base || arm) at the positions with loss, times each arm's weight (N,)."""
         ...
 
-    def validation_loss(self, forward: TrainingForward, rows: Sequence[Example], token_budget: int) -> float:
-        """Mean loss over `rows`, in the unit of the facts, in batches of at most `token_budget` tokens."""
+    def validation_loss(
+        self, forward: TrainingForward, rows: Sequence[Example], token_budget: int, team: Team = SOLO
+    ) -> float:
+        """Mean loss over `rows`, in the unit of the facts, in batches of at most `token_budget` tokens, shared out
+        among the team."""
         ...
 
 
@@ -102,8 +107,11 @@ class SupervisedFineTuning:
 
     def summed_losses(self, forward: TrainingForward, rows: Sequence[Example], arms: int = 1) -> Tensor:
         """(N,): cross-entropy summed over each arm's tokens with loss, in nats."""
-        batch = repeated(collate(rows, device=forward.model.device), arms)
-        return summed_cross_entropy(forward.model, forward.target_states(batch), batch.target_ids, arms)
+        model = forward.model
+        batch = repeated(collate(rows, device=compute_device(model)), arms)
+        return in_forward(
+            model, lambda: summed_cross_entropy(model, forward.target_states(batch), batch.target_ids, arms)
+        )
 
     def summed_losses_near_base(
         self, forward: TrainingForward, rows: Sequence[Example], base: BaseStates, weights: Tensor
@@ -114,15 +122,17 @@ class SupervisedFineTuning:
         return summed_losses_near_base(forward.model, states, batch.target_ids, base, weights)
 
     @torch.no_grad()
-    def validation_loss(self, forward: TrainingForward, rows: Sequence[Example], token_budget: int) -> float:
+    def validation_loss(
+        self, forward: TrainingForward, rows: Sequence[Example], token_budget: int, team: Team = SOLO
+    ) -> float:
         """Mean over the tokens with loss of `rows`, in nats per token."""
-        total, count = 0.0, 0
-        with forward.ready():
-            for indices in split_micro(range(len(rows)), [self.row_tokens(row) for row in rows], token_budget):
-                part = [rows[i] for i in indices]
-                total += self.summed_losses(forward, part).item()
-                count += sum(self.row_weight(row) for row in part)
-        return total / count
+        total = 0.0
+        with forward.ready(), gathered(forward.model):
+            for batch in team.share([self.row_tokens(row) for row in rows], token_budget):
+                loss = self.summed_losses(forward, [rows[i] for i in batch.rows]).item()
+                total += 0.0 if batch.filler else loss
+        summed = team.sum(torch.tensor(total, dtype=torch.float64)).item()
+        return summed / sum(self.row_weight(row) for row in rows)
 
 
 OBJECTIVES: dict[str, Objective] = {SUPERVISED.name: SupervisedFineTuning()}

@@ -8,9 +8,12 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from rankscope.model.sharding.shard import own_part, whole_tensor
 from rankscope.study.study import Optimizer as OptimizerSettings
 from rankscope.study.study import OptimizerName, Schedule
+from rankscope.train.adamw_bf16 import AdamWBf16
 
 
 def warmup_steps(step_count: int, warmup_fraction: float) -> int:
@@ -32,7 +35,7 @@ def rate_factor(step: int, step_count: int, *, warmup: int, schedule: Schedule) 
 
 
 class Optimizer(Protocol):
-    """How named fp32 weights follow their gradients."""
+    """How named weights follow their gradients: fp32 masters, or weights in bf16 where it needs no masters."""
 
     def step(self, rate: float) -> None:
         """One update of the weights that have a gradient, at this learning rate. The gradients stay."""
@@ -49,6 +52,9 @@ class Optimizer(Protocol):
 
 class AdamW:
     """AdamW (arXiv 1711.05101), both moments of every weight in fp32."""
+
+    needs_masters = True
+    """Whether weights in half precision are changed through copies in fp32."""
 
     def __init__(self, weights: Mapping[str, nn.Parameter], settings: OptimizerSettings) -> None:
         self._weights = dict(weights)
@@ -99,7 +105,9 @@ class AdamW8bit(AdamW):
         return int(tensor) if kind == "step" else tensor.clone().to(device)
 
 
-OPTIMIZERS: dict[OptimizerName, type[AdamW]] = {"adamw": AdamW, "adamw_8bit": AdamW8bit}
+OPTIMIZERS: dict[OptimizerName, type[AdamW] | type[AdamWBf16]] = {
+    "adamw": AdamW, "adamw_8bit": AdamW8bit, "adamw_bf16": AdamWBf16,
+}  # fmt: skip
 """By the name that a study gives."""
 
 
@@ -107,7 +115,8 @@ class Trainee:
     """One arm's trainable state: weights in the compute dtype, their fp32 masters, an optimizer, schedule and clipping.
 
     The optimizer changes the masters; weights in fp32 are their own. Without masters an update smaller than a bf16
-    weight's last bit would be lost (arXiv 1710.03740, section 3.1).
+    weight's last bit would be lost (arXiv 1710.03740, section 3.1), but for an optimizer that rounds stochastically:
+    there weights are their own masters, and gradients add up in their dtype.
 
     `l2_weight` times half the squared distance to the weights as they are now is part of what is minimised (L2-SP,
     arXiv 1802.01483, eq. 2): its gradient joins the loss's before clipping. These weights are kept in fp32.
@@ -127,12 +136,14 @@ class Trainee:
         self._warmup = warmup_steps(step_count, settings.warmup_fraction)
         self._names = list(parameters)
         self._weights = list(parameters.values())
+        made = OPTIMIZERS[settings.name]
         self._masters = [
-            w if w.dtype == torch.float32 else nn.Parameter(w.detach().to(torch.float32)) for w in self._weights
+            w if w.dtype == torch.float32 or not made.needs_masters else nn.Parameter(w.detach().to(torch.float32))
+            for w in self._weights
         ]
         self._has_masters = any(m is not w for m, w in zip(self._masters, self._weights, strict=True))
         named = dict(zip(self._names, self._masters, strict=True))
-        self._optimizer: Optimizer = OPTIMIZERS[settings.name](named, settings)
+        self._optimizer: Optimizer = made(named, settings)
         self._l2_weight = l2_weight
         self._start = [m.detach().clone() for m in self._masters] if l2_weight else []
 
@@ -154,6 +165,12 @@ class Trainee:
                 master.grad.add_(weight.grad)
             weight.grad = None
 
+    def whole_gradients(self) -> list[Tensor]:
+        """The gradients that every process of a team holds whole, and that are to be added up over it: not those of
+        sharded weights, which their backward pass added up."""
+        held = [master.grad for master in self._masters]
+        return [gradient for gradient in held if gradient is not None and not isinstance(gradient, DTensor)]
+
     def drop_gradients(self) -> None:
         """Forget the gradients so far, those of a micro-batch that was not finished too."""
         for tensor in (*self._weights, *self._masters):
@@ -162,11 +179,14 @@ class Trainee:
     def step(self, step: int) -> float:
         """One update at the schedule's rate; the gradient norm before clipping. If not finite, nothing changes."""
         self._pull_to_start()
-        norm = nn.utils.clip_grad_norm_(self._masters, self._settings.clip_norm, foreach=True).item()
+        clipped = nn.utils.clip_grad_norm_(self._masters, self._settings.clip_norm, foreach=True)
+        norm = whole_tensor(clipped).item()
         if math.isfinite(norm):
             self._optimizer.step(self.rate_at(step))
             if self._has_masters:
-                torch._foreach_copy_([w.data for w in self._weights], [m.data for m in self._masters])
+                torch._foreach_copy_(
+                    [own_part(w.data) for w in self._weights], [own_part(m.data) for m in self._masters]
+                )
         for master in self._masters:
             master.grad = None
         return norm

@@ -20,9 +20,13 @@ from rankscope.study.problems import InputProblems, Problem
 
 @dataclass(frozen=True)
 class WorkPlace:
-    """What an executor tells a job about where it runs. `stop_requested`: save the state and return."""
+    """What an executor tells a job about where it runs. `stop_requested`: save the state and return.
+
+    `devices`: the GPUs that the job may use, as CUDA_VISIBLE_DEVICES has them; empty where all that it sees.
+    """
 
     stop_requested: Callable[[], bool]
+    devices: tuple[str, ...] = ()
 
 
 class Job(Protocol):
@@ -37,6 +41,11 @@ class Job(Protocol):
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
         """Leave `error` and the traceback in the study folder; gives what failed, and why, by run or search id."""
+
+
+def slots_of(job: Job) -> int:
+    """Places of the executor that a job takes: one, or a gang's number of processes where it says so (`slots`)."""
+    return int(getattr(job, "slots", 1))
 
 
 @dataclass(frozen=True)

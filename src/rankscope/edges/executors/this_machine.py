@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from rankscope.edges.executors import Executor, Job, JobOutcome, WorkPlace, perform
+from rankscope.edges.executors import Executor, Job, JobOutcome, WorkPlace, perform, slots_of
 from rankscope.edges.machine import end_with, keep_freed_memory, stop_on, stop_requested
 from rankscope.records import Plan
 
@@ -82,7 +82,7 @@ class Workers:
         waiting = list(jobs)
         told_to_stop = False
         while self._busy or (waiting and not stop_requested()):
-            while waiting and len(self._busy) < self._count and not stop_requested():
+            while waiting and self._has_room(waiting[0]) and not stop_requested():
                 self._give(waiting.pop(0))
             for pipe in wait(list(self._busy), timeout=_LOOK_SECONDS):
                 assert isinstance(pipe, Connection)
@@ -104,6 +104,11 @@ class Workers:
                 for process, _ in self._busy.values():
                     process.terminate()  # SIGTERM: the worker saves its state and returns
             idle()
+
+    def _has_room(self, job: Job) -> bool:
+        """A gang takes as many places as it has processes, or all where it has more."""
+        taken = sum(slots_of(held) for _, held in self._busy.values())
+        return not self._busy or taken + slots_of(job) <= self._count
 
     def close(self) -> None:
         """End the workers: idle ones leave by themselves, busy ones are killed."""

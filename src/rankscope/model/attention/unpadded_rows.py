@@ -24,6 +24,7 @@ from rankscope.data.training_batches import Batch
 from rankscope.model.attention.cpu_causal import Buckets, buckets_of, causal_attention
 from rankscope.model.attention.registration import LAYOUT_KEY, FastPathCheck, Scores, attention_installed
 from rankscope.model.forward import hidden_states, last_feed_forward_at
+from rankscope.model.sharding.shard import gathered
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -114,10 +115,13 @@ class TrainingForward:
 
 def training_forward(model: PreTrainedModel) -> TrainingForward:
     """The fastest forward that gives this model's own states, found out at first use."""
-    if not _UNPADDED.holds(model, partial(_compare_rows, model)):
-        return TrainingForward(model, unpadded=False)
-    varlen = _may_use_varlen(model) and _VARLEN.holds(model, partial(_compare_rows, model, varlen=True), model.dtype)
-    skips = _LAST_FEED_FORWARD.holds(model, partial(_compare_skipping, model))
+    with gathered(model):  # a sharded model's dtype is that of its masters, but for what is gathered
+        if not _UNPADDED.holds(model, partial(_compare_rows, model)):
+            return TrainingForward(model, unpadded=False)
+        varlen = _may_use_varlen(model) and _VARLEN.holds(
+            model, partial(_compare_rows, model, varlen=True), model.dtype
+        )
+        skips = _LAST_FEED_FORWARD.holds(model, partial(_compare_skipping, model))
     return TrainingForward(model, unpadded=True, varlen=varlen, skips=skips and not _drops_out(model))
 
 

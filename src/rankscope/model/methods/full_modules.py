@@ -8,12 +8,14 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from rankscope.model.decoder_parts import blocks, vocabulary_parameters
 from rankscope.model.load import no_progress_bars
 from rankscope.model.methods.installed import Installed, MethodModules
+from rankscope.model.sharding.shard import compute_dtype, is_sharded, whole_state
 from rankscope.study.methods import Arm
 
 
@@ -44,8 +46,16 @@ def _whole(model: PreTrainedModel) -> Installed:
 
 
 def _save(model: PreTrainedModel, folder: Path) -> None:
-    with no_progress_bars():
-        model.save_pretrained(str(folder), safe_serialization=True)
+    """Of a sharded model all processes must call this, and the first one writes."""
+    if not is_sharded(model):
+        with no_progress_bars():
+            model.save_pretrained(str(folder), safe_serialization=True)
+        return
+    first = torch.distributed.get_rank() == 0
+    state = whole_state(model, compute_dtype(model), keep=first)
+    if first:
+        with no_progress_bars():
+            model.save_pretrained(str(folder), safe_serialization=True, state_dict=state)
 
 
 MODULES = {

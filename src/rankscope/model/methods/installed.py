@@ -16,6 +16,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
+from rankscope.model.sharding.shard import own_part
 from rankscope.study.methods import Arm
 
 
@@ -130,15 +131,16 @@ class _ParameterState:
 
     def __init__(self, name: str, parameter: nn.Parameter) -> None:
         self.name = name
-        self._parameter, self._data = parameter, parameter.data
+        self._parameter, self._data = parameter, own_part(parameter.data)
+        self._held = parameter.data
         self._wants_gradient, self._had_gradient = parameter.requires_grad, parameter.grad is not None
         self._version = parameter._version
 
     def restore(self) -> bool:
         """Whether the storage is the one that it was, not written to through this parameter."""
         parameter, untouched = self._parameter, self._parameter._version == self._version
-        if parameter.data_ptr() != self._data.data_ptr():
-            parameter.data = self._data
+        if own_part(parameter.data).data_ptr() != self._data.data_ptr():
+            parameter.data = self._held
         parameter.requires_grad_(self._wants_gradient)
         if not self._had_gradient:
             parameter.grad = None

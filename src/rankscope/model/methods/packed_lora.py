@@ -23,6 +23,7 @@ from rankscope.model.attention.registration import FastPathCheck
 from rankscope.model.methods.installed import Installed
 from rankscope.model.methods.packed_linear import PackedLinear, Running
 from rankscope.model.methods.peft_folder import PREFIX, Factors
+from rankscope.model.sharding.shard import compute_like
 from rankscope.model.weights.weight_delta import LowRank
 
 _A, _B = ".lora_A.default.weight", ".lora_B.default.weight"
@@ -49,14 +50,14 @@ def put_factors_on(
     `grouped`: one kernel for the products of all adapters, else one product for each. Unless given, where several run
     on CUDA and the kernel is found to be right there.
     """
-    like = model.get_input_embeddings().weight
+    like = compute_like(model)
     if grouped is None:
         grouped = like.is_cuda and len(factors) > 1 and grouped_kernel_holds(model)
     running = Running(arms=tuple(range(len(factors))), grouped=grouped)
     parameters: list[dict[str, nn.Parameter]] = [{} for _ in factors]
     for module in dict.fromkeys(name for own in factors for name in own):
         path, _, name = module.rpartition(".")
-        moved = [None if (one := own.get(module)) is None else one.to(like) for own in factors]
+        moved = [None if (one := own.get(module)) is None else one.to(like.device, like.dtype) for own in factors]
         layer = PackedLinear(model.get_submodule(module), running, moved)
         for own, held in zip(parameters, layer.by_arm, strict=True):
             if held is not None:
@@ -93,7 +94,7 @@ def grouped_kernel_holds(model: PreTrainedModel) -> bool:
 
     Compared once, forward and backward, for three adapters of unequal ranks beside one that does not change the layer.
     """
-    like = model.get_input_embeddings().weight
+    like = compute_like(model)
     return _GROUPED.holds(model, partial(_compare_grouped, like.device, like.dtype), like.device, like.dtype)
 
 

@@ -1,0 +1,83 @@
+"""The program of one process of a gang: `python -m rankscope.jobs.gang_member TASK.json`.
+
+It joins the others, trains, and leaves its outcome in a file. Exit codes: 0 done, 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore
+
+from rankscope.edges.machine import end_with, keep_freed_memory, stop_on, stop_requested
+from rankscope.jobs.candidate_training import train_arms
+from rankscope.jobs.gang_context import GangContext
+from rankscope.jobs.run_training import train_runs
+from rankscope.records import GangOutcome, GangTask
+from rankscope.records.record_base import parse_record, record_json
+
+_JOIN = timedelta(minutes=30)
+"""How long one waits for another: as long as the first one takes to read a large model."""
+
+
+def main(task_file: str) -> int:
+    """Do the task in this file; the process's exit code."""
+    task = parse_record(GangTask, Path(task_file).read_bytes(), task_file)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to handle
+    stop_on((signal.SIGTERM, signal.SIGUSR1))
+    end_with(task.parent)
+    keep_freed_memory()
+    torch.set_num_threads(task.thread_count)
+    try:
+        outcome = _work(task)
+    except torch.OutOfMemoryError as error:
+        outcome = GangOutcome(rank=task.rank, state="memory", error=str(error))
+    except Exception as error:  # told to the process that watches, with its traceback
+        text = f"{type(error).__name__}: {error}"
+        outcome = GangOutcome(rank=task.rank, state="failed", error=text, details=traceback.format_exc())
+    file = Path(task.scratch) / f"outcome-{task.rank}.json"
+    draft = file.with_suffix(".draft")
+    draft.write_bytes(record_json(outcome))
+    draft.replace(file)
+    return 0 if outcome.state == "done" else 1
+
+
+def _work(task: GangTask) -> GangOutcome:
+    store = FileStore(str(Path(task.scratch) / "rendezvous"), task.size)
+    backend = "cpu:gloo,cuda:nccl" if task.device == "cuda" else "cpu:gloo"
+    dist.init_process_group(backend, store=store, rank=task.rank, world_size=task.size, timeout=_JOIN)
+    context = GangContext(task, stop_requested)
+    if task.candidates:
+        places = [context.checkpoints(candidate.checkpoint) for candidate in task.candidates]
+        losses, seconds = train_arms(
+            context,
+            context.searches[task.search_id],
+            [(candidate.arm, candidate.learning_rate) for candidate in task.candidates],
+            places,
+            task.until_step or context.searches[task.search_id].step_count,
+            Path(task.save_to) if task.save_to is not None else None,
+        )
+        for place in places:
+            place.wait()
+        outcome = GangOutcome(rank=task.rank, state="done", losses=losses, seconds=seconds)
+    else:
+        checkpoints = context.checkpoints(task.checkpoint)
+        train_runs(context, [context.runs[run_id] for run_id in task.run_ids], task.rates, checkpoints)
+        checkpoints.wait()
+        outcome = GangOutcome(rank=task.rank, state="done")
+    dist.barrier()
+    dist.destroy_process_group()
+    return outcome
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    os._exit(code)  # a neighbour that died leaves threads of torch that would wait for it

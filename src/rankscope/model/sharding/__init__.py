@@ -1,0 +1,1 @@
+"""One model over several processes: who they are, how its weights are shared out, and how it is loaded so."""

@@ -1,0 +1,32 @@
+"""`rankscope plan --gpus`: a study planned for GPUs that are described, on a machine that has none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from command_line import call, problems
+from tiny_study import tiny_study
+
+
+def test_a_study_is_planned_for_gpus_that_are_not_here(tmp_path: Path) -> None:
+    study, out = tiny_study(tmp_path / "input"), tmp_path / "none"
+    planned = json.loads(call("plan", study, "--gpus", "8x80GB", "--json", "--out", out).stdout)
+    assert planned["resolved"]["device"] == "cuda"
+    assert planned["resolved"]["dtype"] == "bfloat16"
+    assert {run["gang"] for run in planned["runs"]} == {1}
+    shared = call("plan", study, "--gpus", "8x80GB", "--out", out, "--set", "execution.shards=4")
+    assert shared.exit_code == 0, shared.output
+    assert "in a gang of 4" in " ".join(shared.stdout.split())
+    assert "GPU hours in all" in " ".join(shared.stdout.split())
+    assert not out.exists()
+
+
+def test_what_is_no_machine_is_refused_in_one_line(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path / "input")
+    (line,) = problems(call("plan", study, "--gpus", "eight"))
+    assert line == "--gpus: found eight, expected a number of GPUs and the memory of each, such as 8x80GB"
+    (line,) = problems(call("plan", study, "--gpus", "8x80GB", "--measure"))
+    assert "a described machine cannot be timed" in line
+    (line,) = problems(call("plan", study, "--gpus", "2x80GB", "--set", "execution.shards=4"))
+    assert line.endswith("found shards: 4 on a machine with 2 GPUs, expected auto, or a power of two up to 2")
