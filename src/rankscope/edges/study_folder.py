@@ -220,12 +220,13 @@ class StudyFolder(JudgeReplies, DialTables):
         """Whether a process works on the study now. Where no lock can be taken at all, as in a folder that may only be
         read, it is taken to be nobody."""
         try:
-            with self.lock():
-                return False
-        except Busy:
-            return True
+            return self.storage.is_locked("study")
         except OSError:
             return False
+
+    def refresh(self) -> None:
+        """See what jobs on other machines wrote."""
+        self.storage.refresh()
 
     @contextmanager
     def wait_lock(self, name: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:
