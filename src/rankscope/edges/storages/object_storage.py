@@ -35,6 +35,8 @@ WHOLE_STUDY = "study"
 _NEWS_SECONDS = 15.0
 """How often what need not be durable (a running status) is put into the store."""
 
+_LOOK_SECONDS = 5.0
+
 _OPENED: dict[tuple[str, str], ObjectStorage] = {}
 _OPENING = threading.Lock()
 
@@ -76,6 +78,7 @@ class ObjectStorage:
         self._store, self._folder = store, folder
         self._stale, self._looking = True, threading.RLock()
         self._put_at: dict[str, float] = {}
+        self._locked: dict[str, tuple[bool, float]] = {}
         self._opened: tuple[Mirror, Leases] | None = None
 
     def look_again(self) -> None:
@@ -182,11 +185,13 @@ class ObjectStorage:
             yield
 
     def is_locked(self, name: str) -> bool:
-        _, leases = self._open()
-        taken = leases.is_taken(name.replace("/", "-"))
-        if not self._is_alone():
-            self._stale = True
-        return taken
+        """Looked at anew every few seconds only, and the study's files with it: `status --watch` asks often."""
+        said, at = self._locked.get(name, (False, float("-inf")))
+        if time.monotonic() - at > _LOOK_SECONDS:
+            said = self._open()[1].is_taken(name.replace("/", "-"))
+            self._locked[name] = said, time.monotonic()
+            self.look_again()
+        return said
 
     @contextmanager
     def _on_this_node(self, name: str, *, shared: bool) -> Iterator[None]:

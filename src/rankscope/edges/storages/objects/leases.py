@@ -84,12 +84,18 @@ class Leases:
                 raise Busy(f"{self._store.url}: another rankscope process took over ({one.lock}) while this one slept")
 
     def is_taken(self, name: str) -> bool:
-        """Whether anybody holds the lock; only looks."""
+        """Whether anybody holds the lock. Who may only read judges by this machine's clock."""
         found = self._store.find(f"{LOCKS}/{name}")
         current = max((one for one in found if _number(one) is not None), default=None)
         asked = [one for one in found if _number(one) is None or one == current]
-        now = time.time()
-        return any(now - found[one].modified_at < LIFE_SECONDS and not self._has_ended(one) for one in asked)
+        alive = [one for one in asked if not self._has_ended(one)]
+        if not alive:
+            return False
+        try:
+            now = self._now()
+        except InputProblems:
+            now = time.time()
+        return any(now - found[one].modified_at < LIFE_SECONDS for one in alive)
 
     # ---- taking ----
 
