@@ -28,6 +28,7 @@ from rankscope.plan.make_plan import make_plan
 from rankscope.records import MachineFacts, MeasuredSpeed, ModelFacts, Plan, SourceState, SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import absolute, dump_study, study_of
+from rankscope.study.store_urls import is_url
 from rankscope.study.study import ModelSpec, Study, SuiteSource, TrainSource
 
 _Pinned = TypeVar("_Pinned", ModelSpec, TrainSource, SuiteSource)
@@ -138,7 +139,10 @@ class StudyPlanner:
         training: dict[str, list[TrainFacts]] = {}
         suites: dict[str, list[SuiteFacts]] = {}
         done: dict[tuple[object, ...], str] = {}
-        files = {spec.name: model_states(spec.name, model_path(spec, self.base)) for spec in self.study.models}
+        files = {
+            spec.name: model_states(spec.name, model_path(spec, self.base), spec.id if is_url(spec.id) else None)
+            for spec in self.study.models
+        }
         for spec, facts in zip(self.study.models, models, strict=True):
             own = tokenizer_sha256(files[spec.name]) or spec.name
             key = (own, facts.context_tokens, facts.vocab_size, spec.chat, spec.system_prompt)

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from memory_objects import Killed, MemoryBucket
 
 from rankscope.edges.storages import open_storage
-from rankscope.edges.storages.object_storage import ObjectStorage, checked_url
+from rankscope.edges.storages.object_storage import ObjectStorage
 from rankscope.edges.storages.objects.leases import LIFE_SECONDS
 from rankscope.edges.storages.objects.mirror import BEGUN, WHOLE
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import RunStatus
 from rankscope.study.problems import InputProblems
+from rankscope.study.store_urls import checked_url
 
 
 def adapter(storage: ObjectStorage, name: str, **files: str) -> None:

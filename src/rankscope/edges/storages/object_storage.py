@@ -17,17 +17,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import platformdirs
-
 from rankscope.edges.storages import Storage
 from rankscope.edges.storages.local_disk import LocalDisk
 from rankscope.edges.storages.objects.leases import LOCKS, Leases
 from rankscope.edges.storages.objects.mirror import Mirror, is_mark
 from rankscope.edges.storages.objects.object_store import FsspecObjects, Objects
 from rankscope.edges.storages.objects.publish import Publisher
-from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.store_urls import PACKAGES, cache_folder, checked_url
 
-SCHEMES = ("s3", "gs", "az", "abfs")
+SCHEMES = tuple(PACKAGES)
 
 WHOLE_STUDY = "study"
 """The lock under which one process has everything to itself."""
@@ -49,25 +47,6 @@ def open_url(url: str) -> Storage:
         storage = _OPENED.setdefault((url, str(folder)), ObjectStorage(FsspecObjects(url), folder))
     storage.look_again()
     return storage
-
-
-def cache_folder() -> Path:
-    """Where this node keeps copies: RANKSCOPE_CACHE, else the user's cache folder."""
-    own = os.environ.get("RANKSCOPE_CACHE")
-    return Path(own) if own else Path(platformdirs.user_cache_dir("rankscope", appauthor=False))
-
-
-def checked_url(url: str) -> str:
-    """The URL without a slash at its end. Raises InputProblems where it names no bucket, or holds a secret."""
-    scheme, _, rest = url.partition("://")
-    bucket = rest.split("/")[0]
-    if ":" in bucket or "?" in rest or "#" in rest:
-        shown = f"{scheme}://{bucket.rpartition('@')[2].partition(':')[0].partition('?')[0]}/..."
-        expected = "bucket and path alone; credentials come from the environment, never with the URL"
-        raise InputProblems([Problem(shown, "", "more than a bucket and a path", expected)])
-    if not bucket:
-        raise InputProblems([Problem(url, "", "no bucket", f"{scheme}://BUCKET/STUDY")])
-    return url.rstrip("/")
 
 
 class ObjectStorage:

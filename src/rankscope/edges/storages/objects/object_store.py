@@ -6,7 +6,6 @@ fsspec and the store's own package are imported when the first request is made.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from rankscope.edges.storages.objects.store_errors import is_passing, problem_of
-from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.problems import InputProblems
+from rankscope.study.store_urls import is_passing, open_store, problem_of
 
-PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
-"""The package that opens each scheme; the extras of rankscope are called `s3`, `gs` and `az`."""
-
-_TIMEOUT_SECONDS = 30.0
 _PATIENCE_SECONDS = 120.0
 _ONE_REQUEST_BYTES = 16 * 2**20
 """Larger files are read from the disk and sent in parts."""
@@ -86,19 +81,7 @@ class FsspecObjects:
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        scheme = self.url.partition("://")[0]
-        package = PACKAGES.get(scheme)
-        try:
-            from fsspec.core import url_to_fs
-
-            filesystem, root = url_to_fs(self.url, **_options(scheme))
-        except ImportError:
-            extra = {"abfs": "az"}.get(scheme, scheme)
-            expected = f"the package {package}: pip install 'rankscope[{extra}]'"
-            raise InputProblems([Problem(self.url, "", f"no package for {scheme}://", expected)]) from None
-        except Exception as error:
-            raise InputProblems([problem_of(error, self.url)]) from error
-        return filesystem, str(root).rstrip("/")
+        return open_store(self.url)
 
     def find(self, below: str = "") -> dict[str, Found]:
         def listed(filesystem: Any) -> dict[str, Any]:
@@ -200,15 +183,6 @@ class FsspecObjects:
 
 def _remove(path: str, filesystem: Any) -> None:
     filesystem.rm_file(path)
-
-
-def _options(scheme: str) -> dict[str, Any]:
-    """Listings are never kept: what another process wrote must be seen at once."""
-    if scheme != "s3":
-        return {"use_listings_cache": False}
-    seconds = float(os.environ.get("RANKSCOPE_STORE_TIMEOUT_SECONDS", _TIMEOUT_SECONDS))
-    config = {"connect_timeout": min(10.0, seconds), "read_timeout": seconds, "retries": {"max_attempts": 2}}
-    return {"use_listings_cache": False, "config_kwargs": config}
 
 
 def _found(info: dict[str, Any]) -> Found:

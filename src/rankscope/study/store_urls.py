@@ -1,14 +1,24 @@
-"""What an object store refuses, in words: one line for each kind of refusal, without a secret in it.
+"""URLs of object stores: which there are, what opens them, where copies lie, and what a store refuses, in words.
 
-Errors are told by the names of their classes and by their texts, so that no storage's library is imported here.
+A refusal is one line without a secret in it. Errors are told by the names of their classes and by their texts, so that
+no storage's library is imported here.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
+from typing import Any
 
-from rankscope.study.problems import Problem
+import platformdirs
+
+from rankscope.study.problems import InputProblems, Problem
+
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+"""The package that opens each scheme; the extras of rankscope are called `s3`, `gs` and `az`."""
+
+_TIMEOUT_SECONDS = 30.0
 
 _SECRET = re.compile(r"(KEY|SECRET|TOKEN|PASSWORD|CONNECTION_STRING|SAS)", re.IGNORECASE)
 _CLOUDS = ("AWS_", "AZURE_", "GOOGLE_", "GCP_", "HF_", "FSSPEC_")
@@ -31,6 +41,49 @@ _UNREACHABLE = (
     "ResponseStreamingError", "SocketTimeoutError", "ServerTimeoutError",
 )  # fmt: skip
 _BUSY = ("SlowDown", "reduce your request rate", "InternalError", "internal error", "Service Unavailable", "503", "500")
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is a URL and no path or hub id."""
+    return "://" in text
+
+
+def checked_url(url: str) -> str:
+    """The URL without a slash at its end. Raises InputProblems where it names no bucket, or holds a secret."""
+    scheme, _, rest = url.partition("://")
+    bucket = rest.split("/")[0]
+    if ":" in bucket or "?" in rest or "#" in rest:
+        shown = f"{scheme}://{bucket.rpartition('@')[2].partition(':')[0].partition('?')[0]}/..."
+        expected = "bucket and path alone; credentials come from the environment, never with the URL"
+        raise InputProblems([Problem(shown, "", "more than a bucket and a path", expected)])
+    if not bucket:
+        raise InputProblems([Problem(url, "", "no bucket", f"{scheme}://BUCKET/PATH")])
+    return url.rstrip("/")
+
+
+def open_store(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the URL's path in it. Raises InputProblems where its package is missing."""
+    scheme = url.partition("://")[0]
+    if scheme not in PACKAGES:
+        expected = ", ".join(f"{one}://..." for one in sorted(PACKAGES))
+        raise InputProblems([Problem(url, "", f"the scheme {scheme}://", expected)])
+    try:
+        from fsspec.core import url_to_fs
+
+        filesystem, root = url_to_fs(url, **_options(scheme))
+    except ImportError:
+        extra = {"abfs": "az"}.get(scheme, scheme)
+        expected = f"the package {PACKAGES[scheme]}: pip install 'rankscope[{extra}]'"
+        raise InputProblems([Problem(url, "", f"no package for {scheme}://", expected)]) from None
+    except Exception as error:
+        raise InputProblems([problem_of(error, url)]) from error
+    return filesystem, str(root).rstrip("/")
+
+
+def cache_folder() -> Path:
+    """Where this machine keeps copies: RANKSCOPE_CACHE, else the user's cache folder."""
+    own = os.environ.get("RANKSCOPE_CACHE")
+    return Path(own).expanduser() if own else Path(platformdirs.user_cache_dir("rankscope", appauthor=False))
 
 
 def is_passing(error: BaseException) -> bool:
@@ -93,3 +146,12 @@ def _holds(error: BaseException, words: tuple[str, ...]) -> bool:
             break
         seen = seen.__cause__
     return any(word in text for word in words for text in texts)
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    """Listings are never kept: what another process wrote must be seen at once."""
+    if scheme != "s3":
+        return {"use_listings_cache": False}
+    seconds = float(os.environ.get("RANKSCOPE_STORE_TIMEOUT_SECONDS", _TIMEOUT_SECONDS))
+    config = {"connect_timeout": min(10.0, seconds), "read_timeout": seconds, "retries": {"max_attempts": 2}}
+    return {"use_listings_cache": False, "config_kwargs": config}
