@@ -25,6 +25,7 @@ from rankscope.records import PackMembers, Plan, StudyMarker
 from rankscope.records.record_base import record_json
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import study_of
+from rankscope.study.store_urls import cache_folder, is_url
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,10 @@ class StudyFolder(JudgeReplies, DialTables):
         """Where trackers write: this folder where it is a local one, else a folder of the study's name here."""
         marker = self.read_marker()
         return self.storage.local_copy("") or Path(marker.study if marker is not None else "study")
+
+    def disk_folder(self) -> Path:
+        """Where the disk fills on this machine: this folder, or the cache of one that lies in a store."""
+        return cache_folder() if is_url(self.url) else self.local_folder()
 
     @contextmanager
     def local_study_file(self) -> Iterator[Path]:

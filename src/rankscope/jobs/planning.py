@@ -97,8 +97,19 @@ class StudyPlanner:
             "`rankscope run --retrain` trains it again"
             for run_id, suites in (unscorable(out, plan) if previous is not None else {}).items()
         ]
+        lost += self._on_this_machine_alone(out)
         power = planned_power(plan, self.study.decision)
         return plan.model_copy(update={**found, "power": power, "warnings": [*plan.warnings, *lost]})
+
+    def _on_this_machine_alone(self, out: StudyFolder) -> list[str]:
+        """A study in a store may be gone on with anywhere, unless its model lies in a folder of this machine."""
+        folders = [spec for spec in self.study.models if (self.base / Path(spec.id).expanduser()).is_dir()]
+        return [
+            f"the model {spec.name} is a folder of this machine: no other can go on with {out.url}; a hub id or a "
+            "store's URL can be read everywhere"
+            for spec in folders
+            if is_url(out.url) and spec.id != "bundled"
+        ]
 
     def text(self, plan: Plan) -> str:
         """The study with absolute paths, at the commits that were planned: study.yaml of its folder."""

@@ -18,6 +18,11 @@ from rankscope.study.problems import InputProblems, Problem
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 """The package that opens each scheme; the extras of rankscope are called `s3`, `gs` and `az`."""
 
+FIRST_TRIES = 2
+"""How often s3fs asks for something before it has had any answer: its own five tries take half a minute."""
+
+TRIES = 5
+
 _TIMEOUT_SECONDS = 30.0
 
 _SECRET = re.compile(r"(KEY|SECRET|TOKEN|PASSWORD|CONNECTION_STRING|SAS)", re.IGNORECASE)
@@ -71,6 +76,8 @@ def open_store(url: str) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
 
         filesystem, root = url_to_fs(url, **_options(scheme))
+        if scheme == "s3":
+            filesystem.retries = FIRST_TRIES
     except ImportError:
         extra = {"abfs": "az"}.get(scheme, scheme)
         expected = f"the package {PACKAGES[scheme]}: pip install 'rankscope[{extra}]'"
@@ -84,6 +91,11 @@ def cache_folder() -> Path:
     """Where this machine keeps copies: RANKSCOPE_CACHE, else the user's cache folder."""
     own = os.environ.get("RANKSCOPE_CACHE")
     return Path(own).expanduser() if own else Path(platformdirs.user_cache_dir("rankscope", appauthor=False))
+
+
+def timeout_seconds() -> float:
+    """How long one request may take: RANKSCOPE_STORE_TIMEOUT_SECONDS, else 30."""
+    return float(os.environ.get("RANKSCOPE_STORE_TIMEOUT_SECONDS", _TIMEOUT_SECONDS))
 
 
 def is_passing(error: BaseException) -> bool:
@@ -152,6 +164,6 @@ def _options(scheme: str) -> dict[str, Any]:
     """Listings are never kept: what another process wrote must be seen at once."""
     if scheme != "s3":
         return {"use_listings_cache": False}
-    seconds = float(os.environ.get("RANKSCOPE_STORE_TIMEOUT_SECONDS", _TIMEOUT_SECONDS))
+    seconds = timeout_seconds()
     config = {"connect_timeout": min(10.0, seconds), "read_timeout": seconds, "retries": {"max_attempts": 2}}
     return {"use_listings_cache": False, "config_kwargs": config}

@@ -2,7 +2,7 @@
 
 Writes go to the store first, whole, and are then shown here; reads are local. What makes that right is when this node
 looks at the store again: when a study is opened, and whenever a lock is taken, unless one process of this node has the
-whole study to itself, as nobody else writes then. docs/scale.md says why.
+whole study to itself, as nobody else writes then. docs/architecture.md says why.
 """
 
 from __future__ import annotations

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rankscope.study.problems import InputProblems
-from rankscope.study.store_urls import is_passing, open_store, problem_of
+from rankscope.study.store_urls import TRIES, is_passing, open_store, problem_of, timeout_seconds
 
-_PATIENCE_SECONDS = 120.0
 _ONE_REQUEST_BYTES = 16 * 2**20
 """Larger files are read from the disk and sent in parts."""
 
@@ -71,8 +70,8 @@ class Objects(Protocol):
 class FsspecObjects:
     """Objects of any store that fsspec opens.
 
-    A request that gets no answer is made again for two minutes, but the first of all fails at once: a wrong address
-    is then told before any work. Raises InputProblems for whatever the store refuses.
+    A request that gets no answer is made again for four times the time-out (two minutes), but the first of all fails at
+    once: a wrong address is then told before any work. Raises InputProblems for whatever the store refuses.
     """
 
     def __init__(self, url: str) -> None:
@@ -162,14 +161,14 @@ class FsspecObjects:
     def _ask(self, request: Callable[[Any], _R]) -> _R:
         """The answer. FileNotFoundError and FileExistsError are answers too, unless the bucket is not there."""
         filesystem, _ = self._opened
-        until, wait_seconds = time.monotonic() + _PATIENCE_SECONDS, 1.0
+        until, wait_seconds = time.monotonic() + 4 * timeout_seconds(), 1.0
         while True:
             try:
                 answer = request(filesystem)
             except (FileNotFoundError, FileExistsError) as error:
                 if "bucket does not exist" in str(error):
                     raise InputProblems([problem_of(error, self.url)]) from error
-                self._reached = True
+                self._has_answered(filesystem)
                 raise
             except Exception as error:
                 if not (self._reached and is_passing(error) and time.monotonic() < until):
@@ -177,8 +176,13 @@ class FsspecObjects:
                 time.sleep(wait_seconds)
                 wait_seconds = min(2 * wait_seconds, 15.0)
             else:
-                self._reached = True
+                self._has_answered(filesystem)
                 return answer
+
+    def _has_answered(self, filesystem: Any) -> None:
+        if not self._reached and hasattr(filesystem, "retries"):
+            filesystem.retries = TRIES
+        self._reached = True
 
 
 def _remove(path: str, filesystem: Any) -> None:
