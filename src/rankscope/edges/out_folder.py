@@ -61,7 +61,8 @@ def _repository(url: str) -> str:
     """ORG/NAME of hf://ORG/NAME."""
     name = url.removeprefix(f"{_HUB}://").strip("/")
     if name.count("/") != 1 or ":" in name or "@" in name:
-        raise InputProblems([Problem(url, "--out", "no model of the hub", "hf://ORG/NAME")])
+        shown = f"{_HUB}://{name.rpartition('@')[2]}"  # what stands before @ may be a token
+        raise InputProblems([Problem(shown, "--out", "no model of the hub", "hf://ORG/NAME")])
     return name
 
 

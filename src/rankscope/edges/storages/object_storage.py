@@ -55,6 +55,7 @@ class ObjectStorage:
     def __init__(self, store: Objects, folder: Path) -> None:
         self.url = store.url
         self._store, self._folder = store, folder
+        self._drafts = LocalDisk(folder / "drafts")
         self._stale, self._looking = True, threading.RLock()
         self._put_at: dict[str, float] = {}
         self._locked: dict[str, tuple[bool, float]] = {}
@@ -132,7 +133,7 @@ class ObjectStorage:
     @contextmanager
     def local_draft(self, name: str) -> Iterator[Path]:
         self._fresh()
-        with LocalDisk(self._folder / "drafts").local_draft(secrets.token_hex(8)) as draft:
+        with self._drafts.local_draft(secrets.token_hex(8)) as draft:
             yield draft
             if draft.is_dir():
                 self._publisher().put_folder(name, draft)
@@ -145,7 +146,8 @@ class ObjectStorage:
         if unfinished:
             self._open()[1].check()
             self._store.delete(unfinished)
-        return mirror.files.remove_drafts() + len(unfinished)
+        here = mirror.files.remove_drafts() + self._drafts.remove_drafts()
+        return here + len(unfinished)
 
     # ---- locks ----
 
