@@ -101,7 +101,12 @@ def test_running_statuses_are_put_rarely_and_ends_always(tmp_path: Path) -> None
         one.write("status.json", str(step).encode(), durable=False)
     assert one.read("status.json") == b"49"
     assert bucket.objects["status.json"][0] == b"0"
+    one.write("other.json", b"a fact")
+    assert bucket.objects["status.json"][0] == b"49", "a later fact without an earlier one"
+    one.write("status.json", b"50", durable=False)
     one.write("status.json", b"done")
+    assert bucket.objects["status.json"][0] == b"done"
+    one.write("other.json", b"another")
     assert bucket.objects["status.json"][0] == b"done"
 
 
@@ -129,6 +134,17 @@ def test_a_folder_is_moved_whole_and_replaced_whole(tmp_path: Path) -> None:
         copy = machine.local_copy("adapter.stale")
         assert copy is not None
         assert sorted(path.name for path in copy.iterdir()) == ["config", "more", "weights"]
+
+
+def test_what_a_killed_process_left_in_the_copy_is_not_taken_for_the_store_s(tmp_path: Path) -> None:
+    one = MemoryBucket().machine(tmp_path / "a")
+    one.write("plan.json", b"{}")
+    orphan = tmp_path / "a" / "files" / "adapter" / "weights"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_text("never put")
+    assert one.local_copy("adapter") is None
+    assert one.read("adapter/weights") is None
+    assert one.list("") == ["plan.json"]
 
 
 def test_a_damaged_index_is_begun_anew(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from rankscope.edges.storages import Storage
+from rankscope.edges.storages import Busy, Storage
 from rankscope.edges.storages.local_disk import LocalDisk
 from rankscope.edges.storages.objects.leases import LOCKS, Leases
 from rankscope.edges.storages.objects.mirror import Mirror, is_mark
@@ -58,6 +58,8 @@ class ObjectStorage:
         self._drafts = LocalDisk(folder / "drafts")
         self._stale, self._looking = True, threading.RLock()
         self._put_at: dict[str, float] = {}
+        self._news: set[str] = set()
+        self._taken: dict[str, tuple[float, Busy]] = {}
         self._locked: dict[str, tuple[bool, float]] = {}
         self._opened: tuple[Mirror, Leases] | None = None
 
@@ -112,7 +114,9 @@ class ObjectStorage:
         mirror = self._fresh()
         if not durable and time.monotonic() - self._put_at.get(name, float("-inf")) < _NEWS_SECONDS:
             mirror.files.write(name, content, durable=False)
+            self._news.add(name)
             return
+        self._news.discard(name)
         self._publisher().put(name, content)
         self._put_at[name] = time.monotonic()
 
@@ -122,6 +126,7 @@ class ObjectStorage:
 
     def remove(self, name: str) -> None:
         self._fresh()
+        self._news.discard(name)
         self._publisher().remove(name)
         self._put_at.pop(name, None)
 
@@ -153,10 +158,18 @@ class ObjectStorage:
 
     @contextmanager
     def lock(self, name: str, *, shared: bool = False) -> Iterator[None]:
+        """Who waits asks several times a second: the store is asked every few seconds only."""
         mirror, leases = self._open()
+        until, busy = self._taken.get(name, (float("-inf"), Busy()))
+        if time.monotonic() < until:
+            raise busy
         with ExitStack() as held:
             held.enter_context(self._on_this_node(name, shared=shared))
-            held.enter_context(leases.hold(name.replace("/", "-"), shared=shared))
+            try:
+                held.enter_context(leases.hold(name.replace("/", "-"), shared=shared))
+            except Busy as error:
+                self._taken[name] = time.monotonic() + _LOOK_SECONDS, error
+                raise
             if name == WHOLE_STUDY and not shared:
                 mirror.refresh()
                 held.enter_context(self._alone())
@@ -220,8 +233,17 @@ class ObjectStorage:
         return mirror
 
     def _publisher(self) -> Publisher:
+        """What changes the store, after the news that came before: who goes on elsewhere finds no later fact without an
+        earlier one, such as weights without the loss that they had."""
         mirror, leases = self._open()
-        return Publisher(self._store, mirror, leases.check)
+        publisher = Publisher(self._store, mirror, leases.check)
+        while self._news:
+            name = self._news.pop()
+            content = mirror.files.read(name)
+            if content is not None:
+                publisher.put(name, content)
+                self._put_at[name] = time.monotonic()
+        return publisher
 
 
 def _began(pid: int) -> float | None:

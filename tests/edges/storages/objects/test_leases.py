@@ -11,10 +11,28 @@ from unittest.mock import patch
 import pytest
 from memory_objects import MemoryBucket
 
-from rankscope.edges.storages import Busy
+from rankscope.edges.storages import Busy, object_storage
 from rankscope.edges.storages.objects import leases
 
 MINUTE = leases.LIFE_SECONDS + 5
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every attempt asks the store."""
+    monkeypatch.setattr(object_storage, "_LOOK_SECONDS", 0.0)
+
+
+def test_who_waits_asks_the_store_every_few_seconds_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_storage, "_LOOK_SECONDS", 60.0)
+    bucket = MemoryBucket()
+    asked: list[str] = []
+    other = bucket.machine(tmp_path / "b", on_put=asked.append)
+    with bucket.machine(tmp_path / "a").lock("run-1"):
+        for _ in range(20):
+            with pytest.raises(Busy), other.lock("run-1"):
+                pass
+    assert sum("clock" in name for name in asked) == 1
 
 
 def test_one_machine_at_a_time_and_the_line_says_who(tmp_path: Path) -> None:

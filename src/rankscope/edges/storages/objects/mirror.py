@@ -68,6 +68,8 @@ class Mirror:
 
     def bring(self, name: str) -> Path | None:
         """A local file or folder with all that the store has of it; None where it has nothing."""
+        if not self.index.holds(name):  # what a killed process left here is not the store's
+            return None
         own = self.index.get(name)
         names = [name] if own is not None else [n for n in self.index.below(name) if not is_mark(n)]
         for one in names:
