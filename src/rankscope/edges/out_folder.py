@@ -52,7 +52,8 @@ def out_folder(out: str | Path) -> Iterator[Path]:
             return
         objects = FsspecObjects(checked_url(text))
         # The card last: who finds it finds the rest.
-        files = sorted((path for path in draft.rglob("*") if path.is_file()), key=lambda path: path.name == "README.md")
+        files = sorted(path for path in draft.rglob("*") if path.is_file())
+        files.sort(key=lambda path: path.name == "README.md")
         for file in files:
             objects.put_file(str(file.relative_to(draft)), file)
 
