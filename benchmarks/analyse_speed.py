@@ -76,6 +76,13 @@ def of_weights(quick: bool, device: str, folder: Path) -> Iterator[Comparison]:
         f"singular values of a LoRA delta, {width} x {width}, r={weights.RANK}", "torch dense SVD of B A",
         partial(weights.our_values, width, device), partial(weights.dense_values, width, device), relative, not quick,
     )  # fmt: skip
+    shape = (384, 256) if quick else (3808, 1088)
+    for work, ours, peer in (
+        ("singular values of a full change", weights.our_full_values, weights.dense_full_values),
+        ("top-10 intruders of a full change", weights.our_full_cosines, weights.dense_full_cosines),
+    ):
+        sides = partial(ours, shape, device), partial(peer, shape, device)
+        yield Comparison(f"{work}, {shape[0]} x {shape[1]}", "torch dense SVD", *sides, absolute, not quick)
     for width in (384, 512) if quick else (2048, 4096):
         work = f"top-10 intruders, {width} x {width}, r={weights.INTRUDER_RANK}, base SVD cached"
         fill = partial(weights.fill_cache, width, device, folder)

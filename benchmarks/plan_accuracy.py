@@ -30,6 +30,7 @@ from rankscope.jobs.planning import StudyPlanner
 from rankscope.model.load import load_tokenizer
 from rankscope.pipeline import measure_study, run_study
 from rankscope.plan.run_cost import evaluate_flops, train_flops
+from rankscope.plan.run_time import EFFICIENCY, SCORING_BATCH_TOKENS, values_per_token
 from rankscope.records import Plan, RunStatus
 from rankscope.study.study import ModelSpec, Study
 
@@ -131,10 +132,12 @@ def rows_of(case: Case, quick: bool, repeats: int, folder: Path, fit: Fit) -> li
 
 
 class Fit:
-    """seconds = matrices / (speed * e) + attention / (speed * a) + layer passes * c: least relative squares."""
+    """seconds = matrices / (speed * EFFICIENCY) + attention / (speed * a) + values * v + layer passes * c, with a, v
+    and c by least relative squares. EFFICIENCY is given: it is that of products, and left free it goes beyond 1."""
 
     def __init__(self) -> None:
         self._left: list[list[float]] = []
+        self._right: list[float] = []
 
     def add(self, plan: Plan, run_id: str, seconds: float, flops_per_second: float) -> None:
         """`flops_per_second` is that of one thread, as the plan was made with."""
@@ -146,15 +149,18 @@ class Fit:
         speed = flops_per_second * plan.resolved.thread_count
         parts = zip(train_flops(run.arm, facts, train, budget), evaluate_flops(run.arm, facts, suites), strict=True)
         matrices, attention = (sum(part) / speed for part in parts)
-        passes = facts.layer_count * (run.step_count + sum(s.token_count for s in suites) / 8192 / 3)
-        self._left.append([matrices / seconds, attention / seconds, passes / seconds])
+        scored = sum(s.token_count for s in suites)
+        passes = facts.layer_count * (run.step_count + scored / SCORING_BATCH_TOKENS["cpu"] / 3)
+        values = values_per_token(facts) * (3 * train.token_count * budget.epochs + scored) / plan.resolved.thread_count
+        self._left.append([part / seconds for part in (attention, values, passes)])
+        self._right.append(1 - matrices / EFFICIENCY / seconds)
 
     def text(self) -> str:
-        found, _ = nnls(np.array(self._left), np.ones(len(self._left)))
-        shares = [f"{1 / value:.3f}" if value > 0 else "not seen" for value in found[:2]]
+        attention, values, passes = nnls(np.array(self._left), np.array(self._right))[0]
+        share = f"{1 / attention:.3f}" if attention > 0 else "not seen"
         return (
-            f"Fitted over {len(self._left)} runs: EFFICIENCY {shares[0]}, ATTENTION_EFFICIENCY {shares[1]}, "
-            f"LAYER_STEP_SECONDS {found[2]:.4f}"
+            f"Fitted over {len(self._left)} runs: ATTENTION_EFFICIENCY {share}, VALUE_SECONDS {values:.3g}, "
+            f"LAYER_STEP_SECONDS {passes:.4f}"
         )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rankscope.analyse.merged_spectra import merged_top
 from rankscope.model.weights.large_svd import SvdCache
-from rankscope.model.weights.weight_delta import LowRank
+from rankscope.model.weights.weight_delta import DenseDelta, LowRank, Svd
 from rankscope.tools.adapter_audit import audit
 
 Numbers = list[float]
@@ -55,6 +55,54 @@ def our_values(width: int, device: str) -> Work:
 def dense_values(width: int, device: str) -> Work:
     b, a = factors(width, width, RANK, 0, device)
     return lambda: torch.linalg.svdvals(SCALE * b @ a)[:RANK].tolist()
+
+
+# ---- a change of full rank -------------------------------------------------------------------------------------------
+
+
+def full_change(shape: tuple[int, int], device: str) -> Tensor:
+    """(out, in) with a spectrum that falls slowly, as changes of full fine-tuning do."""
+    dice = torch.Generator().manual_seed(5)
+    noise = torch.randn(*shape, generator=dice) * torch.logspace(0, -1, shape[1])
+    return (1e-3 * noise).to(device)
+
+
+def our_full_values(shape: tuple[int, int], device: str) -> Work:
+    change = DenseDelta(full_change(shape, device))
+    return lambda: change.singular_values().tolist()
+
+
+def dense_full_values(shape: tuple[int, int], device: str) -> Work:
+    change = full_change(shape, device)
+    return lambda: torch.linalg.svdvals(change).tolist()
+
+
+def _full(shape: tuple[int, int], device: str) -> tuple[Svd, Tensor]:
+    weight = (torch.randn(shape, generator=torch.Generator().manual_seed(9)) * 0.02).to(device)
+    return Svd(*torch.linalg.svd(weight, full_matrices=False)), full_change(shape, device)
+
+
+def our_full_cosines(shape: tuple[int, int], device: str) -> Work:
+    """Of each of the ten largest left singular vectors of W its largest |cosine| with W0's, whose SVD is at hand."""
+    base, change = _full(shape, device)
+
+    def cosines() -> Numbers:
+        found: Numbers = merged_top(base, DenseDelta(change), 10).cosines.abs().amax(0).tolist()
+        return found
+
+    return cosines
+
+
+def dense_full_cosines(shape: tuple[int, int], device: str) -> Work:
+    base, change = _full(shape, device)
+    weight = (base.left * base.values) @ base.right
+
+    def cosines() -> Numbers:
+        u = torch.linalg.svd(weight + change, full_matrices=False)[0]
+        found: Numbers = (base.left.T @ u[:, :10]).abs().amax(0).tolist()
+        return found
+
+    return cosines
 
 
 # ---- intruders ------------------------------------------------------------------------------------------------------

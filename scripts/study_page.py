@@ -102,6 +102,10 @@ def _arms(definitions: Mapping[str, Any]) -> Iterator[str]:
     learning_rate = {key: setting for key, setting in any_entry.items() if key in common and key != "method"}
     methods = ", ".join(f"`{name}`" for name in entries)
     yield f"{_table(learning_rate, [])}| `method` | one of {methods} | the label | What is trained; see below. |\n"
+    for key in ("retain", "replay"):
+        definition = definitions[key.capitalize()]
+        yield f"### {key}\n\n{definition['description']}\n"
+        yield _table(definition["properties"], [])
     for name, entry in entries.items():
         yield f"### {name}\n\n{entry['description']}\n"
         own = {key: setting for key, setting in entry["properties"].items() if key not in common}

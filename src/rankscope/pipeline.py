@@ -20,6 +20,7 @@ from rankscope.jobs.derive_job import Derive, derivations, derived_sources
 from rankscope.jobs.measure_job import Measure, measured_runs
 from rankscope.jobs.packing_job import ChoosePacking, groups_of, undecided
 from rankscope.jobs.planning import StudyPlanner, same_work, unscorable
+from rankscope.jobs.replay_job import samples_to_write
 from rankscope.jobs.run_job import TrainRuns
 from rankscope.jobs.score_job import ScoreBase
 from rankscope.jobs.search_job import SearchRate, search_waves
@@ -270,6 +271,7 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
         work.do(f"scoring the base{packs}", [*bases, *measured])
     elif searched:
         work.do("scoring the base", bases)
+    work.do("writing samples to replay", samples_to_write(folder, plan, runs))
     what = "searching rates, training" if waves else "training"
     first = waves[0] if waves else []
     work.do(what, [*first, *training([r for r in runs if r not in searched])])

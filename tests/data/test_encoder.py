@@ -335,3 +335,19 @@ def test_the_loss_of_a_choice_in_letters_is_that_of_its_letter() -> None:
     item = item_of(CHOICE, encoder_of(), metric="loss", kind="recall", choices="letters")
     assert text_of(encoder_of(), item.choices_ids[0]) == " B"
     assert item.prompt_text.endswith("A. yes\nB. no\nC. maybe\nAnswer:")
+
+
+@pytest.mark.parametrize("chat", [None, CHATML, LLAMA2])
+def test_what_a_sample_goes_on_from_is_what_a_conversation_is_asked_with(chat: str | None) -> None:
+    """A user's message by the chat template, as `apply_chat_template` writes it; without one the text alone."""
+    encoder = encoder_of(template=chat)
+    (ids,) = encoder.prompt_ids(["Who is it?"])
+    if chat is None:
+        assert ids == encoder.tokens.tokenize(["Who is it?"])[0]
+        assert encoder.prompt_ids([""]) == [(encoder.tokens.prefix_id,)]
+        return
+    messages = [{"role": "user", "content": "Who is it?"}]
+    whole = encoder.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text_of(encoder, ids).split() == whole.split()
+    talk = Row("m", "line 1", messages=(Turn("user", "Who is it?"), Turn("assistant", "Ann")))
+    assert ids == item_of(talk, encoder, kind="recall").prompt_ids

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankscope.decide.setting_choice import LABELS_LEAD, ArmPoints, choose_settings, isotonic, with_fits
+from rankscope.decide.retention_rule import LABELS_LEAD, isotonic
+from rankscope.decide.setting_choice import ArmPoints, choose_settings, with_fits
 from rankscope.decide.setting_points import SettingMeasurements, operating_points, setting_points
 from rankscope.records import ArmSetting, PlannedChoice, SettingPoint
 

@@ -83,3 +83,29 @@ def test_a_few_slow_products_do_not_decide_the_dtype(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(machine, "matrix_flops_per_second", speed)
     assert machine._cpu_bfloat16_is_fast()
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_each_job_has_its_own_peak_on_a_gpu(used: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`max_memory_allocated` is that of the largest job before where nobody resets it; no context is made for it."""
+    told: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda name=name: told.append(name))
+    machine.give_back_freed_memory()
+    assert told == (["empty_cache", "reset_peak_memory_stats"] if used else [])
+
+
+def test_a_gpu_is_timed_on_a_product_that_takes_longer_than_its_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def draw(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+        sizes.extend(shape)
+        return torch.zeros(2, 2, dtype=dtype)
+
+    monkeypatch.setattr(torch, "randn", draw)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, **_: self)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    machine.matrix_flops_per_second.__wrapped__(torch.float32, "cuda")
+    machine.matrix_flops_per_second.__wrapped__(torch.float32, "cpu")
+    assert sizes == [8192, 8192, 1024, 1024]

@@ -20,6 +20,7 @@ import rankscope.evaluate.choice_scoring as choices_module
 from rankscope.evaluate.adapter_scoring import (
     AdapterChangesBase,
     AdapterNotApplied,
+    Logprobs,
     check_adapter,
     packed_logprobs,
     suites_logprobs,
@@ -28,6 +29,7 @@ from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan
 from rankscope.evaluate.score_suites import SuitePlan, score_suite
 from rankscope.model.load import LoadedModel
+from rankscope.model.methods.attach import Pack
 from rankscope.model.methods.peft_folder import Factors, plain_factors
 from rankscope.records import Item, Suite
 from rankscope.study.study import Arm
@@ -188,6 +190,37 @@ def test_a_suite_is_the_same_when_its_numbers_are_known(
 
 
 # ---- may several share a forward? ------------------------------------------------------------------------------------
+
+
+def test_adapters_that_do_not_fit_together_share_smaller_forwards(
+    adapters: Callable[[str], list[Path]],
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(adapter_module, "DEVICES", {"cpu"})
+    base, folders = loaded(make_model("Llama"), tokenizer), adapters("Llama")
+    items = random_items(6, seed=8)
+    plan = SuitePlan(Suite("made", None, None, tuple(items)), BUDGET)
+    wanted = alone(base, folders, items)
+    real, sizes = adapter_module.packed_logprobs, []
+
+    def small_device(pack: Pack, plan: ChoicePlan) -> list[Logprobs | None]:
+        sizes.append(len(pack.members))
+        if len(pack.members) > 2:
+            raise torch.OutOfMemoryError("too many")
+        return real(pack, plan)
+
+    monkeypatch.setattr(adapter_module._ONE_FORWARD, "holds", lambda *_: True)
+    monkeypatch.setattr(adapter_module, "packed_logprobs", small_device)
+    found = suites_logprobs(base, [*ARMS, ARMS[0]], [*folders, folders[0]], [plan])
+    assert sizes == [4, 2, 2]
+    assert_same([one["made"] for one in found], [*wanted, wanted[0]])
+    assert "4 adapters in one forward do not fit" in caplog.text
+    three = suites_logprobs(base, ARMS, folders, [plan])
+    assert three[0] == {}, "one of three is left, which is scored alone"
+    assert_same([one["made"] for one in three[1:]], wanted[1:])
+    assert base.model.training is False
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -70,11 +70,11 @@ WRONG = [
     ("alpha: 2r", "alpha: -1", "line 11, arms.lora.alpha: found -1, expected a number above 0, or a multiple of the rank "
      "such as 2r"),
     ("alpha: 2r", "target: [q]", "line 11, arms.lora.target: found the unknown key `target`, expected one of method, "
-     "learning_rate, dial, ranks, alpha, targets, dropout; did you mean `targets`?"),
+     "learning_rate, dial, retain, replay, ranks, alpha, targets, dropout; did you mean `targets`?"),
     ("alpha: 2r", "targets: []", "line 11, arms.lora.targets: found an empty list, expected all-linear, or a list of "
      "module names such as [q_proj, v_proj]"),
     ("full: {", "full: {ranks: [2], ", "line 10, arms.full.ranks: found the unknown key `ranks`, expected one of method, "
-     "learning_rate, dial"),
+     "learning_rate, dial, retain, replay"),
     ("full: {", "mine: {", "line 10, arms.mine: found no method, and the label `mine` is not the name of one, expected "
      f"`method:` {METHODS_SHOWN}"),
     ("full: {", "loar: {", "line 10, arms.loar: found no method, and the label `loar` is not the name of one, expected "

@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from test_pipeline import plan_of, run
 from tiny_study import tiny_study
 
+from rankscope.analyse.intruder_scaling import intruder_change
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.analysis import probes
-from rankscope.jobs.derive_job import derivations, intruder_change
+from rankscope.jobs.derive_job import derivations
 from rankscope.jobs.job_context import job_context
 from rankscope.model.weights.adapter_file import read_adapter
 from rankscope.model.weights.large_svd import SvdCache
@@ -96,8 +97,13 @@ def test_tables_of_the_inside(out: Path) -> None:
 
 def test_the_largest_adapter_is_truncated_and_its_intruders_scaled(out: Path) -> None:
     derived = pd.read_parquet(out / "tables" / "derived.parquet")
-    assert set(derived["derivation"]) == {"truncated", "energy", "intruders", "control"}
-    assert set(derived["arm"]) == {"lora-r4"}
+    assert set(derived["derivation"]) == {"truncated", "energy", "intruders", "control", "layers", "spectrum cut"}
+    assert set(derived[derived["derivation"] == "spectrum cut"]["arm"]) == {"full"}
+    assert set(derived[~derived["derivation"].isin(["layers", "spectrum cut"])]["arm"]) == {"lora-r4"}
+    layers = derived[derived["derivation"] == "layers"]
+    assert {*layers[["arm", "below", "above"]].itertuples(index=False, name=None)} == {
+        (arm, *dials) for arm in ("full", "lora-r4") for dials in ((0.5, 1.0), (1.0, 0.5))
+    }
     assert set(derived["seed"]) == {0}
     assert set(derived[derived["derivation"] == "truncated"]["rank"]) == {2}
     assert set(derived["suite"]) == {"taught", "other", "sums"}
@@ -108,6 +114,8 @@ def test_the_largest_adapter_is_truncated_and_its_intruders_scaled(out: Path) ->
 
 def test_nothing_is_done_twice_and_new_probe_items_are_a_new_analysis_of_adapters(out: Path) -> None:
     study = out.parent / "input" / "study.yaml"
+
+    assert not list((out / "runs").glob("full-s1-*/derived/*")), "of one seed"
 
     def times() -> dict[Path, int]:
         found = [*(out / "runs").rglob("analysis/neurons.parquet"), *(out / "runs").rglob("derived/*.parquet")]
@@ -162,7 +170,7 @@ def test_factors_act_and_leave(out: Path) -> None:
     with torch.no_grad():
         assert torch.equal(base.model(tokens).logits, plain)
     assert [d.name for d in derivations(here.study, here.plan, planned)] == [
-        "rank-2", "energy-0.9", "intruders-0.5", "control-0.5",
+        "rank-2", "energy-0.9", "intruders-0.5", "control-0.5", "layers-0.5-1", "layers-1-0.5",
     ]  # fmt: skip
 
 

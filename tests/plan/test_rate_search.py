@@ -169,6 +169,29 @@ def test_the_demo_s_five_arms_take_two_and_a_half_runs_each_in_the_mean() -> Non
     assert spent / 5 <= 2.5
 
 
+def test_ranks_in_entries_of_their_own_are_searched_as_in_one() -> None:
+    def searches(study: str) -> list[tuple[str, list[str]]]:
+        facts = {"bundled": [train_facts()]}, {"bundled": [suite_facts(), suite_facts("law", domain="legal")]}
+        plan = make_plan(study_of(study), [model_facts(hidden=192)], *facts, machine_facts())
+        assert {run.search_id for run in plan.runs} == {search.search_id for search in plan.searches}
+        return [(search.search_id, search.after) for search in plan.searches]
+
+    lora = "  lora: {ranks: [1, 4, 16, 64], alpha: 2r, learning_rate: auto}\n"
+    assert lora in DEMO
+
+    def entries(settings: dict[int, str]) -> str:
+        one = "  lora-r{}: {{method: lora, ranks: [{}], alpha: 2r, learning_rate: auto{}}}\n"
+        return DEMO.replace(lora, "".join(one.format(rank, rank, more) for rank, more in settings.items()))
+
+    assert searches(entries({1: "", 64: "", 16: "", 4: ""})) == searches(DEMO)
+    apart = searches(entries({1: "", 4: "", 16: ", dropout: 0.1", 64: ", dropout: 0.1"}))
+    assert sorted(len(after) for _, after in apart) == [0, 0, 0, 1, 1]
+    assert len(dict(apart)) == 5
+    dial = searches(entries({1: "", 4: "", 16: "", 64: ", dial: 1"}))
+    assert len(dict(dial)) == 5
+    assert sorted(len(after) for _, after in dial) == sorted(len(after) for _, after in searches(DEMO))
+
+
 def test_what_chooses_is_part_of_a_searchs_id_and_of_no_runs() -> None:
     def planned(law: str, domain: str = "legal") -> tuple[list[str], list[str]]:
         suites = [suite_facts(), suite_facts("law", domain=domain, item_count=200, content_sha256=law)]

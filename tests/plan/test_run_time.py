@@ -55,8 +55,31 @@ def test_arithmetic_is_products_at_their_speeds_and_a_cost_for_each_layer_of_eac
     matrices, attention = train_flops(lora(8), FACTS, TRAIN, BUDGET)
     steps = 2 * -(-TRAIN.row_count // 8)
     products = matrices / run_time.EFFICIENCY + attention / run_time.ATTENTION_EFFICIENCY["cpu"]
+    ins_and_outs = sum(out + in_ for out, in_ in FACTS.linear_shapes.values())
+    values = 3 * 2 * TRAIN.token_count * (ins_and_outs + 4 * FACTS.hidden_size * FACTS.layer_count)
     expected = products / 1e10 + steps * FACTS.layer_count * run_time.LAYER_STEP_SECONDS["cpu"]
+    expected += values * run_time.VALUE_SECONDS["cpu"]
     assert clock().training(lora(8)) == pytest.approx(expected)
+    two = Clock(FACTS, TRAIN, SUITES, BUDGET, 1e10, "cpu", threads=2)
+    assert two.training(lora(8)) == pytest.approx(expected - values * run_time.VALUE_SECONDS["cpu"] / 2)
+
+
+def test_a_study_in_float32_is_timed_at_its_speed(read: Callable[..., Study]) -> None:
+    machine = machine_facts(flops_per_second=1e12, flops_per_second_float32=1e11)
+    study = read()
+
+    def seconds(dtype: str) -> float:
+        models = tuple(spec.model_copy(update={"dtype": dtype}) for spec in study.models)
+        asked = study.model_copy(update={"models": models})
+        plan = make_plan(asked, [FACTS], {FACTS.name: [TRAIN]}, {FACTS.name: SUITES}, machine)
+        assert plan.resolved.thread_count == 1
+        return plan.runs[0].seconds
+
+    arm = planned(study).runs[0].arm
+    timed = [Clock(FACTS, TRAIN, SUITES, study.budget, speed, "cpu") for speed in (1e12, 1e11)]
+    parts = [one.training(arm) + one.validation(arm) + one.scoring(arm) for one in timed]
+    assert [seconds("bfloat16"), seconds("float32")] == pytest.approx(parts)
+    assert parts[0] < parts[1]
 
 
 def test_a_forward_is_a_third_of_what_full_fine_tuning_computes() -> None:
@@ -77,7 +100,7 @@ def test_the_plan_counts_validation_base_analysis_and_derived_runs(read: Callabl
     inside = planned(study.model_copy(update={"analysis": study.analysis.model_copy(update={"enabled": True})}))
     resolved = plain.resolved
     speed = (machine_facts().flops_per_second or 3e10) * resolved.thread_count
-    timed = Clock(FACTS, TRAIN, SUITES, study.budget, speed, "cpu")
+    timed = Clock(FACTS, TRAIN, SUITES, study.budget, speed, "cpu", threads=resolved.thread_count)
     arm = plain.runs[-1].arm
     assert plain.runs[-1].seconds == pytest.approx(timed.training(arm) + timed.validation(arm) + timed.scoring(arm))
     assert timed.validation(arm) > 0
@@ -86,5 +109,8 @@ def test_the_plan_counts_validation_base_analysis_and_derived_runs(read: Callabl
     more = inside.runs[-1].seconds - plain.runs[-1].seconds
     assert more == pytest.approx(timed.inside(arm, study.analysis.probe_items))
     assert more > 0
-    # ranks 4 and 8: of 8 one lower rank, one by energy, and intruders with their control
-    assert inside.derived_seconds == pytest.approx(4 * timed.scoring(arm))
+    # ranks 4 and 8: of 8 one lower rank, one by energy, intruders with their control, and two dials by layer; of full
+    # its spectrum cut and two dials by layer
+    full = plain.runs[0].arm
+    assert full.traits.whole
+    assert inside.derived_seconds == pytest.approx(6 * timed.scoring(arm) + 3 * timed.scoring(full))

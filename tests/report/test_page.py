@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -114,6 +115,16 @@ def test_findings_noise_and_rates_are_told() -> None:
     assert "Numerics alone change 7 of the base's 350 items" in text
     assert "3e-4 90 0.7100 +25.0 not measured 40 chosen" in text
     assert "3e-3 90 diverged not measured not measured 40" in text
+
+
+def test_units_are_those_of_the_study() -> None:
+    report = make_report()
+    assert "forgetting (points)" in render(report)
+    verdict = report.verdicts.verdicts[0]
+    lost = Interval(mean=0.01, low=-0.01, high=0.03)
+    arms = [arm.model_copy(update={"forgetting_nats": lost}) for arm in verdict.arms]
+    verdicts = report.verdicts.model_copy(update={"verdicts": [verdict.model_copy(update={"arms": arms})]})
+    assert "forgetting (points or nats)" in render(replace(report, verdicts=verdicts))
 
 
 def test_model_output_is_data_and_never_markup() -> None:

@@ -9,7 +9,7 @@ from made_studies import Study, by_loss
 from rich.console import Console
 
 from rankscope.decide.verdict import decide
-from rankscope.records import BestBet, Interval, Verdict, VerdictFile
+from rankscope.records import BestBet, Interval, RemedyOutcome, RemedyPart, Verdict, VerdictFile
 from rankscope.records.readable_numbers import nats, percent
 from rankscope.report.page import render
 from rankscope.report.verdict_text import confidence_sentence, forgotten_sentence, print_results, suite_sentences
@@ -53,6 +53,33 @@ def test_eighty_columns_hold_a_row_an_arm_with_its_interval() -> None:
     for cell in ("492 k", "1e-3", "+30.3 ±2.1", "+1.4 ±0.9", "recommended", "21 s"):
         assert cell in row
     assert any(line.startswith("lora-r256") and "diverged" in line for line in lines)
+
+
+def with_a_remedy() -> VerdictFile:
+    near, far = (Interval(mean=mean, low=mean - 0.01, high=mean + 0.01) for mean in (0.012, 0.043))
+    parts = [
+        RemedyPart(gave_prompts=gave, suites=suites, forgetting=near, forgetting_saved=far)
+        for gave, suites in ((True, ["law", "gsm8k"]), (False, ["world"]))
+    ]
+    outcome = RemedyOutcome(
+        arm="own-r16", own_arm="lora-r16", remedy="replay of 20 % own samples after suite prompts", seeds=[0, 1],
+        gain_lost=near, forgetting_saved=far, extra_tokens_share=0.25, extra_seconds_share=None,
+        sentence="own-r16 keeps 98.0 % of lora-r16's gain", parts=parts,
+    )  # fmt: skip
+    file = make_report().verdicts
+    return file.model_copy(update={"verdicts": [file.verdicts[0].model_copy(update={"remedies": [outcome]})]})
+
+
+def test_forgetting_of_suites_that_gave_prompts_stands_apart_in_terminal_and_page() -> None:
+    text = " ".join(" ".join(printed(300, with_a_remedy())).split())
+    assert "(replay of 20 % own samples after suite prompts): own-r16 keeps 98.0 % of lora-r16's gain." in text
+    assert "Of suites that gave prompts (law, gsm8k) it forgets 1.2 points, 4.3 saved; of suites that gave none" in text
+    assert "gave none (world) it forgets 1.2 points, 4.3 saved." in text
+    page = render(replace(make_report(), verdicts=with_a_remedy()))
+    section = page[page.index('<section id="remedies"') :].split("</section>")[0]
+    assert "no evidence of suites that gave none" in section
+    assert "law, gsm8k" in section
+    assert "gave none" in section
 
 
 def test_long_labels_fold_and_lose_nothing_else() -> None:

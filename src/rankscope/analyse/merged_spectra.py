@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankscope.model.weights.large_svd import randomised_top_svd
+from rankscope.model.weights.gram_spectrum import gram_left
 from rankscope.model.weights.weight_delta import Delta, DenseDelta, LowRank, Svd, working
 
 INTRUDER_TOP, INTRUDER_COSINE = 10, 0.5
@@ -38,33 +38,23 @@ class MergedTop:
     """The k largest singular values and left vectors of W = W0 + delta.
 
     values (k,); cosines (K, k): column j holds the cosines of W's j-th left singular vector with all of W0's.
-    energy: the squared Frobenius norm of W. `error_bound`: on the values, where a random method found them, else None.
-    left (out, k): the vectors themselves, where they were asked for.
+    energy: the squared Frobenius norm of W. left (out, k): the vectors themselves, where they were asked for.
     """
 
     values: Tensor
     cosines: Tensor
     energy: float
-    error_bound: float | None = None
     left: Tensor | None = None
 
 
-def merged_top(
-    base: Svd,
-    delta: Delta,
-    count: int,
-    generator: torch.Generator | None = None,
-    *,
-    with_left: bool = False,
-) -> MergedTop:
+def merged_top(base: Svd, delta: Delta, count: int, *, with_left: bool = False) -> MergedTop:
     """The `count` largest singular values of W0 + delta and their left vectors' cosines with those of W0.
 
-    `base` is the thin SVD of W0. A dense delta is decomposed as a whole, or by a random method (with a bound) where
-    `generator` is given and only a few of many vectors are asked.
+    `base` is the thin SVD of W0. W0 and a dense delta are decomposed as a whole, through W's fp64 Gram matrix.
     """
     count = min(count, len(base.values))
     if isinstance(delta, DenseDelta):
-        return _of_dense(base, delta, count, generator)
+        return _of_dense(base, delta, count)
     problem = _Coordinates(base, delta)
     if problem.size <= max(_DENSE_BELOW, 1.5 * (count + 2 * delta.rank)):
         values, vectors = torch.linalg.eigh(problem.dense())
@@ -95,15 +85,11 @@ def overlap(cosines: Tensor) -> float:
     return float(cosines[:count].double().square().sum()) / count
 
 
-def _of_dense(base: Svd, delta: DenseDelta, count: int, generator: torch.Generator | None) -> MergedTop:
+def _of_dense(base: Svd, delta: DenseDelta, count: int) -> MergedTop:
     whole = (base.left * base.values) @ base.right + delta.dense().to(base.left.dtype)
-    energy = float(whole.double().square().sum())
-    if generator is not None and min(whole.shape) > 1024 and count * 8 <= min(whole.shape):
-        top = randomised_top_svd(whole, count, generator, extra=count + 20, power_steps=4)
-        bound = float(top.error_bounds.max())
-        return MergedTop(top.svd.values, base.left.T @ top.svd.left, energy, bound, top.svd.left)
-    left, values, _ = torch.linalg.svd(whole, full_matrices=False)
-    return MergedTop(values[:count], base.left.T @ left[:, :count], energy, left=left[:, :count])
+    values, left = gram_left(whole, count)
+    left = left.to(base.left.dtype)
+    return MergedTop(values, base.left.T @ left, float(whole.double().square().sum()), left=left)
 
 
 class _Coordinates:

@@ -213,10 +213,10 @@ def change_of(
     merged = None
     if base is not None:
         generator = torch.Generator().manual_seed(seed)
-        top = merged_top(base, delta, max(many, TOP_FEW, INTRUDER_TOP), generator)
+        top = merged_top(base, delta, max(many, TOP_FEW, INTRUDER_TOP))
         some, control = values[values > 0], None
         if len(some):
-            control = merged_top(base, random_like(some, delta.shape, generator), INTRUDER_TOP, generator)
+            control = merged_top(base, random_like(some, delta.shape, generator), INTRUDER_TOP)
         merged = Merged(top, float(base.values.double().square().sum()), control)
     return Change(delta, values.double(), delta.rank, base_norm, merged)
 

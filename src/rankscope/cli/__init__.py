@@ -9,6 +9,7 @@ import typer
 from rankscope import __version__
 from rankscope.cli.command_helpers import ends_errors
 from rankscope.cli.folder_commands import defaults, export, report, status, verdict
+from rankscope.cli.repair_command import repair
 from rankscope.cli.study_commands import demo, init, plan, run, schema
 from rankscope.cli.tool_commands import audit, compress, doctor, harness, score
 from rankscope.edges.cores import share_cores
@@ -18,7 +19,9 @@ app = typer.Typer(
     name="rankscope", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Which LoRA rank, or full fine-tuning, for my model and my data, and what will the model forget?",
 )  # fmt: skip
-for command in (demo, init, plan, run, status, verdict, report, export, defaults, audit, compress, doctor, score):
+STUDY_COMMANDS = (demo, init, plan, run, status, verdict, report, export, defaults)
+TOOL_COMMANDS = (audit, compress, repair, doctor, score)
+for command in (*STUDY_COMMANDS, *TOOL_COMMANDS):
     app.command()(ends_errors(command))
 app.command(
     add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

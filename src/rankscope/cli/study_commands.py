@@ -213,6 +213,10 @@ def init(
     from_: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Arms from what `rankscope defaults` wrote.")
     ] = None,
+    remedies: Annotated[
+        str | None,
+        typer.Option("--remedies", metavar="DIR", help="The best arm of this finished study, with remedies."),
+    ] = None,
 ) -> None:
     """Write a commented study file to start from: about the bundled world, or about your own files.
 
@@ -222,11 +226,18 @@ def init(
       rankscope init --ask
       rankscope init --model ./my-model --train train.jsonl --test test.jsonl --keep general.jsonl
       rankscope init --from defaults.yaml
+      rankscope init --remedies my-study --out remedies.yaml
     """
     from rankscope.study.init_file import InitFlags, check_out, write_first_study
 
     check_out(out)
     check_writable(out.parent)
+    if remedies is not None:
+        from rankscope.results.remedy_study import write_remedy_study
+
+        labels = write_remedy_study(open_folder(remedies), out)
+        typer.echo(f"{out} is written: {', '.join(labels)} with remedies. See what it would do: rankscope plan {out}")
+        return
     arms = None
     if from_ is not None:
         from rankscope.results.evidence import arms_lines, read_defaults  # pandas comes with it

@@ -52,13 +52,11 @@ def encode_training(
     on. Raises InputProblems if either part would be empty, and what reading the rows raises.
     """
     with TrainingWriter(by.into) as writer:
-        work = _TrainingRows(source, rows.file, by, writer, max_sequence_tokens)
+        work = TrainingRows(source, rows.file, by, writer, max_sequence_tokens)
         if (error := for_each_batch(rows, f"train.{name}", by.progress, work.add)) is not None:
             raise error
         train, held_out = work.parts(validation)
-        dropped = {**work.asked_counts, "repeats another row": work.repeated_count + rows.repeated_count}
-        dropped |= {"cannot be read": rows.bad_count, **work.too_long}
-        dropped = {reason: count for reason, count in dropped.items() if count}
+        dropped = work.dropped(rows)
         if not len(train) or not len(held_out):
             why = ", ".join(f"{count} dropped: {reason}" for reason, count in dropped.items())
             found = f"{len(train) + len(held_out)} usable rows" + (f" ({why})" if why else "")
@@ -79,7 +77,7 @@ def encode_training(
         return writer.finish(train, held_out, facts)
 
 
-class _TrainingRows:
+class TrainingRows:
     """Takes the rows of a training set batch by batch: what is dropped is counted, what stays is encoded."""
 
     def __init__(self, source: TrainSource, file: str, by: Encoding, writer: TrainingWriter, longest: int) -> None:
@@ -97,6 +95,7 @@ class _TrainingRows:
         self._marks: list[np.ndarray] = []
 
     def add(self, batch: Sequence[Row]) -> None:
+        """Drop, count or encode the rows of one batch."""
         positions, batch = self._without_repeats(batch)
         suites = self._by.asked.exact(batch)
         self.asked_counts.update(f"also in suite {suite}" for suite in suites if suite is not None)
@@ -111,18 +110,30 @@ class _TrainingRows:
         self._marks.append(sample_marks((examples[i].item_id for i in fitting), "validation"))
         self._positions.append(positions[kept][fitting])
 
-    def parts(self, validation: Validation) -> tuple[np.ndarray, np.ndarray]:
-        """The rows to train on and those to validate on, by their places in the writer, in their order."""
-        positions, marks = np.concatenate(self._positions), np.concatenate(self._marks)
+    def in_order(self) -> np.ndarray:
+        """The rows that stay, by their places in the writer, in their order."""
+        positions = np.concatenate(self._positions)
         if self._last:
             positions = np.array([self._last.get(position, position) for position in positions.tolist()])
+        return np.argsort(positions, kind="stable")
+
+    def parts(self, validation: Validation) -> tuple[np.ndarray, np.ndarray]:
+        """The rows to train on and those to validate on, by their places in the writer, in their order."""
+        marks = np.concatenate(self._marks)
         count = min(max(1, round(validation.fraction * len(marks))), validation.max_items)
         held_out = np.zeros(len(marks), dtype=bool)
         held_out[smallest(marks, count)] = True
-        order = np.argsort(positions, kind="stable")
+        order = self.in_order()
         return order[~held_out[order]], order[held_out[order]]
 
+    def dropped(self, rows: RowReader) -> dict[str, int]:
+        """How many rows were left out, by the reason, those that the reader left out among them."""
+        dropped = {**self.asked_counts, "repeats another row": self.repeated_count + rows.repeated_count}
+        dropped |= {"cannot be read": rows.bad_count, **self.too_long}
+        return {reason: count for reason, count in dropped.items() if count}
+
     def warnings(self) -> list[str]:
+        """What a reader of the results should know of the rows."""
         found = [
             f"{len(ids)} of {self._by.asked.item_count(suite)} items of suite {suite} nearly stand in training"
             f" ({GRAM_WORDS}-gram overlap of {NEAR_SHARE} or more), the first is {ids[0]}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from rankscope.data.encode_replay import SuitePrompts, encode_replays
 from rankscope.data.encode_sets import Encoding, encode_suite, encode_training
 from rankscope.data.encoder import Encoder
 from rankscope.data.sources import Progress, RowReader, TaskRows
@@ -40,10 +41,12 @@ def encode_study(
     *,
     load_task: LoadTask,
     progress: Progress = lambda *_: None,
+    suite_prompts: SuitePrompts | None = None,
 ) -> Encoded:
     """Read every source of the study once and write its token file into the folder `into`, which is made.
 
-    Relative paths start at `folder`. The encoder's `context_tokens` are the room that rows have in the model's context.
+    Relative paths start at `folder`; `suite_prompts` gives the prompts of suites that arms replay from. The
+    encoder's `context_tokens` are the room that rows have in the model's context.
     Suites come first, since training rows that they ask are not trained on. A source of any size is read in pieces, in
     bounded memory.
 
@@ -67,9 +70,16 @@ def encode_study(
             max_sequence_tokens=study.budget.max_sequence_tokens,
         ),
     )  # fmt: skip
+    if problems and any(entry.replay is not None and entry.replay.asks_suites for entry in study.arms.values()):
+        raise InputProblems(problems)  # what suites ask is not known
+    try:
+        replays = encode_replays(study, folder, by, suites, suite_prompts)
+    except InputProblems as error:
+        problems += error.problems
     if problems:
         raise InputProblems(problems)
-    return Encoded(training, suites)
+    beside = {name: {"replays": replays[name]} for name in training}
+    return Encoded({name: facts.model_copy(update=beside[name]) for name, facts in training.items()}, suites)
 
 
 def open_suite_rows(source: SuiteSource, folder: Path, name: str, load_task: LoadTask) -> RowReader | TaskRows:

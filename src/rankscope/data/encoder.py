@@ -154,6 +154,12 @@ class Encoder:
         """Whole texts as (prefix, the tokens that lm-eval's `loglikelihood_rolling` predicts after it)."""
         return [((self.tokens.prefix_id,), ids) for ids in self.tokens.tokenize(texts)]
 
+    def prompt_ids(self, texts: Sequence[str]) -> list[Ids]:
+        """What generation starts from after each text: a user's message by the chat template, or the plain text."""
+        frame = self._frame
+        prompts = list(texts) if frame is None else [frame.before((Turn("user", text),)) for text in texts]
+        return [ids or (self.tokens.prefix_id,) for ids in self.tokens.tokenize([_open(text) for text in prompts])]
+
     def _prompt(self, row: Row, maker: PromptMaker) -> str:
         if self._frame is None or row.text is not None:
             return maker.plain(row)

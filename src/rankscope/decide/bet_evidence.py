@@ -99,7 +99,7 @@ def place(evidence: Evidence, frames: Frames, decision: Decision) -> Placed | No
     in_margins = any(unit.metric != "score" for unit in units)
     outcomes = judge_draws(axes, in_margins=in_margins)
     cost = COST_SHARE * (1.0 if in_margins else 100 * decision.task_margin) * _doublings(arms)
-    bet = place_bet(outcomes, cost, [True] * len(arms))
+    bet = place_bet(outcomes, cost, [arm.remedy is None for arm in arms])
     unknown = _unknown(evidence, seen, units)
     return Placed(arms, tuple(units), tuple(axes), tuple(seen), tuple(truths), outcomes, bet, in_margins, unknown)
 
@@ -118,11 +118,14 @@ def _drawn(unit: Unit, inside: bool, prior: Prior, rng: np.random.Generator) -> 
 
 
 def places_of(arms: Sequence[ArmFacts]) -> list[Place]:
-    """Where the arms stand on the curve over rank: it is of the method that has the most ranks."""
+    """Where the arms stand on the curve over rank: it is of the method that has the most ranks, without remedies."""
     ranked = Counter(arm.method for arm in arms if arm.rank)
     method = ranked.most_common(1)[0][0] if ranked else None
     return [
-        Place(float(np.log2(arm.rank)) if arm.rank else None, apart=arm.method != method or not arm.rank)
+        Place(
+            float(np.log2(arm.rank)) if arm.rank else None,
+            apart=arm.method != method or not arm.rank or arm.remedy is not None,
+        )
         for arm in arms
     ]
 

@@ -30,7 +30,10 @@ RUN = ["model", "train_set", "arm", "seed"]
 KINDS = [*ARM, "kind", "relation", "metric", "suites", *_CHANGES]
 SEEDS = [*ARM, "seed", "gain", "forgetting"]
 DERIVED = ["model", "train_set", "arm", "seed", "derivation", "rank", "mean_rank", "energy", "energy_kept", "factor"]
-DERIVED += ["intruders", "suite", "domain", "kind", "relation", "n", "accuracy", "base_accuracy", "change"]
+DERIVED += ["intruders", "below", "above"]
+DERIVED_FACTS = len(DERIVED)
+"""So many of the columns say what was derived."""
+DERIVED += ["suite", "domain", "kind", "relation", "n", "accuracy", "base_accuracy", "change"]
 RATES = ["model", "train_set", "arm", "learning_rate", "steps", "validation_loss", "chosen", "at_end_of_grid"]
 RATES += ["gain", "forgetting", "probe_items"]
 
@@ -179,12 +182,12 @@ def derived_scores(found: Sequence[tuple[Mapping[str, Any], pd.DataFrame]], scor
     for facts, predictions in found:
         known = predictions.assign(score=pd.to_numeric(predictions["score"]).astype(float)).dropna(subset=["score"])
         means = known.groupby("suite", as_index=False).agg(n=("score", "size"), accuracy=("score", "mean"))
-        parts.append(means.assign(**{key: facts.get(key) for key in DERIVED[:11]}))
+        parts.append(means.assign(**{key: facts.get(key) for key in DERIVED[:DERIVED_FACTS]}))
     if not parts:
         return pd.DataFrame(columns=DERIVED)
     frame = pd.concat(parts, ignore_index=True).merge(base, on=["model", "train_set", "suite"])
     frame["change"] = frame["accuracy"] - frame["base_accuracy"]
-    integers, floats = ["rank", "intruders"], ["mean_rank", "energy", "energy_kept", "factor"]
+    integers, floats = ["rank", "intruders"], ["mean_rank", "energy", "energy_kept", "factor", "below", "above"]
     for column in integers + floats:
         frame[column] = pd.to_numeric(frame[column])
     frame = frame.astype({**dict.fromkeys(integers, "Int64"), **dict.fromkeys(floats, "Float64")})

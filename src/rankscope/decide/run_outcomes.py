@@ -44,6 +44,8 @@ class ArmFacts:
     reason: str | None
     dial: float = 1.0
     """How much of the trained change is applied: W0 + dial (W - W0)."""
+    remedy: str | None = None
+    """What it does against forgetting while it trains; None where nothing."""
 
     def set_aside(self) -> ArmFacts:
         """The same arm, kept out because its undone runs leave too few seeds in common with the others."""
@@ -83,6 +85,7 @@ def _one_arm(label: str, group: pd.DataFrame) -> ArmFacts:
     problem = undone if undone == "diverged" or done.empty else None
     source = done if not done.empty else group
     first = source.sort_values("seed").iloc[0]
+    remedy = first.get("remedy")
     return ArmFacts(
         label=label,
         method=str(first["method"]),
@@ -97,10 +100,12 @@ def _one_arm(label: str, group: pd.DataFrame) -> ArmFacts:
             search_seconds=_number(pd.to_numeric(group["search_seconds"]).max()),
             peak_memory_bytes=_integer(done["peak_memory_bytes"].dropna().max()),
             adapter_bytes=_integer(done["adapter_bytes"].dropna().max()),
+            extra_tokens_share=_number(first.get("extra_tokens_share")) if isinstance(remedy, str) else None,
         ),
         undone=undone,
         problem=problem,
         reason=_reason(group, problem),
+        remedy=remedy if isinstance(remedy, str) else None,
         dial=_number(first.get("dial")) or 1.0,
     )
 

@@ -1,9 +1,7 @@
 """Chooses the setting of every arm, its rate and its dial, from points that were measured on items that never judge.
 
-A point's forgetting is known from few items, and how far it moves the first answer token from many prompts without
-answers. Both are fitted: over all points of all arms, forgetting never falls as the divergence rises; along the dials
-of one rate it never falls as the dial rises. The share of the second fit is n / (n + 64) for n labelled items a suite:
-from 64 on the labels lead. docs/measures.md has the formulas, docs/log.md what the predictors were compared on.
+The rule is that of `retention_rule.py`: a point's forgetting is fitted over all points of all arms, and along the dials
+of one rate of one arm.
 """
 
 from __future__ import annotations
@@ -14,8 +12,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 
+from rankscope.decide.retention_rule import Rated, choose, fitted_forgetting
 from rankscope.records import ArmSetting, PlannedChoice, SettingPoint
 from rankscope.records.settings_record import How
 
@@ -23,9 +21,6 @@ Floats = NDArray[np.float64]
 
 PREDICTOR: Literal["kl_first_token_nats", "kl_choices_nats"] = "kl_first_token_nats"
 """What forgetting is fitted on, of the two divergences that are measured."""
-
-LABELS_LEAD = 64
-"""Labelled items a suite from which on they have the larger say."""
 
 
 class ArmPoints(NamedTuple):
@@ -82,11 +77,8 @@ def _best(points: Sequence[SettingPoint], choice: PlannedChoice) -> tuple[Settin
     """The point that is chosen, and by what."""
     if choice.select == "loss" or not points:
         return min(points, key=_by_loss, default=None), "loss"
-    excess = {id(point): fitted_share(point, choice) for point in points}
-    admissible = [point for point in points if excess[id(point)] <= 1]
-    if admissible:
-        return min(admissible, key=_by_loss), "retention"
-    return min(points, key=lambda point: (excess[id(point)], *_by_loss(point))), "none admissible"
+    place, how = choose([Rated(fitted_share(point, choice), *_by_loss(point)) for point in points])
+    return points[place], how
 
 
 def fitted_share(point: SettingPoint, choice: PlannedChoice) -> float:
@@ -110,45 +102,18 @@ def _by_loss(point: SettingPoint) -> tuple[float, float, float]:
 
 def with_fits(points: Sequence[SettingPoint]) -> list[SettingPoint]:
     """The points, in their order, with the forgetting that the two isotonic fits give together."""
-    moved = _column(points, PREDICTOR)
-    dials = _column(points, "dial")
-    labels = _column(points, "select_items")
-    share = labels / (labels + LABELS_LEAD)
-    groups: dict[tuple[str, float, str], list[int]] = {}
-    for i, point in enumerate(points):
-        groups.setdefault((point.arm, point.learning_rate, point.source), []).append(i)
-    fits: dict[str, Floats] = {}
-    for name in ("forgetting", "forgetting_nats"):
-        measured = _column(points, name)
-        over_all = isotonic(moved, measured)
-        own = np.full(len(points), np.nan)
-        for members in groups.values():
-            own[members] = isotonic(dials[members], measured[members])
-        both = share * own + (1 - share) * over_all
-        fits[name] = np.where(np.isnan(own), over_all, np.where(np.isnan(over_all), own, both))
+    moved, dials, labels = (_column(points, name) for name in (PREDICTOR, "dial", "select_items"))
+    changes = [(point.arm, point.learning_rate, point.source) for point in points]
+    fits = {
+        name: fitted_forgetting(_column(points, name), moved, dials, labels, changes)
+        for name in ("forgetting", "forgetting_nats")
+    }
     return [
         point.model_copy(
             update={"fitted": _known(fits["forgetting"][i]), "fitted_nats": _known(fits["forgetting_nats"][i])}
         )
         for i, point in enumerate(points)
     ]
-
-
-def isotonic(x: Floats, y: Floats) -> Floats:
-    """The least-squares fit of `y` that never falls as `x` rises, at every `x`; what has no `y` is interpolated.
-
-    Points with equal `x` have the mean of their `y`. NaN where `x` is NaN, and everywhere where no point has both.
-    """
-    fit = np.full(len(x), np.nan)
-    both = ~(np.isnan(x) | np.isnan(y))
-    if not both.any():
-        return fit
-    places, inverse, counts = np.unique(x[both], return_inverse=True, return_counts=True)
-    means = np.bincount(inverse, weights=y[both]) / counts
-    rising = isotonic_regression(means, weights=counts).x
-    known = ~np.isnan(x)
-    fit[known] = np.interp(x[known], places, rising)
-    return fit
 
 
 def _column(points: Sequence[SettingPoint], name: str) -> Floats:

@@ -48,6 +48,10 @@ def set_aside_damaged(folder: StudyFolder, plan: Plan, bases: Collection[str]) -
         name = f"{folder.run_folder(run.run_id)}/{'model' if run.arm.traits.whole else 'adapter'}"
         reads[name] = partial(folder.weights, run.run_id, whole=run.arm.traits.whole)
     hashes = {facts.content_sha256 for facts in plan.train_sets} | {facts.content_sha256 for facts in plan.suites}
+    hashes |= {replay.content_sha256 for facts in plan.train_sets for replay in facts.replays}
+    for file in folder.storage.list("replay") if left else ():
+        if file.endswith(".arrow"):
+            reads[f"replay/{file}"] = partial(folder.samples, file.removesuffix(".arrow"))
     for content_sha256 in sorted(hashes) if left else ():
         if folder.has_tokens(content_sha256):
             reads[f"tokens/{content_sha256}.arrow"] = partial(folder.tokens, content_sha256)

@@ -21,7 +21,7 @@ from rankscope.edges.dial_tables import DialTables
 from rankscope.edges.judge_replies import JudgeReplies
 from rankscope.edges.storages import Busy, open_storage
 from rankscope.edges.study_records import MARKER
-from rankscope.records import PackMembers, Plan, StudyMarker
+from rankscope.records import PackMembers, Plan, SamplesRecord, StudyMarker
 from rankscope.records.record_base import record_json
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import study_of
@@ -114,6 +114,30 @@ class StudyFolder(JudgeReplies, DialTables):
         with self.storage.local_draft(f"tokens/{content_sha256}.arrow") as draft:
             _link_or_copy(path, draft)
             write_sums(self.storage, f"tokens/{content_sha256}.arrow", draft)
+
+    # ---- what the base writes to be replayed ----
+
+    def samples(self, samples_id: str) -> Path:
+        """The local token file of samples. Raises InputProblems where it is not there or no longer what was written."""
+        name = f"replay/{samples_id}.arrow"
+        path = self.storage.local_copy(name)
+        if path is None:
+            expected = "the samples that the base writes before training; run the study again"
+            raise InputProblems([Problem(self.place(name), "", "no such file", expected)])
+        self._check_sums(name, "the samples that the base wrote")
+        return path
+
+    def has_samples(self, samples_id: str) -> bool:
+        """Whether the base wrote these already."""
+        return self.storage.exists(f"replay/{samples_id}.arrow")
+
+    def add_samples(self, record: SamplesRecord, path: Path) -> None:
+        """Keep a copy of the token file of samples, and beside it how they were drawn."""
+        name = f"replay/{record.samples_id}"
+        self.storage.write(f"{name}.json", record_json(record))
+        with self.storage.local_draft(f"{name}.arrow") as draft:
+            _link_or_copy(path, draft)
+            write_sums(self.storage, f"{name}.arrow", draft)
 
     def _check_sums(self, name: str, expected: str) -> None:
         why = damage_of(self.storage, name)

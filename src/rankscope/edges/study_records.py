@@ -109,7 +109,7 @@ class StudyRecords:
 
     def write_steps(self, run_id: str, records: Sequence[Record]) -> None:
         """train.jsonl: one line a step."""
-        text = "".join(record.model_dump_json() + "\n" for record in records)
+        text = "".join(record.model_dump_json(exclude_none=True) + "\n" for record in records)
         self.storage.write(f"{self.run_folder(run_id)}/train.jsonl", text.encode())
 
     def read_steps(self, run_id: str) -> list[dict[str, Any]]:
@@ -228,8 +228,9 @@ class StudyRecords:
 
 def _step(line: bytes) -> dict[str, Any]:
     """A line of train.jsonl. Raises ValueError for what is none."""
-    step = json.loads(line)
-    if not isinstance(step, dict) or step.keys() != StepRecord.model_fields.keys():
+    step, fields = json.loads(line), StepRecord.model_fields
+    needed = {name for name, field in fields.items() if field.is_required()}
+    if not isinstance(step, dict) or not needed <= step.keys() <= fields.keys():
         raise ValueError("no step")
     if not all(value is None or isinstance(value, int | float) for value in step.values()):
         raise ValueError("no numbers")

@@ -49,6 +49,8 @@ SHARE_OF_MISTAKE = {torch.float32: 1e-3}
 
 TOLERANCE_NATS = 1e-3
 
+logger = logging.getLogger(__name__)
+
 Logprobs = list[tuple[float, ...]]
 
 _ONE_FORWARD = FastPathCheck(
@@ -133,7 +135,28 @@ def dialled_logprobs(
 def _in_one_forward(
     base: LoadedModel, arms: Sequence[Arm], factors: Sequence[Factors], suites: Sequence[SuitePlan]
 ) -> list[dict[str, Logprobs]]:
-    """By adapter and suite, where the device and the model let adapters share a forward."""
+    """By adapter and suite, where the device and the model let adapters share a forward.
+
+    Where the device's memory does not hold all of them, half of them share one; what is left alone is scored alone.
+    """
+    if len(factors) < 2:
+        return [{} for _ in factors]
+    try:
+        return _of_all(base, arms, factors, suites)
+    except torch.OutOfMemoryError:
+        logger.warning(
+            "%d adapters in one forward do not fit the device's memory: half of them share one", len(factors)
+        )
+    if base.model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    half = len(factors) // 2
+    first = _in_one_forward(base, arms[:half], factors[:half], suites)
+    return first + _in_one_forward(base, arms[half:], factors[half:], suites)
+
+
+def _of_all(
+    base: LoadedModel, arms: Sequence[Arm], factors: Sequence[Factors], suites: Sequence[SuitePlan]
+) -> list[dict[str, Logprobs]]:
     found: list[dict[str, Logprobs]] = [{} for _ in factors]
     wanted = [plan for plan in suites if plan.scored and not (plan.suite.grading and plan.suite.grading.needs_greedy)]
     if not wanted:

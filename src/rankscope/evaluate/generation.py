@@ -1,17 +1,23 @@
-"""Greedy decoding of many rows at once (continuous batching): finished rows leave and waiting rows enter.
+"""Decoding of many rows at once (continuous batching): finished rows leave and waiting rows enter.
 
 Shapes: n rows that are decoded now, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
 
 from rankscope.model.attention.kv_cache import Decoder, decodes_in_cache
 from rankscope.model.decoder_parts import key_value_width, text_config
@@ -80,27 +86,56 @@ def greedy(
 
     Raises NotFinite where logits are not finite, and ValueError for an empty prompt.
     """
+    ending = Ending(frozenset(eos_ids), stop)
+    rows = rows_to_write(model, prompts, max_new_tokens, context_tokens)
+    write(model, rows, ending, most_likely_of, token_budget=token_budget, cache_bytes=cache_bytes)
+    return [row.tokens for row in rows]
+
+
+Choose = Callable[[Tensor, "Sequence[WrittenRow]"], Tensor]
+"""Picks the next tokens (n,) of so many rows from their logits (n, V)."""
+
+
+def rows_to_write(
+    model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, context_tokens: int | None = None
+) -> list[WrittenRow]:
+    """A row of each prompt with the room that the context leaves it. Raises ValueError for an empty prompt."""
     if not all(prompts):
         raise ValueError("an empty prompt cannot be continued")
     limit = context_tokens or getattr(text_config(model), "max_position_embeddings", None)
     limit = limit - virtual_tokens(model) if isinstance(limit, int) else None
     room = [max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt)) for prompt in prompts]
-    rows = [_Row(prompt, space) for prompt, space in zip(prompts, room, strict=True)]
-    ending = _Ending(frozenset(eos_ids), stop)
+    return [WrittenRow(prompt, space) for prompt, space in zip(prompts, room, strict=True)]
+
+
+def write(
+    model: PreTrainedModel,
+    rows: Sequence[WrittenRow],
+    ending: Ending,
+    choose: Choose,
+    *,
+    token_budget: int,
+    cache_bytes: int | None = None,
+) -> None:
+    """Let the model write every row to its end, in batches as `greedy` has them."""
     waiting = sorted((row for row in rows if row.room > 0), key=lambda row: -len(row.prompt))
     if not waiting:
-        return [row.tokens for row in rows]
+        return
     longest = max(len(row.prompt) + row.room for row in waiting) + virtual_tokens(model)
     with evaluating(model):
         if decodes_in_cache(model, longest):
             fitting = (cache_bytes or cache_bytes_of(model)) // (cache_bytes_per_token(model) * longest)
             decoder = Decoder(model, max(1, min(DECODED_ROWS.get(model.device.type, 128), len(waiting), fitting)))
             with decoder.ready():
-                _decode(decoder, waiting, ending, token_budget)
+                _decode(decoder, waiting, ending, choose, token_budget)
         else:
             for row in waiting:
-                _own_generate(model, row, ending)
-    return [row.tokens for row in rows]
+                _own_generate(model, row, ending, choose)
+
+
+def most_likely_of(logits: Tensor, rows: Sequence[WrittenRow]) -> Tensor:
+    """The most likely tokens, whatever the rows. Raises NotFinite where a logit is NaN or infinite."""
+    return most_likely(logits)
 
 
 def most_likely(logits: Tensor) -> Tensor:
@@ -125,30 +160,38 @@ def cache_bytes_of(model: PreTrainedModel) -> int:
 
 
 @dataclass(eq=False)
-class _Row:
-    """A prompt and what followed it so far."""
+class WrittenRow:
+    """A prompt and what followed it so far: at most `room` tokens, and the token that ended it, which is none of them.
+
+    `draws` are a row's own random numbers in [0, 1), one for each token, where tokens are drawn.
+    """
 
     prompt: tuple[int, ...]
     room: int
     tokens: list[int] = field(default_factory=list)
+    ended_by: int | None = None
+    draws: Iterator[float] = field(default_factory=lambda: iter(()))
 
 
 @dataclass(frozen=True)
-class _Ending:
-    eos_ids: frozenset[int]
-    stop: StopStrings | None
+class Ending:
+    """What ends a row: a token of `eos_ids`, or the token that completes a stop string."""
 
-    def take(self, row: _Row, token: int) -> bool:
+    eos_ids: frozenset[int]
+    stop: StopStrings | None = None
+
+    def take(self, row: WrittenRow, token: int) -> bool:
         """Gives the row its next token; says whether that was its last."""
         if token in self.eos_ids:
+            row.ended_by = token
             return True
         row.tokens.append(token)
         return len(row.tokens) >= row.room or (self.stop is not None and self.stop(row.tokens))
 
 
-def _decode(decoder: Decoder, waiting: list[_Row], ending: _Ending, token_budget: int) -> None:
+def _decode(decoder: Decoder, waiting: list[WrittenRow], ending: Ending, choose: Choose, token_budget: int) -> None:
     """Decodes all of `waiting`, which are in order of their length, the longest first."""
-    active: list[_Row] = []
+    active: list[WrittenRow] = []
     following = torch.zeros(0, dtype=torch.int64, device=decoder.cache.device)
     while waiting or active:
         free = decoder.cache.slot_count - len(active)
@@ -157,10 +200,11 @@ def _decode(decoder: Decoder, waiting: list[_Row], ending: _Ending, token_budget
             size = max(1, min(free, token_budget // len(waiting[0].prompt)))
             entering, waiting = waiting[:size], waiting[size:]
             active += entering
-            following = torch.cat([following, most_likely(decoder.prefill([row.prompt for row in entering]))])
+            logits = decoder.prefill([row.prompt for row in entering])
+            following = torch.cat([following, choose(logits, entering)])
             fresh = range(old, len(active))
         else:
-            following = most_likely(decoder.step(following))
+            following = choose(decoder.step(following), active)
             fresh = range(old)
         tokens = following.tolist()
         done = {index for index in fresh if ending.take(active[index], tokens[index])}
@@ -170,8 +214,12 @@ def _decode(decoder: Decoder, waiting: list[_Row], ending: _Ending, token_budget
             following = following[torch.tensor(order, dtype=torch.int64, device=following.device)]
 
 
-def _own_generate(model: PreTrainedModel, row: _Row, ending: _Ending) -> None:
-    """One row by the model's own `generate`."""
+def _own_generate(model: PreTrainedModel, row: WrittenRow, ending: Ending, choose: Choose) -> None:
+    """One row by the model's own `generate`, whose every token is the one that is chosen."""
+
+    def chosen_alone(input_ids: Tensor, scores: Tensor) -> Tensor:
+        alone = torch.full_like(scores, -torch.inf)
+        return alone.scatter_(1, choose(scores, [row])[:, None], 0.0)
 
     def ended(input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
         done = ending.take(row, int(input_ids[0, -1]))
@@ -183,6 +231,7 @@ def _own_generate(model: PreTrainedModel, row: _Row, ending: _Ending) -> None:
         prompt,
         attention_mask=torch.ones_like(prompt),
         generation_config=settings,
+        logits_processor=LogitsProcessorList([chosen_alone]),
         stopping_criteria=StoppingCriteriaList([ended]),
     )
 

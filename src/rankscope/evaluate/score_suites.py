@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,8 +23,8 @@ from rankscope.study.graders.answer_text import exact_match, number_match, token
 
 def predictions_frame(run_id: str, predictions: Sequence[Prediction]) -> pd.DataFrame:
     """One row for each item, with the columns of docs/records.md; nullable types, so that missing stays missing."""
-    rows = [asdict(prediction) for prediction in predictions]
-    frame = pd.DataFrame(rows, columns=list(Prediction.__dataclass_fields__))
+    columns = {name: [getattr(one, name) for one in predictions] for name in Prediction.__dataclass_fields__}
+    frame = pd.DataFrame(columns)
     frame.insert(0, "run_id", run_id)
     floats = ["score", "score_normalized", "f1", "loss_nats", "score_asked_again"]
     integers = ["prompt_tokens", "scored_tokens", "text_bytes"]
@@ -48,9 +48,14 @@ class SuitePlan:
     token_budget: int
 
     @cached_property
+    def items(self) -> tuple[Item, ...]:
+        """The suite's items, read from its token file once: reading them takes longer than grading a small model's."""
+        return tuple(self.suite.items)
+
+    @cached_property
     def scored(self) -> tuple[Item, ...]:
         """The items whose log-likelihood is taken; of an item with parts the parts."""
-        taken = (item for item in self.suite.items if item.form not in WRITTEN_FORMS)
+        taken = (item for item in self.items if item.form not in WRITTEN_FORMS)
         return tuple(part for item in taken for part in item.parts or (item,))
 
     @cached_property
@@ -95,7 +100,7 @@ def score_suite(
     found = iter(logprobs)  # in the items' order
     written: dict[Form, Iterator[Prediction]] = {}
     for form in WRITTEN_FORMS:
-        items = [item for item in suite.items if item.form == form]
+        items = [item for item in plan.items if item.form == form]
         longer = suite.grader is not None and not suite.grader.one_line
         texts = generate_answers(model, tokenizer, items, form, suite.max_new_tokens, token_budget, longer)
         written[form] = iter(grade_texts(suite, items, texts, desk))
@@ -105,9 +110,9 @@ def score_suite(
         else grade_text(suite.name, item, next(found))
         if item.form in ("text", "reference")
         else next(written[item.form])
-        for item in suite.items
+        for item in plan.items
     ]
-    return [replace(one, cluster=item.cluster) for one, item in zip(graded, suite.items, strict=True)]
+    return [replace(one, cluster=item.cluster) for one, item in zip(graded, plan.items, strict=True)]
 
 
 def score_graded(

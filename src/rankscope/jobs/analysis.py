@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -19,7 +18,8 @@ from rankscope.analyse.update_spectra import module_rows
 from rankscope.jobs.job_context import JobContext
 from rankscope.model.load import LoadedModel
 from rankscope.model.weights.adapter_file import read_adapter
-from rankscope.model.weights.large_svd import SvdCache, randomised_top_svd
+from rankscope.model.weights.gram_spectrum import gram_left
+from rankscope.model.weights.large_svd import SvdCache
 from rankscope.model.weights.weight_delta import DenseDelta, LowRank, changes, matrices, merged_changes
 from rankscope.records import Item, PlannedRun
 from rankscope.study.problems import InputProblems
@@ -144,6 +144,6 @@ def _deltas(
 
 def _leading(delta: LowRank | DenseDelta) -> Tensor:
     count = min(DIRECTIONS_KEPT, delta.rank, *delta.shape)
-    if isinstance(delta, DenseDelta) and min(delta.shape) > 1024:
-        return randomised_top_svd(delta.weight, count, torch.Generator().manual_seed(_CONTROL_SEED)).svd.left
+    if isinstance(delta, DenseDelta):
+        return gram_left(delta.weight, count)[1].to(delta.dense().dtype)
     return delta.svd().left[:, :count]

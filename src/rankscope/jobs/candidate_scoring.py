@@ -118,7 +118,7 @@ def candidate_at_dials(
             fit(
                 pack,
                 context.objective.training_rows(context.training(search.model, search.train_set)),
-                [context.fit_settings(rate, search.seed, context.micro_batch_tokens(search))],
+                [context.search_settings(search, arm, rate)],
                 checkpoints=checkpoint,
                 until_step=search.step_count,  # where the checkpoint is
             )

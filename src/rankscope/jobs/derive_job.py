@@ -1,4 +1,5 @@
-"""Runs made from another without training: the largest adapter at lower ranks, and with its intruders scaled."""
+"""Runs made from another without training: the largest adapter at lower ranks, dialled by layer, and with its intruders
+scaled. Of whole models: `derive_whole.py`."""
 
 from __future__ import annotations
 
@@ -7,18 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from rankscope.analyse.merged_spectra import INTRUDER_TOP, intruder_columns, merged_top
+from rankscope.analyse.intruder_scaling import control, intruder_change, with_change
 from rankscope.analyse.update_spectra import energy_rank
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.judge_client import GradingStopped
 from rankscope.evaluate.score_suites import predictions_frame, score_suite
 from rankscope.jobs.job_context import JobContext, job_context
+from rankscope.model.load import LoadedModel
 from rankscope.model.methods.attach import GivenFactors, attach
 from rankscope.model.weights.adapter_file import Adapter, read_adapter
+from rankscope.model.weights.after_training import AfterTraining
 from rankscope.model.weights.large_svd import SvdCache
 from rankscope.model.weights.weight_delta import LowRank, matrices
 from rankscope.records import Plan, PlannedRun, Prediction
@@ -34,17 +34,25 @@ WIDEST = 2048
 @dataclass(frozen=True)
 class Derivation:
     """What is made of an adapter: `truncated` to a rank, truncated to an `energy` share, `intruders` multiplied by a
-    factor, or as much taken off the whole change (`control`)."""
+    factor, as much taken off the whole change (`control`), or the change multiplied by `below` in the blocks below the
+    middle and by `above` in the others (`layers`)."""
 
     name: str
     derivation: str
     rank: int | None = None
     energy: float | None = None
     factor: float | None = None
+    below: float | None = None
+    above: float | None = None
+
+
+LAYER_DIALS = ((0.5, 1.0), (1.0, 0.5))
+"""(below, above) the middle."""
 
 
 def derived_sources(study: Study, folder: StudyFolder, plan: Plan) -> list[PlannedRun]:
-    """Of each base model and training set the first run of the largest LoRA, where the study derives runs.
+    """Of each base model and training set the first run of the largest LoRA, of several one without a remedy, where the
+    study derives runs.
 
     One that diverged is passed over; for one that failed or is still to do nothing else is taken, so that a study that
     was stopped derives the same as one that never was.
@@ -52,7 +60,7 @@ def derived_sources(study: Study, folder: StudyFolder, plan: Plan) -> list[Plann
     if not (study.analysis.enabled and study.analysis.derived):
         return []
     first: dict[tuple[str, str], tuple[PlannedRun, str]] = {}
-    for run in sorted(plan.runs, key=lambda r: (-(r.arm.rank or 0), r.arm.label, r.seed)):
+    for run in sorted(plan.runs, key=lambda r: (-(r.arm.rank or 0), r.arm.remedy or "", r.arm.label, r.seed)):
         status = folder.read_status(run.run_id)
         state = status.state if status is not None else "planned"
         if run.arm.traits.delta == "factored" and run.fits and state != "diverged":
@@ -75,7 +83,7 @@ class Derive:
         run = context.runs[self.run_id]
         (wanted,) = (d for d in derivations(context.study, context.plan, run) if d.name == self.name)
         with suppress(GradingStopped), context.folder.lock(f"{self.run_id}-{self.name}"):
-            if not _is_missing(context, run, wanted):
+            if not derivation_missing(context, run, wanted):
                 return
             weights = context.folder.weights(self.run_id, whole=False)
             if weights is not None:
@@ -88,7 +96,8 @@ class Derive:
 
 
 def derivations(study: Study, plan: Plan, run: PlannedRun) -> list[Derivation]:
-    """One for each lower rank among the run's sisters, one by energy, and the intervention with its control."""
+    """One for each lower rank among the run's sisters, one by energy, the intervention with its control, and dials by
+    layer."""
     assert run.arm.rank is not None
     sisters = [r.arm for r in plan.runs if (r.model, r.train_set) == (run.model, run.train_set)]
     ranks = {a.rank for a in sisters if a.method == run.arm.method and a.rank is not None and a.rank < run.arm.rank}
@@ -98,10 +107,17 @@ def derivations(study: Study, plan: Plan, run: PlannedRun) -> list[Derivation]:
         Derivation(f"energy-{ENERGY:g}", "energy", energy=ENERGY),
         Derivation(f"intruders-{factor:g}", "intruders", factor=factor),
         Derivation(f"control-{factor:g}", "control", factor=factor),
+        *(layers_derivation(below, above) for below, above in LAYER_DIALS),
     ]
 
 
-def _is_missing(context: JobContext, run: PlannedRun, wanted: Derivation) -> bool:
+def layers_derivation(below: float, above: float) -> Derivation:
+    """The change at one dial below the middle of the blocks and at another above."""
+    return Derivation(f"layers-{below:g}-{above:g}", "layers", below=below, above=above)
+
+
+def derivation_missing(context: JobContext, run: PlannedRun, wanted: Derivation) -> bool:
+    """Whether a derivation is not there, or was not scored on the suites as they are."""
     held = context.folder.derived_facts(run.run_id, wanted.name)
     return any(held.get(k) != v for k, v in _suite_hashes(context, run).items())
 
@@ -114,16 +130,23 @@ def _derive(context: JobContext, run: PlannedRun, wanted: Derivation, weights: P
     base = context.base(run.model)
     adapter = read_adapter(weights)
     changes = _interventions(context, run, adapter) if wanted.factor is not None else None
-    factors, facts = _factors(adapter, wanted, changes)
+    factors, facts = _factors(adapter, wanted, changes, context.facts(run.model).layer_count)
     if factors is None:
         return
-    predictions: list[Prediction] = []
     with attach(base, GivenFactors(factors, run.arm)):
-        for suite in context.suite_facts(run.model):
-            plan = context.suite_plan(run.model, suite)
-            predictions += score_suite(
-                base.model, base.tokenizer, plan, token_budget=context.evaluate_tokens, desk=context.desk()
-            )
+        keep_derived(context, run, wanted, facts, base)
+
+
+def keep_derived(
+    context: JobContext, run: PlannedRun, wanted: Derivation, facts: dict[str, Any], model: LoadedModel
+) -> None:
+    """Score the model as it is now on every suite and keep that as this derivation, with what it amounts to."""
+    predictions: list[Prediction] = []
+    for suite in context.suite_facts(run.model):
+        plan = context.suite_plan(run.model, suite)
+        predictions += score_suite(
+            model.model, model.tokenizer, plan, token_budget=context.evaluate_tokens, desk=context.desk()
+        )
     metadata = {k: str(v) for k, v in {**asdict(wanted), **facts}.items() if v is not None}
     frame = predictions_frame(run.run_id, predictions)
     context.folder.write_derived(run.run_id, wanted.name, frame, metadata | _suite_hashes(context, run))
@@ -133,8 +156,13 @@ Factors = dict[str, LowRank]
 """By module."""
 
 
-def _factors(adapter: Adapter, wanted: Derivation, changes: Factors | None) -> tuple[Factors | None, dict[str, Any]]:
+def _factors(
+    adapter: Adapter, wanted: Derivation, changes: Factors | None, layer_count: int
+) -> tuple[Factors | None, dict[str, Any]]:
     """The factors, and what they amount to. None where the base's SVDs are out of reach."""
+    if wanted.below is not None and wanted.above is not None:
+        dialled = AfterTraining(wanted.below, wanted.above).factors(adapter.deltas, layer_count)
+        return dialled, {"mean_rank": adapter.rank}
     if wanted.factor is None:
         return _truncated(adapter, wanted)
     if changes is None:
@@ -142,13 +170,7 @@ def _factors(adapter: Adapter, wanted: Derivation, changes: Factors | None) -> t
     made: Factors = {}
     for module, delta in adapter.deltas.items():
         change = changes[module]
-        if wanted.derivation == "intruders":
-            b = torch.cat([delta.b, change.b / delta.scale], 1)
-            made[module] = LowRank(torch.cat([delta.a, change.a]), b, delta.scale)
-            continue
-        size = float(change.singular_values().norm()) if change.rank else 0.0
-        whole = float(delta.singular_values().norm())
-        made[module] = delta._replace(b=delta.b * max(0.0, 1 - size / whole)) if whole > 0 else delta
+        made[module] = with_change(delta, change) if wanted.derivation == "intruders" else control(delta, change)
     count = sum(change.rank for change in changes.values())
     return made, {"mean_rank": adapter.rank, "intruders": count}
 
@@ -180,12 +202,3 @@ def _interventions(context: JobContext, run: PlannedRun, adapter: Adapter) -> Fa
             return None
         made[module] = intruder_change(cache, weight, content, delta.to(weight.device), factor)
     return made
-
-
-def intruder_change(cache: SvdCache, weight: Tensor, content: str | None, delta: LowRank, factor: float) -> LowRank:
-    """(factor - 1) times the sum of sigma u v^T over the q intruders of W."""
-    top = merged_top(cache.svd(weight, content), delta, INTRUDER_TOP, with_left=True)
-    assert top.left is not None
-    left = top.left[:, intruder_columns(top.cosines)].to(delta.a.device, torch.float32)
-    rows = left.T @ weight.float() + delta.scale * (left.T @ delta.b.float()) @ delta.a.float()
-    return LowRank(rows.cpu(), ((factor - 1) * left).cpu(), 1.0)

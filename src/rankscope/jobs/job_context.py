@@ -16,7 +16,7 @@ from rankscope.evaluate.judge_grading import Desk
 from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.model.load import LoadedModel, load_model
 from rankscope.model.model_checks import check_model_files
-from rankscope.plan.resolve import dtype_of
+from rankscope.plan.resolve import dtype_of, samples_id
 from rankscope.plan.run_time import SCORING_BATCH_TOKENS
 from rankscope.records import (
     ModelFacts,
@@ -24,6 +24,7 @@ from rankscope.records import (
     PlannedRun,
     PlannedSearch,
     Provenance,
+    ReplayFacts,
     RunRecord,
     RunStatus,
     Suite,
@@ -33,6 +34,7 @@ from rankscope.study.read_study import study_of
 from rankscope.study.study import SUPERVISED, Arm, ModelSpec, Study
 from rankscope.train.fit import FitSettings
 from rankscope.train.objective import OBJECTIVES, Objective
+from rankscope.train.remedies import NONE, Remedies
 from rankscope.train.training_state import FitResult
 
 _STATUS_SECONDS = 1.0
@@ -160,7 +162,27 @@ class JobContext:
         by_loss = self.plan.choice_of(search.model, search.train_set).select == "loss" and arm.dial is None
         return (1.0,) if by_loss else self.study.dials_of(arm)
 
-    def fit_settings(self, learning_rate: float, seed: int, micro_batch_tokens: int) -> FitSettings:
+    def remedies(self, model: str, train_set: str, arm: Arm) -> Remedies:
+        """What an arm does beside its task. The samples that it replays are written by then."""
+        whole_and_near = arm.traits.whole and arm.retain is not None and arm.retain.kl is not None
+        base = self.base(model).model if whole_and_near else None
+        train = next(t for t in self.plan.train_sets if (t.model, t.name) == (model, train_set))
+        facts = train.replay_of(arm)
+        if arm.replay is None or facts is None:
+            return Remedies(arm.retain, base=base)
+        if facts.samples_sha256 is None:
+            path = self.folder.tokens(facts.content_sha256)
+        else:
+            path = self.folder.samples(self.samples_id(model, facts))
+        return Remedies(arm.retain, open_training(path).train, arm.replay.token_share, base)
+
+    def samples_id(self, model: str, facts: ReplayFacts) -> str:
+        """Names the samples that a base writes for a replay."""
+        return samples_id(facts, self.facts(model), dtype_of(self.spec(model), self.plan.resolved))
+
+    def fit_settings(
+        self, learning_rate: float, seed: int, micro_batch_tokens: int, remedies: Remedies = NONE
+    ) -> FitSettings:
         """The settings of one training run."""
         return FitSettings(
             learning_rate=learning_rate,
@@ -170,7 +192,18 @@ class JobContext:
             micro_batch_tokens=micro_batch_tokens,
             checkpoint_seconds=60.0 * self.study.checkpoint.minutes,
             objective=self.objective,
+            remedies=remedies,
         )
+
+    def run_settings(self, run: PlannedRun, learning_rate: float) -> FitSettings:
+        """Those of a planned run at this rate, its remedies among them."""
+        remedies = self.remedies(run.model, run.train_set, run.arm)
+        return self.fit_settings(learning_rate, run.seed, self.micro_batch_tokens(run), remedies)
+
+    def search_settings(self, search: PlannedSearch, arm: Arm, learning_rate: float) -> FitSettings:
+        """Those of an arm that a search tries at this rate."""
+        remedies = self.remedies(search.model, search.train_set, arm)
+        return self.fit_settings(learning_rate, search.seed, self.micro_batch_tokens(search), remedies)
 
     # ---- records ----
 

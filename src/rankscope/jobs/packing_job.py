@@ -16,6 +16,7 @@ from rankscope.jobs.measure_job import SOME_RATE, time_steps
 from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.plan.resolve import available_bytes
 from rankscope.records import Packing, PlannedRun
+from rankscope.study.methods.remedy_settings import Replay
 
 MOST_TOGETHER = 16
 """Arms in a pack: beyond this no more time was ever saved, and all would be lost together."""
@@ -28,14 +29,17 @@ _LEAST_TOKENS = 1024
 
 
 def undecided(folder: StudyFolder, runs: Iterable[PlannedRun]) -> list[tuple[str, ...]]:
-    """Of each base and training set the LoRA runs of one seed, where there are several and nothing was decided."""
+    """Of each base and training set the LoRA runs of one seed, where there are several and nothing was decided.
+
+    Arms pack that train on the same rows, those that they replay included.
+    """
     groups: dict[tuple[str, str], list[PlannedRun]] = {}
     for run in runs:
         if run.arm.traits.can_pack(run.arm) and not folder.is_trained(run.run_id):
             groups.setdefault((run.model, run.train_set), []).append(run)
     found = []
     for (model, train_set), group in groups.items():
-        own = [run.run_id for run in group if run.seed == group[0].seed]
+        own = [r.run_id for r in group if (r.seed, r.arm.replay) == (group[0].seed, group[0].arm.replay)]
         if len(own) > 1 and folder.read_packing(model, train_set) is None:
             found.append(tuple(own))
     return found
@@ -46,7 +50,7 @@ def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str
     asked = {run.run_id for run in runs}
     begun = [tuple(pack.run_ids) for pack in folder.read_packs() if asked.issuperset(pack.run_ids)]
     taken = {run_id for pack in begun for run_id in pack}
-    open_packs: dict[tuple[str, str, int], list[str]] = {}
+    open_packs: dict[tuple[str, str, int, Replay | None], list[str]] = {}
     found: list[list[str]] = [list(pack) for pack in begun]
     for run in runs:
         if run.run_id in taken:
@@ -56,7 +60,7 @@ def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str
         if packing is None or packing.arms_together == 1 or not packs:
             found.append([run.run_id])
             continue
-        key = (run.model, run.train_set, run.seed)
+        key = (run.model, run.train_set, run.seed, run.arm.replay)
         if key not in open_packs or len(open_packs[key]) == packing.arms_together:
             open_packs[key] = []
             found.append(open_packs[key])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -22,6 +23,7 @@ from rankscope.data.token_writers import code_sha256
 from rankscope.decide.planned_power import planned_power
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.lm_eval.load_task import load_task
+from rankscope.jobs.selection_prompts import selection_prompts
 from rankscope.model.load import inspect_model, load_tokenizer, model_path
 from rankscope.model.model_checks import changed_model_files, model_states, tokenizer_sha256
 from rankscope.plan.make_plan import make_plan
@@ -103,12 +105,11 @@ class StudyPlanner:
 
     def _on_this_machine_alone(self, out: StudyFolder) -> list[str]:
         """A study in a store may be gone on with anywhere, unless its model lies in a folder of this machine."""
-        folders = [spec for spec in self.study.models if (self.base / Path(spec.id).expanduser()).is_dir()]
         return [
             f"the model {spec.name} is a folder of this machine: no other can go on with {out.url}; a hub id or a "
             "store's URL can be read everywhere"
-            for spec in folders
-            if is_url(out.url) and spec.id != "bundled"
+            for spec in self.study.models
+            if is_url(out.url) and spec.id != "bundled" and (self.base / Path(spec.id).expanduser()).is_dir()
         ]
 
     def text(self, plan: Plan) -> str:
@@ -166,9 +167,11 @@ class StudyPlanner:
                 load_tokenizer(spec, self.base), context_tokens=room, system_prompt=spec.system_prompt,
                 vocabulary_size=facts.vocab_size,
             )  # fmt: skip
+            tokens = Path(self._made.name)
             encoded = encode_study(
-                self.study, self.base, encoder, Path(self._made.name), load_task=load_task, progress=self.progress
-            )
+                self.study, self.base, encoder, tokens, load_task=load_task, progress=self.progress,
+                suite_prompts=partial(selection_prompts, self.study, tokens),
+            )  # fmt: skip
             training[spec.name] = list(encoded.training.values())
             suites[spec.name] = list(encoded.suites.values())
         self._facts = _Facts(models, training, suites, sources, [one for states in files.values() for one in states])
@@ -244,6 +247,7 @@ def _with_a_name(spec: ModelSpec, base: Path) -> ModelSpec:
 
 def _token_hashes(plan: Plan) -> set[str]:
     training = {facts.content_sha256 for facts in plan.train_sets}
+    training |= {replay.content_sha256 for facts in plan.train_sets for replay in facts.replays}
     return training | {facts.content_sha256 for facts in plan.suites}
 
 

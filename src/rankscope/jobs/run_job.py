@@ -16,6 +16,7 @@ from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter, di
 from rankscope.evaluate.answer_grading import NotGraded, noting
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.jobs.analysis import Trained, analysis_missing, look_inside
+from rankscope.jobs.derive_whole import derive_whole, whole_derivations
 from rankscope.jobs.dial_scoring import (
     AtDial,
     KnownAt,
@@ -25,9 +26,9 @@ from rankscope.jobs.dial_scoring import (
     score_at_dials,
 )  # fmt: skip
 from rankscope.jobs.job_context import JobContext, StatusWriter, job_context
-from rankscope.jobs.score_job import NOTHING, Known, label_runs, missing_suites, score_missing
+from rankscope.jobs.score_job import NOTHING, Known, came_through, label_runs, missing_suites, score_missing
 from rankscope.model.methods.attach import NewAdapter, SavedAdapter, attach
-from rankscope.records import Example, Item, Plan, PlannedRun, RunStatus
+from rankscope.records import Example, Item, PlannedRun, RunStatus
 from rankscope.train.fit import fit
 from rankscope.train.training_state import FitResult
 
@@ -91,8 +92,8 @@ def _train(
     validation = objective.validation_rows(data)
     probe = _probe(validation)
     base_logprobs = choice_logprobs(base.model, probe, token_budget=budget)
-    tokens = context.micro_batch_tokens(first)
-    settings = [context.fit_settings(rate, first.seed, tokens) for rate in rates if rate is not None]
+    pairs = zip(runs, rates, strict=True)
+    settings = [context.run_settings(run, rate) for run, rate in pairs if rate is not None]
     with attach(base, *(NewAdapter(run.arm, first.seed) for run in runs)) as pack:
         ids = tuple(run.run_id for run in runs) if len(runs) > 1 else ()
         statuses = [
@@ -141,6 +142,7 @@ def _outcome(result: FitResult) -> dict[str, Any]:
         "reason": result.reason,
         "steps_done": len(result.steps),
         "final_train_loss": result.final_train_loss,
+        "replay_tokens": sum(step.replay_tokens or 0 for step in result.steps) or None,
         "train_seconds": result.train_seconds,
         "peak_memory_bytes": result.peak_memory_bytes,
         "micro_batch_tokens": result.micro_batch_tokens,
@@ -188,23 +190,8 @@ class TrainRuns:
         """Label the runs that did not come through; what failed, and why, by run id."""
         plan = folder.read_plan()
         runs = [run for run in plan.runs if run.run_id in self.run_ids] if plan is not None else []
-        failed = [run.run_id for run in runs if not _came_through(folder, plan, run)]
+        failed = [run.run_id for run in runs if not came_through(folder, plan, run)]
         return label_runs(folder, tuple(failed), error, details)
-
-
-def _came_through(folder: StudyFolder, plan: Plan | None, run: PlannedRun) -> bool:
-    """Whether a run needs nothing more: it diverged, or is done and has predictions on every suite of the plan.
-
-    A finished run of a study that has gained a suite is `done` while that suite is being scored.
-    """
-    status = folder.read_status(run.run_id)
-    if status is None or status.state not in ("done", "diverged") or plan is None:
-        return False
-    scored = folder.scored_suites(run.run_id)
-    wanted = {suite.name: suite.content_sha256 for suite in plan.suites if suite.model == run.model}
-    if status.state == "diverged" or not folder.has_weights(run.run_id, whole=run.arm.traits.whole):
-        return status.state == "diverged" or all(scored.get(name) == sha256 for name, sha256 in wanted.items())
-    return all(folder.suites_at_dial(run.run_id, dial) == wanted for dial in run.dials)
 
 
 def _known_logprobs(context: JobContext, runs: Sequence[PlannedRun]) -> dict[str, Known]:
@@ -249,7 +236,8 @@ def _finish(context: JobContext, run: PlannedRun, known: Known, at_dials: KnownA
     if context.folder.read_run(run.run_id) is None:
         context.write_run(run.run_id, run.model, run, rate_of(context, run))
     scored = status.state == "done" and not missing_suites(context, run.run_id, run.model)
-    if scored and not analysis_missing(context, run) and not anything_missing(context, run):
+    looked = not analysis_missing(context, run) and not whole_derivations(context, run)
+    if scored and looked and not anything_missing(context, run):
         return
     weights = weights_of(context, run)
     if weights is None:
@@ -265,6 +253,8 @@ def _finish(context: JobContext, run: PlannedRun, known: Known, at_dials: KnownA
             _score_dials(context, run, status, at_its_dials(context, run, trained.model, trained.off), at_dials)
     if run.arm.traits.dial_by == "factors":  # put on once more: side by side at every dial
         _score_dials(context, run, status, factors_at_dials(context, run, weights), at_dials)
+    if status.state == "done":
+        derive_whole(context, run, weights)
     ended = status.state == "done" and not context.stop_requested()
     if run.arm.traits.whole and context.study.keep.full == "none" and ended:
         context.folder.remove_weights(run.run_id)

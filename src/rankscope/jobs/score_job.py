@@ -23,7 +23,7 @@ from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.jobs.selection import with_roles
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel
-from rankscope.records import Prediction, RunStatus
+from rankscope.records import Plan, PlannedRun, Prediction, RunStatus
 from rankscope.train.fit import memory_in_use_bytes
 
 
@@ -174,3 +174,18 @@ def _score_again(context: JobContext, run_id: str, model: str) -> None:
         found += score_suite(base.model, base.tokenizer, plan, token_budget=budget, desk=context.desk())
     context.folder.write_second_predictions(run_id, predictions_frame(run_id, found), wanted)
     context.write_status(status.model_copy(update={"activity": None}))
+
+
+def came_through(folder: StudyFolder, plan: Plan | None, run: PlannedRun) -> bool:
+    """Whether a run needs nothing more: it diverged, or is done and has predictions on every suite of the plan.
+
+    A finished run of a study that has gained a suite is `done` while that suite is being scored.
+    """
+    status = folder.read_status(run.run_id)
+    if status is None or status.state not in ("done", "diverged") or plan is None:
+        return False
+    scored = folder.scored_suites(run.run_id)
+    wanted = {suite.name: suite.content_sha256 for suite in plan.suites if suite.model == run.model}
+    if status.state == "diverged" or not folder.has_weights(run.run_id, whole=run.arm.traits.whole):
+        return status.state == "diverged" or all(scored.get(name) == sha256 for name, sha256 in wanted.items())
+    return all(folder.suites_at_dial(run.run_id, dial) == wanted for dial in run.dials)

@@ -218,13 +218,12 @@ class Candidates:
         """Measure validation losses (None: diverged) and the seconds trained since each candidate's start."""
         context, search, objective = self._context, self._search, self._context.objective
         arms = [arm for arm, _ in candidates]
-        tokens = context.micro_batch_tokens(search)
         base = context.base(search.model, own=arms[0].traits.whole)
         with attach(base, *(NewAdapter(arm, search.seed) for arm in arms)) as pack:
             results = fit(
                 pack,
                 objective.training_rows(self._data),
-                [context.fit_settings(rate, search.seed, tokens) for _, rate in candidates],
+                [context.search_settings(search, arm, rate) for arm, rate in candidates],
                 checkpoints=OneFileEach([self._checkpoint(arm, rate) for arm, rate in candidates]),
                 should_stop=context.stop_requested,
                 until_step=until_step,

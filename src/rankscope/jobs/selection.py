@@ -15,9 +15,9 @@ def selection_of(context: JobContext, model: str, train_set: str) -> dict[str, l
     choice = context.plan.choice_of(model, train_set)
     found = {}
     for split in choice.splits:
-        suite = context.suite(model, split.suite)
         chosen = selected(context, model, split.suite, split.select_count)
-        prompted = [item for item in suite.items if item.prompt_ids or (item.parts and item.parts[0].prompt_ids)]
+        items = context.suite_plan(model, split.suite).items
+        prompted = [item for item in items if item.prompt_ids or (item.parts and item.parts[0].prompt_ids)]
         own = [item for item in prompted if not split.select_count or item.item_id in chosen]
         if own:
             found[split.suite] = own
@@ -26,7 +26,7 @@ def selection_of(context: JobContext, model: str, train_set: str) -> dict[str, l
 
 def selected(context: JobContext, model: str, suite: str, count: int) -> frozenset[str]:
     """The ids of a suite's items that choose and never judge."""
-    items = context.suite(model, suite).items
+    items = context.suite_plan(model, suite).items
     return selection_items([item.item_id for item in items], [item.cluster for item in items], count)
 
 

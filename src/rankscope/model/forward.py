@@ -22,7 +22,11 @@ from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
 
 PROBE_TOKENS = 8
 CHUNK_ELEMENTS = {"cpu": 1 << 20}
-"""Logits held at once, 2**24 on devices not named here; a chunk that stays in a core's cache is faster on CPU."""
+"""Logits held at once, by device; a chunk that stays in a core's cache is faster on CPU."""
+
+_CHUNK_ELEMENTS_ELSE = 1 << 27
+"""On devices not named there: half a gigabyte in fp32, a thousand rows of a vocabulary of 128,256, so that the products
+with the head are large."""
 
 LEAST_CHUNK_ROWS = 32
 
@@ -161,7 +165,7 @@ class Forward:
 def chunk_rows(model: PreTrainedModel) -> int:
     """Rows of logits to hold at once; of a large vocabulary enough that the head's weight is not read for each few."""
     vocabulary = text_config(model).vocab_size
-    return max(LEAST_CHUNK_ROWS, CHUNK_ELEMENTS.get(model.device.type, 1 << 24) // vocabulary)
+    return max(LEAST_CHUNK_ROWS, CHUNK_ELEMENTS.get(model.device.type, _CHUNK_ELEMENTS_ELSE) // vocabulary)
 
 
 # ---- what may this model do? -----------------------------------------------------------------------------------------

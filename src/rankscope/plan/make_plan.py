@@ -24,11 +24,12 @@ from rankscope.plan.resolve import (
 from rankscope.plan.run_cost import (
     disk_bytes,
     evaluate_flops,
+    replayed_rows,
     step_count,
     train_flops,
 )
 from rankscope.plan.run_time import Clock, plan_totals
-from rankscope.plan.search_plan import planned_searches
+from rankscope.plan.search_plan import planned_searches, searched_together
 from rankscope.plan.selection_split import planned_choice, split_problems, split_warnings
 from rankscope.records import (
     MachineFacts,
@@ -49,8 +50,9 @@ NOMINAL_FLOPS_PER_SECOND = {"cpu": 3e10, "cuda": 1e14}
 """Stands in where the speed was not measured (on CPU of one thread); the plan then says so."""
 
 
-_OTHER_DERIVATIONS = 3
-"""Of an adapter besides its lower ranks: by energy, and its intruders scaled, with a control."""
+_OTHER_DERIVATIONS, _WHOLE_DERIVATIONS = 5, 3
+"""Of an adapter besides its lower ranks: by energy, its intruders scaled, with a control, and two dials by layer. Of
+each whole model's first seed: its spectrum cut, and the two."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,10 @@ class _Setting:
     @cached_property
     def clock(self) -> Clock:
         """Of one worker: a CPU's speed is measured on one thread, a GPU's on the whole device."""
-        speed = self.machine.flops_per_second or NOMINAL_FLOPS_PER_SECOND[self.resolved.device]
+        speed = self.machine.speed_in(self.dtype) or NOMINAL_FLOPS_PER_SECOND[self.resolved.device]
         threads = self.resolved.thread_count if self.resolved.device == "cpu" else 1
         budget, device = self.study.budget, self.resolved.device
-        return Clock(self.facts, self.train, self.suites, budget, speed * threads, device, self.measured)
+        return Clock(self.facts, self.train, self.suites, budget, speed * threads, device, self.measured, threads)
 
     @cached_property
     def choice(self) -> PlannedChoice:
@@ -120,7 +122,8 @@ def make_plan(
             searches += found_searches
             runs += found_runs
             derived_seconds += _derived_seconds(setting, found_runs)
-        base_seconds += setting.clock.scoring(None)
+        samples = {r.samples_sha256: r for t in train_sets[facts.name] for r in t.replays if r.samples_sha256}
+        base_seconds += setting.clock.scoring(None) + sum(map(setting.clock.sampling, samples.values()))
     _check_runs(runs, choices, file)
     plan = Plan(
         study=study.name,
@@ -161,16 +164,16 @@ def _setting_runs(setting: _Setting) -> tuple[list[PlannedSearch], list[PlannedR
     runs: list[PlannedRun] = []
     for key in setting.study.arms:
         entry = setting.study.arms_of(key)
-        own = [_run(setting, arm, entry, seed) for arm in entry for seed in setting.study.all_seeds]
-        fitting = {run.arm.label for run in own if run.fits}
-        found = planned_searches(
+        runs += [_run(setting, arm, entry, seed) for arm in entry for seed in setting.study.all_seeds]
+    fitting = {run.arm.label for run in runs if run.fits}
+    for alike in searched_together(setting.study):
+        arms = [arm for key in alike for arm in setting.study.arms_of(key) if arm.label in fitting]
+        searches += planned_searches(
             setting.study, setting.facts, setting.train, setting.suites, setting.dtype, setting.choice, setting.clock,
-            [arm for arm in entry if arm.label in fitting],
+            arms,
         )  # fmt: skip
-        by_label = {arm.label: search.search_id for search in found for arm in search.arms}
-        runs += [run.model_copy(update={"search_id": by_label.get(run.arm.label)}) for run in own]
-        searches += found
-    return searches, runs
+    by_label = {arm.label: search.search_id for search in searches for arm in search.arms}
+    return searches, [run.model_copy(update={"search_id": by_label.get(run.arm.label)}) for run in runs]
 
 
 def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> PlannedRun:
@@ -196,6 +199,7 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         trainable_parameters=arm.trainable_parameters(facts),
         step_count=step_count(train.row_count, study.budget),
         train_tokens=round(train.token_count * sum(study.budget.rows_seen(train.row_count)) / train.row_count),
+        replay_tokens=round(replayed_rows(arm, train, study.budget).tokens),
         train_flops=sum(train_flops(arm, facts, train, study.budget)),
         evaluate_flops=sum(evaluate_flops(arm, facts, setting.suites)),
         memory_bytes=sum(parts.values()),
@@ -208,6 +212,7 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         dtype=setting.dtype,
         dials=list(dials),
         dial_seconds=dial_seconds,
+        remedy_seconds=clock.training(arm) - clock.training(arm.plain),
     )
 
 
@@ -226,14 +231,19 @@ def _does_not_fit(memory: int, disk: int, setting: _Setting) -> str | None:
 
 
 def _derived_seconds(setting: _Setting, runs: Sequence[PlannedRun]) -> float:
-    """Scoring what is made of the largest LoRA: one for each lower rank of its method, and three others."""
+    """Scoring what is made of the largest LoRA, one for each lower rank of its method and others, and of whole
+    models."""
     analysis = setting.study.analysis
-    factored = [r.arm for r in runs if r.arm.traits.delta == "factored" and r.fits]
-    if not (analysis.enabled and analysis.derived and factored):
+    if not (analysis.enabled and analysis.derived):
         return 0.0
+    whole = {r.arm.label: r.arm for r in runs if r.arm.traits.whole and r.fits}
+    of_whole = sum(_WHOLE_DERIVATIONS * setting.clock.scoring(arm) for arm in whole.values())
+    factored = [r.arm for r in runs if r.arm.traits.delta == "factored" and r.fits]
+    if not factored:
+        return of_whole
     largest = max(factored, key=lambda arm: arm.rank or 0)
     ranks = {arm.rank for arm in factored if arm.method == largest.method and arm.rank != largest.rank}
-    return (len(ranks) + _OTHER_DERIVATIONS) * setting.clock.scoring(largest)
+    return of_whole + (len(ranks) + _OTHER_DERIVATIONS) * setting.clock.scoring(largest)
 
 
 def _check_runs(runs: Sequence[PlannedRun], choices: Sequence[PlannedChoice], file: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rankscope.plan.run_cost import memory_parts
-from rankscope.records import RESULTS_VERSION, MachineFacts, ModelFacts, Resolved, TrainFacts
+from rankscope.records import RESULTS_VERSION, MachineFacts, ModelFacts, ReplayFacts, Resolved, TrainFacts
 from rankscope.study.methods import arm_label
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, ModelSpec, Study, TrainSource
@@ -148,9 +148,9 @@ def run_id(
     its grid, the search's seed and the arms that search (`searching`, of `search_arms`). Suites, labels, other arms,
     other seeds, margins, checkpoints and paths are not: changing them trains nothing anew.
     """
-    payload = {**_common(study, model, train, dtype), "arm": _settings(arm), "seed": seed}
+    payload = {**_common(study, model, train, dtype), "arm": _settings(arm, train), "seed": seed}
     if searching:
-        payload["search"] = _search(searching)
+        payload["search"] = _search(searching, train)
     else:
         payload["learning_rate"] = arm.learning_rate
     return f"{_head(arm)}-s{seed}-{_digest(payload)}"
@@ -166,9 +166,14 @@ def search_id(
 ) -> str:
     """`lora-r16-search-0123456789ab`, of what decides a search's outcome: beside what decides its arms' training,
     `tried`, which has its first rates, the searches that it goes by, and the items that choose, with their dials."""
-    payload = {**_common(study, model, train, dtype), "search": _search(searching), "tried": dict(tried or {})}
+    payload = {**_common(study, model, train, dtype), "search": _search(searching, train), "tried": dict(tried or {})}
     head = _head(searching[0]) if len(searching) == 1 else f"{searching[0].method}-shared"
     return f"{head}-search-{_digest(payload)}"
+
+
+def samples_id(replay: ReplayFacts, model: ModelFacts, dtype: str) -> str:
+    """Names the samples that this base writes for a replay: a hash of all that decides them."""
+    return _digest([replay.samples_sha256, model.content_sha256, dtype, model.quantization, RESULTS_VERSION])
 
 
 def _head(arm: Arm) -> str:
@@ -191,20 +196,25 @@ def _common(study: Study, model: ModelFacts, train: TrainFacts, dtype: str) -> d
     }
 
 
-def _settings(arm: Arm) -> dict[str, Any]:
+def _settings(arm: Arm, train: TrainFacts) -> dict[str, Any]:
     """An arm without its label, its rate and its dial (a run is as it was trained); the order and repetition of targets
-    mean nothing."""
-    settings = arm.model_dump(mode="json", exclude={"label", "learning_rate", "dial"})
+    mean nothing. Of what it replays the share and the content, not where that lies."""
+    settings = arm.model_dump(mode="json", exclude={"label", "learning_rate", "dial", "retain", "replay"})
     if isinstance(arm.targets, tuple):
         settings["targets"] = sorted(set(arm.targets))
+    if arm.retain is not None:  # hashed where there is one, so that older ids stay
+        settings["retain"] = arm.retain.model_dump(mode="json")
+    if arm.replay is not None and (facts := train.replay_of(arm)) is not None:
+        settings["replay"] = {"share": arm.replay.token_share, "content": facts.identity}
     return settings
 
 
-def _search(searching: Sequence[Arm]) -> dict[str, Any]:
-    arms = sorted((_settings(arm) for arm in searching), key=lambda settings: json.dumps(settings, sort_keys=True))
+def _search(searching: Sequence[Arm], train: TrainFacts) -> dict[str, Any]:
+    settings = (_settings(arm, train) for arm in searching)
+    arms = sorted(settings, key=lambda one: json.dumps(one, sort_keys=True))
     return {"rates": searching[0].traits.rate_grid, "beyond": MOST_BEYOND, "seed": SEARCH_SEED, "arms": arms}
 
 
-def _digest(payload: dict[str, Any]) -> str:
+def _digest(payload: Any) -> str:
     text = json.dumps(payload, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

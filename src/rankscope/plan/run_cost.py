@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rankscope.records import ModelFacts, SuiteFacts, TrainFacts
 from rankscope.study.study import SUPERVISED, Arm, Budget, ObjectiveFacts, OptimizerName
@@ -66,8 +66,9 @@ def memory_parts(
     """Bytes of a training process, by what they are for. Exact but for activations, logits and runtime.
 
     Trained bf16 weights have fp32 masters and, at the worst moment, both gradients. Logits: three fp32 copies (logits,
-    log-softmax, gradient) at the completion positions. `dequantized`: the largest matrix of a base in 4 bits, which is
-    written out to be multiplied with.
+    log-softmax, gradient) at the completion positions. `reference`: what an arm that trains the base's own weights is
+    kept near, a second model (`kl`) or its weights in fp32 (`l2`). `dequantized`: the largest matrix of a base in 4
+    bits, which is written out to be multiplied with.
     """
     size, trained = BYTES[dtype], arm.trainable_parameters(facts)
     adapter = 0 if arm.traits.whole else arm.stored_parameters(facts)
@@ -81,9 +82,19 @@ def memory_parts(
         "logits": math.ceil(micro_batch_tokens * completion_share) * facts.vocab_size * 3 * 4,
         "runtime": RUNTIME_BYTES[device],
     }
+    if (reference := _reference_bytes(arm, facts, dtype)) > 0:
+        parts["reference"] = reference
     if facts.quantization:
         parts["dequantized"] = max((out * in_ for out, in_ in facts.linear_shapes.values()), default=0) * size
     return parts
+
+
+def _reference_bytes(arm: Arm, facts: ModelFacts, dtype: str) -> int:
+    """Adapters are switched off to ask the base, which takes no memory."""
+    if arm.retain is None or not arm.traits.whole:
+        return 0
+    second = weight_bytes(facts, dtype) if arm.retain.kl is not None else 0
+    return second + (4 * arm.trainable_parameters(facts) if arm.retain.l2 is not None else 0)
 
 
 # ---- well-known models, from small to large: what a machine could train, before any model is at hand ---------------
@@ -150,6 +161,33 @@ def share_of_epoch(train: TrainFacts, budget: Budget) -> float:
     return sum(budget.rows_seen(train.row_count)) / max(1, train.row_count)
 
 
+class Replayed(NamedTuple):
+    """What a run trains on beside its task: rows, their tokens, and those of them that have loss."""
+
+    rows: float = 0.0
+    tokens: float = 0.0
+    completion_tokens: float = 0.0
+
+
+def replayed_rows(arm: Arm, train: TrainFacts, budget: Budget) -> Replayed:
+    """As many as bring their tokens to the arm's share of all, s / (1 - s) of the task's; none without a replay."""
+    facts = train.replay_of(arm)
+    if arm.replay is None or facts is None:
+        return Replayed()
+    share = arm.replay.token_share
+    tokens = train.token_count * share_of_epoch(train, budget) * share / (1 - share)
+    ratio = tokens / max(1, facts.token_count)
+    return Replayed(facts.row_count * ratio, tokens, facts.completion_token_count * ratio)
+
+
+def base_forwards(arm: Arm) -> float:
+    """Forward passes of the base over each token that the arm trains on, beside its own: those of `retain: kl`."""
+    if arm.retain is None or arm.retain.kl is None:
+        return 0.0
+    share = 0.0 if arm.replay is None else arm.replay.token_share
+    return share if arm.retain.on == "replay" else 1.0 - share
+
+
 # ---- FLOPs ----------------------------------------------------------------------------------------------------------
 
 
@@ -177,17 +215,18 @@ def train_flops(
     The method says how many passes a token makes (`Method.step_work`): full fine-tuning 3 of the matrices and of
     attention, and 3 of the head at each completion token, since the backward is two products for each of the forward;
     an adapter 2, 3 and 2 and its own products. Virtual tokens make rows longer; those of a prefix meet only attention.
-    The objective says where logits are made, and how often a frozen copy of the model runs too. Softmax, norms and
-    AdamW are left out.
+    The objective says where logits are made, and how often a frozen copy of the model runs too, as it does for an arm
+    that is kept near the base by `kl`. Replayed rows cost what task rows do. Softmax, norms and AdamW are left out.
     """
     share, method = share_of_epoch(train, budget), arm.traits
-    rows = train.row_count * share
-    tokens = train.token_count * share + rows * method.computed_virtual_tokens(arm)
-    logits = objective.logit_positions(train.token_count, train.completion_token_count) * share
-    length = train.token_count / max(1, train.row_count) + method.virtual_tokens(arm)
+    old = replayed_rows(arm, train, budget)
+    rows, row_tokens = train.row_count * share + old.rows, train.token_count * share + old.tokens
+    tokens = row_tokens + rows * method.computed_virtual_tokens(arm)
+    logits = objective.logit_positions(row_tokens, train.completion_token_count * share + old.completion_tokens)
+    length = row_tokens / max(1, rows) + method.virtual_tokens(arm)
     weights, attention, head = _weight_flops(facts), _attention_flops(facts, length), _head_flops(facts)
     work = method.step_work(arm, facts, checkpointing=budget.gradient_checkpointing)
-    again = objective.reference_forwards
+    again = objective.reference_forwards + base_forwards(arm)
     matrices = (work.matrices + again) * weights + work.own_flops
     return matrices * tokens + (work.head + again) * head * logits, (work.attention + again) * attention * tokens
 

@@ -12,25 +12,33 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from rankscope.plan.run_cost import (
+    base_forwards,
     evaluate_flops,
     forward_flops,
     generated_tokens,
+    replayed_rows,
     share_of_epoch,
     step_count,
     train_flops,
 )
-from rankscope.records import MeasuredSpeed, ModelFacts, Plan, SuiteFacts, TrainFacts
+from rankscope.records import MeasuredSpeed, ModelFacts, Plan, ReplayFacts, SuiteFacts, TrainFacts
 from rankscope.study.study import Arm, Budget
 
 Device = Literal["cpu", "cuda"]
 
-EFFICIENCY = 0.7
+EFFICIENCY = 0.9
 """Share of the measured speed of one large matrix product that the matrices of a step reach."""
 
-ATTENTION_EFFICIENCY = {"cpu": 0.1, "cuda": 0.25}
+ATTENTION_EFFICIENCY = {"cpu": 0.25, "cuda": 0.25}
 """The same share for the products inside attention, with its softmax; on CUDA an assumption."""
 
-LAYER_STEP_SECONDS = {"cpu": 0.001, "cuda": 0.0015}
+VALUE_SECONDS = {"cpu": 2.2e-9, "cuda": 3e-12}
+"""What a forward takes besides products for each value that goes into or out of a matrix or norm (one CPU thread, or a
+GPU whole): it is read and written several times, at the speed of memory. Training takes three times this. Where a
+processor multiplies small matrices fast (AMX, tensor cores) most of a narrow model's time is this. On CUDA an
+assumption: 8 bytes at 2.7 TB/s."""
+
+LAYER_STEP_SECONDS = {"cpu": 0.006, "cuda": 0.0015}
 """What a training step costs per layer besides arithmetic (calls, small kernels); a forward alone takes a third.
 
 On CUDA an assumption."""
@@ -44,11 +52,17 @@ DECODED_ROWS = {"cpu": 32, "cuda": 128}
 _VALIDATION_BATCH_TOKENS = 8192
 
 
+def values_per_token(facts: ModelFacts) -> int:
+    """Values into and out of every matrix of the blocks for a token, and 4 D a layer for norms and residuals."""
+    return sum(map(sum, facts.linear_shapes.values())) + 4 * facts.hidden_size * facts.layer_count
+
+
 class Clock:
     """The seconds of one worker on one training set of one base model.
 
-    `flops_per_second` is that of one large matrix product. What was `measured` of a method, at its smallest and largest
-    size, is taken in place of arithmetic: between the two the time of a token is linear in the trained parameters.
+    `flops_per_second` is that of one large matrix product on its `threads`. What was `measured` of a method, at its
+    smallest and largest size, is taken in place of arithmetic: between the two the time of a token is linear in the
+    trained parameters.
     """
 
     def __init__(
@@ -60,19 +74,22 @@ class Clock:
         flops_per_second: float,
         device: Device,
         measured: Sequence[MeasuredSpeed] = (),
+        threads: int = 1,
     ) -> None:
         self._facts, self._train, self._suites, self._budget = facts, train, suites, budget
-        self._speed, self._device = flops_per_second, device
+        self._speed, self._device, self._threads = flops_per_second, device, threads
         self._measured = [m for m in measured if (m.model, m.train_set) == (facts.name, train.name)]
 
     def training(self, arm: Arm, share: float = 1.0) -> float:
         """Updates of a run, or of `share` of one."""
         steps = share * step_count(self._train.row_count, self._budget)
+        tokens = share * (self._tokens() + replayed_rows(arm, self._train, self._budget).tokens)
+        again = base_forwards(arm) / 3  # a forward is a third of a step, as FLOPs and as calls
         per_token = self._of(arm, "train_seconds_per_token")
-        if per_token is not None:
-            return share * self._tokens() * per_token
+        if per_token is not None:  # measured on the task's tokens alone
+            return tokens * (1 + again) * per_token
         matrices, attention = train_flops(arm, self._facts, self._train, self._budget)
-        return self._arithmetic(share * matrices, share * attention, steps)
+        return self._arithmetic(share * matrices, share * attention, steps * (1 + again), 3 * tokens * (1 + again))
 
     def validation(self, arm: Arm) -> float:
         """One pass over the validation rows."""
@@ -82,7 +99,7 @@ class Clock:
             return tokens * per_token
         share = self._train.completion_token_count / max(1, self._train.token_count)
         matrices, attention = forward_flops(arm, self._facts, tokens, tokens * share, tokens / self._rows())
-        return self._arithmetic(matrices, attention, math.ceil(tokens / _VALIDATION_BATCH_TOKENS) / 3)
+        return self._arithmetic(matrices, attention, math.ceil(tokens / _VALIDATION_BATCH_TOKENS) / 3, tokens)
 
     def scoring(self, arm: Arm | None) -> float:
         """Every suite once; None is the base. What was measured of the arm with the fewest parameters is the base's."""
@@ -98,7 +115,14 @@ class Clock:
             if suite.item_count and generated_tokens(suite):
                 batches = math.ceil(suite.item_count / DECODED_ROWS[self._device])
                 passes += batches * generated_tokens(suite) / suite.item_count
-        return self._arithmetic(matrices, attention, passes / 3)
+        return self._arithmetic(matrices, attention, passes / 3, sum(suite.token_count for suite in self._suites))
+
+    def sampling(self, samples: ReplayFacts) -> float:
+        """Letting the base write what arms replay, each sample as long as it may be."""
+        tokens, written, rows = samples.token_count, samples.completion_token_count, max(1, samples.row_count)
+        matrices, attention = forward_flops(None, self._facts, tokens, written, tokens / rows)
+        passes = math.ceil(rows / DECODED_ROWS[self._device]) * written / rows
+        return self._arithmetic(matrices, attention, passes / 3, tokens)
 
     def inside(self, arm: Arm, probe_items: int) -> float:
         """Looking inside a scored run: a forward of base and arm with all states kept, and the spectra of its matrices.
@@ -114,12 +138,13 @@ class Clock:
             for out, in_ in self._facts.linear_shapes.values():
                 side = min(out, in_)
                 spectra += 14.0 * max(out, in_) * side**2 if arm.rank is None else 14.0 * (out + in_) * arm.rank**2
-        return self._arithmetic(matrices + spectra, attention, 2 * min(probe_items, items) / 3)
+        return self._arithmetic(matrices + spectra, attention, 2 * min(probe_items, items) / 3, 2 * tokens)
 
-    def _arithmetic(self, matrices: float, attention: float, steps: float) -> float:
+    def _arithmetic(self, matrices: float, attention: float, steps: float, tokens: float) -> float:
         layers = self._facts.layer_count * LAYER_STEP_SECONDS[self._device]
         products = matrices / EFFICIENCY + attention / ATTENTION_EFFICIENCY[self._device]
-        return products / self._speed + steps * layers
+        values = tokens * values_per_token(self._facts) * VALUE_SECONDS[self._device] / self._threads
+        return products / self._speed + values + steps * layers
 
     def _rows(self) -> float:
         return max(1, self._train.validation_count)
@@ -161,6 +186,9 @@ def describe_plan(plan: Plan) -> list[dict[str, Any]]:
             "trainable_parameters": run.trainable_parameters,
             "steps": run.step_count,
             "train_tokens": run.train_tokens,
+            "replay_tokens": run.replay_tokens,
+            "remedy": run.arm.remedy,
+            "remedy_seconds": run.remedy_seconds,
             "teraflops": (run.train_flops + run.evaluate_flops) / 1e12,
             "memory_bytes": run.memory_bytes,
             "disk_bytes": run.disk_bytes,

@@ -1,7 +1,8 @@
-"""The searches of one entry of arms: who is searched before whom, with ids and cost. Pure arithmetic."""
+"""The searches of arms: who is searched before whom, with ids and cost. Pure arithmetic."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,27 @@ from rankscope.records import ModelFacts, PlannedChoice, PlannedSearch, SuiteFac
 from rankscope.study.study import Arm, Study
 
 
+def searched_together(study: Study) -> list[list[str]]:
+    """The study's entries by their keys, those in one list whose arms differ in rank alone: with `auto` one rank of
+    them all is the anchor, and the others go by it, whether ranks are listed in one entry or each has its own."""
+    groups: list[list[str]] = []
+    found: dict[str, tuple[list[str], set[int | None]]] = {}
+    for key, entry in study.arms.items():
+        arms = study.arms_of(key)
+        size = arms[0].traits.size
+        named = entry.model_dump(mode="json", exclude={"dial", *(() if size is None else (size.key,))})
+        alike = json.dumps(named, sort_keys=True)
+        ranks = {arm.rank for arm in arms}
+        together, known = found.get(alike, ([], set()))
+        if entry.learning_rate != "auto" or None in ranks or not together or known & ranks:
+            together, known = [], set()
+            groups.append(together)
+            found[alike] = together, known
+        together.append(key)
+        known |= ranks
+    return groups
+
+
 def planned_searches(
     study: Study,
     facts: ModelFacts,
@@ -21,39 +43,38 @@ def planned_searches(
     dtype: Dtype,
     choice: PlannedChoice,
     clock: Clock,
-    entry: Sequence[Arm],
+    arms: Sequence[Arm],
 ) -> list[PlannedSearch]:
-    """The searches for the arms of one entry, in an order in which they can be done; none where rates are given.
-
-    Ranks with `auto` have a search each, the anchor's first; with `auto_shared` the entry has one.
+    """The searches for the arms of entries that are searched together, in an order in which they can be done; none
+    where rates are given. Ranks with `auto` have a search each, the anchor's first; with `auto_shared` they have one.
     """
-    searched = [arm for arm in entry if isinstance(arm.learning_rate, str)]
+    searched = [arm for arm in arms if isinstance(arm.learning_rate, str)]
     if not searched:
         return []
     if searched[0].learning_rate == "auto_shared":
-        order: list[tuple[tuple[Arm, ...], tuple[int, ...]]] = [(search_arms(searched[0], entry), ())]
+        order: list[tuple[tuple[Arm, ...], tuple[int, ...]]] = [(search_arms(searched[0], arms), ())]
     elif all(arm.rank for arm in searched):
         by_rank = {arm.rank or 0: arm for arm in searched}
         order = [((by_rank[rank],), inwards) for rank, inwards in neighbours(list(by_rank)).items()]
     else:
         order = [((arm,), ()) for arm in searched]
     found: list[PlannedSearch] = []
-    for arms, inwards in order:
+    for own, inwards in order:
         after = [next(s for s in found if s.arms[0].rank == rank) for rank in inwards]
-        rates = [] if after else start_rates(arms[0], facts)
+        rates = [] if after else start_rates(own[0], facts)
         tried = {
             "first": rates,
             "after": [search.search_id for search in after],
-            "choice": _choosing(study, choice, suites, arms),
+            "choice": _choosing(study, choice, suites, own),
         }
         tries = NEAR if after else ALONE
         runs = search_runs(tries)
-        seconds = sum(_seconds(clock, arm, choice, tries, len(study.dials_of(arm)), suites) for arm in arms)
+        seconds = sum(_seconds(clock, arm, choice, tries, len(study.dials_of(arm)), suites) for arm in own)
         found.append(
             PlannedSearch(
-                search_id=search_id(arms, study, facts, train, dtype, tried), model=facts.name, train_set=train.name,
-                arms=list(arms), rates=rates, seed=SEARCH_SEED, step_count=step_count(train.row_count, study.budget),
-                train_flops=runs * sum(sum(train_flops(arm, facts, train, study.budget)) for arm in arms),
+                search_id=search_id(own, study, facts, train, dtype, tried), model=facts.name, train_set=train.name,
+                arms=list(own), rates=rates, seed=SEARCH_SEED, step_count=step_count(train.row_count, study.budget),
+                train_flops=runs * sum(sum(train_flops(arm, facts, train, study.budget)) for arm in own),
                 seconds=seconds, after=[search.search_id for search in after],
                 wave=1 + max(search.wave for search in after) if after else 0, tries=tries, runs=runs,
             )

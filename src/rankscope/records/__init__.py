@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from rankscope.records.arm_record import (
+    ArmCost,
+    ArmVerdict,
+    Interval,
+    Relation,
+    RemedyOutcome,
+    RemedyPart,
+    SuiteOutcome,
+)
+from rankscope.records.data_facts import ReplayFacts, TrainFacts
 from rankscope.records.plan_record import (
     MachineFacts,
     MeasuredSpeed,
@@ -13,9 +23,9 @@ from rankscope.records.plan_record import (
     Resolved,
     SourceState,
     StudyMarker,
-    TrainFacts,
 )
 from rankscope.records.record_base import FORMAT_VERSION, RESULTS_VERSION, Record
+from rankscope.records.repair_record import RepairHow, RepairPoint, RepairRecord, RepairSide
 from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Row, Suite, Turn
 from rankscope.records.run_records import (
     DialLoss,
@@ -26,6 +36,7 @@ from rankscope.records.run_records import (
     Provenance,
     RunRecord,
     RunStatus,
+    SamplesRecord,
     SearchRecord,
     Stage,
     State,
@@ -43,22 +54,17 @@ from rankscope.records.settings_record import (
 from rankscope.records.suite_record import HarnessFacts, SuiteFacts
 from rankscope.records.verdict_record import (
     Answer,
-    ArmCost,
-    ArmVerdict,
     BestBet,
     BetSetting,
     DefaultArm,
     Defaults,
     DetectableEffect,
-    Interval,
     LeastBadArm,
     MoreNeeded,
     NextRuns,
     PooledInterval,
     Recommended,
-    Relation,
     SuiteNoise,
-    SuiteOutcome,
     Tone,
     Verdict,
     VerdictFile,
@@ -71,7 +77,8 @@ __all__ = [
     "HarnessFacts", "Interval", "Item", "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts",
     "MoreNeeded", "NextRuns", "PackMembers", "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun",
     "PlannedSearch", "PlannedSplit", "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended",
-    "Record", "Relation", "Resolved", "Row", "RunRecord", "RunStatus", "SearchRecord", "SettingPoint", "SettingsFile",
-    "SourceState", "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome",
-    "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile", "WorthAt",
+    "Record", "Relation", "RemedyOutcome", "RemedyPart", "RepairHow", "RepairPoint", "RepairRecord", "RepairSide",
+    "ReplayFacts", "Resolved", "Row", "RunRecord", "RunStatus", "SamplesRecord", "SearchRecord", "SettingPoint",
+    "SettingsFile", "SourceState", "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise",
+    "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile", "WorthAt",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from rankscope.records.data_facts import TrainFacts
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.records.settings_record import PlannedChoice
 from rankscope.records.suite_record import SuiteFacts
@@ -40,24 +41,6 @@ class ModelFacts(Record):
     """Width of a layer's keys over all its key heads; 0 where the model keeps anything but keys and values."""
 
 
-class TrainFacts(Record):
-    """A training set after the rules on lengths and overlap."""
-
-    model: str = ""
-    """The base model whose tokenizer counted; filled in by the plan."""
-    name: str
-    domain: str | None
-    content_sha256: str
-    row_count: int
-    validation_count: int
-    token_count: int
-    completion_token_count: int
-    dropped: dict[str, int] = {}
-    warnings: list[str] = []
-    revision: str | None = None
-    """Commit of a hub data set, or the fingerprint of a local one; None for a file or the bundled world."""
-
-
 class SourceState(Record):
     """A file (or a data set of the hub, or a task of lm-eval) that rows come from, as it was when they were encoded.
 
@@ -91,7 +74,13 @@ class MachineFacts(Record):
     bitsandbytes: bool = False
     """Whether the package that quantises is installed."""
     flops_per_second: float | None = None
-    """Matrix-product speed measured in the compute dtype, one worker; None where it was not measured."""
+    """Matrix-product speed measured in the dtype that `auto` takes, one worker; None where it was not measured."""
+    flops_per_second_float32: float | None = None
+    """The same in float32, for a study that asks for it."""
+
+    def speed_in(self, dtype: str) -> float | None:
+        """Matrix-product speed in a compute dtype; None where it was not measured."""
+        return (self.flops_per_second_float32 if dtype == "float32" else None) or self.flops_per_second
 
 
 class StudyMarker(Record):
@@ -128,6 +117,9 @@ class PlannedRun(Record):
     trainable_parameters: int
     step_count: int
     train_tokens: int
+    """Of the task, the same for every arm."""
+    replay_tokens: int = 0
+    """What is trained on beside these."""
     train_flops: float
     evaluate_flops: float
     memory_bytes: int
@@ -145,6 +137,8 @@ class PlannedRun(Record):
     dials: list[float] = [1.0]
     """The dials s at which it is scored, W0 + s (W - W0), ascending; 1 is the run as it was trained."""
     dial_seconds: float = 0.0  # of `seconds`, scoring at the other dials
+    remedy_seconds: float = 0.0
+    """Of `seconds`, what training takes longer than without the arm's remedy."""
 
 
 class PlannedSearch(Record):
@@ -259,6 +253,11 @@ class Plan(Record):
         """How settings are chosen there; in an older plan by the loss alone."""
         found = (one for one in self.choices if (one.model, one.train_set) == (model, train_set))
         return next(found, PlannedChoice(model=model, train_set=train_set, select="loss"))
+
+    def gave_prompts(self, model: str, train_set: str, arm: Arm) -> tuple[str, ...]:
+        """The suites that gave the prompts of what an arm replays."""
+        train = next(facts for facts in self.train_sets if (facts.model, facts.name) == (model, train_set))
+        return train.gave_prompts(arm)
 
     def item_count(self, model: str) -> int:
         """Items that a run of this base model is scored on."""

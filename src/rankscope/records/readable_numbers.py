@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
-from rankscope.records.verdict_record import Interval
+from rankscope.records.arm_record import Interval
 from rankscope.study.study_settings import Metric
 
 NOT_MEASURED = "not measured"

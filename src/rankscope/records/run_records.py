@@ -94,6 +94,8 @@ class RunStatus(Record):
     final_train_loss: float | None = None
     validation_loss: float | None = None
     train_seconds: float | None = None
+    replay_tokens: int | None = None
+    """Tokens with loss that it trained on beside its task; None where it replays nothing."""
     evaluate_seconds: float | None = None
     peak_memory_bytes: int | None = None
     adapter_bytes: int | None = None
@@ -116,13 +118,42 @@ class RunStatus(Record):
 
 
 class StepRecord(Record):
-    """A line of train.jsonl. Loss is the mean over the batch's completion tokens, before the update."""
+    """A line of train.jsonl. Loss is the mean over the batch's completion tokens, before the update.
+
+    Beside it, where a remedy has them: the loss of replayed rows and their tokens with loss, and KL(base || arm) at the
+    tokens where it is penalised.
+    """
 
     step: int
     loss_nats_per_token: float
     learning_rate: float
     gradient_norm: float
     completion_tokens: int
+    replay_loss_nats_per_token: float | None = None
+    replay_tokens: int | None = None
+    kl_nats_per_token: float | None = None
+
+
+class SamplesRecord(Record):
+    """replay/ID.json: samples that a base wrote to be replayed, in replay/ID.arrow, and all that decided them.
+
+    `temperature` 0 takes the likeliest token. `tokens` are those of all samples, their prompts not counted; `ended` so
+    many samples ended by themselves, the others are `max_tokens` long.
+    """
+
+    format_version: int = FORMAT_VERSION
+    samples_id: str
+    model: str
+    model_sha256: str
+    dtype: str
+    prompts_sha256: str
+    samples: int
+    temperature: float
+    max_tokens: int
+    seed: int
+    tokens: int
+    ended: int
+    seconds: float
 
 
 class ProbedRate(Record):

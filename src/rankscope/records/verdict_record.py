@@ -6,81 +6,13 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
+from rankscope.records.arm_record import ArmVerdict, RemedyOutcome
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.records.settings_record import WorthAt
 from rankscope.study.methods import MethodName
-from rankscope.study.study import Kind
-from rankscope.study.study_settings import Metric
-
-Relation = Literal["in-domain", "out-of-domain", "general"]
 
 Tone = Literal["good", "bad", "open"]
 """How an answer is shown: with a choice that can be made, with bad news, or as not known yet."""
-
-
-class Interval(Record):
-    """A mean with its two-sided interval at the study's confidence; None where the data cannot give one."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-
-
-class ArmCost(Record):
-    """What a run of an arm took: seconds of training (mean over seeds), the arm's search, and the most of memory and
-    disk."""
-
-    train_seconds: float | None
-    search_seconds: float | None
-    peak_memory_bytes: int | None
-    adapter_bytes: int | None
-
-
-class SuiteOutcome(Record):
-    """One arm on one suite: accuracy, and its change from the base (mean over seeds), with an interval for itself.
-
-    Of a suite that is judged by its loss: the losses in nats per token, and by how many nats the arm's is smaller.
-    """
-
-    suite: str
-    relation: Relation
-    kind: Kind | None
-    item_count: int
-    base_accuracy: float | None
-    accuracy: float | None
-    change: Interval
-    metric: Metric = "score"
-    base_loss_nats: float | None = None
-    loss_nats: float | None = None
-    chance: float | None = None
-    """The accuracy of guessing: of choices one over their number, else 0; None where it is not known."""
-    left_out: str | None = None
-    """Why the suite is no part of the mean that forgetting is; None where it is part of it."""
-
-
-class ArmVerdict(Record):
-    """One arm's row of the verdict. `status`: eligible, ineligible, open; or failed, diverged, does not fit.
-
-    gain and forgetting are in shares of accuracy, gain_nats and forgetting_nats in nats per token over the suites that
-    are judged by their loss, None where there is none. Their intervals are the bounds that `status` comes from: those
-    of all compared arms hold at once at the study's confidence.
-    """
-
-    label: str
-    method: str
-    rank: int | None
-    learning_rate: float | None
-    trainable_parameters: int | None
-    seeds: list[int]
-    gain: Interval
-    forgetting: Interval
-    per_suite: list[SuiteOutcome]
-    status: str
-    cost: ArmCost
-    dial: float = 1.0
-    """How much of the trained change is applied: W0 + dial (W - W0)."""
-    gain_nats: Interval | None = None
-    forgetting_nats: Interval | None = None
 
 
 class Recommended(Record):
@@ -203,12 +135,27 @@ class Verdict(Record):
     arms: list[ArmVerdict]
     findings: list[str] = []
     """What was forgotten, in plain words: by which arms, recall against reasoning."""
+    dials: list[RemedyOutcome] = []
+    """What the dial of each arm that has one below 1 is worth: the arm against itself as trained."""
+    remedies: list[RemedyOutcome] = []
     noise: list[SuiteNoise] = []
     at_other_margins: list[WorthAt] = []
     """What each arm is worth if another amount of forgetting is allowed; descriptive."""
     interval_confidence: float | None = None
     """Of each interval of gain and forgetting for itself, so that all hold at once at the study's confidence."""
     best_bet: BestBet | None = None
+
+    @property
+    def in_nats(self) -> bool:
+        """Whether some suite is judged by its loss."""
+        return any(arm.gain_nats is not None or arm.forgetting_nats is not None for arm in self.arms)
+
+    @property
+    def named_arms(self) -> list[str]:
+        """The arms that the answers name: what is recommended, then the best bet."""
+        recommended = [] if self.recommended is None else [self.recommended.label]
+        bet = [] if self.best_bet is None or self.best_bet.setting is None else [self.best_bet.label]
+        return list(dict.fromkeys([*recommended, *bet]))
 
     @property
     def answers(self) -> list[Answer]:

@@ -162,6 +162,8 @@ def _settings(row: ArmVerdict, arm: Arm, study: Mapping[str, Any]) -> str:
     facts: dict[str, Any] = {"method": arm.method, **arm.traits.card_settings(arm)}
     facts["learning rate"] = rate(row.learning_rate)
     facts["dial"] = f"{row.dial:g}"
+    if arm.remedy is not None:
+        facts["against forgetting"] = arm.remedy
     facts["trainable parameters"] = "not known" if row.trainable_parameters is None else f"{row.trainable_parameters:,}"
     facts["seeds of the study"] = ", ".join(map(str, row.seeds))
     facts["training time of one run"] = duration(row.cost.train_seconds)

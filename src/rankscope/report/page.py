@@ -25,8 +25,10 @@ from rankscope.report import page_tables, verdict_text
 from rankscope.report.activation_charts import attention_section, diagnostics_section, drift_section
 from rankscope.report.chart_drawing import Pair, Section, Tables
 from rankscope.report.cost_charts import cost_section, derived_section
+from rankscope.report.cost_table import costs_table
 from rankscope.report.front_charts import front_section, margins_table
 from rankscope.report.rank_charts import make_pairs, rank_section
+from rankscope.report.remedy_table import remedies_table, remedy_parts_table
 from rankscope.report.suites_and_items import matrix_section, pack_items
 from rankscope.report.tradeoff_charts import kind_section, tradeoff_section
 from rankscope.report.training_charts import learning_section, search_section
@@ -70,7 +72,9 @@ def render(report: ReportData) -> str:
         notes=report.verdicts.notes,
         sections=sections,
         arms=page_tables.arms_table(pairs, f"{interval}, all at once"),
-        costs=page_tables.costs_table(pairs),
+        costs=costs_table(pairs),
+        remedies=remedies_table(pairs),
+        remedy_parts=remedy_parts_table(pairs),
         suites=page_tables.suites_table(report.verdicts, report.tables.get("forgetting"), interval),
         losses=page_tables.losses_table(pairs, f"{interval}, all at once"),
         texts=page_tables.text_table(report.tables.get("scores")),

@@ -18,11 +18,9 @@ from rankscope.records.readable_numbers import (
     percent,
     points,
     rate,
-    size,
 )
 from rankscope.report.chart_drawing import Pair, plain
 from rankscope.report.suites_and_items import IN_NATS, change_frame
-from rankscope.study.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -45,16 +43,18 @@ class DataTable:
     rows: Sequence[Sequence[Cell]]
 
 
-def _text(value: object, mark: str = "") -> Cell:
+def text_cell(value: object, mark: str = "") -> Cell:
+    """A cell that is sorted by what it says."""
     text = "" if value is None else str(value)
     return Cell(text, text, mark)
 
 
-def _number(value: float | int | None, text: str) -> Cell:
+def number_cell(value: float | int | None, text: str) -> Cell:
+    """A cell that is sorted by its number; what is missing comes last."""
     return Cell(text, value if is_number(value) and value is not None else "")
 
 
-def _interval(interval: Interval, written: Callable[[float | None], str] = points) -> list[Cell]:
+def interval_cells(interval: Interval, written: Callable[[float | None], str] = points) -> list[Cell]:
     """The mean in one cell, its interval in the next."""
     if interval.mean is None:
         return [Cell(NOT_MEASURED, ""), Cell("", "")]
@@ -67,12 +67,12 @@ def _interval(interval: Interval, written: Callable[[float | None], str] = point
 def _in_each_unit(share: Interval, loss: Interval | None) -> list[Cell]:
     """The same of points and nats, with both in a cell where suites of both kinds were measured."""
     if loss is None or loss.mean is None:
-        return _interval(share)
+        return interval_cells(share)
     known = loss.low is not None and loss.high is not None
     own = [f"{nats(loss.mean)} nats", f"{nats(loss.low)} to {nats(loss.high)}" if known else "no interval"]
     if share.mean is None:
         return [Cell(own[0], loss.mean), Cell(own[1], "" if loss.low is None else loss.low)]
-    return [Cell(f"{cell.text}; {text}", cell.sort) for cell, text in zip(_interval(share), own, strict=True)]
+    return [Cell(f"{cell.text}; {text}", cell.sort) for cell, text in zip(interval_cells(share), own, strict=True)]
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -80,22 +80,24 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): plain(value) for key, value in raw.items()} for raw in frame.to_dict("records")]
 
 
-def _pair_columns(verdicts: Sequence[Verdict]) -> tuple[list[tuple[str, bool]], Callable[[object, object], list[Cell]]]:
+def columns_of_pairs(
+    verdicts: Sequence[Verdict],
+) -> tuple[list[tuple[str, bool]], Callable[[object, object], list[Cell]]]:
     """Columns for the model and for the training set, each only where there are several, and what makes their cells."""
     models = len({verdict.model for verdict in verdicts}) > 1
     sets = len({verdict.train_set for verdict in verdicts}) > 1
     columns = [("model", False)] * models + [("trained on", False)] * sets
-    return columns, lambda model, train_set: [_text(model)] * models + [_text(train_set)] * sets
+    return columns, lambda model, train_set: [text_cell(model)] * models + [text_cell(train_set)] * sets
 
 
 def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
     """Every arm of every model and training set: settings, result, cost."""
-    pair_columns, pair_cells = _pair_columns([pair.verdict for pair in pairs])
+    pair_columns, pair_cells = columns_of_pairs([pair.verdict for pair in pairs])
+    units = "points or nats" if any(pair.verdict.in_nats for pair in pairs) else "points"
     columns = [
         *pair_columns,
         ("arm", False), ("trainable parameters", True), ("learning rate", True), ("dial", True), ("seeds", True),
-        ("gain (points or nats)", True), (interval_name, True), ("forgetting (points or nats)", True),
-        (interval_name, True),
+        (f"gain ({units})", True), (interval_name, True), (f"forgetting ({units})", True), (interval_name, True),
         ("status", False), ("train time", True),
     ]  # fmt: skip
     rows = []
@@ -110,60 +112,30 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
             rows.append(
                 [
                     *pair_cells(verdict.model, verdict.train_set),
-                    _text(arm.label, "chosen" if recommended else ""),
-                    _number(arm.trainable_parameters, parameters(arm.trainable_parameters)),
-                    _number(arm.learning_rate, rate(arm.learning_rate)),
-                    _number(arm.dial, f"{arm.dial:g}"),
-                    _number(len(arm.seeds), str(len(arm.seeds))),
+                    text_cell(arm.label, "chosen" if recommended else ""),
+                    number_cell(arm.trainable_parameters, parameters(arm.trainable_parameters)),
+                    number_cell(arm.learning_rate, rate(arm.learning_rate)),
+                    number_cell(arm.dial, f"{arm.dial:g}"),
+                    number_cell(len(arm.seeds), str(len(arm.seeds))),
                     *_in_each_unit(arm.gain, arm.gain_nats),
                     *_in_each_unit(arm.forgetting, arm.forgetting_nats),
                     Cell(status, status, f"status {status.replace(' ', '-')}"),
-                    _number(arm.cost.train_seconds, duration(arm.cost.train_seconds)),
+                    number_cell(arm.cost.train_seconds, duration(arm.cost.train_seconds)),
                 ]
             )
     return DataTable("arms", "Arms, fewest trainable parameters first", columns, rows)
-
-
-def costs_table(pairs: Sequence[Pair]) -> DataTable:
-    """What a run of each arm took, its share of a learning-rate search apart."""
-    pair_columns, pair_cells = _pair_columns([pair.verdict for pair in pairs])
-    columns = [
-        *pair_columns,
-        ("arm", False), ("training, one run", True), ("rate search, its share", True), ("peak memory", True),
-        ("adapter on disk", True),
-    ]  # fmt: skip
-    rows = []
-    for pair in pairs:
-        for arm in pair.verdict.arms_by_size:
-            cost = arm.cost
-            searched = duration(cost.search_seconds) if cost.search_seconds is not None else "no search"
-            rows.append(
-                [
-                    *pair_cells(pair.verdict.model, pair.verdict.train_set),
-                    _text(arm.label),
-                    _number(cost.train_seconds, duration(cost.train_seconds)),
-                    _number(cost.search_seconds, searched),
-                    _number(cost.peak_memory_bytes, size(cost.peak_memory_bytes)),
-                    _number(cost.adapter_bytes, _adapter_text(cost.adapter_bytes, arm.method)),
-                ]
-            )
-    return DataTable("costs", "Cost of each arm", columns, rows)
-
-
-def _adapter_text(adapter_bytes: int | None, method: str) -> str:
-    whole = method in METHODS and METHODS[method].whole
-    return "no adapter" if whole and adapter_bytes is None else size(adapter_bytes)
 
 
 def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interval_name: str) -> DataTable:
     """Every arm on every suite, with the base's accuracy or loss and the change."""
     changes = change_frame(forgetting, verdicts.verdicts)
     losses = change_frame(forgetting, verdicts.verdicts, IN_NATS)
-    pair_columns, pair_cells = _pair_columns(verdicts.verdicts)
+    pair_columns, pair_cells = columns_of_pairs(verdicts.verdicts)
+    units = "points" if losses.empty else "points or nats"
     columns = [
         *pair_columns,
         ("arm", False), ("suite", False), ("domain", False), ("kind", False), ("relation", False), ("items", True),
-        ("guessing", True), ("base", True), ("arm", True), ("change (points or nats)", True), (interval_name, True),
+        ("guessing", True), ("base", True), ("arm", True), (f"change ({units})", True), (interval_name, True),
     ]  # fmt: skip
     rows = []
     for row in _rows(losses):
@@ -172,12 +144,12 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
         rows.append(
             [
                 *pair_cells(row["model"], row["train_set"]),
-                *(_text(row[name]) for name in ("arm", "suite", "domain", "kind", "relation")),
-                _number(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
-                _text(""),
-                *(_number(-row[name], f"{-row[name]:.3f} nats") for name in ("base_accuracy", "accuracy")),
-                _number(row["change"], f"{row['change']:+.3f} nats"),
-                _number(row["change_low"], interval),
+                *(text_cell(row[name]) for name in ("arm", "suite", "domain", "kind", "relation")),
+                number_cell(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
+                text_cell(""),
+                *(number_cell(-row[name], f"{-row[name]:.3f} nats") for name in ("base_accuracy", "accuracy")),
+                number_cell(row["change"], f"{row['change']:+.3f} nats"),
+                number_cell(row["change_low"], interval),
             ]
         )
     for row in _rows(changes):
@@ -186,12 +158,12 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
         rows.append(
             [
                 *pair_cells(row["model"], row["train_set"]),
-                *(_text(row[name]) for name in ("arm", "suite", "domain", "kind", "relation")),
-                _number(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
-                _number(row.get("chance"), "" if row.get("chance") is None else percent(row["chance"])),
-                _number(share["base_accuracy"], percent(share["base_accuracy"])),
-                _number(share["accuracy"], percent(share["accuracy"])),
-                *_interval(change),
+                *(text_cell(row[name]) for name in ("arm", "suite", "domain", "kind", "relation")),
+                number_cell(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
+                number_cell(row.get("chance"), "" if row.get("chance") is None else percent(row["chance"])),
+                number_cell(share["base_accuracy"], percent(share["base_accuracy"])),
+                number_cell(share["accuracy"], percent(share["accuracy"])),
+                *interval_cells(change),
             ]
         )
     return DataTable("suites", "Every arm on every suite", columns, rows)
@@ -202,7 +174,7 @@ _SHARES = ("base_accuracy", "accuracy", "change", "change_low", "change_high")
 
 def losses_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
     """Gain and forgetting of every arm over the suites that are judged by their loss, in nats per token."""
-    pair_columns, pair_cells = _pair_columns([pair.verdict for pair in pairs])
+    pair_columns, pair_cells = columns_of_pairs([pair.verdict for pair in pairs])
     columns = [
         *pair_columns,
         ("arm", False), ("gain (nats)", True), (interval_name, True), ("forgetting (nats)", True),
@@ -217,9 +189,9 @@ def losses_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
             rows.append(
                 [
                     *pair_cells(pair.verdict.model, pair.verdict.train_set),
-                    _text(arm.label),
-                    *_interval(arm.gain_nats or nothing, nats),
-                    *_interval(arm.forgetting_nats or nothing, nats),
+                    text_cell(arm.label),
+                    *interval_cells(arm.gain_nats or nothing, nats),
+                    *interval_cells(arm.forgetting_nats or nothing, nats),
                     Cell(arm.status, arm.status, f"status {arm.status.replace(' ', '-')}"),
                 ]
             )
@@ -241,11 +213,11 @@ def text_table(scores: pd.DataFrame | None) -> DataTable:
             bits = row.get("bits_per_byte")
             rows.append(
                 [
-                    *(_text(row[name]) for name in ("model", "train_set", "arm")),
-                    _number(row["seed"], "" if row["seed"] is None else str(row["seed"])),
-                    _text(row["suite"]),
-                    _number(row["loss_nats_per_token"], f"{row['loss_nats_per_token']:.4f}"),
-                    _number(bits, "" if bits is None else f"{bits:.4f}"),
+                    *(text_cell(row[name]) for name in ("model", "train_set", "arm")),
+                    number_cell(row["seed"], "" if row["seed"] is None else str(row["seed"])),
+                    text_cell(row["suite"]),
+                    number_cell(row["loss_nats_per_token"], f"{row['loss_nats_per_token']:.4f}"),
+                    number_cell(bits, "" if bits is None else f"{bits:.4f}"),
                 ]
             )
     return DataTable("texts", "Plain text, lower is better", columns, rows)
@@ -263,14 +235,14 @@ def rates_table(rates: pd.DataFrame | None) -> DataTable:
         loss, gain, lost = row["validation_loss"], row["gain"], row["forgetting"]
         rows.append(
             [
-                *(_text(row[name]) for name in ("model", "train_set", "arm")),
-                _number(row["learning_rate"], rate(row["learning_rate"])),
-                _number(row["steps"], "" if row["steps"] is None else f"{row['steps']:,.0f}"),
-                _number(loss, "diverged" if loss is None else f"{loss:.4f}"),
-                _number(gain, NOT_MEASURED if gain is None else points(gain)),
-                _number(lost, NOT_MEASURED if lost is None else points(lost)),
-                _number(row["probe_items"], "" if row["probe_items"] is None else f"{row['probe_items']:,.0f}"),
-                _text("chosen" if row["chosen"] else "", "chosen"),
+                *(text_cell(row[name]) for name in ("model", "train_set", "arm")),
+                number_cell(row["learning_rate"], rate(row["learning_rate"])),
+                number_cell(row["steps"], "" if row["steps"] is None else f"{row['steps']:,.0f}"),
+                number_cell(loss, "diverged" if loss is None else f"{loss:.4f}"),
+                number_cell(gain, NOT_MEASURED if gain is None else points(gain)),
+                number_cell(lost, NOT_MEASURED if lost is None else points(lost)),
+                number_cell(row["probe_items"], "" if row["probe_items"] is None else f"{row['probe_items']:,.0f}"),
+                text_cell("chosen" if row["chosen"] else "", "chosen"),
             ]
         )
     return DataTable("rates", "Learning rates that were tried", columns, rows)
@@ -285,11 +257,11 @@ def undone_table(cost: pd.DataFrame | None) -> DataTable:
             state = str(row["state"])
             rows.append(
                 [
-                    _text(row["arm"]),
-                    _text(row["train_set"]),
-                    _number(row["seed"], str(row["seed"])),
+                    text_cell(row["arm"]),
+                    text_cell(row["train_set"]),
+                    number_cell(row["seed"], str(row["seed"])),
                     Cell(state, state, f"status {state.replace(' ', '-')}"),
-                    _text(row.get("reason") or "no reason was recorded"),
+                    text_cell(row.get("reason") or "no reason was recorded"),
                 ]
             )
     return DataTable("undone", "Runs without a result", columns, rows)

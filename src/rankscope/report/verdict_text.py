@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from rankscope.records import Answer, ArmVerdict, Interval, Metric, SuiteOutcome, Verdict, VerdictFile
+from rankscope.records import Answer, ArmVerdict, Interval, Metric, RemedyOutcome, SuiteOutcome, Verdict, VerdictFile
 from rankscope.records.readable_numbers import (
     amount,
     duration,
@@ -151,7 +151,7 @@ def print_results(console: Console, verdicts: VerdictFile | Verdict) -> None:
 
 
 def _print_one(console: Console, verdict: Verdict) -> None:
-    units = "percentage points, of suites judged by loss in nats" if _in_nats(verdict) else "percentage points"
+    units = "percentage points, of suites judged by loss in nats" if verdict.in_nats else "percentage points"
     console.print(f"[bold]{escape(verdict.name)}[/]: gain and forgetting in {units}", style="")
     console.print(_arms_table(verdict, wide=console.width >= WIDE_COLUMNS))
     first, *others = verdict.answers
@@ -159,6 +159,12 @@ def _print_one(console: Console, verdict: Verdict) -> None:
         _print_answer(console, answer)
     for arm in told_arms(verdict)[:3]:
         console.print(escape(forgotten_sentence(arm)))
+    for outcome in verdict.dials:
+        if outcome.arm in verdict.named_arms:
+            console.print(escape(f"{outcome.sentence}."))
+    for outcome in verdict.remedies:
+        said = f"{outcome.sentence}.{_parts_sentence(outcome)}"
+        console.print(f"Remedy ({escape(outcome.remedy)}): {escape(said)}")
     for sentence in suite_sentences(verdict):
         console.print(Padding(f"[dim]{escape(sentence)}[/]", (0, 0, 0, 2)))
     if verdict.reasons_with_answer:
@@ -172,6 +178,16 @@ def _print_one(console: Console, verdict: Verdict) -> None:
         console.print(margins_text(verdict))
     console.print()
     _print_answer(console, first)  # last, where the eye rests
+
+
+def _parts_sentence(outcome: RemedyOutcome) -> str:
+    """` Of suites that gave prompts (law) it forgets 1.0 points, 4.0 saved; of ...`; "" where no suite gave any."""
+    said = [
+        f"of suites that {part.which} ({', '.join(part.suites)}) it forgets "
+        f"{points(part.forgetting.mean, sign=False)} points, {points(part.forgetting_saved.mean, sign=False)} saved"
+        for part in outcome.parts
+    ]
+    return f" O{'; '.join(said)[1:]}." if said else ""
 
 
 def _print_answer(console: Console, answer: Answer) -> None:
@@ -211,10 +227,6 @@ def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
 
 def _status(arm: ArmVerdict, verdict: Verdict) -> str:
     return "refuted" if arm.label in verdict.refuted and arm.status in ("eligible", "open") else arm.status
-
-
-def _in_nats(verdict: Verdict) -> bool:
-    return any(arm.gain_nats is not None or arm.forgetting_nats is not None for arm in verdict.arms)
 
 
 def _in_each_unit(share: Interval, loss: Interval | None, *, wide: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -130,7 +130,8 @@ def as_chosen(searches: Iterable[SearchRecord], settings: Iterable[ArmSetting]) 
 def run_points(
     folder: StudyFolder, plan: Plan, choice: PlannedChoice, arms: Sequence[Arm], suites: pd.DataFrame, roles: Roles
 ) -> dict[str, list[SettingPoint]]:
-    """Points of arms at their own rate, means over the runs that are done, by label."""
+    """Points of arms at their own rate, means over the runs that are done, by label. Items that gave an arm prompts
+    say nothing of it: it was trained on them."""
     labels = {arm.label for arm in arms}
     chosen = roles.get((choice.model, choice.train_set), {})
     scores, moved, losses = [], [], []
@@ -138,13 +139,14 @@ def run_points(
         if (run.model, run.train_set) != (choice.model, choice.train_set) or run.arm.label not in labels:
             continue
         label, rate, seed = run.arm.label, float(run.arm.learning_rate), run.seed
+        gave = plan.gave_prompts(run.model, run.train_set, run.arm)
         for dial, frame, loss in _at_dials(folder, run):
-            own = frame[chooses(frame, chosen)]
+            own = frame[chooses(frame, chosen) & ~frame["suite"].isin(gave)]
             scores.append(own.assign(arm=label, learning_rate=rate, dial=dial, seed=seed))
             losses.append((label, rate, dial, seed, loss))
         first = folder.read_first_tokens(run.run_id)
         if first is not None:
-            moved.append(first.assign(arm=label, learning_rate=rate, seed=seed))
+            moved.append(first[~first["suite"].isin(gave)].assign(arm=label, learning_rate=rate, seed=seed))
     measured = SettingMeasurements(
         _joined(scores, _SCORES), _joined(moved, _MOVED), pd.DataFrame(losses, columns=_LOSSES)
     )
@@ -170,16 +172,17 @@ def _at_dials(folder: StudyFolder, run: PlannedRun) -> list[tuple[float, pd.Data
 def search_points(
     folder: StudyFolder, plan: Plan, choice: PlannedChoice, suites: pd.DataFrame
 ) -> dict[str, list[SettingPoint]]:
-    """Points of the rates that searches trained to the end, by label."""
+    """Points of the rates that searches trained to the end, by label; as of runs."""
     scores, moved, losses = [], [], []
     for search in planned_searches_of(plan, choice):
         record = folder.read_search(search.search_id)
         if record is None:
             continue
+        gave = {arm.label: plan.gave_prompts(search.model, search.train_set, arm) for arm in search.arms}
         selection = folder.read_selection(search.search_id)
         first = folder.read_first_tokens(f"searches/{search.search_id}")
-        scores += [] if selection is None else [selection.assign(seed=record.seed)]
-        moved += [] if first is None else [first.assign(seed=record.seed)]
+        scores += [] if selection is None else [_without(selection, gave).assign(seed=record.seed)]
+        moved += [] if first is None else [_without(first, gave).assign(seed=record.seed)]
         losses += [
             (one.arm, one.learning_rate, one.dial, record.seed, one.validation_loss) for one in record.dial_losses
         ]
@@ -187,6 +190,12 @@ def search_points(
         _joined(scores, _SCORES), _joined(moved, _MOVED), pd.DataFrame(losses, columns=_LOSSES)
     )
     return _by_arm(setting_points(measured, _base(folder, plan, choice), suites, "search"))
+
+
+def _without(frame: pd.DataFrame, gave: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """The rows of suites that gave their arm no prompts."""
+    known = [suite not in gave.get(arm, ()) for arm, suite in zip(frame["arm"], frame["suite"], strict=True)]
+    return frame[known]
 
 
 def _base(folder: StudyFolder, plan: Plan, choice: PlannedChoice) -> pd.DataFrame:

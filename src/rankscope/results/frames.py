@@ -104,11 +104,14 @@ def _named(run_ids: pd.Series, names: list[str | None]) -> pd.Categorical[Any]:
 
 def runs_frame(folder: StudyFolder, plan: Plan, dials: Mapping[str, float] | None = None) -> pd.DataFrame:
     """One row per planned run: what it is, how it ended, what it cost, its arm's share of a search included; `dials` is
-    at which dial each is judged, 1 where nothing is said."""
+    at which dial each is judged, 1 where nothing is said. `prompts_from`: the suites that gave prompts of what it
+    replays."""
     searches = searches_of(folder, plan)
     domains = {facts.name: facts.domain for facts in plan.train_sets}
     at = dials or {}
-    return pd.DataFrame([_run_row(folder, run, searches, domains, at.get(run.run_id, 1.0)) for run in plan.runs])
+    rows = [_run_row(folder, run, searches, domains, at.get(run.run_id, 1.0)) for run in plan.runs]
+    gave = [plan.gave_prompts(run.model, run.train_set, run.arm) for run in plan.runs]
+    return pd.DataFrame(rows).assign(prompts_from=pd.Series(gave, dtype=object))
 
 
 def _run_row(
@@ -137,6 +140,8 @@ def _run_row(
         "method": run.arm.method,
         "rank": run.arm.rank,
         "alpha": run.arm.alpha,
+        "remedy": run.arm.remedy,
+        "extra_tokens_share": run.replay_tokens / run.train_tokens if run.train_tokens else 0.0,
         "targets": targets if isinstance(targets, str) or targets is None else ", ".join(targets),
         "learning_rate": record.learning_rate if record is not None else None,
         "dial": dial,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rankscope.decide.change_tables import derived_scores, forgetting_by_run, rate_sentences, rates
+from rankscope.decide.dial_outcomes import dial_outcomes
 from rankscope.decide.forgetting_diagnostics import diagnose
 from rankscope.decide.inside_tables import joined, measures_by_run, neuron_overlaps, subspaces
 from rankscope.decide.looks import Evidence, gather_all
 from rankscope.decide.other_margins import at_other_margins
+from rankscope.decide.paired_items import Frames
+from rankscope.decide.remedy_outcomes import best_sentence, remedy_outcomes
 from rankscope.decide.result_tables import findings, forgotten, forgotten_groups, make_tables, scores
 from rankscope.decide.verdict import decide
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import Plan, Verdict, VerdictFile
+from rankscope.records import ArmSetting, Plan, Verdict, VerdictFile
 from rankscope.report.page import ReportData, render
 from rankscope.report.suites_and_items import sample_flips
 from rankscope.results.chosen_settings import as_chosen, dials_of
@@ -26,6 +29,7 @@ from rankscope.results.frames import frames_of, learning_frame, planned_study, s
 from rankscope.results.item_roles import Roles, chooses, roles_of
 from rankscope.results.operating_table import operating_table, settled
 from rankscope.results.suite_levels import context_warnings
+from rankscope.study.study import Study
 
 
 def write_results(folder: StudyFolder) -> VerdictFile:
@@ -42,9 +46,10 @@ def write_results(folder: StudyFolder) -> VerdictFile:
         searches_of(folder, plan), predictions[predictions["arm"] == "base"], suites, domains, settings
     )
     tables["operating_points"] = operating_table(folder, plan, settings, study.decision.confidence, frames)
-    trained = tables["scores"]  # what is inside a run is as it was trained, and so is what is held against it
+    as_trained, trained = frames, tables["scores"]
     if any(setting.dial < 1 for setting in settings):
-        trained = scores(frames_of(folder, plan, []))
+        as_trained = frames_of(folder, plan, [])
+        trained = scores(as_trained)  # what is inside a run is as it was trained, and so is what is held against it
     tables |= _inside_tables(
         folder, runs, trained, tables["forgetting"], roles_of(folder, plan), confidence=study.decision.confidence
     )
@@ -53,19 +58,8 @@ def write_results(folder: StudyFolder) -> VerdictFile:
     for name, table in tables.items():
         folder.write_table(name, table)
 
-    def decided(model: str, train_set: str, known: Evidence) -> Verdict:
-        verdict = decide(
-            frames, model=model, train_set=train_set, decision=study.decision, looks=study.looks, evidence=known
-        )
-        said = findings(tables["forgotten_groups"], tables["kinds"], model, train_set)
-        worth = at_other_margins(
-            settings, plan.choice_of(model, train_set), tables["operating_points"],
-            retention_margin=study.decision.retention_margin, seed_count=len(study.all_seeds),
-        )  # fmt: skip
-        return verdict.model_copy(update={"findings": said, "at_other_margins": worth})
-
     verdicts = VerdictFile(
-        verdicts=[decided(model, train_set, known) for (model, train_set), known in evidence.items()],
+        verdicts=_verdicts(study, plan, (frames, as_trained), settings, evidence, tables),
         notes=plan.warnings,
     )
     folder.write_verdicts(verdicts)
@@ -84,6 +78,39 @@ def write_results(folder: StudyFolder) -> VerdictFile:
     return verdicts
 
 
+def _verdicts(
+    study: Study,
+    plan: Plan,
+    frames: tuple[Frames, Frames],
+    settings: Sequence[ArmSetting],
+    evidence: Mapping[tuple[str, str], Evidence],
+    tables: Mapping[str, pd.DataFrame],
+) -> list[Verdict]:
+    """The answer for every base model and training set, with what was forgotten and what would keep more. `frames`: the
+    arms at their settings, and as trained."""
+    decision, found = study.decision, []
+    for (model, train_set), known in evidence.items():
+        verdict = decide(
+            frames[0], model=model, train_set=train_set, decision=decision, looks=study.looks, evidence=known
+        )
+        outcomes = remedy_outcomes(frames[0], model, train_set, decision.confidence)
+        dials = dial_outcomes(*frames, settings, model, train_set, decision.confidence)
+        best = [best_sentence(outcomes), *(one.sentence for one in dials if one.arm in verdict.named_arms)]
+        told = findings(tables["forgotten_groups"], tables["kinds"], model, train_set)
+        worth = at_other_margins(
+            settings, plan.choice_of(model, train_set), tables["operating_points"],
+            retention_margin=decision.retention_margin, seed_count=len(study.all_seeds),
+        )  # fmt: skip
+        update = {
+            "findings": [*told, *(f"{sentence}." for sentence in best if sentence is not None)],
+            "remedies": outcomes,
+            "dials": dials,
+            "at_other_margins": worth,
+        }
+        found.append(verdict.model_copy(update=update))
+    return found
+
+
 def provenance_of(folder: StudyFolder, plan: Plan) -> dict[str, Any]:
     """Where the numbers came from, as the base's run recorded it, and the run ids' own settings."""
     records = (folder.read_run(run_id) for run_id in [*plan.base_ids.values(), *(r.run_id for r in plan.runs)])
@@ -100,6 +127,7 @@ def warnings_of(folder: StudyFolder, plan: Plan) -> list[str]:
     found = list(plan.warnings)
     for train in plan.train_sets:
         found += train.warnings
+        found += [warning for replay in train.replays for warning in replay.warnings]
         found += [f"{train.name}: {count} rows dropped from training ({why})" for why, count in train.dropped.items()]
     for suite in plan.suites:
         found += [f"{suite.name}: {count} items left out ({why})" for why, count in suite.left_out.items()]
@@ -184,17 +212,18 @@ def _directions(folder: StudyFolder, runs: pd.DataFrame) -> dict[str, dict[str, 
 
 
 def _derived(folder: StudyFolder, runs: pd.DataFrame, roles: Roles) -> list[tuple[dict[str, object], pd.DataFrame]]:
-    """(facts, predictions on the items that judge) of what was made of the largest adapter: of each base model and
-    training set one run's."""
+    """(facts, predictions on the items that judge) of what was made of the largest adapter and of a whole
+    model: of each base model and training set one run's each."""
     found: list[tuple[dict[str, object], pd.DataFrame]] = []
-    seen: set[tuple[str, str]] = set()
-    ordered = runs.sort_values(["rank", "arm", "seed"], ascending=[False, True, True])
+    seen: set[tuple[str, str, bool]] = set()
+    plain_first = runs.assign(treated=runs["remedy"].notna())
+    ordered = plain_first.sort_values(["rank", "treated", "arm", "seed"], ascending=[False, True, True, True])
     for row in ordered.to_dict("records"):
         names = folder.derived_names(row["run_id"])
         pair = (row["model"], row["train_set"])
-        if not names or pair in seen:
+        if not names or (*pair, pd.isna(row["rank"])) in seen:
             continue
-        seen.add(pair)
+        seen.add((*pair, pd.isna(row["rank"])))
         named = {key: row[key] for key in ("model", "train_set", "arm", "seed")}
         for name in names:
             frame = folder.read_derived(row["run_id"], name)

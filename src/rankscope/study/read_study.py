@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from rankscope.study.graders import Grader
 from rankscope.study.json_schema import expected_at, known_keys
+from rankscope.study.methods import Entry
 from rankscope.study.problems import Document, InputProblems, Place, Problem, dotted, holds, nearest, show
 from rankscope.study.study import ModelSpec, Source, Study, SuiteSource, is_task_file
 from rankscope.study.study_checks import check_arms, check_values
@@ -207,9 +208,20 @@ def absolute(study: Study, folder: Path, known: Collection[str] = ()) -> Study:
         path = Path(os.path.abspath(folder / Path(spec.id).expanduser()))  # a link keeps its name
         return spec.model_copy(update={"id": str(path)}) if spec.id != "bundled" and is_folder(path) else spec
 
+    def entry(given: Entry) -> Entry:
+        if given.replay is None:
+            return given
+        paths = {
+            key: str((folder / Path(path).expanduser()).resolve())
+            for key in ("path", "prompts")
+            if (path := getattr(given.replay, key)) is not None and path == given.replay.file
+        }
+        return given.model_copy(update={"replay": given.replay.model_copy(update=paths)}) if paths else given
+
     return study.model_copy(
         update={
             "models": tuple(model(spec) for spec in study.models),
+            "arms": {key: entry(given) for key, given in study.arms.items()},
             "train": {name: source(given) for name, given in study.train.items()},
             "suites": {name: source(given) for name, given in study.suites.items()},
         }

@@ -11,6 +11,7 @@ from rankscope.study.graders import read_grade
 from rankscope.study.json_schema import expected_at
 from rankscope.study.methods import METHODS, Method, arm_label
 from rankscope.study.problems import Document, Place, Problem, nearest, show
+from rankscope.study.remedy_checks import check_remedies
 from rankscope.study.study import Arm, Study, is_task_file
 
 RESERVED_LABEL = "base"
@@ -264,8 +265,9 @@ def _check_labels(document: Document) -> list[Problem]:
 
 
 def check_arms(study: Study, document: Document) -> list[Problem]:
-    """No two arms with the same settings (they would be one run under two labels), and no dial where nothing scales."""
-    problems = []
+    """No two arms with the same settings (they would be one run under two labels), no dial where nothing scales, and no
+    remedy that means nothing."""
+    problems = check_remedies(study, document)
     seen: dict[Arm, str] = {}
     for key, entry in study.arms.items():
         if entry.dial not in (None, 1) and not METHODS[entry.method].has_dial:

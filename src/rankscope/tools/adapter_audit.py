@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rankscope.analyse.merged_spectra import INTRUDER_TOP
@@ -24,6 +22,7 @@ from rankscope.model.weights.adapter_file import (
     initialisation_that_moves_the_base,
     read_adapter,
 )
+from rankscope.model.weights.adapter_writing import tokenizer_files, write_adapter
 from rankscope.model.weights.large_svd import SvdCache
 from rankscope.model.weights.weight_delta import LowRank, Svd, load_as_saved, matching_matrices
 from rankscope.study.problems import InputProblems, Problem, show
@@ -99,7 +98,7 @@ def compress(folder: Path, out: Path, *, rank: int | None = None, energy: float 
     _check_request(rank, energy, out)
     adapter = read_adapter(folder)
     _check_adapter(adapter, rank)
-    tensors = {key: tensor.contiguous() for key, tensor in adapter.rest.items()}
+    deltas: dict[str, LowRank] = {}
     ranks: dict[str, int] = {}
     lost = total = 0.0
     for module, delta in adapter.deltas.items():
@@ -108,13 +107,20 @@ def compress(folder: Path, out: Path, *, rank: int | None = None, energy: float 
         small = svd.truncated(ranks[module]).low_rank(delta.scale).to(adapter.dtypes[module])
         lost += difference_energy(delta, small)
         total += float(svd.values.square().sum())
-        key_a, key_b = adapter.keys(module)
-        lora_a, lora_b = (small.b.T, small.a.T) if module in adapter.embeddings else (small.a, small.b)
-        tensors[key_a], tensors[key_b] = lora_a.contiguous(), lora_b.contiguous()
-    _write(adapter, out, tensors, _config(adapter, ranks))
+        deltas[module] = small
+    with whole_folder(out) as draft:
+        write_adapter(adapter, deltas, draft)
     before, after = ((f / WEIGHTS).stat().st_size for f in (folder, out))
-    links = (f"{f.name} is a link and was not copied" for f in _tokenizer_files(folder) if f.is_symlink())
+    links = (f"{f.name} is a link and was not copied" for f in tokenizer_files(folder) if f.is_symlink())
     return Compressed(ranks, lost / total if total else 0.0, before, after, (*adapter.notes, *links))
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out`, which is new or empty, to be filled and then renamed there: whole or absent."""
+    with open_storage(out.absolute().parent).local_draft(out.name) as draft:
+        draft.mkdir()
+        yield draft
 
 
 def difference_energy(delta: LowRank, other: LowRank) -> float:
@@ -154,36 +160,3 @@ def _check_adapter(adapter: Adapter, rank: int | None) -> None:
         found = f"init_lora_weights {moved}, with which PEFT changes the base by the rank when it loads the adapter"
         expected = "a plain LoRA: save it with PEFT's `path_initial_model_for_weight_conversion` first"
         raise InputProblems([Problem(where, CONFIG, found, expected)])
-
-
-def _config(adapter: Adapter, ranks: dict[str, int]) -> dict[str, Any]:
-    """The settings with `r` the most frequent rank and the others by module; alpha such that every scale stays."""
-    config = dict(adapter.config)
-    common = Counter(ranks.values()).most_common(1)[0][0]
-    alphas = {m: _alpha(config, adapter.deltas[m].scale, ranks[m]) for m in ranks}
-    usual = Counter(alphas[m] for m in ranks if ranks[m] == common).most_common(1)[0][0]
-    config |= {"r": common, "lora_alpha": usual}
-    config["rank_pattern"] = {m: r for m, r in ranks.items() if r != common}
-    config["alpha_pattern"] = {m: a for m, a in alphas.items() if a != usual}
-    return config
-
-
-def _alpha(config: dict[str, Any], scale: float, rank: int) -> float | int:
-    alpha = scale * (rank**0.5 if config.get("use_rslora") else rank)
-    return round(alpha) if abs(alpha - round(alpha)) < 1e-9 else alpha
-
-
-def _write(adapter: Adapter, out: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
-    """The whole folder at once: filled beside `out`, then renamed."""
-    with open_storage(out.absolute().parent).local_draft(out.name) as draft:
-        draft.mkdir()
-        save_file(tensors, draft / WEIGHTS, metadata={"format": "pt"})
-        (draft / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-        for file in _tokenizer_files(adapter.folder):
-            if not file.is_symlink():  # a link may lead anywhere
-                shutil.copyfile(file, draft / file.name)
-
-
-def _tokenizer_files(folder: Path) -> list[Path]:
-    """Files of a tokenizer that was saved along, and links to such."""
-    return sorted(file for file in folder.glob("*token*") if file.is_file())

@@ -141,8 +141,9 @@ def _origin(name: str, where: str) -> dict[str, str]:
         return {"path": where}
     if path.is_dir():
         raise InputProblems([Problem(where, "--suite", "a folder", "a file of rows")])
-    if where in make_world(0).names():
-        return {"world": where}
+    world = where.removeprefix("world:")
+    if world in make_world(0).names():
+        return {"world": world}
     if path.suffix or len(path.parts) > 1:
         expected = "a file of rows, or a split of the bundled world such as medical/known/test"
         raise InputProblems([Problem(where, "--suite", "no such file", expected)])

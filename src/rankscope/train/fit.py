@@ -15,13 +15,15 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
-from rankscope.data.training_batches import order, split_micro
+from rankscope.data.training_batches import order
 from rankscope.model.attention.unpadded_rows import TrainingForward
 from rankscope.model.methods.attach import Pack
 from rankscope.records import Example, StepRecord
 from rankscope.study.study import SUPERVISED, Budget, Optimizer
+from rankscope.train.accumulate import Accumulator, StepRows
 from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.optimizer import Trainee
+from rankscope.train.remedies import NONE, Remedies, replay_order
 from rankscope.train.training_state import Checkpoints, FitResult, restore, save
 
 DIVERGED_FACTOR = 1.1
@@ -42,6 +44,7 @@ class FitSettings:
     micro_batch_tokens: int
     checkpoint_seconds: float
     objective: Objective = OBJECTIVES[SUPERVISED.name]
+    remedies: Remedies = NONE
 
 
 def fit(
@@ -56,8 +59,9 @@ def fit(
 ) -> list[FitResult]:
     """Train the pack's arms in place, step by step together, each with its own rate, schedule, clipping and loss.
 
-    `rows` are the objective's, `settings` those of each arm; but for the rate they are alike. Batches depend on nothing
-    but the rows, the budget and the seed. An arm that diverges leaves the pack; the others go on. Continues from
+    `rows` are the objective's, `settings` those of each arm; but for the rate and the penalty they are alike. Batches
+    depend on nothing but the rows, the budget and the seed; replayed rows come on top of them. An arm that diverges
+    leaves the pack; the others go on. Continues from
     `checkpoints` where they hold a state, bit for bit on the same machine. Saves one every `checkpoint_seconds`, when
     `should_stop` turns true (a signal), and at `until_step` (a rung of a rate search). `on_step` gets an arm's place in
     the pack and its result so far. Raises torch.OutOfMemoryError where the device does not hold one row.
@@ -65,13 +69,15 @@ def fit(
     common = settings[0]
     batches = order(len(rows), common.budget.batch_size, common.budget.epochs, common.seed)
     trainees = [
-        Trainee(member.parameters, own.learning_rate, own.optimizer, len(batches))
+        Trainee(member.parameters, own.learning_rate, own.optimizer, len(batches), own.remedies.l2_weight)
         for member, own in zip(pack.members, settings, strict=True)
     ]
     results = restore(trainees, checkpoints, len(batches), common.micro_batch_tokens)
     last = len(batches) if until_step is None else min(until_step, len(batches))
     forward = pack.training_forward()
-    work = Accumulator(pack, forward, common.objective, trainees, results[0].micro_batch_tokens)
+    remedies = [own.remedies for own in settings]
+    work = Accumulator(pack, forward, common.objective, remedies, trainees, results[0].micro_batch_tokens)
+    replayed = _replayed_rows(batches, rows, common)
     clock = _Clock(common.checkpoint_seconds)
     with _training(pack.model, forward, checkpointing=common.budget.gradient_checkpointing):
         for step in range(max(len(result.steps) for result in results), last):
@@ -79,14 +85,11 @@ def fit(
             if not alive:
                 return results
             seed = common.seed * 1_000_003 + step  # of dropout: the same after a resume
-            losses, tokens = work.gradients([rows[i] for i in batches[step]], alive, seed)
+            found = work.gradients(StepRows([rows[i] for i in batches[step]], replayed[step]), alive, seed)
             norms = [trainees[arm].step(step) for arm in alive]
             seconds = clock.lap() / len(alive)
-            for arm, loss, norm in zip(alive, losses, norms, strict=True):
-                record = StepRecord(
-                    step=step, loss_nats_per_token=loss, learning_rate=trainees[arm].rate_at(step), gradient_norm=norm,
-                    completion_tokens=tokens,
-                )  # fmt: skip
+            for place, (arm, norm) in enumerate(zip(alive, norms, strict=True)):
+                record = found.record(place, step, trainees[arm].rate_at(step), norm)
                 results[arm] = _advance(results[arm], record, seconds, work.token_budget)
                 on_step(arm, results[arm])
             stopping = should_stop()
@@ -99,61 +102,17 @@ def fit(
     return [_paused(result) if last < len(batches) else _judge(result) for result in results]
 
 
-class Accumulator:
-    """A batch's gradients, in micro-batches of at most `token_budget` tokens of all arms together, but at least a row.
-
-    Where the device's memory does not hold a micro-batch, the budget is halved for good and the batch is begun again:
-    micro-batches change nothing but rounding, and a run that was planned too large still ends.
-    """
-
-    def __init__(
-        self, pack: Pack, forward: TrainingForward, objective: Objective, trainees: Sequence[Trainee], token_budget: int
-    ) -> None:
-        self.token_budget = token_budget
-        self._pack, self._forward, self._objective, self._trainees = pack, forward, objective, trainees
-
-    def gradients(self, rows: Sequence[Example], arms: Sequence[int], seed: int) -> tuple[list[float], int]:
-        """Leaves the gradients of each arm's mean loss; returns these losses, and the weight they are the mean over.
-
-        `seed` is that of dropout. Raises torch.OutOfMemoryError where one row alone is too large.
-        """
-        while True:
-            torch.manual_seed(seed)
-            try:
-                with self._pack.running(arms):
-                    return self._accumulate(rows, arms)
-            except torch.OutOfMemoryError:
-                if not self._halve_budget(rows, len(arms)):
-                    raise
-            # Outside the handler, whose traceback would keep the failed step's tensors alive.
-            for arm in arms:
-                self._trainees[arm].drop_gradients()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-
-    def _accumulate(self, rows: Sequence[Example], arms: Sequence[int]) -> tuple[list[float], int]:
-        weight = sum(map(self._objective.row_weight, rows))
-        total = torch.zeros(len(arms), dtype=torch.float64, device=self._pack.model.device)  # (N,)
-        for micro_batch in self._micro_batches(rows, len(arms)):
-            losses = self._objective.summed_losses(self._forward, micro_batch, len(arms)) / weight
-            losses.sum().backward()
-            for arm in arms:
-                self._trainees[arm].take_gradients()
-            total += losses.detach()
-        return total.tolist(), weight
-
-    def _halve_budget(self, rows: Sequence[Example], arms: int) -> bool:
-        """Halve the budget until this batch has more micro-batches; False where each is a single row already."""
-        count = len(self._micro_batches(rows, arms))
-        if count == len(rows):
-            return False
-        while len(self._micro_batches(rows, arms)) == count:
-            self.token_budget = max(1, self.token_budget // 2)
-        return True
-
-    def _micro_batches(self, rows: Sequence[Example], arms: int) -> list[list[Example]]:
-        tokens = [self._objective.row_tokens(row) * arms for row in rows]
-        return [[rows[i] for i in part] for part in split_micro(range(len(rows)), tokens, self.token_budget)]
+def _replayed_rows(
+    batches: Sequence[Sequence[int]], rows: Sequence[Example], settings: FitSettings
+) -> list[list[Example]]:
+    """Those of every step; none where nothing is replayed."""
+    remedies, tokens_of = settings.remedies, settings.objective.row_tokens
+    if not remedies.replayed:
+        return [[] for _ in batches]
+    task_tokens = [sum(tokens_of(rows[i]) for i in batch) for batch in batches]
+    replay_tokens = [tokens_of(row) for row in remedies.replayed]
+    steps = replay_order(task_tokens, replay_tokens, remedies.share, settings.seed)
+    return [[remedies.replayed[i] for i in step] for step in steps]
 
 
 class _Clock:

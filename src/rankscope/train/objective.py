@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rankscope.data.training_batches import collate, repeated, split_micro
 from rankscope.model.attention.unpadded_rows import TrainingForward
+from rankscope.model.base_divergence import BaseStates, LossSums, summed_losses_near_base
 from rankscope.model.forward import summed_cross_entropy
 from rankscope.records import Example
 from rankscope.study.study import SUPERVISED, ObjectiveFacts
@@ -67,6 +68,12 @@ class Objective(Protocol):
         """
         ...
 
+    def summed_losses_near_base(
+        self, forward: TrainingForward, rows: Sequence[Example], base: BaseStates, weights: Tensor
+    ) -> LossSums:
+        """The same with KL(base || arm) at the positions with loss, times each arm's weight (N,)."""
+        ...
+
     def validation_loss(self, forward: TrainingForward, rows: Sequence[Example], token_budget: int) -> float:
         """Mean loss over `rows`, in the unit of the facts, in batches of at most `token_budget` tokens."""
         ...
@@ -97,6 +104,14 @@ class SupervisedFineTuning:
         """(N,): cross-entropy summed over each arm's tokens with loss, in nats."""
         batch = repeated(collate(rows, device=forward.model.device), arms)
         return summed_cross_entropy(forward.model, forward.target_states(batch), batch.target_ids, arms)
+
+    def summed_losses_near_base(
+        self, forward: TrainingForward, rows: Sequence[Example], base: BaseStates, weights: Tensor
+    ) -> LossSums:
+        """(N,) each: cross-entropy and divergence over each arm's tokens with loss, in nats, and what is minimised."""
+        batch = collate(rows, device=forward.model.device)
+        states = forward.target_states(repeated(batch, len(weights)))
+        return summed_losses_near_base(forward.model, states, batch.target_ids, base, weights)
 
     @torch.no_grad()
     def validation_loss(self, forward: TrainingForward, rows: Sequence[Example], token_budget: int) -> float:

@@ -108,10 +108,18 @@ class Trainee:
 
     The optimizer changes the masters; weights in fp32 are their own. Without masters an update smaller than a bf16
     weight's last bit would be lost (arXiv 1710.03740, section 3.1).
+
+    `l2_weight` times half the squared distance to the weights as they are now is part of what is minimised (L2-SP,
+    arXiv 1802.01483, eq. 2): its gradient joins the loss's before clipping. These weights are kept in fp32.
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], learning_rate: float, settings: OptimizerSettings, step_count: int
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        learning_rate: float,
+        settings: OptimizerSettings,
+        step_count: int,
+        l2_weight: float = 0.0,
     ) -> None:
         self.learning_rate = learning_rate
         self.step_count = step_count
@@ -125,6 +133,8 @@ class Trainee:
         self._has_masters = any(m is not w for m, w in zip(self._masters, self._weights, strict=True))
         named = dict(zip(self._names, self._masters, strict=True))
         self._optimizer: Optimizer = OPTIMIZERS[settings.name](named, settings)
+        self._l2_weight = l2_weight
+        self._start = [m.detach().clone() for m in self._masters] if l2_weight else []
 
     def rate_at(self, step: int) -> float:
         """The learning rate of `step`, from 0."""
@@ -151,6 +161,7 @@ class Trainee:
 
     def step(self, step: int) -> float:
         """One update at the schedule's rate; the gradient norm before clipping. If not finite, nothing changes."""
+        self._pull_to_start()
         norm = nn.utils.clip_grad_norm_(self._masters, self._settings.clip_norm, foreach=True).item()
         if math.isfinite(norm):
             self._optimizer.step(self.rate_at(step))
@@ -159,6 +170,13 @@ class Trainee:
         for master in self._masters:
             master.grad = None
         return norm
+
+    @torch.no_grad()
+    def _pull_to_start(self) -> None:
+        for master, start in zip(self._masters, self._start):  # noqa: B905  (no start is kept without a weight)
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+            master.grad.add_(master - start, alpha=self._l2_weight)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Masters and the optimizer's state by name: all that a bit-for-bit continuation needs."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from rankscope.model.methods import packed_linear
 from rankscope.model.methods.packed_linear import PackedLinear, Running
 from rankscope.model.weights.weight_delta import LowRank
 
@@ -126,6 +127,20 @@ def test_ragged_ranks_and_any_arms_running(
     some = data.draw(st.lists(st.sampled_from(range(len(ranks))), min_size=1, unique=True).map(sorted))
     layer.running.arms = tuple(some)
     assert_same(layer, factors, tolerance, rows)
+
+
+def test_groups_are_made_once_for_each_set_of_arms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor from a Python list is a stream sync on a GPU, and there are hundreds of layers."""
+    layer, factors = make("bias", [4, None, 17, 8], torch.float32, grouped=True)
+    made: list[int] = []
+    real = packed_linear.groups_of_rows
+    monkeypatch.setattr(packed_linear, "groups_of_rows", lambda *a: made.append(1) or real(*a))
+    with torch.inference_mode():
+        layer(torch.randn(8, IN))
+    for arms in ((0, 1, 2, 3), (0, 2), (0, 1, 2, 3), (0, 2)):
+        layer.running.arms = arms
+        assert_same(layer, factors, SINGLE)
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize("grouped", [False, True])

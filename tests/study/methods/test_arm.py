@@ -84,9 +84,9 @@ def test_the_schema_takes_them_all() -> None:
         ("prefix-tuning: {virtual_tokens: [0]}", "arms.prefix-tuning.virtual_tokens[0]: found 0, expected a whole "
          "number above 0"),
         ("adapters: {ranks: [8]}", "arms.adapters.ranks: found the unknown key `ranks`, expected one of method, "
-         "learning_rate, dial, bottlenecks"),
+         "learning_rate, dial, retain, replay, bottlenecks"),
         ("ia3: {layers: [8]}", "arms.ia3.layers: found the unknown key `layers`, expected one of method, "
-         "learning_rate, dial"),
+         "learning_rate, dial, retain, replay"),
         ("last-k-layers: {layers: 2}", "arms.last-k-layers.layers: found 2, expected a list of different whole numbers "
          "above 0, such as [2, 4]"),
     ],
@@ -272,7 +272,7 @@ def test_an_arm_is_written_and_read_as_earlier_plans_have_it() -> None:
     written = prompt.model_dump(mode="json")
     assert written == {
         "label": "x", "method": "prompt-tuning", "rank": None, "alpha": None, "targets": None, "dropout": 0.0,
-        "learning_rate": 1e-3, "dial": None, "virtual_tokens": 8,
+        "learning_rate": 1e-3, "dial": None, "retain": None, "replay": None, "virtual_tokens": 8,
     }  # fmt: skip
     assert Arm.model_validate(written) == Arm.model_validate({**written, "bottleneck": None, "layers": None}) == prompt
     assert prompt != arm("prompt-tuning", virtual_tokens=9)

@@ -161,6 +161,7 @@ def why_different(found: Tensor, own: Tensor, allowed: float, what: str = "logit
     """
     if found.shape != own.shape:
         return f"{what} have the shape {tuple(found.shape)}, its own {tuple(own.shape)}"
+    found, own = found.detach(), own.detach()
     difference = float((found - own).abs().max())
     # Not "greater than": NaN must not pass.
     return "" if difference <= allowed * max(1.0, float(own.abs().max())) else f"{what} differ by {difference:.3g}"

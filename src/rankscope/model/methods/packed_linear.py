@@ -51,6 +51,10 @@ def _padded(rank: int) -> int:
     return -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
 
 
+Groups = tuple[Tensor | slice, Tensor, Tensor]
+"""Of the arms that run: their rows of `down`, where each arm's end among them (int32), and the scale of each row."""
+
+
 @dataclass
 class Running:
     """Which arms run, shared by all layers of a pack; `grouped`: their products go through one grouped kernel."""
@@ -81,6 +85,7 @@ class PackedLinear(nn.Module):
         a, b, _ = given[0]
         self._down, self._up = a.new_zeros(total, a.shape[1]), b.new_zeros(total, b.shape[0])
         self.by_arm: list[ArmFactors | None] = []
+        self._groups_of: dict[tuple[tuple[int, ...], torch.device], Groups] = {}
         start = 0
         for factor in factors:
             self.by_arm.append(None if factor is None else self._hold(start, factor))
@@ -104,9 +109,17 @@ class PackedLinear(nn.Module):
             raise RuntimeError(f"{rows.shape[0]} rows cannot be shared out among {len(by_arm)} arms")
         weight, bias = plain_weight(self.base_layer)
         before = self.base_layer(rows) if weight is None else None
-        shared = (self._down, self._up) if self.running.grouped else None
+        shared = (self._down, self._up, self._groups(by_arm)) if self.running.grouped else None
         y: Tensor = _LowRank.apply(rows, weight, bias, before, by_arm, shared, *own)
         return y.view(*x.shape[:-1], y.shape[-1])
+
+    def _groups(self, by_arm: list[ArmFactors | None]) -> Groups:
+        """Made once for each set of arms that runs: a tensor from a Python list makes the device wait."""
+        key = (self.running.arms, self._down.device)
+        if key not in self._groups_of:
+            with torch.inference_mode(mode=False):  # scoring may come first, and training uses them after it
+                self._groups_of[key] = groups_of_rows(self._down, by_arm)
+        return self._groups_of[key]
 
 
 def plain_weight(base: nn.Module) -> tuple[Tensor | None, Tensor | None]:
@@ -121,7 +134,8 @@ def plain_weight(base: nn.Module) -> tuple[Tensor | None, Tensor | None]:
 class _LowRank(torch.autograd.Function):
     """Base product and update in one: no scaled copy, no sum of two gradients, nothing kept but x and x A^T.
 
-    `own` are the factors of the arms, which are there for autograd to see; `shared` those of all arms, for one kernel.
+    `own` are the factors of the arms, which are there for autograd to see; `shared` those of all arms with the groups
+    of those that run, for one kernel.
     """
 
     @staticmethod
@@ -132,7 +146,7 @@ class _LowRank(torch.autograd.Function):
         bias: Tensor | None,
         before: Tensor | None,
         by_arm: list[ArmFactors | None],
-        shared: tuple[Tensor, Tensor] | None,
+        shared: tuple[Tensor, Tensor, Groups] | None,
         *own: Tensor,
     ) -> Tensor:
         if weight is None:
@@ -141,7 +155,7 @@ class _LowRank(torch.autograd.Function):
         else:
             y = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
         ctx.by_arm, ctx.shared, ctx.has_weight = by_arm, shared, weight is not None
-        inner = _add_by_arm(x, y, by_arm) if shared is None else [_add_grouped(x, y, *shared, by_arm)]
+        inner = _add_by_arm(x, y, by_arm) if shared is None else [_add_grouped(x, y, *shared)]
         ctx.save_for_backward(x, *inner, *([] if weight is None else [weight]))
         return y
 
@@ -156,8 +170,7 @@ class _LowRank(torch.autograd.Function):
         if ctx.shared is None:
             own = _back_by_arm(dy, x, inner, dx, ctx.by_arm)
         else:
-            down, up = ctx.shared
-            own = _back_grouped(dy, x, inner[0], down, up, dx, ctx.by_arm)
+            own = _back_grouped(dy, x, inner[0], ctx.shared, dx, ctx.by_arm)
         return dx, None, None, dy if weight is None else None, None, None, *own
 
 
@@ -198,8 +211,8 @@ def _back_by_arm(
 # ---- one kernel for all arms -----------------------------------------------------------------------------------------
 
 
-def _groups(down: Tensor, by_arm: list[ArmFactors | None]) -> tuple[Tensor | slice, Tensor, Tensor]:
-    """Rows of `down` that run, where each arm's end among them (int32), and the scale of each."""
+def groups_of_rows(down: Tensor, by_arm: Sequence[ArmFactors | None]) -> Groups:
+    """As `Groups`, for the arms of `by_arm` in their order; None runs without factors here."""
     whole: list[int] = []
     ends, scales = [], []
     for held in by_arm:
@@ -212,20 +225,25 @@ def _groups(down: Tensor, by_arm: list[ArmFactors | None]) -> tuple[Tensor | sli
     return rows, torch.tensor(ends, dtype=torch.int32, device=device), down.new_tensor(scales)
 
 
-def _add_grouped(x: Tensor, y: Tensor, down: Tensor, up: Tensor, by_arm: list[ArmFactors | None]) -> Tensor:
+def _add_grouped(x: Tensor, y: Tensor, down: Tensor, up: Tensor, groups: Groups) -> Tensor:
     """As `_add_by_arm`, in two products ragged in the ranks; gives scale x A^T (M, sum R)."""
-    rows, ends, scales = _groups(down, by_arm)
-    arms = len(by_arm)
+    rows, ends, scales = groups
+    arms = len(ends)
     inner = nn.functional.grouped_mm(x.view(arms, -1, x.shape[1]), down[rows].T, offs=ends) * scales
     y.view(arms, -1, y.shape[1]).add_(nn.functional.grouped_mm(inner, up[rows], offs=ends))
     return inner
 
 
 def _back_grouped(
-    dy: Tensor, x: Tensor, inner: Tensor, down: Tensor, up: Tensor, dx: Tensor | None, by_arm: list[ArmFactors | None]
+    dy: Tensor,
+    x: Tensor,
+    inner: Tensor,
+    shared: tuple[Tensor, Tensor, Groups],
+    dx: Tensor | None,
+    by_arm: list[ArmFactors | None],
 ) -> list[Tensor]:
-    rows, ends, scales = _groups(down, by_arm)
-    arms = len(by_arm)
+    down, up, (rows, ends, scales) = shared
+    arms = len(ends)
     dy, x = dy.view(arms, -1, dy.shape[1]), x.view(arms, -1, x.shape[1])
     d_down, d_up = torch.zeros_like(down), torch.zeros_like(up)
     d_inner = nn.functional.grouped_mm(dy, up[rows].T, offs=ends) * scales

@@ -1,7 +1,4 @@
-"""Singular value decompositions of large matrices: kept on disk by content hash, or the largest parts at random.
-
-Shapes: a matrix is (out, in), K = min(out, in), k parts that are asked for.
-"""
+"""Singular value decompositions of the base's matrices, kept on disk by content hash. A matrix is (out, in)."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rankscope.model.weights.weight_delta import Svd, normal, working
+from rankscope.model.weights.weight_delta import Svd, working
 from rankscope.study.store_urls import cache_folder
 
 _LAYOUT = "1"
@@ -92,47 +88,3 @@ def _load(path: Path, weight: Tensor) -> Svd | None:
 
 def _bytes_of(weight: Tensor) -> memoryview:
     return weight.detach().cpu().contiguous().view(torch.uint8).numpy().data.cast("B")
-
-
-# ---- only the largest parts ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TopSvd:
-    """The largest parts of a matrix by a randomised method, and how wrong they may be.
-
-    `error_bounds` (k,): each value is too small by at most sqrt(value^2 + e^2) - value (Weyl, on the Gram matrix); e
-    bounds the spectral norm of what the subspace misses: the smaller of the root of `missed_energy`, which is its
-    squared Frobenius norm, and an estimate that fails with a probability of 1e-10 (Halko, Martinsson & Tropp 2011,
-    arXiv 0909.4061, lemma 4.1).
-    """
-
-    svd: Svd
-    error_bounds: Tensor
-    missed_energy: float
-
-
-def randomised_top_svd(
-    matrix: Tensor, count: int, generator: torch.Generator, *, extra: int = 10, power_steps: int = 2
-) -> TopSvd:
-    """The `count` largest singular triples of (out, in) by a random range finder with power steps (arXiv 0909.4061).
-
-    Raises ValueError where `count` is not between 1 and the smaller side.
-    """
-    if not 1 <= count <= min(matrix.shape):
-        raise ValueError(f"{count} of {min(matrix.shape)} singular values")
-    whole = working(matrix)
-    width = min(count + extra, min(matrix.shape))
-    basis = torch.linalg.qr(whole @ normal((whole.shape[1], width), whole, generator)).Q
-    for _ in range(power_steps):
-        basis = torch.linalg.qr(whole.T @ basis).Q
-        basis = torch.linalg.qr(whole @ basis).Q
-    small = basis.T @ whole
-    u, values, vh = torch.linalg.svd(small, full_matrices=False)
-    probes = whole @ normal((whole.shape[1], 10), whole, generator)
-    missed = (probes - basis @ (basis.T @ probes)).norm(dim=0).max()
-    energy = float((whole.double().square().sum() - small.double().square().sum()).clamp(min=0))
-    # 10 probes: P(norm > 10 sqrt(2 / pi) max |probe|) <= 10^-10
-    missed_norm = min(float(10 * (2 / torch.pi) ** 0.5 * missed), energy**0.5)
-    bounds = (values[:count].square() + missed_norm**2).sqrt() - values[:count]
-    return TopSvd(Svd(basis @ u, values, vh).truncated(count), bounds, energy)

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from rankscope.model.load import WITHOUT_ADAPTER, inspect_model, model_path, no_progress_bars, refusing
+from rankscope.model.weights.gram_spectrum import gram_values
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import ModelSpec
 
@@ -106,8 +107,8 @@ class DenseDelta:
         return working(self.weight)
 
     def singular_values(self) -> Tensor:
-        """(K,) from the largest."""
-        return torch.linalg.svdvals(self.dense())
+        """(K,) from the largest, in the working precision."""
+        return gram_values(self.weight).to(self.dense().dtype)
 
     def svd(self) -> Svd:
         """The thin SVD."""

@@ -14,7 +14,9 @@ from pydantic import Field
 from rankscope.study.methods.arm import KNOWN, Arm, Entry, Method, MethodName, arm_label
 from rankscope.study.methods.method_types import Dial, Fraction, Frozen, Rate
 
-__all__ = ["METHODS", "Arm", "ArmEntry", "Dial", "Fraction", "Frozen", "Method", "MethodName", "Rate", "arm_label"]
+__all__ = [
+    "METHODS", "Arm", "ArmEntry", "Dial", "Entry", "Fraction", "Frozen", "Method", "MethodName", "Rate", "arm_label",
+]  # fmt: skip
 
 
 def _find() -> None:

@@ -27,6 +27,7 @@ from rankscope.study.methods.method_types import (
     Unfit,
     code_on_base,
 )
+from rankscope.study.methods.remedy_settings import Replay, Retain
 
 KNOWN: dict[str, Method] = {}
 """Every method by its name. The package fills it from the files of its folder when it is imported."""
@@ -60,6 +61,8 @@ class Arm(BaseModel):
     learning_rate: Rate
     dial: float | None = None
     """The share of its change at which it is judged, where the study fixes it; None: it is chosen."""
+    retain: Retain | None = None
+    replay: Replay | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -88,6 +91,17 @@ class Arm(BaseModel):
         """A setting that only this arm's method has. Raises KeyError where it has none of that name."""
         return self.__pydantic_extra__[name]
 
+    @property
+    def remedy(self) -> str | None:
+        """What it does against forgetting while it trains, in a few words; None where it does nothing."""
+        said = [str(one) for one in (self.retain, self.replay) if one is not None]
+        return "; ".join(said) or None
+
+    @property
+    def plain(self) -> Arm:
+        """The same arm without a remedy."""
+        return self.model_copy(update={"retain": None, "replay": None})
+
     def trainable_parameters(self, model: ModelShape) -> int:
         """How many parameters training changes in this model, exactly."""
         return self.traits.trainable_parameters(self, model)
@@ -101,6 +115,10 @@ class Arm(BaseModel):
         """The number that the label ends with; None for a method that has one size only."""
         size = self.traits.size
         return None if size is None else getattr(self, size.setting)
+
+
+COMMON_SETTINGS = ("method", "learning_rate", "dial", "retain", "replay")
+"""What every entry gives to all of its arms alike."""
 
 
 class Entry(Frozen):
@@ -117,11 +135,21 @@ class Entry(Frozen):
         description="a number above 0, at most 1, or null. The share of its change at which the arm is judged and "
         "exported, in place of the one that is chosen for it.",
     )
+    retain: Retain | None = Field(
+        None,
+        description="a mapping with `kl`, `l2` or both, such as {kl: 0.1}, or null. A penalty on the distance to the "
+        "base.",
+    )
+    replay: Replay | None = Field(
+        None,
+        description="a mapping with `self`, or with `path` and `share`, such as {self: 0.2}, or null. Old text that is "
+        "trained on beside the task.",
+    )
 
     def arms(self, key: str) -> tuple[Arm, ...]:
         """The entry's arms in the order of its sizes; `key` is its name in the file."""
         size = KNOWN[self.method].size
-        common = {"method": self.method, "learning_rate": self.learning_rate, "dial": self.dial}
+        common = {key: getattr(self, key) for key in COMMON_SETTINGS}
         if size is None:
             return (Arm.model_validate({"label": key, **common, **self.settings_at(None)}),)
         return tuple(
@@ -139,7 +167,7 @@ class Entry(Frozen):
     def settings_at(self, size: int | None) -> dict[str, object]:
         """An arm's own settings beside its size: those of the entry, unless a method says otherwise."""
         named = KNOWN[self.method].size
-        return self.model_dump(exclude={"method", "learning_rate", "dial", *([] if named is None else [named.key])})
+        return self.model_dump(exclude={*COMMON_SETTINGS, *([] if named is None else [named.key])})
 
 
 def arm_label(key: str, method: str, size: int | None) -> str:

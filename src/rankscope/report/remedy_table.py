@@ -1,0 +1,59 @@
+"""The page's tables of remedies: each against its own arm, its price, and apart for suites that gave prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rankscope.records import RemedyOutcome
+from rankscope.records.readable_numbers import NOT_MEASURED, percent
+from rankscope.report.chart_drawing import Pair
+from rankscope.report.page_tables import DataTable, columns_of_pairs, interval_cells, number_cell, text_cell
+
+
+def remedies_table(pairs: Sequence[Pair]) -> DataTable:
+    """What each remedy is worth against its own arm, and its price."""
+    verdicts = [pair.verdict for pair in pairs]
+    extra, named = columns_of_pairs(verdicts)
+    columns = [
+        *extra, ("arm", False), ("remedy", False), ("against", False), ("gain lost (points)", True), ("interval", True),
+        ("forgetting saved (points)", True), ("interval", True), ("more tokens", True), ("more time", True),
+    ]  # fmt: skip
+    rows = [
+        [
+            *named(verdict.model, verdict.train_set),
+            *map(text_cell, (one.arm, one.remedy, one.own_arm)),
+            *interval_cells(one.gain_lost),
+            *interval_cells(one.forgetting_saved),
+            *(number_cell(share, NOT_MEASURED if share is None else percent(share)) for share in _price(one)),
+        ]
+        for verdict in verdicts
+        for one in (*verdict.dials, *verdict.remedies)
+    ]
+    return DataTable("remedies", "Every remedy against its own arm, paired by items and seeds", columns, rows)
+
+
+def remedy_parts_table(pairs: Sequence[Pair]) -> DataTable:
+    """Of every remedy that replays after prompts of suites, forgetting of those that gave some and of those that gave
+    none."""
+    verdicts = [pair.verdict for pair in pairs]
+    extra, named = columns_of_pairs(verdicts)
+    columns = [
+        *extra, ("arm", False), ("suites", False), ("which", False), ("forgetting (points)", True), ("interval", True),
+        ("forgetting saved (points)", True), ("interval", True),
+    ]  # fmt: skip
+    rows = [
+        [
+            *named(verdict.model, verdict.train_set),
+            *map(text_cell, (one.arm, part.which, ", ".join(part.suites))),
+            *interval_cells(part.forgetting),
+            *interval_cells(part.forgetting_saved),
+        ]
+        for verdict in verdicts
+        for one in verdict.remedies
+        for part in one.parts
+    ]
+    return DataTable("remedy-parts", "Forgetting of suites that gave prompts, and of the others", columns, rows)
+
+
+def _price(outcome: RemedyOutcome) -> tuple[float | None, float | None]:
+    return outcome.extra_tokens_share, outcome.extra_seconds_share

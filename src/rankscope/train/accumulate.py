@@ -1,0 +1,133 @@
+"""One step's gradients of all arms of a pack, in micro-batches: the task's rows, replayed rows, the penalty.
+
+Shapes: N arms of a pack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from rankscope.data.training_batches import split_micro
+from rankscope.model.attention.unpadded_rows import TrainingForward
+from rankscope.model.base_divergence import LossSums
+from rankscope.model.methods.attach import Pack
+from rankscope.records import Example, StepRecord
+from rankscope.train.objective import Objective
+from rankscope.train.optimizer import Trainee
+from rankscope.train.remedies import BaseForward, Remedies, kl_weights
+
+
+class StepRows(NamedTuple):
+    """The rows of one step: the task's, the same for every arm, and those that are replayed."""
+
+    task: Sequence[Example]
+    replayed: Sequence[Example] = ()
+
+
+class StepLosses(NamedTuple):
+    """Of each arm that ran, in nats per token: the task's loss, that of replayed rows, KL(base || arm) of arms
+    for which it is penalised; and the tokens that these are means over."""
+
+    task: list[float]
+    tokens: int
+    replayed: list[float] | None
+    replayed_tokens: int
+    divergence: list[float | None] | None
+
+    def record(self, arm: int, step: int, rate: float, norm: float) -> StepRecord:
+        """A line of train.jsonl, of the arm at this place."""
+        return StepRecord(
+            step=step, loss_nats_per_token=self.task[arm], learning_rate=rate, gradient_norm=norm,
+            completion_tokens=self.tokens,
+            replay_loss_nats_per_token=None if self.replayed is None else self.replayed[arm],
+            replay_tokens=self.replayed_tokens or None,
+            kl_nats_per_token=None if self.divergence is None else self.divergence[arm],
+        )  # fmt: skip
+
+
+class Accumulator:
+    """A batch's gradients, in micro-batches of at most `token_budget` tokens of all arms together, but at least a row.
+
+    `remedies` of each arm. Where the device's memory does not hold a micro-batch, the budget is halved for good and the
+    batch is begun again: micro-batches change nothing but rounding, and a run that was planned too large still ends.
+    """
+
+    def __init__(
+        self,
+        pack: Pack,
+        forward: TrainingForward,
+        objective: Objective,
+        remedies: Sequence[Remedies],
+        trainees: Sequence[Trainee],
+        token_budget: int,
+    ) -> None:
+        self.token_budget = token_budget
+        self._pack, self._forward, self._trainees = pack, forward, trainees
+        self._objective, self._remedies = objective, remedies
+        self._base = BaseForward(pack, forward, remedies[0].base)
+
+    def gradients(self, rows: StepRows, arms: Sequence[int], seed: int) -> StepLosses:
+        """Leaves the gradients of what each arm minimises: the mean over all its tokens with loss of the cross-entropy
+        and the weighted divergence. Returns the losses.
+
+        `seed` is that of dropout. Raises torch.OutOfMemoryError where one row alone is too large.
+        """
+        while True:
+            torch.manual_seed(seed)
+            try:
+                with self._pack.running(arms):
+                    return self._accumulate(rows, arms)
+            except torch.OutOfMemoryError:
+                if not self._halve_budget([*rows.task, *rows.replayed], len(arms)):
+                    raise
+            # Outside the handler, whose traceback would keep the failed step's tensors alive.
+            for arm in arms:
+                self._trainees[arm].drop_gradients()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _accumulate(self, rows: StepRows, arms: Sequence[int]) -> StepLosses:
+        weights = [sum(map(self._objective.row_weight, part)) for part in rows]
+        device = self._pack.model.device
+        totals = torch.zeros(2, len(arms), dtype=torch.float64, device=device)  # of the task, of replayed rows
+        divergence, near = torch.zeros(len(arms), dtype=torch.float64, device=device), [0] * len(arms)
+        remedies = [self._remedies[arm] for arm in arms]
+        for on_replay, part in enumerate(rows):
+            kl = kl_weights(remedies, on_replay=bool(on_replay), device=device)
+            own = [one.kl_weight(on_replay=bool(on_replay)) > 0 for one in remedies]  # the others' tokens are not its
+            near = [count + weights[on_replay] * has for count, has in zip(near, own, strict=True)]
+            for micro_batch in self._micro_batches(part, len(arms)):
+                sums = self._losses(micro_batch, len(arms), kl)
+                (sums.objective / sum(weights)).sum().backward()
+                for arm in arms:
+                    self._trainees[arm].take_gradients()
+                totals[on_replay] += sums.cross_entropy.detach() / weights[on_replay]
+                divergence += 0 if kl is None else sums.divergence * (kl > 0)
+        return StepLosses(
+            totals[0].tolist(), weights[0], totals[1].tolist() if rows.replayed else None, weights[1],
+            [value / count if count else None for value, count in zip(divergence.tolist(), near, strict=True)]
+            if any(near)
+            else None,
+        )  # fmt: skip
+
+    def _losses(self, rows: Sequence[Example], arms: int, kl: torch.Tensor | None) -> LossSums:
+        if kl is None:
+            losses = self._objective.summed_losses(self._forward, rows, arms)
+            return LossSums(losses, losses, losses)
+        return self._objective.summed_losses_near_base(self._forward, rows, self._base.states(rows), kl)
+
+    def _halve_budget(self, rows: Sequence[Example], arms: int) -> bool:
+        """Halve the budget until this batch has more micro-batches; False where each is a single row already."""
+        count = len(self._micro_batches(rows, arms))
+        if count == len(rows):
+            return False
+        while len(self._micro_batches(rows, arms)) == count:
+            self.token_budget = max(1, self.token_budget // 2)
+        return True
+
+    def _micro_batches(self, rows: Sequence[Example], arms: int) -> list[list[Example]]:
+        tokens = [self._objective.row_tokens(row) * arms for row in rows]
+        return [[rows[i] for i in part] for part in split_micro(range(len(rows)), tokens, self.token_budget)]
