@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -27,7 +28,7 @@ from rankscope.jobs.planning import StudyPlanner
 from rankscope.pipeline import Outcome, run_study
 from rankscope.study.read_study import read_study
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SMALL = {
     "arms": {"full": {"learning_rate": 1e-3}, "lora": {"ranks": [2, 4], "learning_rate": 1e-2}},
@@ -106,8 +107,6 @@ def test_array_jobs_on_two_machines_share_a_study(moto: Moto, tmp_path: Path) ->
     moto.bucket("array")
     study, url = tiny_study(tmp_path / "input", **SMALL), "s3://array/study"
     planned = moto.run(tmp_path / "a", "plan", study, "--json")
-    import json
-
     ids = [run["run_id"] for run in json.loads(done(planned))["runs"]]
     begun = [moto.command(tmp_path / f"machine{i}", "run", study, "--out", url, "--only", ids[i]) for i in range(2)]
     for process in begun:

@@ -41,7 +41,7 @@ class Moto:
     def run(self, cache: Path, *words: object, **extra: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of `command`."""
         process = self.command(cache, *words, **extra)
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=500)
         return process.returncode, output, errors
 
     def bucket(self, name: str) -> Any:
