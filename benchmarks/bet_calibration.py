@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from bet_families import ARMS, FAMILIES, PARAMETERS, RANKS, Family, scenario_of
 from bet_families_held_out import HELD_OUT
-from simulated_studies import draw
+from simulated_studies import Drawn, Scenario, draw
 
 from rankscope.decide.best_bet import COST_SHARE, Axes, doublings, judge_draws, place_bet
 from rankscope.decide.bet_likelihood import Observed, observe
@@ -42,28 +42,49 @@ BINS = np.arange(0.0, 1.01, 0.1)
 
 def one_study(rng: np.random.Generator, family: Family, seeds: int, items: int) -> dict[str, Any]:
     """A simulated study: what the bet says, and its regret and rightness beside those of its peers."""
-    scenario = scenario_of(rng, family, seeds, items)
-    drawn = draw(rng, scenario, seeds)
+    study = simulate(rng, scenario_of(rng, family, seeds, items))
+    return outcome(study, bet_axes(study.gain, study.lost, np.random.default_rng(0)))
+
+
+class Study(NamedTuple):
+    """A simulated study: its truth, its answers, and what the bet sees of gain and of forgetting, in points."""
+
+    scenario: Scenario
+    drawn: Drawn
+    gain: Observed
+    lost: Observed
+
+
+def simulate(rng: np.random.Generator, scenario: Scenario) -> Study:
+    """Draws the answers of a study of this truth."""
+    drawn = draw(rng, scenario, scenario.seeds)
     gain, lost = (
         observe([suite.arrays for suite in drawn.suites if (suite.relation == "in-domain") == inside], scale)
         for inside, scale in ((True, 100.0), (False, -100.0))
     )
-    outcomes = judge_draws([bet_axes(gain, lost, np.random.default_rng(0))])
+    return Study(scenario, drawn, gain, lost)
+
+
+def outcome(study: Study, axes: Axes) -> dict[str, Any]:
+    """The bet that these draws of the truth lead to, and its peers: regret, and whether each is right."""
+    gain, lost = study.gain.mean, study.lost.mean
+    outcomes = judge_draws([axes])
     bet = place_bet(outcomes, COST, [True] * ARMS)
-    true = judge_draws([Axes(100 * scenario.gain[None], 100 * scenario.lost[None], MARGINS)])
-    keeps = np.flatnonzero(lost.mean <= MARGINS.retention)
+    true = judge_draws([Axes(100 * study.scenario.gain[None], 100 * study.scenario.lost[None], MARGINS)])
+    keeps = np.flatnonzero(lost <= MARGINS.retention)
     options = {
         "bet": bet.option,
-        "argmax": int(np.argmax(gain.mean)),
-        "loss": int(np.argmin(drawn.validation_loss)),
+        "argmax": int(np.argmax(gain)),
+        "loss": int(np.argmin(study.drawn.validation_loss)),
         "r16": RANKS.index(16),
         "r64": RANKS.index(64),
-        "plug_in": int(keeps[np.argmax(gain.mean[keeps])]) if len(keeps) and gain.mean[keeps].max() > 0 else ARMS,
+        "plug_in": int(keeps[np.argmax(gain[keeps])]) if len(keeps) and gain[keeps].max() > 0 else ARMS,
     }
+    design = {"family": study.scenario.name, "seeds": study.scenario.seeds}
+    said = {"said": float(outcomes.probability[bet.option]), "base": bet.option == ARMS}
     found = {name: float(true.regret[0, option]) for name, option in options.items()}
-    said = float(outcomes.probability[bet.option])
     right = {f"right_{name}": bool(true.right[0, option]) for name, option in options.items()}
-    return {"family": scenario.name, "seeds": seeds, "said": said, "base": bet.option == ARMS, **found, **right}
+    return {**design, **said, **found, **right}
 
 
 def bet_axes(gain: Observed, lost: Observed, rng: np.random.Generator) -> Axes:
@@ -145,6 +166,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ],
         "said_80_share": len(sure) / max(len(three), 1),
         "said_80_right": _mean(sure, "right_bet") if sure else None,
+        "said_80_studies": [len(three), len(sure)],
     }
 
 
@@ -153,23 +175,28 @@ def scenario_name(family: Family) -> str:
     return family.__name__.replace("_", " ")
 
 
+def _error(share: float, count: int) -> str:
+    return f"standard error {np.sqrt(share * (1 - share) / max(count, 1)):.3f}"
+
+
 def gates(found: dict[str, Any]) -> list[tuple[str, bool]]:
-    """What the calibration asks of the bet, and whether it holds."""
+    """What the calibration asks of the bet, and whether it holds. Standard errors are told; they decide nothing."""
     held = []
     for one in found["reliability"]:
         if one["family"] == "all" and one["low"] >= 0.5 and one["n"] >= 200:
             off = one["observed"] - one["predicted"]
-            name = f"said {one['predicted']:.2f}, right {one['observed']:.2f} (n = {one['n']}): within -0.05 and +0.10"
-            held.append((name, -0.05 <= off <= 0.10))
+            name = f"said {one['predicted']:.3f}, right {one['observed']:.3f} ({_error(one['observed'], one['n'])}"
+            held.append((f"{name}, n = {one['n']}): within -0.05 and +0.10", -0.05 <= off <= 0.10))
     for one in found["families"]:
         most = 0.25 if one["family"] == "no gain" else 0.10
         over = one["said"] - one["right"]
-        held.append((f"{one['family']}: said minus right {over:+.2f}, at most {most:g}", over <= most))
+        held.append((f"{one['family']}: said minus right {over:+.3f}, at most {most:g}", over <= most))
     brier, constant = found["brier"], found["brier_constant"]
     held.append((f"Brier {brier:.4f}, below that of each family's own rate {constant:.4f}", brier < constant))
     share, right = found["said_80_share"], found["said_80_right"] or 0.0
-    held.append((f"3 seeds: {share:.1%} say 0.8 or more, at least 60 %", share >= 0.6))
-    held.append((f"3 seeds: {right:.1%} of those are right, at least 95 %", right >= 0.95))
+    three, sure = found["said_80_studies"]
+    held.append((f"3 seeds: {share:.1%} say 0.8 or more ({_error(share, three)}), at least 60 %", share >= 0.6))
+    held.append((f"3 seeds: {right:.1%} of those are right ({_error(right, sure)}), at least 95 %", right >= 0.95))
     for way in PEERS:
         ours, theirs = (float(np.mean([one[name] for one in found["regret"]])) for name in ("bet", way))
         held.append((f"mean regret {ours:.2f}, below {way}'s {theirs:.2f}", ours < theirs))

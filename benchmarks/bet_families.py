@@ -157,10 +157,11 @@ def choose_settings(rng: Rng, truth: Truth) -> tuple[Floats, Floats]:
     return gain[arms, chosen], lost[arms, chosen]
 
 
-def scenario_of(rng: Rng, family: Family, seeds: int, items: int) -> Scenario:
-    """A study of a family, its truth drawn anew, as simulated_studies.py draws its answers."""
+def scenario_of(rng: Rng, family: Family, seeds: int, items: int, *, chosen: bool = True) -> Scenario:
+    """A study of a family, its truth drawn anew, as simulated_studies.py draws its answers. Not `chosen`: every arm has
+    the gentle setting that the family describes."""
     truth = family(rng)
-    gain, lost = choose_settings(rng, truth)
+    gain, lost = choose_settings(rng, truth) if chosen else (truth.gain, truth.lost)
     learned = np.clip(BASE_TASK + gain / 100, 0.02, 0.98)
     kept = np.clip(BASE_KEPT - lost / 100, 0.02, 0.98)
     name = family.__name__.replace("_", " ")

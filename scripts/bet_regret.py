@@ -91,7 +91,7 @@ def run(study: Study, base: Path, out: Path, before: Path | None = None) -> Stud
 def at_rates(study: Study, settings: Settings, seeds: int, name: str) -> Study:
     """The study with one arm for each of `settings`, labelled `arm-at-rate`."""
     arms = {f"{arm}-at-{rate:g}": study.arms[arm].model_copy(update={"learning_rate": rate}) for arm, rate in settings}
-    return study.model_copy(update={"name": name, "arms": arms, "seeds": list(range(seeds))})
+    return study.model_copy(update={"name": name, "arms": arms, "seeds": tuple(range(seeds))})
 
 
 def judged(folder: StudyFolder, study: Study, settings: Settings) -> pd.DataFrame:
