@@ -190,6 +190,8 @@ class _Work:
         self.tell(what, 0, len(jobs), began)
         ordered = sorted(jobs, key=lambda job: -job.seconds)
         for done, outcome in enumerate(self.executor.run(ordered, self.idle), start=1):
+            if outcome.elsewhere:
+                self.folder.refresh()
             self.tell(what, done, len(jobs), began)
             if outcome.error is not None:
                 details = outcome.details or outcome.error

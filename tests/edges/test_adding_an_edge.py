@@ -103,6 +103,11 @@ class Toy:
     def lock(self, name, *, shared=False):
         yield
 
+    def is_locked(self, name):
+        return False
+
+    def refresh(self): ...
+
     def remove_drafts(self):
         return 0
 '''

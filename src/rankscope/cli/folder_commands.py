@@ -90,7 +90,7 @@ def report(folder: FolderUrl) -> None:
 
 def export(
     folder: FolderUrl,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the adapter goes.")],
+    out: Annotated[str, typer.Option("--out", metavar="DIR|URL", help="Where the adapter goes; hf://ORG/NAME too.")],
     arm: Annotated[str | None, typer.Option("--arm", metavar="LABEL", help="An arm; else the recommended one.")] = None,
     merged: Annotated[bool, typer.Option("--merged", help="Write the whole model with the adapter merged in.")] = False,
 ) -> None:

@@ -84,7 +84,7 @@ def plan(
     from rankscope.pipeline import StudyPlanner, measure_study
 
     folder = StudyFolder.open(out or settings.name)
-    machine = described or look_at_machine(folder.local_folder())
+    machine = described or look_at_machine(folder.disk_folder())
     with StudyPlanner(settings, study.resolve().parent, RowsRead()) as planner:
         planned = planner.plan(machine, folder, as_begun=described is None)
         if measure:
@@ -158,7 +158,7 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
 
         with StudyPlanner(settings, base, RowsRead()) as planner:
             outcome = run_study(
-                planner, folder, machine=look_at_machine(folder.local_folder()), make_executor=make_executor,
+                planner, folder, machine=look_at_machine(folder.disk_folder()), make_executor=make_executor,
                 only=only, retrain=retrain, progress=progress, notice=lambda text: typer.echo(text, err=True),
             )  # fmt: skip
     if not only:

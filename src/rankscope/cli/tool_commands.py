@@ -17,7 +17,7 @@ AdapterFolder = Annotated[Path, typer.Argument(metavar="ADAPTER", help="A folder
 
 
 def audit(
-    adapter: AdapterFolder,
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder of a LoRA adapter, or a store's URL.")],
     base: Annotated[
         str | None, typer.Option("--base", metavar="MODEL", help="Its base model: adds relative norms and intruders.")
     ] = None,

@@ -25,6 +25,7 @@ from rankscope.records import PackMembers, Plan, SamplesRecord, StudyMarker
 from rankscope.records.record_base import record_json
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import study_of
+from rankscope.study.store_urls import cache_folder, is_url
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +149,10 @@ class StudyFolder(JudgeReplies, DialTables):
         marker = self.read_marker()
         return self.storage.local_copy("") or Path(marker.study if marker is not None else "study")
 
+    def disk_folder(self) -> Path:
+        """Where the disk fills on this machine: this folder, or the cache of one that lies in a store."""
+        return cache_folder() if is_url(self.url) else self.local_folder()
+
     @contextmanager
     def local_study_file(self) -> Iterator[Path]:
         """study.yaml as a local file. Raises InputProblems where there is none."""
@@ -244,12 +249,13 @@ class StudyFolder(JudgeReplies, DialTables):
         """Whether a process works on the study now. Where no lock can be taken at all, as in a folder that may only be
         read, it is taken to be nobody."""
         try:
-            with self.lock():
-                return False
-        except Busy:
-            return True
+            return self.storage.is_locked("study")
         except OSError:
             return False
+
+    def refresh(self) -> None:
+        """See what jobs on other machines wrote."""
+        self.storage.refresh()
 
     @contextmanager
     def wait_lock(self, name: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:

@@ -30,6 +30,7 @@ from rankscope.plan.make_plan import make_plan
 from rankscope.records import MachineFacts, MeasuredSpeed, ModelFacts, Plan, SourceState, SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import absolute, dump_study, study_of
+from rankscope.study.store_urls import is_url
 from rankscope.study.study import ModelSpec, Study, SuiteSource, TrainSource
 
 _Pinned = TypeVar("_Pinned", ModelSpec, TrainSource, SuiteSource)
@@ -105,8 +106,18 @@ class StudyPlanner:
             "`rankscope run --retrain` trains it again"
             for run_id, suites in (unscorable(out, plan) if previous is not None else {}).items()
         ]
+        lost += self._on_this_machine_alone(out)
         power = planned_power(plan, self.study.decision)
         return plan.model_copy(update={**found, "power": power, "warnings": [*plan.warnings, *lost]})
+
+    def _on_this_machine_alone(self, out: StudyFolder) -> list[str]:
+        """A study in a store may be gone on with anywhere, unless its model lies in a folder of this machine."""
+        return [
+            f"the model {spec.name} is a folder of this machine: no other can go on with {out.url}; a hub id or a "
+            "store's URL can be read everywhere"
+            for spec in self.study.models
+            if is_url(out.url) and spec.id != "bundled" and (self.base / Path(spec.id).expanduser()).is_dir()
+        ]
 
     def text(self, plan: Plan) -> str:
         """The study with absolute paths, at the commits that were planned: study.yaml of its folder."""
@@ -147,7 +158,10 @@ class StudyPlanner:
         training: dict[str, list[TrainFacts]] = {}
         suites: dict[str, list[SuiteFacts]] = {}
         done: dict[tuple[object, ...], str] = {}
-        files = {spec.name: model_states(spec.name, model_path(spec, self.base)) for spec in self.study.models}
+        files = {
+            spec.name: model_states(spec.name, model_path(spec, self.base), spec.id if is_url(spec.id) else None)
+            for spec in self.study.models
+        }
         for spec, facts in zip(self.study.models, models, strict=True):
             own = tokenizer_sha256(files[spec.name]) or spec.name
             key = (own, facts.context_tokens, facts.vocab_size, spec.chat, spec.system_prompt)

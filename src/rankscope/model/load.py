@@ -27,6 +27,7 @@ from transformers.utils import logging
 from rankscope.assets import bundled_base_path
 from rankscope.data.hub_data import hub_problem, token_of
 from rankscope.model.decoder_parts import blocks, key_value_width, norms, vocabulary_parameters
+from rankscope.model.fetched_model import fetched
 from rankscope.model.model_checks import (
     content_sha256,
     model_states,
@@ -37,6 +38,7 @@ from rankscope.model.model_checks import (
 )
 from rankscope.records import ModelFacts
 from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.store_urls import is_url
 from rankscope.study.study import ModelSpec
 
 
@@ -99,11 +101,13 @@ def no_progress_bars() -> Iterator[None]:
 def model_path(spec: ModelSpec, base: Path) -> str:
     """A folder to load from, or the hub id as it is. `base` is the study file's folder.
 
-    Raises InputProblems where a folder is named that holds no configuration or no safetensors.
+    A URL's folder is fetched to this machine first. Raises InputProblems where a folder is named that holds no
+    configuration or no safetensors.
     """
     if spec.id == "bundled":
         return str(bundled_base_path())
-    folder = Path(os.path.abspath(base / Path(spec.id).expanduser()))  # a link is checked where the link stands
+    where = fetched(spec.id) if is_url(spec.id) else base / Path(spec.id).expanduser()
+    folder = Path(os.path.abspath(where))  # a link is checked where the link stands
     if not folder.exists():
         if spec.id.startswith((".", "/", "~")) or spec.id.count("/") > 1:
             raise InputProblems([Problem(str(folder), "model", "nothing there", "a model folder or a hub id")])

@@ -12,24 +12,23 @@ from transformers import PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from rankscope.data.source_state import file_facts, is_same_file
+from rankscope.model.fetched_model import READ, local_file
 from rankscope.records import SourceState
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.study import ModelSpec
 
-_READ = (".safetensors", ".json", ".jinja", ".txt", ".model", ".gguf", ".py")
-"""Endings of what transformers and tokenizers may read from a model's folder; everything else is passed over."""
-
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "chat_template.jinja")
 
 
-def model_states(name: str, path: str) -> list[SourceState]:
+def model_states(name: str, path: str, url: str | None = None) -> list[SourceState]:
     """The state now of every file that decides what the model in a folder does; none for a hub id, whose commit does.
 
-    `name` is the model's in the study.
+    `name` is the model's in the study; with `url` the files are named as they are in the store that `path` is of.
     """
     folder = Path(path)
     files = sorted(file for file in folder.iterdir() if _is_read(file)) if folder.is_dir() else []
-    return [SourceState(name=name, file=str(file), **file_facts(file)) for file in files]
+    named = {file: str(file) if url is None else f"{url.rstrip('/')}/{file.name}" for file in files}
+    return [SourceState(name=name, file=named[file], **file_facts(file)) for file in files]
 
 
 def content_sha256(path: str, commit: str | None, states: Sequence[SourceState]) -> str:
@@ -58,7 +57,7 @@ def changed_model_files(states: Sequence[SourceState]) -> list[tuple[SourceState
     """(state, what is found now) of every file that is not as it was. A file of the same size and time is the same."""
     found = []
     for state in states:
-        file = Path(state.file)
+        file = local_file(state.file)
         if not file.is_file():
             found.append((state, "no such file any more"))
         elif not is_same_file(file, state):
@@ -75,7 +74,7 @@ def check_model_files(states: Sequence[SourceState]) -> None:
 
 
 def _is_read(file: Path) -> bool:
-    return file.is_file() and file.suffix in _READ and not file.name.startswith(("adapter_", "."))
+    return file.is_file() and file.suffix in READ and not file.name.startswith(("adapter_", "."))
 
 
 _A_DECODER = "a decoder that writes text, such as Llama, Qwen, Gemma or Mistral"

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rankscope.decide.run_outcomes import median_seed
-from rankscope.edges.storages import open_storage
+from rankscope.edges.out_folder import check_out, out_folder
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.model.load import load_model, load_tokenizer
 from rankscope.model.methods.attach import SavedAdapter, attach, unmergeable
@@ -28,8 +28,9 @@ _NOWHERE = Path("/")
 """What relative paths would start at: a study in its folder has none."""
 
 
-def export_arm(folder: StudyFolder, out: Path, *, arm: str | None, merged: bool) -> str:
-    """Write the arm's median-validation seed at the arm's dial to `out`; a line that says what was written.
+def export_arm(folder: StudyFolder, out: str | Path, *, arm: str | None, merged: bool) -> str:
+    """Write the arm's median-validation seed at the arm's dial to `out`, a folder or a URL; a line that says what was
+    written.
 
     `arm` None is the recommended one. A study of several models or training sets takes the first verdict that has the
     arm. Raises InputProblems where there is nothing to export.
@@ -38,8 +39,7 @@ def export_arm(folder: StudyFolder, out: Path, *, arm: str | None, merged: bool)
     verdicts = folder.read_verdicts()
     if verdicts is None:
         raise _nothing(folder, "no verdict yet", "a study that has ended; `rankscope status` says what is left")
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise InputProblems([Problem(str(out), "--out", "something there already", "a new or empty folder")])
+    check_out(out)
     verdict, row = _choose(folder, verdicts.verdicts, arm)
     try:
         seed = median_seed(runs_frame(folder, plan), verdict.model, verdict.train_set, row.label)
@@ -61,7 +61,7 @@ def export_arm(folder: StudyFolder, out: Path, *, arm: str | None, merged: bool)
     )  # fmt: skip
     card = _card(folder, plan, study, verdict, row, run, PICTURE if picture is not None else None)
 
-    with open_storage(out.absolute().parent).local_draft(out.name) as target:
+    with out_folder(out) as target:
         target.mkdir()
         _fill(folder, study, run, target, card, dial=row.dial, merged=merged)
         if picture is not None:

@@ -42,7 +42,9 @@ class ModelSpec(Frozen):
     """A base model; its id alone is enough."""
 
     id: str = Field(
-        min_length=1, description="`bundled`, a folder, or a hub id. A folder is one that transformers saved."
+        min_length=1,
+        description="`bundled`, a folder, a hub id, or a store's URL. A folder is one that transformers saved; that of "
+        "a URL (s3://...) is fetched once to each machine.",
     )
     revision: str | None = Field(
         default=None, description="a branch, tag or commit. Of a hub id; else its newest commit."

@@ -14,6 +14,7 @@ from torch import Tensor
 from rankscope.analyse.merged_spectra import INTRUDER_TOP
 from rankscope.analyse.update_spectra import energy_rank, module_rows
 from rankscope.edges.storages import open_storage
+from rankscope.model.fetched_model import fetched
 from rankscope.model.weights.adapter_file import (
     CONFIG,
     WEIGHTS,
@@ -25,6 +26,7 @@ from rankscope.model.weights.adapter_writing import tokenizer_files, write_adapt
 from rankscope.model.weights.large_svd import SvdCache
 from rankscope.model.weights.weight_delta import LowRank, Svd, load_as_saved, matching_matrices
 from rankscope.study.problems import InputProblems, Problem, show
+from rankscope.study.store_urls import is_url
 
 _CONTROL_SEED = 0
 
@@ -32,13 +34,14 @@ _CONTROL_SEED = 0
 # ---- audit ----------------------------------------------------------------------------------------------------------
 
 
-def audit(folder: Path, base: str | None = None, cache: SvdCache | None = None) -> dict[str, Any]:
+def audit(folder: str | Path, base: str | None = None, cache: SvdCache | None = None) -> dict[str, Any]:
     """What `rankscope audit --json` prints: the adapter's spectrum, module by module (docs/records.md).
 
-    With `base`, a model folder or hub id, also the norm relative to the base's and intruder dimensions; the SVD of each
-    base matrix is computed once and cached. Raises InputProblems.
+    `folder` may be a URL of a store, whose files are then fetched. With `base`, a model folder or hub id, also the norm
+    relative to the base's and intruder dimensions; the SVD of each base matrix is computed once and cached. Raises
+    InputProblems.
     """
-    adapter = read_adapter(folder)
+    adapter = read_adapter(fetched(str(folder)) if is_url(str(folder)) else Path(folder))
     weights: dict[str, Tensor] = {}
     if base is not None:
         weights = matching_matrices(load_as_saved(base, adapter.config.get("revision")), adapter.deltas, base)

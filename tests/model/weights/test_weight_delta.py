@@ -13,8 +13,9 @@ from inside_models import make_model
 from safetensors.torch import load_file
 
 from rankscope.model.load import linear_shapes
-from rankscope.model.weights.large_svd import SvdCache, cache_folder
+from rankscope.model.weights.large_svd import SvdCache
 from rankscope.model.weights.weight_delta import DenseDelta, LowRank, Svd, random_like
+from rankscope.study.store_urls import cache_folder
 
 
 def factored(shape: tuple[int, int], rank: int, dtype: torch.dtype, seed: int = 0, scale: float = 2.0) -> LowRank:

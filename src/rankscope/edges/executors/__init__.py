@@ -50,11 +50,13 @@ def slots_of(job: Job) -> int:
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """`error` is None where the job returned; `details` then holds the traceback for the run's log."""
+    """`error` is None where the job returned; `details` then holds the traceback for the run's log. `elsewhere`: it ran
+    on another machine, so that this one looks again at a study that lies in a store."""
 
     job: Job
     error: str | None = None
     details: str = ""
+    elsewhere: bool = False
 
 
 class Executor(Protocol):

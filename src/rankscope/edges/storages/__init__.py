@@ -68,6 +68,13 @@ class Storage(Protocol):
     def lock(self, name: str, *, shared: bool = False) -> AbstractContextManager[None]:
         """Hold a named lock, given back however the process ends. Raises Busy at once where it is taken."""
 
+    def is_locked(self, name: str) -> bool:
+        """Whether somebody holds the named lock; nothing is taken, where that can be helped."""
+
+    def refresh(self) -> None:
+        """See what other machines wrote, where reads do not see it by themselves. Whoever runs jobs on other machines
+        calls it when one of them has ended."""
+
     def remove_drafts(self) -> int:
         """Delete what killed processes left unfinished, and nothing else; how many. Call it under the study's lock."""
 

@@ -147,6 +147,16 @@ class LocalDisk:
                 stream.flush()
             yield
 
+    def is_locked(self, name: str) -> bool:
+        try:
+            with self.lock(name):
+                return False
+        except Busy:
+            return True
+
+    def refresh(self) -> None:
+        """Nothing: reads are of the disk."""
+
     def remove_drafts(self) -> int:
         count = 0
         for folder, folders, files in os.walk(self.root):

@@ -10,25 +10,18 @@ import tempfile
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_dir
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rankscope.model.weights.weight_delta import Svd, working
+from rankscope.study.store_urls import cache_folder
 
 _LAYOUT = "1"
 """Part of every key: raised when the files would hold something else."""
 
 _FREE_DISK_SHARE = 0.1
 """A file is kept only where it takes less than this share of the free disk; else it is computed anew."""
-
-
-def cache_folder() -> Path:
-    """`RANKSCOPE_CACHE`, or the platform's folder for caches."""
-    if given := os.environ.get("RANKSCOPE_CACHE"):
-        return Path(given).expanduser()
-    return Path(user_cache_dir("rankscope", appauthor=False))
 
 
 class SvdCache:

@@ -1,0 +1,68 @@
+"""What is made for others: beside other files never, into a store with the card last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from memory_objects import MemoryBucket, MemoryObjects
+
+from rankscope.edges import out_folder as made
+from rankscope.edges.out_folder import check_out, out_folder
+from rankscope.study.problems import InputProblems
+
+URL = "s3://lab/exported"
+
+
+@pytest.fixture
+def puts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names that were put or deleted in the store, in order."""
+    names: list[str] = []
+    bucket = MemoryBucket()
+    monkeypatch.setattr(made, "FsspecObjects", lambda url: MemoryObjects(bucket, None, names.append))
+    return names
+
+
+def fill(folder: Path) -> None:
+    folder.mkdir()
+    for name in ("README.md", "adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).write_text(name)
+
+
+def test_a_store_gets_the_files_with_the_card_last(puts: list[str]) -> None:
+    check_out(URL)
+    puts.clear()
+    with out_folder(URL) as target:
+        fill(target)
+        assert puts == []
+    assert puts == ["adapter_config.json", "adapter_model.safetensors", "README.md"]
+    with pytest.raises(InputProblems, match=r"s3://lab/exported: --out: found something there already"):
+        check_out(URL)
+
+
+def fail_halfway(out: str | Path) -> None:
+    with out_folder(out) as target:
+        fill(target)
+        raise RuntimeError("no")
+
+
+def test_what_fails_leaves_nothing(puts: list[str], tmp_path: Path) -> None:
+    for out in (URL, tmp_path / "out"):
+        with pytest.raises(RuntimeError):
+            fail_halfway(out)
+    assert puts == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_local_folder_that_has_something_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(InputProblems, match="something there already"):
+        check_out(tmp_path)
+    check_out(tmp_path / "new")
+
+
+@pytest.mark.parametrize("url", ["hf://one", "hf://a/b/c", "hf://user:token@org/name"])
+def test_a_name_that_is_no_model_of_the_hub_is_refused(url: str) -> None:
+    with pytest.raises(InputProblems, match=r"expected hf://ORG/NAME") as refused:
+        check_out(url)
+    assert "token" not in str(refused.value)
