@@ -17,7 +17,8 @@ from tiny_study import tiny_study, write_rows
 from rankscope.edges.executors.this_machine import InProcess
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.jobs.planning import StudyPlanner, pinned
+from rankscope.jobs.earlier_plan import pinned
+from rankscope.jobs.planning import StudyPlanner
 from rankscope.pipeline import Outcome, run_study
 from rankscope.records import Plan
 from rankscope.study.problems import InputProblems

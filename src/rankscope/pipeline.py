@@ -17,9 +17,10 @@ from rankscope.edges.folder_upkeep import keep_best, set_aside_damaged
 from rankscope.edges.machine import stop_requested
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.derive_job import Derive, derivations, derived_sources
+from rankscope.jobs.earlier_plan import same_work, unscorable
 from rankscope.jobs.measure_job import Measure, measured_runs
 from rankscope.jobs.packing_job import ChoosePacking, groups_of, undecided
-from rankscope.jobs.planning import StudyPlanner, same_work, unscorable
+from rankscope.jobs.planning import StudyPlanner
 from rankscope.jobs.replay_job import samples_to_write
 from rankscope.jobs.run_job import TrainRuns
 from rankscope.jobs.score_job import ScoreBase

@@ -70,6 +70,14 @@ class Bystander:
         """The first process's parent holds what must be held."""
         return self._unlocked()
 
+    def is_locked(self, name: str) -> bool:
+        """As the real one."""
+        return self._real.is_locked(name)
+
+    def refresh(self) -> None:
+        """As the real one."""
+        self._real.refresh()
+
     def remove_drafts(self) -> int:
         """Not done."""
         return 0

@@ -12,17 +12,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
 
 from rankscope.data.encode_study import encode_study
 from rankscope.data.encoder import Encoder
-from rankscope.data.hub_data import is_commit
 from rankscope.data.source_state import changed_sources, source_states
 from rankscope.data.token_files import token_path
 from rankscope.data.token_writers import code_sha256
 from rankscope.decide.planned_power import planned_power
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.lm_eval.load_task import load_task
+from rankscope.jobs.earlier_plan import finished_among, pinned, unscorable
 from rankscope.jobs.selection_prompts import selection_prompts
 from rankscope.model.load import inspect_model, load_tokenizer, model_path
 from rankscope.model.model_checks import changed_model_files, model_states, tokenizer_sha256
@@ -31,9 +30,7 @@ from rankscope.records import MachineFacts, MeasuredSpeed, ModelFacts, Plan, Sou
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import absolute, dump_study, study_of
 from rankscope.study.store_urls import is_url
-from rankscope.study.study import ModelSpec, Study, SuiteSource, TrainSource
-
-_Pinned = TypeVar("_Pinned", ModelSpec, TrainSource, SuiteSource)
+from rankscope.study.study import ModelSpec, Study
 
 _NAMED = 4
 """Runs that a message names."""
@@ -147,7 +144,7 @@ class StudyPlanner:
         """Finished runs of the folder that `plan` does not ask for: the study was changed since."""
         before = folder.read_plan()
         wanted = {run.run_id for run in plan.runs}
-        return _finished(folder, [run.run_id for run in before.runs if run.run_id not in wanted] if before else [])
+        return finished_among(folder, [run.run_id for run in before.runs if run.run_id not in wanted] if before else [])
 
     def _look(self, machine: MachineFacts) -> _Facts:
         """Open everything: inspect the models, read and encode the rows."""
@@ -202,7 +199,7 @@ class StudyPlanner:
         if not all(out.has_tokens(content_sha256) for content_sha256 in _token_hashes(before)):
             return None
         runs = [run.run_id for run in before.runs if run.fits]
-        finished = _finished(out, runs)
+        finished = finished_among(out, runs)
         changed = self._changed(before) if len(finished) < len(runs) else []
         if changed and not finished:
             return None
@@ -256,52 +253,3 @@ def _token_hashes(plan: Plan) -> set[str]:
     training = {facts.content_sha256 for facts in plan.train_sets}
     training |= {replay.content_sha256 for facts in plan.train_sets for replay in facts.replays}
     return training | {facts.content_sha256 for facts in plan.suites}
-
-
-def _finished(folder: StudyFolder, run_ids: Sequence[str]) -> list[str]:
-    statuses = {run_id: folder.read_status(run_id) for run_id in run_ids}
-    return [run_id for run_id, status in statuses.items() if status is not None and status.state == "done"]
-
-
-def unscorable(folder: StudyFolder, plan: Plan) -> dict[str, list[str]]:
-    """By finished run whose weights are gone, the suites that it was never asked: they came after it."""
-    found = {}
-    for run in plan.runs:
-        status = folder.read_status(run.run_id)
-        kept = folder.has_weights(run.run_id, whole=run.arm.traits.whole)
-        if status is None or status.state != "done" or kept:
-            continue
-        scored = folder.scored_suites(run.run_id)
-        missing = [s.name for s in plan.suites if s.model == run.model and scored.get(s.name) != s.content_sha256]
-        if missing:
-            found[run.run_id] = missing
-    return found
-
-
-def same_work(one: Plan, other: Plan) -> bool:
-    """Whether two plans ask for the same runs on the same data; what a machine says of speed and room may differ."""
-
-    def work(plan: Plan) -> tuple[object, ...]:
-        ids = [(run.run_id, run.arm.label) for run in plan.runs], [search.search_id for search in plan.searches]
-        return plan.resolved, plan.models, plan.train_sets, plan.suites, ids
-
-    return work(one) == work(other)
-
-
-def pinned(study: Study, plan: Plan) -> Study:
-    """The study at the commits that its hub models and data sets had when it was planned: a job that starts later
-    sees what the plan saw."""
-    models = {facts.name: facts.revision for facts in plan.models}
-    rows = {("train", facts.name): facts.revision for facts in plan.train_sets}
-    rows |= {("suites", facts.name): facts.revision for facts in plan.suites}
-
-    def at_commit(given: _Pinned, commit: str | None) -> _Pinned:
-        return given.model_copy(update={"revision": commit}) if commit and is_commit(commit) else given
-
-    return study.model_copy(
-        update={
-            "models": tuple(at_commit(spec, models.get(spec.name)) for spec in study.models),
-            "train": {name: at_commit(given, rows.get(("train", name))) for name, given in study.train.items()},
-            "suites": {name: at_commit(given, rows.get(("suites", name))) for name, given in study.suites.items()},
-        }
-    )
