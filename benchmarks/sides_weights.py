@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rankscope.analyse.merged_spectra import merged_top
-from rankscope.model.weights.large_svd import SvdCache
+from rankscope.model.weights.svd_cache import SvdCache
 from rankscope.model.weights.weight_delta import DenseDelta, LowRank, Svd
 from rankscope.tools.adapter_audit import audit
 

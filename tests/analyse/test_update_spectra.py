@@ -20,7 +20,7 @@ from rankscope.analyse.update_spectra import (
     module_rows,
 )  # fmt: skip
 from rankscope.model.load import linear_shapes
-from rankscope.model.weights.large_svd import SvdCache
+from rankscope.model.weights.svd_cache import SvdCache
 from rankscope.model.weights.weight_delta import DenseDelta, LowRank, Svd, matrices
 
 DICE = torch.Generator().manual_seed(7)

@@ -23,7 +23,7 @@ from rankscope.jobs.analysis import probes
 from rankscope.jobs.derive_job import derivations
 from rankscope.jobs.job_context import job_context
 from rankscope.model.weights.adapter_file import read_adapter
-from rankscope.model.weights.large_svd import SvdCache
+from rankscope.model.weights.svd_cache import SvdCache
 from rankscope.model.weights.weight_delta import LowRank, merged_changes
 from rankscope.pipeline import Outcome
 from rankscope.results.write_results import write_results

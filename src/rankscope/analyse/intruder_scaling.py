@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rankscope.analyse.merged_spectra import INTRUDER_TOP, intruder_columns, merged_top
-from rankscope.model.weights.large_svd import SvdCache
+from rankscope.model.weights.svd_cache import SvdCache
 from rankscope.model.weights.weight_delta import LowRank
 
 

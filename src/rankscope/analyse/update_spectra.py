@@ -25,7 +25,7 @@ from rankscope.analyse.merged_spectra import (
     overlap,
     preservation,
 )
-from rankscope.model.weights.large_svd import SvdCache
+from rankscope.model.weights.svd_cache import SvdCache
 from rankscope.model.weights.weight_delta import Delta, Svd, random_like, working
 
 TOP_FEW, TOP_MANY = 10, 500

@@ -19,7 +19,7 @@ from rankscope.jobs.job_context import JobContext
 from rankscope.model.load import LoadedModel
 from rankscope.model.weights.adapter_file import read_adapter
 from rankscope.model.weights.gram_spectrum import gram_left
-from rankscope.model.weights.large_svd import SvdCache
+from rankscope.model.weights.svd_cache import SvdCache
 from rankscope.model.weights.weight_delta import DenseDelta, LowRank, changes, matrices, merged_changes
 from rankscope.records import Item, PlannedRun
 from rankscope.study.problems import InputProblems

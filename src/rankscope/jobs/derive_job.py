@@ -19,7 +19,7 @@ from rankscope.model.load import LoadedModel
 from rankscope.model.methods.attach import GivenFactors, attach
 from rankscope.model.weights.adapter_file import Adapter, read_adapter
 from rankscope.model.weights.after_training import AfterTraining
-from rankscope.model.weights.large_svd import SvdCache
+from rankscope.model.weights.svd_cache import SvdCache
 from rankscope.model.weights.weight_delta import LowRank, matrices
 from rankscope.records import Plan, PlannedRun, Prediction
 from rankscope.study.study import Study

@@ -23,7 +23,7 @@ from rankscope.model.weights.adapter_file import (
     read_adapter,
 )
 from rankscope.model.weights.adapter_writing import tokenizer_files, write_adapter
-from rankscope.model.weights.large_svd import SvdCache
+from rankscope.model.weights.svd_cache import SvdCache
 from rankscope.model.weights.weight_delta import LowRank, Svd, load_as_saved, matching_matrices
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.store_urls import is_url

@@ -23,7 +23,7 @@ from rankscope.model.methods.peft_folder import Factors, plain_factors, read_pef
 from rankscope.model.weights.adapter_file import read_adapter
 from rankscope.model.weights.adapter_writing import copy_tokenizer, write_adapter
 from rankscope.model.weights.after_training import AfterTraining, candidates
-from rankscope.model.weights.large_svd import SvdCache
+from rankscope.model.weights.svd_cache import SvdCache
 from rankscope.model.weights.weight_delta import matrices
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.tools.adapter_audit import whole_folder

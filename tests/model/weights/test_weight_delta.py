@@ -13,7 +13,7 @@ from inside_models import make_model
 from safetensors.torch import load_file
 
 from rankscope.model.load import linear_shapes
-from rankscope.model.weights.large_svd import SvdCache
+from rankscope.model.weights.svd_cache import SvdCache
 from rankscope.model.weights.weight_delta import DenseDelta, LowRank, Svd, random_like
 from rankscope.study.store_urls import cache_folder
 
