@@ -147,6 +147,7 @@ def system_refusal(error: OSError) -> str:
 def write_crash_report() -> Path:
     """The traceback of the exception that is being handled, with versions and the command; the file that holds it."""
     from rankscope.edges.machine import machine_line, versions
+    from rankscope.study.store_urls import without_secrets
 
     lines = [
         f"rankscope {__version__}, {datetime.now().astimezone().isoformat(timespec='seconds')}",
@@ -158,7 +159,7 @@ def write_crash_report() -> Path:
     ]
     handle, name = tempfile.mkstemp(prefix="rankscope-crash-", suffix=".txt")
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write("\n".join(lines))
+        stream.write(without_secrets("\n".join(lines)))
     return Path(name)
 
 

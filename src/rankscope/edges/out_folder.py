@@ -12,9 +12,7 @@ from typing import Any
 from rankscope.edges.storages import open_storage
 from rankscope.edges.storages.objects.object_store import FsspecObjects
 from rankscope.study.problems import InputProblems, Problem
-from rankscope.study.store_urls import checked_url, is_url, problem_of
-
-_HUB = "hf"
+from rankscope.study.store_urls import HUB, checked_url, is_url, problem_of
 
 
 def check_out(out: str | Path) -> None:
@@ -23,7 +21,7 @@ def check_out(out: str | Path) -> None:
     if not is_url(text):
         path = Path(out)
         taken = path.exists() and any(path.iterdir() if path.is_dir() else [path])
-    elif text.startswith(f"{_HUB}://"):
+    elif text.startswith(f"{HUB}://"):
         taken = _hub_files(text) > 0
     else:
         objects = FsspecObjects(checked_url(text))
@@ -47,7 +45,7 @@ def out_folder(out: str | Path) -> Iterator[Path]:
     with TemporaryDirectory(prefix="rankscope-out-") as temporary:
         draft = Path(temporary) / "made"
         yield draft
-        if text.startswith(f"{_HUB}://"):
+        if text.startswith(f"{HUB}://"):
             _push(text, draft)
             return
         objects = FsspecObjects(checked_url(text))
@@ -60,9 +58,9 @@ def out_folder(out: str | Path) -> Iterator[Path]:
 
 def _repository(url: str) -> str:
     """ORG/NAME of hf://ORG/NAME."""
-    name = url.removeprefix(f"{_HUB}://").strip("/")
+    name = url.removeprefix(f"{HUB}://").strip("/")
     if name.count("/") != 1 or ":" in name or "@" in name:
-        shown = f"{_HUB}://{name.rpartition('@')[2]}"  # what stands before @ may be a token
+        shown = f"{HUB}://{name.rpartition('@')[2]}"  # what stands before @ may be a token
         raise InputProblems([Problem(shown, "--out", "no model of the hub", "hf://ORG/NAME")])
     return name
 

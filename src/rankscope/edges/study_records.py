@@ -26,6 +26,7 @@ from rankscope.records import (
 )
 from rankscope.records.record_base import parse_record, record_json
 from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.store_urls import without_secrets
 
 MARKER = "rankscope-study.json"
 _R = TypeVar("_R", bound=Record)
@@ -124,7 +125,7 @@ class StudyRecords:
 
     def write_error(self, job: str, details: str) -> str:
         """The traceback of what failed, below the folder of a run, a search or a pack; how messages name the file."""
-        self.storage.write(f"{job}/error.txt", details.encode())
+        self.storage.write(f"{job}/error.txt", without_secrets(details).encode())
         return self.place(f"{job}/error.txt")
 
     # ---- packs and searches ----

@@ -6,10 +6,13 @@ no storage's library is imported here.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import platformdirs
 
@@ -25,8 +28,25 @@ TRIES = 5
 
 _TIMEOUT_SECONDS = 30.0
 
-_SECRET = re.compile(r"(KEY|SECRET|TOKEN|PASSWORD|CONNECTION_STRING|SAS)", re.IGNORECASE)
-_CLOUDS = ("AWS_", "AZURE_", "GOOGLE_", "GCP_", "HF_", "FSSPEC_")
+HUB = "hf"
+"""The scheme of a model of the hub, where `export --out` may put one; nothing else takes it."""
+
+_LIBRARIES = ("s3fs", "gcsfs", "adlfs", "fsspec", "aiobotocore", "botocore", "azure", "google", "aiohttp")
+"""They log tracebacks of what they raise as well; what they raise is told in one line."""
+
+_SECRET_NAME = re.compile(r"(^|_)(\w*KEY|SECRETS?|TOKEN|PASSWORD|PASSWD|CONNECTION_STRING|SAS)(_|$)", re.IGNORECASE)
+"""Environment variables whose values are secrets, whichever service they are for."""
+
+_SHORTEST_SECRET = 6
+
+_IN_URLS = (
+    (re.compile(r"://[^/\s@]+@"), "://***@"),
+    (
+        re.compile(r"([?&](?:sig|signature|token|access_token|X-Amz-[A-Za-z-]+|X-Goog-[A-Za-z-]+)=)[^&\s'\"]+", re.I),
+        r"\1***",
+    ),
+)
+"""A user's name and password before the host, and what a signed URL carries."""
 
 _NO_CREDENTIALS = (
     "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError",
@@ -35,8 +55,10 @@ _NO_CREDENTIALS = (
 )  # fmt: skip
 _WRONG_CREDENTIALS = (
     "InvalidAccessKeyId", "SignatureDoesNotMatch", "AWS Access Key Id", "request signature", "ExpiredToken",
-    "provided token", "security token", "Anonymous caller",
+    "provided token", "security token", "AuthenticationFailed", "Invalid Credentials",
 )  # fmt: skip
+_NOBODY = ("Anonymous caller", "connection_string or account_name with credentials")
+"""What Google's store and adlfs say to who brought no credentials."""
 _UNREACHABLE = (
     "EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError", "HTTPClientError",
     "ProxyConnectionError", "ClientConnectorError", "ClientConnectionError", "ServerDisconnectedError",
@@ -70,8 +92,9 @@ def open_store(url: str) -> tuple[Any, str]:
     """fsspec's file system of a URL, and the URL's path in it. Raises InputProblems where its package is missing."""
     scheme = url.partition("://")[0]
     if scheme not in PACKAGES:
-        expected = ", ".join(f"{one}://..." for one in sorted(PACKAGES))
-        raise InputProblems([Problem(url, "", f"the scheme {scheme}://", expected)])
+        raise InputProblems([unknown_scheme(url, "", [f"{one}://..." for one in sorted(PACKAGES)])])
+    for library in _LIBRARIES:
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         from fsspec.core import url_to_fs
 
@@ -85,6 +108,15 @@ def open_store(url: str) -> tuple[Any, str]:
     except Exception as error:
         raise InputProblems([problem_of(error, url)]) from error
     return filesystem, str(root).rstrip("/")
+
+
+def unknown_scheme(url: str, where: str, known: Sequence[str]) -> Problem:
+    """The line for a URL that no store answers to. `where`: the option or key that it was given to."""
+    scheme = url.partition("://")[0]
+    expected = ", ".join(known)
+    if scheme == HUB:
+        expected += f"; {HUB}:// is for `export --out` alone, and a model of the hub is named ORG/NAME"
+    return Problem(without_secrets(url), where, f"the scheme {scheme}://", expected)
 
 
 def cache_folder() -> Path:
@@ -108,7 +140,7 @@ def is_passing(error: BaseException) -> bool:
 def problem_of(error: BaseException, url: str) -> Problem:
     """The line for whatever a store or its library raised. `url` is how the user calls the study."""
     names, bucket = _class_names(error), bucket_of(url)
-    if any(name in _NO_CREDENTIALS for name in names):
+    if any(name in _NO_CREDENTIALS for name in names) or _holds(error, _NOBODY):
         return Problem(url, bucket, "no credentials", f"those of {_where(url)}, as its own tools find them")
     if _holds(error, _WRONG_CREDENTIALS):
         return Problem(url, bucket, "credentials that the store does not know", f"those of {_where(url)} that hold")
@@ -127,10 +159,15 @@ def bucket_of(url: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text with every credential of the environment blotted out."""
-    for name, value in os.environ.items():
-        if len(value) >= 6 and name.startswith(_CLOUDS) and _SECRET.search(name):
-            text = text.replace(value, "***")
+    """The text with every credential blotted out that the environment or a URL in it holds. What goes into a log, a
+    report of a crash or a study's folder passes here."""
+    secrets = [
+        value for name, value in os.environ.items() if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name)
+    ]
+    for value in sorted(secrets, key=len, reverse=True):  # one may be part of another
+        text = text.replace(value, "***").replace(quote(value, safe=""), "***")
+    for pattern, blotted in _IN_URLS:
+        text = pattern.sub(blotted, text)
     return text
 
 

@@ -16,6 +16,7 @@ from rankscope.edges.machine import give_back_freed_memory
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Plan
 from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.store_urls import without_secrets
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,11 @@ def executor_names() -> list[str]:
 
 
 def perform(job: Job, place: WorkPlace) -> JobOutcome:
-    """Run a job. The one place that catches everything: a crash is the job's own and is kept whole."""
+    """Run a job. The one place that catches everything: a crash is the job's own and is kept whole, but for secrets."""
     give_back_freed_memory()
     try:
         job.run(place)
     except Exception as error:  # reported as it is, with its traceback
-        return JobOutcome(job, error=f"{type(error).__name__}: {error}", details=traceback.format_exc())
+        text = without_secrets(f"{type(error).__name__}: {error}")
+        return JobOutcome(job, error=text, details=without_secrets(traceback.format_exc()))
     return JobOutcome(job)

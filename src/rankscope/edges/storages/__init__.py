@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from rankscope.edges import modules_of
-from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.problems import InputProblems
+from rankscope.study.store_urls import unknown_scheme
 
 
 class Busy(Exception):
@@ -88,6 +89,6 @@ def open_storage(url: str | Path) -> Storage:
         one: module.open_url for module in modules_of(__name__) for one in module.SCHEMES
     }
     if wanted not in known:
-        expected = "a folder" + "".join(f", {one}://..." for one in sorted(known) if one)
-        raise InputProblems([Problem(text, "--out", f"the scheme {wanted}://", expected)])
+        expected = ["a folder", *(f"{one}://..." for one in sorted(known) if one)]
+        raise InputProblems([unknown_scheme(text, "", expected)])
     return known[wanted](text)

@@ -125,16 +125,16 @@ class FsspecObjects:
         self._ask(lambda filesystem: filesystem.get_file(self._path(name), str(path)))
 
     def put(self, name: str, content: bytes) -> str:
-        return self._token(name, self._ask(lambda filesystem: filesystem.pipe_file(self._path(name), content)))
+        return self._token(name, self._put(lambda filesystem: filesystem.pipe_file(self._path(name), content)))
 
     def put_file(self, name: str, path: Path) -> str:
         if path.stat().st_size <= _ONE_REQUEST_BYTES:
             return self.put(name, path.read_bytes())
-        return self._token(name, self._ask(lambda filesystem: filesystem.put_file(str(path), self._path(name))))
+        return self._token(name, self._put(lambda filesystem: filesystem.put_file(str(path), self._path(name))))
 
     def create(self, name: str, content: bytes) -> bool:
         try:
-            self._ask(lambda filesystem: filesystem.pipe_file(self._path(name), content, mode="create"))
+            self._put(lambda filesystem: filesystem.pipe_file(self._path(name), content, mode="create"))
         except FileExistsError:
             return False
         return True
@@ -157,6 +157,13 @@ class FsspecObjects:
         if isinstance(answer, dict) and answer.get("ETag"):
             return str(answer["ETag"])
         return _found(self._ask(lambda filesystem: filesystem.info(self._path(name)))).token
+
+    def _put(self, request: Callable[[Any], _R]) -> _R:
+        """As `_ask`: who puts and finds nothing has no bucket, whatever the store calls it."""
+        try:
+            return self._ask(request)
+        except FileNotFoundError as error:
+            raise InputProblems([problem_of(error, self.url)]) from error
 
     def _ask(self, request: Callable[[Any], _R]) -> _R:
         """The answer. FileNotFoundError and FileExistsError are answers too, unless the bucket is not there."""
