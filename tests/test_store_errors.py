@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command_line import call, problems
-from http_stubs import answering
+from http_stubs import answering, gate_before
 from moto_server import KEY, SECRET, Moto, moto_server
+from store_machine import become_machine
 from tiny_study import tiny_study
 
-from rankscope.edges.storages import object_storage
+from rankscope.edges.storages.objects.object_store import FsspecObjects
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +36,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moto: Moto) -> 
     """A new machine that reaches the server."""
     import s3fs
 
-    for name, value in {**moto.environment, "RANKSCOPE_CACHE": str(tmp_path / "cache")}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("HOME", str(tmp_path))  # no ~/.aws
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(object_storage, "_OPENED", {})
-    s3fs.S3FileSystem.clear_instance_cache()
+    become_machine(monkeypatch, tmp_path / "machine", moto.environment)
     yield monkeypatch
     s3fs.S3FileSystem.clear_instance_cache()
 
@@ -53,7 +50,7 @@ def one_line(study: Path, tmp_path: Path, *, out: str = "s3://lab/study") -> str
     assert KEY not in lines[0]
     assert SECRET not in lines[0]
     assert "found " in lines[0]
-    assert out.split("?")[0].split("@")[0] in lines[0] or "s3://" in lines[0]
+    assert lines[0].startswith(f"{out.split('@')[0].partition(':')[0]}://")
     return lines[0]
 
 
@@ -92,12 +89,46 @@ def test_what_the_server_answers(
         assert said in one_line(study, tmp_path)
 
 
-def test_no_package(environment: pytest.MonkeyPatch, study: Path, tmp_path: Path) -> None:
-    with contextlib.suppress(ImportError):
-        import gcsfs  # noqa: F401
+def test_a_bucket_that_may_only_be_read(
+    environment: pytest.MonkeyPatch, moto: Moto, study: Path, tmp_path: Path
+) -> None:
+    with gate_before(moto.port) as gate:
+        gate.lets = "read"
+        environment.setenv("AWS_ENDPOINT_URL", gate.endpoint)
+        assert "access denied" in one_line(study, tmp_path)
+        assert gate.denied == 1
+    assert moto.bucket("lab").find("lab") == []
 
-        pytest.skip("gcsfs is installed here")
-    assert "pip install 'rankscope[gs]'" in one_line(study, tmp_path, out="gs://lab/study")
+
+def test_a_connection_that_is_lost_for_a_while_is_waited_for(environment: pytest.MonkeyPatch, moto: Moto) -> None:
+    with gate_before(moto.port) as gate:
+        environment.setenv("AWS_ENDPOINT_URL", gate.endpoint)
+        objects = FsspecObjects("s3://lab/waited")
+        objects.put("a", b"1")
+        gate.lets = "nobody"
+        threading.Timer(3.0, lambda: setattr(gate, "lets", "all")).start()
+        began = time.monotonic()
+        objects.put("a", b"2")
+        assert time.monotonic() - began > 2
+        assert objects.read("a") == b"2"
+        objects.delete(["a"])
+
+
+@pytest.mark.parametrize("command", ["status", "verdict", "report", "audit"])
+def test_the_hub_is_refused_in_a_line(environment: pytest.MonkeyPatch, command: str) -> None:
+    lines = problems(call(command, "hf://org/name"))
+    assert len(lines) == 1
+    assert "hf:// is for `export --out` alone" in lines[0]
+
+
+def test_the_hub_is_refused_as_a_study_s_folder_and_as_a_model(
+    environment: pytest.MonkeyPatch, study: Path, tmp_path: Path
+) -> None:
+    said = "hf:// is for `export --out` alone"
+    assert said in one_line(study, tmp_path, out="hf://org/name")
+    lines = problems(call("plan", tiny_study(tmp_path / "input", model="hf://org/name")))
+    assert len(lines) == 1
+    assert said in lines[0]
 
 
 def test_a_secret_in_the_url_is_not_repeated(environment: pytest.MonkeyPatch, study: Path, tmp_path: Path) -> None:

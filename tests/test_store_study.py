@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
+import random
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
+from command_line import call, problems
+from http_stubs import gate_before
 from memory_objects import Killed, MemoryBucket, MemoryObjects
 from moto_server import KEY, SECRET, Moto, moto_server
-from test_array_jobs import machine_of
+from store_machine import become_machine
+from test_array_jobs import machine_of, planned
 from test_resume import tables
 from tiny_models import save_tiny_model
 from tiny_study import tiny_study
@@ -44,9 +47,20 @@ def moto() -> Iterator[Moto]:
         yield server
 
 
-def done(ended: tuple[int, str, str], code: int = 0) -> str:
-    assert ended[0] == code, ended[1] + ended[2]
-    return ended[1]
+def run_here(study: Path, out: Path | str) -> None:
+    """The study in this process."""
+    ended = run_study(
+        StudyPlanner(read_study(study), study.parent), StudyFolder.open(out),
+        machine=machine_of(Path.cwd()), make_executor=lambda plan: InProcess(1),
+    )  # fmt: skip
+    assert ended == Outcome()
+
+
+def ended_well(process: subprocess.Popen[str]) -> str:
+    """All that a command said."""
+    output, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, output + errors
+    return output + errors
 
 
 def assert_same_tables(found: Path, expected: Path) -> None:
@@ -56,120 +70,171 @@ def assert_same_tables(found: Path, expected: Path) -> None:
         pd.testing.assert_frame_equal(ours[name], theirs[name], check_exact=True, obj=name)
 
 
-def test_killed_resumed_and_read_from_a_laptop(moto: Moto, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The study, and the folder of a plain run of it on a disk."""
+    folder = tmp_path_factory.mktemp("plain")
+    study = tiny_study(folder / "input", **SMALL)
+    run_here(study, folder / "out")
+    return study, folder / "out"
+
+
+def test_killed_resumed_and_read_from_a_laptop(moto: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One study from its first command to an exported adapter; the model lies in the store too."""
     bucket = moto.bucket("lab")
     bucket.put(str(save_tiny_model(tmp_path / "model")), "lab/models/tiny", recursive=True)
     study, url = tiny_study(tmp_path / "input", model="s3://lab/models/tiny", **SMALL), "s3://lab/study"
-    worker, laptop = tmp_path / "worker", tmp_path / "laptop"
+    worker, laptop, local = tmp_path / "worker", tmp_path / "laptop", tmp_path / "local"
 
     running = moto.command(worker, "run", study, "--out", url)
     while running.poll() is None and not bucket.glob("lab/study/runs/*/status.json"):
         time.sleep(0.2)
-    busy = moto.run(laptop, "run", study, "--out", url)
+    become_machine(monkeypatch, tmp_path / "other", moto.environment)
+    busy = call("run", study, "--out", url)
     if running.poll() is None:
-        assert busy[0] == 2
-        assert len(busy[2].strip().splitlines()) == 1, busy[2]
-        assert "another rankscope process (pid" in busy[2]
+        assert busy.exit_code == 2
+        assert len(busy.stderr.strip().splitlines()) == 1, busy.stderr
+        assert "another rankscope process (pid" in busy.stderr
         with suppress(ProcessLookupError):
             os.killpg(running.pid, signal.SIGKILL)
-    killed = running.communicate()
+    said = [*running.communicate(), busy.output]
 
     (tmp_path / "input" / "train.jsonl").rename(tmp_path / "gone.jsonl")  # its tokens are in the store
-    resumed = moto.run(worker, "run", url)
-    done(resumed)
+    said.append(ended_well(moto.command(worker, "run", url)))
     (tmp_path / "gone.jsonl").rename(tmp_path / "input" / "train.jsonl")
-    assert "3 done" in done(moto.run(laptop, "status", url))
-    reported = moto.run(laptop, "report", url)
-    assert "gain" in done(reported)
-    done(moto.run(laptop, "export", url, "--arm", "lora-r2", "--out", "s3://lab/exported"))
-    assert "lab/exported/adapter_model.safetensors" in bucket.find("lab/exported")
-    adapter = next(path for path in bucket.find("lab/study") if path.endswith("lora-r4-s0/adapter_config.json") or (
-        "/lora-r4" in path and path.endswith("adapter_config.json")))  # fmt: skip
-    audited = moto.run(laptop, "audit", f"s3://{adapter.rpartition('/')[0]}", "--json")
-    assert '"modules"' in done(audited)
 
-    done(moto.run(worker, "run", study, "--out", tmp_path / "local"))
+    with gate_before(moto.port) as gate:  # status, verdict and export to a folder only need to read
+        gate.lets = "read"
+        become_machine(monkeypatch, laptop, {**moto.environment, "AWS_ENDPOINT_URL": gate.endpoint})
+        assert "3 done" in call("status", url).stdout
+        decided = call("verdict", url)
+        assert decided.exit_code in (0, 3), decided.output
+        assert "gain" in decided.stdout
+        exported = call("export", url, "--arm", "lora-r2", "--out", "adapter")
+        assert exported.exit_code == 0, exported.output
+        refused = problems(call("report", url))
+        assert len(refused) == 1
+        assert "s3://lab/study: lab: found access denied" in refused[0]
+    page = bucket.cat_file("lab/study/report.html")
+    bucket.rm_file("lab/study/report.html")
+
+    become_machine(monkeypatch, tmp_path / "desk", moto.environment)
+    reported = call("report", url)
+    assert reported.exit_code == 0, reported.output
+    assert reported.stdout == decided.stdout
+    assert bucket.cat_file("lab/study/report.html") == page
+    assert call("export", url, "--arm", "lora-r2", "--out", "s3://lab/exported").exit_code == 0
+    assert (
+        bucket.cat_file("lab/exported/adapter_model.safetensors")
+        == (laptop / "work" / "adapter" / "adapter_model.safetensors").read_bytes()
+    )
+    adapter = bucket.glob("lab/study/runs/lora-r4-*/adapter/adapter_config.json")[0].rpartition("/")[0]
+    assert '"modules"' in call("audit", f"s3://{adapter}", "--json").stdout
+    assert [*(tmp_path / "desk" / "work").iterdir()] == []
+    assert [path.name for path in (laptop / "work").iterdir()] == ["adapter"]
+
+    run_here(study, local)
     bucket.get("lab/study", str(tmp_path / "fetched"), recursive=True)
-    assert_same_tables(tmp_path / "fetched", tmp_path / "local")
+    assert_same_tables(tmp_path / "fetched", local)
     assert not [name for name in bucket.find("lab/study") if "checkpoint" in name or "/packs/" in name]
 
-    for folder in (tmp_path / "fetched", tmp_path / "local", worker, laptop):
-        for path in (one for one in folder.rglob("*") if one.is_file()):
-            assert KEY.encode() not in path.read_bytes(), path
-            assert SECRET.encode() not in path.read_bytes(), path
-    said = "".join((*killed, *busy[1:], *resumed[1:], *reported[1:]))
-    assert KEY not in said
-    assert SECRET not in said
+    said += [decided.output, exported.output, refused[0], reported.output]
+    for folder in (tmp_path / "fetched", local, worker, laptop, tmp_path / "desk"):
+        said += [path.read_text(encoding="latin-1") for path in folder.rglob("*") if path.is_file()]
+    for text in said:
+        assert KEY not in text
+        assert SECRET not in text
 
 
-def test_array_jobs_on_two_machines_share_a_study(moto: Moto, tmp_path: Path) -> None:
-    moto.bucket("array")
-    study, url = tiny_study(tmp_path / "input", **SMALL), "s3://array/study"
-    planned = moto.run(tmp_path / "a", "plan", study, "--json")
-    ids = [run["run_id"] for run in json.loads(done(planned))["runs"]]
+def test_array_jobs_on_two_machines_share_a_study(
+    plain: tuple[Path, Path], moto: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (study, expected), bucket, url = plain, moto.bucket("array"), "s3://array/study"
+    become_machine(monkeypatch, tmp_path / "third", moto.environment)
+    ids = [run.run_id for run in planned(study, tmp_path / "local").runs]
     begun = [moto.command(tmp_path / f"machine{i}", "run", study, "--out", url, "--only", ids[i]) for i in range(2)]
     for process in begun:
-        output, errors = process.communicate(timeout=500)
-        assert process.returncode == 0, output + errors
-    done(moto.run(tmp_path / "a", "run", study, "--out", url))
-    done(moto.run(tmp_path / "a", "run", study, "--out", tmp_path / "local"))
-    moto.bucket("other").get("array/study", str(tmp_path / "fetched"), recursive=True)
-    assert_same_tables(tmp_path / "fetched", tmp_path / "local")
+        ended_well(process)
+    run_here(study, url)
+    bucket.get("array/study", str(tmp_path / "fetched"), recursive=True)
+    assert_same_tables(tmp_path / "fetched", expected)
 
 
-def test_a_server_that_goes_away_ends_the_run_with_a_line_and_loses_nothing(tmp_path: Path) -> None:
-    with moto_server() as server:
+def test_a_server_that_goes_away_ends_the_run_with_a_line_and_loses_nothing(
+    plain: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is back another machine goes on."""
+    study, expected = plain
+    with moto_server() as server, gate_before(server.port) as gate:
         bucket = server.bucket("lab")
-        study, url = tiny_study(tmp_path / "input", **SMALL), "s3://lab/study"
-        running = server.command(tmp_path / "a", "run", study, "--out", url, RANKSCOPE_STORE_TIMEOUT_SECONDS="1")
+        through = {"AWS_ENDPOINT_URL": gate.endpoint, "RANKSCOPE_STORE_TIMEOUT_SECONDS": "0.5"}
+        running = server.command(tmp_path / "a", "run", study, "--out", "s3://lab/study", **through)
         while running.poll() is None and not bucket.glob("lab/study/runs/*/status.json"):
             time.sleep(0.2)
-        server.process.kill()
+        gate.lets = "nobody"
         _, errors = running.communicate(timeout=500)
-    assert running.returncode in (1, 2), errors
-    assert "Traceback" not in errors
-    assert any("s3://lab/study: lab: found no answer" in line for line in errors.splitlines()), errors
+        assert running.returncode in (1, 2), errors
+        assert "Traceback" not in errors
+        assert any("s3://lab/study: lab: found no answer" in line for line in errors.splitlines()), errors
+        become_machine(monkeypatch, tmp_path / "b", server.environment)
+        for lease in bucket.find("lab/study/.locks"):  # a minute later
+            bucket.rm_file(lease)
+        run_here(study, "s3://lab/study")
+        bucket.get("lab/study", str(tmp_path / "fetched"), recursive=True)
+    assert_same_tables(tmp_path / "fetched", expected)
 
 
 # ---- the same study, killed between any two requests ----------------------------------------------------------------
 
+FEWER = {
+    **SMALL,
+    "budget": {"epochs": 1, "batch_size": 8, "max_sequence_tokens": 128},
+    "checkpoint": {"minutes": 1e-6},  # after every step: every run makes the same requests
+}
+
 
 class Machines:
-    """Runs the study in this process, on a machine whose store is in memory and which dies at a request."""
+    """Runs the study in this process, on machines whose store is in memory and which die at a request."""
 
-    def __init__(self, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.bucket, self._study, self._patch = MemoryBucket(), study, monkeypatch
+    def __init__(self, study: Path, patch: pytest.MonkeyPatch) -> None:
+        self.bucket, self._study, self._patch = MemoryBucket(), study, patch
 
-    def run(self, cache: Path, kill_at: int | None = None) -> MemoryObjects:
-        objects = MemoryObjects(self.bucket, kill_at, None)
-        self._patch.setenv("RANKSCOPE_CACHE", str(cache))
-        self._patch.setattr(object_storage, "_OPENED", {})
+    def run(self, folder: Path, kill_at: tuple[str, int] | None = None) -> list[str]:
+        """`kill_at`: the object that is changed for the so-manieth time when the machine dies. The changes in order."""
+        changes: list[str] = []
+
+        def changed(name: str) -> None:
+            changes.append(name)
+            if kill_at is not None and name == kill_at[0] and changes.count(name) == kill_at[1]:
+                objects.kill_at = objects.changes - 1
+                raise Killed
+
+        objects = MemoryObjects(self.bucket, None, changed)
+        become_machine(self._patch, folder)
         self._patch.setattr(object_storage, "FsspecObjects", lambda url: objects)
-        folder = StudyFolder.open("s3://bucket/study")
-        ended = run_study(
-            StudyPlanner(read_study(self._study), self._study.parent), folder,
-            machine=machine_of(cache.parent), make_executor=lambda plan: InProcess(1),
-        )  # fmt: skip
-        assert ended == Outcome()
-        return objects
+        run_here(self._study, "s3://bucket/study")
+        return changes
 
-    def tables(self) -> dict[str, Any]:
+    def tables(self) -> dict[str, bytes]:
         return {n: c for n, (c, _) in self.bucket.objects.items() if n.startswith("runs/") and n.endswith(".parquet")}
 
 
 def test_killed_between_two_requests_a_real_study_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = tiny_study(tmp_path / "input", **SMALL)
+    """Before a write that is drawn among those of each kind of file."""
+    study = tiny_study(tmp_path / "input", **FEWER)
     whole = Machines(study, monkeypatch)
-    count = whole.run(tmp_path / "whole").changes
+    changes = [name for name in whole.run(tmp_path / "whole") if "probe" not in name and "clock" not in name]
     expected = whole.tables()
     assert expected
-    for turn, share in enumerate((0.4, 0.6, 0.85)):
+    dice = random.Random(0)
+    for turn, kind in enumerate((".safetensors", ".rankscope-whole", ".json", ".parquet")):
+        name = dice.choice([one for one in changes if one.endswith(kind)])
+        kill_at = name, dice.randint(1, min(changes.count(name), 3))
         machines = Machines(study, monkeypatch)
         with pytest.raises(Killed):
-            machines.run(tmp_path / f"{turn}a", round(share * count))
+            machines.run(tmp_path / f"{turn}a", kill_at)
         machines.bucket.now += LIFE_SECONDS + 1
         machines.run(tmp_path / (f"{turn}a" if turn % 2 else f"{turn}b"))
-        assert machines.tables() == expected
+        assert machines.tables() == expected, kill_at

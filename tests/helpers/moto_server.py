@@ -38,14 +38,8 @@ class Moto:
             line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )
 
-    def run(self, cache: Path, *words: object, **extra: str) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr of `command`."""
-        process = self.command(cache, *words, **extra)
-        output, errors = process.communicate(timeout=500)
-        return process.returncode, output, errors
-
     def bucket(self, name: str) -> Any:
-        """A bucket that exists, as fsspec sees S3."""
+        """A bucket, made where it is not there yet, as fsspec sees S3."""
         import s3fs
 
         keys = {"key": KEY, "secret": SECRET, "endpoint_url": self.endpoint, "use_listings_cache": False}

@@ -31,6 +31,11 @@ def made(name: str, text: str = "", base: type[Exception] = Exception) -> Except
         (PermissionError("The AWS Access Key Id you provided does not exist"), "credentials that the store"),
         (OSError("The provided token has expired."), "credentials that the store"),
         (FileNotFoundError("The specified bucket does not exist"), "no such bucket"),
+        (
+            made("ResourceNotFoundError", "The specified container does not exist. ErrorCode:ContainerNotFound"),
+            "no such b",
+        ),
+        (OSError("Forbidden: https://storage.googleapis.com/b/lab"), "access denied"),
         (made("EndpointConnectionError", "http://somewhere"), "no answer (EndpointConnectionError)"),
         (ConnectionResetError(), "no answer (ConnectionResetError)"),
         (OSError("Please reduce your request rate."), "no answer (OSError)"),

@@ -57,6 +57,8 @@ _WRONG_CREDENTIALS = (
     "InvalidAccessKeyId", "SignatureDoesNotMatch", "AWS Access Key Id", "request signature", "ExpiredToken",
     "provided token", "security token", "AuthenticationFailed", "Invalid Credentials",
 )  # fmt: skip
+_DENIED = ("AccessDenied", "Access Denied", "Forbidden: ", "not authorized", "AuthorizationFailure")
+_NO_BUCKET = ("NoSuchBucket", "bucket does not exist", "ContainerNotFound")
 _NOBODY = ("Anonymous caller", "connection_string or account_name with credentials")
 """What Google's store and adlfs say to who brought no credentials."""
 _UNREACHABLE = (
@@ -144,11 +146,11 @@ def problem_of(error: BaseException, url: str) -> Problem:
         return Problem(url, bucket, "no credentials", f"those of {_where(url)}, as its own tools find them")
     if _holds(error, _WRONG_CREDENTIALS):
         return Problem(url, bucket, "credentials that the store does not know", f"those of {_where(url)} that hold")
-    if isinstance(error, PermissionError) or "Forbidden" in names or _holds(error, ("AccessDenied", "Access Denied")):
+    if isinstance(error, PermissionError) or _holds(error, _DENIED):
         return Problem(url, bucket, "access denied", "permission to list, read, write and delete below this URL")
     if is_passing(error):
         return Problem(url, bucket, f"no answer ({names[0]})", "a store that can be reached; run it again to go on")
-    if isinstance(error, FileNotFoundError) or _holds(error, ("NoSuchBucket", "bucket does not exist")):
+    if isinstance(error, FileNotFoundError) or _holds(error, _NO_BUCKET):
         return Problem(url, bucket, "no such bucket", "one that exists: create it first")
     return Problem(url, bucket, without_secrets(f"{names[0]}: {error}")[:300], "a store that answers")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rankscope.study.problems import InputProblems
-from rankscope.study.store_urls import TRIES, is_passing, open_store, problem_of, timeout_seconds
+from rankscope.study.store_urls import FIRST_TRIES, TRIES, is_passing, open_store, problem_of, timeout_seconds
 
 _ONE_REQUEST_BYTES = 16 * 2**20
 """Larger files are read from the disk and sent in parts."""
@@ -71,7 +71,8 @@ class FsspecObjects:
     """Objects of any store that fsspec opens.
 
     A request that gets no answer is made again for four times the time-out (two minutes), but the first of all fails at
-    once: a wrong address is then told before any work. Raises InputProblems for whatever the store refuses.
+    once, so that a wrong address is told before any work, and so does the next one after such a wait. Raises
+    InputProblems for whatever the store refuses.
     """
 
     def __init__(self, url: str) -> None:
@@ -175,21 +176,26 @@ class FsspecObjects:
             except (FileNotFoundError, FileExistsError) as error:
                 if "bucket does not exist" in str(error):
                     raise InputProblems([problem_of(error, self.url)]) from error
-                self._has_answered(filesystem)
+                self._count_on(filesystem, True)
                 raise
             except Exception as error:
-                if not (self._reached and is_passing(error) and time.monotonic() < until):
+                passing = is_passing(error)
+                if not (self._reached and passing and time.monotonic() < until):
+                    self._count_on(
+                        filesystem, self._reached and not passing
+                    )  # what comes after does not wait as long again
                     raise InputProblems([problem_of(error, self.url)]) from error
                 time.sleep(wait_seconds)
                 wait_seconds = min(2 * wait_seconds, 15.0)
             else:
-                self._has_answered(filesystem)
+                self._count_on(filesystem, True)
                 return answer
 
-    def _has_answered(self, filesystem: Any) -> None:
-        if not self._reached and hasattr(filesystem, "retries"):
-            filesystem.retries = TRIES
-        self._reached = True
+    def _count_on(self, filesystem: Any, reached: bool) -> None:
+        """Whether the store has answered, and is worth waiting for; the library's own tries (s3fs has them) by that."""
+        if reached != self._reached and hasattr(filesystem, "retries"):
+            filesystem.retries = TRIES if reached else FIRST_TRIES
+        self._reached = reached
 
 
 def _remove(path: str, filesystem: Any) -> None:
