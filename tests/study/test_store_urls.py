@@ -110,6 +110,7 @@ def test_secrets_of_the_environment_are_blotted_out(monkeypatch: pytest.MonkeyPa
 
 
 def test_secrets_in_urls_are_blotted_out() -> None:
+    assert without_secrets("AccountName=a;AccountKey=Eby8v/=;Blob=b") == "AccountName=a;AccountKey=***;Blob=b"
     signed = "PUT https://x.blob.core.windows.net/lab/a?sv=2021&sig=abc%3D&se=1 and s3://key:secret@lab/study"
     assert (
         without_secrets(signed)

@@ -41,12 +41,13 @@ _SHORTEST_SECRET = 6
 
 _IN_URLS = (
     (re.compile(r"://[^/\s@]+@"), "://***@"),
+    (re.compile(r"(AccountKey|SharedAccessSignature)=[^;\s]+"), r"\1=***"),
     (
         re.compile(r"([?&](?:sig|signature|token|access_token|X-Amz-[A-Za-z-]+|X-Goog-[A-Za-z-]+)=)[^&\s'\"]+", re.I),
         r"\1***",
     ),
 )
-"""A user's name and password before the host, and what a signed URL carries."""
+"""A user's name and password before the host, what Azure's connection strings hold, and what a signed URL carries."""
 
 _NO_CREDENTIALS = (
     "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError",

@@ -110,6 +110,24 @@ def test_running_statuses_are_put_rarely_and_ends_always(tmp_path: Path) -> None
     assert bucket.objects["status.json"][0] == b"done"
 
 
+def test_news_that_another_thread_puts_at_the_same_moment_hurt_nobody(tmp_path: Path) -> None:
+    """A checkpoint may be written in the background while a step is told of."""
+
+    class Taken(set[str]):
+        def __len__(self) -> int:
+            count = super().__len__()
+            self.clear()  # by the other thread, between the look and the taking
+            return count
+
+    bucket = MemoryBucket()
+    one = bucket.machine(tmp_path / "a")
+    one.write("status.json", b"1")
+    one.write("status.json", b"2", durable=False)
+    one._news = Taken(one._news)
+    one.write("checkpoint", b"1")
+    assert bucket.objects["checkpoint"][0] == b"1"
+
+
 def test_a_folder_of_two_writers_that_mixed_is_nobodys(tmp_path: Path) -> None:
     bucket = MemoryBucket()
     adapter(bucket.machine(tmp_path / "a"), "adapter", config="1", weights="1")

@@ -238,7 +238,10 @@ class ObjectStorage:
         mirror, leases = self._open()
         publisher = Publisher(self._store, mirror, leases.check)
         while self._news:
-            name = self._news.pop()
+            try:
+                name = self._news.pop()
+            except KeyError:  # a checkpoint that is written in the background took the last
+                break
             content = mirror.files.read(name)
             if content is not None:
                 publisher.put(name, content)
