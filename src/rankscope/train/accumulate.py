@@ -17,7 +17,7 @@ from rankscope.model.sharding.shard import compute_device
 from rankscope.model.sharding.team import SOLO, MicroBatch, Team
 from rankscope.records import Example, StepRecord
 from rankscope.train.objective import Objective
-from rankscope.train.optimizer import Trainee
+from rankscope.train.optimizer import Trainee, take_gradients
 from rankscope.train.remedies import BaseForward, Remedies, kl_weights
 
 
@@ -108,8 +108,7 @@ class Accumulator:
                 if micro_batch.filler:
                     sums = LossSums(*(values * 0.0 for values in sums))
                 (sums.objective / sum(weights)).sum().backward()
-                for arm in arms:
-                    self._trainees[arm].take_gradients()
+                take_gradients([self._trainees[arm] for arm in arms])
                 totals[on_replay] += sums.cross_entropy.detach() / weights[on_replay]
                 divergence += 0 if kl is None else sums.divergence * (kl > 0)
         self._team.sum_in_place([held for arm in arms for held in self._trainees[arm].whole_gradients()])
