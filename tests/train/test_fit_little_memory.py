@@ -23,6 +23,7 @@ from rankscope.model.methods.attach import Adapted
 from rankscope.plan.run_cost import activation_bytes, memory_parts
 from rankscope.records import Example
 from rankscope.study.study import Arm, Budget, ModelSpec, Optimizer
+from rankscope.train import accumulate
 from rankscope.train.fit import fit
 from rankscope.train.objective import SupervisedFineTuning
 from rankscope.train.optimizer import Trainee
@@ -84,6 +85,30 @@ def test_a_failed_half_step_leaves_nothing_behind(tiny_folder: Path, monkeypatch
         result, weights = run(tiny_folder, arm, settings(micro_batch_tokens=120))
     assert result.micro_batch_tokens == 60
     expected, same = run(tiny_folder, arm, settings(micro_batch_tokens=60))
+    assert losses(result) == losses(expected)
+    assert all(torch.equal(weights[name], same[name]) for name in same)
+
+
+@pytest.mark.parametrize(("failures", "halved"), [(1, 1), (2, 1), (3, 2)])
+def test_a_batch_is_tried_again_before_its_micro_batches_are_halved(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, failures: int, halved: int
+) -> None:
+    """As on a GPU, whose free memory may lie in pieces until torch gives it back."""
+    real, calls, given_back = SupervisedFineTuning.summed_losses, [], []
+
+    def forward(*arguments: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) <= failures:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedFineTuning, "summed_losses", forward)
+        patch.setattr(accumulate, "keeps_unused", lambda device: True)
+        patch.setattr(torch.cuda, "empty_cache", lambda: given_back.append(1))
+        result, weights = run(tiny_folder, LORA, settings(micro_batch_tokens=120))
+    assert (result.micro_batch_tokens, len(given_back)) == (120 // halved, failures)
+    expected, same = run(tiny_folder, LORA, settings(micro_batch_tokens=120 // halved))
     assert losses(result) == losses(expected)
     assert all(torch.equal(weights[name], same[name]) for name in same)
 

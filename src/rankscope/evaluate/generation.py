@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from rankscope.model.attention.kv_cache import Decoder, decodes_in_cache
+from rankscope.model.attention.scoring_layout import moved
 from rankscope.model.decoder_parts import key_value_width, text_config
 from rankscope.model.forward import NotFinite, evaluating
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
@@ -29,6 +30,15 @@ STOP_WINDOW_TOKENS = 24
 """A stop string is looked for in the text of so many last tokens."""
 
 CPU_CACHE_BYTES = 1 << 30
+
+IDLE_SHARE = {"cpu": 0.0}
+"""By device, the share of the decoded rows that may have ended before the others move together. On a CPU a row that is
+run in vain costs more than to move the rest."""
+
+_IDLE_SHARE_ELSE = 0.25
+
+NOT_FINITE = -1
+"""Stands for a token where a logit was NaN or infinite: who reads the tokens finds it, without another wait."""
 
 
 class StopStrings:
@@ -93,7 +103,7 @@ def greedy(
 
 
 Choose = Callable[[Tensor, "Sequence[WrittenRow]"], Tensor]
-"""Picks the next tokens (n,) of so many rows from their logits (n, V)."""
+"""Picks the next tokens (n,) of so many rows from their logits (n, V): NOT_FINITE where one is NaN or infinite."""
 
 
 def rows_to_write(
@@ -125,7 +135,8 @@ def write(
     with evaluating(model):
         if decodes_in_cache(model, longest):
             fitting = (cache_bytes or cache_bytes_of(model)) // (cache_bytes_per_token(model) * longest)
-            decoder = Decoder(model, max(1, min(DECODED_ROWS.get(model.device.type, 128), len(waiting), fitting)))
+            slots = max(1, min(DECODED_ROWS.get(model.device.type, 128), len(waiting), fitting))
+            decoder = Decoder(model, slots, longest)
             with decoder.ready():
                 _decode(decoder, waiting, ending, choose, token_budget)
         else:
@@ -134,14 +145,23 @@ def write(
 
 
 def most_likely_of(logits: Tensor, rows: Sequence[WrittenRow]) -> Tensor:
-    """The most likely tokens, whatever the rows. Raises NotFinite where a logit is NaN or infinite."""
+    """As `most_likely`, whatever the rows."""
     return most_likely(logits)
 
 
 def most_likely(logits: Tensor) -> Tensor:
-    """The most likely tokens (n,) of logits (n, V). Raises NotFinite where one is NaN or infinite."""
+    """The most likely tokens (n,) of logits (n, V), as `Choose`."""
     largest, tokens = logits.max(-1)
-    if not bool(torch.isfinite(largest).all()):
+    return torch.where(torch.isfinite(largest), tokens, NOT_FINITE)
+
+
+def read_tokens(chosen: Tensor) -> list[int]:
+    """The tokens that were chosen; the one time that a step waits for the device.
+
+    Raises NotFinite where a logit was NaN or infinite.
+    """
+    tokens: list[int] = chosen.tolist()
+    if NOT_FINITE in tokens:
         raise NotFinite("a logit is not finite")
     return tokens
 
@@ -191,12 +211,20 @@ class Ending:
 
 def _decode(decoder: Decoder, waiting: list[WrittenRow], ending: Ending, choose: Choose, token_budget: int) -> None:
     """Decodes all of `waiting`, which are in order of their length, the longest first."""
+    cache = decoder.cache
+    idle = IDLE_SHARE.get(cache.device.type, _IDLE_SHARE_ELSE)
     active: list[WrittenRow] = []
-    following = torch.zeros(0, dtype=torch.int64, device=decoder.cache.device)
-    while waiting or active:
-        free = decoder.cache.slot_count - len(active)
+    ended: set[int] = set()  # of `active`, the rows that are run along until the others move together
+    following = torch.zeros(0, dtype=torch.int64, device=cache.device)
+    while waiting or len(ended) < len(active):
+        free = cache.slot_count - len(active) + len(ended)
+        enters = bool(waiting) and (len(ended) == len(active) or free >= max(1, cache.slot_count // 4))
+        if ended and (enters or len(ended) >= idle * len(active)):
+            order = cache.keep([index for index in range(len(active)) if index not in ended])
+            active, ended = [active[index] for index in order], set()
+            following = following[moved(torch.tensor(order, dtype=torch.int64), cache.device)]
         old = len(active)
-        if waiting and (not active or free >= max(1, decoder.cache.slot_count // 4)):
+        if enters:
             size = max(1, min(free, token_budget // len(waiting[0].prompt)))
             entering, waiting = waiting[:size], waiting[size:]
             active += entering
@@ -206,12 +234,11 @@ def _decode(decoder: Decoder, waiting: list[WrittenRow], ending: Ending, choose:
         else:
             following = choose(decoder.step(following), active)
             fresh = range(old)
-        tokens = following.tolist()
-        done = {index for index in fresh if ending.take(active[index], tokens[index])}
+        tokens = read_tokens(following)
+        done = {index for index in fresh if index not in ended and ending.take(active[index], tokens[index])}
         if done:
-            order = decoder.cache.keep([index for index in range(len(active)) if index not in done])
-            active = [active[index] for index in order]
-            following = following[torch.tensor(order, dtype=torch.int64, device=following.device)]
+            cache.end(done)
+            ended |= done
 
 
 def _own_generate(model: PreTrainedModel, row: WrittenRow, ending: Ending, choose: Choose) -> None:
@@ -219,7 +246,8 @@ def _own_generate(model: PreTrainedModel, row: WrittenRow, ending: Ending, choos
 
     def chosen_alone(input_ids: Tensor, scores: Tensor) -> Tensor:
         alone = torch.full_like(scores, -torch.inf)
-        return alone.scatter_(1, choose(scores, [row])[:, None], 0.0)
+        alone[:, read_tokens(choose(scores, [row]))] = 0.0
+        return alone
 
     def ended(input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
         done = ending.take(row, int(input_ids[0, -1]))

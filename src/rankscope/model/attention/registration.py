@@ -75,33 +75,36 @@ def layout_attention(
     return layout.attend(layer, query[0], key[0], value[0], scores)[None], None
 
 
-def no_mask(*_: Any, **__: Any) -> None:
-    """The layout carries what a mask would."""
-
-
 @contextmanager
 def attention_installed(
-    model: PreTrainedModel, attention: Callable[..., Any] = layout_attention, masks: Callable[..., Any] = no_mask
+    model: PreTrainedModel, attention: Callable[..., Any] = layout_attention, masks: Callable[..., Any] | None = None
 ) -> Iterator[None]:
     """Inside, every layer of the model calls `attention`, with the masks that `masks` makes; afterwards its own again.
 
     Both have the signatures of transformers' AttentionInterface and AttentionMaskInterface. With the default, every
-    forward must be given a layout under `LAYOUT_KEY`. May be nested; nothing stays registered.
+    forward must be given a layout under `LAYOUT_KEY`, which carries what a mask would. None for `masks`: transformers
+    makes no mask, and does not wait for the device to find out whether positions are those of packed rows. May be
+    nested; nothing stays registered.
     """
     registries = (AttentionInterface._global_mapping, AttentionMaskInterface._global_mapping)
     outer = [registry.get(ATTENTION_NAME) for registry in registries]
     before = model.config._attn_implementation
-    AttentionInterface.register(ATTENTION_NAME, attention)
-    AttentionMaskInterface.register(ATTENTION_NAME, masks)
+    for registry, function in zip(registries, (attention, masks), strict=True):
+        _put(registry, function)
     model.set_attn_implementation(ATTENTION_NAME)
     try:
         yield
     finally:
         model.set_attn_implementation(before)
         for registry, function in zip(registries, outer, strict=True):
-            del registry[ATTENTION_NAME]
-            if function is not None:
-                registry[ATTENTION_NAME] = function
+            _put(registry, function)
+
+
+def _put(registry: dict[str, Callable[..., Any]], function: Callable[..., Any] | None) -> None:
+    """The registry holds this function under our name, or none."""
+    registry.pop(ATTENTION_NAME, None)
+    if function is not None:
+        registry[ATTENTION_NAME] = function
 
 
 # ---- may a path be used? ---------------------------------------------------------------------------------------------
