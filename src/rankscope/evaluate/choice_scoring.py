@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Reads, RowBatch, TreeBatch, prompt_tree, tree_batch
+from rankscope.model.attention.joined_attention import log_sums_by_kernel
 from rankscope.model.attention.kv_cache import prefix_kv
 from rankscope.model.attention.registration import LAYOUT_KEY, FastPathCheck, attention_installed
 from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout, moved
@@ -113,7 +114,8 @@ def tree_logprobs(
 def layout_of(model: PreTrainedModel, batch: TreeBatch, prefix: PrefixKV | None) -> TreeLayout:
     """The attention layout of a batch, of whose last layer only what is read is asked."""
     last = text_config(model).num_hidden_layers - 1
-    return TreeLayout(batch.shape, prefix, read=batch.reads.read, last=last, device=model.device)
+    kernel = prefix is not None and log_sums_by_kernel(model)
+    return TreeLayout(batch.shape, prefix, read=batch.reads.read, last=last, device=model.device, kernel=kernel)
 
 
 def target_logprobs(

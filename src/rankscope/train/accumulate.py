@@ -20,7 +20,6 @@ from rankscope.train.objective import Objective
 from rankscope.train.optimizer import Trainee, take_gradients
 from rankscope.train.remedies import BaseForward, Remedies, kl_weights
 
-
 SECOND_TRIES = 2
 """How often a batch that ran out of memory is tried again as it was, of each budget: each costs a step."""
 
@@ -57,8 +56,8 @@ class Accumulator:
     """A batch's gradients, in micro-batches of at most `token_budget` tokens of all arms together, but at least a row.
 
     `remedies` of each arm. Where the device's memory does not hold a micro-batch, the batch is begun again: first as it
-    was, where memory that is kept but not used can be given back (it may lie in pieces that fit nothing), and then with
-    half the budget for good. Micro-batches change nothing but rounding, and a run that was planned too large still ends.
+    was, where torch can give back memory that it keeps and does not use (in pieces that fit nothing), then with half
+    the budget for good. Micro-batches change nothing but rounding, and a run that was planned too large still ends.
     """
 
     def __init__(

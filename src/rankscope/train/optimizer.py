@@ -16,7 +16,6 @@ from rankscope.study.study import Optimizer as OptimizerSettings
 from rankscope.study.study import OptimizerName, Schedule
 from rankscope.train.adamw_bf16 import AdamWBf16
 
-
 _GROUP_ELEMENTS = 1 << 26
 """Gradients that are turned into fp32 together: a quarter of a gigabyte."""
 

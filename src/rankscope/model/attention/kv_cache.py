@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from rankscope.model.attention.joined_attention import attend, log_sums_by_kernel
 from rankscope.model.attention.registration import (
     LAYOUT_KEY,
     FastPathCheck,
     Scores,
-    attend,
     attention_installed,
     why_different,
 )
@@ -125,14 +125,23 @@ class PrefillLayout:
     """The attention of prefill: prompts one after another in a flat row, whose keys and values go into the next slots.
 
     `lengths` (rows,) in tokens, on the host; each comes after `prefix`. The model's last layer, number `last`, is asked
-    for their last tokens only. Afterwards, `commit` makes them rows of the cache.
+    for their last tokens only; `kernel` as in `joined_attention.attend_with_log_sum`. Afterwards, `commit` makes them
+    rows of the cache.
     """
 
-    def __init__(self, cache: KVCache, lengths: Tensor, prefix: PrefixKV | None, last: int | None = None) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        lengths: Tensor,
+        prefix: PrefixKV | None,
+        last: int | None = None,
+        *,
+        kernel: bool = False,
+    ) -> None:
         none = torch.zeros(0, dtype=torch.int64)
         ends = torch.cumsum(lengths, 0)
         shape = TreeShape(lengths, none, none, none, none)
-        self._prompts = TreeLayout(shape, prefix, read=ends - 1, last=last, device=cache.device)
+        self._prompts = TreeLayout(shape, prefix, read=ends - 1, last=last, device=cache.device, kernel=kernel)
         self._cache, self._lengths = cache, lengths
         self._places = moved(padded_places(ends - lengths, lengths)[0], cache.device)
         self._prefix_tokens = 0 if prefix is None else prefix[0][0].shape[1]
@@ -203,6 +212,7 @@ class Decoder:
         self.cache = KVCache(slot_count, room_tokens, model.device)
         self._model, self._forward = model, forward_of(model)
         self._prefix = prefix_kv(model, ())
+        self._kernel = self._prefix is not None and log_sums_by_kernel(model)
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -218,7 +228,7 @@ class Decoder:
         before = 0 if self._prefix is None else self._prefix[0][0].shape[1]
         positions = torch.arange(before, before + len(ids)) - (ends - lengths).repeat_interleave(lengths)
         last = text_config(self._model).num_hidden_layers - 1
-        layout = PrefillLayout(self.cache, lengths, self._prefix, last)
+        layout = PrefillLayout(self.cache, lengths, self._prefix, last, kernel=self._kernel)
         given = [moved(values, self._model.device) for values in (ids, ends - 1, positions)]
         return self._logits(given[0], given[1], given[2], layout)
 

@@ -15,13 +15,14 @@ read lengths back from a GPU would wait for all that the GPU has to do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from rankscope.model.attention.registration import Scores, attend, attend_with_log_sum, join_attention
+from rankscope.model.attention.joined_attention import attend, attend_with_log_sum, join_attention
+from rankscope.model.attention.registration import Scores
 
 PrefixKV = list[tuple[Tensor, Tensor]]
 """Keys and values (K, S, d) of a shared prefix, by layer."""
@@ -102,8 +103,10 @@ def moved(values: Tensor, device: torch.device) -> Tensor:
 class TreeLayout:
     """Attention over a flat row of prompts and choice trees of this `shape`, each after the same cached `prefix`.
 
-    `shape` and `read` are the host's; queries, keys and the prefix are on `device`. With `read` (N,), the flat positions whose final states are asked for, ascending, the model's last layer, number
-    `last`, gives zeros at the other tokens of prompts: nothing comes after it that looks at them.
+    `shape` and `read` are the host's; queries, keys and the prefix are on `device`. `kernel`: as in
+    `joined_attention.attend_with_log_sum`. With `read` (N,), the flat positions whose final states are asked for,
+    ascending, the model's last layer, number `last`, gives zeros at the other tokens of prompts: nothing comes after it
+    that looks at them.
     """
 
     def __init__(
@@ -114,8 +117,9 @@ class TreeLayout:
         read: Tensor | None = None,
         last: int | None = None,
         device: torch.device = CPU,
+        kernel: bool = False,
     ) -> None:
-        self.prefix = prefix
+        self.prefix, self._kernel = prefix, kernel
         self._longest = int(shape.prompt_lengths.max()) + (int(shape.depths.max()) + 1 if len(shape.depths) else 0)
         trees = list(_tree_rows(shape))
         self._all = _Queries([*_prompt_rows(shape), *trees], device)
@@ -136,7 +140,8 @@ class TreeLayout:
         if self.prefix is not None:
             log_sum = torch.cat([part for _, part in found if part is not None]).index_select(0, asked.back)
             own = query if asked.tokens is None else query.index_select(1, asked.tokens)
-            output = join_attention(output, log_sum, *_over_prefix(own, *self.prefix[layer], scores))
+            others = _over_prefix(own, self.prefix[layer], scores, kernel=self._kernel)
+            output = join_attention(output, log_sum, *others)
         if asked.tokens is None:
             return output
         return output.new_zeros(tokens, *output.shape[1:]).index_copy_(0, asked.tokens, output)
@@ -151,7 +156,8 @@ class TreeLayout:
         if self.prefix is None:
             output, log_sum = attend(q, k, v, scores, causal=mask is None, mask=mask), None
         else:
-            output, log_sum = attend_with_log_sum(q, k, v, scores, causal=mask is None, mask=mask)
+            causal = mask is None
+            output, log_sum = attend_with_log_sum(q, k, v, scores, causal=causal, mask=mask, kernel=self._kernel)
             log_sum = log_sum.transpose(1, 2).flatten(0, 1)
         return output.transpose(1, 2).flatten(0, 1).flatten(1), log_sum
 
@@ -260,12 +266,14 @@ def to_rows(states: Tensor, places: Tensor) -> Tensor:
     return states.index_select(1, places.flatten()).view(heads, rows, longest, size).transpose(0, 1)
 
 
-def _over_prefix(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+def _over_prefix(
+    query: Tensor, prefix: tuple[Tensor, Tensor], scores: Scores, *, kernel: bool
+) -> tuple[Tensor, Tensor]:
     """Attention of every query (H, T, d) over the whole prefix, (K, S, d): (T, H, d) and log-sums (T, H).
 
     All queries of a group of heads are one set of queries to their head of keys.
     """
-    heads, tokens, size = query.shape
+    (key, value), (heads, tokens, size) = prefix, query.shape
     grouped = query.reshape(1, key.shape[0], -1, size)
-    output, log_sum = attend_with_log_sum(grouped, key[None], value[None], scores)
-    return output.view(heads, tokens, size).transpose(0, 1), log_sum.reshape(heads, tokens).transpose(0, 1)
+    output, log_sum = attend_with_log_sum(grouped, key[None], value[None], scores, kernel=kernel)
+    return output.reshape(heads, tokens, size).transpose(0, 1), log_sum.reshape(heads, tokens).transpose(0, 1)

@@ -23,11 +23,10 @@ from transformers import PreTrainedModel
 
 from rankscope.data.training_batches import Batch
 from rankscope.model.attention.cpu_causal import Buckets, buckets_of, causal_attention
+from rankscope.model.attention.joined_attention import HALF
 from rankscope.model.attention.registration import LAYOUT_KEY, FastPathCheck, Scores, attention_installed
 from rankscope.model.forward import hidden_states, last_feed_forward_at
 from rankscope.model.sharding.shard import gathered
-
-HALF = (torch.bfloat16, torch.float16)
 
 _UNPADDED = FastPathCheck(
     fast="training rows run without padding",
