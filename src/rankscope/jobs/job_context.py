@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from rankscope.analyse.kept_base import KeptBase
 from rankscope.data.token_files import TrainingSet, open_suite, open_training
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.machine import commit, machine_line, versions
@@ -69,6 +70,7 @@ class JobContext:
         self._suites: dict[tuple[str, str], Suite] = {}
         self._bases: dict[str, LoadedModel] = {}
         self._suite_plans: dict[tuple[str, str], SuitePlan] = {}
+        self._kept_bases: dict[str, KeptBase] = {}
 
     @cached_property
     def runs(self) -> dict[str, PlannedRun]:
@@ -146,6 +148,13 @@ class JobContext:
             self._bases.clear()  # one base at a time: they may be large
             self._bases[model] = self._load(model)
         return self._bases[model]
+
+    def kept_base(self, model: str) -> KeptBase:
+        """What a base left of its probe items, for the runs of this process that are looked into."""
+        if model not in self._kept_bases:
+            self._kept_bases.clear()  # as for bases
+            self._kept_bases[model] = KeptBase()
+        return self._kept_bases[model]
 
     def fine_tuned(self, model: str, weights: Path, *, beside: bool = False) -> LoadedModel:
         """A fully fine-tuned copy of the base, from the folder of its weights; `beside`: the base stays loaded."""
