@@ -137,7 +137,7 @@ def test_what_does_not_fit_says_what_it_needs_and_the_rest_goes_on(read: Read) -
 
 
 def test_the_micro_batch_shrinks_until_every_arm_that_can_fit_does(read: Read) -> None:
-    study = read(STUDY, "budget.batch_size=1024", "arms.full.learning_rate=3e-5")
+    study = read(STUDY, "budget.batch_size=1024", "arms.full.learning_rate=3e-5", "budget.gradient_checkpointing=false")
     facts = LLAMA_8B.model_copy(update={"name": "bundled"})
     large = machine_facts(device="cuda", device_memory_bytes=200 * 10**9, bfloat16_is_fast=True)
     small = large.model_copy(update={"device_memory_bytes": 32 * 10**9})

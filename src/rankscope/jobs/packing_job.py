@@ -11,7 +11,7 @@ import torch
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.jobs.job_context import JobContext, job_context
+from rankscope.jobs.job_context import CheckpointsBlocks, JobContext, job_context
 from rankscope.jobs.measure_job import SOME_RATE, time_steps
 from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.plan.resolve import available_bytes
@@ -141,7 +141,8 @@ def _try(context: JobContext, runs: Sequence[PlannedRun], count: int, tokens: in
     by_size = sorted(runs, key=lambda run: run.trainable_parameters)
     chosen = [by_size[(2 * i + 1) * len(runs) // (2 * count)] for i in range(count)]
     data = context.training(runs[0].model, runs[0].train_set)
-    settings = context.fit_settings(SOME_RATE, runs[0].seed, micro_batch_tokens=tokens)
+    twice = CheckpointsBlocks(any(run.checkpointing for run in chosen))
+    settings = context.fit_settings(SOME_RATE, runs[0].seed, micro_batch_tokens=tokens, checkpointing=twice)
     try:
         with attach(context.base(runs[0].model), *(NewAdapter(run.arm, runs[0].seed) for run in chosen)) as pack:
             per_token, _ = time_steps(pack, context.objective.training_rows(data), settings)

@@ -51,6 +51,8 @@ class GangNeed:
     gang: Gang
     parts: dict[str, int]
     host_bytes: int = 0
+    checkpointing: bool = False
+    """Whether activations are computed again in the backward pass."""
 
     @property
     def device_bytes(self) -> int:

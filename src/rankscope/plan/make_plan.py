@@ -28,7 +28,6 @@ from rankscope.plan.run_cost import (
     evaluate_flops,
     replayed_rows,
     step_count,
-    train_flops,
 )
 from rankscope.plan.run_time import Clock, plan_totals
 from rankscope.plan.search_plan import planned_searches, searched_together
@@ -77,7 +76,16 @@ class _Setting:
         speed = self.machine.speed_in(self.dtype) or NOMINAL_FLOPS_PER_SECOND[self.resolved.device]
         threads = self.resolved.thread_count if self.resolved.device == "cpu" else 1
         budget, device = self.study.budget, self.resolved.device
-        return Clock(self.facts, self.train, self.suites, budget, speed * threads, device, self.measured, threads)
+        clock = Clock(self.facts, self.train, self.suites, budget, speed * threads, device, self.measured, threads)
+        return clock.with_checkpointing([arm.label for arm, need in self.needs if need.checkpointing])
+
+    @cached_property
+    def needs(self) -> list[tuple[Arm, GangNeed]]:
+        """Where each arm's runs go, and what they need there."""
+        return [
+            (arm, run_need(self.study, arm, self.facts, self.train, self.dtype, self.resolved, self.room))
+            for arm in self.study.expand_arms()
+        ]
 
     @cached_property
     def room(self) -> Room:
@@ -195,9 +203,9 @@ def _with_gang(setting: _Setting, search: PlannedSearch, runs: Sequence[PlannedR
 
 
 def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> PlannedRun:
-    study, facts, train, resolved = setting.study, setting.facts, setting.train, setting.resolved
+    study, facts, train = setting.study, setting.facts, setting.train
     searching = search_arms(arm, entry)
-    need = run_need(study, arm, facts, train, setting.dtype, resolved, setting.room)
+    need = next(need for known, need in setting.needs if known == arm)
     parts = need.parts
     at_most, kept = disk_bytes(
         arm, facts, setting.dtype, setting.suites, keep_full=_stays(study, seed), optimizer=study.optimizer.name
@@ -220,7 +228,7 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         step_count=step_count(train.row_count, study.budget),
         train_tokens=round(train.token_count * sum(study.budget.rows_seen(train.row_count)) / train.row_count),
         replay_tokens=round(replayed_rows(arm, train, study.budget).tokens),
-        train_flops=sum(train_flops(arm, facts, train, study.budget)),
+        train_flops=sum(clock.training_flops(arm)),
         evaluate_flops=sum(evaluate_flops(arm, facts, setting.suites)),
         memory_bytes=sum(parts.values()),
         memory_parts_bytes=parts,
@@ -234,6 +242,7 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         dial_seconds=dial_seconds,
         gang=need.gang.size,
         offload=need.gang.offload,
+        checkpointing=need.checkpointing,
         remedy_seconds=clock.training(arm) - clock.training(arm.plain),
     )
 

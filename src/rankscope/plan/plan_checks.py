@@ -56,7 +56,7 @@ def check_support(
             problems.append(Problem(file, place, f"{wish} on {machine.device_name} ({device})", _NEEDS))
         elif not machine.bitsandbytes:
             problems.append(Problem(file, place, f"{wish} without the package bitsandbytes", _PACKAGE))
-    if study.budget.gradient_checkpointing:
+    if study.budget.gradient_checkpointing is True:
         place = "budget.gradient_checkpointing"
         cannot = [f"{facts.name} ({facts.architecture}), which cannot" for facts in models if not facts.checkpointing]
         cannot += [

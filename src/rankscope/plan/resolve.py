@@ -9,8 +9,16 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal
 
+from rankscope.plan.checkpointing_choice import (
+    LEAST_MICRO_BATCH_TOKENS,
+    choose_way,
+    micro_batch_tokens,
+    ways,
+    with_checkpointing,
+)
 from rankscope.plan.gang_choice import ALONE, GangNeed, Room, choose_gang, need_in_gang
 from rankscope.plan.run_cost import memory_parts
 from rankscope.records import (
@@ -30,9 +38,6 @@ Dtype = Literal["float32", "bfloat16"]
 
 USABLE_MEMORY = 0.9
 """Share of the memory that the plan may count on: the rest is the system's and the allocator's."""
-
-_MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
-_LEAST_MICRO_BATCH_TOKENS = 256
 
 
 def dtype_of(spec: ModelSpec, resolved: Resolved) -> Dtype:
@@ -58,9 +63,9 @@ def resolve(
     """The study's own choices first, then what an earlier plan decided, then what suits the machine.
 
     On CUDA one worker. On CPU one worker for each core as far as memory and the number of runs allow, the cores shared
-    out among them. The micro-batch is the largest power of two that leaves every arm room, where one does.
-    Gangs are chosen for arms that one device does not hold. Raises InputProblems where an earlier plan was made for
-    a device that this machine lacks, or for more of them.
+    out among them. `checkpointing_choice` says how large micro-batches are, and which arms compute their activations
+    twice. Gangs are chosen for arms that one device does not hold. Raises InputProblems where an earlier plan was made
+    for a device that this machine lacks, or for more of them.
     """
     given = {spec.dtype for spec in study.models}
     explicit = given.pop() if len(given) == 1 else "auto"
@@ -68,26 +73,29 @@ def resolve(
         _check_machine(previous, machine, file)
         kept = previous if explicit == "auto" else previous.model_copy(update={"dtype": explicit})
         needs = _needs(study, arms, models, train_sets, kept, machine)
-        return kept.model_copy(update={"gangs": {**_gangs(needs), **previous.gangs}})
+        twice = sorted({*_checkpointed(needs), *previous.checkpointed})
+        return kept.model_copy(update={"gangs": {**_gangs(needs), **previous.gangs}, "checkpointed": twice})
     auto: Dtype = "bfloat16" if machine.bfloat16_is_fast or study.optimizer.name == "adamw_bf16" else "float32"
     start = Resolved(
         dtype=auto if explicit == "auto" else explicit,
         device=machine.device,
         worker_count=1,
         thread_count=machine.core_count,
-        micro_batch_tokens=_LEAST_MICRO_BATCH_TOKENS,
+        micro_batch_tokens=LEAST_MICRO_BATCH_TOKENS,
     )
     room = Room.of(machine, USABLE_MEMORY, machine.device)
 
+    @cache
+    def needs_at(tokens: int) -> Sequence[GangNeed]:
+        trial = start.model_copy(update={"micro_batch_tokens": tokens})
+        return tuple(_needs(study, arms, models, train_sets, trial, machine).values())
+
     def fitting(tokens: int) -> list[int]:
         """What each arm needs that fits, all its processes together where they share a memory."""
-        trial = start.model_copy(update={"micro_batch_tokens": tokens})
-        found = [n for n in _needs(study, arms, models, train_sets, trial, machine).values() if n.fits(room)]
+        found = [need for need in needs_at(tokens) if need.fits(room)]
         return [need.device_bytes * (need.gang.size if room.shared else 1) for need in found]
 
-    tokens = _MICRO_BATCH_TOKENS[machine.device]
-    while tokens > _LEAST_MICRO_BATCH_TOKENS and len(fitting(tokens)) < len(fitting(_LEAST_MICRO_BATCH_TOKENS)):
-        tokens //= 2
+    tokens = micro_batch_tokens(needs_at, machine.device, room)
     workers = 1
     if machine.device == "cpu":
         run_count = len(arms) * len(study.all_seeds) * sum(len(train_sets[facts.name]) for facts in models)
@@ -99,8 +107,8 @@ def resolve(
         "thread_count": max(1, machine.core_count // workers),
     }
     made = start.model_copy(update=update)
-    gangs = _gangs(_needs(study, arms, models, train_sets, made, machine))
-    return made.model_copy(update={"gangs": gangs})
+    needs = _needs(study, arms, models, train_sets, made, machine)
+    return made.model_copy(update={"gangs": _gangs(needs), "checkpointed": sorted(_checkpointed(needs))})
 
 
 def _check_machine(previous: Resolved, machine: MachineFacts, file: str) -> None:
@@ -139,8 +147,19 @@ def _gangs(needs: Mapping[str, GangNeed]) -> dict[str, Gang]:
     return {key: need.gang for key, need in needs.items() if need.gang != ALONE}
 
 
+def _checkpointed(needs: Mapping[str, GangNeed]) -> list[str]:
+    return [key for key, need in needs.items() if need.checkpointing]
+
+
 def run_memory_parts(
-    study: Study, arm: Arm, facts: ModelFacts, train: TrainFacts, dtype: Dtype, resolved: Resolved
+    study: Study,
+    arm: Arm,
+    facts: ModelFacts,
+    train: TrainFacts,
+    dtype: Dtype,
+    resolved: Resolved,
+    *,
+    checkpointing: bool,
 ) -> dict[str, int]:
     """`memory_parts` for the micro-batches that this run has: never more than a batch, never less than its longest row.
 
@@ -153,7 +172,7 @@ def run_memory_parts(
     tokens = max(min(resolved.micro_batch_tokens, batch), min(longest, batch))
     return memory_parts(
         arm, facts, dtype, tokens, share, resolved.device,
-        checkpointing=study.budget.gradient_checkpointing, optimizer=study.optimizer.name,
+        checkpointing=checkpointing, optimizer=study.optimizer.name,
     )  # fmt: skip
 
 
@@ -165,12 +184,22 @@ def gang_key(facts: ModelFacts, train: TrainFacts, arm: Arm) -> str:
 def run_need(
     study: Study, arm: Arm, facts: ModelFacts, train: TrainFacts, dtype: Dtype, resolved: Resolved, room: Room
 ) -> GangNeed:
-    """Where a run goes and what it needs there: as an earlier plan decided, else as `choose_gang` does."""
-    alone = run_memory_parts(study, arm, facts, train, dtype, resolved)
-    recorded: Gang | None = resolved.gangs.get(gang_key(facts, train, arm))
-    if recorded is not None:
-        return need_in_gang(arm, facts, alone, recorded, study.optimizer.name)
-    return choose_gang(arm, facts, alone, room, study.execution, study.optimizer.name)
+    """Where a run goes, what it needs there, and whether it computes its activations twice: as an earlier plan decided,
+    else as `choose_gang` and `choose_way` do."""
+    key, name = gang_key(facts, train, arm), study.optimizer.name
+    recorded: Gang | None = resolved.gangs.get(key)
+
+    def need(*, checkpointing: bool, gang: Gang | None = recorded) -> GangNeed:
+        alone = run_memory_parts(study, arm, facts, train, dtype, resolved, checkpointing=checkpointing)
+        if gang is None:
+            found = choose_gang(arm, facts, alone, room, study.execution, name)
+        else:
+            found = GangNeed(gang, alone) if gang == ALONE else need_in_gang(arm, facts, alone, gang, name)
+        return with_checkpointing(found, checkpointing=checkpointing)
+
+    open_ways = ways(study.budget, facts, arm, recorded=key in resolved.checkpointed)
+    found = [need(checkpointing=way) for way in open_ways]
+    return choose_way(found, lambda small: need(checkpointing=False, gang=small.gang), room)
 
 
 SEARCH_SEED = 2**31

@@ -8,7 +8,8 @@ Times are arithmetic with constants that were fitted to measured runs, or with s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 from typing import Any, Literal
 
 from rankscope.plan.run_cost import (
@@ -79,6 +80,13 @@ class Clock:
         self._facts, self._train, self._suites, self._budget = facts, train, suites, budget
         self._speed, self._device, self._threads = flops_per_second, device, threads
         self._measured = [m for m in measured if (m.model, m.train_set) == (facts.name, train.name)]
+        self._checkpointed: frozenset[str] = frozenset()
+
+    def with_checkpointing(self, labels: Collection[str]) -> Clock:
+        """The same clock, by which the arms of these labels compute their activations twice."""
+        made = copy(self)
+        made._checkpointed = frozenset(labels)
+        return made
 
     def training(self, arm: Arm, share: float = 1.0) -> float:
         """Updates of a run, or of `share` of one."""
@@ -88,9 +96,14 @@ class Clock:
         per_token = self._of(arm, "train_seconds_per_token")
         if per_token is not None:  # measured on the task's tokens alone
             return tokens * (1 + again) * per_token
-        matrices, attention = train_flops(arm, self._facts, self._train, self._budget)
+        matrices, attention = self.training_flops(arm)
         passes = (1 + again) * (1 if arm.replay is None else 2)  # replayed rows are micro-batches of their own
         return self._arithmetic(share * matrices, share * attention, steps * passes, 3 * tokens * (1 + again))
+
+    def training_flops(self, arm: Arm) -> tuple[float, float]:
+        """FLOPs of a run's updates: (of matrices, inside attention)."""
+        twice = arm.label in self._checkpointed
+        return train_flops(arm, self._facts, self._train, self._budget, checkpointing=twice)
 
     def validation(self, arm: Arm) -> float:
         """One pass over the validation rows."""
@@ -196,6 +209,7 @@ def describe_plan(plan: Plan) -> list[dict[str, Any]]:
             "seconds": run.seconds,
             "gang": run.gang,
             "offload": run.offload,
+            "checkpointing": run.checkpointing,
             "fits": run.fits,
             "reason": run.reason,
         }

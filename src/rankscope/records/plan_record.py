@@ -111,6 +111,8 @@ class Resolved(Record):
     micro_batch_tokens: int
     gangs: dict[str, Gang] = {}
     """Of arms that one device does not hold, by model, training set and label: a gang stays as large as it began."""
+    checkpointed: list[str] = []
+    """Arms that compute their activations twice, by the same keys, since memory does not hold them."""
 
 
 class PlannedRun(Record):
@@ -150,6 +152,8 @@ class PlannedRun(Record):
     """Devices that train it together, its weights shared out over them."""
     offload: bool = False
     """Whether masters and moments lie in the host's memory, which is slow."""
+    checkpointing: bool = False
+    """Whether activations are computed again in the backward pass: by the study, or since memory does not hold them."""
 
     @property
     def in_gang(self) -> bool:

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from transformers import PreTrainedModel
 
 from rankscope.model.attention.unpadded_rows import TrainingForward
 from rankscope.model.base_divergence import LossSums
 from rankscope.model.methods.attach import Pack
 from rankscope.model.sharding.shard import compute_device
 from rankscope.model.sharding.team import SOLO, MicroBatch, Team
+from rankscope.plan.checkpointing_choice import BUSY_TOKENS
 from rankscope.records import Example, StepRecord
 from rankscope.train.objective import Objective
 from rankscope.train.optimizer import Trainee, take_gradients
@@ -57,7 +59,8 @@ class Accumulator:
 
     `remedies` of each arm. Where the device's memory does not hold a micro-batch, the batch is begun again: first as it
     was, where torch can give back memory that it keeps and does not use (in pieces that fit nothing), then with half
-    the budget for good. Micro-batches change nothing but rounding, and a run that was planned too large still ends.
+    the budget for good; where that would leave the device idle, `may_checkpoint` lets activations be computed twice
+    first. All this changes nothing but rounding, and a run that was planned too large still ends.
     """
 
     def __init__(
@@ -71,11 +74,17 @@ class Accumulator:
         team: Team = SOLO,
     ) -> None:
         self.token_budget = token_budget
+        self.may_checkpoint = False
         self._second_tries = SECOND_TRIES
         self._team = team
         self._pack, self._forward, self._trainees = pack, forward, trainees
         self._objective, self._remedies = objective, remedies
         self._base = BaseForward(pack, forward, remedies[0].base)
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether activations are computed again in the backward pass."""
+        return bool(self._pack.model.is_activation_checkpointing)
 
     def gradients(self, rows: StepRows, arms: Sequence[int], seed: int) -> StepLosses:
         """Leaves the gradients of what each arm minimises: the mean over all its tokens with loss of the cross-entropy
@@ -131,11 +140,16 @@ class Accumulator:
         return self._objective.summed_losses_near_base(self._forward, rows, self._base.states(rows), kl)
 
     def _may_try_again(self, rows: Sequence[Example], arms: int) -> bool:
-        """As it was, a few times for each budget; then with half the budget."""
-        if self._second_tries and keeps_unused(compute_device(self._pack.model)):
+        """As it was, a few times for each budget; then with half the budget, or with activations computed twice."""
+        device = compute_device(self._pack.model)
+        if self._second_tries and keeps_unused(device):
             self._second_tries -= 1
             return True
         self._second_tries = SECOND_TRIES
+        little = self.token_budget < 2 * BUSY_TOKENS[device.type] or len(self._micro_batches(rows, arms)) == len(rows)
+        if self.may_checkpoint and little and not self.checkpointing:
+            checkpoint_blocks(self._pack.model)
+            return True
         return self._halve_budget(rows, arms)
 
     def _halve_budget(self, rows: Sequence[Example], arms: int) -> bool:
@@ -150,6 +164,11 @@ class Accumulator:
     def _micro_batches(self, rows: Sequence[Example], arms: int) -> list[MicroBatch]:
         tokens = [self._objective.row_tokens(row) * arms for row in rows]
         return self._team.share(tokens, self.token_budget)
+
+
+def checkpoint_blocks(model: PreTrainedModel) -> None:
+    """From now on blocks keep their input only and are computed again in the backward pass (arXiv 1604.06174)."""
+    model.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def keeps_unused(device: torch.device) -> bool:
