@@ -19,12 +19,14 @@ from rankscope.cli.command_helpers import (
     alone_but_for,
     check_writable,
     is_planned,
+    machine_of,
     open_folder,
     print_verdict,
     quiet,
 )
 from rankscope.edges.machine import stopped_by_ctrl_c
 from rankscope.plan.described_machine import described_machine
+from rankscope.plan.schedule import what_is_left
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import read_study
 
@@ -79,12 +81,11 @@ def plan(
         found = "--measure with --gpus"
         raise InputProblems([Problem("--gpus", "", found, "one of them: a described machine cannot be timed")])
     settings = read_study(study, set_ or [])
-    from rankscope.edges.machine import look_at_machine
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.pipeline import StudyPlanner, measure_study
 
     folder = StudyFolder.open(out or settings.name)
-    machine = described or look_at_machine(folder.disk_folder())
+    machine = described or machine_of(settings, folder)
     with StudyPlanner(settings, study.resolve().parent, RowsRead()) as planner:
         planned = planner.plan(machine, folder, as_begun=described is None)
         if measure:
@@ -100,8 +101,11 @@ def plan(
     from rankscope.results.suite_levels import context_warnings, suite_levels
 
     states_known = {run_id: status.state for run_id, status in states.items() if status is not None}
+    begun = {**states, **{run_id: folder.read_status(run_id) for run_id in planned.base_ids.values()}}
+    done = {run_id for run_id, status in begun.items() if status is not None and status.state == "done"}
+    left = what_is_left(planned.schedule, planned.runs, done) if planned.schedule is not None else None
     told = [*suite_levels(folder, planned), *(f"{text}." for text in context_warnings(folder, planned))]
-    print_plan(console(), planned, states_known, told)
+    print_plan(console(), planned, states_known, told, left)
 
 
 def run(
@@ -140,7 +144,7 @@ def run(
 
 def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: bool = False) -> None:
     quiet()
-    from rankscope.edges.machine import look_at_machine, stop_on_signals
+    from rankscope.edges.machine import stop_on_signals
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.pipeline import StudyPlanner, run_study
     from rankscope.report.study_progress import Live
@@ -158,7 +162,7 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
 
         with StudyPlanner(settings, base, RowsRead()) as planner:
             outcome = run_study(
-                planner, folder, machine=look_at_machine(folder.disk_folder()), make_executor=make_executor,
+                planner, folder, machine=machine_of(settings, folder), make_executor=make_executor,
                 only=only, retrain=retrain, progress=progress, notice=lambda text: typer.echo(text, err=True),
             )  # fmt: skip
     if not only:

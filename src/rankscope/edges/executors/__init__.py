@@ -9,12 +9,13 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from rankscope.edges import named_in, names_in
-from rankscope.edges.machine import give_back_freed_memory
+from rankscope.edges.machine import give_back_freed_memory, look_at_machine
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import Plan
+from rankscope.records import MachineFacts, Plan
 from rankscope.study.problems import InputProblems, Problem
 
 
@@ -22,7 +23,7 @@ from rankscope.study.problems import InputProblems, Problem
 class WorkPlace:
     """What an executor tells a job about where it runs. `stop_requested`: save the state and return.
 
-    `devices`: the GPUs that the job may use, as CUDA_VISIBLE_DEVICES has them; empty where all that it sees.
+    `devices`: the GPUs that the job may use, as CUDA_VISIBLE_DEVICES names them; empty where all that it sees.
     """
 
     stop_requested: Callable[[], bool]
@@ -37,7 +38,7 @@ class Job(Protocol):
 
     @property
     def seconds(self) -> float:
-        """Planned time: the longest jobs are begun first."""
+        """Planned time, 0 where nobody knows: the longest jobs are begun first."""
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
         """Leave `error` and the traceback in the study folder; gives what failed, and why, by run or search id."""
@@ -46,6 +47,11 @@ class Job(Protocol):
 def slots_of(job: Job) -> int:
     """Places of the executor that a job takes: one, or a gang's number of processes where it says so (`slots`)."""
     return int(getattr(job, "slots", 1))
+
+
+def host_bytes_of(job: Job) -> int:
+    """What a job takes of the host's memory beside others (`host_bytes`), where it says so."""
+    return int(getattr(job, "host_bytes", 0))
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,16 @@ def make_executor(name: str, plan: Plan) -> Executor:
         raise KeyError(name)
     made: Executor = module.make(plan)
     return made
+
+
+def look_at_workers(name: str, folder: Path, *, measure: bool = True) -> MachineFacts:
+    """What a plan may count on where an executor's workers are: what its module's `look_at_workers(folder, measure)`
+    says where it has one, else this machine. Raises KeyError for a name that none has."""
+    module = named_in(__name__, name)
+    if module is None:
+        raise KeyError(name)
+    own: Callable[[Path, bool], MachineFacts] | None = getattr(module, "look_at_workers", None)
+    return own(folder, measure) if own is not None else look_at_machine(folder, measure=measure)
 
 
 def check_executor(name: str, study: str) -> None:
