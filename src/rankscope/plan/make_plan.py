@@ -116,50 +116,36 @@ def make_plan(
     machine = narrowed(machine, study.execution)
     resolved = resolve(study, study.expand_arms(), models, train_sets, machine, previous, file)
     specs = {spec.name: spec for spec in study.models}
-    searches: list[PlannedSearch] = []
-    runs: list[PlannedRun] = []
+    together = study.execution.arms_together
+    work = Work(study.looks, 1 if together == "auto" else together)
     choices: list[PlannedChoice] = []
-    bases: dict[str, float] = {}
-    samples: dict[str, float] = {}
-    derived: dict[str, float] = {}
-    own_derivations: dict[str, float] = {}
     for facts in models:
         for train in train_sets[facts.name]:
             dtype = dtype_of(specs[facts.name], resolved)
             setting = _Setting(study, facts, train, suites[facts.name], machine, resolved, dtype, measured)
-            found_searches, found_runs = _setting_runs(setting)
             choices.append(setting.choice)
-            searches += found_searches
-            runs += found_runs
-            for i, seconds in enumerate(seconds_of_derivations(study.analysis, setting.clock, found_runs), start=1):
-                derived[f"{facts.name} {train.name} {i}"] = seconds
-            own_derivations |= seconds_within_runs(study.analysis, setting.clock, found_runs)
+            _add(setting, work)
         replays = {r.samples_sha256: r for t in train_sets[facts.name] for r in t.replays if r.samples_sha256}
-        samples |= {f"{facts.name} {sha256}": setting.clock.sampling(one) for sha256, one in replays.items()}
-        bases[facts.name] = setting.clock.scoring(None)
-    _check_runs(runs, choices, file)
+        work.samples |= {f"{facts.name} {sha256}": setting.clock.sampling(one) for sha256, one in replays.items()}
+        work.bases[facts.name] = setting.clock.scoring(None)
+    _check_runs(work.runs, choices, file)
     plan = Plan(
         study=study.name,
         resolved=resolved,
         models=list(models),
         train_sets=[t.model_copy(update={"model": f.name}) for f in models for t in train_sets[f.name]],
         suites=[s.model_copy(update={"model": f.name}) for f in models for s in suites[f.name]],
-        searches=searches,
-        runs=runs,
-        base_seconds=sum(bases.values()) + sum(samples.values()),
-        derived_seconds=sum(derived.values()) + sum(own_derivations.values()),
+        searches=work.searches,
+        runs=work.runs,
+        base_seconds=sum(work.bases.values()) + sum(work.samples.values()),
+        derived_seconds=sum(work.derived.values()) + sum(work.own_derivations.values()),
         choices=choices,
         measured=list(measured),
         looks=list(study.looks),
     )
-    together = study.execution.arms_together
-    work = Work(
-        {plan.base_ids[name]: seconds for name, seconds in bases.items()}, samples, searches, runs, derived,
-        own_derivations, study.looks, 1 if together == "auto" else together,
-    )  # fmt: skip
-    places = resolved.gpus or list(range(resolved.worker_count))
-    host = int(machine.memory_bytes * USABLE_MEMORY)
-    plan = plan.model_copy(update={"schedule": schedule(work.stages(), resolved.device, places, host)})
+    places, host = resolved.gpus or list(range(resolved.worker_count)), int(machine.memory_bytes * USABLE_MEMORY)
+    found = schedule(work.stages(plan.base_ids), resolved.device, places, host)
+    plan = plan.model_copy(update={"schedule": found})
     said = [*warnings, *study_warnings(study, plan, machine, plan_totals(plan)), *split_warnings(choices)]
     return plan.model_copy(update={"warnings": said})
 
@@ -178,6 +164,17 @@ def _check_models(
     if problems:
         raise InputProblems(problems)
     return warnings
+
+
+def _add(setting: _Setting, work: Work) -> None:
+    """Add what is done for one training set on one base."""
+    searches, runs = _setting_runs(setting)
+    work.searches += searches
+    work.runs += runs
+    analysis, name = setting.study.analysis, f"{setting.facts.name} {setting.train.name}"
+    seconds = seconds_of_derivations(analysis, setting.clock, runs)
+    work.derived |= {f"{name} {i}": one for i, one in enumerate(seconds, start=1)}
+    work.own_derivations |= seconds_within_runs(analysis, setting.clock, runs)
 
 
 def _setting_runs(setting: _Setting) -> tuple[list[PlannedSearch], list[PlannedRun]]:

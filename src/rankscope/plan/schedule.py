@@ -27,26 +27,26 @@ class Task:
     claim: Claim
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
-    """What a study does: bases and samples with their seconds by name, then searches and runs, then derived runs.
+    """What a study does: bases (by model) and samples with their seconds, then searches and runs, then derived runs.
 
-    `own_derivations`: seconds that runs take beyond their own for what is made of their weights while these are there.
     `looks`: with adaptive seeds the numbers of seeds after which the verdict is asked. `arms_together`: arms of a pack.
+    `own_derivations`: seconds that runs take beyond their own for what is made of their weights while these are there.
     """
 
-    bases: Mapping[str, float]
-    samples: Mapping[str, float]
-    searches: Sequence[PlannedSearch]
-    runs: Sequence[PlannedRun]
-    derived: Mapping[str, float] = field(default_factory=dict)
-    own_derivations: Mapping[str, float] = field(default_factory=dict)
     looks: Sequence[int] = ()
     arms_together: int = 1
+    bases: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, float] = field(default_factory=dict)
+    searches: list[PlannedSearch] = field(default_factory=list)
+    runs: list[PlannedRun] = field(default_factory=list)
+    derived: dict[str, float] = field(default_factory=dict)
+    own_derivations: dict[str, float] = field(default_factory=dict)
 
-    def stages(self) -> list[list[Task]]:
-        """The jobs of each stage, those of one in no order."""
-        found = [[_simple("base", one) for one in self.bases.items()]]
+    def stages(self, base_ids: Mapping[str, str]) -> list[list[Task]]:
+        """The jobs of each stage, those of one in no order. `base_ids` are the bases' run ids, by model."""
+        found = [[_simple("base", (base_ids[model], seconds)) for model, seconds in self.bases.items()]]
         found.append([_simple("samples", one) for one in self.samples.items()])
         runs = [run for run in self.runs if run.fits]
         ends = [0, *self.looks] if self.looks else [0, max((run.seed for run in runs), default=0) + 1]
