@@ -258,6 +258,8 @@ class Plan(Record):
     @property
     def device_hours(self) -> float:
         """Hours of all devices together: those of a gang count for each of its devices, scoring too."""
+        if self.schedule is not None:
+            return sum(job.seconds * len(job.devices) for job in self.schedule.jobs) / 3600
         trained: list[PlannedRun | PlannedSearch] = [*(run for run in self.runs if run.fits), *self.searches]
         seconds = sum(one.seconds * one.gang for one in trained)
         return (seconds + self.base_seconds + self.derived_seconds) / 3600
