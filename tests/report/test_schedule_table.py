@@ -30,7 +30,7 @@ def test_a_line_for_each_gpu() -> None:
     assert lines[1].endswith("lora-r4 seed 0 (gang of 2)")
     assert lines[2].split()[:2] == ["1", "1"]
     assert lines[3].endswith("search lora-r1, pack of 2, 1 more")
-    assert lines[4].startswith("9 % of the time of 3 GPUs is idle")
+    assert lines[4].startswith("8.1 % of the time of 3 GPUs is idle")
     assert max(map(len, lines)) <= 80
 
 
@@ -38,7 +38,7 @@ def test_of_many_gpus_the_first_are_shown() -> None:
     lines = printed(20, Task("base", ("base",), Claim(seconds=60)))
     assert len(lines) == 1 + 16 + 2
     assert lines[-2] == "and 4 more GPUs"
-    assert lines[-1].startswith("95 % of the time of 20 GPUs is idle")
+    assert lines[-1].startswith("95.0 % of the time of 20 GPUs is idle")
 
 
 def test_a_plan_on_one_worker_has_no_such_table() -> None:

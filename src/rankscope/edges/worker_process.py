@@ -166,13 +166,13 @@ def how_it_ended(process: Process) -> str:
 
 def work(pipe: Connection, task: WorkerTask) -> None:
     """Do the jobs that come through the pipe, until it is closed: None when one has begun, then its outcome."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to handle
     if task.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, task.cores)
     import torch
 
     keep_freed_memory()
     torch.set_num_threads(task.thread_count)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to handle
     stop_on((signal.SIGTERM, signal.SIGUSR1))
     end_with(task.parent)
     while True:

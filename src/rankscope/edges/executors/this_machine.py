@@ -138,6 +138,7 @@ class Workers:
         for pipe, at_work in self._busy.items():
             at_work.worker.process.kill()
             pipe.close()
+            at_work.worker.process.join(timeout=_END_SECONDS)
         self._busy.clear()
 
     def _next(self, waiting: Sequence[Job]) -> int | None:
