@@ -25,8 +25,6 @@ from rankscope.study.problems import InputProblems, Problem
 
 if TYPE_CHECKING:
     from rankscope.edges.study_folder import StudyFolder
-    from rankscope.records import MachineFacts
-    from rankscope.study.study import Study
 
 # What takes seconds to import (torch, transformers) is imported inside the commands that need it.
 
@@ -60,14 +58,6 @@ def is_planned(url: str) -> bool:
 
     folder = StudyFolder.open(url)
     return folder.read_marker() is not None and folder.read_plan() is not None
-
-
-def machine_of(settings: Study, folder: StudyFolder) -> MachineFacts:
-    """What a plan may count on where the study's jobs will run. Raises InputProblems for an executor that is none."""
-    from rankscope.edges.executors import check_executor, look_at_workers
-
-    check_executor(settings.execution.on, settings.name)
-    return look_at_workers(settings.execution.on, folder.disk_folder())
 
 
 def check_writable(folder: Path) -> None:

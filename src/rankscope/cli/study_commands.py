@@ -19,7 +19,6 @@ from rankscope.cli.command_helpers import (
     alone_but_for,
     check_writable,
     is_planned,
-    machine_of,
     open_folder,
     print_verdict,
     quiet,
@@ -81,11 +80,12 @@ def plan(
         found = "--measure with --gpus"
         raise InputProblems([Problem("--gpus", "", found, "one of them: a described machine cannot be timed")])
     settings = read_study(study, set_ or [])
+    from rankscope.edges.machine import look_at_machine
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.pipeline import StudyPlanner, measure_study
 
     folder = StudyFolder.open(out or settings.name)
-    machine = described or machine_of(settings, folder)
+    machine = described or look_at_machine(folder.disk_folder())
     with StudyPlanner(settings, study.resolve().parent, RowsRead()) as planner:
         planned = planner.plan(machine, folder, as_begun=described is None)
         if measure:
@@ -144,7 +144,7 @@ def run(
 
 def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: bool = False) -> None:
     quiet()
-    from rankscope.edges.machine import stop_on_signals
+    from rankscope.edges.machine import look_at_machine, stop_on_signals
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.pipeline import StudyPlanner, run_study
     from rankscope.report.study_progress import Live
@@ -162,7 +162,7 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
 
         with StudyPlanner(settings, base, RowsRead()) as planner:
             outcome = run_study(
-                planner, folder, machine=machine_of(settings, folder), make_executor=make_executor,
+                planner, folder, machine=look_at_machine(folder.disk_folder()), make_executor=make_executor,
                 only=only, retrain=retrain, progress=progress, notice=lambda text: typer.echo(text, err=True),
             )  # fmt: skip
     if not only:

@@ -55,6 +55,11 @@ def _name(job: ScheduledJob, names: Mapping[str, str]) -> str:
 
 
 def _names(plan: Plan) -> dict[str, str]:
-    """What runs and searches are called, by id."""
-    found = {run.run_id: f"{run.arm.label} seed {run.seed}" for run in plan.runs}
-    return found | {search.search_id: f"search {search.arms[0].label}" for search in plan.searches}
+    """What runs and searches are called, by id; with their training set where there are several."""
+    several = len({run.train_set for run in plan.runs}) > 1
+
+    def on(train_set: str) -> str:
+        return f" on {train_set}" if several else ""
+
+    found = {run.run_id: f"{run.arm.label} seed {run.seed}{on(run.train_set)}" for run in plan.runs}
+    return found | {one.search_id: f"search {one.arms[0].label}{on(one.train_set)}" for one in plan.searches}

@@ -9,13 +9,12 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from rankscope.edges import named_in, names_in
-from rankscope.edges.machine import give_back_freed_memory, look_at_machine
+from rankscope.edges.machine import give_back_freed_memory
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import MachineFacts, Plan
+from rankscope.records import Plan
 from rankscope.study.problems import InputProblems, Problem
 
 
@@ -82,16 +81,6 @@ def make_executor(name: str, plan: Plan) -> Executor:
         raise KeyError(name)
     made: Executor = module.make(plan)
     return made
-
-
-def look_at_workers(name: str, folder: Path, *, measure: bool = True) -> MachineFacts:
-    """What a plan may count on where an executor's workers are: what its module's `look_at_workers(folder, measure)`
-    says where it has one, else this machine. Raises KeyError for a name that none has."""
-    module = named_in(__name__, name)
-    if module is None:
-        raise KeyError(name)
-    own: Callable[[Path, bool], MachineFacts] | None = getattr(module, "look_at_workers", None)
-    return own(folder, measure) if own is not None else look_at_machine(folder, measure=measure)
 
 
 def check_executor(name: str, study: str) -> None:
