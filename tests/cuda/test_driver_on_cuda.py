@@ -14,7 +14,7 @@ from tiny_study import tiny_study
 
 from rankscope.edges.study_folder import StudyFolder
 
-pytestmark = pytest.mark.cuda
+pytestmark = pytest.mark.usefixtures("on_cuda")
 
 DRIVER = """
 import sys
@@ -38,34 +38,24 @@ def drive(*words: object, **environment: str) -> subprocess.CompletedProcess[str
     return done
 
 
-def test_a_study_runs_on_the_gpu_and_its_driver_does_not(tmp_path: Path) -> None:
-    study, out = tiny_study(tmp_path / "input", seeds=[0]), tmp_path / "out"
-    drive("run", study, "--out", out)
-    folder = StudyFolder.open(out)
+def test_a_study_runs_on_a_gpu_that_is_called_by_its_uuid_and_its_driver_does_not(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path / "input", seeds=[0], arms={"lora": {"ranks": [2], "learning_rate": 1e-2}})
+    last = torch.cuda.get_device_properties(torch.cuda.device_count() - 1)
+    drive("run", study, "--out", tmp_path / "out", CUDA_VISIBLE_DEVICES=f"GPU-{last.uuid}")
+    folder = StudyFolder.open(tmp_path / "out")
     plan = folder.read_plan()
     assert plan is not None
-    assert plan.resolved.device == "cuda"
-    assert plan.resolved.gpus == list(range(torch.cuda.device_count()))
-    for run in plan.runs:
-        status, record = folder.read_status(run.run_id), folder.read_run(run.run_id)
-        assert status is not None
-        assert record is not None
-        assert status.state == "done"
-        assert torch.cuda.get_device_name() in record.provenance.machine
-        assert 0 < (status.peak_memory_bytes or 0) < torch.cuda.get_device_properties(0).total_memory
+    assert (plan.resolved.device, plan.resolved.gpus) == ("cuda", [0])
+    (run,) = plan.runs
+    status, record = folder.read_status(run.run_id), folder.read_run(run.run_id)
+    assert status is not None
+    assert record is not None
+    assert status.state == "done"
+    assert last.name in record.provenance.machine
+    assert 0 < (status.peak_memory_bytes or 0) < last.total_memory
 
 
-def test_a_gpu_may_be_called_by_its_uuid(tmp_path: Path) -> None:
-    study = tiny_study(tmp_path / "input", seeds=[0], arms={"lora": {"ranks": [2], "learning_rate": 1e-2}})
-    last = torch.cuda.device_count() - 1
-    uuid = f"GPU-{torch.cuda.get_device_properties(last).uuid}"
-    drive("run", study, "--out", tmp_path / "out", CUDA_VISIBLE_DEVICES=uuid)
-    plan = StudyFolder.open(tmp_path / "out").read_plan()
-    assert plan is not None
-    assert plan.resolved.gpus == [0]
-
-
-def test_what_is_looked_at_is_what_torch_sees(tmp_path: Path) -> None:
+def test_what_is_looked_at_is_what_torch_sees() -> None:
     found = json.loads(drive("doctor", "--json").stdout.rpartition("driver has")[0])["machine"]
     assert found["device"] == "cuda"
     assert found["device_count"] == torch.cuda.device_count()
