@@ -160,6 +160,15 @@ def scoring_bytes(arm: Arm, facts: ModelFacts, dtype: str, *, dials: bool) -> in
     return model + BYTES[dtype] * arm.stored_parameters(facts) + RUNTIME_BYTES["cuda"]
 
 
+def host_bytes(need: GangNeed, facts: ModelFacts, dtype: str, device_type: Literal["cpu", "cuda"]) -> int:
+    """What a run takes of the host's memory, beside others: on a CPU all of it, for each of its processes; on CUDA the
+    processes, and the base once, which is read into it; or what `offload` keeps there."""
+    if device_type == "cpu":
+        return need.gang.size * need.device_bytes + need.host_bytes
+    processes = need.gang.size + (need.gang.size > 1)
+    return max(need.host_bytes, processes * RUNTIME_BYTES["cpu"] + weight_bytes(facts, dtype))
+
+
 def _dtype_of(alone: dict[str, int], facts: ModelFacts) -> str:
     """The compute dtype of a run without masters: in fp32 weights take 4 bytes each, else 2."""
     return "float32" if alone["weights"] >= 4 * facts.parameter_count else "bfloat16"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from rankscope.plan.worker_share import place_problems
 from rankscope.records import MachineFacts, ModelFacts, Plan
 from rankscope.study.graders import grader_of
 from rankscope.study.methods import METHODS
@@ -35,7 +36,8 @@ _PACKAGE = "pip install 'rankscope[quant]'"
 def check_support(
     study: Study, models: Sequence[ModelFacts], device: Literal["cpu", "cuda"], machine: MachineFacts, file: str
 ) -> list[Problem]:
-    """Quantized bases and 8-bit optimizers need CUDA and bitsandbytes; checkpointing needs the model's support."""
+    """Quantized bases and 8-bit optimizers need CUDA and bitsandbytes, checkpointing the model's support, `execution`
+    the devices that it names."""
     wishes = [
         (f"model.quantization ({spec.name})", f"quantization: {spec.quantization}")
         for spec in study.models
@@ -43,7 +45,7 @@ def check_support(
     ]
     if study.optimizer.name == "adamw_8bit":
         wishes.append(("optimizer.name", "adamw_8bit"))
-    problems = _too_many_shards(study, machine, file)
+    problems = place_problems(study.execution, device, machine, file)
     if study.optimizer.name == "adamw_bf16":
         expected = "bfloat16 or auto for these weights, or adamw"
         problems += [
@@ -66,15 +68,6 @@ def check_support(
         ]
         problems += [Problem(file, place, found, "false, or a study without it") for found in cannot]
     return problems
-
-
-def _too_many_shards(study: Study, machine: MachineFacts, file: str) -> list[Problem]:
-    """Two processes on one GPU would take its memory twice; on a CPU they only take turns."""
-    shards, devices = study.execution.shards, machine.device_count
-    if shards == "auto" or machine.device != "cuda" or shards <= devices:
-        return []
-    found = f"shards: {shards} on a machine with {devices} GPU{'s' if devices != 1 else ''}"
-    return [Problem(file, "execution.shards", found, f"auto, or a power of two up to {devices}")]
 
 
 # ---- warnings --------------------------------------------------------------------------------------------------------

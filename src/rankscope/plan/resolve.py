@@ -21,6 +21,7 @@ from rankscope.plan.checkpointing_choice import (
 )
 from rankscope.plan.gang_choice import ALONE, GangNeed, Room, choose_gang, need_in_gang
 from rankscope.plan.run_cost import memory_parts
+from rankscope.plan.worker_share import on_cores, on_gpus, workers_kept
 from rankscope.records import (
     RESULTS_VERSION,
     Gang,
@@ -62,16 +63,17 @@ def resolve(
 ) -> Resolved:
     """The study's own choices first, then what an earlier plan decided, then what suits the machine.
 
-    On CUDA one worker. On CPU one worker for each core as far as memory and the number of runs allow, the cores shared
-    out among them. `checkpointing_choice` says how large micro-batches are, and which arms compute their activations
-    twice. Gangs are chosen for arms that one device does not hold. Raises InputProblems where an earlier plan was made
-    for a device that this machine lacks, or for more of them.
+    On CUDA one worker for each GPU. On CPU one for each core as far as memory and the number of runs allow. The cores
+    are shared out among them. `checkpointing_choice` says how large micro-batches are, and which arms compute their
+    activations twice. Gangs are chosen for arms that one device does not hold. `machine` has the GPUs that the study
+    takes. Raises InputProblems where an earlier plan was made for a device that this machine lacks, or for more of them.
     """
     given = {spec.dtype for spec in study.models}
     explicit = given.pop() if len(given) == 1 else "auto"
     if previous is not None:
         _check_machine(previous, machine, file)
-        kept = previous if explicit == "auto" else previous.model_copy(update={"dtype": explicit})
+        changed = workers_kept(previous, study.execution, machine)
+        kept = previous.model_copy(update=changed if explicit == "auto" else {**changed, "dtype": explicit})
         needs = _needs(study, arms, models, train_sets, kept, machine)
         twice = sorted({*_checkpointed(needs), *previous.checkpointed})
         return kept.model_copy(update={"gangs": {**_gangs(needs), **previous.gangs}, "checkpointed": twice})
@@ -96,17 +98,12 @@ def resolve(
         return [need.device_bytes * (need.gang.size if room.shared else 1) for need in found]
 
     tokens = micro_batch_tokens(needs_at, machine.device, room)
-    workers = 1
-    if machine.device == "cpu":
+    if machine.device == "cuda":
+        share = on_gpus(study.execution, machine)
+    else:
         run_count = len(arms) * len(study.all_seeds) * sum(len(train_sets[facts.name]) for facts in models)
-        largest = max(fitting(tokens), default=room.device_bytes)
-        workers = max(1, min(machine.core_count, run_count, room.device_bytes // largest))
-    update = {
-        "micro_batch_tokens": tokens,
-        "worker_count": workers,
-        "thread_count": max(1, machine.core_count // workers),
-    }
-    made = start.model_copy(update=update)
+        share = on_cores(study.execution, machine, run_count, fitting(tokens), room.device_bytes)
+    made = start.model_copy(update={"micro_batch_tokens": tokens, **share})
     needs = _needs(study, arms, models, train_sets, made, machine)
     return made.model_copy(update={"gangs": _gangs(needs), "checkpointed": sorted(_checkpointed(needs))})
 

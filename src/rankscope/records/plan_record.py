@@ -8,6 +8,7 @@ from typing import Literal
 from rankscope.records.data_facts import TrainFacts
 from rankscope.records.gang_record import Gang
 from rankscope.records.record_base import FORMAT_VERSION, Record
+from rankscope.records.schedule_record import Schedule
 from rankscope.records.settings_record import PlannedChoice
 from rankscope.records.suite_record import SuiteFacts
 from rankscope.study.methods import Arm, MethodName
@@ -62,32 +63,6 @@ class SourceState(Record):
     """In place of a file's size and hash: the commit of a hub data set, or the version of the package it is part of."""
 
 
-class MachineFacts(Record):
-    """What the plan may count on."""
-
-    device: Literal["cpu", "cuda"]
-    device_name: str
-    core_count: int
-    memory_bytes: int
-    device_memory_bytes: int
-    bfloat16_is_fast: bool
-    disk_free_bytes: int
-    bitsandbytes: bool = False
-    """Whether the package that quantises is installed."""
-    flops_per_second: float | None = None
-    """Matrix-product speed measured in the dtype that `auto` takes, one worker; None where it was not measured."""
-    flops_per_second_float32: float | None = None
-    """The same in float32, for a study that asks for it."""
-    device_count: int = 1
-    """GPUs that a process of this machine sees."""
-    described: bool = False
-    """Whether nobody looked at it: the user said what it is."""
-
-    def speed_in(self, dtype: str) -> float | None:
-        """Matrix-product speed in a compute dtype; None where it was not measured."""
-        return (self.flops_per_second_float32 if dtype == "float32" else None) or self.flops_per_second
-
-
 class StudyMarker(Record):
     """rankscope-study.json: the first file of a study folder, which says whose folder it is."""
 
@@ -109,6 +84,8 @@ class Resolved(Record):
     worker_count: int
     thread_count: int
     micro_batch_tokens: int
+    gpus: list[int] = []
+    """The GPUs that are used, as torch counts those that it sees: a worker on each; empty on a CPU."""
     gangs: dict[str, Gang] = {}
     """Of arms that one device does not hold, by model, training set and label: a gang stays as large as it began."""
     checkpointed: list[str] = []
@@ -154,6 +131,8 @@ class PlannedRun(Record):
     """Whether masters and moments lie in the host's memory, which is slow."""
     checkpointing: bool = False
     """Whether activations are computed again in the backward pass: by the study, or since memory does not hold them."""
+    host_bytes: int = 0
+    """Of the host's memory, for what runs beside it: on a CPU all that it needs."""
 
     @property
     def in_gang(self) -> bool:
@@ -185,6 +164,7 @@ class PlannedSearch(Record):
     gang: int = 1
     """As of a run: of the largest of its arms."""
     offload: bool = False
+    host_bytes: int = 0
 
     @property
     def in_gang(self) -> bool:
@@ -269,6 +249,8 @@ class Plan(Record):
     """Where the rows came from, and what those files were: a change since then is noticed."""
     model_files: list[SourceState] = []
     """The same of the base models' folders, `name` the model's; a job compares before it loads."""
+    schedule: Schedule | None = None
+    """Where and when each job is expected to run."""
 
     @property
     def base_ids(self) -> dict[str, str]:
@@ -280,6 +262,8 @@ class Plan(Record):
     @property
     def device_hours(self) -> float:
         """Hours of all devices together: those of a gang count for each of its devices, scoring too."""
+        if self.schedule is not None:
+            return sum(job.seconds * len(job.devices) for job in self.schedule.jobs) / 3600
         trained: list[PlannedRun | PlannedSearch] = [*(run for run in self.runs if run.fits), *self.searches]
         seconds = sum(one.seconds * one.gang for one in trained)
         return (seconds + self.base_seconds + self.derived_seconds) / 3600
