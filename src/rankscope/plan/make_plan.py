@@ -255,7 +255,7 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         gang=need.gang.size,
         offload=need.gang.offload,
         checkpointing=need.checkpointing,
-        host_bytes=host_bytes(need, facts, setting.dtype, resolved.device),
+        host_bytes=host_bytes(need, facts, setting.dtype, setting.resolved.device),
         remedy_seconds=clock.training(arm) - clock.training(arm.plain),
     )
 

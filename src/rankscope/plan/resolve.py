@@ -66,7 +66,7 @@ def resolve(
     On CUDA one worker for each GPU. On CPU one for each core as far as memory and the number of runs allow. The cores
     are shared out among them. `checkpointing_choice` says how large micro-batches are, and which arms compute their
     activations twice. Gangs are chosen for arms that one device does not hold. `machine` has the GPUs that the study
-    takes. Raises InputProblems where an earlier plan was made for a device that this machine lacks, or for more of them.
+    takes. Raises InputProblems where an earlier plan was made for a device that this machine lacks, or for more.
     """
     given = {spec.dtype for spec in study.models}
     explicit = given.pop() if len(given) == 1 else "auto"
