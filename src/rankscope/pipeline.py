@@ -232,7 +232,7 @@ def _execute(work: _Work) -> Outcome:
         work.do(
             "derived runs",
             [
-                Derive(folder.url, run.run_id, wanted.name)
+                Derive(folder.url, run.run_id, wanted.name, slots=run.scoring.size)
                 for run in derived_sources(study, folder, plan)
                 for wanted in derivations(study, plan, run)
             ],
@@ -259,13 +259,16 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     runs = sorted(runs, key=lambda r: -r.seconds)
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
     waves = search_waves(folder, plan, searched)
-    bases = [ScoreBase(folder.url, run_id, model) for model, run_id in plan.base_ids.items()]
+    bases = [
+        ScoreBase(folder.url, run_id, model, slots=plan.base_gang(model).size)
+        for model, run_id in plan.base_ids.items()
+    ]
 
     def training(runs: Sequence[PlannedRun]) -> list[TrainRuns]:
         known = {run.run_id: run for run in runs}
         groups = [[known[run_id] for run_id in ids] for ids in groups_of(folder, runs)]
         return [
-            TrainRuns(folder.url, tuple(r.run_id for r in own), sum(r.seconds for r in own), slots=own[0].gang)
+            TrainRuns(folder.url, tuple(r.run_id for r in own), sum(r.seconds for r in own), slots=own[0].devices)
             for own in groups
         ]
 

@@ -15,17 +15,13 @@ from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.candidate_scoring import ScoredCandidate, score_candidate, write_scored
-from rankscope.jobs.candidate_training import train_arms, train_in_gang
+from rankscope.jobs.candidate_training import Stopped, train_arms, train_in_gang
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.plan.rate_search import NEAR, around, predicted_rate, search_rates, start_rates
 from rankscope.plan.resolve import next_rate
 from rankscope.records import Plan, PlannedRun, PlannedSearch, ProbedRate, SearchRecord
 from rankscope.study.study import Arm
 from rankscope.train.training_state import steps_kept
-
-
-class Stopped(Exception):
-    """A signal asked for a stop in the middle of a search; its files hold what was done."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ def search_waves(folder: StudyFolder, plan: Plan, runs: Sequence[PlannedRun]) ->
     ]
     waves = sorted({search.wave for search in missing})
     return [
-        [SearchRate(folder.url, s.search_id, s.seconds, slots=s.gang) for s in missing if s.wave == wave]
+        [SearchRate(folder.url, s.search_id, s.seconds, slots=s.devices) for s in missing if s.wave == wave]
         for wave in waves
     ]
 

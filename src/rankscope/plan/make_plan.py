@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from rankscope.plan.gang_choice import ALONE, GangNeed, Room, gang_seconds, scoring_bytes
+from rankscope.plan.gang_choice import GangNeed, Room, can_shard, gang_seconds
 from rankscope.plan.plan_checks import check_arms, check_support, study_warnings
 from rankscope.plan.resolve import (
     USABLE_MEMORY,
-    Dtype,
     available_bytes,
     dtype_of,
     resolve,
     run_id,
-    run_need,
     search_arms,
 )
 from rankscope.plan.run_cost import (
@@ -30,6 +28,7 @@ from rankscope.plan.run_cost import (
     step_count,
     train_flops,
 )
+from rankscope.plan.run_need import Dtype, run_need, run_scoring
 from rankscope.plan.run_time import Clock, plan_totals
 from rankscope.plan.search_plan import planned_searches, searched_together
 from rankscope.plan.selection_split import planned_choice, split_problems, split_warnings
@@ -131,7 +130,8 @@ def make_plan(
             runs += found_runs
             derived_seconds += _derived_seconds(setting, found_runs)
         samples = {r.samples_sha256: r for t in train_sets[facts.name] for r in t.replays if r.samples_sha256}
-        base_seconds += setting.clock.scoring(None) + sum(map(setting.clock.sampling, samples.values()))
+        scoring = setting.clock.scoring(None) + sum(map(setting.clock.sampling, samples.values()))
+        base_seconds += gang_seconds(scoring, resolved.scoring_gangs.get(facts.name, Gang()))
     _check_runs(runs, choices, file)
     plan = Plan(
         study=study.name,
@@ -190,26 +190,31 @@ def _with_gang(setting: _Setting, search: PlannedSearch, runs: Sequence[PlannedR
     own = [run for run in runs if run.arm in search.arms]
     gang = Gang(size=max(run.gang for run in own), offload=any(run.offload for run in own))
     training = sum(setting.clock.training(arm, search.runs) for arm in search.arms)
-    seconds = search.seconds - training + gang_seconds(training, gang)
-    return search.model_copy(update={"gang": gang.size, "offload": gang.offload, "seconds": seconds})
+    scoring = max((run.scoring for run in own), key=lambda gang: (gang.size, gang.offload))
+    rest = max(0.0, search.seconds - training)
+    seconds = gang_seconds(rest, scoring) + gang_seconds(training, gang)
+    update = {"gang": gang.size, "offload": gang.offload, "scoring": scoring, "seconds": seconds}
+    return search.model_copy(update=update)
 
 
 def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> PlannedRun:
     study, facts, train, resolved = setting.study, setting.facts, setting.train, setting.resolved
     searching = search_arms(arm, entry)
     need = run_need(study, arm, facts, train, setting.dtype, resolved, setting.room)
+    scored = run_scoring(study, arm, facts, train, setting.dtype, resolved, setting.room)
     parts = need.parts
     at_most, kept = disk_bytes(
         arm, facts, setting.dtype, setting.suites, keep_full=_stays(study, seed), optimizer=study.optimizer.name
     )
     clock = setting.clock
     dials = setting.dials(arm)
-    dial_seconds = (len(dials) - 1) * (clock.scoring(arm) + clock.validation(arm))
+    dial_seconds = gang_seconds((len(dials) - 1) * (clock.scoring(arm) + clock.validation(arm)), scored.gang)
     training = gang_seconds(clock.training(arm), need.gang)
-    seconds = training + clock.validation(arm) + clock.scoring(arm) + dial_seconds
+    after = clock.scoring(arm)
     if study.analysis.enabled:
-        seconds += clock.inside(arm, study.analysis.probe_items)
-    reason = _does_not_fit(arm, need, at_most, setting)
+        after += clock.inside(arm, study.analysis.probe_items)
+    seconds = training + clock.validation(arm) + gang_seconds(after, scored.gang) + dial_seconds
+    reason = _does_not_fit(arm, need, scored, at_most, setting)
     return PlannedRun(
         run_id=run_id(arm, seed, study, facts, train, setting.dtype, searching),
         model=facts.name,
@@ -234,6 +239,7 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         dial_seconds=dial_seconds,
         gang=need.gang.size,
         offload=need.gang.offload,
+        scoring=scored.gang,
         remedy_seconds=clock.training(arm) - clock.training(arm.plain),
     )
 
@@ -243,19 +249,18 @@ def _stays(study: Study, seed: int) -> bool:
     return study.keep.full == "all" or (study.keep.full == "best" and seed == study.all_seeds[0])
 
 
-def _does_not_fit(arm: Arm, need: GangNeed, disk: int, setting: _Setting) -> str | None:
+def _does_not_fit(arm: Arm, need: GangNeed, scored: GangNeed, disk: int, setting: _Setting) -> str | None:
     available = available_bytes(setting.machine, setting.resolved.device)
     if not need.fits(setting.room):
         where = f" on each of {need.gang.size} devices" if need.gang.size > 1 else ""
         beside = f" and {_gigabytes(need.host_bytes)} of the host's" if need.host_bytes else ""
         wanted = f"{_gigabytes(need.device_bytes)} of memory{where}{beside}"
+        why = None if setting.room.shared else can_shard(arm, setting.facts, setting.study.optimizer.name)
+        alone = f", and {why}" if why is not None else ""
+        return f"needs {wanted}, this machine has {_gigabytes(available)} to use{alone}"
+    if not setting.room.shared and not (need.gang.alone and scored.gang.alone) and not scored.fits(setting.room):
+        wanted = f"{_gigabytes(scored.device_bytes)} of memory on the one device that scores it"
         return f"needs {wanted}, this machine has {_gigabytes(available)} to use"
-    scoring = scoring_bytes(arm, setting.facts, setting.dtype, dials=len(setting.dials(arm)) > 1)
-    if need.gang != ALONE and not setting.room.shared and scoring > available:
-        return (
-            f"needs {_gigabytes(scoring)} of memory on the one device that scores it, this machine has "
-            f"{_gigabytes(available)} to use"
-        )
     if disk > setting.machine.disk_free_bytes:
         return f"needs {_gigabytes(disk)} of disk, {_gigabytes(setting.machine.disk_free_bytes)} are free"
     return None
