@@ -3,50 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from sharded_models import FROZEN, FULL, load, lora
 from test_fit import InMemory, examples, settings
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
 
 from rankscope.evaluate.choice_scoring import choice_logprobs
-from rankscope.model.load import LoadedModel, load_model, load_skeleton
-from rankscope.model.methods.attach import NewAdapter, Pack, attach, method_modules
-from rankscope.model.sharding.load_sharded import ShardedLoad, load_sharded
+from rankscope.model.methods.attach import NewAdapter, Pack, attach
 from rankscope.model.sharding.shard import whole_tensor
 from rankscope.model.sharding.team import SOLO, ProcessTeam
 from rankscope.records import Item
-from rankscope.study.study import Arm, Budget, ModelSpec
+from rankscope.study.study import Arm, Budget
 from rankscope.train.accumulate import Accumulator, StepRows
 from rankscope.train.fit import FitSettings, fit
 from rankscope.train.optimizer import Trainee
 from rankscope.train.remedies import NONE
-
-FULL = Arm(label="full", method="full", learning_rate=1e-3)
-FROZEN = Arm(label="frozen", method="full-frozen-embeddings", learning_rate=1e-3)
-
-
-def lora(rank: int, method: Any = "lora", **given: Any) -> Arm:
-    return Arm(
-        label=f"{method}-{rank}", method=method, rank=rank, alpha=2.0 * rank, targets="all-linear",
-        learning_rate=5e-3, **given,
-    )  # fmt: skip
-
-
-def load(folder: Path, arm: Arm, *, sharded: bool, dtype: Any = "float32", offload: bool = False) -> LoadedModel:
-    """A fresh base, whole or in parts, whose weights may be trained where the arm does so."""
-    spec = ModelSpec(id=str(folder))
-    read = partial(load_model, spec, Path("/"), dtype, "cpu")
-    if not sharded:
-        return read()
-    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
-    how = ShardedLoad(mesh, offload=offload)
-    if arm.traits.whole:
-        how = ShardedLoad(mesh, lambda model: method_modules()[arm.method].put_on(model, arm), offload=offload)
-    return load_sharded(read, partial(load_skeleton, spec, Path("/"), dtype), how)
 
 
 def gradients(

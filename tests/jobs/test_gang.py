@@ -122,8 +122,9 @@ def test_one_that_dies_again_and_again_is_a_failure(gang: Path) -> None:
 
 
 def test_an_error_is_told_once_with_its_traceback(gang: Path) -> None:
-    with pytest.raises(GangFailed, match=r"^ValueError: no$") as caught:
+    with pytest.raises(GangFailed) as caught:
         started(gang, 'answer("failed", error="ValueError: no", details="Traceback: here") if rank else time.sleep(60)')
+    assert str(caught.value) == "ValueError: no"
     assert caught.value.__notes__ == ["Traceback: here"]
     assert len(starts(gang)) == 1
 
