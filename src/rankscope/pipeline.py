@@ -259,10 +259,7 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     runs = sorted(runs, key=lambda r: -r.seconds)
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
     waves = search_waves(folder, plan, searched)
-    bases = [
-        ScoreBase(folder.url, run_id, model, slots=plan.base_gang(model).size)
-        for model, run_id in plan.base_ids.items()
-    ]
+    bases = [ScoreBase(folder.url, id_, name, slots=plan.base_gang(name).size) for name, id_ in plan.base_ids.items()]
 
     def training(runs: Sequence[PlannedRun]) -> list[TrainRuns]:
         known = {run.run_id: run for run in runs}
