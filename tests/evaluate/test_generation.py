@@ -9,7 +9,8 @@ import torch
 from scoring_models import VOCABULARY, make_model, random_items
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from rankscope.evaluate.generation import StopStrings, greedy
+from rankscope.evaluate.generation import greedy
+from rankscope.evaluate.stop_strings import StopStrings
 from rankscope.model.forward import NotFinite
 
 EOS = frozenset(range(2, 22))

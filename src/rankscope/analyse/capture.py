@@ -25,6 +25,7 @@ from rankscope.analyse.hidden_states import HiddenStream
 from rankscope.model.attention.registration import attention_installed
 from rankscope.model.decoder_parts import blocks, text_config
 from rankscope.model.forward import evaluating, hidden_states
+from rankscope.model.sharding.shard import compute_device
 from rankscope.records import Item
 
 _LAST_PROJECTIONS = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "w2")
@@ -67,14 +68,15 @@ def capture(
     """Rows of the tables hidden, attention and neurons, each with its suite, from one pass over the probe items.
 
     An item is read as its prompt and, where it has choices, the right one. `token_budget` bounds a batch's padded
-    tokens. A model without one MLP in each layer (a mixture of experts) has no rows of neurons. Raises CannotCapture
-    where the model's layers are not found.
+    tokens. A model without one MLP in each layer (a mixture of experts) has no rows of neurons. Of sharded models all
+    processes call this and do the same. Raises CannotCapture where the model's layers are not found.
     """
     rows: dict[str, list[dict[str, Any]]] = {"hidden": [], "attention": [], "neurons": []}
+    device = compute_device(base.model)
     for suite, items in probes.items():
         streams = Streams.new()
         for ids, lengths in batches(items, token_budget):
-            _one_batch(base, arm, ids.to(base.model.device), lengths.to(base.model.device), streams)
+            _one_batch(base, arm, ids.to(device), lengths.to(device), streams)
         for table, found in streams.tables().items():
             rows[table] += [{"suite": suite, **row} for row in found]
     return rows

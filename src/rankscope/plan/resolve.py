@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from rankscope.plan.gang_choice import ALONE, GangNeed, Room, choose_gang, need_in_gang
-from rankscope.plan.run_cost import memory_parts
+from rankscope.plan.gang_choice import ALONE, GangNeed, Room, choose_scoring
+from rankscope.plan.run_need import Dtype, gang_key, run_need, run_scoring
 from rankscope.plan.worker_share import on_cores, on_gpus, workers_kept
 from rankscope.records import (
     RESULTS_VERSION,
@@ -26,8 +26,6 @@ from rankscope.records import (
 from rankscope.study.methods import arm_label
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, ModelSpec, Study, TrainSource
-
-Dtype = Literal["float32", "bfloat16"]
 
 USABLE_MEMORY = 0.9
 """Share of the memory that the plan may count on: the rest is the system's and the allocator's."""
@@ -69,8 +67,9 @@ def resolve(
         _check_machine(previous, machine, file)
         changed = workers_kept(previous, study.execution, machine)
         kept = previous.model_copy(update=changed if explicit == "auto" else {**changed, "dtype": explicit})
-        needs = _needs(study, arms, models, train_sets, kept, machine)
-        return kept.model_copy(update={"gangs": {**_gangs(needs), **previous.gangs}})
+        gangs = {**_gangs(_needs(study, arms, models, train_sets, kept, machine)), **previous.gangs}
+        scoring = {**_scoring_gangs(study, arms, models, train_sets, kept, machine), **previous.scoring_gangs}
+        return kept.model_copy(update={"gangs": gangs, "scoring_gangs": scoring})
     auto: Dtype = "bfloat16" if machine.bfloat16_is_fast or study.optimizer.name == "adamw_bf16" else "float32"
     start = Resolved(
         dtype=auto if explicit == "auto" else explicit,
@@ -97,12 +96,14 @@ def resolve(
         share = on_cores(study.execution, machine, run_count, fitting(tokens), room.device_bytes)
     made = start.model_copy(update={"micro_batch_tokens": tokens, **share})
     gangs = _gangs(_needs(study, arms, models, train_sets, made, machine))
-    return made.model_copy(update={"gangs": gangs})
+    scoring = _scoring_gangs(study, arms, models, train_sets, made, machine)
+    return made.model_copy(update={"gangs": gangs, "scoring_gangs": scoring})
 
 
 def _check_machine(previous: Resolved, machine: MachineFacts, file: str) -> None:
     """Raises InputProblems where an earlier plan cannot go on here."""
-    largest = max((gang.size for gang in previous.gangs.values()), default=1)
+    gangs = [*previous.gangs.values(), *previous.scoring_gangs.values()]
+    largest = max((gang.size for gang in gangs), default=1)
     found = ""
     if previous.device == "cuda" and machine.device != "cuda":
         found = "a plan made for CUDA, on a machine without it"
@@ -136,38 +137,25 @@ def _gangs(needs: Mapping[str, GangNeed]) -> dict[str, Gang]:
     return {key: need.gang for key, need in needs.items() if need.gang != ALONE}
 
 
-def run_memory_parts(
-    study: Study, arm: Arm, facts: ModelFacts, train: TrainFacts, dtype: Dtype, resolved: Resolved
-) -> dict[str, int]:
-    """`memory_parts` for the micro-batches that this run has: never more than a batch, never less than its longest row.
-
-    A batch is taken to have at most half as many tokens again as the average one.
-    """
-    longest = min(study.budget.max_sequence_tokens, facts.context_tokens)
-    mean = train.token_count / max(1, train.row_count)
-    batch = math.ceil(study.budget.batch_size * min(longest, 1.5 * mean))
-    share = train.completion_token_count / max(1, train.token_count)
-    tokens = max(min(resolved.micro_batch_tokens, batch), min(longest, batch))
-    return memory_parts(
-        arm, facts, dtype, tokens, share, resolved.device,
-        checkpointing=study.budget.gradient_checkpointing, optimizer=study.optimizer.name,
-    )  # fmt: skip
-
-
-def gang_key(facts: ModelFacts, train: TrainFacts, arm: Arm) -> str:
-    """By what the gang of an arm's runs is recorded."""
-    return f"{facts.name} {train.name} {arm.label}"
-
-
-def run_need(
-    study: Study, arm: Arm, facts: ModelFacts, train: TrainFacts, dtype: Dtype, resolved: Resolved, room: Room
-) -> GangNeed:
-    """Where a run goes and what it needs there: as an earlier plan decided, else as `choose_gang` does."""
-    alone = run_memory_parts(study, arm, facts, train, dtype, resolved)
-    recorded: Gang | None = resolved.gangs.get(gang_key(facts, train, arm))
-    if recorded is not None:
-        return need_in_gang(arm, facts, alone, recorded, study.optimizer.name)
-    return choose_gang(arm, facts, alone, room, study.execution, study.optimizer.name)
+def _scoring_gangs(
+    study: Study,
+    arms: Sequence[Arm],
+    models: Sequence[ModelFacts],
+    train_sets: dict[str, list[TrainFacts]],
+    resolved: Resolved,
+    machine: MachineFacts,
+) -> dict[str, Gang]:
+    """Of bases by their names, and of arms, what one device does not hold."""
+    specs, room = {spec.name: spec for spec in study.models}, Room.of(machine, USABLE_MEMORY, resolved.device)
+    needs: dict[str, GangNeed] = {}
+    for facts in models:
+        dtype = dtype_of(specs[facts.name], resolved)
+        needs[facts.name] = choose_scoring(None, facts, dtype, room, study.execution)
+        for train in train_sets[facts.name]:
+            for arm in arms:
+                key = gang_key(facts, train, arm)
+                needs[key] = run_scoring(study, arm, facts, train, dtype, resolved, room)
+    return _gangs(needs)
 
 
 SEARCH_SEED = 2**31

@@ -197,6 +197,7 @@ def describe_plan(plan: Plan) -> list[dict[str, Any]]:
             "seconds": run.seconds,
             "gang": run.gang,
             "offload": run.offload,
+            "scoring_gang": run.scoring.size,
             "fits": run.fits,
             "reason": run.reason,
         }

@@ -30,6 +30,7 @@ from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout, TreeS
 from rankscope.model.decoder_parts import key_value_width, text_config, window_that_matters
 from rankscope.model.forward import forward_of, hidden_states, probe_ids
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens, without_virtual_tokens
+from rankscope.model.sharding.shard import compute_device
 
 SPARE_TOKENS = 16
 """Room that a slot gets beyond what is needed, so that it is not copied at every step."""
@@ -45,7 +46,9 @@ def prefix_kv(model: PreTrainedModel, ids: tuple[int, ...]) -> PrefixKV | None:
         return None
     cache = DynamicCache(config=model.config)
     # Virtual tokens alone need some token after them, whose keys are then left away.
-    hidden_states(model, torch.tensor([ids or (0,)], device=model.device), past_key_values=cache, use_cache=True)
+    hidden_states(
+        model, torch.tensor([ids or (0,)], device=compute_device(model)), past_key_values=cache, use_cache=True
+    )
     return [(layer.keys[0, :, :count], layer.values[0, :, :count]) for layer in cache.layers]
 
 
@@ -174,7 +177,7 @@ class Decoder:
     """A model that decodes up to `slot_count` rows at once in a KV cache."""
 
     def __init__(self, model: PreTrainedModel, slot_count: int) -> None:
-        self.cache = KVCache(slot_count, model.device)
+        self.cache = KVCache(slot_count, compute_device(model))
         self._model, self._forward = model, forward_of(model)
         self._prefix = prefix_kv(model, ())
 
@@ -186,7 +189,7 @@ class Decoder:
 
     def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Tensor:
         """Puts prompts into the next slots; logits (prompts, V) of what follows each."""
-        device = self._model.device
+        device = compute_device(self._model)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         ids = torch.tensor([token for prompt in prompts for token in prompt], device=device)
         ends = lengths.cumsum(0)
@@ -195,6 +198,14 @@ class Decoder:
         before = 0 if self._prefix is None else self._prefix[0][0].shape[1]
         layout = PrefillLayout(self.cache, lengths, self._prefix, last)
         return self._logits(ids, ends - 1, positions + before, layout)
+
+    def idle(self) -> None:
+        """A forward of which nothing is kept: of a process without rows, while others of its team have some."""
+        cache, self.cache = self.cache, KVCache(1, self.cache.device)
+        try:
+            self.prefill([(0,)])
+        finally:
+            self.cache = cache
 
     def step(self, tokens: Tensor) -> Tensor:
         """Appends tokens (n,) to the rows; logits (n, V) of what follows each."""
@@ -235,7 +246,7 @@ def _compare_cached(model: PreTrainedModel, window: int | None) -> str:
     forward = forward_of(model)
     starts = [long, long // 2]
     for start in starts:
-        read = torch.arange(start - 1, start + PROBE_STEPS, device=model.device)
+        read = torch.arange(start - 1, start + PROBE_STEPS, device=compute_device(model))
         own.append(torch.cat(list(forward.logits_at(tokens[None, : start + PROBE_STEPS], read))))
     decoder = Decoder(model, len(starts))
     with decoder.ready():

@@ -24,7 +24,7 @@ from rankscope.data.training_batches import Batch
 from rankscope.model.attention.cpu_causal import Buckets, buckets_of, causal_attention
 from rankscope.model.attention.registration import LAYOUT_KEY, FastPathCheck, Scores, attention_installed
 from rankscope.model.forward import hidden_states, last_feed_forward_at
-from rankscope.model.sharding.shard import gathered
+from rankscope.model.sharding.shard import compute_device, gathered
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -131,7 +131,7 @@ def padded_forward(model: PreTrainedModel) -> TrainingForward:
 
 
 def _may_use_varlen(model: PreTrainedModel) -> bool:
-    return model.device.type == "cuda" and model.dtype in HALF
+    return compute_device(model).type == "cuda" and model.dtype in HALF
 
 
 def _drops_out(model: PreTrainedModel) -> bool:
@@ -200,7 +200,7 @@ def _batch_of_random_tokens(model: PreTrainedModel) -> Batch:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, model.config.get_text_config().vocab_size, (int(lengths.sum()),), generator=generator)
     positions = torch.cat([torch.arange(int(n)) for n in lengths])
-    device = model.device
+    device = compute_device(model)
     return Batch(
         input_ids=ids.to(device), position_ids=positions.to(device), sequence_lengths=lengths.to(device),
         target_positions=torch.arange(len(ids), device=device), target_ids=ids.to(device),
