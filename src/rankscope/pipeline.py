@@ -232,7 +232,7 @@ def _execute(work: _Work) -> Outcome:
         work.do(
             "derived runs",
             [
-                Derive(folder.url, run.run_id, wanted.name)
+                Derive(folder.url, run.run_id, wanted.name, slots=run.scoring.size)
                 for run in derived_sources(study, folder, plan)
                 for wanted in derivations(study, plan, run)
             ],
@@ -259,7 +259,7 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     runs = sorted(runs, key=lambda r: -r.seconds)
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
     waves = search_waves(folder, plan, searched)
-    bases = [ScoreBase(folder.url, run_id, model) for model, run_id in plan.base_ids.items()]
+    bases = [ScoreBase(folder.url, id_, name, slots=plan.base_gang(name).size) for name, id_ in plan.base_ids.items()]
 
     if not work.only:
         measured = [ChoosePacking(folder.url, ids) for ids in undecided(folder, runs)]

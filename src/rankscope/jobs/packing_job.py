@@ -14,7 +14,7 @@ from rankscope.jobs.job_context import CheckpointsBlocks, JobContext, job_contex
 from rankscope.jobs.measure_job import SOME_RATE, time_steps
 from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.plan.resolve import USABLE_MEMORY
-from rankscope.records import Packing, PlannedRun, Resolved
+from rankscope.records import Gang, Packing, PlannedRun, Resolved
 from rankscope.study.methods.remedy_settings import Replay
 
 MOST_TOGETHER = 16
@@ -49,7 +49,7 @@ def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str
     asked = {run.run_id for run in runs}
     begun = [tuple(pack.run_ids) for pack in folder.read_packs() if asked.issuperset(pack.run_ids)]
     taken = {run_id for pack in begun for run_id in pack}
-    open_packs: dict[tuple[str, str, int, int, bool, Replay | None], list[str]] = {}
+    open_packs: dict[tuple[str, str, int, Gang, Replay | None], list[str]] = {}
     found: list[list[str]] = [list(pack) for pack in begun]
     for run in runs:
         if run.run_id in taken:
@@ -59,7 +59,7 @@ def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str
         if packing is None or packing.arms_together == 1 or not packs:
             found.append([run.run_id])
             continue
-        key = (run.model, run.train_set, run.seed, run.gang, run.offload, run.arm.replay)
+        key = (run.model, run.train_set, run.seed, run.training, run.arm.replay)
         if key not in open_packs or len(open_packs[key]) == packing.arms_together:
             open_packs[key] = []
             found.append(open_packs[key])

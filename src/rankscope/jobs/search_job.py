@@ -15,17 +15,13 @@ from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.candidate_scoring import ScoredCandidate, score_candidate, write_scored
-from rankscope.jobs.candidate_training import train_arms, train_in_gang
+from rankscope.jobs.candidate_training import Stopped, train_arms, train_in_gang
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.plan.rate_search import NEAR, around, predicted_rate, search_rates, start_rates
 from rankscope.plan.resolve import next_rate
 from rankscope.records import Plan, PlannedRun, PlannedSearch, ProbedRate, SearchRecord
 from rankscope.study.study import Arm
 from rankscope.train.training_state import steps_kept
-
-
-class Stopped(Exception):
-    """A signal asked for a stop in the middle of a search; its files hold what was done."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ def further_jobs(folder: StudyFolder, plan: Plan, search_ids: Sequence[str]) -> 
 def _job(folder: StudyFolder, search: PlannedSearch, *, further: bool = False) -> SearchRate:
     seconds = search.seconds / search.runs if further and search.runs else search.seconds  # one run of each arm
     return SearchRate(
-        folder.url, search.search_id, seconds, further=further, slots=search.gang, host_bytes=search.host_bytes
+        folder.url, search.search_id, seconds, further=further, slots=search.devices, host_bytes=search.host_bytes
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rankscope.plan.gang_choice import gang_seconds
+from rankscope.plan.placement import Claim
 from rankscope.plan.run_time import Clock
 from rankscope.records import PlannedRun
 from rankscope.study.study import Analysis
@@ -13,15 +15,17 @@ _OTHER_DERIVATIONS, _WHOLE_DERIVATIONS = 5, 3
 each whole model's first seed: its spectrum cut, and the two."""
 
 
-def seconds_of_derivations(analysis: Analysis, clock: Clock, runs: Sequence[PlannedRun]) -> list[float]:
-    """Of each job that makes something of the largest LoRA of one base and training set: one for each lower rank of its
-    method, and others."""
-    factored = [run.arm for run in runs if run.arm.traits.delta == "factored" and run.fits]
+def derivations(analysis: Analysis, clock: Clock, runs: Sequence[PlannedRun]) -> list[Claim]:
+    """What each job takes that makes something of the largest LoRA of one base and training set: one for each lower
+    rank of its method, and others."""
+    factored = [run for run in runs if run.arm.traits.delta == "factored" and run.fits]
     if not (analysis.enabled and analysis.derived and factored):
         return []
-    largest = max(factored, key=lambda arm: arm.rank or 0)
-    ranks = {arm.rank for arm in factored if arm.method == largest.method and arm.rank != largest.rank}
-    return [clock.scoring(largest)] * (len(ranks) + _OTHER_DERIVATIONS)
+    largest = max(factored, key=lambda run: run.arm.rank or 0)
+    arm, gang = largest.arm, largest.scoring
+    ranks = {run.arm.rank for run in factored if run.arm.method == arm.method and run.arm.rank != arm.rank}
+    each = Claim(gang.size, largest.host_bytes, gang_seconds(clock.scoring(arm), gang))
+    return [each] * (len(ranks) + _OTHER_DERIVATIONS)
 
 
 def seconds_within_runs(analysis: Analysis, clock: Clock, runs: Sequence[PlannedRun]) -> dict[str, float]:
@@ -33,4 +37,6 @@ def seconds_within_runs(analysis: Analysis, clock: Clock, runs: Sequence[Planned
     for run in runs:
         if run.arm.traits.whole and run.fits:
             first.setdefault(run.arm.label, run)
-    return {run.run_id: _WHOLE_DERIVATIONS * clock.scoring(run.arm) for run in first.values()}
+    return {
+        run.run_id: gang_seconds(_WHOLE_DERIVATIONS * clock.scoring(run.arm), run.scoring) for run in first.values()
+    }

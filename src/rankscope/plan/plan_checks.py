@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from rankscope.plan.gang_choice import can_shard
 from rankscope.plan.worker_share import place_problems
 from rankscope.records import MachineFacts, ModelFacts, Plan
 from rankscope.study.graders import grader_of
@@ -45,7 +46,7 @@ def check_support(
     ]
     if study.optimizer.name == "adamw_8bit":
         wishes.append(("optimizer.name", "adamw_8bit"))
-    problems = place_problems(study.execution, device, machine, file)
+    problems = place_problems(study.execution, device, machine, file) + _not_shared_out(study, models, file)
     if study.optimizer.name == "adamw_bf16":
         expected = "bfloat16 or auto for these weights, or adamw"
         problems += [
@@ -68,6 +69,25 @@ def check_support(
         ]
         problems += [Problem(file, place, found, "false, or a study without it") for found in cannot]
     return problems
+
+
+def _not_shared_out(study: Study, models: Sequence[ModelFacts], file: str) -> list[Problem]:
+    """Where the study asks for shards or the host's memory, the arms that cannot have them, once for each."""
+    execution = study.execution
+    if execution.shards not in ("auto", 1):
+        asked, instead = f"shards: {execution.shards}", "shards: auto"
+    elif execution.offload == "always":
+        asked, instead = "offload: always", "offload: auto"
+    else:
+        return []
+    whys = {
+        arm.label: why
+        for facts in models
+        for arm in study.expand_arms()
+        if (why := can_shard(arm, facts, study.optimizer.name)) is not None
+    }
+    expected = f"{instead}, which leaves it on one device, or a study without it"
+    return [Problem(file, f"arms ({label})", f"{asked}, and {why}", expected) for label, why in whys.items()]
 
 
 # ---- warnings --------------------------------------------------------------------------------------------------------

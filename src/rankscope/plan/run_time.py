@@ -211,6 +211,7 @@ def describe_plan(plan: Plan) -> list[dict[str, Any]]:
             "gang": run.gang,
             "offload": run.offload,
             "checkpointing": run.checkpointing,
+            "scoring_gang": run.scoring.size,
             "fits": run.fits,
             "reason": run.reason,
         }

@@ -29,7 +29,7 @@ class Task:
 
 @dataclass
 class Work:
-    """What a study does: bases (by model) and samples with their seconds, then searches and runs, then derived runs.
+    """What a study does: bases (by model) and samples, then searches and runs, then derived runs.
 
     `looks`: with adaptive seeds the numbers of seeds after which the verdict is asked. `arms_together`: arms of a pack.
     `own_derivations`: seconds that runs take beyond their own for what is made of their weights while these are there.
@@ -37,30 +37,30 @@ class Work:
 
     looks: Sequence[int] = ()
     arms_together: int = 1
-    bases: dict[str, float] = field(default_factory=dict)
-    samples: dict[str, float] = field(default_factory=dict)
+    bases: dict[str, Claim] = field(default_factory=dict)
+    samples: dict[str, Claim] = field(default_factory=dict)
     searches: list[PlannedSearch] = field(default_factory=list)
     runs: list[PlannedRun] = field(default_factory=list)
-    derived: dict[str, float] = field(default_factory=dict)
+    derived: dict[str, Claim] = field(default_factory=dict)
     own_derivations: dict[str, float] = field(default_factory=dict)
 
     def stages(self, base_ids: Mapping[str, str]) -> list[list[Task]]:
         """The jobs of each stage, those of one in no order. `base_ids` are the bases' run ids, by model."""
-        found = [[_simple("base", (base_ids[model], seconds)) for model, seconds in self.bases.items()]]
-        found.append([_simple("samples", one) for one in self.samples.items()])
+        found = [[Task("base", (base_ids[model],), claim) for model, claim in self.bases.items()]]
+        found.append([Task("samples", (name,), claim) for name, claim in self.samples.items()])
         runs = [run for run in self.runs if run.fits]
         ends = [0, *self.looks] if self.looks else [0, max((run.seed for run in runs), default=0) + 1]
         for first, last in pairwise(ends):
             own = [run for run in runs if first <= run.seed < last]
             found += self._round(own, self.searches if first == 0 else [])
-        found.append([_simple("derived", one) for one in self.derived.items()])
+        found.append([Task("derived", (name,), claim) for name, claim in self.derived.items()])
         return [stage for stage in found if stage]
 
     def _round(self, runs: Sequence[PlannedRun], searches: Sequence[PlannedSearch]) -> list[list[Task]]:
         """Searches wave by wave, beside the first of them the runs that wait for none, then those that do."""
         waves: dict[int, list[Task]] = {0: []}
         for search in searches:
-            claim = Claim(search.gang, search.host_bytes, search.seconds)
+            claim = Claim(search.devices, search.host_bytes, search.seconds)
             waves.setdefault(search.wave, []).append(Task("search", (search.search_id,), claim))
         waves[0] += self._training([run for run in runs if run.search_id is None])
         after = self._training([run for run in runs if run.search_id is not None])
@@ -83,12 +83,8 @@ class Work:
 
     def _of_pack(self, pack: Sequence[PlannedRun]) -> Task:
         seconds = sum(run.seconds + self.own_derivations.get(run.run_id, 0.0) for run in pack)
-        claim = Claim(pack[0].gang, max(run.host_bytes for run in pack), seconds)
+        claim = Claim(pack[0].devices, max(run.host_bytes for run in pack), seconds)
         return Task("run" if len(pack) == 1 else "pack", tuple(run.run_id for run in pack), claim)
-
-
-def _simple(what: JobKind, named: tuple[str, float]) -> Task:
-    return Task(what, (named[0],), Claim(seconds=named[1]))
 
 
 def schedule(

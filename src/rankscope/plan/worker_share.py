@@ -40,14 +40,16 @@ def _gpu_problems(
 
 def _shard_problems(execution: Execution, machine: MachineFacts, file: str) -> list[Problem]:
     """Two processes on one GPU would take its memory twice; on a CPU they only take turns."""
-    shards = execution.shards
     count = len(execution.gpus) if execution.gpus != "auto" else machine.device_count
-    if shards == "auto" or machine.device != "cuda" or shards <= count:
-        return []
     where = f"on a machine with {_gpus(count)}" if execution.gpus == "auto" else f"with gpus: {list(execution.gpus)}"
     most = 2 ** (count.bit_length() - 1)
     expected = "auto or 1" if most == 1 else f"auto, or a power of two up to {most}"
-    return [Problem(file, "execution.shards", f"shards: {shards} {where}", expected)]
+    asked = {"shards": execution.shards, "scoring_shards": execution.scoring_shards}
+    return [
+        Problem(file, f"execution.{name}", f"{name}: {shards} {where}", expected)
+        for name, shards in asked.items()
+        if shards != "auto" and machine.device == "cuda" and shards > count
+    ]
 
 
 def _gpus(count: int) -> str:

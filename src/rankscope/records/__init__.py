@@ -12,7 +12,8 @@ from rankscope.records.arm_record import (
     SuiteOutcome,
 )
 from rankscope.records.data_facts import ReplayFacts, TrainFacts
-from rankscope.records.gang_record import Gang, GangCandidate, GangOutcome, GangTask
+from rankscope.records.gang_record import Gang
+from rankscope.records.gang_task_record import GangCandidate, GangOutcome, GangTask, GangWork
 from rankscope.records.machine_facts import MachineFacts
 from rankscope.records.plan_record import (
     MeasuredSpeed,
@@ -76,7 +77,7 @@ from rankscope.study.study_settings import Metric
 __all__ = [
     "FORMAT_VERSION", "RESULTS_VERSION", "Answer", "ArmCost", "ArmSetting", "ArmVerdict", "BestBet", "BetSetting",
     "DefaultArm", "Defaults", "DetectableEffect", "DialLoss", "DialLosses", "Example", "Form", "Gang",
-    "GangCandidate", "GangOutcome", "GangTask", "Graded", "Grading", "HarnessFacts", "Interval", "Item",
+    "GangCandidate", "GangOutcome", "GangTask", "GangWork", "Graded", "Grading", "HarnessFacts", "Interval", "Item",
     "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts", "MoreNeeded", "NextRuns", "PackMembers",
     "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun", "PlannedSearch", "PlannedSplit",
     "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "RemedyOutcome",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from rankscope.records.data_facts import TrainFacts
-from rankscope.records.gang_record import Gang
+from rankscope.records.gang_record import Gang, Placed
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.records.schedule_record import Schedule
 from rankscope.records.settings_record import PlannedChoice
@@ -88,11 +88,13 @@ class Resolved(Record):
     """The GPUs that are used, as torch counts those that it sees: a worker on each; empty on a CPU."""
     gangs: dict[str, Gang] = {}
     """Of arms that one device does not hold, by model, training set and label: a gang stays as large as it began."""
+    scoring_gangs: dict[str, Gang] = {}
+    """The same of what one device does not hold even to score it; of a base by its model's name."""
     checkpointed: list[str] = []
-    """Arms that compute their activations twice, by the same keys, since memory does not hold them."""
+    """Arms that compute their activations twice, by the same keys as `gangs`, since memory does not hold them."""
 
 
-class PlannedRun(Record):
+class PlannedRun(Placed):
     """One arm on one training set of one base model with one seed, and what it will cost."""
 
     run_id: str
@@ -125,22 +127,11 @@ class PlannedRun(Record):
     dial_seconds: float = 0.0  # of `seconds`, scoring at the other dials
     remedy_seconds: float = 0.0
     """Of `seconds`, what training takes longer than without the arm's remedy."""
-    gang: int = 1
-    """Devices that train it together, its weights shared out over them."""
-    offload: bool = False
-    """Whether masters and moments lie in the host's memory, which is slow."""
     checkpointing: bool = False
     """Whether activations are computed again in the backward pass: by the study, or since memory does not hold them."""
-    host_bytes: int = 0
-    """Of the host's memory, for what runs beside it: on a CPU all that it needs."""
-
-    @property
-    def in_gang(self) -> bool:
-        """Whether processes of its own train it."""
-        return self.gang > 1 or self.offload
 
 
-class PlannedSearch(Record):
+class PlannedSearch(Placed):
     """The learning-rate search of one arm (or of several that share a rate), before its runs.
 
     `rates` are tried first; none are known of a search that goes by others: `after` are their ids, the nearest rank
@@ -161,15 +152,6 @@ class PlannedSearch(Record):
     wave: int = 0
     tries: int = 0
     runs: float = 0.0
-    gang: int = 1
-    """As of a run: of the largest of its arms."""
-    offload: bool = False
-    host_bytes: int = 0
-
-    @property
-    def in_gang(self) -> bool:
-        """Whether processes of its own train its candidates."""
-        return self.gang > 1 or self.offload
 
     def share_done(self, rungs: Iterable[str]) -> float:
         """Updates done over those that the search is expected to need, 0 to 1; `rungs` are each `arm rate step`."""
@@ -265,8 +247,12 @@ class Plan(Record):
         if self.schedule is not None:
             return sum(job.seconds * len(job.devices) for job in self.schedule.jobs) / 3600
         trained: list[PlannedRun | PlannedSearch] = [*(run for run in self.runs if run.fits), *self.searches]
-        seconds = sum(one.seconds * one.gang for one in trained)
+        seconds = sum(one.seconds * one.devices for one in trained)
         return (seconds + self.base_seconds + self.derived_seconds) / 3600
+
+    def base_gang(self, model: str) -> Gang:
+        """The devices that hold a base together while it is scored."""
+        return self.resolved.scoring_gangs.get(model, Gang())
 
     def choice_of(self, model: str, train_set: str) -> PlannedChoice:
         """How settings are chosen there; in an older plan by the loss alone."""

@@ -95,7 +95,7 @@ def seconds_left(
     """
     runs = {run.run_id: run for run in plan.runs if run.fits and run.run_id not in optional}
     planned: dict[str, PlannedRun | PlannedSearch] = {**runs, **{one.search_id: one for one in plan.searches}}
-    slots = {name: min(one.gang, plan.resolved.worker_count) for name, one in planned.items()}
+    slots = {name: min(one.devices, plan.resolved.worker_count) for name, one in planned.items()}
     workers = max(1, min(plan.resolved.worker_count, sum(slots.values())))
     left = {name: one.seconds * (1.0 - now[name]) for name, one in planned.items()}
     finished = sum(one.seconds * (now[name] - before[name]) * slots[name] for name, one in planned.items())

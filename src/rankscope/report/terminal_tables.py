@@ -89,7 +89,7 @@ def _run_state(run: PlannedRun, states: Mapping[str, str]) -> str:
         return f"does not fit: {run.reason}"
     if run.offload:
         return "to do, with the host's memory"
-    return "to do" if run.gang == 1 else f"to do, in a gang of {run.gang}"
+    return "to do" if run.devices == 1 else f"to do, in a gang of {run.devices}"
 
 
 def _disk_bytes(runs: Sequence[PlannedRun], workers: int) -> int:

@@ -38,6 +38,11 @@ class Execution(Frozen):
         description="auto or a power of two from 1 to 1024. Devices that share out the weights of a run; auto is the "
         "smallest number at which it fits. For full fine-tuning, of a part too, and LoRA without dropout.",
     )
+    scoring_shards: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        default="auto",
+        description="auto or a power of two from 1 to 1024. The same for scoring and looking inside; auto is 1 where "
+        "the model fits one device.",
+    )
     offload: Literal["auto", "always", "never"] = Field(
         default="auto",
         description="auto, always or never. Whether weights that are not computed with, gradients and moments lie in "
@@ -52,7 +57,7 @@ class Execution(Frozen):
             raise mismatch(f"GPU {twice[0]} twice", "each GPU once")
         return gpus
 
-    @field_validator("shards")
+    @field_validator("shards", "scoring_shards")
     @classmethod
     def _power_of_two(cls, shards: Literal["auto"] | int) -> Literal["auto"] | int:
         if isinstance(shards, int) and shards & (shards - 1):
