@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from rankscope.plan.gang_choice import can_shard
+from rankscope.plan.gang_choice import can_shard, most_shards
 from rankscope.records import MachineFacts, ModelFacts, Plan
 from rankscope.study.graders import grader_of
 from rankscope.study.methods import METHODS
@@ -44,7 +44,7 @@ def check_support(
     ]
     if study.optimizer.name == "adamw_8bit":
         wishes.append(("optimizer.name", "adamw_8bit"))
-    problems = [*_too_many_shards(study, machine, file), *_not_shared_out(study, models, file)]
+    problems = [*_too_many_shards(study, machine, device, file), *_not_shared_out(study, models, file)]
     if study.optimizer.name == "adamw_bf16":
         expected = "bfloat16 or auto for these weights, or adamw"
         problems += [
@@ -69,15 +69,17 @@ def check_support(
     return problems
 
 
-def _too_many_shards(study: Study, machine: MachineFacts, file: str) -> list[Problem]:
+def _too_many_shards(study: Study, machine: MachineFacts, device: Literal["cpu", "cuda"], file: str) -> list[Problem]:
     """Two processes on one GPU would take its memory twice; on a CPU they only take turns."""
-    devices, execution = machine.device_count, study.execution
-    here = f"on a machine with {devices} GPU{'s' if devices != 1 else ''}"
+    most, execution = most_shards(machine, device), study.execution
+    has, noun = (machine.device_count, "GPU") if device == "cuda" else (machine.core_count, "core")
+    here = f"on a machine with {has} {noun}{'s' if has != 1 else ''}"
+    expected = f"auto, or a power of two up to {2 ** (most.bit_length() - 1)}"
     asked = {"shards": execution.shards, "scoring_shards": execution.scoring_shards}
     return [
-        Problem(file, f"execution.{name}", f"{name}: {count} {here}", f"auto, or a power of two up to {devices}")
+        Problem(file, f"execution.{name}", f"{name}: {count} {here}", expected)
         for name, count in asked.items()
-        if count != "auto" and machine.device == "cuda" and count > devices
+        if count != "auto" and count > most
     ]
 
 
