@@ -207,6 +207,14 @@ def test_more_shards_than_devices_are_refused(read: Read) -> None:
     assert [str(problem) for problem in caught.value.problems] == [expected + "auto, or a power of two up to 8"]
 
 
+def test_more_processes_than_a_cpu_can_bear_are_refused(read: Read) -> None:
+    with pytest.raises(InputProblems) as caught:
+        planned(read(STUDY, "execution.shards=16"), [LLAMA_8B.model_copy(update={"name": "bundled"})], machine_facts())
+    (line,) = map(str, caught.value.problems)
+    assert line.startswith("study.yaml: execution.shards: found shards: 16 on a machine with ")
+    assert line.endswith(" cores, expected auto, or a power of two up to 8")
+
+
 def test_a_plan_records_where_it_is_scored(read: Read) -> None:
     """Three copies of 8 billion parameters, for the dials, on GPUs of 40 GB."""
     plan = plan_on(read(), device_memory_bytes=40 * 10**9)

@@ -21,8 +21,8 @@ PARTS = ("weights", "masters", "moments", "gradients", "reference")
 GANG_EFFICIENCY = 0.85
 """Share of N devices' speed that a gang of N reaches, weights gathered and gradients reduced on the way: assumed."""
 
-MOST_PROCESSES = 1024
-"""On a CPU, where processes may share a core: what `shards` may be."""
+LEAST_PROCESSES = 8
+"""On a CPU, where processes may share a core, a gang may be as large as this in any case, for trying out."""
 
 OFFLOAD_SLOWDOWN = 2.5
 """How much longer training takes with weights, gradients and moments in the host's memory: between 2 and 3."""
@@ -42,8 +42,12 @@ class Room:
         """A machine's, of whose memory a share is `usable`, for work on its CPU or its GPUs."""
         cpu = device_type == "cpu"
         device = machine.memory_bytes if cpu else machine.device_memory_bytes
-        devices = MOST_PROCESSES if cpu else machine.device_count
-        return Room(int(device * usable), int(machine.memory_bytes * usable), devices, cpu)
+        return Room(int(device * usable), int(machine.memory_bytes * usable), most_shards(machine, device_type), cpu)
+
+
+def most_shards(machine: MachineFacts, device_type: Literal["cpu", "cuda"]) -> int:
+    """The largest gang that a machine may have."""
+    return machine.device_count if device_type == "cuda" else max(LEAST_PROCESSES, machine.core_count)
 
 
 @dataclass(frozen=True)

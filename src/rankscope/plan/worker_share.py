@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from rankscope.plan.gang_choice import most_shards
 from rankscope.records import MachineFacts, Resolved
 from rankscope.study.problems import Problem
 from rankscope.study.study import Execution
@@ -40,15 +41,20 @@ def _gpu_problems(
 
 def _shard_problems(execution: Execution, machine: MachineFacts, file: str) -> list[Problem]:
     """Two processes on one GPU would take its memory twice; on a CPU they only take turns."""
-    count = len(execution.gpus) if execution.gpus != "auto" else machine.device_count
-    where = f"on a machine with {_gpus(count)}" if execution.gpus == "auto" else f"with gpus: {list(execution.gpus)}"
+    count = most_shards(machine, machine.device)
+    if execution.gpus != "auto":
+        count, where = len(execution.gpus), f"with gpus: {list(execution.gpus)}"
+    elif machine.device == "cuda":
+        where = f"on a machine with {_gpus(count)}"
+    else:
+        where = f"on a machine with {machine.core_count} core{'s' if machine.core_count != 1 else ''}"
     most = 2 ** (count.bit_length() - 1)
     expected = "auto or 1" if most == 1 else f"auto, or a power of two up to {most}"
     asked = {"shards": execution.shards, "scoring_shards": execution.scoring_shards}
     return [
         Problem(file, f"execution.{name}", f"{name}: {shards} {where}", expected)
         for name, shards in asked.items()
-        if shards != "auto" and machine.device == "cuda" and shards > count
+        if shards != "auto" and shards > count
     ]
 
 
