@@ -57,8 +57,11 @@ def test_ctrl_c_has_the_exit_code_of_shells(capsys: pytest.CaptureFixture[str]) 
     assert ended(KeyboardInterrupt(), capsys)[0] == 130
 
 
-def test_a_fault_of_ours_is_one_line_that_names_a_report(capsys: pytest.CaptureFixture[str]) -> None:
-    code, lines = ended(ZeroDivisionError("a secret place"), capsys)
+def test_a_fault_of_ours_is_one_line_that_names_a_report(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_AbCdEfGh")
+    code, lines = ended(ZeroDivisionError("a secret place of hf_AbCdEfGh"), capsys)
     assert code == 1
     (line,) = lines
     assert "Traceback" not in line
@@ -67,5 +70,6 @@ def test_a_fault_of_ours_is_one_line_that_names_a_report(capsys: pytest.CaptureF
     report = Path(found[1])
     text = report.read_text()
     report.unlink()
-    assert "ZeroDivisionError: a secret place" in text
+    assert "ZeroDivisionError: a secret place of ***" in text
+    assert "hf_AbCdEfGh" not in text
     assert "torch " in text
