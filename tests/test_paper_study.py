@@ -161,8 +161,6 @@ def test_all_of_the_paper_fits_gpus_that_are_described(
     assert plan_totals(plan)["seconds"] == pytest.approx(eight.makespan_seconds)
     line = f"| {gpus} | {first} | {most} | {ends[0]} | {ends[1]} |"
     assert line in (STUDIES.parent / "docs" / "plan.md").read_text(encoding="utf-8")
-        encoding="utf-8"
-    )
     twice = study.budget.model_copy(update={"gradient_checkpointing": True})
     always = plan_on(study.model_copy(update={"budget": twice}), 80, described_machine(f"{gpus}x80GB"))
     assert of_seeds(always, 3).gpu_hours > 1.15 * first, "what keeping activations saves"
