@@ -9,7 +9,8 @@ import torch
 from scoring_models import VOCABULARY, make_model, random_items
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from rankscope.evaluate.generation import IDLE_SHARE, StopStrings, greedy
+from rankscope.evaluate.generation import IDLE_SHARE, greedy
+from rankscope.evaluate.stop_strings import StopStrings
 from rankscope.model.attention.kv_cache import KVCache
 from rankscope.model.forward import NotFinite
 from rankscope.plan.run_time import DECODED_ROWS

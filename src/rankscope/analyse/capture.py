@@ -74,9 +74,9 @@ def capture(
     """Rows of the tables hidden, attention and neurons, each with its suite, from one pass over the probe items.
 
     An item is read as its prompt and, where it has choices, the right one. `token_budget` bounds a batch's padded
-    tokens. A model without one MLP in each layer (a mixture of experts) has no rows of neurons. Raises CannotCapture
-    where the model's layers are not found. `kept` has what this base left of these probe items before, in batches of
-    as many tokens, and takes what it leaves now.
+    tokens. A model without one MLP in each layer (a mixture of experts) has no rows of neurons. `kept` has what this
+    base left of these probe items before, in batches of as many tokens, and takes what it leaves now. Of sharded models
+    all processes call this and do the same. Raises CannotCapture where the model's layers are not found.
     """
     rows: dict[str, list[dict[str, Any]]] = {"hidden": [], "attention": [], "neurons": []}
     device, memory = compute_device(base.model), kept or KeptBase()

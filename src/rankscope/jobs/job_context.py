@@ -271,7 +271,7 @@ class JobContext:
                 provenance=Provenance(
                     commit=commit(),
                     versions=versions(),
-                    machine=machine_line(),
+                    machine=machine_line(self.plan.resolved.device),
                     model_sha256=self.facts(model).content_sha256,
                     train_sha256=train.content_sha256 if train is not None else None,
                     suites_sha256=self.suite_hashes(model),

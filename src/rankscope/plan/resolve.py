@@ -12,15 +12,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
-from rankscope.plan.checkpointing_choice import (
-    LEAST_MICRO_BATCH_TOKENS,
-    choose_way,
-    micro_batch_tokens,
-    ways,
-    with_checkpointing,
-)
-from rankscope.plan.gang_choice import ALONE, GangNeed, Room, choose_gang, need_in_gang
-from rankscope.plan.run_cost import memory_parts
+from rankscope.plan.checkpointing_choice import LEAST_MICRO_BATCH_TOKENS, micro_batch_tokens
+from rankscope.plan.gang_choice import ALONE, GangNeed, Room, choose_scoring
+from rankscope.plan.run_need import Dtype, gang_key, run_need, run_scoring
+from rankscope.plan.worker_share import on_cores, on_gpus, workers_kept
 from rankscope.records import (
     RESULTS_VERSION,
     Gang,
@@ -33,8 +28,6 @@ from rankscope.records import (
 from rankscope.study.methods import arm_label
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, ModelSpec, Study, TrainSource
-
-Dtype = Literal["float32", "bfloat16"]
 
 USABLE_MEMORY = 0.9
 """Share of the memory that the plan may count on: the rest is the system's and the allocator's."""
@@ -62,19 +55,25 @@ def resolve(
 ) -> Resolved:
     """The study's own choices first, then what an earlier plan decided, then what suits the machine.
 
-    On CUDA one worker. On CPU one worker for each core as far as memory and the number of runs allow, the cores shared
-    out among them. `checkpointing_choice` says how large micro-batches are, and which arms compute their activations
-    twice. Gangs are chosen for arms that one device does not hold. Raises InputProblems where an earlier plan was made
-    for a device that this machine lacks, or for more of them.
+    On CUDA one worker for each GPU. On CPU one for each core as far as memory and the number of runs allow. The cores
+    are shared out among them. `checkpointing_choice` says how large micro-batches are, and which arms compute their
+    activations twice. Gangs are chosen for arms that one device does not hold. `machine` has the GPUs that the study
+    takes. Raises InputProblems where an earlier plan was made for a device that this machine lacks, or for more.
     """
     given = {spec.dtype for spec in study.models}
     explicit = given.pop() if len(given) == 1 else "auto"
     if previous is not None:
         _check_machine(previous, machine, file)
-        kept = previous if explicit == "auto" else previous.model_copy(update={"dtype": explicit})
+        changed = workers_kept(previous, study.execution, machine)
+        kept = previous.model_copy(update=changed if explicit == "auto" else {**changed, "dtype": explicit})
         needs = _needs(study, arms, models, train_sets, kept, machine)
-        twice = sorted({*_checkpointed(needs), *previous.checkpointed})
-        return kept.model_copy(update={"gangs": {**_gangs(needs), **previous.gangs}, "checkpointed": twice})
+        scoring = _scoring_gangs(study, arms, models, train_sets, kept, machine)
+        update = {
+            "gangs": {**_gangs(needs), **previous.gangs},
+            "scoring_gangs": {**scoring, **previous.scoring_gangs},
+            "checkpointed": sorted({*_checkpointed(needs), *previous.checkpointed}),
+        }
+        return kept.model_copy(update=update)
     auto: Dtype = "bfloat16" if machine.bfloat16_is_fast or study.optimizer.name == "adamw_bf16" else "float32"
     start = Resolved(
         dtype=auto if explicit == "auto" else explicit,
@@ -96,24 +95,25 @@ def resolve(
         return [need.device_bytes * (need.gang.size if room.shared else 1) for need in found]
 
     tokens = micro_batch_tokens(needs_at, machine.device, room)
-    workers = 1
-    if machine.device == "cpu":
+    if machine.device == "cuda":
+        share = on_gpus(study.execution, machine)
+    else:
         run_count = len(arms) * len(study.all_seeds) * sum(len(train_sets[facts.name]) for facts in models)
-        largest = max(fitting(tokens), default=room.device_bytes)
-        workers = max(1, min(machine.core_count, run_count, room.device_bytes // largest))
-    update = {
-        "micro_batch_tokens": tokens,
-        "worker_count": workers,
-        "thread_count": max(1, machine.core_count // workers),
-    }
-    made = start.model_copy(update=update)
+        share = on_cores(study.execution, machine, run_count, fitting(tokens), room.device_bytes)
+    made = start.model_copy(update={"micro_batch_tokens": tokens, **share})
     needs = _needs(study, arms, models, train_sets, made, machine)
-    return made.model_copy(update={"gangs": _gangs(needs), "checkpointed": sorted(_checkpointed(needs))})
+    update = {
+        "gangs": _gangs(needs),
+        "scoring_gangs": _scoring_gangs(study, arms, models, train_sets, made, machine),
+        "checkpointed": sorted(_checkpointed(needs)),
+    }
+    return made.model_copy(update=update)
 
 
 def _check_machine(previous: Resolved, machine: MachineFacts, file: str) -> None:
     """Raises InputProblems where an earlier plan cannot go on here."""
-    largest = max((gang.size for gang in previous.gangs.values()), default=1)
+    gangs = [*previous.gangs.values(), *previous.scoring_gangs.values()]
+    largest = max((gang.size for gang in gangs), default=1)
     found = ""
     if previous.device == "cuda" and machine.device != "cuda":
         found = "a plan made for CUDA, on a machine without it"
@@ -151,55 +151,25 @@ def _checkpointed(needs: Mapping[str, GangNeed]) -> list[str]:
     return [key for key, need in needs.items() if need.checkpointing]
 
 
-def run_memory_parts(
+def _scoring_gangs(
     study: Study,
-    arm: Arm,
-    facts: ModelFacts,
-    train: TrainFacts,
-    dtype: Dtype,
+    arms: Sequence[Arm],
+    models: Sequence[ModelFacts],
+    train_sets: dict[str, list[TrainFacts]],
     resolved: Resolved,
-    *,
-    checkpointing: bool,
-) -> dict[str, int]:
-    """`memory_parts` for the micro-batches that this run has: never more than a batch, never less than its longest row.
-
-    A batch is taken to have at most half as many tokens again as the average one.
-    """
-    longest = min(study.budget.max_sequence_tokens, facts.context_tokens)
-    mean = train.token_count / max(1, train.row_count)
-    batch = math.ceil(study.budget.batch_size * min(longest, 1.5 * mean))
-    share = train.completion_token_count / max(1, train.token_count)
-    tokens = max(min(resolved.micro_batch_tokens, batch), min(longest, batch))
-    return memory_parts(
-        arm, facts, dtype, tokens, share, resolved.device,
-        checkpointing=checkpointing, optimizer=study.optimizer.name,
-    )  # fmt: skip
-
-
-def gang_key(facts: ModelFacts, train: TrainFacts, arm: Arm) -> str:
-    """By what the gang of an arm's runs is recorded."""
-    return f"{facts.name} {train.name} {arm.label}"
-
-
-def run_need(
-    study: Study, arm: Arm, facts: ModelFacts, train: TrainFacts, dtype: Dtype, resolved: Resolved, room: Room
-) -> GangNeed:
-    """Where a run goes, what it needs there, and whether it computes its activations twice: as an earlier plan decided,
-    else as `choose_gang` and `choose_way` do."""
-    key, name = gang_key(facts, train, arm), study.optimizer.name
-    recorded: Gang | None = resolved.gangs.get(key)
-
-    def need(*, checkpointing: bool, gang: Gang | None = recorded) -> GangNeed:
-        alone = run_memory_parts(study, arm, facts, train, dtype, resolved, checkpointing=checkpointing)
-        if gang is None:
-            found = choose_gang(arm, facts, alone, room, study.execution, name)
-        else:
-            found = GangNeed(gang, alone) if gang == ALONE else need_in_gang(arm, facts, alone, gang, name)
-        return with_checkpointing(found, checkpointing=checkpointing)
-
-    open_ways = ways(study.budget, facts, arm, recorded=key in resolved.checkpointed)
-    found = [need(checkpointing=way) for way in open_ways]
-    return choose_way(found, lambda small: need(checkpointing=False, gang=small.gang), room)
+    machine: MachineFacts,
+) -> dict[str, Gang]:
+    """Of bases by their names, and of arms, what one device does not hold."""
+    specs, room = {spec.name: spec for spec in study.models}, Room.of(machine, USABLE_MEMORY, resolved.device)
+    needs: dict[str, GangNeed] = {}
+    for facts in models:
+        dtype = dtype_of(specs[facts.name], resolved)
+        needs[facts.name] = choose_scoring(None, facts, dtype, room, study.execution)
+        for train in train_sets[facts.name]:
+            for arm in arms:
+                key = gang_key(facts, train, arm)
+                needs[key] = run_scoring(study, arm, facts, train, dtype, resolved, room)
+    return _gangs(needs)
 
 
 SEARCH_SEED = 2**31

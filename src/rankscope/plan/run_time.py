@@ -22,6 +22,7 @@ from rankscope.plan.run_cost import (
     step_count,
     train_flops,
 )
+from rankscope.plan.schedule import what_is_left
 from rankscope.records import MeasuredSpeed, ModelFacts, Plan, ReplayFacts, SuiteFacts, TrainFacts
 from rankscope.study.study import Arm, Budget
 
@@ -210,6 +211,7 @@ def describe_plan(plan: Plan) -> list[dict[str, Any]]:
             "gang": run.gang,
             "offload": run.offload,
             "checkpointing": run.checkpointing,
+            "scoring_gang": run.scoring.size,
             "fits": run.fits,
             "reason": run.reason,
         }
@@ -218,7 +220,8 @@ def describe_plan(plan: Plan) -> list[dict[str, Any]]:
 
 
 def plan_totals(plan: Plan) -> dict[str, Any]:
-    """Sums over the runs that fit and the searches. Time is shared out over workers; each has a checkpoint on disk.
+    """Sums over the runs that fit and the searches. `seconds`: until the schedule's last job has ended; `gpu_hours` (or
+    on a CPU hours of its workers): of all devices together. Each worker has a checkpoint on disk.
 
     With adaptive seeds these are the most that there can be; `first_runs` and `first_seconds` are those of the first
     seeds, which every arm gets.
@@ -229,7 +232,7 @@ def plan_totals(plan: Plan) -> dict[str, Any]:
     kept = sum(run.kept_disk_bytes for run in runs)
     temporary = sorted((run.disk_bytes - run.kept_disk_bytes for run in runs), reverse=True)[:workers]
     flops = sum(run.train_flops + run.evaluate_flops for run in runs) + sum(s.train_flops for s in plan.searches)
-    common = sum(search.seconds for search in plan.searches) + plan.base_seconds + plan.derived_seconds
+    later = {run.run_id for run in runs} - {run.run_id for run in first}
     return {
         "runs": len(runs),
         "first_runs": len(first),
@@ -240,6 +243,6 @@ def plan_totals(plan: Plan) -> dict[str, Any]:
         "memory_bytes": sum(sorted((run.memory_bytes for run in runs), reverse=True)[:workers]),
         "disk_bytes": kept + sum(temporary),
         "gpu_hours": plan.device_hours,
-        "first_seconds": (sum(run.seconds for run in first) + common) / workers,
-        "seconds": (sum(run.seconds for run in runs) + common) / workers,
+        "first_seconds": what_is_left(plan.schedule, plan.runs, later).makespan_seconds if plan.schedule else None,
+        "seconds": plan.schedule.makespan_seconds if plan.schedule else None,
     }

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankscope.plan.rate_search import ALONE, FINALS, NEAR, neighbours, search_runs, start_rates
-from rankscope.plan.resolve import SEARCH_SEED, Dtype, search_arms, search_id
+from rankscope.plan.resolve import SEARCH_SEED, search_arms, search_id
 from rankscope.plan.run_cost import step_count
+from rankscope.plan.run_need import Dtype
 from rankscope.plan.run_time import Clock
 from rankscope.records import ModelFacts, PlannedChoice, PlannedSearch, SuiteFacts, TrainFacts
 from rankscope.study.study import Arm, Study

@@ -38,6 +38,7 @@ from rankscope.model.attention.scoring_layout import (
 from rankscope.model.decoder_parts import key_value_width, text_config, window_that_matters
 from rankscope.model.forward import forward_of, hidden_states, probe_ids
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens, without_virtual_tokens
+from rankscope.model.sharding.shard import compute_device
 
 PROBE_PROMPT_TOKENS = 12
 PROBE_STEPS = 4
@@ -50,7 +51,9 @@ def prefix_kv(model: PreTrainedModel, ids: tuple[int, ...]) -> PrefixKV | None:
         return None
     cache = DynamicCache(config=model.config)
     # Virtual tokens alone need some token after them, whose keys are then left away.
-    hidden_states(model, torch.tensor([ids or (0,)], device=model.device), past_key_values=cache, use_cache=True)
+    hidden_states(
+        model, torch.tensor([ids or (0,)], device=compute_device(model)), past_key_values=cache, use_cache=True
+    )
     return [(layer.keys[0, :, :count], layer.values[0, :, :count]) for layer in cache.layers]
 
 
@@ -209,7 +212,7 @@ class Decoder:
     """A model that decodes up to `slot_count` rows at once, each of at most `room_tokens`, in a KV cache."""
 
     def __init__(self, model: PreTrainedModel, slot_count: int, room_tokens: int) -> None:
-        self.cache = KVCache(slot_count, room_tokens, model.device)
+        self.cache = KVCache(slot_count, room_tokens, compute_device(model))
         self._model, self._forward = model, forward_of(model)
         self._prefix = prefix_kv(model, ())
         self._kernel = self._prefix is not None and log_sums_by_kernel(model)
@@ -229,8 +232,16 @@ class Decoder:
         positions = torch.arange(before, before + len(ids)) - (ends - lengths).repeat_interleave(lengths)
         last = text_config(self._model).num_hidden_layers - 1
         layout = PrefillLayout(self.cache, lengths, self._prefix, last, kernel=self._kernel)
-        given = [moved(values, self._model.device) for values in (ids, ends - 1, positions)]
+        given = [moved(values, self.cache.device) for values in (ids, ends - 1, positions)]
         return self._logits(given[0], given[1], given[2], layout)
+
+    def idle(self) -> None:
+        """A forward of which nothing is kept: of a process without rows, while others of its team have some."""
+        cache, self.cache = self.cache, KVCache(1, 1, self.cache.device)
+        try:
+            self.prefill([(0,)])
+        finally:
+            self.cache = cache
 
     def step(self, tokens: Tensor) -> Tensor:
         """Appends tokens (n,) to the rows; logits (n, V) of what follows each."""
@@ -271,7 +282,7 @@ def _compare_cached(model: PreTrainedModel, window: int | None) -> str:
     forward = forward_of(model)
     starts = [long, long // 2]
     for start in starts:
-        read = torch.arange(start - 1, start + PROBE_STEPS, device=model.device)
+        read = torch.arange(start - 1, start + PROBE_STEPS, device=compute_device(model))
         own.append(torch.cat(list(forward.logits_at(tokens[None, : start + PROBE_STEPS], read))))
     decoder = Decoder(model, len(starts), long + PROBE_STEPS)
     with decoder.ready():

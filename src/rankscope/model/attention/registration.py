@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from rankscope.model.sharding.shard import team_of
+
 logger = logging.getLogger(__name__)
 
 ATTENTION_NAME = "rankscope"
@@ -143,6 +145,8 @@ class FastPathCheck:
         known = self._known.setdefault(model, {})
         if conditions not in known:
             reason = self._reason(compare)
+            (elsewhere,) = team_of(model).any(bool(reason))  # its processes must take the same path
+            reason = reason or ("another process finds a difference" if elsewhere else "")
             known[conditions] = not reason
             note = f"{self._slow}, because {reason}" if reason else self._fast
             logger.log(self._slow_level if reason else logging.INFO, "%s: %s", type(model).__name__, note)

@@ -26,7 +26,7 @@ from rankscope.model.attention.cpu_causal import Buckets, buckets_of, causal_att
 from rankscope.model.attention.joined_attention import HALF
 from rankscope.model.attention.registration import LAYOUT_KEY, FastPathCheck, Scores, attention_installed
 from rankscope.model.forward import hidden_states, last_feed_forward_at
-from rankscope.model.sharding.shard import gathered
+from rankscope.model.sharding.shard import compute_device, gathered
 
 _UNPADDED = FastPathCheck(
     fast="training rows run without padding",
@@ -138,7 +138,7 @@ def padded_forward(model: PreTrainedModel) -> TrainingForward:
 
 
 def _may_use_varlen(model: PreTrainedModel) -> bool:
-    return model.device.type == "cuda" and model.dtype in HALF
+    return compute_device(model).type == "cuda" and model.dtype in HALF
 
 
 def _drops_out(model: PreTrainedModel) -> bool:
@@ -208,7 +208,7 @@ def _batch_of_random_tokens(model: PreTrainedModel) -> Batch:
     ids = torch.randint(0, model.config.get_text_config().vocab_size, (sum(lengths),), generator=generator)
     positions = torch.cat([torch.arange(length) for length in lengths])
     starts = torch.tensor([0, *accumulate(lengths)])
-    device = model.device
+    device = compute_device(model)
     return Batch(
         ids.to(device), positions.to(device), lengths, starts.to(device),
         target_positions=torch.arange(len(ids), device=device), target_ids=ids.to(device),
