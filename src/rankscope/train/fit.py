@@ -88,10 +88,9 @@ def fit(
     remedies = [own.remedies for own in settings]
     work = Accumulator(pack, forward, common.objective, remedies, trainees, _tokens(results, common, team), team)
     work.may_checkpoint = all(own.may_checkpoint for own in settings)
-    twice = any(own.checkpointing for own in settings) or any(result.checkpointing for result in results)
     replayed = _replayed_rows(batches, rows, common)
     clock = _Clock(common.checkpoint_seconds)
-    with _training(pack.model, forward, checkpointing=twice or common.budget.gradient_checkpointing is True):
+    with _training(pack.model, forward, checkpointing=_computes_twice(settings, results)):
         for step in range(max(len(result.steps) for result in results), last):
             alive = [i for i, result in enumerate(results) if result.state != "diverged"]
             if not alive:
@@ -114,6 +113,12 @@ def fit(
     if until_step is not None:
         save(results, trainees, checkpoints)
     return [_paused(result) if last < len(batches) else _judge(result) for result in results]
+
+
+def _computes_twice(settings: Sequence[FitSettings], results: Sequence[FitResult]) -> bool:
+    """Whether one of the arms says so, or had to turn to it before it was stopped."""
+    asked = any(own.checkpointing or own.budget.gradient_checkpointing is True for own in settings)
+    return asked or any(result.checkpointing for result in results)
 
 
 def _tokens(results: Sequence[FitResult], common: FitSettings, team: Team) -> int:
