@@ -1,4 +1,4 @@
-"""A run's progress, written into its status.json while it trains."""
+"""A run's progress in its status.json while it trains."""
 
 from __future__ import annotations
 

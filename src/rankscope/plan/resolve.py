@@ -66,7 +66,7 @@ def resolve(
         _check_machine(previous, machine, file)
         changed = workers_kept(previous, study.execution, machine)
         kept = previous.model_copy(update=changed if explicit == "auto" else {**changed, "dtype": explicit})
-        return _placed(study, arms, models, train_sets, kept, machine)
+        return _with_ways(kept, previous, study, arms, models, train_sets, machine)
     auto: Dtype = "bfloat16" if machine.bfloat16_is_fast or study.optimizer.name == "adamw_bf16" else "float32"
     start = Resolved(
         dtype=auto if explicit == "auto" else explicit,
@@ -94,25 +94,26 @@ def resolve(
         run_count = len(arms) * len(study.all_seeds) * sum(len(train_sets[facts.name]) for facts in models)
         share = on_cores(study.execution, machine, run_count, fitting(tokens), room.device_bytes)
     made = start.model_copy(update={"micro_batch_tokens": tokens, **share})
-    return _placed(study, arms, models, train_sets, made, machine)
+    return _with_ways(made, made, study, arms, models, train_sets, machine)
 
 
-def _placed(
+def _with_ways(
+    resolved: Resolved,
+    previous: Resolved,
     study: Study,
     arms: Sequence[Arm],
     models: Sequence[ModelFacts],
     train_sets: dict[str, list[TrainFacts]],
-    resolved: Resolved,
     machine: MachineFacts,
 ) -> Resolved:
-    """With the gangs of every arm, and who computes its activations twice; what was decided before stays."""
+    """With the gangs of what one device does not hold, and who computes its activations twice; what `previous` decided
+    stays."""
     needs = _needs(study, arms, models, train_sets, resolved, machine)
     scoring = _scoring_gangs(study, arms, models, train_sets, resolved, machine)
-    twice = {*resolved.checkpointed, *(key for key, need in needs.items() if need.checkpointing)}
     update = {
-        "gangs": {**_gangs(needs), **resolved.gangs},
-        "scoring_gangs": {**scoring, **resolved.scoring_gangs},
-        "checkpointed": sorted(twice),
+        "gangs": {**_gangs(needs), **previous.gangs},
+        "scoring_gangs": {**scoring, **previous.scoring_gangs},
+        "checkpointed": sorted({*_checkpointed(needs), *previous.checkpointed}),
     }
     return resolved.model_copy(update=update)
 
@@ -152,6 +153,10 @@ def _needs(
 
 def _gangs(needs: Mapping[str, GangNeed]) -> dict[str, Gang]:
     return {key: need.gang for key, need in needs.items() if need.gang != ALONE}
+
+
+def _checkpointed(needs: Mapping[str, GangNeed]) -> list[str]:
+    return [key for key, need in needs.items() if need.checkpointing]
 
 
 def _scoring_gangs(
