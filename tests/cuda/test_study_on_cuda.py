@@ -33,7 +33,7 @@ def run(study: Path, out: Path, **environment: str) -> str:
 
 
 def scores(out: Path) -> pd.DataFrame:
-    return pd.read_parquet(out / "tables" / "scores.parquet").set_index(["run_id", "suite"])["accuracy"]
+    return pd.read_parquet(out / "tables" / "scores.parquet").set_index(["arm", "seed", "suite"])["accuracy"]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,6 @@ def test_it_is_the_cpus_study(alone: tuple[Path, Path], tmp_path: Path) -> None:
     study, out = alone
     run(study, tmp_path / "out", CUDA_VISIBLE_DEVICES="")
     found, expected = scores(out), scores(tmp_path / "out")
-    # Run ids name the compute dtype, not the device, so that rows can be laid side by side.
     both = pd.concat([found, expected], axis=1, keys=["cuda", "cpu"]).dropna()
     assert len(both) == len(expected.dropna())
     assert float((both["cuda"] - both["cpu"]).abs().max()) <= 0.1

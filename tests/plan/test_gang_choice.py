@@ -179,7 +179,7 @@ def plan_on(study: Study, **machine: Any) -> Plan:
 
 
 def test_a_plan_records_its_gangs_and_keeps_them(read: Read) -> None:
-    plan = plan_on(read())
+    plan = plan_on(read(STUDY, "budget.gradient_checkpointing=false"))
     gangs = {run.arm.method: run.gang for run in plan.runs}
     assert gangs["lora"] == 1
     assert gangs["full"] in (4, 8)
@@ -195,7 +195,7 @@ def test_a_plan_records_its_gangs_and_keeps_them(read: Read) -> None:
 
 
 def test_a_gang_that_began_larger_than_the_machine_is_refused(read: Read) -> None:
-    plan = plan_on(read())
+    plan = plan_on(read(STUDY, "budget.gradient_checkpointing=false"))
     with pytest.raises(InputProblems, match=r"gangs of [48] devices, on a machine with fewer"):
         planned(read(), plan.models, machine_facts(device="cuda", device_count=2), previous=plan.resolved)
 

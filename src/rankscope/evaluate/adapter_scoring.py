@@ -30,7 +30,7 @@ from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Reads
 from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.model.attention.kv_cache import prefix_kv
 from rankscope.model.attention.registration import LAYOUT_KEY, FastPathCheck, Scores, attention_installed
-from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout
+from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout, moved
 from rankscope.model.decoder_parts import window_that_matters
 from rankscope.model.forward import NotFinite, evaluating, forward_of
 from rankscope.model.load import LoadedModel
@@ -97,7 +97,7 @@ def packed_logprobs(pack: Pack, plan: ChoicePlan) -> list[Logprobs | None]:
                 for batch, counts in team.turns(list(group)):
                     reads = _reads_of_all(batch.reads, count, len(batch.input_ids), plan.choice_count)
                     arguments: dict[str, Any] = {
-                        "position_ids": batch.position_ids.repeat(count)[None].to(compute_device(model)),
+                        "position_ids": moved(batch.position_ids.repeat(count), compute_device(model))[None],
                         LAYOUT_KEY: AdaptersAsHeads(layout_of(model, batch, prefix), count),
                     }
                     found = target_logprobs(model, batch.input_ids.repeat(count)[None], reads, **arguments)

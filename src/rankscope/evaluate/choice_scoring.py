@@ -16,9 +16,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Reads, RowBatch, TreeBatch, prompt_tree, tree_batch
+from rankscope.model.attention.joined_attention import log_sums_by_kernel
 from rankscope.model.attention.kv_cache import prefix_kv
 from rankscope.model.attention.registration import LAYOUT_KEY, FastPathCheck, attention_installed
-from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout
+from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout, moved
 from rankscope.model.decoder_parts import text_config, window_that_matters
 from rankscope.model.forward import NotFinite, evaluating, forward_of, probe_ids
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens, without_virtual_tokens
@@ -116,7 +117,7 @@ def tree_logprobs(
         with without_virtual_tokens(model), attention_installed(model):
             for batch, counts in team.turns(list(group)):
                 arguments = {
-                    "position_ids": (batch.position_ids + virtual)[None].to(device),
+                    "position_ids": moved(batch.position_ids + virtual, device)[None],
                     LAYOUT_KEY: layout_of(model, batch, prefix),
                 }
                 found = target_logprobs(
@@ -129,7 +130,8 @@ def tree_logprobs(
 def layout_of(model: PreTrainedModel, batch: TreeBatch, prefix: PrefixKV | None) -> TreeLayout:
     """The attention layout of a batch, of whose last layer only what is read is asked."""
     device, last = compute_device(model), text_config(model).num_hidden_layers - 1
-    return TreeLayout(batch.shape.to(device), prefix, read=batch.reads.read.to(device), last=last)
+    kernel = prefix is not None and log_sums_by_kernel(model)
+    return TreeLayout(batch.shape, prefix, read=batch.reads.read, last=last, device=device, kernel=kernel)
 
 
 def target_logprobs(
@@ -138,10 +140,10 @@ def target_logprobs(
     """Log-probabilities (M,) in fp32, on the CPU, of the scored tokens of a batch. `misses`, where it is given, counts
     of every choice the tokens that are not the most likely where they stand."""
     device = compute_device(model)
-    target_read, target_ids = reads.target_read.to(device), reads.target_ids.to(device)
+    target_read, target_ids = moved(reads.target_read, device), moved(reads.target_ids, device)
     found: list[Tensor] = []
     start = done = 0
-    for logits in forward_of(model).logits_at(input_ids.to(device), reads.read.to(device), **arguments):
+    for logits in forward_of(model).logits_at(moved(input_ids, device), moved(reads.read, device), **arguments):
         stop = start + len(logits)
         last = int(torch.searchsorted(reads.target_read, stop))
         rows, ids = target_read[done:last] - start, target_ids[done:last]

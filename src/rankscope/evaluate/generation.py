@@ -21,6 +21,7 @@ from transformers import (
 
 from rankscope.evaluate.stop_strings import FirstStop, StopStrings
 from rankscope.model.attention.kv_cache import Decoder, decodes_in_cache
+from rankscope.model.attention.scoring_layout import moved
 from rankscope.model.decoder_parts import key_value_width, text_config
 from rankscope.model.forward import NotFinite, evaluating
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
@@ -29,6 +30,15 @@ from rankscope.model.sharding.team import Team
 from rankscope.plan.run_time import DECODED_ROWS
 
 CPU_CACHE_BYTES = 1 << 30
+
+IDLE_SHARE = {"cpu": 0.0}
+"""By device, the share of the decoded rows that may have ended before the others move together. On a CPU a row that is
+run in vain costs more than to move the rest."""
+
+_IDLE_SHARE_ELSE = 0.25
+
+NOT_FINITE = -1
+"""Stands for a token where a logit was NaN or infinite: who reads the tokens finds it, without another wait."""
 
 
 def greedy(
@@ -59,7 +69,7 @@ def greedy(
 
 
 Choose = Callable[[Tensor, "Sequence[WrittenRow]"], Tensor]
-"""Picks the next tokens (n,) of so many rows from their logits (n, V)."""
+"""Picks the next tokens (n,) of so many rows from their logits (n, V): NOT_FINITE where one is NaN or infinite."""
 
 
 def rows_to_write(
@@ -93,7 +103,7 @@ def write(
         if decodes_in_cache(model, longest):
             fitting = (cache_bytes or cache_bytes_of(model)) // (cache_bytes_per_token(model) * longest)
             most = DECODED_ROWS.get(compute_device(model).type, 128)
-            decoder = Decoder(model, max(1, min(most, len(waiting), fitting)))
+            decoder = Decoder(model, max(1, min(most, len(waiting), fitting)), longest)
             with decoder.ready():
                 _decode(decoder, waiting[team.rank :: team.size], ending, choose, token_budget, team)
             _share(waiting, team)
@@ -103,14 +113,23 @@ def write(
 
 
 def most_likely_of(logits: Tensor, rows: Sequence[WrittenRow]) -> Tensor:
-    """The most likely tokens, whatever the rows. Raises NotFinite where a logit is NaN or infinite."""
+    """As `most_likely`, whatever the rows."""
     return most_likely(logits)
 
 
 def most_likely(logits: Tensor) -> Tensor:
-    """The most likely tokens (n,) of logits (n, V). Raises NotFinite where one is NaN or infinite."""
+    """The most likely tokens (n,) of logits (n, V), as `Choose`."""
     largest, tokens = logits.max(-1)
-    if not bool(torch.isfinite(largest).all()):
+    return torch.where(torch.isfinite(largest), tokens, NOT_FINITE)
+
+
+def read_tokens(chosen: Tensor) -> list[int]:
+    """The tokens that were chosen; the one time that a step waits for the device.
+
+    Raises NotFinite where a logit was NaN or infinite.
+    """
+    tokens: list[int] = chosen.tolist()
+    if NOT_FINITE in tokens:
         raise NotFinite("a logit is not finite")
     return tokens
 
@@ -166,45 +185,47 @@ def _decode(
 
     The processes of a team run as many forwards; all raise NotFinite where one's numbers are not finite.
     """
+    cache = decoder.cache
+    idle = IDLE_SHARE.get(cache.device.type, _IDLE_SHARE_ELSE)
     active: list[WrittenRow] = []
-    following = torch.zeros(0, dtype=torch.int64, device=decoder.cache.device)
+    ended: set[int] = set()  # of `active`, the rows that are run along until the others move together
+    following = torch.zeros(0, dtype=torch.int64, device=cache.device)
     problem: NotFinite | None = None
-
-    def next_of(logits: Tensor, rows: Sequence[WrittenRow]) -> Tensor:
-        nonlocal problem
-        try:
-            return choose(logits, rows)
-        except NotFinite as error:
-            problem = error
-            return logits.new_zeros(len(rows), dtype=torch.int64)
-
     while True:
-        going, failed = team.any(bool(waiting or active), problem is not None)
+        going, failed = team.any(bool(waiting) or len(ended) < len(active), problem is not None)
         if failed:
             raise problem or NotFinite("a logit is not finite")
         if not going:
             return
-        if not waiting and not active:
+        if not waiting and len(ended) == len(active):
             decoder.idle()
             continue
-        free = decoder.cache.slot_count - len(active)
+        free = cache.slot_count - len(active) + len(ended)
+        enters = bool(waiting) and (len(ended) == len(active) or free >= max(1, cache.slot_count // 4))
+        if ended and (enters or len(ended) >= idle * len(active)):
+            order = cache.keep([index for index in range(len(active)) if index not in ended])
+            active, ended = [active[index] for index in order], set()
+            following = following[moved(torch.tensor(order, dtype=torch.int64), cache.device)]
         old = len(active)
-        if waiting and (not active or free >= max(1, decoder.cache.slot_count // 4)):
+        if enters:
             size = max(1, min(free, token_budget // len(waiting[0].prompt)))
             entering, waiting = waiting[:size], waiting[size:]
             active += entering
             logits = decoder.prefill([row.prompt for row in entering])
-            following = torch.cat([following, next_of(logits, entering)])
+            following = torch.cat([following, choose(logits, entering)])
             fresh = range(old, len(active))
         else:
-            following = next_of(decoder.step(following), active)
+            following = choose(decoder.step(following), active)
             fresh = range(old)
-        tokens = following.tolist()
-        done = {index for index in fresh if ending.take(active[index], tokens[index])}
+        try:
+            tokens = read_tokens(following)
+        except NotFinite as error:  # told to the team, which raises it together
+            problem = error
+            continue
+        done = {index for index in fresh if index not in ended and ending.take(active[index], tokens[index])}
         if done:
-            order = decoder.cache.keep([index for index in range(len(active)) if index not in done])
-            active = [active[index] for index in order]
-            following = following[torch.tensor(order, dtype=torch.int64, device=following.device)]
+            cache.end(done)
+            ended |= done
 
 
 def _share(rows: Sequence[WrittenRow], team: Team) -> None:
@@ -222,7 +243,8 @@ def _own_generate(model: PreTrainedModel, row: WrittenRow, ending: Ending, choos
 
     def chosen_alone(input_ids: Tensor, scores: Tensor) -> Tensor:
         alone = torch.full_like(scores, -torch.inf)
-        return alone.scatter_(1, choose(scores, [row])[:, None], 0.0)
+        alone[:, read_tokens(choose(scores, [row]))] = 0.0
+        return alone
 
     def ended(input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
         done = ending.take(row, int(input_ids[0, -1]))

@@ -67,7 +67,10 @@ def look_inside(context: JobContext, run: PlannedRun, trained: Trained) -> None:
     try:
         if run.arm.traits.virtual_tokens(run.arm):
             raise CannotCapture("virtual tokens stand before the base's, so that layers do not see the same")
-        found = capture(base, _own(trained.model), probes(context, run.model), token_budget=context.evaluate_tokens)
+        found = capture(
+            base, _own(trained.model), probes(context, run.model), token_budget=context.evaluate_tokens,
+            kept=context.kept_base(run.model),
+        )  # fmt: skip
     except CannotCapture as error:
         found, reason = {}, f"{reason} {error}".strip()
     frames |= {name: pd.DataFrame(found.get(name, [])) for name in TABLES[1:]}

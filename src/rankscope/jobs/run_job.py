@@ -24,6 +24,7 @@ from rankscope.jobs.dial_scoring import (
 )  # fmt: skip
 from rankscope.jobs.gang_work import score_in_gang
 from rankscope.jobs.job_context import JobContext, job_context
+from rankscope.jobs.packing_job import groups_of
 from rankscope.jobs.run_training import rate_of, train_missing
 from rankscope.jobs.score_job import NOTHING, Known, came_through, label_runs, missing_suites, score_missing
 from rankscope.model.methods.attach import SavedAdapter, attach
@@ -43,6 +44,7 @@ class TrainRuns:
     run_ids: tuple[str, ...]
     seconds: float = 0.0
     slots: int = 1
+    host_bytes: int = 0
 
     def run(self, place: WorkPlace) -> None:
         context = job_context(self.folder, place)
@@ -64,6 +66,19 @@ class TrainRuns:
         runs = [run for run in plan.runs if run.run_id in self.run_ids] if plan is not None else []
         failed = [run.run_id for run in runs if not came_through(folder, plan, run)]
         return label_runs(folder, tuple(failed), error, details)
+
+
+def training_jobs(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[TrainRuns]:
+    """A job for each of these runs, or for each pack of them."""
+    known = {run.run_id: run for run in runs}
+    packs = [[known[run_id] for run_id in ids] for ids in groups_of(folder, runs)]
+    return [
+        TrainRuns(
+            folder.url, tuple(run.run_id for run in own), sum(run.seconds for run in own), slots=own[0].devices,
+            host_bytes=max(run.host_bytes for run in own),
+        )
+        for own in packs
+    ]  # fmt: skip
 
 
 def _finish_where_it_fits(context: JobContext, runs: Sequence[PlannedRun]) -> None:

@@ -142,6 +142,7 @@ def _outcome(result: FitResult) -> dict[str, Any]:
         "train_seconds": result.train_seconds,
         "peak_memory_bytes": result.peak_memory_bytes,
         "micro_batch_tokens": result.micro_batch_tokens,
+        "checkpointing": result.checkpointing,
     }
 
 

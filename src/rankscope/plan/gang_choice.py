@@ -57,6 +57,8 @@ class GangNeed:
     gang: Gang
     parts: dict[str, int]
     host_bytes: int = 0
+    checkpointing: bool = False
+    """Whether activations are computed again in the backward pass."""
 
     @property
     def device_bytes(self) -> int:
@@ -208,6 +210,18 @@ def scoring_need(arm: Arm | None, facts: ModelFacts, dtype: str, gang: Gang, cop
     if gang.offload:
         return GangNeed(gang, {**parts, "weights": adapter}, model + RUNTIME_BYTES["cpu"])
     return GangNeed(gang, {**parts, "weights": math.ceil(model / gang.size) + adapter})
+
+
+def host_bytes(
+    need: GangNeed, scored: GangNeed, facts: ModelFacts, dtype: str, device_type: Literal["cpu", "cuda"]
+) -> int:
+    """What a run takes of the host's memory, beside others. On a CPU all of it, for each of its processes; on CUDA, as
+    it is trained or scored, its processes and the base once, which is read into it, or what `offload` keeps there."""
+    if device_type == "cpu":
+        return need.gang.size * need.device_bytes + need.host_bytes
+    processes = max(need.gang.size, scored.gang.size)
+    read = (processes + (processes > 1)) * RUNTIME_BYTES["cpu"] + weight_bytes(facts, dtype)
+    return max(need.host_bytes, scored.host_bytes, read)
 
 
 def _dtype_of(alone: dict[str, int], facts: ModelFacts) -> str:

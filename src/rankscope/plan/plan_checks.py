@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from rankscope.plan.gang_choice import can_shard, most_shards
+from rankscope.plan.gang_choice import can_shard
+from rankscope.plan.worker_share import place_problems
 from rankscope.records import MachineFacts, ModelFacts, Plan
 from rankscope.study.graders import grader_of
 from rankscope.study.methods import METHODS
@@ -36,7 +37,8 @@ _PACKAGE = "pip install 'rankscope[quant]'"
 def check_support(
     study: Study, models: Sequence[ModelFacts], device: Literal["cpu", "cuda"], machine: MachineFacts, file: str
 ) -> list[Problem]:
-    """Quantized bases and 8-bit optimizers need CUDA and bitsandbytes; checkpointing needs the model's support."""
+    """Quantized bases and 8-bit optimizers need CUDA and bitsandbytes, checkpointing the model's support, `execution`
+    the devices that it names."""
     wishes = [
         (f"model.quantization ({spec.name})", f"quantization: {spec.quantization}")
         for spec in study.models
@@ -44,7 +46,7 @@ def check_support(
     ]
     if study.optimizer.name == "adamw_8bit":
         wishes.append(("optimizer.name", "adamw_8bit"))
-    problems = [*_too_many_shards(study, machine, device, file), *_not_shared_out(study, models, file)]
+    problems = place_problems(study.execution, device, machine, file) + _not_shared_out(study, models, file)
     if study.optimizer.name == "adamw_bf16":
         expected = "bfloat16 or auto for these weights, or adamw"
         problems += [
@@ -57,7 +59,7 @@ def check_support(
             problems.append(Problem(file, place, f"{wish} on {machine.device_name} ({device})", _NEEDS))
         elif not machine.bitsandbytes:
             problems.append(Problem(file, place, f"{wish} without the package bitsandbytes", _PACKAGE))
-    if study.budget.gradient_checkpointing:
+    if study.budget.gradient_checkpointing is True:
         place = "budget.gradient_checkpointing"
         cannot = [f"{facts.name} ({facts.architecture}), which cannot" for facts in models if not facts.checkpointing]
         cannot += [
@@ -67,20 +69,6 @@ def check_support(
         ]
         problems += [Problem(file, place, found, "false, or a study without it") for found in cannot]
     return problems
-
-
-def _too_many_shards(study: Study, machine: MachineFacts, device: Literal["cpu", "cuda"], file: str) -> list[Problem]:
-    """Two processes on one GPU would take its memory twice; on a CPU they only take turns."""
-    most, execution = most_shards(machine, device), study.execution
-    has, noun = (machine.device_count, "GPU") if device == "cuda" else (machine.core_count, "core")
-    here = f"on a machine with {has} {noun}{'s' if has != 1 else ''}"
-    expected = f"auto, or a power of two up to {2 ** (most.bit_length() - 1)}"
-    asked = {"shards": execution.shards, "scoring_shards": execution.scoring_shards}
-    return [
-        Problem(file, f"execution.{name}", f"{name}: {count} {here}", expected)
-        for name, count in asked.items()
-        if count != "auto" and count > most
-    ]
 
 
 def _not_shared_out(study: Study, models: Sequence[ModelFacts], file: str) -> list[Problem]:

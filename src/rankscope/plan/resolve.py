@@ -9,10 +9,13 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal
 
+from rankscope.plan.checkpointing_choice import LEAST_MICRO_BATCH_TOKENS, micro_batch_tokens
 from rankscope.plan.gang_choice import ALONE, GangNeed, Room, choose_scoring
 from rankscope.plan.run_need import Dtype, gang_key, run_need, run_scoring
+from rankscope.plan.worker_share import on_cores, on_gpus, workers_kept
 from rankscope.records import (
     RESULTS_VERSION,
     Gang,
@@ -28,9 +31,6 @@ from rankscope.study.study import Arm, ModelSpec, Study, TrainSource
 
 USABLE_MEMORY = 0.9
 """Share of the memory that the plan may count on: the rest is the system's and the allocator's."""
-
-_MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
-_LEAST_MICRO_BATCH_TOKENS = 256
 
 
 def dtype_of(spec: ModelSpec, resolved: Resolved) -> Dtype:
@@ -55,52 +55,59 @@ def resolve(
 ) -> Resolved:
     """The study's own choices first, then what an earlier plan decided, then what suits the machine.
 
-    On CUDA one worker. On CPU one worker for each core as far as memory and the number of runs allow, the cores shared
-    out among them. The micro-batch is the largest power of two that leaves every arm room, where one does.
-    Gangs are chosen for arms that one device does not hold. Raises InputProblems where an earlier plan was made for
-    a device that this machine lacks, or for more of them.
+    On CUDA one worker for each GPU. On CPU one for each core as far as memory and the number of runs allow. The cores
+    are shared out among them. `checkpointing_choice` says how large micro-batches are, and which arms compute their
+    activations twice. Gangs are chosen for arms that one device does not hold. `machine` has the GPUs that the study
+    takes. Raises InputProblems where an earlier plan was made for a device that this machine lacks, or for more.
     """
     given = {spec.dtype for spec in study.models}
     explicit = given.pop() if len(given) == 1 else "auto"
     if previous is not None:
         _check_machine(previous, machine, file)
-        kept = previous if explicit == "auto" else previous.model_copy(update={"dtype": explicit})
-        gangs = {**_gangs(_needs(study, arms, models, train_sets, kept, machine)), **previous.gangs}
-        scoring = {**_scoring_gangs(study, arms, models, train_sets, kept, machine), **previous.scoring_gangs}
-        return kept.model_copy(update={"gangs": gangs, "scoring_gangs": scoring})
+        changed = workers_kept(previous, study.execution, machine)
+        kept = previous.model_copy(update=changed if explicit == "auto" else {**changed, "dtype": explicit})
+        needs = _needs(study, arms, models, train_sets, kept, machine)
+        scoring = _scoring_gangs(study, arms, models, train_sets, kept, machine)
+        update = {
+            "gangs": {**_gangs(needs), **previous.gangs},
+            "scoring_gangs": {**scoring, **previous.scoring_gangs},
+            "checkpointed": sorted({*_checkpointed(needs), *previous.checkpointed}),
+        }
+        return kept.model_copy(update=update)
     auto: Dtype = "bfloat16" if machine.bfloat16_is_fast or study.optimizer.name == "adamw_bf16" else "float32"
     start = Resolved(
         dtype=auto if explicit == "auto" else explicit,
         device=machine.device,
         worker_count=1,
         thread_count=machine.core_count,
-        micro_batch_tokens=_LEAST_MICRO_BATCH_TOKENS,
+        micro_batch_tokens=LEAST_MICRO_BATCH_TOKENS,
     )
     room = Room.of(machine, USABLE_MEMORY, machine.device)
 
+    @cache
+    def needs_at(tokens: int) -> Sequence[GangNeed]:
+        trial = start.model_copy(update={"micro_batch_tokens": tokens})
+        return tuple(_needs(study, arms, models, train_sets, trial, machine).values())
+
     def fitting(tokens: int) -> list[int]:
         """What each arm needs that fits, all its processes together where they share a memory."""
-        trial = start.model_copy(update={"micro_batch_tokens": tokens})
-        found = [n for n in _needs(study, arms, models, train_sets, trial, machine).values() if n.fits(room)]
+        found = [need for need in needs_at(tokens) if need.fits(room)]
         return [need.device_bytes * (need.gang.size if room.shared else 1) for need in found]
 
-    tokens = _MICRO_BATCH_TOKENS[machine.device]
-    while tokens > _LEAST_MICRO_BATCH_TOKENS and len(fitting(tokens)) < len(fitting(_LEAST_MICRO_BATCH_TOKENS)):
-        tokens //= 2
-    workers = 1
-    if machine.device == "cpu":
+    tokens = micro_batch_tokens(needs_at, machine.device, room)
+    if machine.device == "cuda":
+        share = on_gpus(study.execution, machine)
+    else:
         run_count = len(arms) * len(study.all_seeds) * sum(len(train_sets[facts.name]) for facts in models)
-        largest = max(fitting(tokens), default=room.device_bytes)
-        workers = max(1, min(machine.core_count, run_count, room.device_bytes // largest))
+        share = on_cores(study.execution, machine, run_count, fitting(tokens), room.device_bytes)
+    made = start.model_copy(update={"micro_batch_tokens": tokens, **share})
+    needs = _needs(study, arms, models, train_sets, made, machine)
     update = {
-        "micro_batch_tokens": tokens,
-        "worker_count": workers,
-        "thread_count": max(1, machine.core_count // workers),
+        "gangs": _gangs(needs),
+        "scoring_gangs": _scoring_gangs(study, arms, models, train_sets, made, machine),
+        "checkpointed": sorted(_checkpointed(needs)),
     }
-    made = start.model_copy(update=update)
-    gangs = _gangs(_needs(study, arms, models, train_sets, made, machine))
-    scoring = _scoring_gangs(study, arms, models, train_sets, made, machine)
-    return made.model_copy(update={"gangs": gangs, "scoring_gangs": scoring})
+    return made.model_copy(update=update)
 
 
 def _check_machine(previous: Resolved, machine: MachineFacts, file: str) -> None:
@@ -138,6 +145,10 @@ def _needs(
 
 def _gangs(needs: Mapping[str, GangNeed]) -> dict[str, Gang]:
     return {key: need.gang for key, need in needs.items() if need.gang != ALONE}
+
+
+def _checkpointed(needs: Mapping[str, GangNeed]) -> list[str]:
+    return [key for key, need in needs.items() if need.checkpointing]
 
 
 def _scoring_gangs(

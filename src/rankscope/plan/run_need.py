@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from rankscope.plan.gang_choice import GangNeed, Room, choose_gang, choose_scoring, need_in_gang, scoring_need
+from rankscope.plan.checkpointing_choice import choose_way, ways, with_checkpointing
+from rankscope.plan.gang_choice import (
+    ALONE,
+    GangNeed,
+    Room,
+    choose_gang,
+    choose_scoring,
+    need_in_gang,
+    scoring_need,
+)
 from rankscope.plan.run_cost import memory_parts
 from rankscope.records import Gang, ModelFacts, Resolved, TrainFacts
 from rankscope.study.study import Arm, Study
@@ -14,7 +23,14 @@ Dtype = Literal["float32", "bfloat16"]
 
 
 def run_memory_parts(
-    study: Study, arm: Arm, facts: ModelFacts, train: TrainFacts, dtype: Dtype, resolved: Resolved
+    study: Study,
+    arm: Arm,
+    facts: ModelFacts,
+    train: TrainFacts,
+    dtype: Dtype,
+    resolved: Resolved,
+    *,
+    checkpointing: bool,
 ) -> dict[str, int]:
     """`memory_parts` for the micro-batches that this run has: never more than a batch, never less than its longest row.
 
@@ -27,7 +43,7 @@ def run_memory_parts(
     tokens = max(min(resolved.micro_batch_tokens, batch), min(longest, batch))
     return memory_parts(
         arm, facts, dtype, tokens, share, resolved.device,
-        checkpointing=study.budget.gradient_checkpointing, optimizer=study.optimizer.name,
+        checkpointing=checkpointing, optimizer=study.optimizer.name,
     )  # fmt: skip
 
 
@@ -39,12 +55,22 @@ def gang_key(facts: ModelFacts, train: TrainFacts, arm: Arm) -> str:
 def run_need(
     study: Study, arm: Arm, facts: ModelFacts, train: TrainFacts, dtype: Dtype, resolved: Resolved, room: Room
 ) -> GangNeed:
-    """Where a run goes and what it needs there: as an earlier plan decided, else as `choose_gang` does."""
-    alone = run_memory_parts(study, arm, facts, train, dtype, resolved)
-    recorded: Gang | None = resolved.gangs.get(gang_key(facts, train, arm))
-    if recorded is not None:
-        return need_in_gang(arm, facts, alone, recorded, study.optimizer.name)
-    return choose_gang(arm, facts, alone, room, study.execution, study.optimizer.name)
+    """Where a run goes, what it needs there, and whether it computes its activations twice: as an earlier plan decided,
+    else as `choose_gang` and `choose_way` do."""
+    key, name = gang_key(facts, train, arm), study.optimizer.name
+    recorded: Gang | None = resolved.gangs.get(key)
+
+    def need(*, checkpointing: bool, gang: Gang | None = recorded) -> GangNeed:
+        alone = run_memory_parts(study, arm, facts, train, dtype, resolved, checkpointing=checkpointing)
+        if gang is None:
+            found = choose_gang(arm, facts, alone, room, study.execution, name)
+        else:
+            found = GangNeed(gang, alone) if gang == ALONE else need_in_gang(arm, facts, alone, gang, name)
+        return with_checkpointing(found, checkpointing=checkpointing)
+
+    open_ways = ways(study.budget, facts, arm, recorded=key in resolved.checkpointed)
+    found = [need(checkpointing=way) for way in open_ways]
+    return choose_way(found, lambda small: need(checkpointing=False, gang=small.gang), room)
 
 
 def run_scoring(

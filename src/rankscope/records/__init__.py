@@ -14,8 +14,8 @@ from rankscope.records.arm_record import (
 from rankscope.records.data_facts import ReplayFacts, TrainFacts
 from rankscope.records.gang_record import Gang
 from rankscope.records.gang_task_record import GangCandidate, GangOutcome, GangTask, GangWork
+from rankscope.records.machine_facts import MachineFacts
 from rankscope.records.plan_record import (
-    MachineFacts,
     MeasuredSpeed,
     ModelFacts,
     Plan,
@@ -44,6 +44,7 @@ from rankscope.records.run_records import (
     State,
     StepRecord,
 )
+from rankscope.records.schedule_record import Schedule, ScheduledJob
 from rankscope.records.settings_record import (
     ArmSetting,
     DialLosses,
@@ -81,7 +82,7 @@ __all__ = [
     "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun", "PlannedSearch", "PlannedSplit",
     "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "RemedyOutcome",
     "RemedyPart", "RepairHow", "RepairPoint", "RepairRecord", "RepairSide", "ReplayFacts", "Resolved", "Row",
-    "RunRecord", "RunStatus", "SamplesRecord", "SearchRecord", "SettingPoint", "SettingsFile", "SourceState", "Stage",
-    "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts",
-    "Turn", "Verdict", "VerdictFile", "WorthAt",
+    "RunRecord", "RunStatus", "SamplesRecord", "Schedule", "ScheduledJob", "SearchRecord", "SettingPoint",
+    "SettingsFile", "SourceState", "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise",
+    "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile", "WorthAt",
 ]  # fmt: skip

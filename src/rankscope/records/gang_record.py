@@ -24,6 +24,8 @@ class Placed(Record):
     """Devices that train it together, its weights shared out over them."""
     offload: bool = False
     """Whether masters and moments lie in the host's memory, which is slow."""
+    host_bytes: int = 0
+    """Of the host's memory, for what runs beside it: on a CPU all that it needs."""
     scoring: Gang = Gang()
     """The devices that hold it together while it is scored and looked into; one where it fits."""
 

@@ -14,8 +14,10 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from rankscope.records import Plan, PlannedRun, RunStatus
+from rankscope.records import Plan, PlannedRun, RunStatus, Schedule
 from rankscope.records.readable_numbers import duration, parameters, size
+from rankscope.report.plain_table import plain_table
+from rankscope.report.schedule_table import print_schedule
 from rankscope.report.setting_lines import setting_lines
 
 ENDED = ("done", "diverged", "failed", "does not fit", "not needed")
@@ -38,20 +40,15 @@ def console() -> Console:
     return made
 
 
-def plain_table(*headings: str, numbers: Sequence[str] = ()) -> Table:
-    """A table without lines, as narrow as its cells: columns of text, then `numbers`, to the right and never broken."""
-    table = Table(*headings, box=None, pad_edge=False, header_style="bold", collapse_padding=True)
-    for heading in numbers:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
 # ---- the plan -------------------------------------------------------------------------------------------------------
 
 
-def print_plan(console: Console, plan: Plan, states: Mapping[str, str], levels: Sequence[str] = ()) -> None:
+def print_plan(
+    console: Console, plan: Plan, states: Mapping[str, str], levels: Sequence[str] = (), left: Schedule | None = None
+) -> None:
     """Every run of a plan with its cost; `states` maps the ids of runs that were begun to their state, `levels` says
-    what the base has on the suites, where that is known."""
+    what the base has on the suites, where that is known, `left` when what is to do will be done (else the plan's)."""
+    left = plan.schedule if left is None else left
     several = len({(run.model, run.train_set) for run in plan.runs}) > 1
     wide = console.width >= WIDE_COLUMNS
     table = plain_table()
@@ -74,7 +71,9 @@ def print_plan(console: Console, plan: Plan, states: Mapping[str, str], levels: 
         console.print(escape(f"{line}, {duration(search.seconds)}"))
     for line in setting_lines(plan):
         console.print(escape(line))
-    console.print(f"[bold]{escape(_totals(plan, states))}[/]")
+    if left is not None and left.jobs and len(left.devices) > 1:
+        print_schedule(console, plan, left)
+    console.print(f"[bold]{escape(_totals(plan, states, left))}[/]")
     for power in plan.power:
         console.print(escape(" ".join(power.said)))
     for level in levels:
@@ -93,10 +92,18 @@ def _run_state(run: PlannedRun, states: Mapping[str, str]) -> str:
     return "to do" if run.devices == 1 else f"to do, in a gang of {run.devices}"
 
 
-def _totals(plan: Plan, states: Mapping[str, str]) -> str:
+def _disk_bytes(runs: Sequence[PlannedRun], workers: int) -> int:
+    """What stays of all runs, and what each worker's run has beside it while it trains."""
+    beside = sorted((run.disk_bytes - run.kept_disk_bytes for run in runs), reverse=True)
+    return sum(run.kept_disk_bytes for run in runs) + sum(beside[:workers])
+
+
+def _totals(plan: Plan, states: Mapping[str, str], schedule: Schedule | None) -> str:
     left = [run for run in plan.runs if run.fits and states.get(run.run_id) != "done"]
     seconds = sum(r.seconds for r in left) + sum(s.seconds for s in plan.searches)
     seconds = (seconds + plan.base_seconds + plan.derived_seconds) / plan.resolved.worker_count
+    if schedule is not None:  # a plan of before there were schedules has none
+        seconds = schedule.makespan_seconds
     done = sum(states.get(run.run_id) == "done" for run in plan.runs)
     unfit = sum(not run.fits for run in plan.runs)
     parts = [f"{len(plan.runs)} runs", f"{done} done", f"{len(left)} to do"]
@@ -109,11 +116,12 @@ def _totals(plan: Plan, states: Mapping[str, str]) -> str:
         ]
     if unfit:
         parts.append(f"{unfit} that do not fit")
-    disk = size(sum(run.disk_bytes for run in left))
-    workers = f"{plan.resolved.worker_count} worker{'s' if plan.resolved.worker_count > 1 else ''}"
+    disk = size(_disk_bytes(left, plan.resolved.worker_count))
+    kind = "GPU" if plan.resolved.device == "cuda" else "worker"
+    workers = f"{plan.resolved.worker_count} {kind}{'s' if plan.resolved.worker_count > 1 else ''}"
     end = f"about {duration(seconds)} with {workers}, {disk} of disk" if left else "nothing left to do"
     if plan.resolved.device == "cuda" and left:
-        end += f", {plan.device_hours:,.1f} GPU hours in all"
+        end += f", {plan.device_hours if schedule is None else schedule.gpu_hours:,.1f} GPU hours in all"
     return f"{', '.join(parts)}; {end}."
 
 

@@ -14,6 +14,16 @@ class Execution(Frozen):
     """Where and in which pieces the work is done: results change by rounding only, so it is no part of a run's id."""
 
     on: Name = Field(default="local", description="the name of an executor. local is this machine.")
+    gpus: Literal["auto"] | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = Field(
+        default="auto",
+        description="auto or a list of numbers, such as [0, 1, 3]. The GPUs of this machine that are used, as torch "
+        "counts them (those of CUDA_VISIBLE_DEVICES, where that is set): a worker on each.",
+    )
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        default="auto",
+        description="auto or a whole number from 1 to 1024. Processes that work side by side on a CPU and share out "
+        "its cores; auto is one a core as far as memory and the number of runs allow. On CUDA there is one a GPU.",
+    )
     arms_together: Literal["auto"] | Annotated[int, Field(gt=0, le=64)] = Field(
         default="auto",
         description="auto or a whole number from 1 to 64. LoRA arms that train in one pack; auto measures a few steps "
@@ -38,6 +48,14 @@ class Execution(Frozen):
         description="auto, always or never. Whether weights that are not computed with, gradients and moments lie in "
         "the host's memory, which takes two to three times as long; auto where a run fits no other way.",
     )
+
+    @field_validator("gpus")
+    @classmethod
+    def _each_once(cls, gpus: Literal["auto"] | tuple[int, ...]) -> Literal["auto"] | tuple[int, ...]:
+        twice = sorted({gpu for gpu in gpus if gpus.count(gpu) > 1}) if isinstance(gpus, tuple) else []
+        if twice:
+            raise mismatch(f"GPU {twice[0]} twice", "each GPU once")
+        return gpus
 
     @field_validator("shards", "scoring_shards")
     @classmethod

@@ -21,7 +21,7 @@ from rankscope.model.methods.attach import Pack
 from rankscope.model.sharding.team import SOLO, Team
 from rankscope.records import Example, StepRecord
 from rankscope.study.study import SUPERVISED, Budget, Optimizer
-from rankscope.train.accumulate import Accumulator, StepRows
+from rankscope.train.accumulate import Accumulator, StepRows, checkpoint_blocks
 from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.optimizer import Trainee
 from rankscope.train.remedies import NONE, Remedies, replay_order
@@ -46,6 +46,11 @@ class FitSettings:
     checkpoint_seconds: float
     objective: Objective = OBJECTIVES[SUPERVISED.name]
     remedies: Remedies = NONE
+    checkpointing: bool = False
+    """Whether blocks keep their input only and are computed again in the backward pass (arXiv 1604.06174); of a pack
+    where one arm's says so."""
+    may_checkpoint: bool = False
+    """Whether that may be turned to where memory runs out."""
 
 
 def fit(
@@ -82,9 +87,11 @@ def fit(
     forward = pack.training_forward()
     remedies = [own.remedies for own in settings]
     work = Accumulator(pack, forward, common.objective, remedies, trainees, _tokens(results, common, team), team)
+    work.may_checkpoint = all(own.may_checkpoint for own in settings)
+    twice = any(own.checkpointing for own in settings) or any(result.checkpointing for result in results)
     replayed = _replayed_rows(batches, rows, common)
     clock = _Clock(common.checkpoint_seconds)
-    with _training(pack.model, forward, checkpointing=common.budget.gradient_checkpointing):
+    with _training(pack.model, forward, checkpointing=twice or common.budget.gradient_checkpointing is True):
         for step in range(max(len(result.steps) for result in results), last):
             alive = [i for i, result in enumerate(results) if result.state != "diverged"]
             if not alive:
@@ -96,7 +103,7 @@ def fit(
             seconds = clock.lap() / len(alive)
             for place, (arm, norm) in enumerate(zip(alive, norms, strict=True)):
                 record = found.record(place, step, trainees[arm].rate_at(step), norm)
-                results[arm] = _advance(results[arm], record, seconds, work.token_budget)
+                results[arm] = _advance(results[arm], record, seconds, work)
                 on_step(arm, results[arm])
             due, stopping = team.any(clock.checkpoint_due(), should_stop())
             if due or stopping:
@@ -151,21 +158,22 @@ class _Clock:
 def _training(model: PreTrainedModel, forward: TrainingForward, *, checkpointing: bool) -> Iterator[None]:
     """Train mode, the attention of training rows and a random state of our own; all put back afterwards.
 
-    `checkpointing`: blocks keep their input only and are computed again in the backward pass (arXiv 1604.06174).
+    `checkpointing`: blocks keep their input only and are computed again in the backward pass; it may be turned on
+    inside.
     """
     with torch.random.fork_rng(), forward.ready():
         model.train()
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            checkpoint_blocks(model)
         try:
             yield
         finally:
             model.eval()
-            if checkpointing:
+            if model.is_activation_checkpointing:
                 model.activation_checkpointing_disable()
 
 
-def _advance(result: FitResult, record: StepRecord, seconds: float, micro_batch_tokens: int) -> FitResult:
+def _advance(result: FitResult, record: StepRecord, seconds: float, work: Accumulator) -> FitResult:
     """`seconds` is this arm's share of the step."""
     finite = math.isfinite(record.loss_nats_per_token) and math.isfinite(record.gradient_norm)
     peak = result.peak_memory_bytes
@@ -173,7 +181,7 @@ def _advance(result: FitResult, record: StepRecord, seconds: float, micro_batch_
         peak = max(peak, memory_in_use_bytes())
     after = replace(
         result, train_seconds=result.train_seconds + seconds, peak_memory_bytes=peak,
-        micro_batch_tokens=micro_batch_tokens,
+        micro_batch_tokens=work.token_budget, checkpointing=work.checkpointing,
     )  # fmt: skip
     if finite:
         after.steps.append(record)
