@@ -3,7 +3,7 @@
 #
 #     scripts/gpu_check.sh [FOLDER]     (default: gpu-check)
 #
-# FOLDER gets tests.txt, the rows of every benchmark as JSON with their logs, and table.md, which holds all of them.
+# FOLDER gets tests.txt, tests-study.txt, the rows of every benchmark as JSON with their logs, and table.md, which holds all of them.
 # PYTHON names the interpreter (default: .venv/bin/python, else python3). A benchmark that overruns keeps the rows
 # that it has. The exit code is that of the tests.
 set -u
@@ -14,9 +14,14 @@ python=${PYTHON:-.venv/bin/python}
 mkdir -p "$out"
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
 
-timeout 210 "$python" -m pytest -q -n "${TEST_PROCESSES:-4}" -m cuda tests/cuda >"$out/tests.txt" 2>&1
+# Whole studies start many processes: beside the other tests, or they alone would take minutes.
+timeout 240 "$python" -m pytest -q -n 0 -m cuda tests/cuda/test_study_on_cuda.py >"$out/tests-study.txt" 2>&1 &
+study=$!
+timeout 240 "$python" -m pytest -q -n "${TEST_PROCESSES:-4}" -m cuda tests/cuda \
+    --ignore tests/cuda/test_study_on_cuda.py >"$out/tests.txt" 2>&1
 tests=$?
-tail -n 25 "$out/tests.txt"
+wait $study || tests=1
+tail -n 15 "$out/tests.txt" "$out/tests-study.txt"
 
 bench() { # name, seconds, options
     name=$1 seconds=$2
@@ -25,10 +30,9 @@ bench() { # name, seconds, options
     code=$?
     [ $code -eq 0 ] || echo "$name $*: exit code $code (124: cut after $seconds s)"
 }
-bench train_speed 110 --only cuda
-bench score_speed 100 --quick
-bench analyse_speed 70
-bench train_speed 60 --quick --only growth
+bench train_speed 150 --quick --only cuda
+bench score_speed 90 --quick
+bench analyse_speed 60 --quick
 
 "$python" benchmarks/table.py "$out"/*.json >"$out/table.md"
 cat "$out/table.md"

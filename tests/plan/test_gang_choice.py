@@ -233,7 +233,7 @@ def test_a_base_that_no_device_holds_is_scored_in_a_gang(read: Read) -> None:
     facts = LLAMA_70B.model_copy(update={"name": "bundled"})
     machine = machine_facts(device="cuda", device_memory_bytes=80 * 10**9, memory_bytes=10**12, bfloat16_is_fast=True,
                             disk_free_bytes=10**13, device_count=8)  # fmt: skip
-    plan = planned(read(), [facts], machine)
+    plan = planned(read(STUDY, "budget.gradient_checkpointing=false"), [facts], machine)
     assert plan.base_gang("bundled") == Gang(size=4)
     assert {(run.gang, run.scoring.size) for run in plan.runs if run.arm.method == "lora" and run.fits} == {(8, 4)}
 

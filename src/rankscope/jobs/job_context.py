@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
@@ -39,9 +38,7 @@ from rankscope.study.study import SUPERVISED, Arm, ModelSpec, Study
 from rankscope.train.fit import FitSettings
 from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.remedies import NONE, Remedies
-from rankscope.train.training_state import FitResult
 
-_STATUS_SECONDS = 1.0
 _NOWHERE = Path("/")
 """What relative paths would start at: a study in its folder has none."""
 
@@ -278,26 +275,6 @@ class JobContext:
                 ),
             )
         )
-
-
-class StatusWriter:
-    """Writes a run's progress into its status.json about once a second."""
-
-    def __init__(self, context: JobContext, status: RunStatus) -> None:
-        self._context, self._status, self._last = context, status, 0.0
-
-    def __call__(self, result: FitResult) -> None:
-        if time.monotonic() - self._last < _STATUS_SECONDS:
-            return
-        self._last = time.monotonic()
-        update: dict[str, object] = {
-            "steps_done": len(result.steps),
-            "train_seconds": result.train_seconds,
-            "peak_memory_bytes": result.peak_memory_bytes,
-        }
-        if result.steps:
-            update["final_train_loss"] = result.steps[-1].loss_nats_per_token
-        self._context.write_status(self._status.model_copy(update=update))
 
 
 _CONTEXTS: dict[tuple[str, str, str], JobContext] = {}

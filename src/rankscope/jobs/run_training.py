@@ -9,7 +9,8 @@ from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.jobs.gang_work import hand_to_gang
-from rankscope.jobs.job_context import JobContext, StatusWriter
+from rankscope.jobs.job_context import JobContext
+from rankscope.jobs.status_writer import StatusWriter
 from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.records import Example, Item, PlannedRun, RunStatus
 from rankscope.train.fit import fit

@@ -5,7 +5,6 @@ Pure arithmetic on facts of models, data and machine: no weights, rows or files 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from typing import Literal
 from rankscope.plan.derived_time import derivations, seconds_within_runs
 from rankscope.plan.gang_choice import GangNeed, Room, can_shard, gang_seconds, host_bytes
 from rankscope.plan.placement import Claim
-from rankscope.plan.plan_checks import check_arms, check_support, study_warnings
+from rankscope.plan.plan_checks import check_arms, check_runs, check_support, study_warnings
 from rankscope.plan.resolve import (
     USABLE_MEMORY,
     available_bytes,
@@ -33,7 +32,7 @@ from rankscope.plan.run_need import Dtype, run_need, run_scoring
 from rankscope.plan.run_time import Clock, plan_totals
 from rankscope.plan.schedule import Work, schedule
 from rankscope.plan.search_plan import planned_searches, searched_together
-from rankscope.plan.selection_split import planned_choice, split_problems, split_warnings
+from rankscope.plan.selection_split import planned_choice, split_warnings
 from rankscope.plan.worker_share import narrowed
 from rankscope.records import (
     Gang,
@@ -139,7 +138,7 @@ def make_plan(
         for sha256, replayed in replays.items():
             seconds = gang_seconds(setting.clock.sampling(replayed), gang)
             work.samples[f"{facts.name} {sha256}"] = Claim(gang.size, seconds=seconds)
-    _check_runs(work.runs, choices, file)
+    check_runs(work.runs, choices, file)
     plan = Plan(
         study=study.name,
         resolved=resolved,
@@ -288,19 +287,6 @@ def _does_not_fit(arm: Arm, need: GangNeed, scored: GangNeed, disk: int, setting
     if disk > setting.machine.disk_free_bytes:
         return f"needs {_gigabytes(disk)} of disk, {_gigabytes(setting.machine.disk_free_bytes)} are free"
     return None
-
-
-def _check_runs(runs: Sequence[PlannedRun], choices: Sequence[PlannedChoice], file: str) -> None:
-    """Raises InputProblems where two runs would be the same, and where too few items would judge."""
-    counts = Counter(run.run_id for run in runs)
-    problems = split_problems(choices, file)
-    for id_ in [id_ for id_, count in counts.items() if count > 1]:
-        same = [f"{run.model}, {run.train_set}, {run.arm.label}" for run in runs if run.run_id == id_]
-        problems.append(
-            Problem(file, "runs", f"the same run twice ({' and '.join(same)})", "models, data or arms that differ")
-        )
-    if problems:
-        raise InputProblems(problems)
 
 
 def _gigabytes(count: int) -> str:

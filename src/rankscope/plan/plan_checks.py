@@ -5,15 +5,17 @@ What a method asks of a model stands with the method (`study/methods`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from rankscope.plan.gang_choice import can_shard
+from rankscope.plan.selection_split import split_problems
 from rankscope.plan.worker_share import place_problems
-from rankscope.records import MachineFacts, ModelFacts, Plan
+from rankscope.records import MachineFacts, ModelFacts, Plan, PlannedChoice, PlannedRun
 from rankscope.study.graders import grader_of
 from rankscope.study.methods import METHODS
-from rankscope.study.problems import Problem
+from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Study
 
 
@@ -88,6 +90,19 @@ def _not_shared_out(study: Study, models: Sequence[ModelFacts], file: str) -> li
     }
     expected = f"{instead}, which leaves it on one device, or a study without it"
     return [Problem(file, f"arms ({label})", f"{asked}, and {why}", expected) for label, why in whys.items()]
+
+
+def check_runs(runs: Sequence[PlannedRun], choices: Sequence[PlannedChoice], file: str) -> None:
+    """Raises InputProblems where two runs would be the same, and where too few items would judge."""
+    counts = Counter(run.run_id for run in runs)
+    problems = split_problems(choices, file)
+    for id_ in [id_ for id_, count in counts.items() if count > 1]:
+        same = [f"{run.model}, {run.train_set}, {run.arm.label}" for run in runs if run.run_id == id_]
+        problems.append(
+            Problem(file, "runs", f"the same run twice ({' and '.join(same)})", "models, data or arms that differ")
+        )
+    if problems:
+        raise InputProblems(problems)
 
 
 # ---- warnings --------------------------------------------------------------------------------------------------------

@@ -66,14 +66,7 @@ def resolve(
         _check_machine(previous, machine, file)
         changed = workers_kept(previous, study.execution, machine)
         kept = previous.model_copy(update=changed if explicit == "auto" else {**changed, "dtype": explicit})
-        needs = _needs(study, arms, models, train_sets, kept, machine)
-        scoring = _scoring_gangs(study, arms, models, train_sets, kept, machine)
-        update = {
-            "gangs": {**_gangs(needs), **previous.gangs},
-            "scoring_gangs": {**scoring, **previous.scoring_gangs},
-            "checkpointed": sorted({*_checkpointed(needs), *previous.checkpointed}),
-        }
-        return kept.model_copy(update=update)
+        return _with_ways(kept, previous, study, arms, models, train_sets, machine)
     auto: Dtype = "bfloat16" if machine.bfloat16_is_fast or study.optimizer.name == "adamw_bf16" else "float32"
     start = Resolved(
         dtype=auto if explicit == "auto" else explicit,
@@ -101,13 +94,28 @@ def resolve(
         run_count = len(arms) * len(study.all_seeds) * sum(len(train_sets[facts.name]) for facts in models)
         share = on_cores(study.execution, machine, run_count, fitting(tokens), room.device_bytes)
     made = start.model_copy(update={"micro_batch_tokens": tokens, **share})
-    needs = _needs(study, arms, models, train_sets, made, machine)
+    return _with_ways(made, made, study, arms, models, train_sets, machine)
+
+
+def _with_ways(
+    resolved: Resolved,
+    previous: Resolved,
+    study: Study,
+    arms: Sequence[Arm],
+    models: Sequence[ModelFacts],
+    train_sets: dict[str, list[TrainFacts]],
+    machine: MachineFacts,
+) -> Resolved:
+    """With the gangs of what one device does not hold, and who computes its activations twice; what `previous` decided
+    stays."""
+    needs = _needs(study, arms, models, train_sets, resolved, machine)
+    scoring = _scoring_gangs(study, arms, models, train_sets, resolved, machine)
     update = {
-        "gangs": _gangs(needs),
-        "scoring_gangs": _scoring_gangs(study, arms, models, train_sets, made, machine),
-        "checkpointed": sorted(_checkpointed(needs)),
+        "gangs": {**_gangs(needs), **previous.gangs},
+        "scoring_gangs": {**scoring, **previous.scoring_gangs},
+        "checkpointed": sorted({*_checkpointed(needs), *previous.checkpointed}),
     }
-    return made.model_copy(update=update)
+    return resolved.model_copy(update=update)
 
 
 def _check_machine(previous: Resolved, machine: MachineFacts, file: str) -> None:

@@ -68,10 +68,10 @@ def fit(
 
     `rows` are the objective's, `settings` those of each arm; but for the rate and the penalty they are alike. Batches
     depend on nothing but the rows, the budget and the seed; replayed rows come on top of them. An arm that diverges
-    leaves the pack; the others go on. Continues from
-    `checkpoints` where they hold a state, bit for bit on the same machine. Saves one every `checkpoint_seconds`, when
-    `should_stop` turns true (a signal), and at `until_step` (a rung of a rate search). `on_step` gets an arm's place in
-    the pack and its result so far. Raises torch.OutOfMemoryError where the device does not hold one row.
+    leaves the pack; the others go on. Continues from `checkpoints` where they hold a state, bit for bit on the same
+    machine. Saves one every `checkpoint_seconds`, when `should_stop` turns true (a signal), and at `until_step` (a rung
+    of a search). `on_step` gets an arm's place in the pack and its result so far. Raises torch.OutOfMemoryError where
+    the device does not hold one row.
 
     The processes of a `team` call this alike and share out each batch; all results are the same in each. There
     OutOfMemoryError is raised in one process at once, whose team cannot go on.
@@ -88,10 +88,9 @@ def fit(
     remedies = [own.remedies for own in settings]
     work = Accumulator(pack, forward, common.objective, remedies, trainees, _tokens(results, common, team), team)
     work.may_checkpoint = all(own.may_checkpoint for own in settings)
-    twice = any(own.checkpointing for own in settings) or any(result.checkpointing for result in results)
     replayed = _replayed_rows(batches, rows, common)
     clock = _Clock(common.checkpoint_seconds)
-    with _training(pack.model, forward, checkpointing=twice or common.budget.gradient_checkpointing is True):
+    with _training(pack.model, forward, checkpointing=_twice(settings, results)):
         for step in range(max(len(result.steps) for result in results), last):
             alive = [i for i, result in enumerate(results) if result.state != "diverged"]
             if not alive:
@@ -114,6 +113,12 @@ def fit(
     if until_step is not None:
         save(results, trainees, checkpoints)
     return [_paused(result) if last < len(batches) else _judge(result) for result in results]
+
+
+def _twice(settings: Sequence[FitSettings], results: Sequence[FitResult]) -> bool:
+    """Whether activations are computed again: where an arm's settings say so, or where memory ran out before."""
+    asked = any(own.checkpointing or own.budget.gradient_checkpointing is True for own in settings)
+    return asked or any(result.checkpointing for result in results)
 
 
 def _tokens(results: Sequence[FitResult], common: FitSettings, team: Team) -> int:
