@@ -129,21 +129,18 @@ def test_all_of_the_paper_fits_one_gpu_with_its_hosts_memory() -> None:
     assert {run.arm.method for run in plan.runs if run.offload} == {"full"}
 
 
-def of_seeds(plan: Plan, seeds: int) -> Schedule:
-    """The schedule with so many seeds of every arm."""
+def of_first_seeds(plan: Plan) -> Schedule:
+    """The schedule with three seeds of every arm."""
     assert plan.schedule is not None
-    return what_is_left(plan.schedule, plan.runs, {run.run_id for run in plan.runs if run.seed >= seeds})
+    return what_is_left(plan.schedule, plan.runs, {run.run_id for run in plan.runs if run.seed >= plan.looks[0]})
 
 
 @pytest.mark.parametrize(
-    ("gpus", "first", "most", "ends"),
-    [(1, 36.3, 72.6, (36.3, 72.6)), (8, 34.4, 70.0, (4.6, 9.1)), (64, 34.4, 70.0, (1.3, 2.0))],
+    ("gpus", "first", "most"),
+    [(1, "36.3 | 36.3", "72.6 | 72.6"), (8, "34.4 | 4.6", "70.0 | 9.1"), (64, "34.4 | 1.3", "70.0 | 2.0")],
 )
-def test_all_of_the_paper_fits_gpus_that_are_described(
-    gpus: int, first: float, most: float, ends: tuple[float, float]
-) -> None:
-    """The hours of docs/plan.md, of all GPUs and until the last job: with three seeds of every arm, and with the eight
-    that there are at most."""
+def test_all_of_the_paper_fits_gpus_that_are_described(gpus: int, first: str, most: str) -> None:
+    """The hours of docs/plan.md, of GPUs and on the clock: with three seeds of every arm, and eight, the most."""
     study = read_study(STUDIES / "paper.yaml")
     assert study.analysis.enabled
     plan = plan_on(study, 80, described_machine(f"{gpus}x80GB"))
@@ -154,27 +151,24 @@ def test_all_of_the_paper_fits_gpus_that_are_described(
     assert {(run.gang, run.checkpointing) for run in plan.runs if run.arm.method != "full"} == {(1, False)}
     for search in plan.searches:
         assert search.gang == max(run.gang for run in plan.runs if run.search_id == search.search_id)
-    three, eight = of_seeds(plan, 3), of_seeds(plan, 8)
-    assert three.gpu_hours == pytest.approx(first, abs=0.05)
-    assert plan_totals(plan)["gpu_hours"] == pytest.approx(eight.gpu_hours) == pytest.approx(most, abs=0.05)
-    assert (three.makespan_seconds / 3600, eight.makespan_seconds / 3600) == pytest.approx(ends, abs=0.05)
-    assert plan_totals(plan)["seconds"] == pytest.approx(eight.makespan_seconds)
-    line = f"| {gpus} | {first} | {most} | {ends[0]} | {ends[1]} |"
-    assert line in (STUDIES.parent / "docs" / "plan.md").read_text(encoding="utf-8")
+    found = of_first_seeds(plan)
+    assert plan.schedule is not None
+    for schedule, said in ((found, first), (plan.schedule, most)):
+        assert f"{schedule.gpu_hours:.1f} | {schedule.makespan_seconds / 3600:.1f}" == said
+    assert f"| {gpus} | {first} | {most} |" in (STUDIES.parent / "docs" / "plan.md").read_text(encoding="utf-8")
     twice = study.budget.model_copy(update={"gradient_checkpointing": True})
     always = plan_on(study.model_copy(update={"budget": twice}), 80, described_machine(f"{gpus}x80GB"))
-    assert of_seeds(always, 3).gpu_hours > 1.15 * first, "what keeping activations saves"
+    assert of_first_seeds(always).gpu_hours > 1.2 * found.gpu_hours, "what keeping activations saves"
     assert [run.run_id for run in always.runs] == [run.run_id for run in plan.runs]
     assert any("described" in warning for warning in plan.warnings)
 
 
 def test_the_printed_plan_says_that_all_of_it_fits_with_gangs_and_gpu_hours() -> None:
     out = StringIO()
-    print_plan(
-        Console(file=out, width=200), plan_on(read_study(STUDIES / "paper.yaml"), 80, described_machine("8x80GB")), {}
-    )
+    plan = plan_on(read_study(STUDIES / "paper.yaml"), 80, described_machine("8x80GB"))
+    print_plan(Console(file=out, width=200), plan, {})
     text = out.getvalue()
-    assert "fit" not in text.replace("fits", ""), "nothing does not"
+    assert "fit" not in text, "nothing does not"
     for said in ("to do, in a gang of 4", "108 runs, then up to 288 as the verdict asks", "70.0 GPU hours in all"):
         assert said in text
 
