@@ -31,6 +31,7 @@ from rankscope.records import (
     Suite,
     SuiteFacts,
 )
+from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import study_of
 from rankscope.study.study import SUPERVISED, Arm, ModelSpec, Study
 from rankscope.train.fit import FitSettings
@@ -41,6 +42,10 @@ from rankscope.train.training_state import FitResult
 _STATUS_SECONDS = 1.0
 _NOWHERE = Path("/")
 """What relative paths would start at: a study in its folder has none."""
+
+
+class Superseded(RuntimeError):
+    """Another process works on the same run by now: this one was taken for dead."""
 
 
 class JobContext:
@@ -57,6 +62,12 @@ class JobContext:
         self._suites: dict[tuple[str, str], Suite] = {}
         self._bases: dict[str, LoadedModel] = {}
         self._suite_plans: dict[tuple[str, str], SuitePlan] = {}
+        self._attempts: dict[str, int] = {}
+
+    def begin(self, place: WorkPlace) -> None:
+        """A job begins here: what it works on from now on is a new attempt."""
+        self.place, self.stop_requested = place, place.stop_requested
+        self._attempts = {}
 
     @cached_property
     def runs(self) -> dict[str, PlannedRun]:
@@ -212,9 +223,21 @@ class JobContext:
     # ---- records ----
 
     def write_status(self, status: RunStatus) -> None:
-        """Keep a run's status with the time of now."""
+        """Keep a run's status with the time of now and the number of this attempt.
+
+        Raises Superseded where a later attempt has begun. Locks keep two processes apart where they hold; on a machine
+        that was cut off, or a file system whose locks are each node's own, this does.
+        """
+        try:
+            before = self.folder.read_status(status.run_id)
+        except InputProblems:  # damaged: it is written anew
+            before = None
+        found = before.attempt if before is not None else 0
+        own = self._attempts.setdefault(status.run_id, found + 1)
+        if found > own:
+            raise Superseded(f"attempt {found} of {status.run_id} has begun; this one, {own}, ends")
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.folder.write_status(status.model_copy(update={"updated_at": now}))
+        self.folder.write_status(status.model_copy(update={"updated_at": now, "attempt": own}))
 
     def write_run(self, run_id: str, model: str, run: PlannedRun | None, learning_rate: float | None) -> None:
         """run.json: settings as resolved, and where the numbers come from."""
@@ -276,6 +299,5 @@ def job_context(url: str, place: WorkPlace) -> JobContext:
     if key not in _CONTEXTS:
         _CONTEXTS.clear()
         _CONTEXTS[key] = JobContext(folder, text, plan)
-    _CONTEXTS[key].stop_requested = place.stop_requested
-    _CONTEXTS[key].place = place
+    _CONTEXTS[key].begin(place)
     return _CONTEXTS[key]

@@ -14,6 +14,21 @@ class Execution(Frozen):
     """Where and in which pieces the work is done: results change by rounding only, so it is no part of a run's id."""
 
     on: Name = Field(default="local", description="the name of an executor. local is this machine.")
+    address: Annotated[str, Field(min_length=1)] = Field(
+        default="auto",
+        description="with `on: ray`: auto (RAY_ADDRESS, else the cluster that this machine is part of), local (a Ray of "
+        "its own on this machine, as long as the command runs), HOST:PORT of a head node, or ray://HOST:PORT.",
+    )
+    gpus_per_run: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        default="auto",
+        description="with `on: ray`: auto or a number from 0 to 1. What a run of one device holds; auto is a GPU where "
+        "the cluster has any. 0.5: two runs share a GPU, whose memory is not planned for that. A gang holds one a process.",
+    )
+    retries: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=2,
+        description="with `on: ray`: how often a job is begun again after its process died. A node that vanishes does not "
+        "count.",
+    )
     arms_together: Literal["auto"] | Annotated[int, Field(gt=0, le=64)] = Field(
         default="auto",
         description="auto or a whole number from 1 to 64. LoRA arms that train in one pack; auto measures a few steps "
