@@ -21,7 +21,9 @@ from rankscope.edges.executors.on_ray.nodes import (
     check_folder,
     check_versions,
     machine_of,
+    grows,
     of_cluster,
+    told_to_go,
 )
 from rankscope.edges.executors.on_ray.place import outcome_of, sent
 from rankscope.edges.executors.on_ray.workers import Needs, News, Ticket, Worker, Workers
@@ -42,7 +44,7 @@ START_FAILURES = 10
 """Workers in a row that end before they begin; then the jobs that wait fail."""
 
 WAITING_WORKERS = 8
-"""Workers that are asked for beyond what the nodes have room for: a cluster that grows sees by them that it should."""
+"""Workers that a cluster that grows is asked for beyond what its nodes have room for: it sees by them that it should."""
 
 IDLE_SECONDS = 60.0
 """How long a worker without a job is kept, with the model that it loaded, before others may have its room."""
@@ -91,6 +93,7 @@ class OnRay:
         self._ray, self._plan, self._execution = ray, plan, execution
         self._nodes = usable_nodes(alive_nodes(ray), execution, plan.study)
         self._looked_at = self._saw_at = time.monotonic()
+        self._grows = grows(ray)
         self._workers = Workers(ray, plan.resolved.thread_count)
         self._url = ""
         self._failures = 0
@@ -172,8 +175,9 @@ class OnRay:
             return
         starting = Counter(worker.needs for worker in self._workers.starting)
         have = Counter(worker.needs for worker in self._workers.busy) + starting
+        more = WAITING_WORKERS if self._grows else 0
         room = {
-            needs: sum(node.holds(needs.cpus, needs.gpus) for node in self._nodes) + WAITING_WORKERS
+            needs: sum(node.holds(needs.cpus, needs.gpus) for node in self._nodes) + more
             for needs in {ticket.needs for ticket in queue}
         }
         waiting = Counter(ticket.needs for ticket in queue)
@@ -241,7 +245,7 @@ class OnRay:
         self._looked_at = time.monotonic()
         nodes = alive_nodes(self._ray)
         self._nodes = [node for node in nodes if node.gpus >= 1] if self._takes_gpus else nodes
-        going = _draining(self._ray)
+        going = told_to_go(self._ray)
         told = [w for w in self._workers.busy if w.began and w.began.node_id in going and not w.leaving]
         for worker in told:
             worker.leaving = True
@@ -257,14 +261,6 @@ class OnRay:
         if self._url and time.monotonic() - self._saw_at > _NEWS_SECONDS:
             self._saw_at = time.monotonic()
             StudyFolder.open(self._url).refresh()
-
-
-def _draining(ray: Any) -> set[str]:
-    """Nodes that a cloud or a person told to go."""
-    try:
-        return set(ray._private.state.state.get_draining_nodes())
-    except Exception:  # an inner part of Ray's, and none of its client: the node's end is then noticed by itself
-        return set()
 
 
 def _of_ray(error: object) -> str:

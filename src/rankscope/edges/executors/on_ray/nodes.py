@@ -60,6 +60,23 @@ def of_cluster(nodes: Sequence[Node]) -> str:
     return f"{count}, {sum(n.cpus for n in nodes):g} CPUs, {sum(n.gpus for n in nodes):g} GPUs"
 
 
+def told_to_go(ray: Any) -> set[str]:
+    """Ids of nodes that a cloud or a person told to go. Inner parts of Ray's, which its client lacks: where they cannot be
+    asked, the node's end is noticed when it has come."""
+    try:
+        return set(ray._private.state.state.get_draining_nodes())
+    except Exception:
+        return set()
+
+
+def grows(ray: Any) -> bool:
+    """Whether the cluster starts more nodes where there is work for them."""
+    try:
+        return ray._private.state.state.get_cluster_config() is not None
+    except Exception:  # as above
+        return False
+
+
 # ---- versions --------------------------------------------------------------------------------------------------------
 
 
