@@ -202,7 +202,7 @@ def test_no_cluster_at_an_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert "no cluster at ray://127.0.0.1:" in said(f"ray://127.0.0.1:{free_port()}")
     assert "expected auto, local, HOST:PORT" in said("nonsense")
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
-    assert "no cluster at 127.0.0.1:" in said("auto")
+    assert "(connection refused), expected a running cluster: `ray start --head`" in said("auto")
 
 
 def test_nodes_with_other_versions_or_without_the_study(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -170,20 +171,19 @@ class OnRay:
         self._ask_for_workers(queue)
 
     def _ask_for_workers(self, queue: deque[Ticket]) -> None:
-        """As many as there are jobs, as far as the nodes have room for them, and a few more."""
+        """As many as there are jobs of the first one's kind in a row, as far as the nodes have room, and a few more where
+        the cluster grows. Whoever comes after a gang must not take its devices first."""
         if not queue:
             return
-        starting = Counter(worker.needs for worker in self._workers.starting)
-        have = Counter(worker.needs for worker in self._workers.busy) + starting
-        more = WAITING_WORKERS if self._grows else 0
-        room = {
-            needs: sum(node.holds(needs.cpus, needs.gpus) for node in self._nodes) + more
-            for needs in {ticket.needs for ticket in queue}
-        }
-        waiting = Counter(ticket.needs for ticket in queue)
-        for needs, count in waiting.items():
-            for _ in range(min(count - starting[needs], room[needs] - have[needs])):
-                self._workers.ask_for(needs, self._url)
+        needs = queue[0].needs
+        waiting = sum(1 for _ in takewhile(lambda ticket: ticket.needs == needs, queue))
+        starting = sum(worker.needs == needs for worker in self._workers.starting)
+        have = starting + sum(worker.needs == needs for worker in self._workers.busy)
+        room = sum(node.holds(needs.cpus, needs.gpus) for node in self._nodes)
+        if self._grows:
+            room += WAITING_WORKERS
+        for _ in range(min(waiting - starting, room - have)):
+            self._workers.ask_for(needs, self._url)
 
     def _heed(self, news: News, queue: deque[Ticket]) -> Iterator[JobOutcome]:
         worker, ticket = news.worker, news.worker.ticket
@@ -193,6 +193,9 @@ class OnRay:
         elif ticket is None:
             why = news.answer.problem if news.what == "began" else _of_ray(news.answer)
             yield from self._not_begun(worker, why, queue)
+        elif news.what == "unbegun":
+            self._workers.let_go([worker])
+            queue.appendleft(ticket)
         elif news.what == "ended":
             if worker.leaving:  # it saved its state because its node is told to go
                 self._workers.let_go([worker])
@@ -215,12 +218,8 @@ class OnRay:
 
     def _died(self, worker: Worker, ticket: Ticket, error: Exception, queue: deque[Ticket]) -> Iterator[JobOutcome]:
         """A job whose process or node is gone is begun again, as often as it may be."""
-        had_begun = self._workers.had_begun(worker)
         self._workers.let_go([worker])
         if stop_requested():
-            return
-        if not had_begun:
-            queue.appendleft(ticket)
             return
         assert worker.began is not None
         alive = {node.node_id for node in alive_nodes(self._ray)}

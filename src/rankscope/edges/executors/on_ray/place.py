@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,10 +49,10 @@ class Place:
 
     def perform(self, job: Job) -> tuple[str | None, str]:
         """Run a job to its end or to a stop; error and traceback, as of `JobOutcome`."""
-        import torch
-
         self._stop.clear()
-        torch.set_num_threads(self._threads)
+        torch = sys.modules.get("torch")  # a job that computes brought it along when it was unpacked
+        if torch is not None:
+            torch.set_num_threads(self._threads)
         folder = getattr(job, "folder", "")
         if folder:
             StudyFolder.open(folder).refresh()  # what other nodes wrote since

@@ -36,14 +36,14 @@ class Ticket:
 
 @dataclass(eq=False)
 class Worker:
-    """A process on a node. `ref`: what it was last asked, whose answer is waited for; `ping`: what it answers before it
-    begins the job that it was given; `leaving`: its node is told to go."""
+    """A process on a node. `ref`: what it was last asked, whose answer is waited for; `waits`: a job that it gets as soon
+    as it answers that it lives; `leaving`: its node is told to go."""
 
     actor: Any
     needs: Needs
     ref: Any
     group: Any = None
-    ping: Any = None
+    waits: Job | None = None
     began: Began | None = None
     ticket: Ticket | None = None
     idle_since: float = field(default_factory=time.monotonic)
@@ -52,9 +52,10 @@ class Worker:
 
 @dataclass(frozen=True)
 class News:
-    """What a worker answered. `lost`: it is gone, and `answer` is Ray's error."""
+    """What a worker answered. `lost`: it is gone, and `answer` is Ray's error; `unbegun`: it was gone before its job came,
+    which costs the job nothing."""
 
-    what: Literal["began", "ended", "lost"]
+    what: Literal["began", "ended", "lost", "unbegun"]
     worker: Worker
     answer: Any
 
@@ -95,8 +96,8 @@ class Workers:
             group = placement_group([bundle], strategy="STRICT_PACK")
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
         actor = self._actor.options(**options).remote(self._threads)
-        ref = actor.begin.remote(url)
-        self._asked[ref] = Worker(actor, needs, ref, group)
+        worker = Worker(actor, needs, None, group)
+        self._ask(worker, actor.begin.remote(url))
 
     def take_idle(self, needs: Needs) -> Worker | None:
         """A worker that waits and has this room; it is no longer idle."""
@@ -107,10 +108,14 @@ class Workers:
         return None
 
     def give(self, worker: Worker, ticket: Ticket, job: Job) -> None:
-        """Hand a job, as it is sent, to a worker that was idle."""
-        worker.ticket, worker.ping = ticket, worker.actor.begin.remote("")
-        worker.ref = worker.actor.perform.remote(job)
-        self._asked[worker.ref] = worker
+        """Hand a job, as it is sent, to a worker that was idle. It is asked first whether it still lives: who dies with a
+        job in hand is held against the job, and who died before is not."""
+        worker.ticket, worker.waits = ticket, job
+        self._ask(worker, worker.actor.begin.remote(""))
+
+    def _ask(self, worker: Worker, ref: Any) -> None:
+        worker.ref = ref
+        self._asked[ref] = worker
 
     def news(self, wait_seconds: float) -> Iterator[News]:
         """What has been answered since; waits a little where nothing was."""
@@ -122,7 +127,13 @@ class Workers:
         if ready and len(refs) > 1:
             ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
         for ref in ready:
-            yield self._answer(ref, self._asked.pop(ref))
+            worker = self._asked.pop(ref)
+            news = self._answer(ref, worker)
+            if news.what == "began" and worker.waits is not None:
+                job, worker.waits = worker.waits, None
+                self._ask(worker, worker.actor.perform.remote(job))
+                continue
+            yield news
 
     def _answer(self, ref: Any, worker: Worker) -> News:
         try:
@@ -130,19 +141,11 @@ class Workers:
         except self._ray.exceptions.RayTaskError as error:  # the process lives: what it was sent cannot be run there
             return News("ended", worker, (_last_line(error), str(error))) if worker.ticket else News("lost", worker, error)
         except self._ray.exceptions.RayError as error:
-            return News("lost", worker, error)
-        if worker.began is None:
+            return News("unbegun" if worker.waits is not None else "lost", worker, error)
+        if worker.began is None or worker.waits is not None:
             worker.began = answer
             return News("began", worker, answer)
         return News("ended", worker, answer)
-
-    def had_begun(self, worker: Worker) -> bool:
-        """Whether a worker that is lost was alive when its job came; one that died while it waited costs no job."""
-        try:
-            self._ray.get(worker.ping, timeout=0)
-        except self._ray.exceptions.RayError:
-            return False
-        return True
 
     def rest(self, worker: Worker) -> None:
         """A worker has nothing to do."""
