@@ -14,6 +14,7 @@ from rankscope.edges.machine import commit, machine_line, versions
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.judge_grading import Desk
 from rankscope.evaluate.score_suites import SuitePlan
+from rankscope.jobs.attempts import Attempts
 from rankscope.model.load import LoadedModel, load_model
 from rankscope.model.model_checks import check_model_files
 from rankscope.model.sharding.team import SOLO, Team
@@ -31,7 +32,6 @@ from rankscope.records import (
     Suite,
     SuiteFacts,
 )
-from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import study_of
 from rankscope.study.study import SUPERVISED, Arm, ModelSpec, Study
 from rankscope.train.fit import FitSettings
@@ -42,10 +42,6 @@ from rankscope.train.training_state import FitResult
 _STATUS_SECONDS = 1.0
 _NOWHERE = Path("/")
 """What relative paths would start at: a study in its folder has none."""
-
-
-class Superseded(RuntimeError):
-    """Another process works on the same run by now: this one was taken for dead."""
 
 
 class JobContext:
@@ -62,12 +58,12 @@ class JobContext:
         self._suites: dict[tuple[str, str], Suite] = {}
         self._bases: dict[str, LoadedModel] = {}
         self._suite_plans: dict[tuple[str, str], SuitePlan] = {}
-        self._attempts: dict[str, int] = {}
+        self._attempts = Attempts()
 
     def begin(self, place: WorkPlace) -> None:
         """A job begins here: what it works on from now on is a new attempt."""
         self.place, self.stop_requested = place, place.stop_requested
-        self._attempts = {}
+        self._attempts = Attempts()
 
     @cached_property
     def runs(self) -> dict[str, PlannedRun]:
@@ -223,21 +219,10 @@ class JobContext:
     # ---- records ----
 
     def write_status(self, status: RunStatus) -> None:
-        """Keep a run's status with the time of now and the number of this attempt.
-
-        Raises Superseded where a later attempt has begun. Locks keep two processes apart where they hold; on a machine
-        that was cut off, or a file system whose locks are each node's own, this does.
-        """
-        try:
-            before = self.folder.read_status(status.run_id)
-        except InputProblems:  # damaged: it is written anew
-            before = None
-        found = before.attempt if before is not None else 0
-        own = self._attempts.setdefault(status.run_id, found + 1)
-        if found > own:
-            raise Superseded(f"attempt {found} of {status.run_id} has begun; this one, {own}, ends")
+        """Keep a run's status with the time of now. Raises Superseded where a later attempt has begun."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.folder.write_status(status.model_copy(update={"updated_at": now, "attempt": own}))
+        attempt = self._attempts.number(self.folder, status.run_id)
+        self.folder.write_status(status.model_copy(update={"updated_at": now, "attempt": attempt}))
 
     def write_run(self, run_id: str, model: str, run: PlannedRun | None, learning_rate: float | None) -> None:
         """run.json: settings as resolved, and where the numbers come from."""

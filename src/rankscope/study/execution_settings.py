@@ -16,18 +16,19 @@ class Execution(Frozen):
     on: Name = Field(default="local", description="the name of an executor. local is this machine.")
     address: Annotated[str, Field(min_length=1)] = Field(
         default="auto",
-        description="with `on: ray`: auto (RAY_ADDRESS, else the cluster that this machine is part of), local (a Ray of "
-        "its own on this machine, as long as the command runs), HOST:PORT of a head node, or ray://HOST:PORT.",
+        description="with `on: ray`: auto (RAY_ADDRESS, else the cluster that this machine is part of), local (a Ray on "
+        "this machine alone, as long as the command runs), HOST:PORT of a head node, or ray://HOST:PORT.",
     )
     gpus_per_run: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
         default="auto",
         description="with `on: ray`: auto or a number from 0 to 1. What a run of one device holds; auto is a GPU where "
-        "the cluster has any. 0.5: two runs share a GPU, whose memory is not planned for that. A gang holds one a process.",
+        "the cluster has any. 0.5: two runs share a GPU, whose memory is not planned for that. A gang holds one for each "
+        "process.",
     )
     retries: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=2,
-        description="with `on: ray`: how often a job is begun again after its process died. A node that vanishes does not "
-        "count.",
+        description="with `on: ray`: how often a job is begun again after its process died. A node that vanishes does "
+        "not count.",
     )
     arms_together: Literal["auto"] | Annotated[int, Field(gt=0, le=64)] = Field(
         default="auto",
@@ -48,6 +49,13 @@ class Execution(Frozen):
         description="auto, always or never. Whether weights that are not computed with, gradients and moments lie in "
         "the host's memory, which takes two to three times as long; auto where a run fits no other way.",
     )
+
+    @field_validator("address")
+    @classmethod
+    def _no_secret(cls, address: str) -> str:
+        if "@" in address or "?" in address:
+            raise mismatch("an address with more than host and port", "HOST:PORT; a token comes from RAY_AUTH_TOKEN")
+        return address
 
     @field_validator("shards")
     @classmethod

@@ -217,7 +217,9 @@ def test_nodes_with_other_versions_or_without_the_study(
         assert len(told.value.problems) == len(found)
         assert "nowhere: no study there, expected a path that every node sees" in str(told.value)
         monkeypatch.setattr("rankscope.__version__", "9.9")
-        with pytest.raises(InputProblems, match=r"the node .*: found rankscope [\d.]+, expected rankscope 9.9, as here"):
+        with pytest.raises(
+            InputProblems, match=r"the node .*: found rankscope [\d.]+, expected rankscope 9.9, as here"
+        ):
             nodes.check_versions(ray, found, "mine")
         with pytest.raises(InputProblems, match=r"the node .*: found no answer"):
             nodes._ask(ray, found[:1], lambda: 1 / 0, "mine")

@@ -1,8 +1,8 @@
 """Where jobs run: the protocols of a job and of an executor, and the executors found by listing this folder.
 
 An executor is one file here with a class of its own, `NAME` (what a study calls it: `execution: {on: NAME}`) and
-`make(plan) -> Executor`. One whose jobs run elsewhere has `reach(execution, study, folder) -> Site` too, which says what
-a plan may count on there. Nothing else names it.
+`make(plan) -> Executor`. One whose jobs run elsewhere has `reach(execution, study, folder) -> Site` too, which says
+what a plan may count on there. Nothing else names it.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from rankscope.edges.executors.on_ray.nodes import (
     alive_nodes,
     check_folder,
     check_versions,
-    machine_of,
     grows,
+    machine_of,
     of_cluster,
     told_to_go,
 )
@@ -39,13 +39,13 @@ NAME = "ray"
 logger = logging.getLogger(__name__)
 
 NODES_LOST = 20
-"""How often a job is begun again because its node vanished: spot machines do, and a job that brings nodes down must end."""
+"""How often a job is begun again because its node vanished: spot machines do; a job that brings nodes down must end."""
 
 START_FAILURES = 10
 """Workers in a row that end before they begin; then the jobs that wait fail."""
 
 WAITING_WORKERS = 8
-"""Workers that a cluster that grows is asked for beyond what its nodes have room for: it sees by them that it should."""
+"""Workers that a growing cluster is asked for beyond what its nodes have room for: it sees by them that it should."""
 
 IDLE_SECONDS = 60.0
 """How long a worker without a job is kept, with the model that it loaded, before others may have its room."""
@@ -82,7 +82,9 @@ def usable_nodes(nodes: Sequence[Node], execution: Execution, study: str) -> lis
         found = with_gpus if execution.gpus_per_run > 0 else [node for node in nodes if node.cpus >= 1]
     if not found:
         wants = execution.gpus_per_run not in ("auto", 0)
-        place, what = ("execution.gpus_per_run", "a node with a GPU") if wants else ("execution.address", "a node with a CPU")
+        place, what = (
+            ("execution.gpus_per_run", "a node with a GPU") if wants else ("execution.address", "a node with a CPU")
+        )
         raise InputProblems([Problem(study, place, f"a cluster of {of_cluster(nodes)}", what)])
     return found
 
@@ -171,8 +173,8 @@ class OnRay:
         self._ask_for_workers(queue)
 
     def _ask_for_workers(self, queue: deque[Ticket]) -> None:
-        """As many as there are jobs of the first one's kind in a row, as far as the nodes have room, and a few more where
-        the cluster grows. Whoever comes after a gang must not take its devices first."""
+        """As many as there are jobs of the first one's kind in a row, as far as the nodes have room, and a few more
+        where the cluster grows. Whoever comes after a gang must not take its devices first."""
         if not queue:
             return
         needs = queue[0].needs

@@ -22,7 +22,7 @@ ANSWER_SECONDS = 180.0
 """How long a node may take to answer: a process is started there, and torch is imported."""
 
 COMPARED = ("python", "rankscope", "torch", "transformers", "peft", "tokenizers")
-"""Packages whose versions must be the same everywhere: Python's first two numbers, the others without what follows +."""
+"""Packages whose versions must be the same everywhere: Python's first two numbers, the others before a +."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def of_cluster(nodes: Sequence[Node]) -> str:
 
 
 def told_to_go(ray: Any) -> set[str]:
-    """Ids of nodes that a cloud or a person told to go. Inner parts of Ray's, which its client lacks: where they cannot be
-    asked, the node's end is noticed when it has come."""
+    """Ids of nodes that a cloud or a person told to go. An inner part of Ray's, which its client lacks: where it cannot
+    be asked, the node's end is noticed when it has come."""
     try:
         return set(ray._private.state.state.get_draining_nodes())
     except Exception:
@@ -103,7 +103,7 @@ def _comparable(name: str, version: str | None) -> str | None:
 
 
 def _installed_asker() -> Any:
-    """A function that runs where rankscope may be missing: it is sent by value, so nothing of this file is named in it."""
+    """A function that runs where rankscope may be missing: it is sent by value, and names nothing of this file."""
     names = COMPARED
 
     def installed() -> dict[str, str | None]:

@@ -1,7 +1,7 @@
 """What a worker of the Ray executor does: an actor that holds its devices and keeps what it loaded, job after job.
 
-An actor and not a task a job: Ray gives a task of GPUs a new process, or, where it may keep the process, perhaps another
-GPU than the one that it has already begun to use.
+An actor and not a task a job: Ray gives a task of GPUs a new process, or, where it may keep the process, perhaps
+another GPU than the one that it has already begun to use.
 """
 
 from __future__ import annotations

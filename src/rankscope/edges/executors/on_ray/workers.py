@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Needs:
-    """What a job takes of its node, in Ray's resources. `gang`: its processes; a gang's devices are a placement group's."""
+    """What a job takes of its node, in Ray's resources. `gang`: its processes, whose devices are a placement group's."""
 
     cpus: float
     gpus: float
@@ -36,8 +36,8 @@ class Ticket:
 
 @dataclass(eq=False)
 class Worker:
-    """A process on a node. `ref`: what it was last asked, whose answer is waited for; `waits`: a job that it gets as soon
-    as it answers that it lives; `leaving`: its node is told to go."""
+    """A process on a node. `ref`: what it was last asked, whose answer is waited for; `waits`: a job that it gets as
+    soon as it answers that it lives; `leaving`: its node is told to go."""
 
     actor: Any
     needs: Needs
@@ -52,8 +52,8 @@ class Worker:
 
 @dataclass(frozen=True)
 class News:
-    """What a worker answered. `lost`: it is gone, and `answer` is Ray's error; `unbegun`: it was gone before its job came,
-    which costs the job nothing."""
+    """What a worker answered. `lost`: it is gone, and `answer` is Ray's error; `unbegun`: it was gone before its job
+    came, which costs the job nothing."""
 
     what: Literal["began", "ended", "lost", "unbegun"]
     worker: Worker
@@ -108,8 +108,8 @@ class Workers:
         return None
 
     def give(self, worker: Worker, ticket: Ticket, job: Job) -> None:
-        """Hand a job, as it is sent, to a worker that was idle. It is asked first whether it still lives: who dies with a
-        job in hand is held against the job, and who died before is not."""
+        """Hand a job, as it is sent, to a worker that was idle. It is asked first whether it still lives: who dies with
+        a job in hand is held against the job, and who died before is not."""
         worker.ticket, worker.waits = ticket, job
         self._ask(worker, worker.actor.begin.remote(""))
 
@@ -139,7 +139,9 @@ class Workers:
         try:
             answer = self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:  # the process lives: what it was sent cannot be run there
-            return News("ended", worker, (_last_line(error), str(error))) if worker.ticket else News("lost", worker, error)
+            return (
+                News("ended", worker, (_last_line(error), str(error))) if worker.ticket else News("lost", worker, error)
+            )
         except self._ray.exceptions.RayError as error:
             return News("unbegun" if worker.waits is not None else "lost", worker, error)
         if worker.began is None or worker.waits is not None:
