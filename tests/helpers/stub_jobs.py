@@ -10,13 +10,14 @@ from pathlib import Path
 
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
+from rankscope.records import RunStatus
 
 
 @dataclass(frozen=True)
 class Stub:
     """Adds a line (`PID DEVICES SLOTS`) to the file NAME of `notes`; `does` is what it does first.
 
-    sleep: for `wait_seconds`; fail: raises; die: is killed, the first `times` times; hold: waits for a stop, or for the
+    sleep: for `wait_seconds`; record: the same, between two statuses of a run NAME in the study folder `notes`; fail: raises; die: is killed, the first `times` times; hold: waits for a stop, or for the
     file NAME.go, and says which came.
     """
 
@@ -30,12 +31,17 @@ class Stub:
 
     def run(self, place: WorkPlace) -> None:
         notes = Path(self.notes)
+        if self.does == "record":
+            StudyFolder.open(self.notes).write_status(RunStatus(run_id=self.name, state="running"))
         begun = notes / f"{self.name}.begun"
         with begun.open("a") as stream:
             stream.write(f"{os.getpid()}\n")
         said = "done"
-        if self.does == "sleep":
+        if self.does in ("sleep", "record"):
             time.sleep(self.wait_seconds)
+        if self.does == "record":
+            StudyFolder.open(self.notes).write_status(RunStatus(run_id=self.name, state="done"))
+            return
         if self.does == "fail":
             raise ValueError(f"no luck with {self.name}")
         if self.does == "die" and len(begun.read_text().split()) <= self.times:

@@ -16,14 +16,14 @@ class Execution(Frozen):
     on: Name = Field(default="local", description="the name of an executor. local is this machine.")
     address: Annotated[str, Field(min_length=1)] = Field(
         default="auto",
-        description="with `on: ray`: auto (RAY_ADDRESS, else the cluster that this machine is part of), local (a Ray on "
+        description="with `on: ray`: auto (RAY_ADDRESS, else the cluster that this machine is part of), local (Ray on "
         "this machine alone, as long as the command runs), HOST:PORT of a head node, or ray://HOST:PORT.",
     )
     gpus_per_run: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
         default="auto",
         description="with `on: ray`: auto or a number from 0 to 1. What a run of one device holds; auto is a GPU where "
-        "the cluster has any. 0.5: two runs share a GPU, whose memory is not planned for that. A gang holds one for each "
-        "process.",
+        "the cluster has any. 0.5: two runs share a GPU, whose memory is not planned for that. A gang holds one for "
+        "each process.",
     )
     retries: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=2,
