@@ -17,6 +17,7 @@ _STORE_BYTES = 80 * 2**20
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",  # what others on this machine take must not end our workers
     # A node is called dead after a few seconds and not after half a minute.
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_failure_threshold": "4",

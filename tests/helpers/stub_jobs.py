@@ -17,8 +17,9 @@ from rankscope.records import RunStatus
 class Stub:
     """Adds a line (`PID DEVICES SLOTS`) to the file NAME of `notes`; `does` is what it does first.
 
-    sleep: for `wait_seconds`; record: the same, between two statuses of a run NAME in the study folder `notes`; fail: raises; die: is killed, the first `times` times; hold: waits for a stop, or for the
-    file NAME.go, and says which came.
+    sleep: for `wait_seconds`; record: the same, between two statuses of a run NAME in the study folder `notes`, and no
+    line; fail: raises; die: is killed, the first `times` times; hold: waits for a stop, or for the file NAME.go, and
+    says which came.
     """
 
     notes: str

@@ -50,6 +50,9 @@ WAITING_WORKERS = 8
 IDLE_SECONDS = 60.0
 """How long a worker without a job is kept, with the model that it loaded, before others may have its room."""
 
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 30.0
+"""Between workers that cannot begin, doubled each time: a node may be short of memory for a while."""
+
 _LOOK_SECONDS = 0.25
 _NODES_SECONDS = 5.0
 _NEWS_SECONDS = 15.0
@@ -99,7 +102,7 @@ class OnRay:
         self._grows = grows(ray)
         self._workers = Workers(ray, plan.resolved.thread_count)
         self._url = ""
-        self._failures = 0
+        self._failures, self._ask_at = 0, 0.0
 
     def run(self, jobs: Sequence[Job], idle: Callable[[], None]) -> Iterator[JobOutcome]:
         """Yields outcomes as they come; `idle` is called about four times a second."""
@@ -175,7 +178,7 @@ class OnRay:
     def _ask_for_workers(self, queue: deque[Ticket]) -> None:
         """As many as there are jobs of the first one's kind in a row, as far as the nodes have room, and a few more
         where the cluster grows. Whoever comes after a gang must not take its devices first."""
-        if not queue:
+        if not queue or time.monotonic() < self._ask_at:
             return
         needs = queue[0].needs
         waiting = sum(1 for _ in takewhile(lambda ticket: ticket.needs == needs, queue))
@@ -212,6 +215,7 @@ class OnRay:
         """A worker ended before it began, or cannot work where it is: its room may be another's next time."""
         self._workers.let_go([worker])
         self._failures += 1
+        self._ask_at = time.monotonic() + min(_PAUSE_SECONDS * 2**self._failures, _LONGEST_PAUSE_SECONDS)
         logger.warning("ray: a worker could not begin: %s", why)
         if self._failures >= START_FAILURES:
             while queue:

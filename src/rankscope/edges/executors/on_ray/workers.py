@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Needs:
-    """What a job takes of its node, in Ray's resources. `gang`: its processes; their devices are a placement group's."""
+    """What a job takes of its node, in Ray's resources. `gang`: its processes, in a placement group."""
 
     cpus: float
     gpus: float
