@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo fast test test-slow test-guides check clean
+.PHONY: demo fast test test-slow test-cuda test-guides check clean
 
 demo: $(VENV)/.installed          ## the main job, on the bundled model and world
 	$(BIN)/rankscope demo
@@ -21,6 +21,9 @@ test: check                       ## checks and the fast tests
 
 test-slow: $(VENV)/.dev           ## kills, the demo itself, the browser
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow and not cuda"
+
+test-cuda: $(VENV)/.dev           ## what needs a CUDA device
+	$(BIN)/python -m pytest -q -n 2 -m cuda tests/cuda
 
 test-guides: $(VENV)/.dev         ## every command of the guides in docs/, as printed
 	$(BIN)/python -m pytest -q -m guide

@@ -22,8 +22,7 @@ from scipy.optimize import nnls
 from table import DATA, Row, Table, parser_of
 from train_rows import SHAPES
 
-from rankscope.edges.executors import Executor
-from rankscope.edges.executors.this_machine import InProcess, Workers
+from rankscope.edges.executors.this_machine import make
 from rankscope.edges.machine import keep_freed_memory, look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
@@ -90,15 +89,8 @@ def study_of(case: Case, quick: bool) -> Study:
     )
 
 
-def executor(plan: Plan) -> Executor:
-    resolved = plan.resolved
-    if resolved.worker_count == 1:
-        return InProcess(resolved.thread_count)
-    return Workers(resolved.worker_count, resolved.thread_count)
-
-
 def real_runs(study: Study, out: Path, machine: Any) -> tuple[Plan, dict[str, RunStatus]]:
-    run_study(StudyPlanner(study, Path()), StudyFolder.open(out), machine=machine, make_executor=executor)
+    run_study(StudyPlanner(study, Path()), StudyFolder.open(out), machine=machine, make_executor=make)
     store = StudyFolder.open(out)
     plan = store.read_plan()
     assert plan is not None
@@ -110,7 +102,7 @@ def rows_of(case: Case, quick: bool, repeats: int, folder: Path, fit: Fit) -> li
     study, machine = study_of(case, quick), look_at_machine(folder)
     planner = StudyPlanner(study, Path())
     plain = planner.plan(machine, StudyFolder.open(folder / "none"))
-    measured, failed = measure_study(planner, plain, executor)
+    measured, failed = measure_study(planner, plain, make)
     if failed:
         return [Row(case.name, "real run", reason=f"not measured: {failed}")]
     better = planner.plan(machine, StudyFolder.open(folder / "none"), measured)

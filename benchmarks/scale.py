@@ -1,10 +1,13 @@
-"""What more machines and other storages cost: a study in an object store against the same study in a local folder.
+"""What more workers bring and other storages cost: the demo's runs in two workers against one, and a study in an object
+store against the same study in a local folder.
 
     python benchmarks/scale.py [--quick] [--device cpu|cuda] [--json FILE] [--only WORD]
 
 `ours` is the study by way of what the row names, the peer the plain one; both are whole `rankscope run`s in processes
 of their own, in turns, medians. A ratio (peer / ours) of 0.83 is 20 % more time, which is the most that is asked of
-the store. `max_difference` is the largest difference of any number in tables/scores.parquet.
+the store. `max_difference` is the largest difference of any number in tables/scores.parquet. Of the rows `workers` the
+ratio is that of throughputs (1.5 and more is asked for, against one one-thread worker), and the difference that of the
+runs' validation losses; `worker_throughput.py` says what is timed.
 
 S3 is played by moto's server on this machine: it takes part of the same cores, and answers in milliseconds where a
 real store takes tens. The second row says how many requests a study makes, from which other stores can be reckoned.
@@ -37,7 +40,8 @@ def main() -> None:
     arguments = parser.parse_args()
     table = Table(arguments)
     repeats = arguments.repeats or (1 if arguments.quick else 3)
-    for name, measured in {"store": store_against_folder, "requests": requests, "ray": ray_against_local}.items():
+    rows = {"store": store_against_folder, "requests": requests, "workers": workers, "ray": ray_against_local}
+    for name, measured in rows.items():
         if arguments.only in name:
             with tempfile.TemporaryDirectory() as temporary:
                 for row in measured(Path(temporary), arguments.quick, repeats):
@@ -124,6 +128,13 @@ def ray_against_local(folder: Path, quick: bool, repeats: int) -> list[Row]:
     difference = _difference(folder / "ray0" / "tables", folder / "local0" / "tables")
     what = f"the demo{', quick' if quick else ''}, on Ray (whose start took {start:.1f} s beside)"
     return [Row(what, "the local executor", ours, theirs, theirs / ours, max_difference=difference)]
+
+
+def workers(folder: Path, quick: bool, repeats: int) -> list[Row]:
+    """The demo's runs in two workers, against one."""
+    from worker_throughput import workers_against_one
+
+    return workers_against_one(folder, QUICK if quick else [], quick, repeats)
 
 
 def _run(study: Path, out: str, settings: list[str], environment: Mapping[str, str]) -> None:

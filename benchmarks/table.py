@@ -6,6 +6,8 @@ its own; the two take turns (ours, peer, ours, peer, ...), so that a change of t
 
     table = Table(arguments)
     table.add(compare("300 items", "lm-eval hf", arguments.device, partial(ours, 300), partial(peer, 300), difference))
+
+As a program it prints what several scripts wrote with --json as one table: `python benchmarks/table.py FILE...`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -211,29 +213,44 @@ def _peak_bytes() -> int:
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 
+_HEAD = """\
+| work | peer | ours, s | peer, s | peer / ours | ours, MiB | peer, MiB | largest difference |
+| --- | --- | --- | --- | --- | --- | --- | --- |"""
+
+
 class Table:
     """Prints every row when it is there, as Markdown, and keeps the JSON file whole after each."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.rows: list[Row] = []
         self._json: Path | None = arguments.json
-        print(f"Measured on {machine()}.\n")
-        print("| work | peer | ours, s | peer, s | peer / ours | ours, MiB | peer, MiB | largest difference |")
-        print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+        print(f"Measured on {machine()}.\n\n{_HEAD}", flush=True)
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
-        if row.reason is not None:
-            cells = [row.reason, *[""] * 5]
-        else:
-            cells = [
-                _text(row.ours_seconds, ".3g"), _text(row.peer_seconds, ".3g"), _text(row.ratio, ".2f", "x"),
-                _mebibytes(row.ours_peak_bytes), _mebibytes(row.peer_peak_bytes), _text(row.max_difference, ".2g"),
-            ]  # fmt: skip
-        print(f"| {' | '.join([row.work, row.peer, *cells])} |", flush=True)
+        print(_line(row), flush=True)
         if self._json is not None:
             rows = [asdict(one) for one in self.rows]
             self._json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def print_files(files: Sequence[Path]) -> None:
+    """One table of the rows of many files, under each machine that some were measured on."""
+    rows = [Row(**row) for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
+    for name in dict.fromkeys(row.machine for row in rows):
+        print(f"Measured on {name}.\n\n{_HEAD}")
+        print("\n".join(_line(row) for row in rows if row.machine == name), end="\n\n")
+
+
+def _line(row: Row) -> str:
+    if row.reason is not None:
+        cells = [row.reason, *[""] * 5]
+    else:
+        cells = [
+            _text(row.ours_seconds, ".3g"), _text(row.peer_seconds, ".3g"), _text(row.ratio, ".2f", "x"),
+            _mebibytes(row.ours_peak_bytes), _mebibytes(row.peer_peak_bytes), _text(row.max_difference, ".2g"),
+        ]  # fmt: skip
+    return f"| {' | '.join([row.work, row.peer, *cells])} |"
 
 
 def _text(value: float | None, form: str, unit: str = "") -> str:
@@ -242,3 +259,7 @@ def _text(value: float | None, form: str, unit: str = "") -> str:
 
 def _mebibytes(count: int | None) -> str:
     return "" if count is None else f"{count / 2**20:.0f}"
+
+
+if __name__ == "__main__":
+    print_files([Path(file) for file in sys.argv[1:]])

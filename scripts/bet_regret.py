@@ -27,7 +27,7 @@ from pathlib import Path
 import pandas as pd
 from search_demo import to_search
 
-from rankscope.edges.executors.this_machine import Workers
+from rankscope.edges.executors.this_machine import make
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
@@ -81,7 +81,7 @@ def run(study: Study, base: Path, out: Path, before: Path | None = None) -> Stud
         StudyPlanner(study, base),
         folder,
         machine=machine,
-        make_executor=lambda plan: Workers(plan.resolved.worker_count, plan.resolved.thread_count),
+        make_executor=make,
     )
     if outcome.stopped or outcome.failed:
         raise SystemExit(f"{out}: not every run is done: run it again to go on. {outcome.failed or ''}")

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from rankscope.edges.executors import Job
-from rankscope.edges.executors.this_machine import InProcess, Workers
+from rankscope.edges.executors.this_machine import make
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
@@ -45,12 +45,7 @@ def search(study: Study, base: Path, out: Path) -> tuple[StudyFolder, Plan]:
         plan = planner.plan(look_at_machine(out), folder)
         folder.claim(study.name, planner.text(plan))
         planner.settle(folder, plan)
-    resolved = plan.resolved
-    executor = (
-        InProcess(resolved.thread_count)
-        if resolved.worker_count == 1
-        else Workers(resolved.worker_count, resolved.thread_count)
-    )
+    executor = make(plan)
 
     def do(jobs: list[Job]) -> None:
         for outcome in executor.run(jobs, lambda: None):

@@ -16,7 +16,7 @@ import pandas as pd
 
 from rankscope.decide.paired_items import Frames
 from rankscope.decide.verdict import decide
-from rankscope.edges.executors.this_machine import Workers
+from rankscope.edges.executors.this_machine import make
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
@@ -80,7 +80,7 @@ def main() -> None:
             StudyPlanner(study, path.parent),
             StudyFolder.open(arguments.out),
             machine=look_at_machine(arguments.out),
-            make_executor=lambda plan: Workers(plan.resolved.worker_count, plan.resolved.thread_count),
+            make_executor=make,
         )
     if outcome.stopped or outcome.failed:
         raise SystemExit(f"not every run is done: run it again to go on. {outcome.failed or ''}")

@@ -19,12 +19,12 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.derive_job import Derive, derivations, derived_sources
 from rankscope.jobs.earlier_plan import same_work, unscorable
 from rankscope.jobs.measure_job import Measure, measured_runs
-from rankscope.jobs.packing_job import ChoosePacking, groups_of, undecided
+from rankscope.jobs.packing_job import ChoosePacking, undecided
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.jobs.replay_job import samples_to_write
-from rankscope.jobs.run_job import TrainRuns
+from rankscope.jobs.run_job import TrainRuns, training_jobs
 from rankscope.jobs.score_job import ScoreBase
-from rankscope.jobs.search_job import SearchRate, search_waves
+from rankscope.jobs.search_job import further_jobs, search_waves
 from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun, RunStatus, Stage
 from rankscope.results.evidence import mark_unneeded, wanted_runs
 from rankscope.results.searched_settings import (
@@ -232,7 +232,7 @@ def _execute(work: _Work) -> Outcome:
         work.do(
             "derived runs",
             [
-                Derive(folder.url, run.run_id, wanted.name)
+                Derive(folder.url, run.run_id, wanted.name, slots=run.scoring.size)
                 for run in derived_sources(study, folder, plan)
                 for wanted in derivations(study, plan, run)
             ],
@@ -259,15 +259,7 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     runs = sorted(runs, key=lambda r: -r.seconds)
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
     waves = search_waves(folder, plan, searched)
-    bases = [ScoreBase(folder.url, run_id, model) for model, run_id in plan.base_ids.items()]
-
-    def training(runs: Sequence[PlannedRun]) -> list[TrainRuns]:
-        known = {run.run_id: run for run in runs}
-        groups = [[known[run_id] for run_id in ids] for ids in groups_of(folder, runs)]
-        return [
-            TrainRuns(folder.url, tuple(r.run_id for r in own), sum(r.seconds for r in own), slots=own[0].gang)
-            for own in groups
-        ]
+    bases = [ScoreBase(folder.url, id_, name, slots=plan.base_gang(name).size) for name, id_ in plan.base_ids.items()]
 
     if not work.only:
         measured = [ChoosePacking(folder.url, ids) for ids in undecided(folder, runs)]
@@ -278,12 +270,12 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     work.do("writing samples to replay", samples_to_write(folder, plan, runs))
     what = "searching rates, training" if waves else "training"
     first = waves[0] if waves else []
-    work.do(what, [*first, *training([r for r in runs if r not in searched])])
+    work.do(what, [*first, *training_jobs(folder, [r for r in runs if r not in searched])])
     for wave in waves[1:]:
         work.do("searching rates", [job for job in wave if not work.failed.keys() & set(job.waits_for(plan))])
     if searched and not stop_requested():
         _settle(work, searched)
-        work.do("training", training(runs_with_a_rate(folder, searched)))
+        work.do("training", training_jobs(folder, runs_with_a_rate(folder, searched)))
     if work.only and not searched:
         work.do("scoring the base", bases)
 
@@ -291,7 +283,7 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
 def _settle(work: _Work, searched: Sequence[PlannedRun]) -> None:
     """Choose the settings of the arms whose searches are done, after a further rate for those that need one."""
     plan, folder = work.plan, work.folder
-    work.do("searching rates", [SearchRate(folder.url, id_, further=True) for id_ in further_rates(folder, plan)])
+    work.do("searching rates", further_jobs(folder, plan, further_rates(folder, plan)))
     with folder.wait_lock("settings", stop_requested) as mine:
         if mine:
             settle_searched(folder, plan)

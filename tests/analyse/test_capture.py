@@ -16,8 +16,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rankscope.analyse import attention_and_neurons as attention_module
 from rankscope.analyse import capture as capture_module
+from rankscope.analyse import kept_base
 from rankscope.analyse.attention_and_neurons import Queries
 from rankscope.analyse.capture import CannotCapture, SideModel, capture, probe_tokens
+from rankscope.analyse.kept_base import KeptBase
 from rankscope.model.decoder_parts import blocks
 from rankscope.records import Item
 
@@ -187,6 +189,57 @@ def test_an_adapter_is_compared_with_itself_switched_off() -> None:
     for one, two in zip(found["hidden"], again["hidden"], strict=True):
         assert one["cka"] == pytest.approx(two["cka"], abs=1e-4)
         assert one["cosine_drift"] == pytest.approx(two["cosine_drift"], abs=1e-5)
+
+
+@pytest.mark.parametrize("most", [0, 20_000, 1 << 30])
+def test_what_the_base_left_is_kept_for_the_next_arm(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, whether all batches are kept, some, or none; the base runs once for each that is kept."""
+    monkeypatch.setattr(kept_base, "MOST_BYTES", most)
+    base, *arms = (make_model("Llama", seed, torch.float32, num_hidden_layers=LAYERS) for seed in (0, 1, 2, 1))
+    probes, kept = {"a": items(3), "b": items(4, count=3)}, KeptBase()
+    runs = []
+    base.register_forward_hook(lambda *_: runs.append(1))
+    base.get_decoder().register_forward_hook(lambda *_: runs.append(1))
+    counts = []
+    for arm in arms:
+        wanted = capture(side(base), side(arm), probes, token_budget=40)
+        runs.clear()
+        assert capture(side(base), side(arm), probes, token_budget=40, kept=kept) == wanted
+        counts.append(len(runs))
+    assert counts[0] > 2
+    assert counts[1] == counts[2]
+    assert counts[1] == counts[0] if most == 0 else counts[1] < counts[0]
+    assert (counts[1] == 0) == (most == 1 << 30)
+
+
+def test_an_adapter_switched_off_is_kept_too() -> None:
+    kept, found = KeptBase(), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        model = get_peft_model(make_model("Llama", 0, torch.float32), config)
+        given = SideModel(model.base_model.model, model.disable_adapter), side(model.base_model.model)
+        found.append(capture(*given, {"a": items(3)}, token_budget=60, kept=kept))
+        assert found[-1] == capture(*given, {"a": items(3)}, token_budget=60)
+    assert found[0] != found[1]
+
+
+def test_of_a_suite_that_was_not_finished_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, base, arm = KeptBase(), *(make_model("Llama", seed, torch.float32) for seed in (0, 1))
+    real, calls = capture_module._compare, []
+
+    def fails(*given: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise CannotCapture("later")
+        real(*given)
+
+    monkeypatch.setattr(capture_module, "_compare", fails)
+    with pytest.raises(CannotCapture, match="later"):
+        capture(side(base), side(arm), {"a": items(3)}, token_budget=30, kept=kept)
+    assert kept.suite("a") is None
+    again = capture(side(base), side(arm), {"a": items(3)}, token_budget=30, kept=kept)
+    assert again == capture(side(base), side(arm), {"a": items(3)}, token_budget=30)
 
 
 def test_maps_of_one_layer_at_a_time_and_no_more_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:

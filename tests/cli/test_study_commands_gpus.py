@@ -22,6 +22,24 @@ def test_a_study_is_planned_for_gpus_that_are_not_here(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_the_schedule_on_described_gpus_is_shown(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path / "input")
+    words = ("plan", study, "--gpus", "4x80GB", "--out", tmp_path / "none", "--set", "execution.gpus=[1, 3]")
+    found = json.loads(call(*words, "--json").stdout)["schedule"]
+    assert found["devices"] == [1, 3]
+    ids = [i for job in found["jobs"] for i in job["ids"]]
+    assert len(ids) == len(set(ids)) == 1 + 4, "the base and every run"
+    assert found["makespan_seconds"] == max(job["end_seconds"] for job in found["jobs"]) > 0
+    assert 0 <= found["idle_share"] < 1
+    assert found["gpu_hours"] > 0
+    lines = call(*words).stdout.splitlines()
+    heading = next(i for i, line in enumerate(lines) if line.split()[:2] == ["GPU", "jobs"])
+    assert [line.split()[0] for line in lines[heading + 1 : heading + 3]] == ["1", "3"]
+    (idle,) = [line for line in lines if "is idle" in line]
+    assert idle.endswith("of the time of 2 GPUs is idle, until the last job has ended")
+    assert any("with 2 GPUs" in line for line in lines)
+
+
 def test_what_is_no_machine_is_refused_in_one_line(tmp_path: Path) -> None:
     study = tiny_study(tmp_path / "input")
     (line,) = problems(call("plan", study, "--gpus", "eight"))

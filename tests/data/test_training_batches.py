@@ -9,7 +9,7 @@ from math import ceil
 import pytest
 import torch
 
-from rankscope.data.training_batches import collate, order, split_micro
+from rankscope.data.training_batches import collate, order, repeated, split_micro
 from rankscope.plan.run_cost import step_count
 from rankscope.records import Example
 from rankscope.study.study import Budget
@@ -65,10 +65,15 @@ def test_collate_lays_rows_one_after_another() -> None:
     batch = collate([Example("a", (1, 2, 3), (4, 5)), Example("b", (6,), (7, 8, 9))])
     assert batch.input_ids.tolist() == [1, 2, 3, 4, 6, 7, 8]
     assert batch.position_ids.tolist() == [0, 1, 2, 3, 0, 1, 2]
-    assert batch.sequence_lengths.tolist() == [4, 3]
+    assert batch.lengths == (4, 3)
+    assert batch.starts.tolist() == [0, 4, 7]
     assert batch.target_positions.tolist() == [2, 3, 4, 5, 6]
     assert batch.target_ids.tolist() == [4, 5, 7, 8, 9]
-    assert {tensor.dtype for tensor in vars(batch).values()} == {torch.int64}
+    tensors = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
+    assert {tensor.dtype for tensor in tensors} == {torch.int64}
+    twice = repeated(batch, 2)
+    assert (twice.lengths, twice.starts.tolist()) == ((4, 3, 4, 3), [0, 4, 7, 11, 14])
+    assert twice.target_positions.tolist() == [2, 3, 4, 5, 6, 9, 10, 11, 12, 13]
 
 
 @pytest.mark.parametrize("example", [Example("a", (), (1, 2)), Example("a", (1, 2), ())])

@@ -117,3 +117,30 @@ def test_thin_matrices_are_decomposed_on_one_thread(monkeypatch: pytest.MonkeyPa
         torch.set_num_threads(threads)
     torch.testing.assert_close(values, torch.linalg.svdvals(delta.dense())[:3])
     torch.testing.assert_close(values, torch.linalg.svdvals(control.dense())[:3])
+
+
+def node(folder: Path, number: int, cores: str) -> None:
+    place = folder / f"node{number}"
+    place.mkdir()
+    (place / "cpulist").write_text(f"{cores}\n", encoding="ascii")
+
+
+def test_memory_nodes_have_the_cores_that_this_process_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5, 8, 9})
+    node(tmp_path, 0, "0-3,8-11")
+    node(tmp_path, 10, "4")
+    node(tmp_path, 2, "5-7")
+    node(tmp_path, 3, "")
+    assert cores.memory_nodes(tmp_path) == [(0, 1, 2, 8, 9), (5,)]
+    assert cores.memory_nodes(tmp_path / "none") == []
+
+
+def test_workers_keep_to_a_socket_where_there_are_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [(0, 1, 2, 3), (4, 5, 6, 7)]
+    monkeypatch.setattr(cores, "memory_nodes", lambda: nodes)
+    assert cores.cores_of_workers(4, 2) == [nodes[0], nodes[0], nodes[1], nodes[1]]
+    assert cores.cores_of_workers(2, 4) == nodes
+    assert cores.cores_of_workers(3, 2) == [(), (), ()], "one socket would have two of them"
+    assert cores.cores_of_workers(2, 5) == [(), ()], "more threads than a socket has cores"
+    monkeypatch.setattr(cores, "memory_nodes", lambda: nodes[:1])
+    assert cores.cores_of_workers(2, 1) == [(), ()], "who else is on a core is not known"

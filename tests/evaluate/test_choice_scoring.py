@@ -79,7 +79,7 @@ def test_a_model_that_gets_trees_wrong_runs_rows(
         honest = layout_module._tree_sees
 
         def wrong(*given: Any) -> torch.Tensor:
-            seen = honest(*given[:-1], None if mistake == "window" else given[-1])
+            seen = honest(*given[:-2], None if mistake == "window" else given[-2], given[-1])
             return torch.ones_like(seen) if mistake == "mask" else seen
 
         monkeypatch.setattr(layout_module, "_tree_sees", wrong)

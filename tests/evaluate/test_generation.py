@@ -9,8 +9,11 @@ import torch
 from scoring_models import VOCABULARY, make_model, random_items
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from rankscope.evaluate.generation import StopStrings, greedy
+from rankscope.evaluate.generation import IDLE_SHARE, greedy
+from rankscope.evaluate.stop_strings import StopStrings
+from rankscope.model.attention.kv_cache import KVCache
 from rankscope.model.forward import NotFinite
+from rankscope.plan.run_time import DECODED_ROWS
 
 EOS = frozenset(range(2, 22))
 """Many tokens end a text, so that rows of a batch end at different times."""
@@ -52,6 +55,32 @@ def test_caches_grow_and_rows_leave(llama: PreTrainedModel) -> None:
     assert little == found
     assert max(map(len, found)) == 90
     assert min(map(len, found)) < 60
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral"])
+@pytest.mark.parametrize("idle", [0.25, 2.0])
+def test_rows_that_have_ended_may_be_run_along(
+    family: str, idle: float, model_of: Callable[[str], PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where rows move together once a quarter of them has ended, or only where others enter."""
+    model, given = model_of(family), prompts(16, seed=3)
+    moves: list[int] = []
+    real = KVCache.keep
+
+    def keep(self: KVCache, alive: list[int]) -> list[int]:
+        moves.append(len(alive))
+        return real(self, alive)
+
+    def write() -> list[list[int]]:
+        moves.clear()
+        monkeypatch.setitem(DECODED_ROWS, "cpu", 8)
+        return greedy(model, given, max_new_tokens=40, eos_ids=EOS, token_budget=10_000)
+
+    monkeypatch.setattr(KVCache, "keep", keep)
+    at_once, often = write(), len(moves)
+    monkeypatch.setitem(IDLE_SHARE, "cpu", idle)
+    assert write() == at_once
+    assert 0 < len(moves) < often
 
 
 def test_ends_at_the_context(llama: PreTrainedModel) -> None:

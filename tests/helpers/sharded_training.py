@@ -3,50 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from sharded_models import FROZEN, FULL, load, lora
 from test_fit import InMemory, examples, settings
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
+from transformers import PreTrainedModel
 
 from rankscope.evaluate.choice_scoring import choice_logprobs
-from rankscope.model.load import LoadedModel, load_model, load_skeleton
-from rankscope.model.methods.attach import NewAdapter, Pack, attach, method_modules
-from rankscope.model.sharding.load_sharded import ShardedLoad, load_sharded
+from rankscope.model.methods.attach import NewAdapter, Pack, attach
 from rankscope.model.sharding.shard import whole_tensor
 from rankscope.model.sharding.team import SOLO, ProcessTeam
 from rankscope.records import Item
-from rankscope.study.study import Arm, Budget, ModelSpec
+from rankscope.study.methods.remedy_settings import Retain
+from rankscope.study.study import Arm, Budget
 from rankscope.train.accumulate import Accumulator, StepRows
 from rankscope.train.fit import FitSettings, fit
 from rankscope.train.optimizer import Trainee
-from rankscope.train.remedies import NONE
-
-FULL = Arm(label="full", method="full", learning_rate=1e-3)
-FROZEN = Arm(label="frozen", method="full-frozen-embeddings", learning_rate=1e-3)
-
-
-def lora(rank: int, method: Any = "lora", **given: Any) -> Arm:
-    return Arm(
-        label=f"{method}-{rank}", method=method, rank=rank, alpha=2.0 * rank, targets="all-linear",
-        learning_rate=5e-3, **given,
-    )  # fmt: skip
-
-
-def load(folder: Path, arm: Arm, *, sharded: bool, dtype: Any = "float32", offload: bool = False) -> LoadedModel:
-    """A fresh base, whole or in parts, whose weights may be trained where the arm does so."""
-    spec = ModelSpec(id=str(folder))
-    read = partial(load_model, spec, Path("/"), dtype, "cpu")
-    if not sharded:
-        return read()
-    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
-    how = ShardedLoad(mesh, offload=offload)
-    if arm.traits.whole:
-        how = ShardedLoad(mesh, lambda model: method_modules()[arm.method].put_on(model, arm), offload=offload)
-    return load_sharded(read, partial(load_skeleton, spec, Path("/"), dtype), how)
+from rankscope.train.remedies import Remedies
 
 
 def gradients(
@@ -57,15 +33,18 @@ def gradients(
     tokens: int,
     rows: int,
     replayed: int = 0,
+    retain: Retain | None = None,
     dtype: Any = "float32",
 ) -> tuple[list[float], dict[str, Tensor]]:
     """Losses of one batch, and every gradient of its mean loss."""
     with attach(load(folder, arms[0], sharded=sharded, dtype=dtype), *(NewAdapter(arm, 0) for arm in arms)) as pack:
         _shake(pack)
-        trainees = [Trainee(member.parameters, 1e-3, settings().optimizer, 10) for member in pack.members]
+        near = Remedies(retain, base=_base_beside(folder, arms[0], retain, sharded=sharded))
+        optimizer = settings().optimizer
+        trainees = [Trainee(member.parameters, 1e-3, optimizer, 10, near.l2_weight) for member in pack.members]
         team = ProcessTeam() if sharded else SOLO
         forward = pack.training_forward()
-        work = Accumulator(pack, forward, settings().objective, [NONE] * len(arms), trainees, tokens, team)
+        work = Accumulator(pack, forward, settings().objective, [near] * len(arms), trainees, tokens, team)
         with forward.ready():
             found = work.gradients(StepRows(examples()[:rows], examples(5, 9)[:replayed]), range(len(arms)), 0)
         gradients = {
@@ -74,7 +53,14 @@ def gradients(
             for name, master in zip(member.parameters, trainee._masters, strict=True)
             if master.grad is not None
         }
-        return [*found.task, *(found.replayed or [])], gradients
+        return [*found.task, *(found.replayed or []), *(found.divergence or [])], gradients
+
+
+def _base_beside(folder: Path, arm: Arm, retain: Retain | None, *, sharded: bool) -> PreTrainedModel | None:
+    """The base that a whole model is kept near, which is no part of it; another than it, so that they differ."""
+    if retain is None or not arm.traits.whole:
+        return None
+    return load(folder.parent / "untied", lora(4), sharded=sharded).model
 
 
 def _shake(pack: Pack) -> None:
@@ -168,6 +154,11 @@ def everything(folder: Path) -> dict[str, Any]:
         "gradients packed": compared_gradients(untied, packs, **uneven),
         "gradients one row": compared_gradients(tied, [FULL], tokens=1000, rows=1),
         "gradients replayed": compared_gradients(tied, [FULL], **uneven, replayed=3),
+        "gradients full near base": compared_gradients(tied, [FULL], **uneven, replayed=3, retain=Retain(kl=0.7)),
+        "gradients packed near base": compared_gradients(untied, packs, **uneven, retain=Retain(kl=0.7)),
+        "gradients near on replay": compared_gradients(
+            tied, [lora(4)], **uneven, replayed=3, retain=Retain(kl=0.7, on="replay")
+        ),
         "gradients bf16": compared_gradients(untied, [FULL], **uneven, dtype="bfloat16"),
         "training full tied": compared_training(tied, [FULL], settings()),
         "training full untied": compared_training(untied, [FULL], settings(micro_batch_tokens=50)),
@@ -177,6 +168,7 @@ def everything(folder: Path) -> dict[str, Any]:
         "training last block": compared_training(untied, [last], settings()),
         "training frozen embeddings": compared_training(tied, [FROZEN], settings()),
         "training bf16": compared_training(tied, [FULL], settings(), dtype="bfloat16"),
+        "training near start": compared_training(tied, [FULL], settings(remedies=Remedies(Retain(l2=0.3)))),
         "training offloaded": compared_training(tied, [FULL], settings(), offload=True),
         "scored": scored_then_trained(tied),
     }

@@ -8,9 +8,19 @@ from typing import Any
 import pytest
 from made_facts import STUDY, machine_facts, planned
 
-from rankscope.plan.gang_choice import GangNeed, Room, can_shard, choose_gang, gang_seconds, need_in_gang
+from rankscope.plan.gang_choice import (
+    GangNeed,
+    Room,
+    can_shard,
+    choose_gang,
+    choose_scoring,
+    gang_seconds,
+    need_in_gang,
+    scoring_need,
+)
 from rankscope.plan.run_cost import KNOWN_MODELS, memory_parts
 from rankscope.records import Gang, ModelFacts, Plan
+from rankscope.study.methods.remedy_settings import Retain
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Arm, Execution, Study
 
@@ -112,6 +122,50 @@ def test_a_gang_takes_less_time_and_the_hosts_memory_more() -> None:
     assert gang_seconds(100, Gang()) == 100
 
 
+def test_who_is_kept_near_the_base_is_shared_out_with_what_that_takes() -> None:
+    near = FULL.model_copy(update={"retain": Retain(kl=0.1)})
+    plain, kept = (need_in_gang(arm, LLAMA_8B, alone(arm, LLAMA_8B), Gang(size=8), "adamw") for arm in (FULL, near))
+    assert can_shard(near, LLAMA_8B, "adamw") is None
+    assert kept.parts["reference"] == pytest.approx(2 * LLAMA_8B.parameter_count / 8, abs=8)
+    assert kept.device_bytes > plain.device_bytes + kept.parts["reference"], "and the base's blocks, as they run"
+
+
+# ---- scoring --------------------------------------------------------------------------------------------------------
+
+
+def scored(arm: Arm | None, facts: ModelFacts, room: Room = EIGHT, copies: int = 1, **execution: Any) -> Gang:
+    return choose_scoring(arm, facts, "bfloat16", room, Execution(**execution), copies).gang
+
+
+def test_what_fits_one_device_is_scored_there() -> None:
+    assert scored(None, LLAMA_8B) == scored(LORA, LLAMA_8B) == scored(FULL, LLAMA_8B, copies=3) == Gang()
+
+
+def test_what_does_not_is_scored_by_the_smallest_gang_that_holds_it() -> None:
+    small = Room(36 * 10**9, 10**12, 8, False)
+    assert scored(None, LLAMA_70B) == scored(LORA, LLAMA_70B) == Gang(size=4)
+    assert scored(FULL, LLAMA_8B, small) == Gang()
+    assert scored(FULL, LLAMA_8B, small, copies=3) == Gang(size=2)
+    assert not scoring_need(None, LLAMA_70B, "bfloat16", Gang(size=2)).fits(EIGHT)
+    assert scored(FULL, LLAMA_8B, Room(36 * 10**9, 10**12, 1, False), copies=3) == Gang(offload=True)
+    assert scored(FULL, LLAMA_8B, Room(36 * 10**9, 10**12, 1, False), copies=3, offload="never") == Gang()
+
+
+def test_shards_for_scoring_are_taken_as_given() -> None:
+    cores = Room(10**9, 10**9, 8, True)
+    assert scored(None, LLAMA_8B, cores) == Gang()
+    assert scored(None, LLAMA_8B, cores, scoring_shards=2) == Gang(size=2)
+    assert scored(DORA, LLAMA_8B, cores, scoring_shards=2) == Gang()
+    assert scored(None, LLAMA_70B, scoring_shards=8) == Gang(size=8)
+
+
+def test_each_device_has_its_part_and_the_adapter_whole() -> None:
+    need, whole = (scoring_need(LORA, LLAMA_70B, "bfloat16", Gang(size=size)) for size in (8, 1))
+    adapter = 2 * LORA.stored_parameters(LLAMA_70B)
+    assert need.parts["weights"] - adapter == pytest.approx((whole.parts["weights"] - adapter) / 8, abs=8)
+    assert need.parts["gathered"] == pytest.approx(2 * (2 * 128_256 * 8192 + 2 * 855_654_400), rel=1e-3)
+
+
 # ---- in a plan ------------------------------------------------------------------------------------------------------
 
 
@@ -125,7 +179,7 @@ def plan_on(study: Study, **machine: Any) -> Plan:
 
 
 def test_a_plan_records_its_gangs_and_keeps_them(read: Read) -> None:
-    plan = plan_on(read())
+    plan = plan_on(read(STUDY, "budget.gradient_checkpointing=false"))
     gangs = {run.arm.method: run.gang for run in plan.runs}
     assert gangs["lora"] == 1
     assert gangs["full"] in (4, 8)
@@ -141,7 +195,7 @@ def test_a_plan_records_its_gangs_and_keeps_them(read: Read) -> None:
 
 
 def test_a_gang_that_began_larger_than_the_machine_is_refused(read: Read) -> None:
-    plan = plan_on(read())
+    plan = plan_on(read(STUDY, "budget.gradient_checkpointing=false"))
     with pytest.raises(InputProblems, match=r"gangs of [48] devices, on a machine with fewer"):
         planned(read(), plan.models, machine_facts(device="cuda", device_count=2), previous=plan.resolved)
 
@@ -153,10 +207,61 @@ def test_more_shards_than_devices_are_refused(read: Read) -> None:
     assert [str(problem) for problem in caught.value.problems] == [expected + "auto, or a power of two up to 8"]
 
 
+def test_more_processes_than_a_cpu_can_bear_are_refused(read: Read) -> None:
+    with pytest.raises(InputProblems) as caught:
+        planned(read(STUDY, "execution.shards=16"), [LLAMA_8B.model_copy(update={"name": "bundled"})], machine_facts())
+    (line,) = map(str, caught.value.problems)
+    assert line.startswith("study.yaml: execution.shards: found shards: 16 on a machine with ")
+    assert line.endswith(" cores, expected auto, or a power of two up to 8")
+
+
+def test_a_plan_records_where_it_is_scored(read: Read) -> None:
+    """Three copies of 8 billion parameters, for the dials, on GPUs of 40 GB."""
+    plan = plan_on(read(), device_memory_bytes=40 * 10**9)
+    scoring = {run.arm.method: run.scoring for run in plan.runs}
+    assert scoring == {"full": Gang(size=2), "lora": Gang()}
+    assert all(run.fits for run in plan.runs)
+    assert plan.base_gang("bundled") == Gang()
+    assert plan.resolved.scoring_gangs == {"bundled medical full": Gang(size=2)}
+    machine = machine_facts(device="cuda", device_memory_bytes=180 * 10**9, bfloat16_is_fast=True, device_count=8,
+                            disk_free_bytes=10**13)  # fmt: skip
+    again = planned(read(), plan.models, machine, previous=plan.resolved)
+    assert {run.arm.method: run.scoring for run in again.runs} == scoring
+
+
+def test_a_base_that_no_device_holds_is_scored_in_a_gang(read: Read) -> None:
+    facts = LLAMA_70B.model_copy(update={"name": "bundled"})
+    machine = machine_facts(device="cuda", device_memory_bytes=80 * 10**9, memory_bytes=10**12, bfloat16_is_fast=True,
+                            disk_free_bytes=10**13, device_count=8)  # fmt: skip
+    plan = planned(read(STUDY, "budget.gradient_checkpointing=false"), [facts], machine)
+    assert plan.base_gang("bundled") == Gang(size=4)
+    assert {(run.gang, run.scoring.size) for run in plan.runs if run.arm.method == "lora" and run.fits} == {(8, 4)}
+
+
+@pytest.mark.parametrize("method", ["dora", "pissa"])
+def test_shards_are_refused_for_who_cannot_have_them(read: Read, method: str) -> None:
+    with pytest.raises(InputProblems) as caught:
+        plan_on(read(STUDY, "execution.shards=2", f"arms.lora.method={method}"))
+    labels = {arm.label for arm in read(STUDY, f"arms.lora.method={method}").expand_arms() if arm.method == method}
+    lines = [str(problem) for problem in caught.value.problems]
+    assert len(lines) == len(labels) > 0
+    for label, line in zip(sorted(labels), sorted(lines), strict=True):
+        assert line.startswith(f"study.yaml: arms ({label}): found shards: 2, and {method} is not shared out: full ")
+        assert line.endswith("expected shards: auto, which leaves it on one device, or a study without it")
+
+
+def test_who_does_not_fit_and_cannot_be_shared_out_is_told_why(read: Read) -> None:
+    plan = plan_on(read(STUDY, "arms.lora.method=dora"), device_memory_bytes=12 * 10**9)
+    (reason,) = {run.reason for run in plan.runs if run.arm.method == "dora" and run.arm.rank == 8}
+    assert reason is not None
+    assert reason.endswith("to use, and dora is not shared out: full methods and LoRA without dropout are")
+
+
+@pytest.mark.parametrize("name", ["shards", "scoring_shards"])
 @pytest.mark.parametrize("wrong", ["3", "0", "two", "2048"])
-def test_shards_are_a_power_of_two(lines: Callable[..., list[str]], wrong: str) -> None:
-    (line,) = lines(STUDY, f"execution.shards={wrong}")
-    assert "execution.shards: found" in line
+def test_shards_are_a_power_of_two(lines: Callable[..., list[str]], wrong: str, name: str) -> None:
+    (line,) = lines(STUDY, f"execution.{name}={wrong}")
+    assert f"execution.{name}: found" in line
     assert "auto or a power of two from 1 to 1024" in line
 
 

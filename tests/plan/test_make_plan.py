@@ -103,7 +103,7 @@ def test_small_models_share_out_the_cores_and_large_ones_have_them_all(read: Rea
     tight = planned(read(), machine=machine_facts(memory_bytes=int(1.5e9))).resolved
     assert (tight.worker_count, tight.thread_count) == (2, 2)
     gpu = planned(read(), machine=machine_facts(device="cuda")).resolved
-    assert gpu.worker_count == 1
+    assert (gpu.gpus, gpu.worker_count, gpu.thread_count) == ([0], 1, 4)
 
 
 def test_an_earlier_plans_decisions_are_kept(read: Read) -> None:
@@ -137,7 +137,7 @@ def test_what_does_not_fit_says_what_it_needs_and_the_rest_goes_on(read: Read) -
 
 
 def test_the_micro_batch_shrinks_until_every_arm_that_can_fit_does(read: Read) -> None:
-    study = read(STUDY, "budget.batch_size=1024", "arms.full.learning_rate=3e-5")
+    study = read(STUDY, "budget.batch_size=1024", "arms.full.learning_rate=3e-5", "budget.gradient_checkpointing=false")
     facts = LLAMA_8B.model_copy(update={"name": "bundled"})
     large = machine_facts(device="cuda", device_memory_bytes=200 * 10**9, bfloat16_is_fast=True)
     small = large.model_copy(update={"device_memory_bytes": 32 * 10**9})
@@ -169,7 +169,10 @@ def test_rows_and_totals_add_up(read: Read) -> None:
     assert totals["teraflops"] == pytest.approx(sum(row["teraflops"] for row in rows) + searched)
     seconds = sum(row["seconds"] for row in rows) + sum(search.seconds for search in plan.searches)
     seconds += plan.base_seconds + plan.derived_seconds
-    assert totals["seconds"] == pytest.approx(seconds / plan.resolved.worker_count)
+    assert plan.schedule is not None
+    placed = sum(job.seconds * len(job.devices) for job in plan.schedule.jobs)
+    assert placed == pytest.approx(seconds)
+    assert totals["seconds"] == plan.schedule.makespan_seconds >= seconds / plan.resolved.worker_count
     assert totals["memory_bytes"] == sum(sorted(row["memory_bytes"] for row in rows)[-4:])
 
 

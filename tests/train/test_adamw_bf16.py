@@ -18,7 +18,7 @@ from rankscope.model.load import load_model
 from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.records import Example
 from rankscope.study.study import Arm, Budget, ModelSpec, Optimizer, TrainSource
-from rankscope.train.adamw_bf16 import BLOCK, AdamWBf16, Moment, dynamic_codes, rounded
+from rankscope.train.adamw_bf16 import BLOCK, AdamWBf16, Moment, dynamic_codes, nearest_codes, rounded
 from rankscope.train.fit import fit
 from rankscope.train.optimizer import Trainee
 
@@ -54,6 +54,17 @@ def test_eight_bits_hold_seven_decades(signed: bool) -> None:
         BLOCK
     )
     assert float(error.max()) < (0.9 / 64 / 2 + 0.01 if signed else 0.9 / 128 / 2 + 0.01)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_nearest_code_is_found(signed: bool) -> None:
+    """That which a search over all middles gives, at the middles and the numbers beside them too."""
+    codes, dice = torch.tensor(dynamic_codes(signed=signed)), torch.Generator().manual_seed(0)
+    middles = (codes[1:] + codes[:-1]) / 2
+    drawn = torch.rand(20_000, generator=dice) * 10.0 ** (-9 * torch.rand(20_000, generator=dice))
+    beside = [torch.nextafter(middles, torch.tensor(end)) for end in (2.0, -2.0)]
+    values = torch.cat([drawn, -drawn if signed else drawn, codes, middles, *beside, torch.tensor([0.0, -0.0, 1.0])])
+    assert nearest_codes(values, signed=signed).equal(torch.bucketize(values, middles, out_int32=True))
 
 
 def test_a_second_moment_never_becomes_zero() -> None:

@@ -23,6 +23,7 @@ from rankscope.model.methods.attach import Adapted
 from rankscope.plan.run_cost import activation_bytes, memory_parts
 from rankscope.records import Example
 from rankscope.study.study import Arm, Budget, ModelSpec, Optimizer
+from rankscope.train import accumulate
 from rankscope.train.fit import fit
 from rankscope.train.objective import SupervisedFineTuning
 from rankscope.train.optimizer import Trainee
@@ -88,6 +89,30 @@ def test_a_failed_half_step_leaves_nothing_behind(tiny_folder: Path, monkeypatch
     assert all(torch.equal(weights[name], same[name]) for name in same)
 
 
+@pytest.mark.parametrize(("failures", "halved"), [(1, 1), (2, 1), (3, 2)])
+def test_a_batch_is_tried_again_before_its_micro_batches_are_halved(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, failures: int, halved: int
+) -> None:
+    """As on a GPU, whose free memory may lie in pieces until torch gives it back."""
+    real, calls, given_back = SupervisedFineTuning.summed_losses, [], []
+
+    def forward(*arguments: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) <= failures:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedFineTuning, "summed_losses", forward)
+        patch.setattr(accumulate, "keeps_unused", lambda device: True)
+        patch.setattr(torch.cuda, "empty_cache", lambda: given_back.append(1))
+        result, weights = run(tiny_folder, LORA, settings(micro_batch_tokens=120))
+    assert (result.micro_batch_tokens, len(given_back)) == (120 // halved, failures)
+    expected, same = run(tiny_folder, LORA, settings(micro_batch_tokens=120 // halved))
+    assert losses(result) == losses(expected)
+    assert all(torch.equal(weights[name], same[name]) for name in same)
+
+
 def test_the_smaller_micro_batch_survives_a_stop(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = InMemory()
     with device_of(monkeypatch, 60), open_pack(base(tiny_folder), [LORA], 3) as pack:
@@ -96,6 +121,43 @@ def test_the_smaller_micro_batch_survives_a_stop(tiny_folder: Path, monkeypatch:
         fit(pack, examples(), [settings(micro_batch_tokens=400)], checkpoints=kept, until_step=5)
     assert max(tried) <= 60
     assert first.micro_batch_tokens < 400
+
+
+@contextmanager
+def device_that_holds_blocks_inputs_only(monkeypatch: pytest.MonkeyPatch, tokens: int) -> Iterator[list[bool]]:
+    """Forward passes of more tokens fit where activations are computed twice; gives whether they were, by pass."""
+    tried: list[bool] = []
+    real = SupervisedFineTuning.summed_losses
+
+    def summed_losses(own: SupervisedFineTuning, forward: Any, rows: Sequence[Example], arms: int = 1) -> Tensor:
+        tried.append(bool(forward.model.is_activation_checkpointing))
+        if not tried[-1] and arms * sum(row.token_count - 1 for row in rows) > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(own, forward, rows, arms)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedFineTuning, "summed_losses", summed_losses)
+        yield tried
+
+
+@pytest.mark.parametrize("arm", [LORA, FULL], ids=lambda a: a.label)
+def test_where_memory_runs_out_activations_may_be_computed_twice(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, arm: Arm
+) -> None:
+    kept, given = InMemory(), settings(micro_batch_tokens=400, may_checkpoint=True)
+    plain, _ = run(tiny_folder, arm, settings(micro_batch_tokens=400))
+    with device_that_holds_blocks_inputs_only(monkeypatch, 60) as tried, open_pack(base(tiny_folder), [arm], 3) as pack:
+        (first,) = fit(pack, examples(), [given], checkpoints=kept, until_step=3)
+        assert not pack.model.is_activation_checkpointing
+    assert (first.micro_batch_tokens, first.checkpointing) == (400, True)
+    assert tried.count(False) == 1, "it stays so, and is not found again at every step"
+    with device_that_holds_blocks_inputs_only(monkeypatch, 60) as tried, open_pack(base(tiny_folder), [arm], 3) as pack:
+        (result,) = fit(pack, examples(), [given], checkpoints=kept)
+    assert all(tried)
+    assert losses(result)[:10] == pytest.approx(losses(plain)[:10], abs=1e-5)
+    with device_that_holds_blocks_inputs_only(monkeypatch, 60):
+        without, _ = run(tiny_folder, arm, settings(micro_batch_tokens=400))
+    assert (without.checkpointing, without.micro_batch_tokens < 400) == (False, True), "only where it may be"
 
 
 def test_one_row_that_does_not_fit_is_an_error(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

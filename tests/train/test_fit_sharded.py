@@ -17,10 +17,13 @@ pytestmark = pytest.mark.slow
 GRADIENTS = {
     "full tied": 20, "full untied": 21, "frozen embeddings": 19, "frozen tied": 19, "last block": 9, "one LoRA": 28,
     "packed": 56, "one row": 20, "replayed": 20,
+    "full near base": 20, "packed near base": 56, "near on replay": 28,
 }  # fmt: skip
 """How many tensors are trained: a tied weight once, two factors of each adapted matrix of each arm."""
 
-TRAINING = ["full tied", "full untied", "packed", "checkpointing", "last block", "frozen embeddings", "offloaded"]
+TRAINING = [
+    "full tied", "full untied", "packed", "checkpointing", "last block", "frozen embeddings", "near start", "offloaded",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from torch import nn
 from rankscope.study.study import Optimizer as Settings
 from rankscope.study.study import OptimizerName
 from rankscope.train import optimizer as module
-from rankscope.train.optimizer import OPTIMIZERS, AdamW, Trainee, rate_factor
+from rankscope.train.optimizer import OPTIMIZERS, AdamW, Trainee, rate_factor, take_gradients
 
 
 def weights(dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:
@@ -81,13 +81,34 @@ def test_weights_in_bf16_follow_masters_that_keep_small_updates() -> None:
     for step in range(3):
         for weight in own.values():
             weight.grad = torch.ones_like(weight)
-        trainee.take_gradients()
+        take_gradients([trainee])
         trainee.step(step)
     assert all(torch.equal(own[name], start[name]) for name in own), "too small for bf16"
     masters = trainee.state_tensors()
     for name in own:
         moved = start[name].float() - masters[f"master/{name}"]
         torch.testing.assert_close(moved, torch.full_like(moved, 3e-5), rtol=0.02, atol=0)
+
+
+def test_gradients_of_several_arms_add_up_together_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 weights of two arms, one without a gradient at first, in groups so small that some hold one tensor."""
+    monkeypatch.setattr(module, "_GROUP_ELEMENTS", 8)
+    arms = [weights(torch.bfloat16), weights(torch.bfloat16)]
+    trainees = [Trainee(own, 0.1, Settings(), 10) for own in arms]
+    wanted = [{name: torch.zeros(weight.shape) for name, weight in own.items()} for own in arms]
+    for turn in range(3):
+        for arm, own in enumerate(arms):
+            gradients(own, 10 * turn + arm)
+            if turn == 0 and arm == 1:
+                own["a"].grad = None
+            for name, weight in own.items():
+                if weight.grad is not None:
+                    wanted[arm][name] += weight.grad
+        take_gradients(trainees)
+        assert all(weight.grad is None for own in arms for weight in own.values())
+    for trainee, sums in zip(trainees, wanted, strict=True):
+        found = trainee.whole_gradients()
+        assert all(torch.equal(total, sums[name]) for total, name in zip(found, sums, strict=True))
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:

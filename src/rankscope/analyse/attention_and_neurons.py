@@ -142,7 +142,7 @@ Side = Literal["base", "arm"]
 
 
 @dataclass
-class _UnitSums:
+class UnitSums:
     """Over tokens, in double: activations, their squares, and how often the unit's nonlinearity was above zero (F,)."""
 
     tokens: int
@@ -155,14 +155,14 @@ class NeuronStream:
     """Sums of the activations of one suite's MLP units, base and arm, by layer, in float64."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[int, Side], _UnitSums] = {}
+        self._sums: dict[tuple[int, Side], UnitSums] = {}
 
     def add(self, layer: int, side: Side, activation: Tensor, nonlinear: Tensor, real: Tensor) -> None:
         """Activations and outputs of the nonlinearity (B, T, F), of which the tokens where `real` (B, T) count."""
         sums = self._sums.get((layer, side))
         if sums is None:
             zeros = torch.zeros(3, activation.shape[-1], dtype=torch.float64, device=activation.device)
-            sums = self._sums[layer, side] = _UnitSums(0, *zeros)
+            sums = self._sums[layer, side] = UnitSums(0, *zeros)
         sums.tokens += int(real.sum())
         counted = real.flatten().float()  # products with zeros and ones are faster than picking rows
         rows = max(1, _PART_ELEMENTS // activation.shape[-1])
@@ -175,13 +175,22 @@ class NeuronStream:
             sums.squares += here @ precise.square()
             sums.fired += here @ torch.gt(before, 0, out=torch.empty_like(precise))
 
+    @property
+    def base_sums(self) -> dict[int, UnitSums]:
+        """Those of the base, by layer."""
+        return {layer: sums for (layer, side), sums in self._sums.items() if side == "base"}
+
+    def take_base_sums(self, sums: dict[int, UnitSums]) -> None:
+        """Those of a base that has gone through the whole suite before."""
+        self._sums |= {(layer, "base"): own for layer, own in sums.items()}
+
     def rows(self) -> list[dict[str, Any]]:
         """A row for each layer; see `layer_row`."""
         layers = sorted({layer for layer, _ in self._sums})
         return [{"layer": layer, **layer_row(self._sums[layer, "base"], self._sums[layer, "arm"])} for layer in layers]
 
 
-def layer_row(base: _UnitSums, arm: _UnitSums) -> dict[str, Any]:
+def layer_row(base: UnitSums, arm: UnitSums) -> dict[str, Any]:
     """The change of one layer.
 
     mean_change: mean over units of |mean of the arm - mean of the base| / standard deviation of the base over

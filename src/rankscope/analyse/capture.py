@@ -1,8 +1,9 @@
 """One pass over the probe items, base and arm together: the only place that looks inside a running model.
 
 A batch goes through the base, of which each layer leaves its hidden states and its attention's queries and keys, and
-then through the arm, where each layer is compared as soon as it has run and the base's part of it is let go. Attention
-runs in the model's own kernel: maps are computed beside it, of one layer at a time.
+then through the arm, where each layer is compared as soon as it has run. The base's part of it is let go then, or kept
+for the next arm (`kept_base.py`). Attention runs in the model's own kernel: maps are computed beside it, of one layer
+at a time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -22,9 +22,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rankscope.analyse.attention_and_neurons import AttentionStream, NeuronStream, Queries, Side
 from rankscope.analyse.hidden_states import HiddenStream
+from rankscope.analyse.kept_base import HOST, BaseBatch, KeptBase
 from rankscope.model.attention.registration import attention_installed
 from rankscope.model.decoder_parts import blocks, text_config
 from rankscope.model.forward import evaluating, hidden_states
+from rankscope.model.sharding.shard import compute_device
 from rankscope.records import Item
 
 _LAST_PROJECTIONS = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "w2")
@@ -62,19 +64,37 @@ class Streams:
 
 
 def capture(
-    base: SideModel, arm: SideModel, probes: Mapping[str, Sequence[Item]], *, token_budget: int
+    base: SideModel,
+    arm: SideModel,
+    probes: Mapping[str, Sequence[Item]],
+    *,
+    token_budget: int,
+    kept: KeptBase | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Rows of the tables hidden, attention and neurons, each with its suite, from one pass over the probe items.
 
     An item is read as its prompt and, where it has choices, the right one. `token_budget` bounds a batch's padded
-    tokens. A model without one MLP in each layer (a mixture of experts) has no rows of neurons. Raises CannotCapture
-    where the model's layers are not found.
+    tokens. A model without one MLP in each layer (a mixture of experts) has no rows of neurons. `kept` has what this
+    base left of these probe items before, in batches of as many tokens, and takes what it leaves now. Of sharded models
+    all processes call this and do the same. Raises CannotCapture where the model's layers are not found.
     """
     rows: dict[str, list[dict[str, Any]]] = {"hidden": [], "attention": [], "neurons": []}
+    device, memory = compute_device(base.model), kept or KeptBase()
     for suite, items in probes.items():
-        streams = Streams.new()
-        for ids, lengths in batches(items, token_budget):
-            _one_batch(base, arm, ids.to(base.model.device), lengths.to(base.model.device), streams)
+        streams, fresh = Streams.new(), dict[int, BaseBatch]()
+        known = memory.suite(suite)
+        if known is not None:
+            streams.neurons.take_base_sums(known.units)
+        for number, (ids, lengths) in enumerate(batches(items, token_budget)):
+            given = ids.to(device), lengths.to(device)
+            of_base = known.batches.get(number) if known is not None else None
+            if of_base is None:
+                of_base = _of_base(base, *given, None if known is not None else streams.neurons)
+                if kept is not None and known is None and memory.has_room(of_base):
+                    fresh[number] = of_base.on(HOST)
+            _compare(of_base.on(device), arm, *given, streams)
+        if kept is not None and known is None:
+            memory.keep(suite, fresh, streams.neurons.base_sums)
         for table, found in streams.tables().items():
             rows[table] += [{"suite": suite, **row} for row in found]
     return rows
@@ -99,10 +119,16 @@ def batches(items: Sequence[Item], token_budget: int) -> Iterator[tuple[Tensor, 
         yield torch.tensor(padded), lengths
 
 
-def _one_batch(base: SideModel, arm: SideModel, ids: Tensor, lengths: Tensor, streams: Streams) -> None:
-    real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-    states: dict[int, Tensor] = {}
-    queries: dict[int, Queries] = {}
+def _of_base(base: SideModel, ids: Tensor, lengths: Tensor, neurons: NeuronStream | None) -> BaseBatch:
+    """What a batch leaves of the base; its units are added to `neurons`, where they are not known."""
+    found = BaseBatch({}, {})
+    _run(base, "base", ids, lengths, found.states.__setitem__, found.queries.__setitem__, neurons)
+    return found
+
+
+def _compare(base: BaseBatch, arm: SideModel, ids: Tensor, lengths: Tensor, streams: Streams) -> None:
+    """Runs the arm on a batch, each layer against the base's."""
+    states, queries = dict(base.states), dict(base.queries)
 
     def compare_states(layer: int, hidden: Tensor) -> None:
         streams.hidden.add(layer, states.pop(layer), hidden)
@@ -110,22 +136,29 @@ def _one_batch(base: SideModel, arm: SideModel, ids: Tensor, lengths: Tensor, st
     def compare_attention(layer: int, asked: Queries) -> None:
         streams.attention.add(layer, queries.pop(layer), asked, lengths)
 
-    sides: tuple[tuple[SideModel, Side, Any, Any], ...] = (
-        (base, "base", states.__setitem__, queries.__setitem__),
-        (arm, "arm", compare_states, compare_attention),
-    )
-    for side, name, on_states, on_attention in sides:
-        on_units = partial(_add_units, streams.neurons, name, real)
-        with side.during(), evaluating(side.model), _watching(side.model, real, on_states, on_attention, on_units):
-            hidden_states(side.model, ids)
+    _run(arm, "arm", ids, lengths, compare_states, compare_attention, streams.neurons)
     if states or queries:
         raise CannotCapture(f"{type(arm.model).__name__}: base and arm did not run the same layers")
 
 
-def _add_units(
-    stream: NeuronStream, side: Side, real: Tensor, layer: int, activation: Tensor, nonlinear: Tensor
+def _run(
+    side: SideModel,
+    name: Side,
+    ids: Tensor,
+    lengths: Tensor,
+    on_states: Callable[[int, Tensor], None],
+    on_attention: Callable[[int, Queries], None],
+    neurons: NeuronStream | None,
 ) -> None:
-    stream.add(layer, side, activation, nonlinear, real)
+    """One batch through one side, watched."""
+    real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+
+    def on_units(layer: int, activation: Tensor, nonlinear: Tensor) -> None:
+        if neurons is not None:
+            neurons.add(layer, name, activation, nonlinear, real)
+
+    with side.during(), evaluating(side.model), _watching(side.model, real, on_states, on_attention, on_units):
+        hidden_states(side.model, ids)
 
 
 # ---- hooks ----------------------------------------------------------------------------------------------------------

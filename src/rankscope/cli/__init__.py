@@ -13,6 +13,7 @@ from rankscope.cli.repair_command import repair
 from rankscope.cli.study_commands import demo, init, plan, run, schema
 from rankscope.cli.tool_commands import audit, compress, doctor, harness, score
 from rankscope.edges.cores import share_cores
+from rankscope.edges.gpu_memory import let_segments_grow
 from rankscope.edges.machine import keep_freed_memory
 
 app = typer.Typer(
@@ -43,5 +44,6 @@ def _main(version: Annotated[bool, typer.Option("--version", callback=_version, 
 def main() -> None:
     """Entry point of the `rankscope` command."""
     share_cores()
+    let_segments_grow()
     keep_freed_memory()
     app(prog_name="rankscope")

@@ -25,6 +25,7 @@ from rankscope.cli.command_helpers import (
 )
 from rankscope.edges.machine import stopped_by_ctrl_c
 from rankscope.plan.described_machine import described_machine
+from rankscope.plan.schedule import what_is_left
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import read_study
 
@@ -100,8 +101,11 @@ def plan(
     from rankscope.results.suite_levels import context_warnings, suite_levels
 
     states_known = {run_id: status.state for run_id, status in states.items() if status is not None}
+    begun = {**states, **{run_id: folder.read_status(run_id) for run_id in planned.base_ids.values()}}
+    done = {run_id for run_id, status in begun.items() if status is not None and status.state == "done"}
+    left = what_is_left(planned.schedule, planned.runs, done) if planned.schedule is not None else None
     told = [*suite_levels(folder, planned), *(f"{text}." for text in context_warnings(folder, planned))]
-    print_plan(console(), planned, states_known, told)
+    print_plan(console(), planned, states_known, told, left)
 
 
 def run(

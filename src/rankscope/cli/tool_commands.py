@@ -37,7 +37,8 @@ def audit(
     if json_:
         typer.echo(json.dumps(found, indent=1))
         return
-    from rankscope.report.terminal_tables import console, print_audit
+    from rankscope.report.adapter_tables import print_audit
+    from rankscope.report.terminal_tables import console
 
     print_audit(console(), found)
 
@@ -62,7 +63,7 @@ def compress(
 
     check_writable(out)
     done = compress_adapter(adapter, out, rank=rank, energy=energy)
-    from rankscope.report.terminal_tables import compressed_sentence
+    from rankscope.report.adapter_tables import compressed_sentence
 
     sizes = done.bytes_before, done.bytes_after
     typer.echo(f"{out}: {compressed_sentence(done.ranks, done.discarded_energy, *sizes)}")

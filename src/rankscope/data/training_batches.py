@@ -18,15 +18,18 @@ from rankscope.study.study import Budget
 class Batch:
     """Rows one after another in one flat sequence; T tokens, B rows, P completion tokens. All tensors are int64.
 
-    A row's last token is only ever a target, never an input, so T is the sum of (token count - 1) over the rows.
+    A row's last token is only ever a target, never an input, so T is the sum of (token count - 1) over the rows. How
+    long rows are is known on the host too: to read it back from a GPU would wait for all that the GPU has to do.
     """
 
     input_ids: torch.Tensor
     """(T,)"""
     position_ids: torch.Tensor
     """(T,), from 0 in each row"""
-    sequence_lengths: torch.Tensor
-    """(B,): inputs of each row; they sum to T"""
+    lengths: tuple[int, ...]
+    """Inputs of each of the B rows; they sum to T"""
+    starts: torch.Tensor
+    """(B + 1,): where in T each row begins, and T"""
     target_positions: torch.Tensor
     """(P,): where in T the logits stand that predict a token with loss"""
     target_ids: torch.Tensor
@@ -55,28 +58,25 @@ def collate(examples: Sequence[Example], device: torch.device | str | None = Non
         targets.append(ids[predicted])
         start += count - 1
 
-    def tensor(parts: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.concatenate(parts)).to(device)
-
-    return Batch(
-        input_ids=tensor(inputs),
-        position_ids=tensor(positions),
-        sequence_lengths=torch.tensor(lengths, dtype=torch.int64, device=device),
-        target_positions=tensor(target_positions),
-        target_ids=tensor(targets),
-    )
+    parts = [np.concatenate(part) for part in (inputs, positions, target_positions, targets)]
+    parts.append(np.cumsum([0, *lengths], dtype=np.int64))
+    # One copy to the device, which does not wait for it: memory of the host that is not pinned is staged at once.
+    moved = torch.from_numpy(np.concatenate(parts)).to(device, non_blocking=True)
+    input_ids, position_ids, read, target_ids, starts = moved.split([len(part) for part in parts])
+    return Batch(input_ids, position_ids, tuple(lengths), starts, target_positions=read, target_ids=target_ids)
 
 
 def repeated(batch: Batch, count: int) -> Batch:
     """The same rows `count` times, one copy after another: a batch for so many arms."""
     if count == 1:
         return batch
-    starts = torch.arange(count, device=batch.input_ids.device)[:, None] * len(batch.input_ids)
+    firsts = torch.arange(count, device=batch.input_ids.device)[:, None] * len(batch.input_ids)
     return Batch(
         input_ids=batch.input_ids.repeat(count),
         position_ids=batch.position_ids.repeat(count),
-        sequence_lengths=batch.sequence_lengths.repeat(count),
-        target_positions=(starts + batch.target_positions).flatten(),
+        lengths=batch.lengths * count,
+        starts=torch.cat([(firsts + batch.starts[:-1]).flatten(), batch.starts[-1:] * count]),
+        target_positions=(firsts + batch.target_positions).flatten(),
         target_ids=batch.target_ids.repeat(count),
     )
 

@@ -51,3 +51,34 @@ def load_of_others() -> float:
 def core_count() -> int:
     """The cores this process may use, which a container or a scheduler may have limited."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores_of_workers(worker_count: int, thread_count: int) -> list[tuple[int, ...]]:
+    """The cores that each worker keeps to: those of a memory node (a socket), where there are several and each gets as
+    many workers as another, so that a worker's memory is near. Empty where the system places threads best: on one node,
+    where a worker would be tied to a core that somebody else takes, or where a worker has more threads than its node.
+    """
+    nodes = memory_nodes()
+    anywhere: list[tuple[int, ...]] = [()] * worker_count
+    if len(nodes) < 2 or worker_count % len(nodes):
+        return anywhere
+    on_each = worker_count // len(nodes)
+    if any(len(node) < on_each * thread_count for node in nodes):
+        return anywhere
+    return [nodes[worker // on_each] for worker in range(worker_count)]
+
+
+def memory_nodes(folder: Path = Path("/sys/devices/system/node")) -> list[tuple[int, ...]]:
+    """The cores of each memory node that this process may use; empty where the system does not tell."""
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    mine = os.sched_getaffinity(0)
+    found = []
+    for file in sorted(folder.glob("node[0-9]*/cpulist"), key=lambda file: int(file.parent.name.removeprefix("node"))):
+        cores: set[int] = set()
+        for part in file.read_text(encoding="ascii").strip().split(","):
+            first, _, last = part.partition("-")
+            cores |= set(range(int(first), int(last or first) + 1)) if part else set()
+        if own := tuple(sorted(cores & mine)):
+            found.append(own)
+    return found

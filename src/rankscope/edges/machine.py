@@ -15,18 +15,16 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
 from rankscope.edges.cores import core_count
+from rankscope.edges.gpu_facts import GpuFacts, gpu_facts
+from rankscope.edges.matrix_speed import matrix_flops_per_second
 from rankscope.records import MachineFacts
-
-if TYPE_CHECKING:
-    import torch
 
 _STOP = threading.Event()
 """Set by SIGTERM, SIGUSR1 or SIGINT: whoever works saves its state and returns."""
@@ -85,7 +83,7 @@ def quiet_libraries() -> None:
 
 def end_with(parent: int) -> None:
     """End this process when `parent` ends: a worker that outlives its study would keep the study's runs locked."""
-    started_by = os.getppid()  # the fork server
+    started_by = os.getppid()  # the fork server, or `parent` itself
 
     def watch() -> None:
         while is_running(parent) and os.getppid() == started_by:
@@ -140,53 +138,48 @@ _PACKAGES = ("rankscope", "torch", "transformers", "peft", "tokenizers", "datase
 
 
 def look_at_machine(folder: Path, *, measure: bool = True) -> MachineFacts:
-    """Device, memory, free disk at `folder`, and (with `measure`, about 0.2 s) how fast matrix products run."""
-    import torch
+    """Device, memory, free disk at `folder`, and (with `measure`, about 0.2 s) how fast matrix products run.
 
-    cuda = torch.cuda.is_available()
-    memory = psutil.virtual_memory().total
-    fast = torch.cuda.is_bf16_supported() if cuda else _cpu_bfloat16_is_fast()
-    device = "cuda" if cuda else "cpu"
-    speeds: list[float | None] = [None, None]
-    if measure:
-        dtypes = (torch.bfloat16 if fast else torch.float32, torch.float32)
-        speeds = [matrix_flops_per_second(dtype, device) for dtype in dtypes]
-    return MachineFacts(
-        device=device,
-        device_name=torch.cuda.get_device_name() if cuda else _cpu_name(),
+    Makes no CUDA context in this process: GPUs are looked at by another. Raises InputProblems where that one fails.
+    """
+    cpu = psutil.virtual_memory().total
+    found = MachineFacts(
+        device="cpu",
+        device_name=_cpu_name(),
         core_count=core_count(),
-        memory_bytes=memory,
-        device_memory_bytes=torch.cuda.get_device_properties(0).total_memory if cuda else memory,
-        device_count=torch.cuda.device_count() if cuda else 1,
-        bfloat16_is_fast=fast,
+        memory_bytes=cpu,
+        device_memory_bytes=cpu,
+        bfloat16_is_fast=False,
         bitsandbytes=importlib.util.find_spec("bitsandbytes") is not None,
         disk_free_bytes=shutil.disk_usage(_existing(folder)).free,
-        flops_per_second=speeds[0],
-        flops_per_second_float32=speeds[1],
     )
+    gpus = gpu_facts(measure=measure)
+    return found.model_copy(update=_of_cpu(measure=measure) if gpus is None else _of_gpus(gpus))
 
 
-@cache
-def matrix_flops_per_second(dtype: torch.dtype, device: str, size: int | None = None, repeats: int = 6) -> float:
-    """Speed of one (size, size) x (size, size) product, best of `repeats`, on one CPU thread or the whole GPU. By
-    default 1,024 on a CPU and 8,192 on a GPU, where a smaller one takes as long as its launch."""
+def _of_gpus(gpus: GpuFacts) -> dict[str, Any]:
+    return {
+        "device": "cuda",
+        "device_name": gpus.name,
+        "device_memory_bytes": min(gpus.memories_bytes),
+        "device_count": len(gpus.memories_bytes),
+        "device_memories_bytes": gpus.memories_bytes if len(set(gpus.memories_bytes)) > 1 else [],
+        "bfloat16_is_fast": gpus.bfloat16_is_fast,
+        "flops_per_second": gpus.flops_per_second,
+        "flops_per_second_float32": gpus.flops_per_second_float32,
+    }
+
+
+def _of_cpu(*, measure: bool) -> dict[str, Any]:
     import torch
 
-    size = size or (8192 if device == "cuda" else 1024)
-    a = torch.randn(size, size, dtype=torch.float32).to(device=device, dtype=dtype)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        best = float("inf")
-        for _ in range(repeats):
-            start = time.perf_counter()
-            a @ a
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(threads)
-    return 2 * size**3 / best
+    fast = _cpu_bfloat16_is_fast()
+    found: dict[str, Any] = {"bfloat16_is_fast": fast}
+    if measure:
+        dtype = torch.bfloat16 if fast else torch.float32
+        found["flops_per_second"] = matrix_flops_per_second(dtype, "cpu")
+        found["flops_per_second_float32"] = matrix_flops_per_second(torch.float32, "cpu")
+    return found
 
 
 def versions() -> dict[str, str]:
@@ -214,12 +207,13 @@ def commit() -> str | None:
     return str(head.stdout.strip()) + ("+" if dirty.stdout.strip() else "")
 
 
-def machine_line() -> str:
-    """One line for provenance: system, processor or GPU, cores."""
-    import torch
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
-    return f"{platform.system()} {platform.machine()}, {device}, {core_count()} cores"
+def machine_line(device: str = "cpu") -> str:
+    """One line for provenance: system, processor or GPU, cores. Makes no CUDA context unless this process works on
+    `cuda`."""
+    torch = sys.modules.get("torch")
+    on_gpu = torch is not None and (device == "cuda" or torch.cuda.is_initialized())
+    name = torch.cuda.get_device_name() if on_gpu and torch is not None else _cpu_name()
+    return f"{platform.system()} {platform.machine()}, {name}, {core_count()} cores"
 
 
 def _cpu_name() -> str:

@@ -30,12 +30,13 @@ from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Reads
 from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.model.attention.kv_cache import prefix_kv
 from rankscope.model.attention.registration import LAYOUT_KEY, FastPathCheck, Scores, attention_installed
-from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout
+from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout, moved
 from rankscope.model.decoder_parts import window_that_matters
 from rankscope.model.forward import NotFinite, evaluating, forward_of
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.attach import GivenFactors, Pack, attach
 from rankscope.model.methods.peft_folder import Factors, plain_factors
+from rankscope.model.sharding.shard import compute_device, is_sharded, team_of
 from rankscope.model.weights.dialled import dialled_factors
 from rankscope.model.weights.weight_delta import LowRank
 from rankscope.records import Item
@@ -80,7 +81,7 @@ def packed_logprobs(pack: Pack, plan: ChoicePlan) -> list[Logprobs | None]:
 
     A forward holds N times the plan's token budget. A model that cannot run trees scores one member after another.
     """
-    model, count = pack.model, len(pack.members)
+    model, count, team = pack.model, len(pack.members), team_of(pack.model)
     if not plan.choice_count:
         return [plan.by_item([]) for _ in range(count)]
     with evaluating(model), pack.running(()):  # decided on the plain base, which takes any number of rows
@@ -93,15 +94,16 @@ def packed_logprobs(pack: Pack, plan: ChoicePlan) -> list[Logprobs | None]:
         for ids, group in groupby(trees, key=lambda batch: batch.prefix_ids):
             prefix = _prefix_of_all(pack, ids)
             with attention_installed(model):
-                for batch in group:
+                for batch, counts in team.turns(list(group)):
                     reads = _reads_of_all(batch.reads, count, len(batch.input_ids), plan.choice_count)
                     arguments: dict[str, Any] = {
-                        "position_ids": batch.position_ids.repeat(count)[None].to(model.device),
+                        "position_ids": moved(batch.position_ids.repeat(count), compute_device(model))[None],
                         LAYOUT_KEY: AdaptersAsHeads(layout_of(model, batch, prefix), count),
                     }
                     found = target_logprobs(model, batch.input_ids.repeat(count)[None], reads, **arguments)
-                    sums.index_add_(0, reads.target_choice, found.double())
-    rows = sums.view(count, -1)
+                    if counts:
+                        sums.index_add_(0, reads.target_choice, found.double())
+    rows = team.sum(sums).view(count, -1)
     return [plan.by_item(row.tolist()) if bool(torch.isfinite(row).all()) else None for row in rows]
 
 
@@ -114,7 +116,7 @@ def suites_logprobs(
     numbers are not finite. Nothing is found on devices that are not in `DEVICES`, of fewer than two adapters, where one
     is anything but a LoRA, and where adapters of random numbers do not get the scores that each gets alone.
     """
-    if base.model.device.type not in DEVICES or len(folders) < 2:
+    if compute_device(base.model).type not in DEVICES or len(folders) < 2:
         return [{} for _ in folders]
     factors = [one for folder in folders if (one := plain_factors(base.model, folder)) is not None]
     return _in_one_forward(base, arms, factors, suites) if len(factors) == len(folders) else [{} for _ in folders]
@@ -124,7 +126,7 @@ def dialled_logprobs(
     base: LoadedModel, arm: Arm, folder: Path, dials: Sequence[float], suites: Sequence[SuitePlan]
 ) -> list[dict[str, Logprobs]]:
     """Of one saved adapter with its scale times each dial what `suites_logprobs` gives of several adapters."""
-    if base.model.device.type not in DEVICES or len(dials) < 2:
+    if compute_device(base.model).type not in DEVICES or len(dials) < 2:
         return [{} for _ in dials]
     factors = plain_factors(base.model, folder)
     if factors is None:
@@ -144,6 +146,8 @@ def _in_one_forward(
     try:
         return _of_all(base, arms, factors, suites)
     except torch.OutOfMemoryError:
+        if is_sharded(base.model):  # the other processes wait for this one: they can only be ended
+            raise
         logger.warning(
             "%d adapters in one forward do not fit the device's memory: half of them share one", len(factors)
         )

@@ -20,7 +20,12 @@ class NotGraded(RuntimeError):
     """An answer of a suite could not be graded; says which, and why, in one line."""
 
     def __init__(self, suite: str, item_id: str, why: str) -> None:
+        self._about = (suite, item_id, why)
         super().__init__(" ".join(f"suite {suite}, item {item_id}: the grader {why}".split()))
+
+    def __reduce__(self) -> tuple[type[NotGraded], tuple[str, str, str]]:
+        """To be told from one process of a gang to the others."""
+        return NotGraded, self._about
 
 
 @contextmanager

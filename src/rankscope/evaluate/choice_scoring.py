@@ -16,12 +16,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Reads, RowBatch, TreeBatch, prompt_tree, tree_batch
+from rankscope.model.attention.joined_attention import log_sums_by_kernel
 from rankscope.model.attention.kv_cache import prefix_kv
 from rankscope.model.attention.registration import LAYOUT_KEY, FastPathCheck, attention_installed
-from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout
+from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout, moved
 from rankscope.model.decoder_parts import text_config, window_that_matters
 from rankscope.model.forward import NotFinite, evaluating, forward_of, probe_ids
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens, without_virtual_tokens
+from rankscope.model.sharding.shard import compute_device, team_of
+from rankscope.model.sharding.team import SOLO, Team
 from rankscope.records import Item
 
 PROBE_PROMPT_TOKENS = 12
@@ -39,6 +42,7 @@ def choice_logprobs(
     sum over t of log p(choice[t] | prompt, choice[:t]), log-softmax in fp32, added in double: what lm-eval's
     `loglikelihood` returns. `token_budget` bounds the padded tokens of a batch. A model that does not give
     the same with choices as a tree below their prompt runs a plain row for each choice; the log says which was used.
+    Of a sharded model all processes call this, and each runs its part of the batches.
 
     Raises NotFinite where a log-likelihood is NaN or infinite, ValueError for an item that cannot be scored.
     """
@@ -63,12 +67,18 @@ def _sums(model: PreTrainedModel, plan: ChoicePlan, misses: Tensor | None) -> Te
     sums = torch.zeros(plan.choice_count, dtype=torch.float64)
     if not plan.choice_count:
         return sums
-    window = window_that_matters(model, plan.longest + virtual_tokens(model))
+    window, team = window_that_matters(model, plan.longest + virtual_tokens(model)), team_of(model)
     with evaluating(model):
         trees = trees_for(model, plan, window)
-        found = row_logprobs(model, plan.rows, misses) if trees is None else tree_logprobs(model, trees, misses)
+        if trees is None:
+            found = row_logprobs(model, plan.rows, misses, team)
+        else:
+            found = tree_logprobs(model, trees, misses, team)
         for reads, logprobs in found:
             sums.index_add_(0, reads.target_choice, logprobs.double())
+    sums = team.sum(sums)  # a choice has its number from one process, and zero from the others
+    if misses is not None:
+        misses.copy_(team.sum(misses))
     if not bool(torch.isfinite(sums).all()):
         raise NotFinite("a log-likelihood is not finite")
     return sums
@@ -87,33 +97,41 @@ def trees_for(model: PreTrainedModel, plan: ChoicePlan, window: int | None) -> t
 
 
 def row_logprobs(
-    model: PreTrainedModel, batches: Iterable[RowBatch], misses: Tensor | None = None
+    model: PreTrainedModel, batches: Sequence[RowBatch], misses: Tensor | None = None, team: Team = SOLO
 ) -> Iterator[tuple[Reads, Tensor]]:
-    """Log-probabilities (M,) of the scored tokens of each batch. Nothing sees the padding, so no mask is needed."""
-    for batch in batches:
-        yield batch.reads, target_logprobs(model, batch.input_ids, batch.reads, misses)
+    """Log-probabilities (M,) of the scored tokens of each batch, of a team of this process's batches. Nothing sees the
+    padding, so no mask is needed."""
+    for batch, counts in team.turns(batches):
+        found = target_logprobs(model, batch.input_ids, batch.reads, misses if counts else None)
+        if counts:
+            yield batch.reads, found
 
 
 def tree_logprobs(
-    model: PreTrainedModel, batches: Iterable[TreeBatch], misses: Tensor | None = None
+    model: PreTrainedModel, batches: Iterable[TreeBatch], misses: Tensor | None = None, team: Team = SOLO
 ) -> Iterator[tuple[Reads, Tensor]]:
-    """Log-probabilities (M,) of the scored tokens of each batch."""
-    virtual, device = virtual_tokens(model), model.device
+    """Log-probabilities (M,) of the scored tokens of each batch, of a team of this process's batches."""
+    virtual, device = virtual_tokens(model), compute_device(model)
     for ids, group in groupby(batches, key=lambda batch: batch.prefix_ids):
         prefix = prefix_kv(model, ids)
         with without_virtual_tokens(model), attention_installed(model):
-            for batch in group:
+            for batch, counts in team.turns(list(group)):
                 arguments = {
-                    "position_ids": (batch.position_ids + virtual)[None].to(device),
+                    "position_ids": moved(batch.position_ids + virtual, device)[None],
                     LAYOUT_KEY: layout_of(model, batch, prefix),
                 }
-                yield batch.reads, target_logprobs(model, batch.input_ids[None], batch.reads, misses, **arguments)
+                found = target_logprobs(
+                    model, batch.input_ids[None], batch.reads, misses if counts else None, **arguments
+                )
+                if counts:
+                    yield batch.reads, found
 
 
 def layout_of(model: PreTrainedModel, batch: TreeBatch, prefix: PrefixKV | None) -> TreeLayout:
     """The attention layout of a batch, of whose last layer only what is read is asked."""
-    read, last = batch.reads.read.to(model.device), text_config(model).num_hidden_layers - 1
-    return TreeLayout(batch.shape.to(model.device), prefix, read=read, last=last)
+    device, last = compute_device(model), text_config(model).num_hidden_layers - 1
+    kernel = prefix is not None and log_sums_by_kernel(model)
+    return TreeLayout(batch.shape, prefix, read=batch.reads.read, last=last, device=device, kernel=kernel)
 
 
 def target_logprobs(
@@ -121,11 +139,11 @@ def target_logprobs(
 ) -> Tensor:
     """Log-probabilities (M,) in fp32, on the CPU, of the scored tokens of a batch. `misses`, where it is given, counts
     of every choice the tokens that are not the most likely where they stand."""
-    device = model.device
-    target_read, target_ids = reads.target_read.to(device), reads.target_ids.to(device)
+    device = compute_device(model)
+    target_read, target_ids = moved(reads.target_read, device), moved(reads.target_ids, device)
     found: list[Tensor] = []
     start = done = 0
-    for logits in forward_of(model).logits_at(input_ids.to(device), reads.read.to(device), **arguments):
+    for logits in forward_of(model).logits_at(moved(input_ids, device), moved(reads.read, device), **arguments):
         stop = start + len(logits)
         last = int(torch.searchsorted(reads.target_read, stop))
         rows, ids = target_read[done:last] - start, target_ids[done:last]

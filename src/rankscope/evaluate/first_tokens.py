@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from rankscope.model.decoder_parts import text_config
 from rankscope.model.forward import NotFinite, evaluating, forward_of
+from rankscope.model.sharding.shard import compute_device, team_of
 from rankscope.records import Item
 
 _MOST_LOGITS = 1 << 25
@@ -47,22 +48,29 @@ def first_token_divergences(
 ) -> list[list[Moved]]:
     """Of every arm, and of every item in its order, how far the distribution of the first answer token moved.
 
-    Base and arms run the same batches. Log-softmax and sums are in double. Items without a prompt are no items here:
-    ValueError. Raises NotFinite where a divergence is NaN or infinite.
+    Base and arms run the same batches; of sharded models all processes call this, and each runs its part of them.
+    Log-softmax and sums are in double. Items without a prompt are no items here: ValueError. Raises NotFinite where a
+    divergence is NaN or infinite.
     """
-    found: list[list[Moved | None]] = [[None] * len(items) for _ in arms]
-    for numbers in _batches(items, token_budget, text_config(base.model).vocab_size):
+    found = torch.zeros(len(arms), len(items), 2, dtype=torch.float64)
+    team, tokens = team_of(base.model), [_choice_tokens(item) for item in items]
+    batches = list(_batches(items, token_budget, text_config(base.model).vocab_size))
+    for numbers, counts in team.turns(batches):
         prompts = [items[number].prompt_ids for number in numbers]
         before = first_logprobs(base, prompts)
         for arm, own in zip(arms, found, strict=True):
             after = first_logprobs(arm, prompts)
             whole = _divergence(before, after)
-            for row, number in enumerate(numbers):
-                nats = float(whole[row])
-                if not math.isfinite(nats):
-                    raise NotFinite("a divergence of the first answer token is not finite")
-                own[number] = Moved(nats, _over_choices(before[row], after[row], items[number]))
-    return [[one for one in own if one is not None] for own in found]
+            for row, number in enumerate(numbers if counts else []):
+                own[number, 0] = whole[row]
+                own[number, 1] = _over_choices(before[row], after[row], tokens[number])
+    found = team.sum(found)
+    if not bool(torch.isfinite(found[..., 0]).all()):
+        raise NotFinite("a divergence of the first answer token is not finite")
+    return [
+        [Moved(nats, over if chosen else None) for (nats, over), chosen in zip(own, tokens, strict=True)]
+        for own in found.tolist()
+    ]
 
 
 def first_logprobs(side: Side, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -72,7 +80,7 @@ def first_logprobs(side: Side, prompts: Sequence[Sequence[int]]) -> Tensor:
     for row, prompt in enumerate(prompts):
         ids[row, : len(prompt)] = prompt
     ends = torch.tensor([row * width + len(prompt) - 1 for row, prompt in enumerate(prompts)])
-    device = side.model.device
+    device = compute_device(side.model)
     with side.running(), evaluating(side.model):
         parts = forward_of(side.model).logits_at(torch.from_numpy(ids).to(device), ends.to(device))
         return torch.cat([part.double().log_softmax(-1) for part in parts])
@@ -96,10 +104,15 @@ def _divergence(before: Tensor, after: Tensor) -> Tensor:
     return torch.where(before == -math.inf, torch.zeros_like(terms), terms).sum(-1)
 
 
-def _over_choices(before: Tensor, after: Tensor, item: Item) -> float | None:
-    """The divergence over the different first tokens of the item's choices, each side renormalised over them."""
+def _choice_tokens(item: Item) -> list[int]:
+    """The different first tokens of an item's choices; none where they do not differ."""
     tokens = sorted({choice[0] for choice in item.choices_ids if choice})
-    if item.form != "choices" or len(tokens) < 2:
-        return None
+    return tokens if item.form == "choices" and len(tokens) > 1 else []
+
+
+def _over_choices(before: Tensor, after: Tensor, tokens: Sequence[int]) -> float:
+    """The divergence over these tokens, each side renormalised over them; 0 over none."""
+    if not tokens:
+        return 0.0
     chosen = torch.tensor(tokens, device=before.device)
     return float(_divergence(before[chosen].log_softmax(-1), after[chosen].log_softmax(-1)))

@@ -19,50 +19,26 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from rankscope.evaluate.stop_strings import FirstStop, StopStrings
 from rankscope.model.attention.kv_cache import Decoder, decodes_in_cache
+from rankscope.model.attention.scoring_layout import moved
 from rankscope.model.decoder_parts import key_value_width, text_config
 from rankscope.model.forward import NotFinite, evaluating
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
+from rankscope.model.sharding.shard import compute_device, team_of
+from rankscope.model.sharding.team import Team
 from rankscope.plan.run_time import DECODED_ROWS
-
-STOP_WINDOW_TOKENS = 24
-"""A stop string is looked for in the text of so many last tokens."""
 
 CPU_CACHE_BYTES = 1 << 30
 
+IDLE_SHARE = {"cpu": 0.0}
+"""By device, the share of the decoded rows that may have ended before the others move together. On a CPU a row that is
+run in vain costs more than to move the rest."""
 
-class StopStrings:
-    """Says when a row has just written one of `stops`, after some text that is not blank.
+_IDLE_SHARE_ELSE = 0.25
 
-    `decode` turns token ids into text. Text is only decoded after a token that holds the last character of a stop;
-    what a single token holds is remembered.
-    """
-
-    def __init__(self, stops: Sequence[str], decode: Callable[[list[int]], str]) -> None:
-        self.stops = tuple(stops)
-        self.decode = decode
-        self._last = {stop[-1] for stop in self.stops}
-        self._may_end: dict[int, bool] = {}
-
-    def __call__(self, tokens: list[int]) -> bool:
-        """Whether `tokens`, generated so far, now hold a stop."""
-        if not self.stops:
-            return False
-        last = tokens[-1]
-        if last not in self._may_end:
-            text = self.decode([last])
-            # A part of a character decodes to the replacement mark: then only the whole text can tell.
-            self._may_end[last] = "\ufffd" in text or any(end in text for end in self._last)
-        if not self._may_end[last]:
-            return False
-        tail = self.decode(tokens[-STOP_WINDOW_TOKENS:])
-        return any(stop in tail for stop in self.stops) and self.cut(self.decode(tokens)) is not None
-
-    def cut(self, text: str) -> str | None:
-        """The text before the first stop that follows some text; None where there is none."""
-        begin = len(text) - len(text.lstrip())
-        found = [place for stop in self.stops if (place := text.find(stop, begin)) >= 0]
-        return text[: min(found)] if found else None
+NOT_FINITE = -1
+"""Stands for a token where a logit was NaN or infinite: who reads the tokens finds it, without another wait."""
 
 
 def greedy(
@@ -93,7 +69,7 @@ def greedy(
 
 
 Choose = Callable[[Tensor, "Sequence[WrittenRow]"], Tensor]
-"""Picks the next tokens (n,) of so many rows from their logits (n, V)."""
+"""Picks the next tokens (n,) of so many rows from their logits (n, V): NOT_FINITE where one is NaN or infinite."""
 
 
 def rows_to_write(
@@ -117,31 +93,43 @@ def write(
     token_budget: int,
     cache_bytes: int | None = None,
 ) -> None:
-    """Let the model write every row to its end, in batches as `greedy` has them."""
+    """Let the model write every row to its end, in batches as `greedy` has them. Of a sharded model all processes call
+    this; in a KV cache each decodes its part of the rows."""
     waiting = sorted((row for row in rows if row.room > 0), key=lambda row: -len(row.prompt))
     if not waiting:
         return
-    longest = max(len(row.prompt) + row.room for row in waiting) + virtual_tokens(model)
+    longest, team = max(len(row.prompt) + row.room for row in waiting) + virtual_tokens(model), team_of(model)
     with evaluating(model):
         if decodes_in_cache(model, longest):
             fitting = (cache_bytes or cache_bytes_of(model)) // (cache_bytes_per_token(model) * longest)
-            decoder = Decoder(model, max(1, min(DECODED_ROWS.get(model.device.type, 128), len(waiting), fitting)))
+            most = DECODED_ROWS.get(compute_device(model).type, 128)
+            decoder = Decoder(model, max(1, min(most, len(waiting), fitting)), longest)
             with decoder.ready():
-                _decode(decoder, waiting, ending, choose, token_budget)
+                _decode(decoder, waiting[team.rank :: team.size], ending, choose, token_budget, team)
+            _share(waiting, team)
         else:
             for row in waiting:
                 _own_generate(model, row, ending, choose)
 
 
 def most_likely_of(logits: Tensor, rows: Sequence[WrittenRow]) -> Tensor:
-    """The most likely tokens, whatever the rows. Raises NotFinite where a logit is NaN or infinite."""
+    """As `most_likely`, whatever the rows."""
     return most_likely(logits)
 
 
 def most_likely(logits: Tensor) -> Tensor:
-    """The most likely tokens (n,) of logits (n, V). Raises NotFinite where one is NaN or infinite."""
+    """The most likely tokens (n,) of logits (n, V), as `Choose`."""
     largest, tokens = logits.max(-1)
-    if not bool(torch.isfinite(largest).all()):
+    return torch.where(torch.isfinite(largest), tokens, NOT_FINITE)
+
+
+def read_tokens(chosen: Tensor) -> list[int]:
+    """The tokens that were chosen; the one time that a step waits for the device.
+
+    Raises NotFinite where a logit was NaN or infinite.
+    """
+    tokens: list[int] = chosen.tolist()
+    if NOT_FINITE in tokens:
         raise NotFinite("a logit is not finite")
     return tokens
 
@@ -153,9 +141,10 @@ def cache_bytes_per_token(model: PreTrainedModel) -> int:
 
 def cache_bytes_of(model: PreTrainedModel) -> int:
     """Bytes that the KV cache may take: 1 GiB of main memory, or a quarter of what is free on a CUDA device."""
-    if model.device.type != "cuda":
+    device = compute_device(model)
+    if device.type != "cuda":
         return CPU_CACHE_BYTES
-    free, _ = torch.cuda.mem_get_info(model.device)
+    free, _ = torch.cuda.mem_get_info(device)
     return int(free) // 4
 
 
@@ -189,14 +178,36 @@ class Ending:
         return len(row.tokens) >= row.room or (self.stop is not None and self.stop(row.tokens))
 
 
-def _decode(decoder: Decoder, waiting: list[WrittenRow], ending: Ending, choose: Choose, token_budget: int) -> None:
-    """Decodes all of `waiting`, which are in order of their length, the longest first."""
+def _decode(
+    decoder: Decoder, waiting: list[WrittenRow], ending: Ending, choose: Choose, token_budget: int, team: Team
+) -> None:
+    """Decodes all of `waiting`, which are in order of their length, the longest first.
+
+    The processes of a team run as many forwards; all raise NotFinite where one's numbers are not finite.
+    """
+    cache = decoder.cache
+    idle = IDLE_SHARE.get(cache.device.type, _IDLE_SHARE_ELSE)
     active: list[WrittenRow] = []
-    following = torch.zeros(0, dtype=torch.int64, device=decoder.cache.device)
-    while waiting or active:
-        free = decoder.cache.slot_count - len(active)
+    ended: set[int] = set()  # of `active`, the rows that are run along until the others move together
+    following = torch.zeros(0, dtype=torch.int64, device=cache.device)
+    problem: NotFinite | None = None
+    while True:
+        going, failed = team.any(bool(waiting) or len(ended) < len(active), problem is not None)
+        if failed:
+            raise problem or NotFinite("a logit is not finite")
+        if not going:
+            return
+        if not waiting and len(ended) == len(active):
+            decoder.idle()
+            continue
+        free = cache.slot_count - len(active) + len(ended)
+        enters = bool(waiting) and (len(ended) == len(active) or free >= max(1, cache.slot_count // 4))
+        if ended and (enters or len(ended) >= idle * len(active)):
+            order = cache.keep([index for index in range(len(active)) if index not in ended])
+            active, ended = [active[index] for index in order], set()
+            following = following[moved(torch.tensor(order, dtype=torch.int64), cache.device)]
         old = len(active)
-        if waiting and (not active or free >= max(1, decoder.cache.slot_count // 4)):
+        if enters:
             size = max(1, min(free, token_budget // len(waiting[0].prompt)))
             entering, waiting = waiting[:size], waiting[size:]
             active += entering
@@ -206,12 +217,25 @@ def _decode(decoder: Decoder, waiting: list[WrittenRow], ending: Ending, choose:
         else:
             following = choose(decoder.step(following), active)
             fresh = range(old)
-        tokens = following.tolist()
-        done = {index for index in fresh if ending.take(active[index], tokens[index])}
+        try:
+            tokens = read_tokens(following)
+        except NotFinite as error:  # told to the team, which raises it together
+            problem = error
+            continue
+        done = {index for index in fresh if index not in ended and ending.take(active[index], tokens[index])}
         if done:
-            order = decoder.cache.keep([index for index in range(len(active)) if index not in done])
-            active = [active[index] for index in order]
-            following = following[torch.tensor(order, dtype=torch.int64, device=following.device)]
+            cache.end(done)
+            ended |= done
+
+
+def _share(rows: Sequence[WrittenRow], team: Team) -> None:
+    """Every process gets what the others' rows, each so many of `rows`, have become."""
+    if team.size == 1:
+        return
+    written = team.all_of([(row.tokens, row.ended_by) for row in rows[team.rank :: team.size]])
+    for rank, own in enumerate(written):
+        for row, (tokens, ended_by) in zip(rows[rank :: team.size], own, strict=True):
+            row.tokens, row.ended_by = tokens, ended_by
 
 
 def _own_generate(model: PreTrainedModel, row: WrittenRow, ending: Ending, choose: Choose) -> None:
@@ -219,13 +243,14 @@ def _own_generate(model: PreTrainedModel, row: WrittenRow, ending: Ending, choos
 
     def chosen_alone(input_ids: Tensor, scores: Tensor) -> Tensor:
         alone = torch.full_like(scores, -torch.inf)
-        return alone.scatter_(1, choose(scores, [row])[:, None], 0.0)
+        alone[:, read_tokens(choose(scores, [row]))] = 0.0
+        return alone
 
     def ended(input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
         done = ending.take(row, int(input_ids[0, -1]))
         return torch.tensor([done], device=input_ids.device)
 
-    prompt = torch.tensor([row.prompt], device=model.device)
+    prompt = torch.tensor([row.prompt], device=compute_device(model))
     settings = GenerationConfig(do_sample=False, max_new_tokens=row.room, eos_token_id=None, pad_token_id=0)
     model.generate(
         prompt,
@@ -234,14 +259,6 @@ def _own_generate(model: PreTrainedModel, row: WrittenRow, ending: Ending, choos
         logits_processor=LogitsProcessorList([chosen_alone]),
         stopping_criteria=StoppingCriteriaList([ended]),
     )
-
-
-class FirstStop(StopStrings):
-    """lm-eval's stop strings: the first one ends the text, even before there is any."""
-
-    def cut(self, text: str) -> str | None:
-        found = [place for stop in self.stops if (place := text.find(stop)) >= 0]
-        return text[: min(found)] if found else None
 
 
 def written_texts(

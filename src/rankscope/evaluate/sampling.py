@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rankscope.evaluate.generation import Ending, WrittenRow, most_likely, rows_to_write, write
-from rankscope.model.forward import NotFinite
+from rankscope.evaluate.generation import NOT_FINITE, Ending, WrittenRow, most_likely, rows_to_write, write
+from rankscope.model.attention.scoring_layout import moved
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,9 @@ def _draws(seed: int, prompt: tuple[int, ...], copy: int) -> Iterator[float]:
 
 
 def _drawn(logits: Tensor, rows: Sequence[WrittenRow]) -> Tensor:
-    """(n,): cumulated in double, since a large vocabulary has many small probabilities."""
-    if not bool(torch.isfinite(logits.max(-1).values).all()):
-        raise NotFinite("a logit is not finite")
+    """(n,), as `generation.Choose`: cumulated in double, since a large vocabulary has many small probabilities."""
     cumulated = torch.softmax(logits.float(), -1).cumsum(-1, dtype=torch.float64)  # (n, V)
-    draws = torch.tensor([next(row.draws) for row in rows], dtype=torch.float64, device=logits.device)
+    draws = moved(torch.tensor([next(row.draws) for row in rows], dtype=torch.float64), logits.device)
     wanted = (draws * cumulated[:, -1])[:, None]
-    found = torch.searchsorted(cumulated, wanted, right=True)[:, 0]
-    return found.clamp_max(logits.shape[-1] - 1)
+    found = torch.searchsorted(cumulated, wanted, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
+    return torch.where(torch.isfinite(logits.max(-1).values), found, NOT_FINITE)

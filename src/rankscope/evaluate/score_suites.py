@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pandas as pd
@@ -13,10 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rankscope.data.encoder import answer_end
 from rankscope.evaluate.answer_grading import grade_answers
 from rankscope.evaluate.choice_scoring import choice_logprobs, choices_with_greedy
-from rankscope.evaluate.generation import StopStrings, greedy, written_texts
+from rankscope.evaluate.generation import greedy, written_texts
 from rankscope.evaluate.judge_grading import Desk
 from rankscope.evaluate.lm_eval.grading import grade
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan
+from rankscope.evaluate.stop_strings import StopStrings
+from rankscope.model.sharding.shard import team_of
 from rankscope.records import Form, Grading, Item, Prediction, Suite
 from rankscope.study.graders.answer_text import exact_match, number_match, token_f1
 
@@ -103,7 +105,9 @@ def score_suite(
         items = [item for item in plan.items if item.form == form]
         longer = suite.grader is not None and not suite.grader.one_line
         texts = generate_answers(model, tokenizer, items, form, suite.max_new_tokens, token_budget, longer)
-        written[form] = iter(grade_texts(suite, items, texts, desk))
+        # A judge is asked once, whoever else holds the model.
+        grades = team_of(model).told(partial(grade_texts, suite, items, texts, desk))
+        written[form] = iter(grades)
     graded = [
         grade_choices(suite.name, item, next(found))
         if item.form == "choices"

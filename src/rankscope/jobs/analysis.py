@@ -17,6 +17,7 @@ from rankscope.analyse.capture import CannotCapture, SideModel, capture
 from rankscope.analyse.update_spectra import module_rows
 from rankscope.jobs.job_context import JobContext
 from rankscope.model.load import LoadedModel
+from rankscope.model.sharding.shard import whole_tensor
 from rankscope.model.weights.adapter_file import read_adapter
 from rankscope.model.weights.gram_spectrum import gram_left
 from rankscope.model.weights.large_svd import SvdCache
@@ -66,7 +67,10 @@ def look_inside(context: JobContext, run: PlannedRun, trained: Trained) -> None:
     try:
         if run.arm.traits.virtual_tokens(run.arm):
             raise CannotCapture("virtual tokens stand before the base's, so that layers do not see the same")
-        found = capture(base, _own(trained.model), probes(context, run.model), token_budget=context.evaluate_tokens)
+        found = capture(
+            base, _own(trained.model), probes(context, run.model), token_budget=context.evaluate_tokens,
+            kept=context.kept_base(run.model),
+        )  # fmt: skip
     except CannotCapture as error:
         found, reason = {}, f"{reason} {error}".strip()
     frames |= {name: pd.DataFrame(found.get(name, [])) for name in TABLES[1:]}
@@ -106,25 +110,54 @@ def _weights(
     """(rows of the spectra, leading left directions by module, why there are none)."""
     rows: list[dict[str, Any]] = []
     directions: dict[str, Tensor] = {}
-    cache, facts = SvdCache(), context.facts(run.model)
     try:
-        deltas = _deltas(context, run, trained)
-        for module, delta, weight in deltas:
-            rows += module_rows(
-                {module: delta}, {module: weight}, cache, model_sha256=f"{facts.content_sha256} {weight.dtype}",
-                seed=_CONTROL_SEED, widest=_WIDEST[context.plan.resolved.device],
-            )  # fmt: skip
-            if rows[-1]["frobenius_norm"] > 0:
-                directions[module] = _leading(delta).contiguous().cpu()
+        for own, leading in _spectra(context, run, trained):
+            rows += own
+            directions |= leading
     except InputProblems as error:
         return rows, directions, str(error.problems[0])
     return rows, directions, "" if rows else f"{run.arm.method} changes no weight matrix;"
 
 
-def _deltas(
-    context: JobContext, run: PlannedRun, trained: Trained
-) -> Iterator[tuple[str, LowRank | DenseDelta, Tensor]]:
-    """(module, delta, W0), one at a time; none where a method changes no weight matrix."""
+Spectrum = tuple[list[dict[str, Any]], dict[str, Tensor]]
+"""Of one matrix the rows of the table and the leading left directions by module."""
+
+
+def _spectra(context: JobContext, run: PlannedRun, trained: Trained) -> Iterator[Spectrum]:
+    """Of every matrix in turn. The processes of a gang gather each together, and one of them decomposes it."""
+    team, deltas = context.team, _deltas(context, run, trained)
+    while True:
+        mine: Matrix | None = None
+        count = 0
+        for _, matrix in zip(range(team.size), deltas, strict=False):
+            mine = matrix if count == team.rank else mine
+            count += 1
+        own = None if mine is None else _spectrum(context, run, *mine)
+        yield from (one for one in team.all_of(own) if one is not None)
+        if count < team.size:
+            return
+
+
+def _spectrum(
+    context: JobContext, run: PlannedRun, module: str, delta: LowRank | DenseDelta, weight: Tensor
+) -> Spectrum:
+    facts, widest = context.facts(run.model), _WIDEST[context.plan.resolved.device]
+    rows = list(
+        module_rows(
+            {module: delta}, {module: weight}, SvdCache(), model_sha256=f"{facts.content_sha256} {weight.dtype}",
+            seed=_CONTROL_SEED, widest=widest,
+        )
+    )  # fmt: skip
+    leads = rows[-1]["frobenius_norm"] > 0
+    return rows, {module: _leading(delta).contiguous().cpu()} if leads else {}
+
+
+Matrix = tuple[str, LowRank | DenseDelta, Tensor]
+"""(module, delta, W0)."""
+
+
+def _deltas(context: JobContext, run: PlannedRun, trained: Trained) -> Iterator[Matrix]:
+    """One at a time, whole; none where a method changes no weight matrix."""
     modules = context.facts(run.model).linear_shapes
     if not run.arm.has_delta:
         return
@@ -135,11 +168,13 @@ def _deltas(
         adapter = read_adapter(trained.weights)
         before: Mapping[str, Tensor] = matrices(trained.model.model, adapter.deltas)
         for module, delta in adapter.deltas.items():
-            yield module, delta.to(before[module].device), before[module]
+            weight = whole_tensor(before[module])
+            yield module, delta.to(weight.device), weight
         return
     before, after = matrices(context.base(run.model).model, modules), matrices(trained.model.model, modules)
     for module in modules:
-        yield module, changes({module: before[module]}, {module: after[module]})[module], before[module]
+        weight = whole_tensor(before[module])
+        yield module, changes({module: weight}, {module: whole_tensor(after[module])})[module], weight
 
 
 def _leading(delta: LowRank | DenseDelta) -> Tensor:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
-from rankscope.jobs.candidate_training import train_in_gang
+from rankscope.jobs.candidate_training import Stopped, train_in_gang
 from rankscope.jobs.dial_scoring import (
     AtDial,
     dialled_members,
@@ -21,12 +21,13 @@ from rankscope.jobs.dial_scoring import (
     only_as_trained,
     validation_loss_at,
 )
+from rankscope.jobs.gang_work import score_in_gang
 from rankscope.jobs.job_context import JobContext
 from rankscope.jobs.selection import selected
 from rankscope.model.forward import NotFinite
-from rankscope.model.methods.attach import NewAdapter, attach
+from rankscope.model.methods.attach import NewAdapter, Pack, attach
 from rankscope.model.weights.dialled import Interpolation
-from rankscope.records import DialLoss, PlannedSearch, Prediction, Suite
+from rankscope.records import DialLoss, GangCandidate, PlannedSearch, Prediction, Suite
 from rankscope.study.study import Arm
 from rankscope.train.fit import fit
 
@@ -44,20 +45,57 @@ class ScoredCandidate:
     moved: pd.DataFrame
     losses: list[DialLoss]
 
+    def write(self, folder: Path) -> None:
+        """Both tables, for the process that asked a gang for them."""
+        self.selection.to_parquet(folder / "selection.parquet")
+        self.moved.to_parquet(folder / "moved.parquet")
+
+    @staticmethod
+    def read(folder: Path, arm: str, rate: float, losses: list[DialLoss]) -> ScoredCandidate:
+        """What `write` left there."""
+        tables = [pd.read_parquet(folder / f"{name}.parquet") for name in ("selection", "moved")]
+        return ScoredCandidate(arm, rate, tables[0], tables[1], losses)
+
 
 def score_candidate(
     context: JobContext, search: PlannedSearch, arm: Arm, rate: float, checkpoint: StoredCheckpoints
 ) -> ScoredCandidate:
     """What a rate scores where its checkpoint stands, at the end of its training."""
+    if search.scoring.alone:
+        with candidate_at_dials(context, search, arm, rate, checkpoint) as sides:
+            return _scored(context, search, arm, rate, sides)
+    with TemporaryDirectory() as temporary:
+        weights, tables = Path(temporary) / "weights", Path(temporary) / "tables"
+        weights.mkdir()
+        tables.mkdir()
+        _save(context, search, arm, rate, checkpoint, weights)
+        candidate = GangCandidate(arm=arm, learning_rate=rate, checkpoint="")
+        outcome = score_in_gang(
+            context, search, work="candidate", search_id=search.search_id, candidates=[candidate],
+            weights=str(weights), save_to=str(tables),
+        )  # fmt: skip
+        if context.stop_requested():
+            raise Stopped
+        return ScoredCandidate.read(tables, arm.label, rate, outcome.dial_losses)
+
+
+def score_weights(context: JobContext, search: PlannedSearch, arm: Arm, rate: float, weights: Path) -> ScoredCandidate:
+    """What the candidate scores whose weights lie in this folder; of a gang all processes call this."""
+    with _saved_at_dials(context, search, arm, weights) as sides:
+        return _scored(context, search, arm, rate, sides)
+
+
+def _scored(
+    context: JobContext, search: PlannedSearch, arm: Arm, rate: float, sides: Sequence[AtDial]
+) -> ScoredCandidate:
     suites = _suites_that_choose(context, search)
     tokens = context.micro_batch_tokens(search)
     frames, losses = [], []
-    with candidate_at_dials(context, search, arm, rate, checkpoint) as sides:
-        for side in sides:
-            loss = validation_loss_at(context, search.model, search.train_set, side, tokens)
-            losses.append(DialLoss(arm=arm.label, learning_rate=rate, dial=side.dial, validation_loss=loss))
-            frames.append(_selection(context, suites, side))
-        moved = moved_frame(context, search.model, search.train_set, sides)
+    for side in sides:
+        loss = validation_loss_at(context, search.model, search.train_set, side, tokens)
+        losses.append(DialLoss(arm=arm.label, learning_rate=rate, dial=side.dial, validation_loss=loss))
+        frames.append(_selection(context, suites, side))
+    moved = moved_frame(context, search.model, search.train_set, sides)
     return ScoredCandidate(arm.label, rate, pd.concat(frames, ignore_index=True), moved, losses)
 
 
@@ -113,20 +151,16 @@ def candidate_at_dials(
     """The candidate at each dial, from its checkpoint: nothing more is trained."""
     dials = context.dials_of(search, arm)
     if search.in_gang:
-        with TemporaryDirectory() as temporary, _from_gang(context, search, arm, rate, Path(temporary)) as sides:
-            yield sides
+        with TemporaryDirectory() as temporary:
+            _save(context, search, arm, rate, checkpoint, Path(temporary))
+            with _saved_at_dials(context, search, arm, Path(temporary)) as sides:
+                yield sides
         return
     base = context.base(search.model, own=arm.traits.whole, arm=arm)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with attach(base, NewAdapter(arm, search.seed)) as pack:
-            fit(
-                pack,
-                context.objective.training_rows(context.training(search.model, search.train_set)),
-                [context.search_settings(search, arm, rate)],
-                checkpoints=checkpoint,
-                until_step=search.step_count,  # where the checkpoint is
-            )
+            _restore(context, search, arm, rate, pack, checkpoint)
             if arm.traits.dial_by == "weights":
                 plain = context.base(search.model)
                 between = Interpolation(base.model, plain.model)
@@ -140,12 +174,32 @@ def candidate_at_dials(
             yield sides
 
 
+def _restore(
+    context: JobContext, search: PlannedSearch, arm: Arm, rate: float, pack: Pack, checkpoint: StoredCheckpoints
+) -> None:
+    """Put the candidate's weights back from its state, which is that of its last step."""
+    rows = context.objective.training_rows(context.training(search.model, search.train_set))
+    settings = [context.search_settings(search, arm, rate)]
+    fit(pack, rows, settings, checkpoints=checkpoint, until_step=search.step_count)
+
+
+def _save(
+    context: JobContext, search: PlannedSearch, arm: Arm, rate: float, checkpoint: StoredCheckpoints, folder: Path
+) -> None:
+    """The candidate's weights into `folder`, by the gang that trained it where one did. Raises Stopped."""
+    if search.in_gang:
+        train_in_gang(context, search, [(arm, rate)], search.step_count, save_to=folder)
+        if context.stop_requested():
+            raise Stopped
+        return
+    with attach(context.base(search.model, own=arm.traits.whole, arm=arm), NewAdapter(arm, search.seed)) as pack:
+        _restore(context, search, arm, rate, pack, checkpoint)
+        pack.members[0].save(folder)
+
+
 @contextmanager
-def _from_gang(
-    context: JobContext, search: PlannedSearch, arm: Arm, rate: float, folder: Path
-) -> Iterator[list[AtDial]]:
-    """What a gang trained, whole on this device: it puts the weights of its state into `folder`."""
-    train_in_gang(context, search, [(arm, rate)], search.step_count, save_to=folder)
+def _saved_at_dials(context: JobContext, search: PlannedSearch, arm: Arm, folder: Path) -> Iterator[list[AtDial]]:
+    """The candidate at each dial, whole on this device or in parts on a gang's, from the weights in `folder`."""
     dials, base = context.dials_of(search, arm), context.base(search.model)
     if arm.traits.dial_by == "weights":
         trained = context.fine_tuned(search.model, folder, beside=True)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.jobs.gang import run_gang
+from rankscope.jobs.gang_work import hand_to_gang
 from rankscope.jobs.job_context import JobContext
 from rankscope.model.methods.attach import NewAdapter, attach
-from rankscope.records import GangCandidate, GangTask, PlannedRun, PlannedSearch
+from rankscope.records import GangCandidate, PlannedSearch
 from rankscope.study.study import Arm
 from rankscope.train.fit import fit
 from rankscope.train.training_state import Checkpoints, OneFileEach
 
 Candidate = tuple[Arm, float]
 """An arm and a rate."""
+
+
+class Stopped(Exception):
+    """A signal asked for a stop in the middle of a search; its files hold what was done."""
 
 
 def checkpoint_name(folder: StudyFolder, search_id: str, arm: Arm, rate: float) -> str:
@@ -75,40 +76,14 @@ def train_in_gang(
     save_to: Path | None = None,
 ) -> tuple[list[float | None], list[float]]:
     """As `train_arms`, by the processes of the search's gang."""
-    leave_devices(context)
-    task = gang_task(context, search).model_copy(
-        update={
-            "candidates": [
-                GangCandidate(
-                    arm=arm,
-                    learning_rate=rate,
-                    checkpoint=checkpoint_name(context.folder, search.search_id, arm, rate),
-                )
-                for arm, rate in candidates
-            ],
-            "search_id": search.search_id,
-            "until_step": until_step,
-            "save_to": None if save_to is None else str(save_to),
-        }
-    )
-    outcome = run_gang(task, context.place)
-    return outcome.losses, outcome.seconds
-
-
-def leave_devices(context: JobContext) -> None:
-    """Let go of the models that this process holds on a GPU: a gang's first process takes the same one."""
-    context.make_room()
-    if torch.cuda.is_available():
-        gc.collect()
-        torch.cuda.empty_cache()
-
-
-def gang_task(context: JobContext, of: PlannedRun | PlannedSearch) -> GangTask:
-    """What the processes of a run's or search's gang have to know in any case."""
-    resolved = context.plan.resolved
-    cores = resolved.thread_count * min(resolved.worker_count, of.gang)
-    return GangTask(
-        folder=context.folder.url, model=of.model, train_set=of.train_set, seed=of.seed, size=of.gang,
-        device=resolved.device, thread_count=max(1, cores // of.gang),
-        micro_batch_tokens=context.micro_batch_tokens(of), offload=of.offload,
+    named = [
+        GangCandidate(
+            arm=arm, learning_rate=rate, checkpoint=checkpoint_name(context.folder, search.search_id, arm, rate)
+        )
+        for arm, rate in candidates
+    ]
+    outcome = hand_to_gang(
+        context, search.training, context.micro_batch_tokens(search), work="search", search_id=search.search_id,
+        candidates=named, until_step=until_step, save_to=None if save_to is None else str(save_to),
     )  # fmt: skip
+    return outcome.losses, outcome.seconds

@@ -14,9 +14,11 @@ from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.judge_client import GradingStopped
 from rankscope.evaluate.score_suites import predictions_frame, score_suite
+from rankscope.jobs.gang_work import score_in_gang
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.attach import GivenFactors, attach
+from rankscope.model.sharding.shard import whole_tensor
 from rankscope.model.weights.adapter_file import Adapter, read_adapter
 from rankscope.model.weights.after_training import AfterTraining
 from rankscope.model.weights.large_svd import SvdCache
@@ -76,23 +78,36 @@ class Derive:
     run_id: str
     name: str
     seconds: float = 0.0
+    slots: int = 1
 
     def run(self, place: WorkPlace) -> None:
         """Make and score the derivation, as far as it is missing."""
         context = job_context(self.folder, place)
         run = context.runs[self.run_id]
-        (wanted,) = (d for d in derivations(context.study, context.plan, run) if d.name == self.name)
-        with suppress(GradingStopped), context.folder.lock(f"{self.run_id}-{self.name}"):
-            if not derivation_missing(context, run, wanted):
+        with context.folder.lock(f"{self.run_id}-{self.name}"):
+            if not derivation_missing(context, run, _wanted(context, run, self.name)):
                 return
-            weights = context.folder.weights(self.run_id, whole=False)
-            if weights is not None:
-                _derive(context, run, wanted, weights)
+            if run.scoring.alone:
+                derive(context, run, self.name)
+            else:
+                score_in_gang(context, run, work="derive", run_ids=[self.run_id], name=self.name)
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
         """The run itself is done: only the traceback is kept."""
         folder.write_error(f"{folder.run_folder(self.run_id)}/derived/{self.name}", details)
         return {f"{self.run_id} {self.name}": error}
+
+
+def derive(context: JobContext, run: PlannedRun, name: str) -> None:
+    """Make and score one derivation of a run whose adapter is there; of a gang all processes call this."""
+    weights = context.folder.weights(run.run_id, whole=False)
+    if weights is not None:
+        with suppress(GradingStopped):
+            _derive(context, run, _wanted(context, run, name), weights)
+
+
+def _wanted(context: JobContext, run: PlannedRun, name: str) -> Derivation:
+    return next(d for d in derivations(context.study, context.plan, run) if d.name == name)
 
 
 def derivations(study: Study, plan: Plan, run: PlannedRun) -> list[Derivation]:
@@ -196,7 +211,7 @@ def _interventions(context: JobContext, run: PlannedRun, adapter: Adapter) -> Fa
     sha = context.facts(run.model).content_sha256
     made: Factors = {}
     for module, delta in adapter.deltas.items():
-        weight = weights[module]
+        weight = whole_tensor(weights[module])
         content = f"{sha} {weight.dtype} {module}"
         if min(weight.shape) > WIDEST and not cache.holds(weight, content):
             return None

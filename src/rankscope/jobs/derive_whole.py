@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rankscope.evaluate.judge_client import GradingStopped
 from rankscope.jobs.derive_job import LAYER_DIALS, Derivation, derivation_missing, keep_derived, layers_derivation
 from rankscope.jobs.job_context import JobContext
+from rankscope.model.sharding.shard import own_part, set_whole, whole_tensor
 from rankscope.model.weights.after_training import AfterTraining
 from rankscope.records import PlannedRun
 
@@ -58,13 +59,17 @@ def weights_replaced(
     """Inside, the model has the weights that the remedy makes of it; gives the ranks that a cut left."""
     parameters = dict(model.named_parameters())
     after = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    made, ranks = remedy.weights(before, after, layer_count)
+    ranks: dict[str, int] = {}
     with torch.no_grad():
-        for name, value in made.items():
-            parameters[name].copy_(value)
+        for name, parameter in parameters.items():  # a sharded model's are gathered one at a time
+            made, cut = remedy.weights(
+                {name: whole_tensor(before[name].detach())}, {name: whole_tensor(after[name])}, layer_count
+            )
+            set_whole(parameter, made[name])
+            ranks |= cut
     try:
         yield ranks
     finally:
         with torch.no_grad():
             for name, value in after.items():
-                parameters[name].copy_(value)
+                own_part(parameters[name]).copy_(own_part(value))

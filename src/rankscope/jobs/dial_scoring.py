@@ -198,7 +198,7 @@ def validation_loss_at(context: JobContext, model: str, train_set: str, side: At
     """Nats per token on the validation rows; None where it is not finite."""
     rows = context.objective.validation_rows(context.training(model, train_set))
     with side.on():
-        loss = context.objective.validation_loss(side.forward(), rows, tokens)
+        loss = context.objective.validation_loss(side.forward(), rows, tokens, context.team)
     return loss if math.isfinite(loss) else None
 
 

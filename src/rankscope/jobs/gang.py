@@ -1,4 +1,4 @@
-"""Starts the processes of a gang, which train one run together, watches them, and starts them again.
+"""Starts the processes of a gang, which train or score one run together, watches them, and starts them again.
 
 A gang is N processes of this machine, one a device. Whoever of them ends badly ends the gang: the others wait for its
 part of every sum and would wait for ever. It is then started again from its last checkpoint; where a device ran out of
@@ -38,7 +38,7 @@ _STOP_SECONDS = 600.0
 
 
 class GangFailed(RuntimeError):
-    """A gang that could not do its task: what its first process to fail said."""
+    """A gang that could not do its task: what its first process to fail said, its traceback as a note."""
 
 
 def run_gang(task: GangTask, place: WorkPlace, command: Sequence[str] = MEMBER) -> GangOutcome:
@@ -56,14 +56,16 @@ def run_gang(task: GangTask, place: WorkPlace, command: Sequence[str] = MEMBER) 
             return outcomes[0]
         first = bad[0]
         if first.state == "failed":
-            raise GangFailed(f"{first.error}\n{first.details}".strip())
+            failure = GangFailed(first.error)
+            failure.add_note(first.details)
+            raise failure
         if place.stop_requested():
             return GangOutcome(rank=0, state="done")
         if first.state == "memory":
-            tokens = task.micro_batch_tokens // 2
-            if tokens < LEAST_TOKENS:
+            tokens, scoring = task.micro_batch_tokens // 2, task.evaluate_tokens // 2
+            if min(tokens, scoring) < LEAST_TOKENS:
                 raise GangFailed(f"out of memory with the smallest micro-batches, in a gang of {task.size}")
-            task = task.model_copy(update={"micro_batch_tokens": tokens})
+            task = task.model_copy(update={"micro_batch_tokens": tokens, "evaluate_tokens": scoring})
             continue
         died += 1
         if died > RESTARTS:

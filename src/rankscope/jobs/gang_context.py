@@ -1,4 +1,4 @@
-"""What a process of a gang works with: its team, the study, and base models that lie in parts on all devices."""
+"""What a process of a gang works with: its team, the study, and models that lie in parts on all devices."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from rankscope.edges.bystander import Bystander
 from rankscope.edges.study_folder import StudyFolder
+from rankscope.evaluate.judge_grading import Desk
 from rankscope.jobs.gang_checkpoints import GangCheckpoints
 from rankscope.jobs.job_context import JobContext
 from rankscope.model.load import LoadedModel, load_model, load_skeleton
@@ -37,11 +38,26 @@ class GangContext(JobContext):
         if task.rank:
             folder = StudyFolder(Bystander(folder.storage))
         super().__init__(folder, text, plan)
-        self.task, self.stop_requested = task, stop_requested
+        self.task, self._asked_to_stop = task, stop_requested
         self.process_team = ProcessTeam()
         self.team = self.process_team
+        # Steps of training agree by themselves; elsewhere all processes must see a stop at the same place.
+        self.stop_requested = stop_requested if task.work in ("train", "search") else self._all_stop
         self.mesh: DeviceMesh = init_device_mesh(task.device, (task.size,))
         self.checkpoint_group: dist.ProcessGroup = dist.new_group(backend="gloo")
+
+    def _all_stop(self) -> bool:
+        (stop,) = self.team.any(self._asked_to_stop())
+        return stop
+
+    def desk(self, *, twice: bool = False) -> Desk:
+        """That of the first process, which grades for all."""
+        return Desk(self.folder, self._asked_to_stop, twice)
+
+    @property
+    def evaluate_tokens(self) -> int:
+        """Those of the task: fewer where memory ran out before."""
+        return self.task.evaluate_tokens
 
     def micro_batch_tokens(self, run: PlannedRun | PlannedSearch) -> int:
         """Those of the task: fewer where memory ran out before."""
@@ -52,10 +68,7 @@ class GangContext(JobContext):
         return GangCheckpoints(self.folder.storage, name, self.process_team, self.mesh, self.checkpoint_group)
 
     def base(self, model: str, *, own: bool = False, arm: Arm | None = None) -> LoadedModel:
-        """A base in parts; with `own` one whose weights `arm` trains."""
-        spec, dtype = self.spec(model), dtype_of(self.spec(model), self.plan.resolved)
-        check_model_files([state for state in self.plan.model_files if state.name == model])
-        how = ShardedLoad(self.mesh, offload=self.task.offload)
+        """A base in parts; with `own` one whose weights `arm` trains, which nobody else gets."""
         if own and arm is not None:
             how = ShardedLoad(
                 self.mesh,
@@ -63,6 +76,20 @@ class GangContext(JobContext):
                 masters=OPTIMIZERS[self.study.optimizer.name].needs_masters,
                 offload=self.task.offload,
             )
+            return self._load_in_parts(model, None, how)
+        return super().base(model)
+
+    def make_room(self) -> None:
+        """The plan counts what a gang holds beside a base."""
+
+    def _load(self, model: str, weights: Path | None = None) -> LoadedModel:
+        return self._load_in_parts(model, weights, ShardedLoad(self.mesh, offload=self.task.offload))
+
+    def _load_in_parts(self, model: str, weights: Path | None, how: ShardedLoad) -> LoadedModel:
+        spec, dtype = self.spec(model), dtype_of(self.spec(model), self.plan.resolved)
+        check_model_files([state for state in self.plan.model_files if state.name == model])
         return load_sharded(
-            partial(load_model, spec, _NOWHERE, dtype, "cpu"), partial(load_skeleton, spec, _NOWHERE, dtype), how
+            partial(load_model, spec, _NOWHERE, dtype, "cpu", weights=weights),
+            partial(load_skeleton, spec, _NOWHERE, dtype, weights=weights),
+            how,
         )

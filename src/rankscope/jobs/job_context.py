@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
+from rankscope.analyse.kept_base import KeptBase
 from rankscope.data.token_files import TrainingSet, open_suite, open_training
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.machine import commit, machine_line, versions
@@ -18,6 +19,7 @@ from rankscope.jobs.attempts import Attempts
 from rankscope.model.load import LoadedModel, load_model
 from rankscope.model.model_checks import check_model_files
 from rankscope.model.sharding.team import SOLO, Team
+from rankscope.plan.checkpointing_choice import may_checkpoint
 from rankscope.plan.resolve import dtype_of, samples_id
 from rankscope.plan.run_time import SCORING_BATCH_TOKENS
 from rankscope.records import (
@@ -37,11 +39,18 @@ from rankscope.study.study import SUPERVISED, Arm, ModelSpec, Study
 from rankscope.train.fit import FitSettings
 from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.remedies import NONE, Remedies
-from rankscope.train.training_state import FitResult
 
-_STATUS_SECONDS = 1.0
-_NOWHERE = Path("/")
-"""What relative paths would start at: a study in its folder has none."""
+_NOWHERE = Path("/")  # what relative paths would start at: a study in its folder has none
+
+
+class CheckpointsBlocks(NamedTuple):
+    """Whether a run computes its activations twice by plan, and whether it may turn to that where memory runs out."""
+
+    planned: bool = False
+    allowed: bool = False
+
+
+KEEPS = CheckpointsBlocks()
 
 
 class JobContext:
@@ -51,19 +60,19 @@ class JobContext:
         self.folder = folder
         self.study: Study = study_of(text)
         self.plan = plan
-        self.stop_requested: Callable[[], bool] = lambda: False
         self.place = WorkPlace(lambda: False)
+        self.stop_requested: Callable[[], bool] = self.place.stop_requested
         self.team: Team = SOLO
         self._training: dict[tuple[str, str], TrainingSet] = {}
         self._suites: dict[tuple[str, str], Suite] = {}
         self._bases: dict[str, LoadedModel] = {}
         self._suite_plans: dict[tuple[str, str], SuitePlan] = {}
+        self._kept_bases: dict[str, KeptBase] = {}
         self._attempts = Attempts()
 
     def begin(self, place: WorkPlace) -> None:
-        """A job begins here: what it works on from now on is a new attempt."""
-        self.place, self.stop_requested = place, place.stop_requested
-        self._attempts = Attempts()
+        """A job begins here: what it works on is a new attempt."""
+        self.place, self.stop_requested, self._attempts = place, place.stop_requested, Attempts()
 
     @cached_property
     def runs(self) -> dict[str, PlannedRun]:
@@ -142,6 +151,13 @@ class JobContext:
             self._bases[model] = self._load(model)
         return self._bases[model]
 
+    def kept_base(self, model: str) -> KeptBase:
+        """What a base left of its probe items, for the runs of this process that are looked into."""
+        if model not in self._kept_bases:
+            self._kept_bases.clear()  # as for bases
+            self._kept_bases[model] = KeptBase()
+        return self._kept_bases[model]
+
     def fine_tuned(self, model: str, weights: Path, *, beside: bool = False) -> LoadedModel:
         """A fully fine-tuned copy of the base, from the folder of its weights; `beside`: the base stays loaded."""
         if not beside:
@@ -192,7 +208,12 @@ class JobContext:
         return samples_id(facts, self.facts(model), dtype_of(self.spec(model), self.plan.resolved))
 
     def fit_settings(
-        self, learning_rate: float, seed: int, micro_batch_tokens: int, remedies: Remedies = NONE
+        self,
+        learning_rate: float,
+        seed: int,
+        micro_batch_tokens: int,
+        remedies: Remedies = NONE,
+        checkpointing: CheckpointsBlocks = KEEPS,
     ) -> FitSettings:
         """The settings of one training run."""
         return FitSettings(
@@ -204,25 +225,36 @@ class JobContext:
             checkpoint_seconds=60.0 * self.study.checkpoint.minutes,
             objective=self.objective,
             remedies=remedies,
+            checkpointing=checkpointing.planned,
+            may_checkpoint=checkpointing.allowed,
         )
+
+    def checkpointing(self, model: str, train_set: str, arm: Arm) -> CheckpointsBlocks:
+        """Of an arm's training."""
+        own = (model, train_set, arm.label)
+        of_arm = [run for run in self.plan.runs if (run.model, run.train_set, run.arm.label) == own]
+        allowed = may_checkpoint(self.study.budget, self.facts(model), arm)
+        return CheckpointsBlocks(any(run.checkpointing for run in of_arm), allowed)
 
     def run_settings(self, run: PlannedRun, learning_rate: float) -> FitSettings:
         """Those of a planned run at this rate, its remedies among them."""
         remedies = self.remedies(run.model, run.train_set, run.arm)
-        return self.fit_settings(learning_rate, run.seed, self.micro_batch_tokens(run), remedies)
+        checkpointing = self.checkpointing(run.model, run.train_set, run.arm)
+        return self.fit_settings(learning_rate, run.seed, self.micro_batch_tokens(run), remedies, checkpointing)
 
     def search_settings(self, search: PlannedSearch, arm: Arm, learning_rate: float) -> FitSettings:
         """Those of an arm that a search tries at this rate."""
         remedies = self.remedies(search.model, search.train_set, arm)
-        return self.fit_settings(learning_rate, search.seed, self.micro_batch_tokens(search), remedies)
+        checkpointing = self.checkpointing(search.model, search.train_set, arm)
+        return self.fit_settings(learning_rate, search.seed, self.micro_batch_tokens(search), remedies, checkpointing)
 
     # ---- records ----
 
     def write_status(self, status: RunStatus) -> None:
         """Keep a run's status with the time of now. Raises Superseded where a later attempt has begun."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        attempt = self._attempts.number(self.folder, status.run_id)
-        self.folder.write_status(status.model_copy(update={"updated_at": now, "attempt": attempt}))
+        now, attempt = datetime.now(UTC), self._attempts.number(self.folder, status.run_id)
+        update = {"updated_at": now.isoformat(timespec="seconds"), "attempt": attempt}
+        self.folder.write_status(status.model_copy(update=update))
 
     def write_run(self, run_id: str, model: str, run: PlannedRun | None, learning_rate: float | None) -> None:
         """run.json: settings as resolved, and where the numbers come from."""
@@ -242,33 +274,13 @@ class JobContext:
                 provenance=Provenance(
                     commit=commit(),
                     versions=versions(),
-                    machine=machine_line(),
+                    machine=machine_line(self.plan.resolved.device),
                     model_sha256=self.facts(model).content_sha256,
                     train_sha256=train.content_sha256 if train is not None else None,
                     suites_sha256=self.suite_hashes(model),
                 ),
             )
         )
-
-
-class StatusWriter:
-    """Writes a run's progress into its status.json about once a second."""
-
-    def __init__(self, context: JobContext, status: RunStatus) -> None:
-        self._context, self._status, self._last = context, status, 0.0
-
-    def __call__(self, result: FitResult) -> None:
-        if time.monotonic() - self._last < _STATUS_SECONDS:
-            return
-        self._last = time.monotonic()
-        update: dict[str, object] = {
-            "steps_done": len(result.steps),
-            "train_seconds": result.train_seconds,
-            "peak_memory_bytes": result.peak_memory_bytes,
-        }
-        if result.steps:
-            update["final_train_loss"] = result.steps[-1].loss_nats_per_token
-        self._context.write_status(self._status.model_copy(update=update))
 
 
 _CONTEXTS: dict[tuple[str, str, str], JobContext] = {}

@@ -70,7 +70,8 @@ def _measure(context: JobContext, run: PlannedRun) -> MeasuredSpeed:
     data, objective = context.training(run.model, run.train_set), context.objective
     base = context.base(run.model, own=run.arm.traits.whole)
     rate = run.arm.learning_rate if isinstance(run.arm.learning_rate, float) else SOME_RATE
-    settings = context.fit_settings(rate, run.seed, context.micro_batch_tokens(run))
+    twice = context.checkpointing(run.model, run.train_set, run.arm)
+    settings = context.fit_settings(rate, run.seed, context.micro_batch_tokens(run), checkpointing=twice)
     with attach(base, NewAdapter(run.arm, run.seed)) as pack:
         per_token, result = time_steps(pack, objective.training_rows(data), settings)
         rows = objective.validation_rows(data)[:_ROWS]

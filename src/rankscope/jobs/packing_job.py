@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+import psutil
 import torch
 
 from rankscope.edges.executors import WorkPlace
-from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.jobs.job_context import JobContext, job_context
+from rankscope.jobs.job_context import CheckpointsBlocks, JobContext, job_context
 from rankscope.jobs.measure_job import SOME_RATE, time_steps
 from rankscope.model.methods.attach import NewAdapter, attach
-from rankscope.plan.resolve import available_bytes
-from rankscope.records import Packing, PlannedRun
+from rankscope.plan.resolve import USABLE_MEMORY
+from rankscope.records import Gang, Packing, PlannedRun, Resolved
 from rankscope.study.methods.remedy_settings import Replay
 
 MOST_TOGETHER = 16
@@ -50,7 +49,7 @@ def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str
     asked = {run.run_id for run in runs}
     begun = [tuple(pack.run_ids) for pack in folder.read_packs() if asked.issuperset(pack.run_ids)]
     taken = {run_id for pack in begun for run_id in pack}
-    open_packs: dict[tuple[str, str, int, int, bool, Replay | None], list[str]] = {}
+    open_packs: dict[tuple[str, str, int, Gang, Replay | None], list[str]] = {}
     found: list[list[str]] = [list(pack) for pack in begun]
     for run in runs:
         if run.run_id in taken:
@@ -60,7 +59,7 @@ def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str
         if packing is None or packing.arms_together == 1 or not packs:
             found.append([run.run_id])
             continue
-        key = (run.model, run.train_set, run.seed, run.gang, run.offload, run.arm.replay)
+        key = (run.model, run.train_set, run.seed, run.training, run.arm.replay)
         if key not in open_packs or len(open_packs[key]) == packing.arms_together:
             open_packs[key] = []
             found.append(open_packs[key])
@@ -141,7 +140,8 @@ def _try(context: JobContext, runs: Sequence[PlannedRun], count: int, tokens: in
     by_size = sorted(runs, key=lambda run: run.trainable_parameters)
     chosen = [by_size[(2 * i + 1) * len(runs) // (2 * count)] for i in range(count)]
     data = context.training(runs[0].model, runs[0].train_set)
-    settings = context.fit_settings(SOME_RATE, runs[0].seed, micro_batch_tokens=tokens)
+    twice = CheckpointsBlocks(any(run.checkpointing for run in chosen))
+    settings = context.fit_settings(SOME_RATE, runs[0].seed, micro_batch_tokens=tokens, checkpointing=twice)
     try:
         with attach(context.base(runs[0].model), *(NewAdapter(run.arm, runs[0].seed) for run in chosen)) as pack:
             per_token, _ = time_steps(pack, context.objective.training_rows(data), settings)
@@ -155,6 +155,11 @@ def _fits(context: JobContext, runs: Sequence[PlannedRun], count: int) -> bool:
     """Whether the memory of one worker holds so many arms: activations are those of one micro-batch all the same."""
     largest = max(runs, key=lambda run: run.memory_bytes)
     own = sum(largest.memory_parts_bytes[part] for part in ("masters", "moments", "gradients"))
-    machine = look_at_machine(Path.cwd(), measure=False)
-    room = available_bytes(machine, context.plan.resolved.device) // context.plan.resolved.worker_count
-    return largest.memory_bytes + (count - 1) * own <= room
+    return largest.memory_bytes + (count - 1) * own <= _room(context.plan.resolved)
+
+
+def _room(resolved: Resolved) -> int:
+    """Bytes that one worker may use: its whole GPU, or its part of this machine's memory."""
+    if resolved.device == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory * USABLE_MEMORY)
+    return int(psutil.virtual_memory().total * USABLE_MEMORY) // resolved.worker_count

@@ -26,6 +26,7 @@ from rankscope.jobs.selection_prompts import selection_prompts
 from rankscope.model.load import inspect_model, load_tokenizer, model_path
 from rankscope.model.model_checks import changed_model_files, model_states, tokenizer_sha256
 from rankscope.plan.make_plan import make_plan
+from rankscope.plan.worker_share import place_problems
 from rankscope.records import MachineFacts, MeasuredSpeed, ModelFacts, Plan, SourceState, SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import absolute, dump_study, study_of
@@ -92,6 +93,8 @@ class StudyPlanner:
         previous = out.read_plan() if out.read_marker() is not None else None
         facts = self._facts or (self._as_planned(previous, out) if previous is not None else None)
         if facts is None:
+            if wrong := place_problems(self.study.execution, machine.device, machine, "study"):
+                raise InputProblems(wrong)  # before rows are read, which may take long
             facts = self._look(machine)
         plan = make_plan(
             self.study, facts.models, facts.training, facts.suites, machine,

@@ -17,6 +17,7 @@ from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.sampling import Sample, sample
 from rankscope.evaluate.score_suites import eos_ids
+from rankscope.jobs.gang_work import hand_to_gang
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.plan.resolve import dtype_of
 from rankscope.records import Example, Plan, PlannedRun, ReplayFacts, SamplesRecord, TrainFacts
@@ -29,17 +30,21 @@ class WriteSamples:
     folder: str
     run_id: str
     seconds: float = 0.0
+    slots: int = 1
 
     def run(self, place: WorkPlace) -> None:
         """Draw the samples and keep them as a token file."""
         context = job_context(self.folder, place)
         run = context.runs[self.run_id]
-        facts = _facts(context.plan, run)
-        assert facts is not None
-        name = context.samples_id(run.model, facts)
+        gang, tokens = context.plan.base_gang(run.model), context.plan.resolved.micro_batch_tokens
+        name = _samples_name(context, run)
         with context.folder.wait_lock(f"replay-{name}", place.stop_requested) as mine:
-            if mine and not context.folder.has_samples(name):
-                _write(context, run, facts, name)
+            if not mine or context.folder.has_samples(name):
+                return
+            if gang.alone:
+                write_samples(context, run)
+            else:
+                hand_to_gang(context, gang, tokens, work="samples", run_ids=[run.run_id])
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
         """Keep the traceback; the runs that wait for the samples say themselves that they are not there."""
@@ -54,7 +59,7 @@ def samples_to_write(folder: StudyFolder, plan: Plan, runs: Sequence[PlannedRun]
         facts = _facts(plan, run)
         if facts is not None and facts.samples_sha256 is not None and not folder.is_trained(run.run_id):
             first.setdefault((run.model, facts.samples_sha256), run.run_id)
-    return [WriteSamples(folder.url, run_id) for run_id in first.values()]
+    return [WriteSamples(folder.url, run_id, slots=plan.base_gang(model).size) for (model, _), run_id in first.items()]
 
 
 def _facts(plan: Plan, run: PlannedRun) -> ReplayFacts | None:
@@ -62,9 +67,18 @@ def _facts(plan: Plan, run: PlannedRun) -> ReplayFacts | None:
     return train.replay_of(run.arm)
 
 
-def _write(context: JobContext, run: PlannedRun, facts: ReplayFacts, name: str) -> None:
+def _samples_name(context: JobContext, run: PlannedRun) -> str:
+    facts = _facts(context.plan, run)
+    assert facts is not None
+    return context.samples_id(run.model, facts)
+
+
+def write_samples(context: JobContext, run: PlannedRun) -> None:
+    """Draw the samples that a run replays and keep them as a token file; of a gang all processes call this."""
+    facts, name = _facts(context.plan, run), _samples_name(context, run)
     replay, base, start = run.arm.replay, context.base(run.model), time.perf_counter()
     assert replay is not None
+    assert facts is not None
     prompts = [row.prompt_ids for row in open_training(context.folder.tokens(facts.content_sha256)).train]
     found = sample(
         base.model,

@@ -22,7 +22,9 @@ from rankscope.jobs.dial_scoring import (
     factors_at_dials,
     score_at_dials,
 )  # fmt: skip
+from rankscope.jobs.gang_work import score_in_gang
 from rankscope.jobs.job_context import JobContext, job_context
+from rankscope.jobs.packing_job import groups_of
 from rankscope.jobs.run_training import rate_of, train_missing
 from rankscope.jobs.score_job import NOTHING, Known, came_through, label_runs, missing_suites, score_missing
 from rankscope.model.methods.attach import SavedAdapter, attach
@@ -42,6 +44,7 @@ class TrainRuns:
     run_ids: tuple[str, ...]
     seconds: float = 0.0
     slots: int = 1
+    host_bytes: int = 0
 
     def run(self, place: WorkPlace) -> None:
         context = job_context(self.folder, place)
@@ -55,15 +58,7 @@ class TrainRuns:
             try:
                 train_missing(context, runs)
             finally:  # what one arm of a pack could not do is no reason to leave the others unscored
-                known = {} if place.stop_requested() else _known_logprobs(context, runs)
-                at_dials = {} if place.stop_requested() else _known_at_dials(context, runs)
-                ungraded: list[NotGraded] = []
-                for run in runs:
-                    if not place.stop_requested():
-                        with noting(ungraded):
-                            _finish(context, run, known.get(run.run_id, NOTHING), at_dials.get(run.run_id, {}))
-                for error in ungraded[:1]:
-                    raise error
+                _finish_where_it_fits(context, runs)
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
         """Label the runs that did not come through; what failed, and why, by run id."""
@@ -71,6 +66,57 @@ class TrainRuns:
         runs = [run for run in plan.runs if run.run_id in self.run_ids] if plan is not None else []
         failed = [run.run_id for run in runs if not came_through(folder, plan, run)]
         return label_runs(folder, tuple(failed), error, details)
+
+
+def training_jobs(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[TrainRuns]:
+    """A job for each of these runs, or for each pack of them."""
+    known = {run.run_id: run for run in runs}
+    packs = [[known[run_id] for run_id in ids] for ids in groups_of(folder, runs)]
+    return [
+        TrainRuns(
+            folder.url, tuple(run.run_id for run in own), sum(run.seconds for run in own), slots=own[0].devices,
+            host_bytes=max(run.host_bytes for run in own),
+        )
+        for own in packs
+    ]  # fmt: skip
+
+
+def _finish_where_it_fits(context: JobContext, runs: Sequence[PlannedRun]) -> None:
+    """Score and look inside here, or in a gang where one device does not hold the largest of the runs."""
+    largest = max(runs, key=lambda run: (run.scoring.size, run.scoring.offload))
+    if largest.scoring.alone:
+        finish_runs(context, runs)
+    elif not context.stop_requested() and any(_left(context, run) for run in runs):
+        score_in_gang(context, largest, work="score", run_ids=[run.run_id for run in runs])
+
+
+def finish_runs(context: JobContext, runs: Sequence[PlannedRun]) -> None:
+    """Score the trained ones of these and look inside, as far as it is missing; of a gang all processes call this.
+
+    Raises NotGraded for the first that could not be graded, when the others are done.
+    """
+    known = {} if context.stop_requested() else _known_logprobs(context, runs)
+    at_dials = {} if context.stop_requested() else _known_at_dials(context, runs)
+    ungraded: list[NotGraded] = []
+    for run in runs:
+        if not context.stop_requested():
+            with noting(ungraded):
+                _finish(context, run, known.get(run.run_id, NOTHING), at_dials.get(run.run_id, {}))
+    for error in ungraded[:1]:
+        raise error
+
+
+def _left(context: JobContext, run: PlannedRun) -> bool:
+    """Whether anything is left to do of a trained run whose weights are there."""
+    status = context.folder.read_status(run.run_id)
+    if status is None or status.state == "diverged" or weights_of(context, run) is None:
+        return False
+    looked = not analysis_missing(context, run) and not whole_derivations(context, run)
+    return not (_scored(context, run, status) and looked and not anything_missing(context, run))
+
+
+def _scored(context: JobContext, run: PlannedRun, status: RunStatus) -> bool:
+    return status.state == "done" and not missing_suites(context, run.run_id, run.model)
 
 
 def _known_logprobs(context: JobContext, runs: Sequence[PlannedRun]) -> dict[str, Known]:
@@ -114,13 +160,10 @@ def _finish(context: JobContext, run: PlannedRun, known: Known, at_dials: KnownA
         return
     if context.folder.read_run(run.run_id) is None:
         context.write_run(run.run_id, run.model, run, rate_of(context, run))
-    scored = status.state == "done" and not missing_suites(context, run.run_id, run.model)
-    looked = not analysis_missing(context, run) and not whole_derivations(context, run)
-    if scored and looked and not anything_missing(context, run):
-        return
     weights = weights_of(context, run)
-    if weights is None:
+    if weights is None or not _left(context, run):
         return
+    scored = _scored(context, run, status)
     with _trained(context, run, weights) as trained:
         if not scored:
             status = score_missing(context, trained.model, run.model, status, known)

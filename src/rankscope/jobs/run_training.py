@@ -8,9 +8,9 @@ from typing import Any
 from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter
 from rankscope.evaluate.choice_scoring import choice_logprobs
-from rankscope.jobs.candidate_training import gang_task, leave_devices
-from rankscope.jobs.gang import run_gang
-from rankscope.jobs.job_context import JobContext, StatusWriter
+from rankscope.jobs.gang_work import hand_to_gang
+from rankscope.jobs.job_context import JobContext
+from rankscope.jobs.status_writer import StatusWriter
 from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.records import Example, Item, PlannedRun, RunStatus
 from rankscope.train.fit import fit
@@ -69,11 +69,10 @@ def _train(
     if not first.in_gang:
         train_runs(context, runs, given, checkpoints)
         return
-    leave_devices(context)
-    task = gang_task(context, first).model_copy(
-        update={"run_ids": [run.run_id for run in runs], "rates": given, "checkpoint": checkpoints.name}
-    )
-    run_gang(task, context.place)
+    hand_to_gang(
+        context, first.training, context.micro_batch_tokens(first), work="train", run_ids=[run.run_id for run in runs],
+        rates=given, checkpoint=checkpoints.name,
+    )  # fmt: skip
 
 
 def train_runs(
@@ -144,6 +143,7 @@ def _outcome(result: FitResult) -> dict[str, Any]:
         "train_seconds": result.train_seconds,
         "peak_memory_bytes": result.peak_memory_bytes,
         "micro_batch_tokens": result.micro_batch_tokens,
+        "checkpointing": result.checkpointing,
     }
 
 

@@ -19,6 +19,7 @@ from rankscope.evaluate.adapter_scoring import Logprobs
 from rankscope.evaluate.answer_grading import NotGraded
 from rankscope.evaluate.judge_client import GradingStopped
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
+from rankscope.jobs.gang_work import hand_to_gang
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.jobs.selection import with_roles
 from rankscope.model.forward import NotFinite
@@ -115,30 +116,53 @@ class ScoreBase:
     run_id: str
     model: str
     seconds: float = 0.0
+    slots: int = 1
 
     def run(self, place: WorkPlace) -> None:
         context = job_context(self.folder, place)
-        lock = context.folder.wait_lock(self.run_id, place.stop_requested)
-        with suppress(GradingStopped), lock as mine:
+        gang = context.plan.base_gang(self.model)
+        with context.folder.wait_lock(self.run_id, place.stop_requested) as mine:
             if not mine:
                 return
-            folder, missing = context.folder, missing_suites(context, self.run_id, self.model)
-            if missing or folder.read_run(self.run_id) is None:
-                context.write_run(self.run_id, self.model, None, None)
-            if missing or folder.read_items(self.run_id) is None:
-                _write_items(context, self.run_id, self.model)
-            if missing:
-                score_missing(
-                    context, context.base(self.model), self.model, RunStatus(run_id=self.run_id, state="running")
-                )
-            elif (status := folder.read_status(self.run_id)) is None or status.state != "done":
-                context.write_status(RunStatus(run_id=self.run_id, state="done"))
-            if not missing_suites(context, self.run_id, self.model):
-                _score_again(context, self.run_id, self.model)
+            if gang.alone:
+                score_base(context, self.run_id, self.model)
+            elif _base_missing(context, self.run_id, self.model):
+                tokens = context.plan.resolved.micro_batch_tokens
+                hand_to_gang(context, gang, tokens, work="base", run_ids=[self.run_id], model=self.model)
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
         """Label the base's run; what failed, and why, by run id."""
         return label_runs(folder, (self.run_id,), error, details)
+
+
+def score_base(context: JobContext, run_id: str, model: str) -> None:
+    """Score a base on what is missing, then once more in other batches; of a gang all processes call this."""
+    folder, missing = context.folder, missing_suites(context, run_id, model)
+    if missing or folder.read_run(run_id) is None:
+        context.write_run(run_id, model, None, None)
+    if missing or folder.read_items(run_id) is None:
+        _write_items(context, run_id, model)
+    with suppress(GradingStopped):
+        if missing:
+            score_missing(context, context.base(model), model, RunStatus(run_id=run_id, state="running"))
+        elif (status := folder.read_status(run_id)) is None or status.state != "done":
+            context.write_status(RunStatus(run_id=run_id, state="done"))
+        # Asked once: what the first process of a gang wrote just now another may not see yet.
+        if not context.team.told(lambda: missing_suites(context, run_id, model)):
+            _score_again(context, run_id, model)
+
+
+def _base_missing(context: JobContext, run_id: str, model: str) -> bool:
+    """Whether there is anything to do for `score_base`."""
+    folder, status = context.folder, context.folder.read_status(run_id)
+    whole = folder.read_run(run_id) is not None and folder.read_items(run_id) is not None
+    done = status is not None and status.state == "done" and not missing_suites(context, run_id, model)
+    return not whole or not done or folder.suites_scored_again(run_id) != _scored_twice(context, model)
+
+
+def _scored_twice(context: JobContext, model: str) -> dict[str, str]:
+    """The content hash of every suite that has scores."""
+    return {name: facts.content_sha256 for name, facts in context.suite_facts(model).items() if facts.form != "text"}
 
 
 def label_runs(folder: StudyFolder, run_ids: tuple[str, ...], error: str, details: str) -> dict[str, str]:
@@ -162,7 +186,7 @@ def _write_items(context: JobContext, run_id: str, model: str) -> None:
 
 def _score_again(context: JobContext, run_id: str, model: str) -> None:
     """The suites that have scores once more, in batches of other sizes, as far as that is missing."""
-    wanted = {name: facts.content_sha256 for name, facts in context.suite_facts(model).items() if facts.form != "text"}
+    wanted = _scored_twice(context, model)
     if context.folder.suites_scored_again(run_id) == wanted or context.stop_requested():
         return
     status = context.folder.read_status(run_id) or RunStatus(run_id=run_id, state="done")

@@ -15,17 +15,13 @@ from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.candidate_scoring import ScoredCandidate, score_candidate, write_scored
-from rankscope.jobs.candidate_training import train_arms, train_in_gang
+from rankscope.jobs.candidate_training import Stopped, train_arms, train_in_gang
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.plan.rate_search import NEAR, around, predicted_rate, search_rates, start_rates
 from rankscope.plan.resolve import next_rate
 from rankscope.records import Plan, PlannedRun, PlannedSearch, ProbedRate, SearchRecord
 from rankscope.study.study import Arm
 from rankscope.train.training_state import steps_kept
-
-
-class Stopped(Exception):
-    """A signal asked for a stop in the middle of a search; its files hold what was done."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,7 @@ class SearchRate:
     seconds: float = 0.0
     further: bool = False
     slots: int = 1
+    host_bytes: int = 0
 
     def run(self, place: WorkPlace) -> None:
         context = job_context(self.folder, place)
@@ -75,10 +72,19 @@ def search_waves(folder: StudyFolder, plan: Plan, runs: Sequence[PlannedRun]) ->
         if (search.model, search.train_set) in pairs and folder.read_search(search.search_id) is None
     ]
     waves = sorted({search.wave for search in missing})
-    return [
-        [SearchRate(folder.url, s.search_id, s.seconds, slots=s.gang) for s in missing if s.wave == wave]
-        for wave in waves
-    ]
+    return [[_job(folder, search) for search in missing if search.wave == wave] for wave in waves]
+
+
+def further_jobs(folder: StudyFolder, plan: Plan, search_ids: Sequence[str]) -> list[SearchRate]:
+    """Of each of these searches, which are done, the job that trains one more rate."""
+    return [_job(folder, search, further=True) for search in plan.searches if search.search_id in search_ids]
+
+
+def _job(folder: StudyFolder, search: PlannedSearch, *, further: bool = False) -> SearchRate:
+    seconds = search.seconds / search.runs if further and search.runs else search.seconds  # one run of each arm
+    return SearchRate(
+        folder.url, search.search_id, seconds, further=further, slots=search.devices, host_bytes=search.host_bytes
+    )
 
 
 def first_rates(context: JobContext, search: PlannedSearch) -> list[float]:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from rankscope.model.attention.registration import FastPathCheck, why_different
 from rankscope.model.decoder_parts import blocks, feed_forward_name, text_config
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
-from rankscope.model.sharding.shard import gathered, is_sharded
+from rankscope.model.sharding.shard import compute_device, gathered, is_sharded
 
 PROBE_TOKENS = 8
 CHUNK_ELEMENTS = {"cpu": 1 << 20}
@@ -109,7 +109,7 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
 def probe_ids(model: PreTrainedModel, count: int) -> Tensor:
     """`count` token ids (count,), always the same for a vocabulary, spread over it."""
     size = text_config(model).vocab_size
-    return (torch.arange(count, device=model.device) * 7919 + 17) % size
+    return (torch.arange(count, device=compute_device(model)) * 7919 + 17) % size
 
 
 @contextmanager
@@ -169,7 +169,7 @@ class Forward:
 def chunk_rows(model: PreTrainedModel) -> int:
     """Rows of logits to hold at once; of a large vocabulary enough that the head's weight is not read for each few."""
     vocabulary = text_config(model).vocab_size
-    return max(LEAST_CHUNK_ROWS, CHUNK_ELEMENTS.get(model.device.type, _CHUNK_ELEMENTS_ELSE) // vocabulary)
+    return max(LEAST_CHUNK_ROWS, CHUNK_ELEMENTS.get(compute_device(model).type, _CHUNK_ELEMENTS_ELSE) // vocabulary)
 
 
 # ---- what may this model do? -----------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def compare_head(model: PreTrainedModel) -> str:
 def _compare_skipping(model: PreTrainedModel) -> str:
     """Why logits at some positions change when the last feed-forward sees those positions only, or nothing."""
     tokens = probe_ids(model, PROBE_TOKENS)[None]
-    positions = torch.arange(1, PROBE_TOKENS, 3, device=model.device)
+    positions = torch.arange(1, PROBE_TOKENS, 3, device=compute_device(model))
     with evaluating(model):
         whole = torch.cat(list(Forward(model, direct=True, skips=False).logits_at(tokens, positions)))
         found = torch.cat(list(Forward(model, direct=True, skips=True).logits_at(tokens, positions)))

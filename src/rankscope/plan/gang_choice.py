@@ -10,17 +10,19 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from rankscope.plan.run_cost import BYTES, RUNTIME_BYTES, moment_bytes, weight_bytes
+from rankscope.plan.run_cost import BYTES, RUNTIME_BYTES, activation_bytes, moment_bytes, weight_bytes
+from rankscope.plan.run_time import SCORING_BATCH_TOKENS
 from rankscope.records import Gang, MachineFacts, ModelFacts
 from rankscope.study.study import Arm, Execution, OptimizerName
 
 ALONE = Gang()
+PARTS = ("weights", "masters", "moments", "gradients", "reference")
 
 GANG_EFFICIENCY = 0.85
 """Share of N devices' speed that a gang of N reaches, weights gathered and gradients reduced on the way: assumed."""
 
-MOST_PROCESSES = 1024
-"""On a CPU, where processes may share a core: what `shards` may be."""
+LEAST_PROCESSES = 8
+"""On a CPU, where processes may share a core, a gang may be as large as this in any case, for trying out."""
 
 OFFLOAD_SLOWDOWN = 2.5
 """How much longer training takes with weights, gradients and moments in the host's memory: between 2 and 3."""
@@ -40,8 +42,12 @@ class Room:
         """A machine's, of whose memory a share is `usable`, for work on its CPU or its GPUs."""
         cpu = device_type == "cpu"
         device = machine.memory_bytes if cpu else machine.device_memory_bytes
-        devices = MOST_PROCESSES if cpu else machine.device_count
-        return Room(int(device * usable), int(machine.memory_bytes * usable), devices, cpu)
+        return Room(int(device * usable), int(machine.memory_bytes * usable), most_shards(machine, device_type), cpu)
+
+
+def most_shards(machine: MachineFacts, device_type: Literal["cpu", "cuda"]) -> int:
+    """The largest gang that a machine may have."""
+    return machine.device_count if device_type == "cuda" else max(LEAST_PROCESSES, machine.core_count)
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class GangNeed:
     gang: Gang
     parts: dict[str, int]
     host_bytes: int = 0
+    checkpointing: bool = False
+    """Whether activations are computed again in the backward pass."""
 
     @property
     def device_bytes(self) -> int:
@@ -73,8 +81,6 @@ def can_shard(arm: Arm, facts: ModelFacts, optimizer: OptimizerName) -> str | No
         return f"a base in {facts.quantization} is not shared out"
     if not arm.traits.whole and not arm.traits.can_pack(arm):
         return f"{arm.method} is not shared out: full methods and LoRA without dropout are"
-    if arm.retain is not None:
-        return "what an arm is kept near would have to be shared out too"
     if arm.traits.whole and optimizer == "adamw_8bit":
         return "bitsandbytes' optimizer does not take weights that are shared out"
     return None
@@ -117,13 +123,11 @@ def need_in_gang(arm: Arm, facts: ModelFacts, alone: dict[str, int], gang: Gang,
     """
     dtype = "bfloat16" if alone["masters"] else _dtype_of(alone, facts)
     size, trained = BYTES[dtype], arm.trainable_parameters(facts)
-    words = facts.vocab_size * facts.hidden_size
-    vocabulary = facts.vocabulary_parameters or words * (1 if facts.tied_embeddings else 2)
-    blocks = sum(facts.block_parameters) or facts.parameter_count - vocabulary
-    block = max(facts.block_parameters, default=math.ceil(blocks / max(1, facts.layer_count)))
-    root = facts.parameter_count - blocks
+    words, (root, block) = facts.vocab_size * facts.hidden_size, _groups(facts)
     parts = {key: alone[key] for key in ("activations", "logits")} | {"runtime": alone["runtime"]}
     gathered = size * (root + 2 * block)
+    if arm.traits.whole and arm.retain is not None and arm.retain.kl is not None:
+        gathered += size * (root + 2 * block)  # of the base that it is kept near
     if arm.traits.whole:
         masters = optimizer != "adamw_bf16"
         held = 4 if masters else size
@@ -132,6 +136,7 @@ def need_in_gang(arm: Arm, facts: ModelFacts, alone: dict[str, int], gang: Gang,
             "masters": held * trained,
             "moments": moment_bytes(trained, optimizer),
             "gradients": held * trained,
+            "reference": alone.get("reference", 0),
         }
         own = dict.fromkeys(shared, 0)
         gathered += (size + 4) * block + (4 * words if trained == facts.parameter_count else 0)
@@ -143,19 +148,80 @@ def need_in_gang(arm: Arm, facts: ModelFacts, alone: dict[str, int], gang: Gang,
     if gang.offload:
         host = sum(shared.values()) + RUNTIME_BYTES["cpu"]
         return GangNeed(gang, {**own, "gathered": gathered, **parts}, host)
-    held_here = {key: split.get(key, 0) + own.get(key, 0) for key in ("weights", "masters", "moments", "gradients")}
+    held_here = {key: split.get(key, 0) + own.get(key, 0) for key in PARTS}
+    if not held_here["reference"]:
+        del held_here["reference"]
     return GangNeed(gang, {**held_here, "gathered": gathered, **parts})
 
 
-def scoring_bytes(arm: Arm, facts: ModelFacts, dtype: str, *, dials: bool) -> int:
-    """What scoring a trained run takes on its one device, but for activations: the model, and the adapter beside it.
+def _groups(facts: ModelFacts) -> tuple[int, int]:
+    """Parameters that are gathered together: outside the blocks, and of the largest block."""
+    words = facts.vocab_size * facts.hidden_size
+    vocabulary = facts.vocabulary_parameters or words * (1 if facts.tied_embeddings else 2)
+    blocks = sum(facts.block_parameters) or facts.parameter_count - vocabulary
+    block = max(facts.block_parameters, default=math.ceil(blocks / max(1, facts.layer_count)))
+    return facts.parameter_count - blocks, block
 
-    A whole model that is scored at other dials stands there three times: as it was trained, as it is now, and the base.
+
+# ---- scoring ---------------------------------------------------------------------------------------------------------
+
+
+def choose_scoring(
+    arm: Arm | None, facts: ModelFacts, dtype: str, room: Room, execution: Execution, copies: int = 1
+) -> GangNeed:
+    """Where a run is scored and looked into, or the base (None), as `choose_gang` chooses where it is trained.
+
+    `copies` as of `scoring_need`. What cannot be shared out is scored alone.
     """
-    model = weight_bytes(facts, dtype)
-    if arm.traits.whole:
-        return model * (3 if dials else 1) + RUNTIME_BYTES["cuda"]
-    return model + BYTES[dtype] * arm.stored_parameters(facts) + RUNTIME_BYTES["cuda"]
+
+    def need(gang: Gang) -> GangNeed:
+        return scoring_need(arm, facts, dtype, gang, copies)
+
+    solo = need(ALONE)
+    if facts.quantization is not None or (arm is not None and not arm.traits.whole and not arm.traits.can_pack(arm)):
+        return solo
+    if execution.scoring_shards != "auto":
+        return need(Gang(size=execution.scoring_shards))
+    if room.shared or solo.fits(room):
+        return solo
+    sizes = [Gang(size=2**power) for power in range(1, room.devices.bit_length())]
+    last = [] if execution.offload == "never" else [Gang(offload=True)]
+    return next((found for gang in [*sizes, *last] if (found := need(gang)).fits(room)), solo)
+
+
+def scoring_need(arm: Arm | None, facts: ModelFacts, dtype: str, gang: Gang, copies: int = 1) -> GangNeed:
+    """What scoring takes in a gang, of which each device has the adapter whole.
+
+    `copies` of the model stand there at once: of a whole model at other dials three, as it was trained, as it is now,
+    and the base; where it is looked into beside the base two. `activations` are those of one block.
+    """
+    size, model = BYTES[dtype], copies * weight_bytes(facts, dtype)
+    adapter = 0 if arm is None or arm.traits.whole else size * arm.stored_parameters(facts)
+    tokens, layers = SCORING_BATCH_TOKENS["cuda"], max(1, facts.layer_count)
+    parts = {
+        "weights": model + adapter,
+        "activations": activation_bytes(facts, dtype, tokens, checkpointing=False) // layers,
+        "runtime": RUNTIME_BYTES["cuda"],
+    }
+    if gang.alone:
+        return GangNeed(gang, parts)
+    root, block = _groups(facts)
+    parts["gathered"] = size * (root + 2 * block)
+    if gang.offload:
+        return GangNeed(gang, {**parts, "weights": adapter}, model + RUNTIME_BYTES["cpu"])
+    return GangNeed(gang, {**parts, "weights": math.ceil(model / gang.size) + adapter})
+
+
+def host_bytes(
+    need: GangNeed, scored: GangNeed, facts: ModelFacts, dtype: str, device_type: Literal["cpu", "cuda"]
+) -> int:
+    """What a run takes of the host's memory, beside others. On a CPU all of it, for each of its processes; on CUDA, as
+    it is trained or scored, its processes and the base once, which is read into it, or what `offload` keeps there."""
+    if device_type == "cpu":
+        return need.gang.size * need.device_bytes + need.host_bytes
+    processes = max(need.gang.size, scored.gang.size)
+    read = (processes + (processes > 1)) * RUNTIME_BYTES["cpu"] + weight_bytes(facts, dtype)
+    return max(need.host_bytes, scored.host_bytes, read)
 
 
 def _dtype_of(alone: dict[str, int], facts: ModelFacts) -> str:

@@ -5,22 +5,21 @@ Pure arithmetic on facts of models, data and machine: no weights, rows or files 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from rankscope.plan.gang_choice import ALONE, GangNeed, Room, gang_seconds, scoring_bytes
-from rankscope.plan.plan_checks import check_arms, check_support, study_warnings
+from rankscope.plan.derived_time import derivations, seconds_within_runs
+from rankscope.plan.gang_choice import GangNeed, Room, can_shard, gang_seconds, host_bytes
+from rankscope.plan.placement import Claim
+from rankscope.plan.plan_checks import check_arms, check_runs, check_support, study_warnings
 from rankscope.plan.resolve import (
     USABLE_MEMORY,
-    Dtype,
     available_bytes,
     dtype_of,
     resolve,
     run_id,
-    run_need,
     search_arms,
 )
 from rankscope.plan.run_cost import (
@@ -28,11 +27,13 @@ from rankscope.plan.run_cost import (
     evaluate_flops,
     replayed_rows,
     step_count,
-    train_flops,
 )
+from rankscope.plan.run_need import Dtype, run_need, run_scoring
 from rankscope.plan.run_time import Clock, plan_totals
+from rankscope.plan.schedule import Work, schedule
 from rankscope.plan.search_plan import planned_searches, searched_together
-from rankscope.plan.selection_split import planned_choice, split_problems, split_warnings
+from rankscope.plan.selection_split import planned_choice, split_warnings
+from rankscope.plan.worker_share import narrowed
 from rankscope.records import (
     Gang,
     MachineFacts,
@@ -51,11 +52,6 @@ from rankscope.study.study import Arm, Study
 
 NOMINAL_FLOPS_PER_SECOND = {"cpu": 3e10, "cuda": 1e14}
 """Stands in where the speed was not measured (on CPU of one thread); the plan then says so."""
-
-
-_OTHER_DERIVATIONS, _WHOLE_DERIVATIONS = 5, 3
-"""Of an adapter besides its lower ranks: by energy, its intruders scaled, with a control, and two dials by layer. Of
-each whole model's first seed: its spectrum cut, and the two."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,16 @@ class _Setting:
         speed = self.machine.speed_in(self.dtype) or NOMINAL_FLOPS_PER_SECOND[self.resolved.device]
         threads = self.resolved.thread_count if self.resolved.device == "cpu" else 1
         budget, device = self.study.budget, self.resolved.device
-        return Clock(self.facts, self.train, self.suites, budget, speed * threads, device, self.measured, threads)
+        clock = Clock(self.facts, self.train, self.suites, budget, speed * threads, device, self.measured, threads)
+        return clock.with_checkpointing([arm.label for arm, need in self.needs if need.checkpointing])
+
+    @cached_property
+    def needs(self) -> list[tuple[Arm, GangNeed]]:
+        """Where each arm's runs go, and what they need there."""
+        return [
+            (arm, run_need(self.study, arm, self.facts, self.train, self.dtype, self.resolved, self.room))
+            for arm in self.study.expand_arms()
+        ]
 
     @cached_property
     def room(self) -> Room:
@@ -115,38 +120,42 @@ def make_plan(
     that this machine or a model cannot do, where two runs would be the same, and where too few items would judge.
     """
     warnings = _check_models(study, models, previous.device if previous is not None else machine.device, machine, file)
+    machine = narrowed(machine, study.execution)
     resolved = resolve(study, study.expand_arms(), models, train_sets, machine, previous, file)
     specs = {spec.name: spec for spec in study.models}
-    searches: list[PlannedSearch] = []
-    runs: list[PlannedRun] = []
+    together = study.execution.arms_together
+    work = Work(study.looks, 1 if together == "auto" else together)
     choices: list[PlannedChoice] = []
-    base_seconds, derived_seconds = 0.0, 0.0
     for facts in models:
         for train in train_sets[facts.name]:
             dtype = dtype_of(specs[facts.name], resolved)
             setting = _Setting(study, facts, train, suites[facts.name], machine, resolved, dtype, measured)
-            found_searches, found_runs = _setting_runs(setting)
             choices.append(setting.choice)
-            searches += found_searches
-            runs += found_runs
-            derived_seconds += _derived_seconds(setting, found_runs)
-        samples = {r.samples_sha256: r for t in train_sets[facts.name] for r in t.replays if r.samples_sha256}
-        base_seconds += setting.clock.scoring(None) + sum(map(setting.clock.sampling, samples.values()))
-    _check_runs(runs, choices, file)
+            _add(setting, work)
+        replays = {r.samples_sha256: r for t in train_sets[facts.name] for r in t.replays if r.samples_sha256}
+        gang = resolved.scoring_gangs.get(facts.name, Gang())
+        work.bases[facts.name] = Claim(gang.size, seconds=gang_seconds(setting.clock.scoring(None), gang))
+        for sha256, replayed in replays.items():
+            seconds = gang_seconds(setting.clock.sampling(replayed), gang)
+            work.samples[f"{facts.name} {sha256}"] = Claim(gang.size, seconds=seconds)
+    check_runs(work.runs, choices, file)
     plan = Plan(
         study=study.name,
         resolved=resolved,
         models=list(models),
         train_sets=[t.model_copy(update={"model": f.name}) for f in models for t in train_sets[f.name]],
         suites=[s.model_copy(update={"model": f.name}) for f in models for s in suites[f.name]],
-        searches=searches,
-        runs=runs,
-        base_seconds=base_seconds,
-        derived_seconds=derived_seconds,
+        searches=work.searches,
+        runs=work.runs,
+        base_seconds=sum(one.seconds for one in (*work.bases.values(), *work.samples.values())),
+        derived_seconds=sum(one.seconds for one in work.derived.values()) + sum(work.own_derivations.values()),
         choices=choices,
         measured=list(measured),
         looks=list(study.looks),
     )
+    places, host = resolved.gpus or list(range(resolved.worker_count)), int(machine.memory_bytes * USABLE_MEMORY)
+    found = schedule(work.stages(plan.base_ids), resolved.device, places, host)
+    plan = plan.model_copy(update={"schedule": found})
     said = [*warnings, *study_warnings(study, plan, machine, plan_totals(plan)), *split_warnings(choices)]
     return plan.model_copy(update={"warnings": said})
 
@@ -165,6 +174,17 @@ def _check_models(
     if problems:
         raise InputProblems(problems)
     return warnings
+
+
+def _add(setting: _Setting, work: Work) -> None:
+    """Add what is done for one training set on one base."""
+    searches, runs = _setting_runs(setting)
+    work.searches += searches
+    work.runs += runs
+    analysis, name = setting.study.analysis, f"{setting.facts.name} {setting.train.name}"
+    derived = derivations(analysis, setting.clock, runs)
+    work.derived |= {f"{name} {i}": one for i, one in enumerate(derived, start=1)}
+    work.own_derivations |= seconds_within_runs(analysis, setting.clock, runs)
 
 
 def _setting_runs(setting: _Setting) -> tuple[list[PlannedSearch], list[PlannedRun]]:
@@ -190,26 +210,32 @@ def _with_gang(setting: _Setting, search: PlannedSearch, runs: Sequence[PlannedR
     own = [run for run in runs if run.arm in search.arms]
     gang = Gang(size=max(run.gang for run in own), offload=any(run.offload for run in own))
     training = sum(setting.clock.training(arm, search.runs) for arm in search.arms)
-    seconds = search.seconds - training + gang_seconds(training, gang)
-    return search.model_copy(update={"gang": gang.size, "offload": gang.offload, "seconds": seconds})
+    scoring = max((run.scoring for run in own), key=lambda gang: (gang.size, gang.offload))
+    rest = max(0.0, search.seconds - training)
+    seconds = gang_seconds(rest, scoring) + gang_seconds(training, gang)
+    update = {"gang": gang.size, "offload": gang.offload, "scoring": scoring, "seconds": seconds}
+    update["host_bytes"] = max(run.host_bytes for run in own)
+    return search.model_copy(update=update)
 
 
 def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> PlannedRun:
-    study, facts, train, resolved = setting.study, setting.facts, setting.train, setting.resolved
+    study, facts, train = setting.study, setting.facts, setting.train
     searching = search_arms(arm, entry)
-    need = run_need(study, arm, facts, train, setting.dtype, resolved, setting.room)
+    need = next(need for known, need in setting.needs if known == arm)
+    scored = run_scoring(study, arm, facts, train, setting.dtype, setting.resolved, setting.room)
     parts = need.parts
     at_most, kept = disk_bytes(
         arm, facts, setting.dtype, setting.suites, keep_full=_stays(study, seed), optimizer=study.optimizer.name
     )
     clock = setting.clock
     dials = setting.dials(arm)
-    dial_seconds = (len(dials) - 1) * (clock.scoring(arm) + clock.validation(arm))
+    dial_seconds = gang_seconds((len(dials) - 1) * (clock.scoring(arm) + clock.validation(arm)), scored.gang)
     training = gang_seconds(clock.training(arm), need.gang)
-    seconds = training + clock.validation(arm) + clock.scoring(arm) + dial_seconds
+    after = clock.scoring(arm)
     if study.analysis.enabled:
-        seconds += clock.inside(arm, study.analysis.probe_items)
-    reason = _does_not_fit(arm, need, at_most, setting)
+        after += clock.inside(arm, study.analysis.probe_items)
+    seconds = training + clock.validation(arm) + gang_seconds(after, scored.gang) + dial_seconds
+    reason = _does_not_fit(arm, need, scored, at_most, setting)
     return PlannedRun(
         run_id=run_id(arm, seed, study, facts, train, setting.dtype, searching),
         model=facts.name,
@@ -220,7 +246,7 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         step_count=step_count(train.row_count, study.budget),
         train_tokens=round(train.token_count * sum(study.budget.rows_seen(train.row_count)) / train.row_count),
         replay_tokens=round(replayed_rows(arm, train, study.budget).tokens),
-        train_flops=sum(train_flops(arm, facts, train, study.budget)),
+        train_flops=sum(clock.training_flops(arm)),
         evaluate_flops=sum(evaluate_flops(arm, facts, setting.suites)),
         memory_bytes=sum(parts.values()),
         memory_parts_bytes=parts,
@@ -234,6 +260,9 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         dial_seconds=dial_seconds,
         gang=need.gang.size,
         offload=need.gang.offload,
+        checkpointing=need.checkpointing,
+        scoring=scored.gang,
+        host_bytes=host_bytes(need, scored, facts, setting.dtype, setting.resolved.device),
         remedy_seconds=clock.training(arm) - clock.training(arm.plain),
     )
 
@@ -243,51 +272,21 @@ def _stays(study: Study, seed: int) -> bool:
     return study.keep.full == "all" or (study.keep.full == "best" and seed == study.all_seeds[0])
 
 
-def _does_not_fit(arm: Arm, need: GangNeed, disk: int, setting: _Setting) -> str | None:
+def _does_not_fit(arm: Arm, need: GangNeed, scored: GangNeed, disk: int, setting: _Setting) -> str | None:
     available = available_bytes(setting.machine, setting.resolved.device)
     if not need.fits(setting.room):
         where = f" on each of {need.gang.size} devices" if need.gang.size > 1 else ""
         beside = f" and {_gigabytes(need.host_bytes)} of the host's" if need.host_bytes else ""
         wanted = f"{_gigabytes(need.device_bytes)} of memory{where}{beside}"
+        why = None if setting.room.shared else can_shard(arm, setting.facts, setting.study.optimizer.name)
+        alone = f", and {why}" if why is not None else ""
+        return f"needs {wanted}, this machine has {_gigabytes(available)} to use{alone}"
+    if not setting.room.shared and not (need.gang.alone and scored.gang.alone) and not scored.fits(setting.room):
+        wanted = f"{_gigabytes(scored.device_bytes)} of memory on the one device that scores it"
         return f"needs {wanted}, this machine has {_gigabytes(available)} to use"
-    scoring = scoring_bytes(arm, setting.facts, setting.dtype, dials=len(setting.dials(arm)) > 1)
-    if need.gang != ALONE and not setting.room.shared and scoring > available:
-        return (
-            f"needs {_gigabytes(scoring)} of memory on the one device that scores it, this machine has "
-            f"{_gigabytes(available)} to use"
-        )
     if disk > setting.machine.disk_free_bytes:
         return f"needs {_gigabytes(disk)} of disk, {_gigabytes(setting.machine.disk_free_bytes)} are free"
     return None
-
-
-def _derived_seconds(setting: _Setting, runs: Sequence[PlannedRun]) -> float:
-    """Scoring what is made of the largest LoRA, one for each lower rank of its method and others, and of whole
-    models."""
-    analysis = setting.study.analysis
-    if not (analysis.enabled and analysis.derived):
-        return 0.0
-    whole = {r.arm.label: r.arm for r in runs if r.arm.traits.whole and r.fits}
-    of_whole = sum(_WHOLE_DERIVATIONS * setting.clock.scoring(arm) for arm in whole.values())
-    factored = [r.arm for r in runs if r.arm.traits.delta == "factored" and r.fits]
-    if not factored:
-        return of_whole
-    largest = max(factored, key=lambda arm: arm.rank or 0)
-    ranks = {arm.rank for arm in factored if arm.method == largest.method and arm.rank != largest.rank}
-    return of_whole + (len(ranks) + _OTHER_DERIVATIONS) * setting.clock.scoring(largest)
-
-
-def _check_runs(runs: Sequence[PlannedRun], choices: Sequence[PlannedChoice], file: str) -> None:
-    """Raises InputProblems where two runs would be the same, and where too few items would judge."""
-    counts = Counter(run.run_id for run in runs)
-    problems = split_problems(choices, file)
-    for id_ in [id_ for id_, count in counts.items() if count > 1]:
-        same = [f"{run.model}, {run.train_set}, {run.arm.label}" for run in runs if run.run_id == id_]
-        problems.append(
-            Problem(file, "runs", f"the same run twice ({' and '.join(same)})", "models, data or arms that differ")
-        )
-    if problems:
-        raise InputProblems(problems)
 
 
 def _gigabytes(count: int) -> str:

@@ -5,13 +5,17 @@ What a method asks of a model stands with the method (`study/methods`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from rankscope.records import MachineFacts, ModelFacts, Plan
+from rankscope.plan.gang_choice import can_shard
+from rankscope.plan.selection_split import split_problems
+from rankscope.plan.worker_share import place_problems
+from rankscope.records import MachineFacts, ModelFacts, Plan, PlannedChoice, PlannedRun
 from rankscope.study.graders import grader_of
 from rankscope.study.methods import METHODS
-from rankscope.study.problems import Problem
+from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Study
 
 
@@ -35,7 +39,8 @@ _PACKAGE = "pip install 'rankscope[quant]'"
 def check_support(
     study: Study, models: Sequence[ModelFacts], device: Literal["cpu", "cuda"], machine: MachineFacts, file: str
 ) -> list[Problem]:
-    """Quantized bases and 8-bit optimizers need CUDA and bitsandbytes; checkpointing needs the model's support."""
+    """Quantized bases and 8-bit optimizers need CUDA and bitsandbytes, checkpointing the model's support, `execution`
+    the devices that it names."""
     wishes = [
         (f"model.quantization ({spec.name})", f"quantization: {spec.quantization}")
         for spec in study.models
@@ -43,7 +48,7 @@ def check_support(
     ]
     if study.optimizer.name == "adamw_8bit":
         wishes.append(("optimizer.name", "adamw_8bit"))
-    problems = _too_many_shards(study, machine, file)
+    problems = place_problems(study.execution, device, machine, file) + _not_shared_out(study, models, file)
     if study.optimizer.name == "adamw_bf16":
         expected = "bfloat16 or auto for these weights, or adamw"
         problems += [
@@ -56,7 +61,7 @@ def check_support(
             problems.append(Problem(file, place, f"{wish} on {machine.device_name} ({device})", _NEEDS))
         elif not machine.bitsandbytes:
             problems.append(Problem(file, place, f"{wish} without the package bitsandbytes", _PACKAGE))
-    if study.budget.gradient_checkpointing:
+    if study.budget.gradient_checkpointing is True:
         place = "budget.gradient_checkpointing"
         cannot = [f"{facts.name} ({facts.architecture}), which cannot" for facts in models if not facts.checkpointing]
         cannot += [
@@ -68,13 +73,36 @@ def check_support(
     return problems
 
 
-def _too_many_shards(study: Study, machine: MachineFacts, file: str) -> list[Problem]:
-    """Two processes on one GPU would take its memory twice; on a CPU they only take turns."""
-    shards, devices = study.execution.shards, machine.device_count
-    if shards == "auto" or machine.device != "cuda" or shards <= devices:
+def _not_shared_out(study: Study, models: Sequence[ModelFacts], file: str) -> list[Problem]:
+    """Where the study asks for shards or the host's memory, the arms that cannot have them, once for each."""
+    execution = study.execution
+    if execution.shards not in ("auto", 1):
+        asked, instead = f"shards: {execution.shards}", "shards: auto"
+    elif execution.offload == "always":
+        asked, instead = "offload: always", "offload: auto"
+    else:
         return []
-    found = f"shards: {shards} on a machine with {devices} GPU{'s' if devices != 1 else ''}"
-    return [Problem(file, "execution.shards", found, f"auto, or a power of two up to {devices}")]
+    whys = {
+        arm.label: why
+        for facts in models
+        for arm in study.expand_arms()
+        if (why := can_shard(arm, facts, study.optimizer.name)) is not None
+    }
+    expected = f"{instead}, which leaves it on one device, or a study without it"
+    return [Problem(file, f"arms ({label})", f"{asked}, and {why}", expected) for label, why in whys.items()]
+
+
+def check_runs(runs: Sequence[PlannedRun], choices: Sequence[PlannedChoice], file: str) -> None:
+    """Raises InputProblems where two runs would be the same, and where too few items would judge."""
+    counts = Counter(run.run_id for run in runs)
+    problems = split_problems(choices, file)
+    for id_ in [id_ for id_, count in counts.items() if count > 1]:
+        same = [f"{run.model}, {run.train_set}, {run.arm.label}" for run in runs if run.run_id == id_]
+        problems.append(
+            Problem(file, "runs", f"the same run twice ({' and '.join(same)})", "models, data or arms that differ")
+        )
+    if problems:
+        raise InputProblems(problems)
 
 
 # ---- warnings --------------------------------------------------------------------------------------------------------

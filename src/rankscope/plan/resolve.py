@@ -9,10 +9,13 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal
 
-from rankscope.plan.gang_choice import ALONE, GangNeed, Room, choose_gang, need_in_gang
-from rankscope.plan.run_cost import memory_parts
+from rankscope.plan.checkpointing_choice import LEAST_MICRO_BATCH_TOKENS, micro_batch_tokens
+from rankscope.plan.gang_choice import ALONE, GangNeed, Room, choose_scoring
+from rankscope.plan.run_need import Dtype, gang_key, run_need, run_scoring
+from rankscope.plan.worker_share import on_cores, on_gpus, workers_kept
 from rankscope.records import (
     RESULTS_VERSION,
     Gang,
@@ -26,13 +29,8 @@ from rankscope.study.methods import arm_label
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, ModelSpec, Study, TrainSource
 
-Dtype = Literal["float32", "bfloat16"]
-
 USABLE_MEMORY = 0.9
 """Share of the memory that the plan may count on: the rest is the system's and the allocator's."""
-
-_MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
-_LEAST_MICRO_BATCH_TOKENS = 256
 
 
 def dtype_of(spec: ModelSpec, resolved: Resolved) -> Dtype:
@@ -57,55 +55,73 @@ def resolve(
 ) -> Resolved:
     """The study's own choices first, then what an earlier plan decided, then what suits the machine.
 
-    On CUDA one worker. On CPU one worker for each core as far as memory and the number of runs allow, the cores shared
-    out among them. The micro-batch is the largest power of two that leaves every arm room, where one does.
-    Gangs are chosen for arms that one device does not hold. Raises InputProblems where an earlier plan was made for
-    a device that this machine lacks, or for more of them.
+    On CUDA one worker for each GPU. On CPU one for each core as far as memory and the number of runs allow. The cores
+    are shared out among them. `checkpointing_choice` says how large micro-batches are, and which arms compute their
+    activations twice. Gangs are chosen for arms that one device does not hold. `machine` has the GPUs that the study
+    takes. Raises InputProblems where an earlier plan was made for a device that this machine lacks, or for more.
     """
     given = {spec.dtype for spec in study.models}
     explicit = given.pop() if len(given) == 1 else "auto"
     if previous is not None:
         _check_machine(previous, machine, file)
-        kept = previous if explicit == "auto" else previous.model_copy(update={"dtype": explicit})
-        needs = _needs(study, arms, models, train_sets, kept, machine)
-        return kept.model_copy(update={"gangs": {**_gangs(needs), **previous.gangs}})
+        changed = workers_kept(previous, study.execution, machine)
+        kept = previous.model_copy(update=changed if explicit == "auto" else {**changed, "dtype": explicit})
+        return _with_ways(kept, previous, study, arms, models, train_sets, machine)
     auto: Dtype = "bfloat16" if machine.bfloat16_is_fast or study.optimizer.name == "adamw_bf16" else "float32"
     start = Resolved(
         dtype=auto if explicit == "auto" else explicit,
         device=machine.device,
         worker_count=1,
         thread_count=machine.core_count,
-        micro_batch_tokens=_LEAST_MICRO_BATCH_TOKENS,
+        micro_batch_tokens=LEAST_MICRO_BATCH_TOKENS,
     )
     room = Room.of(machine, USABLE_MEMORY, machine.device)
 
+    @cache
+    def needs_at(tokens: int) -> Sequence[GangNeed]:
+        trial = start.model_copy(update={"micro_batch_tokens": tokens})
+        return tuple(_needs(study, arms, models, train_sets, trial, machine).values())
+
     def fitting(tokens: int) -> list[int]:
         """What each arm needs that fits, all its processes together where they share a memory."""
-        trial = start.model_copy(update={"micro_batch_tokens": tokens})
-        found = [n for n in _needs(study, arms, models, train_sets, trial, machine).values() if n.fits(room)]
+        found = [need for need in needs_at(tokens) if need.fits(room)]
         return [need.device_bytes * (need.gang.size if room.shared else 1) for need in found]
 
-    tokens = _MICRO_BATCH_TOKENS[machine.device]
-    while tokens > _LEAST_MICRO_BATCH_TOKENS and len(fitting(tokens)) < len(fitting(_LEAST_MICRO_BATCH_TOKENS)):
-        tokens //= 2
-    workers = 1
-    if machine.device == "cpu":
+    tokens = micro_batch_tokens(needs_at, machine.device, room)
+    if machine.device == "cuda":
+        share = on_gpus(study.execution, machine)
+    else:
         run_count = len(arms) * len(study.all_seeds) * sum(len(train_sets[facts.name]) for facts in models)
-        largest = max(fitting(tokens), default=room.device_bytes)
-        workers = max(1, min(machine.core_count, run_count, room.device_bytes // largest))
+        share = on_cores(study.execution, machine, run_count, fitting(tokens), room.device_bytes)
+    made = start.model_copy(update={"micro_batch_tokens": tokens, **share})
+    return _with_ways(made, made, study, arms, models, train_sets, machine)
+
+
+def _with_ways(
+    resolved: Resolved,
+    previous: Resolved,
+    study: Study,
+    arms: Sequence[Arm],
+    models: Sequence[ModelFacts],
+    train_sets: dict[str, list[TrainFacts]],
+    machine: MachineFacts,
+) -> Resolved:
+    """With the gangs of what one device does not hold, and who computes its activations twice; what `previous` decided
+    stays."""
+    needs = _needs(study, arms, models, train_sets, resolved, machine)
+    scoring = _scoring_gangs(study, arms, models, train_sets, resolved, machine)
     update = {
-        "micro_batch_tokens": tokens,
-        "worker_count": workers,
-        "thread_count": max(1, machine.core_count // workers),
+        "gangs": {**_gangs(needs), **previous.gangs},
+        "scoring_gangs": {**scoring, **previous.scoring_gangs},
+        "checkpointed": sorted({*_checkpointed(needs), *previous.checkpointed}),
     }
-    made = start.model_copy(update=update)
-    gangs = _gangs(_needs(study, arms, models, train_sets, made, machine))
-    return made.model_copy(update={"gangs": gangs})
+    return resolved.model_copy(update=update)
 
 
 def _check_machine(previous: Resolved, machine: MachineFacts, file: str) -> None:
     """Raises InputProblems where an earlier plan cannot go on here."""
-    largest = max((gang.size for gang in previous.gangs.values()), default=1)
+    gangs = [*previous.gangs.values(), *previous.scoring_gangs.values()]
+    largest = max((gang.size for gang in gangs), default=1)
     found = ""
     if previous.device == "cuda" and machine.device != "cuda":
         found = "a plan made for CUDA, on a machine without it"
@@ -139,38 +155,29 @@ def _gangs(needs: Mapping[str, GangNeed]) -> dict[str, Gang]:
     return {key: need.gang for key, need in needs.items() if need.gang != ALONE}
 
 
-def run_memory_parts(
-    study: Study, arm: Arm, facts: ModelFacts, train: TrainFacts, dtype: Dtype, resolved: Resolved
-) -> dict[str, int]:
-    """`memory_parts` for the micro-batches that this run has: never more than a batch, never less than its longest row.
-
-    A batch is taken to have at most half as many tokens again as the average one.
-    """
-    longest = min(study.budget.max_sequence_tokens, facts.context_tokens)
-    mean = train.token_count / max(1, train.row_count)
-    batch = math.ceil(study.budget.batch_size * min(longest, 1.5 * mean))
-    share = train.completion_token_count / max(1, train.token_count)
-    tokens = max(min(resolved.micro_batch_tokens, batch), min(longest, batch))
-    return memory_parts(
-        arm, facts, dtype, tokens, share, resolved.device,
-        checkpointing=study.budget.gradient_checkpointing, optimizer=study.optimizer.name,
-    )  # fmt: skip
+def _checkpointed(needs: Mapping[str, GangNeed]) -> list[str]:
+    return [key for key, need in needs.items() if need.checkpointing]
 
 
-def gang_key(facts: ModelFacts, train: TrainFacts, arm: Arm) -> str:
-    """By what the gang of an arm's runs is recorded."""
-    return f"{facts.name} {train.name} {arm.label}"
-
-
-def run_need(
-    study: Study, arm: Arm, facts: ModelFacts, train: TrainFacts, dtype: Dtype, resolved: Resolved, room: Room
-) -> GangNeed:
-    """Where a run goes and what it needs there: as an earlier plan decided, else as `choose_gang` does."""
-    alone = run_memory_parts(study, arm, facts, train, dtype, resolved)
-    recorded: Gang | None = resolved.gangs.get(gang_key(facts, train, arm))
-    if recorded is not None:
-        return need_in_gang(arm, facts, alone, recorded, study.optimizer.name)
-    return choose_gang(arm, facts, alone, room, study.execution, study.optimizer.name)
+def _scoring_gangs(
+    study: Study,
+    arms: Sequence[Arm],
+    models: Sequence[ModelFacts],
+    train_sets: dict[str, list[TrainFacts]],
+    resolved: Resolved,
+    machine: MachineFacts,
+) -> dict[str, Gang]:
+    """Of bases by their names, and of arms, what one device does not hold."""
+    specs, room = {spec.name: spec for spec in study.models}, Room.of(machine, USABLE_MEMORY, resolved.device)
+    needs: dict[str, GangNeed] = {}
+    for facts in models:
+        dtype = dtype_of(specs[facts.name], resolved)
+        needs[facts.name] = choose_scoring(None, facts, dtype, room, study.execution)
+        for train in train_sets[facts.name]:
+            for arm in arms:
+                key = gang_key(facts, train, arm)
+                needs[key] = run_scoring(study, arm, facts, train, dtype, resolved, room)
+    return _gangs(needs)
 
 
 SEARCH_SEED = 2**31

@@ -213,7 +213,13 @@ def _head_flops(facts: ModelFacts) -> float:
 
 
 def train_flops(
-    arm: Arm, facts: ModelFacts, train: TrainFacts, budget: Budget, objective: ObjectiveFacts = SUPERVISED
+    arm: Arm,
+    facts: ModelFacts,
+    train: TrainFacts,
+    budget: Budget,
+    objective: ObjectiveFacts = SUPERVISED,
+    *,
+    checkpointing: bool = False,
 ) -> tuple[float, float]:
     """FLOPs of a run's updates: (of matrices, inside attention), which hardware does at different speeds.
 
@@ -222,6 +228,7 @@ def train_flops(
     an adapter 2, 3 and 2 and its own products. Virtual tokens make rows longer; those of a prefix meet only attention.
     The objective says where logits are made, and how often a frozen copy of the model runs too, as it does for an arm
     that is kept near the base by `kl`. Replayed rows cost what task rows do. Softmax, norms and AdamW are left out.
+    `checkpointing`: the run computes its activations twice, as it does where the budget says so.
     """
     share, method = share_of_epoch(train, budget), arm.traits
     old = replayed_rows(arm, train, budget)
@@ -230,7 +237,7 @@ def train_flops(
     logits = objective.logit_positions(row_tokens, train.completion_token_count * share + old.completion_tokens)
     length = row_tokens / max(1, rows) + method.virtual_tokens(arm)
     weights, attention, head = _weight_flops(facts), _attention_flops(facts, length), _head_flops(facts)
-    work = method.step_work(arm, facts, checkpointing=budget.gradient_checkpointing)
+    work = method.step_work(arm, facts, checkpointing=checkpointing or budget.gradient_checkpointing is True)
     again = objective.reference_forwards + base_forwards(arm)
     matrices = (work.matrices + again) * weights + work.own_flops
     return matrices * tokens + (work.head + again) * head * logits, (work.attention + again) * attention * tokens

@@ -8,7 +8,8 @@ Times are arithmetic with constants that were fitted to measured runs, or with s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 from typing import Any, Literal
 
 from rankscope.plan.run_cost import (
@@ -21,6 +22,7 @@ from rankscope.plan.run_cost import (
     step_count,
     train_flops,
 )
+from rankscope.plan.schedule import what_is_left
 from rankscope.records import MeasuredSpeed, ModelFacts, Plan, ReplayFacts, SuiteFacts, TrainFacts
 from rankscope.study.study import Arm, Budget
 
@@ -79,6 +81,13 @@ class Clock:
         self._facts, self._train, self._suites, self._budget = facts, train, suites, budget
         self._speed, self._device, self._threads = flops_per_second, device, threads
         self._measured = [m for m in measured if (m.model, m.train_set) == (facts.name, train.name)]
+        self._checkpointed: frozenset[str] = frozenset()
+
+    def with_checkpointing(self, labels: Collection[str]) -> Clock:
+        """The same clock, by which the arms of these labels compute their activations twice."""
+        made = copy(self)
+        made._checkpointed = frozenset(labels)
+        return made
 
     def training(self, arm: Arm, share: float = 1.0) -> float:
         """Updates of a run, or of `share` of one."""
@@ -88,9 +97,14 @@ class Clock:
         per_token = self._of(arm, "train_seconds_per_token")
         if per_token is not None:  # measured on the task's tokens alone
             return tokens * (1 + again) * per_token
-        matrices, attention = train_flops(arm, self._facts, self._train, self._budget)
+        matrices, attention = self.training_flops(arm)
         passes = (1 + again) * (1 if arm.replay is None else 2)  # replayed rows are micro-batches of their own
         return self._arithmetic(share * matrices, share * attention, steps * passes, 3 * tokens * (1 + again))
+
+    def training_flops(self, arm: Arm) -> tuple[float, float]:
+        """FLOPs of a run's updates: (of matrices, inside attention)."""
+        twice = arm.label in self._checkpointed
+        return train_flops(arm, self._facts, self._train, self._budget, checkpointing=twice)
 
     def validation(self, arm: Arm) -> float:
         """One pass over the validation rows."""
@@ -196,6 +210,8 @@ def describe_plan(plan: Plan) -> list[dict[str, Any]]:
             "seconds": run.seconds,
             "gang": run.gang,
             "offload": run.offload,
+            "checkpointing": run.checkpointing,
+            "scoring_gang": run.scoring.size,
             "fits": run.fits,
             "reason": run.reason,
         }
@@ -204,7 +220,8 @@ def describe_plan(plan: Plan) -> list[dict[str, Any]]:
 
 
 def plan_totals(plan: Plan) -> dict[str, Any]:
-    """Sums over the runs that fit and the searches. Time is shared out over workers; each has a checkpoint on disk.
+    """Sums over the runs that fit and the searches. `seconds`: until the schedule's last job has ended; `gpu_hours` (or
+    on a CPU hours of its workers): of all devices together. Each worker has a checkpoint on disk.
 
     With adaptive seeds these are the most that there can be; `first_runs` and `first_seconds` are those of the first
     seeds, which every arm gets.
@@ -215,7 +232,7 @@ def plan_totals(plan: Plan) -> dict[str, Any]:
     kept = sum(run.kept_disk_bytes for run in runs)
     temporary = sorted((run.disk_bytes - run.kept_disk_bytes for run in runs), reverse=True)[:workers]
     flops = sum(run.train_flops + run.evaluate_flops for run in runs) + sum(s.train_flops for s in plan.searches)
-    common = sum(search.seconds for search in plan.searches) + plan.base_seconds + plan.derived_seconds
+    later = {run.run_id for run in runs} - {run.run_id for run in first}
     return {
         "runs": len(runs),
         "first_runs": len(first),
@@ -226,6 +243,6 @@ def plan_totals(plan: Plan) -> dict[str, Any]:
         "memory_bytes": sum(sorted((run.memory_bytes for run in runs), reverse=True)[:workers]),
         "disk_bytes": kept + sum(temporary),
         "gpu_hours": plan.device_hours,
-        "first_seconds": (sum(run.seconds for run in first) + common) / workers,
-        "seconds": (sum(run.seconds for run in runs) + common) / workers,
+        "first_seconds": what_is_left(plan.schedule, plan.runs, later).makespan_seconds if plan.schedule else None,
+        "seconds": plan.schedule.makespan_seconds if plan.schedule else None,
     }

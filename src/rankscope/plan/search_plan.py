@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankscope.plan.rate_search import ALONE, FINALS, NEAR, neighbours, search_runs, start_rates
-from rankscope.plan.resolve import SEARCH_SEED, Dtype, search_arms, search_id
-from rankscope.plan.run_cost import step_count, train_flops
+from rankscope.plan.resolve import SEARCH_SEED, search_arms, search_id
+from rankscope.plan.run_cost import step_count
+from rankscope.plan.run_need import Dtype
 from rankscope.plan.run_time import Clock
 from rankscope.records import ModelFacts, PlannedChoice, PlannedSearch, SuiteFacts, TrainFacts
 from rankscope.study.study import Arm, Study
@@ -74,7 +75,7 @@ def planned_searches(
             PlannedSearch(
                 search_id=search_id(own, study, facts, train, dtype, tried), model=facts.name, train_set=train.name,
                 arms=list(own), rates=rates, seed=SEARCH_SEED, step_count=step_count(train.row_count, study.budget),
-                train_flops=runs * sum(sum(train_flops(arm, facts, train, study.budget)) for arm in own),
+                train_flops=runs * sum(sum(clock.training_flops(arm)) for arm in own),
                 seconds=seconds, after=[search.search_id for search in after],
                 wave=1 + max(search.wave for search in after) if after else 0, tries=tries, runs=runs,
             )

@@ -12,9 +12,10 @@ from rankscope.records.arm_record import (
     SuiteOutcome,
 )
 from rankscope.records.data_facts import ReplayFacts, TrainFacts
-from rankscope.records.gang_record import Gang, GangCandidate, GangOutcome, GangTask
+from rankscope.records.gang_record import Gang
+from rankscope.records.gang_task_record import GangCandidate, GangOutcome, GangTask, GangWork
+from rankscope.records.machine_facts import MachineFacts
 from rankscope.records.plan_record import (
-    MachineFacts,
     MeasuredSpeed,
     ModelFacts,
     Plan,
@@ -43,6 +44,7 @@ from rankscope.records.run_records import (
     State,
     StepRecord,
 )
+from rankscope.records.schedule_record import Schedule, ScheduledJob
 from rankscope.records.settings_record import (
     ArmSetting,
     DialLosses,
@@ -75,12 +77,12 @@ from rankscope.study.study_settings import Metric
 __all__ = [
     "FORMAT_VERSION", "RESULTS_VERSION", "Answer", "ArmCost", "ArmSetting", "ArmVerdict", "BestBet", "BetSetting",
     "DefaultArm", "Defaults", "DetectableEffect", "DialLoss", "DialLosses", "Example", "Form", "Gang",
-    "GangCandidate", "GangOutcome", "GangTask", "Graded", "Grading", "HarnessFacts", "Interval", "Item",
+    "GangCandidate", "GangOutcome", "GangTask", "GangWork", "Graded", "Grading", "HarnessFacts", "Interval", "Item",
     "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts", "MoreNeeded", "NextRuns", "PackMembers",
     "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun", "PlannedSearch", "PlannedSplit",
     "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "RemedyOutcome",
     "RemedyPart", "RepairHow", "RepairPoint", "RepairRecord", "RepairSide", "ReplayFacts", "Resolved", "Row",
-    "RunRecord", "RunStatus", "SamplesRecord", "SearchRecord", "SettingPoint", "SettingsFile", "SourceState", "Stage",
-    "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise", "SuiteOutcome", "Tone", "TrainFacts",
-    "Turn", "Verdict", "VerdictFile", "WorthAt",
+    "RunRecord", "RunStatus", "SamplesRecord", "Schedule", "ScheduledJob", "SearchRecord", "SettingPoint",
+    "SettingsFile", "SourceState", "Stage", "State", "StepRecord", "StudyMarker", "Suite", "SuiteFacts", "SuiteNoise",
+    "SuiteOutcome", "Tone", "TrainFacts", "Turn", "Verdict", "VerdictFile", "WorthAt",
 ]  # fmt: skip

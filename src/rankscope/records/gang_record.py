@@ -1,11 +1,8 @@
-"""A gang of devices; what its processes are asked to train and what each of them answers, only while they live."""
+"""A gang of devices, and what is planned for one."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 from rankscope.records.record_base import Record
-from rankscope.study.methods import Arm
 
 
 class Gang(Record):
@@ -14,53 +11,35 @@ class Gang(Record):
     size: int = 1
     offload: bool = False
 
-
-class GangCandidate(Record):
-    """An arm of a rate search at one rate; `checkpoint` names the place of its state in the study folder."""
-
-    arm: Arm
-    learning_rate: float
-    checkpoint: str
+    @property
+    def alone(self) -> bool:
+        """Whether it is one device that holds all that it works with."""
+        return self.size == 1 and not self.offload
 
 
-class GangTask(Record):
-    """Runs to train together to the end, or candidates of a search up to a step.
+class Placed(Record):
+    """What is trained and scored, with the devices that do so; of a search those of the largest of its arms."""
 
-    `checkpoint` names the place of the runs' state. `save_to`: a local folder that gets the weights of the one
-    candidate. What differs by process: its `rank`, and `scratch`, a local folder for its answer; `parent` is the
-    process that watches it.
-    """
-
-    folder: str
-    model: str
-    train_set: str
-    seed: int
-    size: int
-    device: Literal["cpu", "cuda"]
-    thread_count: int
-    micro_batch_tokens: int
+    gang: int = 1
+    """Devices that train it together, its weights shared out over them."""
     offload: bool = False
-    run_ids: list[str] = []
-    rates: list[float] = []
-    checkpoint: str = ""
-    search_id: str = ""
-    candidates: list[GangCandidate] = []
-    until_step: int | None = None
-    save_to: str | None = None
-    rank: int = 0
-    scratch: str = ""
-    parent: int = 0
+    """Whether masters and moments lie in the host's memory, which is slow."""
+    host_bytes: int = 0
+    """Of the host's memory, for what runs beside it: on a CPU all that it needs."""
+    scoring: Gang = Gang()
+    """The devices that hold it together while it is scored and looked into; one where it fits."""
 
+    @property
+    def training(self) -> Gang:
+        """The devices that train it together."""
+        return Gang(size=self.gang, offload=self.offload)
 
-class GangOutcome(Record):
-    """How one process of a gang ended. `memory`: a device did not hold it; `died`: nobody knows why.
+    @property
+    def in_gang(self) -> bool:
+        """Whether processes of its own train it."""
+        return not self.training.alone
 
-    `losses` on the validation rows (None: diverged) and seconds trained, of the candidates of a search in their order.
-    """
-
-    rank: int
-    state: Literal["done", "failed", "memory", "died"]
-    error: str = ""
-    details: str = ""
-    losses: list[float | None] = []
-    seconds: list[float] = []
+    @property
+    def devices(self) -> int:
+        """The most devices that it takes at once."""
+        return max(self.gang, self.scoring.size)

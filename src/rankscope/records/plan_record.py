@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Literal
 
 from rankscope.records.data_facts import TrainFacts
-from rankscope.records.gang_record import Gang
+from rankscope.records.gang_record import Gang, Placed
 from rankscope.records.record_base import FORMAT_VERSION, Record
+from rankscope.records.schedule_record import Schedule
 from rankscope.records.settings_record import PlannedChoice
 from rankscope.records.suite_record import SuiteFacts
 from rankscope.study.methods import Arm, MethodName
@@ -62,32 +63,6 @@ class SourceState(Record):
     """In place of a file's size and hash: the commit of a hub data set, or the version of the package it is part of."""
 
 
-class MachineFacts(Record):
-    """What the plan may count on."""
-
-    device: Literal["cpu", "cuda"]
-    device_name: str
-    core_count: int
-    memory_bytes: int
-    device_memory_bytes: int
-    bfloat16_is_fast: bool
-    disk_free_bytes: int
-    bitsandbytes: bool = False
-    """Whether the package that quantises is installed."""
-    flops_per_second: float | None = None
-    """Matrix-product speed measured in the dtype that `auto` takes, one worker; None where it was not measured."""
-    flops_per_second_float32: float | None = None
-    """The same in float32, for a study that asks for it."""
-    device_count: int = 1
-    """GPUs that a process of this machine sees."""
-    described: bool = False
-    """Whether nobody looked at it: the user said what it is."""
-
-    def speed_in(self, dtype: str) -> float | None:
-        """Matrix-product speed in a compute dtype; None where it was not measured."""
-        return (self.flops_per_second_float32 if dtype == "float32" else None) or self.flops_per_second
-
-
 class StudyMarker(Record):
     """rankscope-study.json: the first file of a study folder, which says whose folder it is."""
 
@@ -109,11 +84,17 @@ class Resolved(Record):
     worker_count: int
     thread_count: int
     micro_batch_tokens: int
+    gpus: list[int] = []
+    """The GPUs that are used, as torch counts those that it sees: a worker on each; empty on a CPU."""
     gangs: dict[str, Gang] = {}
     """Of arms that one device does not hold, by model, training set and label: a gang stays as large as it began."""
+    scoring_gangs: dict[str, Gang] = {}
+    """The same of what one device does not hold even to score it; of a base by its model's name."""
+    checkpointed: list[str] = []
+    """Arms that compute their activations twice, by the same keys as `gangs`, since memory does not hold them."""
 
 
-class PlannedRun(Record):
+class PlannedRun(Placed):
     """One arm on one training set of one base model with one seed, and what it will cost."""
 
     run_id: str
@@ -146,18 +127,11 @@ class PlannedRun(Record):
     dial_seconds: float = 0.0  # of `seconds`, scoring at the other dials
     remedy_seconds: float = 0.0
     """Of `seconds`, what training takes longer than without the arm's remedy."""
-    gang: int = 1
-    """Devices that train it together, its weights shared out over them."""
-    offload: bool = False
-    """Whether masters and moments lie in the host's memory, which is slow."""
-
-    @property
-    def in_gang(self) -> bool:
-        """Whether processes of its own train it."""
-        return self.gang > 1 or self.offload
+    checkpointing: bool = False
+    """Whether activations are computed again in the backward pass: by the study, or since memory does not hold them."""
 
 
-class PlannedSearch(Record):
+class PlannedSearch(Placed):
     """The learning-rate search of one arm (or of several that share a rate), before its runs.
 
     `rates` are tried first; none are known of a search that goes by others: `after` are their ids, the nearest rank
@@ -178,14 +152,6 @@ class PlannedSearch(Record):
     wave: int = 0
     tries: int = 0
     runs: float = 0.0
-    gang: int = 1
-    """As of a run: of the largest of its arms."""
-    offload: bool = False
-
-    @property
-    def in_gang(self) -> bool:
-        """Whether processes of its own train its candidates."""
-        return self.gang > 1 or self.offload
 
     def share_done(self, rungs: Iterable[str]) -> float:
         """Updates done over those that the search is expected to need, 0 to 1; `rungs` are each `arm rate step`."""
@@ -265,6 +231,8 @@ class Plan(Record):
     """Where the rows came from, and what those files were: a change since then is noticed."""
     model_files: list[SourceState] = []
     """The same of the base models' folders, `name` the model's; a job compares before it loads."""
+    schedule: Schedule | None = None
+    """Where and when each job is expected to run."""
 
     @property
     def base_ids(self) -> dict[str, str]:
@@ -276,9 +244,15 @@ class Plan(Record):
     @property
     def device_hours(self) -> float:
         """Hours of all devices together: those of a gang count for each of its devices, scoring too."""
+        if self.schedule is not None:
+            return sum(job.seconds * len(job.devices) for job in self.schedule.jobs) / 3600
         trained: list[PlannedRun | PlannedSearch] = [*(run for run in self.runs if run.fits), *self.searches]
-        seconds = sum(one.seconds * one.gang for one in trained)
+        seconds = sum(one.seconds * one.devices for one in trained)
         return (seconds + self.base_seconds + self.derived_seconds) / 3600
+
+    def base_gang(self, model: str) -> Gang:
+        """The devices that hold a base together while it is scored."""
+        return self.resolved.scoring_gangs.get(model, Gang())
 
     def choice_of(self, model: str, train_set: str) -> PlannedChoice:
         """How settings are chosen there; in an older plan by the loss alone."""

@@ -105,6 +105,8 @@ class RunStatus(Record):
     """The runs of that pack in their order, this one included; none where it trained alone."""
     micro_batch_tokens: int | None = None
     """Tokens of a micro-batch, of all arms together, when training ended: fewer than planned where memory ran out."""
+    checkpointing: bool = False
+    """Whether activations were computed again in the backward pass when training ended."""
     gang: int = 1
     """Processes that trained it together, its weights shared out over them."""
     attempt: int = 1

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from rankscope.records import Verdict, WorthAt
 from rankscope.records.readable_numbers import points
-from rankscope.report.terminal_tables import plain_table
+from rankscope.report.plain_table import plain_table
 
 
 def margins_text(verdict: Verdict) -> Table:

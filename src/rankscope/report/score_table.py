@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from rankscope.records import Interval
-from rankscope.report.terminal_tables import plain_table
+from rankscope.report.plain_table import plain_table
 
 
 def print_scores(console: Console, suites: Sequence[Any], confidence: float, notes: Sequence[str]) -> None:

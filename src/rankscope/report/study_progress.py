@@ -17,7 +17,7 @@ from rich.console import Console, Group
 from rich.live import Live as RichLive
 from rich.text import Text
 
-from rankscope.records import Plan, PlannedRun, RunStatus, Stage
+from rankscope.records import Plan, PlannedRun, PlannedSearch, RunStatus, Stage
 from rankscope.records.readable_numbers import duration, size
 from rankscope.report.terminal_tables import ENDED, status_table
 
@@ -93,15 +93,17 @@ def seconds_left(
     run that is left takes one worker; `optional` runs do not count. None until a fiftieth of the session's work is
     done: the scale would be noise.
     """
-    planned = {run.run_id: run.seconds for run in plan.runs if run.fits and run.run_id not in optional}
-    planned |= {search.search_id: search.seconds for search in plan.searches}
-    finished = sum(seconds * (now[name] - before[name]) for name, seconds in planned.items())
-    left = {name: seconds * (1.0 - now[name]) for name, seconds in planned.items()}
-    rest = sum(left.values()) + plan.derived_seconds  # derived runs come last, when no run is left
+    runs = {run.run_id: run for run in plan.runs if run.fits and run.run_id not in optional}
+    planned: dict[str, PlannedRun | PlannedSearch] = {**runs, **{one.search_id: one for one in plan.searches}}
+    slots = {name: min(one.devices, plan.resolved.worker_count) for name, one in planned.items()}
+    workers = max(1, min(plan.resolved.worker_count, sum(slots.values())))
+    left = {name: one.seconds * (1.0 - now[name]) for name, one in planned.items()}
+    finished = sum(one.seconds * (now[name] - before[name]) * slots[name] for name, one in planned.items())
+    rest = sum(left[name] * slots[name] for name in planned)  # of a gang each of its devices
+    rest += plan.derived_seconds  # derived runs come last, when no run is left
     total = finished + rest
     if total <= 0 or finished < 0.02 * total:
         return None
-    workers = max(1, min(plan.resolved.worker_count, len(planned)))
     return max(rest, max(left.values()) * workers) * elapsed_seconds / finished
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
-from statistics import mean
 from typing import Any
 
 from rich.console import Console
@@ -14,8 +12,10 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from rankscope.records import Plan, PlannedRun, RunStatus
+from rankscope.records import Plan, PlannedRun, RunStatus, Schedule
 from rankscope.records.readable_numbers import duration, parameters, size
+from rankscope.report.plain_table import plain_table
+from rankscope.report.schedule_table import print_schedule
 from rankscope.report.setting_lines import setting_lines
 
 ENDED = ("done", "diverged", "failed", "does not fit", "not needed")
@@ -23,9 +23,6 @@ ENDED = ("done", "diverged", "failed", "does not fit", "not needed")
 
 WIDE_COLUMNS = 100
 """From this width on, intervals are written out; below, as the mean ± the larger distance to a bound."""
-
-_SHOWN = 40
-"""With more modules than this a line is one kind of matrix over its layers; --json has every module."""
 
 
 def console() -> Console:
@@ -38,20 +35,15 @@ def console() -> Console:
     return made
 
 
-def plain_table(*headings: str, numbers: Sequence[str] = ()) -> Table:
-    """A table without lines, as narrow as its cells: columns of text, then `numbers`, to the right and never broken."""
-    table = Table(*headings, box=None, pad_edge=False, header_style="bold", collapse_padding=True)
-    for heading in numbers:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
 # ---- the plan -------------------------------------------------------------------------------------------------------
 
 
-def print_plan(console: Console, plan: Plan, states: Mapping[str, str], levels: Sequence[str] = ()) -> None:
+def print_plan(
+    console: Console, plan: Plan, states: Mapping[str, str], levels: Sequence[str] = (), left: Schedule | None = None
+) -> None:
     """Every run of a plan with its cost; `states` maps the ids of runs that were begun to their state, `levels` says
-    what the base has on the suites, where that is known."""
+    what the base has on the suites, where that is known, `left` when what is to do will be done (else the plan's)."""
+    left = plan.schedule if left is None else left
     several = len({(run.model, run.train_set) for run in plan.runs}) > 1
     wide = console.width >= WIDE_COLUMNS
     table = plain_table()
@@ -74,7 +66,9 @@ def print_plan(console: Console, plan: Plan, states: Mapping[str, str], levels: 
         console.print(escape(f"{line}, {duration(search.seconds)}"))
     for line in setting_lines(plan):
         console.print(escape(line))
-    console.print(f"[bold]{escape(_totals(plan, states))}[/]")
+    if left is not None and left.jobs and len(left.devices) > 1:
+        print_schedule(console, plan, left)
+    console.print(f"[bold]{escape(_totals(plan, states, left))}[/]")
     for power in plan.power:
         console.print(escape(" ".join(power.said)))
     for level in levels:
@@ -90,13 +84,21 @@ def _run_state(run: PlannedRun, states: Mapping[str, str]) -> str:
         return f"does not fit: {run.reason}"
     if run.offload:
         return "to do, with the host's memory"
-    return "to do" if run.gang == 1 else f"to do, in a gang of {run.gang}"
+    return "to do" if run.devices == 1 else f"to do, in a gang of {run.devices}"
 
 
-def _totals(plan: Plan, states: Mapping[str, str]) -> str:
+def _disk_bytes(runs: Sequence[PlannedRun], workers: int) -> int:
+    """What stays of all runs, and what each worker's run has beside it while it trains."""
+    beside = sorted((run.disk_bytes - run.kept_disk_bytes for run in runs), reverse=True)
+    return sum(run.kept_disk_bytes for run in runs) + sum(beside[:workers])
+
+
+def _totals(plan: Plan, states: Mapping[str, str], schedule: Schedule | None) -> str:
     left = [run for run in plan.runs if run.fits and states.get(run.run_id) != "done"]
     seconds = sum(r.seconds for r in left) + sum(s.seconds for s in plan.searches)
     seconds = (seconds + plan.base_seconds + plan.derived_seconds) / plan.resolved.worker_count
+    if schedule is not None:  # a plan of before there were schedules has none
+        seconds = schedule.makespan_seconds
     done = sum(states.get(run.run_id) == "done" for run in plan.runs)
     unfit = sum(not run.fits for run in plan.runs)
     parts = [f"{len(plan.runs)} runs", f"{done} done", f"{len(left)} to do"]
@@ -109,11 +111,12 @@ def _totals(plan: Plan, states: Mapping[str, str]) -> str:
         ]
     if unfit:
         parts.append(f"{unfit} that do not fit")
-    disk = size(sum(run.disk_bytes for run in left))
-    workers = f"{plan.resolved.worker_count} worker{'s' if plan.resolved.worker_count > 1 else ''}"
+    disk = size(_disk_bytes(left, plan.resolved.worker_count))
+    kind = "GPU" if plan.resolved.device == "cuda" else "worker"
+    workers = f"{plan.resolved.worker_count} {kind}{'s' if plan.resolved.worker_count > 1 else ''}"
     end = f"about {duration(seconds)} with {workers}, {disk} of disk" if left else "nothing left to do"
     if plan.resolved.device == "cuda" and left:
-        end += f", {plan.device_hours:,.1f} GPU hours in all"
+        end += f", {plan.device_hours if schedule is None else schedule.gpu_hours:,.1f} GPU hours in all"
     return f"{', '.join(parts)}; {end}."
 
 
@@ -161,99 +164,6 @@ def status_table(
             size(memory) if memory else "",
         )
     return table
-
-
-# ---- an adapter -----------------------------------------------------------------------------------------------------
-
-
-def print_audit(console: Console, found: Mapping[str, Any]) -> None:
-    """`found` is what `audit --json` prints."""
-    modules: list[dict[str, Any]] = found["modules"]
-    groups = {_short(m["module"]): [m] for m in modules}
-    if len(modules) > _SHOWN:
-        groups = defaultdict(list)
-        for module in modules:
-            groups[module["module"].rsplit(".", 1)[-1]].append(module)
-    with_base = any(m["relative_norm"] is not None for m in modules)
-    table = plain_table()
-    table.add_column("module" if len(groups) == len(modules) else "all layers", overflow="fold", min_width=12)
-    headings = ["rank", "used", "stable", "effective", "90 %", "95 %", "99 %", "norm"]
-    headings += ["of base", "intruders", "random"] if with_base else []
-    for heading in headings:  # 90 %: the rank that holds that share of the energy
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, members in groups.items():
-        table.add_row(escape(name), *_cells(members, with_base))
-    console.print(table)
-    console.print(f"\n[bold]{escape(_summary(found, modules))}[/]")
-    for note in found["notes"]:
-        console.print(f"Note: {escape(note)}")
-
-
-def _short(module: str) -> str:
-    """`model.layers.3.self_attn.q_proj` as `3.self_attn.q_proj`."""
-    parts = module.split(".")
-    number = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
-    return ".".join(parts[number:])
-
-
-def _summary(found: Mapping[str, Any], modules: Sequence[Mapping[str, Any]]) -> str:
-    if found["suggested_rank"] is None:
-        return "The adapter changes nothing: every B A is zero."
-    used = _mean(modules, "utilisation")
-    text = (
-        f"{len(modules)} matrices use {100 * (used or 0):.0f} % of their rank on average (stable rank / rank). "
-        f"Rank {found['suggested_rank']} holds 90 % of the energy of every one; the adapter has {found['rank']}."
-    )
-    if any(m["intruders"] is not None for m in modules):
-        count, random = (sum(m[key] or 0 for m in modules) for key in ("intruders", "intruders_random"))
-        text += f" Intruder dimensions among the 10 largest of each: {count}; a random change as large has {random}."
-    return text
-
-
-def _cells(members: Sequence[Mapping[str, Any]], with_base: bool) -> list[str]:
-    ranks = sorted({m["rank"] for m in members})
-    used = _mean(members, "utilisation")
-    cells = [
-        str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}",
-        "-" if used is None else f"{100 * used:.0f} %",
-        _number(_mean(members, "stable_rank")),
-        _number(_mean(members, "effective_rank")),
-        *(_largest([m["energy_rank"][share] for m in members]) for share in ("90", "95", "99")),
-        _number(_mean(members, "frobenius_norm")),
-    ]
-    if with_base:
-        relative = _mean(members, "relative_norm")
-        cells.append("-" if relative is None else f"{100 * relative:.2g} %")
-        cells += [_sum(members, "intruders"), _sum(members, "intruders_random")]
-    return cells
-
-
-def _mean(members: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    values = [m[key] for m in members if m[key] is not None]
-    return mean(values) if values else None
-
-
-def _sum(members: Sequence[Mapping[str, Any]], key: str) -> str:
-    values = [m[key] for m in members if m[key] is not None]
-    return str(sum(values)) if values else "-"
-
-
-def _largest(values: Sequence[int | None]) -> str:
-    return str(max((v for v in values if v is not None), default="-"))
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
-def compressed_sentence(ranks: Mapping[str, int], discarded: float, bytes_before: int, bytes_after: int) -> str:
-    """One line on what `compress` wrote."""
-    low, high = min(ranks.values()), max(ranks.values())
-    span = f"rank {low}" if low == high else f"ranks {low} to {high}"
-    return (
-        f"{len(ranks)} matrices at {span}; {100 * discarded:.6g} % of the energy is discarded; "
-        f"{bytes_before / 1e6:.2f} MB became {bytes_after / 1e6:.2f} MB"
-    )
 
 
 # ---- a machine ------------------------------------------------------------------------------------------------------

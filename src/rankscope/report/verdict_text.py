@@ -24,7 +24,8 @@ from rankscope.records.readable_numbers import (
     rate,
 )
 from rankscope.report.margins_text import margins_text
-from rankscope.report.terminal_tables import WIDE_COLUMNS, plain_table
+from rankscope.report.plain_table import plain_table
+from rankscope.report.terminal_tables import WIDE_COLUMNS
 
 _STYLES = {
     "recommended": "bold green",

@@ -16,19 +16,29 @@ class Execution(Frozen):
     on: Name = Field(default="local", description="the name of an executor. local is this machine.")
     address: Annotated[str, Field(min_length=1)] = Field(
         default="auto",
-        description="with `on: ray`: auto (RAY_ADDRESS, else the cluster that this machine is part of), local (Ray on "
-        "this machine alone, as long as the command runs), HOST:PORT of a head node, or ray://HOST:PORT.",
+        description="auto, local, HOST:PORT of a head node, or ray://HOST:PORT. With `on: ray`: auto is RAY_ADDRESS, "
+        "else the cluster that this machine is part of; local a Ray on this machine alone while the command runs.",
     )
     gpus_per_run: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
         default="auto",
-        description="with `on: ray`: auto or a number from 0 to 1. What a run of one device holds; auto is a GPU where "
+        description="auto or a number from 0 to 1. With `on: ray`, what a run of one device holds; auto is a GPU where "
         "the cluster has any. 0.5: two runs share a GPU, whose memory is not planned for that. A gang holds one for "
         "each process.",
     )
     retries: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=2,
-        description="with `on: ray`: how often a job is begun again after its process died. A node that vanishes does "
-        "not count.",
+        description="a whole number from 0 to 1000. With `on: ray`, how often a job is begun again after its process "
+        "died; a node that vanishes does not count.",
+    )
+    gpus: Literal["auto"] | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = Field(
+        default="auto",
+        description="auto or a list of numbers, such as [0, 1, 3]. The GPUs of this machine that are used, as torch "
+        "counts them (those of CUDA_VISIBLE_DEVICES, where that is set): a worker on each.",
+    )
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        default="auto",
+        description="auto or a whole number from 1 to 1024. Processes that work side by side on a CPU and share out "
+        "its cores; auto is one a core as far as memory and the number of runs allow. On CUDA there is one a GPU.",
     )
     arms_together: Literal["auto"] | Annotated[int, Field(gt=0, le=64)] = Field(
         default="auto",
@@ -44,6 +54,11 @@ class Execution(Frozen):
         description="auto or a power of two from 1 to 1024. Devices that share out the weights of a run; auto is the "
         "smallest number at which it fits. For full fine-tuning, of a part too, and LoRA without dropout.",
     )
+    scoring_shards: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        default="auto",
+        description="auto or a power of two from 1 to 1024. The same for scoring and looking inside; auto is 1 where "
+        "the model fits one device.",
+    )
     offload: Literal["auto", "always", "never"] = Field(
         default="auto",
         description="auto, always or never. Whether weights that are not computed with, gradients and moments lie in "
@@ -57,7 +72,15 @@ class Execution(Frozen):
             raise mismatch("an address with more than host and port", "HOST:PORT; a token comes from RAY_AUTH_TOKEN")
         return address
 
-    @field_validator("shards")
+    @field_validator("gpus")
+    @classmethod
+    def _each_once(cls, gpus: Literal["auto"] | tuple[int, ...]) -> Literal["auto"] | tuple[int, ...]:
+        twice = sorted({gpu for gpu in gpus if gpus.count(gpu) > 1}) if isinstance(gpus, tuple) else []
+        if twice:
+            raise mismatch(f"GPU {twice[0]} twice", "each GPU once")
+        return gpus
+
+    @field_validator("shards", "scoring_shards")
     @classmethod
     def _power_of_two(cls, shards: Literal["auto"] | int) -> Literal["auto"] | int:
         if isinstance(shards, int) and shards & (shards - 1):

@@ -116,10 +116,11 @@ class Budget(Frozen):
     max_sequence_tokens: int = Field(
         default=1024, gt=1, description="a whole number above 1. Longer training rows are left out, and counted."
     )
-    gradient_checkpointing: bool = Field(
-        default=False,
-        description="true or false. Activations are computed again in the backward pass instead of kept: less memory, "
-        "about a third more time, the same numbers.",
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        default="auto",
+        description="auto, true or false. Activations are computed again in the backward pass instead of kept: less "
+        "memory, about a third more time, the same numbers. auto: where the plan finds that they do not fit in "
+        "micro-batches that keep the device busy, and where memory runs out.",
     )
 
     def rows_seen(self, row_count: int) -> list[int]:

@@ -9,16 +9,21 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from transformers import PreTrainedModel
 
 from rankscope.model.attention.unpadded_rows import TrainingForward
 from rankscope.model.base_divergence import LossSums
 from rankscope.model.methods.attach import Pack
 from rankscope.model.sharding.shard import compute_device
 from rankscope.model.sharding.team import SOLO, MicroBatch, Team
+from rankscope.plan.checkpointing_choice import BUSY_TOKENS
 from rankscope.records import Example, StepRecord
 from rankscope.train.objective import Objective
-from rankscope.train.optimizer import Trainee
+from rankscope.train.optimizer import Trainee, take_gradients
 from rankscope.train.remedies import BaseForward, Remedies, kl_weights
+
+SECOND_TRIES = 2
+"""How often a batch that ran out of memory is tried again as it was, of each budget: each costs a step."""
 
 
 class StepRows(NamedTuple):
@@ -52,8 +57,10 @@ class StepLosses(NamedTuple):
 class Accumulator:
     """A batch's gradients, in micro-batches of at most `token_budget` tokens of all arms together, but at least a row.
 
-    `remedies` of each arm. Where the device's memory does not hold a micro-batch, the budget is halved for good and the
-    batch is begun again: micro-batches change nothing but rounding, and a run that was planned too large still ends.
+    `remedies` of each arm. Where the device's memory does not hold a micro-batch, the batch is begun again: first as it
+    was, where torch can give back memory that it keeps and does not use (in pieces that fit nothing), then with half
+    the budget for good; where that would leave the device idle, `may_checkpoint` lets activations be computed twice
+    first. All this changes nothing but rounding, and a run that was planned too large still ends.
     """
 
     def __init__(
@@ -67,10 +74,17 @@ class Accumulator:
         team: Team = SOLO,
     ) -> None:
         self.token_budget = token_budget
+        self.may_checkpoint = False
+        self._second_tries = SECOND_TRIES
         self._team = team
         self._pack, self._forward, self._trainees = pack, forward, trainees
         self._objective, self._remedies = objective, remedies
         self._base = BaseForward(pack, forward, remedies[0].base)
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether activations are computed again in the backward pass."""
+        return bool(self._pack.model.is_activation_checkpointing)
 
     def gradients(self, rows: StepRows, arms: Sequence[int], seed: int) -> StepLosses:
         """Leaves the gradients of what each arm minimises: the mean over all its tokens with loss of the cross-entropy
@@ -85,13 +99,12 @@ class Accumulator:
                 with self._pack.running(arms):
                     return self._accumulate(rows, arms)
             except torch.OutOfMemoryError:
-                if self._team.size > 1 or not self._halve_budget([*rows.task, *rows.replayed], len(arms)):
+                if self._team.size > 1 or not self._may_try_again([*rows.task, *rows.replayed], len(arms)):
                     raise
             # Outside the handler, whose traceback would keep the failed step's tensors alive.
             for arm in arms:
                 self._trainees[arm].drop_gradients()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            give_back_unused(compute_device(self._pack.model))
 
     def _accumulate(self, rows: StepRows, arms: Sequence[int]) -> StepLosses:
         weights = [sum(map(self._objective.row_weight, part)) for part in rows]
@@ -108,8 +121,7 @@ class Accumulator:
                 if micro_batch.filler:
                     sums = LossSums(*(values * 0.0 for values in sums))
                 (sums.objective / sum(weights)).sum().backward()
-                for arm in arms:
-                    self._trainees[arm].take_gradients()
+                take_gradients([self._trainees[arm] for arm in arms])
                 totals[on_replay] += sums.cross_entropy.detach() / weights[on_replay]
                 divergence += 0 if kl is None else sums.divergence * (kl > 0)
         self._team.sum_in_place([held for arm in arms for held in self._trainees[arm].whole_gradients()])
@@ -127,6 +139,19 @@ class Accumulator:
             return LossSums(losses, losses, losses)
         return self._objective.summed_losses_near_base(self._forward, rows, self._base.states(rows), kl)
 
+    def _may_try_again(self, rows: Sequence[Example], arms: int) -> bool:
+        """As it was, a few times for each budget; then with half the budget, or with activations computed twice."""
+        device = compute_device(self._pack.model)
+        if self._second_tries and keeps_unused(device):
+            self._second_tries -= 1
+            return True
+        self._second_tries = SECOND_TRIES
+        little = self.token_budget < 2 * BUSY_TOKENS[device.type] or len(self._micro_batches(rows, arms)) == len(rows)
+        if self.may_checkpoint and little and not self.checkpointing:
+            checkpoint_blocks(self._pack.model)
+            return True
+        return self._halve_budget(rows, arms)
+
     def _halve_budget(self, rows: Sequence[Example], arms: int) -> bool:
         """Halve the budget until this batch has more micro-batches; False where each is a single row already."""
         count = len(self._micro_batches(rows, arms))
@@ -139,3 +164,19 @@ class Accumulator:
     def _micro_batches(self, rows: Sequence[Example], arms: int) -> list[MicroBatch]:
         tokens = [self._objective.row_tokens(row) * arms for row in rows]
         return self._team.share(tokens, self.token_budget)
+
+
+def checkpoint_blocks(model: PreTrainedModel) -> None:
+    """From now on blocks keep their input only and are computed again in the backward pass (arXiv 1604.06174)."""
+    model.activation_checkpointing_enable({"use_reentrant": False})
+
+
+def keeps_unused(device: torch.device) -> bool:
+    """Whether torch keeps freed memory of this device for itself, so that giving it back may help."""
+    return device.type == "cuda"
+
+
+def give_back_unused(device: torch.device) -> None:
+    """Give what torch keeps and does not use back to the device."""
+    if keeps_unused(device):
+        torch.cuda.empty_cache()

@@ -53,6 +53,30 @@ def dynamic_codes(*, signed: bool) -> tuple[float, ...]:
     return tuple(sorted(found))
 
 
+@cache
+def _nearest_below(signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of all fp32 numbers that share their upper 16 bits the smallest nearest code (65536,); the middles above codes
+    (256,), the last without end."""
+    table = torch.tensor(dynamic_codes(signed=signed))
+    middles = (table[1:] + table[:-1]) / 2
+    upper = torch.arange(1 << 16, dtype=torch.int64)
+    least = torch.where(upper < 1 << 15, upper << 16, (upper << 16) + 0xFFFF)  # negative ones grow towards zero
+    values = torch.where(least < 1 << 31, least, least - (1 << 32)).to(torch.int32).view(torch.float32)
+    above = torch.cat([middles, torch.tensor([torch.inf])])
+    return torch.bucketize(values, middles).int().to(device), above.to(device)
+
+
+def nearest_codes(shares: Tensor, *, signed: bool) -> Tensor:
+    """The code nearest to each of `shares`, fp32 within [-1, 1]: what `torch.bucketize` gives, several times faster.
+
+    Numbers that share their upper 16 bits lie within 2^-7 of each other, closer than two middles do, so that a
+    table and one comparison tell the code.
+    """
+    least, above = _nearest_below(signed, shares.device)
+    codes = least[(shares.contiguous().view(torch.int32) >> 16).bitwise_and_(0xFFFF)]
+    return codes + (shares > above[codes]).int()
+
+
 @dataclass
 class Moment:
     """Values (n,) as codes (n,) in uint8 and scales (n / BLOCK,) in fp32; n is a multiple of BLOCK."""
@@ -76,11 +100,10 @@ class Moment:
 
     def write(self, part: slice, values: Tensor) -> None:
         """The nearest code of each; of what is not signed a positive value never becomes zero: it is divided by."""
-        table = torch.tensor(dynamic_codes(signed=self.signed), device=values.device)
         own = values.view(-1, BLOCK)
         scales = own.abs().amax(1)
         shares = own / scales.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-        codes = torch.bucketize(shares, (table[1:] + table[:-1]) / 2)
+        codes = nearest_codes(shares, signed=self.signed)
         if not self.signed:
             codes = codes.clamp_min(1).where(own > 0, codes)
         self.codes[part] = codes.flatten().to(torch.uint8)

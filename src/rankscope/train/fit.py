@@ -21,7 +21,7 @@ from rankscope.model.methods.attach import Pack
 from rankscope.model.sharding.team import SOLO, Team
 from rankscope.records import Example, StepRecord
 from rankscope.study.study import SUPERVISED, Budget, Optimizer
-from rankscope.train.accumulate import Accumulator, StepRows
+from rankscope.train.accumulate import Accumulator, StepRows, checkpoint_blocks
 from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.optimizer import Trainee
 from rankscope.train.remedies import NONE, Remedies, replay_order
@@ -46,6 +46,11 @@ class FitSettings:
     checkpoint_seconds: float
     objective: Objective = OBJECTIVES[SUPERVISED.name]
     remedies: Remedies = NONE
+    checkpointing: bool = False
+    """Whether blocks keep their input only and are computed again in the backward pass (arXiv 1604.06174); of a pack
+    where one arm's says so."""
+    may_checkpoint: bool = False
+    """Whether that may be turned to where memory runs out."""
 
 
 def fit(
@@ -63,10 +68,10 @@ def fit(
 
     `rows` are the objective's, `settings` those of each arm; but for the rate and the penalty they are alike. Batches
     depend on nothing but the rows, the budget and the seed; replayed rows come on top of them. An arm that diverges
-    leaves the pack; the others go on. Continues from
-    `checkpoints` where they hold a state, bit for bit on the same machine. Saves one every `checkpoint_seconds`, when
-    `should_stop` turns true (a signal), and at `until_step` (a rung of a rate search). `on_step` gets an arm's place in
-    the pack and its result so far. Raises torch.OutOfMemoryError where the device does not hold one row.
+    leaves the pack; the others go on. Continues from `checkpoints` where they hold a state, bit for bit on the same
+    machine. Saves one every `checkpoint_seconds`, when `should_stop` turns true (a signal), and at `until_step` (a rung
+    of a search). `on_step` gets an arm's place in the pack and its result so far. Raises torch.OutOfMemoryError where
+    the device does not hold one row.
 
     The processes of a `team` call this alike and share out each batch; all results are the same in each. There
     OutOfMemoryError is raised in one process at once, whose team cannot go on.
@@ -82,9 +87,10 @@ def fit(
     forward = pack.training_forward()
     remedies = [own.remedies for own in settings]
     work = Accumulator(pack, forward, common.objective, remedies, trainees, _tokens(results, common, team), team)
+    work.may_checkpoint = all(own.may_checkpoint for own in settings)
     replayed = _replayed_rows(batches, rows, common)
     clock = _Clock(common.checkpoint_seconds)
-    with _training(pack.model, forward, checkpointing=common.budget.gradient_checkpointing):
+    with _training(pack.model, forward, checkpointing=_twice(settings, results)):
         for step in range(max(len(result.steps) for result in results), last):
             alive = [i for i, result in enumerate(results) if result.state != "diverged"]
             if not alive:
@@ -96,7 +102,7 @@ def fit(
             seconds = clock.lap() / len(alive)
             for place, (arm, norm) in enumerate(zip(alive, norms, strict=True)):
                 record = found.record(place, step, trainees[arm].rate_at(step), norm)
-                results[arm] = _advance(results[arm], record, seconds, work.token_budget)
+                results[arm] = _advance(results[arm], record, seconds, work)
                 on_step(arm, results[arm])
             due, stopping = team.any(clock.checkpoint_due(), should_stop())
             if due or stopping:
@@ -107,6 +113,12 @@ def fit(
     if until_step is not None:
         save(results, trainees, checkpoints)
     return [_paused(result) if last < len(batches) else _judge(result) for result in results]
+
+
+def _twice(settings: Sequence[FitSettings], results: Sequence[FitResult]) -> bool:
+    """Whether activations are computed again: where an arm's settings say so, or where memory ran out before."""
+    asked = any(own.checkpointing or own.budget.gradient_checkpointing is True for own in settings)
+    return asked or any(result.checkpointing for result in results)
 
 
 def _tokens(results: Sequence[FitResult], common: FitSettings, team: Team) -> int:
@@ -151,21 +163,22 @@ class _Clock:
 def _training(model: PreTrainedModel, forward: TrainingForward, *, checkpointing: bool) -> Iterator[None]:
     """Train mode, the attention of training rows and a random state of our own; all put back afterwards.
 
-    `checkpointing`: blocks keep their input only and are computed again in the backward pass (arXiv 1604.06174).
+    `checkpointing`: blocks keep their input only and are computed again in the backward pass; it may be turned on
+    inside.
     """
     with torch.random.fork_rng(), forward.ready():
         model.train()
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            checkpoint_blocks(model)
         try:
             yield
         finally:
             model.eval()
-            if checkpointing:
+            if model.is_activation_checkpointing:
                 model.activation_checkpointing_disable()
 
 
-def _advance(result: FitResult, record: StepRecord, seconds: float, micro_batch_tokens: int) -> FitResult:
+def _advance(result: FitResult, record: StepRecord, seconds: float, work: Accumulator) -> FitResult:
     """`seconds` is this arm's share of the step."""
     finite = math.isfinite(record.loss_nats_per_token) and math.isfinite(record.gradient_norm)
     peak = result.peak_memory_bytes
@@ -173,7 +186,7 @@ def _advance(result: FitResult, record: StepRecord, seconds: float, micro_batch_
         peak = max(peak, memory_in_use_bytes())
     after = replace(
         result, train_seconds=result.train_seconds + seconds, peak_memory_bytes=peak,
-        micro_batch_tokens=micro_batch_tokens,
+        micro_batch_tokens=work.token_budget, checkpointing=work.checkpointing,
     )  # fmt: skip
     if finite:
         after.steps.append(record)

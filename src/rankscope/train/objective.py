@@ -117,9 +117,17 @@ class SupervisedFineTuning:
         self, forward: TrainingForward, rows: Sequence[Example], base: BaseStates, weights: Tensor
     ) -> LossSums:
         """(N,) each: cross-entropy and divergence over each arm's tokens with loss, in nats, and what is minimised."""
-        batch = collate(rows, device=forward.model.device)
-        states = forward.target_states(repeated(batch, len(weights)))
-        return summed_losses_near_base(forward.model, states, batch.target_ids, base, weights)
+        model = forward.model
+        batch = collate(rows, device=compute_device(model))
+
+        def sums() -> LossSums:
+            states = forward.target_states(repeated(batch, len(weights)))
+            return summed_losses_near_base(model, states, batch.target_ids, base, weights)
+
+        if base.model is model:
+            return in_forward(model, sums)
+        with gathered(base.model):  # a model of its own, whose head is asked here
+            return in_forward(model, sums)
 
     @torch.no_grad()
     def validation_loss(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from rankscope.data.training_batches import split_micro
 from rankscope.model.sharding.shard import own_part, whole_tensor
 from rankscope.study.study import Optimizer as OptimizerSettings
 from rankscope.study.study import OptimizerName, Schedule
 from rankscope.train.adamw_bf16 import AdamWBf16
+
+_GROUP_ELEMENTS = 1 << 26
+"""Gradients that are turned into fp32 together: a quarter of a gigabyte."""
 
 
 def warmup_steps(step_count: int, warmup_fraction: float) -> int:
@@ -152,18 +156,12 @@ class Trainee:
         factor = rate_factor(step, self.step_count, warmup=self._warmup, schedule=self._settings.schedule)
         return self.learning_rate * factor
 
-    def take_gradients(self) -> None:
-        """Add the weights' gradients of one micro-batch to the masters', in fp32."""
+    def taken_gradients(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Weights that have a gradient and masters of their own, which are to get it."""
         if not self._has_masters:
-            return
-        for weight, master in zip(self._weights, self._masters, strict=True):
-            if master is weight or weight.grad is None:
-                continue
-            if master.grad is None:
-                master.grad = weight.grad.to(torch.float32)
-            else:
-                master.grad.add_(weight.grad)
-            weight.grad = None
+            return []
+        pairs = zip(self._weights, self._masters, strict=True)
+        return [(weight, master) for weight, master in pairs if master is not weight and weight.grad is not None]
 
     def whole_gradients(self) -> list[Tensor]:
         """The gradients that every process of a team holds whole, and that are to be added up over it: not those of
@@ -211,3 +209,30 @@ class Trainee:
             if weight is not master:
                 weight.copy_(master)
         self._optimizer.load({key: value for key, value in tensors.items() if not key.startswith("master/")})
+
+
+@torch.no_grad()
+def take_gradients(trainees: Sequence[Trainee]) -> None:
+    """Add the weights' gradients of one micro-batch to their masters', in fp32.
+
+    The tensors of all arms go through a few kernels together, instead of one each: an adapter of 8B has hundreds.
+    Whatever the grouping, every number is that of `master.grad += weight.grad`.
+    """
+    pairs = [pair for trainee in trainees for pair in trainee.taken_gradients()]
+    for group in split_micro(range(len(pairs)), [weight.numel() for weight, _ in pairs], _GROUP_ELEMENTS):
+        of_group = [pairs[place] for place in group]
+        made = [torch.empty_like(_gradient(weight), dtype=torch.float32) for weight, _ in of_group]
+        # torch adds tensors together only where all are of one dtype; it copies them from one to another in one go.
+        torch._foreach_copy_([own_part(new) for new in made], [own_part(_gradient(weight)) for weight, _ in of_group])
+        held = [(_gradient(m), new) for (_, m), new in zip(of_group, made, strict=True) if m.grad is not None]
+        if held:
+            torch._foreach_add_([own_part(total) for total, _ in held], [own_part(new) for _, new in held])
+        for (weight, master), new in zip(of_group, made, strict=True):
+            weight.grad = None
+            if master.grad is None:
+                master.grad = new
+
+
+def _gradient(weight: nn.Parameter) -> Tensor:
+    assert weight.grad is not None
+    return weight.grad

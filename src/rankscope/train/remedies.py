@@ -18,6 +18,7 @@ from rankscope.data.training_batches import collate
 from rankscope.model.attention.unpadded_rows import TrainingForward, training_forward
 from rankscope.model.base_divergence import BaseStates
 from rankscope.model.methods.attach import Pack
+from rankscope.model.sharding.shard import compute_device, gathered
 from rankscope.records import Example
 from rankscope.study.methods.remedy_settings import Retain
 
@@ -92,12 +93,12 @@ class BaseForward:
     @torch.no_grad()
     def states(self, rows: Sequence[Example]) -> BaseStates:
         """Those that predict the rows' tokens with loss. Called where the pack's training forward is ready."""
-        batch = collate(rows, device=self._pack.model.device)
+        batch = collate(rows, device=compute_device(self._pack.model))
         if self._own is not None:
             forward = training_forward(self._own)
-            with forward.ready():
+            with forward.ready(), gathered(self._own):
                 return BaseStates(self._own, forward.target_states(batch))
-        with self._pack.members[0].off(), _evaluating(self._pack.model):
+        with self._pack.members[0].off(), _evaluating(self._pack.model), gathered(self._pack.model):
             return BaseStates(self._pack.model, self._forward.target_states(batch))
 
 

@@ -42,6 +42,8 @@ class FitResult:
     peak_memory_bytes: int = 0
     micro_batch_tokens: int = 0
     """Those of the settings, or fewer where the device ran out of memory."""
+    checkpointing: bool = False
+    """Whether activations are computed again in the backward pass: by the settings, or since memory ran out."""
 
     @property
     def final_train_loss(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -104,7 +105,7 @@ def test_a_fork_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
 def test_a_fork_server_that_refuses_for_a_while_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is being taken down refuses connections and cannot be replaced before it is gone."""
     workers = Workers(1, 1)
-    kind = type(workers._context.Process())
+    kind = type(multiprocessing.get_context("forkserver").Process())
     refusals = iter([ConnectionRefusedError("refused")] * 3)
     plain = kind.start
 

@@ -102,3 +102,13 @@ def test_the_last_layer_leaves_out_what_is_not_read(read: list[int], scores: Sco
         if layer == 1:
             wanted[[place for place in range(13) if place not in read]] = 0
         torch.testing.assert_close(layout.attend(layer, query, key, value, scores), wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("scores", SCORES)
+def test_nothing_is_read_back_from_the_device(scores: Scores) -> None:
+    """On torch's meta device, where nothing has a value: reading one is an error."""
+    query, key, value = (part.to("meta") for part in states(len(SEQUENCES)))
+    prefix = [(drawn(KEY_HEADS, PREFIX, SIZE, seed=7).to("meta"),) * 2] * 2 if scores.window is None else None
+    layout = TreeLayout(SHAPE, prefix, read=torch.tensor([5, 8, *range(13, 20)]), last=1, device=torch.device("meta"))
+    for layer in (0, 1):
+        assert layout.attend(layer, query, key, value, scores).shape == (len(SEQUENCES), HEADS, SIZE)

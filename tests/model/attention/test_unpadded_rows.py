@@ -13,9 +13,9 @@ from scoring_models import make_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rankscope.data.training_batches import collate
+from rankscope.data.training_batches import collate, repeated
 from rankscope.model.attention import unpadded_rows
-from rankscope.model.attention.unpadded_rows import TrainingForward, padded_forward, training_forward
+from rankscope.model.attention.unpadded_rows import RowLayout, TrainingForward, padded_forward, training_forward
 
 Kernel = Callable[..., Tensor]
 
@@ -131,6 +131,24 @@ def test_a_kernel_that_is_wrong_or_missing_is_not_used_and_a_note_says_so(
     found, own = states(forward), states(padded_forward(model))
     assert len(calls) == before
     assert float((found - own).abs().mean() / own.abs().mean()) < 0.02
+
+
+def test_the_kernel_needs_nothing_that_is_read_back_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On torch's meta device, where nothing has a value: reading one is an error."""
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, *_: Any, **__: Any) -> Tensor:
+        assert (starts.dtype, starts.shape) == (torch.int32, (len(rows()) * 2 + 1,))
+        return torch.empty_like(q)
+
+    monkeypatch.setattr(unpadded_rows, "varlen_attn", kernel)
+    with torch.device("meta"):
+        model = make_model("Mistral").to("meta", torch.bfloat16)
+    batch = repeated(collate(rows(), device="meta"), 2)
+    forward = TrainingForward(model, unpadded=True, varlen=True)
+    with torch.no_grad(), forward.ready():
+        assert forward.target_states(batch).shape[0] == len(batch.target_ids)
+    layout = RowLayout.of(collate(rows()))
+    assert "buckets" not in vars(layout), "they are made where they are asked for"
 
 
 def test_no_memory_for_the_check_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:

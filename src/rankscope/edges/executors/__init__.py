@@ -25,7 +25,7 @@ from rankscope.study.study import Study
 class WorkPlace:
     """What an executor tells a job about where it runs. `stop_requested`: save the state and return.
 
-    `devices`: the GPUs that the job may use, as CUDA_VISIBLE_DEVICES has them; empty where all that it sees.
+    `devices`: the GPUs that the job may use, as CUDA_VISIBLE_DEVICES names them; empty where all that it sees.
     """
 
     stop_requested: Callable[[], bool]
@@ -40,7 +40,7 @@ class Job(Protocol):
 
     @property
     def seconds(self) -> float:
-        """Planned time: the longest jobs are begun first."""
+        """Planned time, 0 where nobody knows: the longest jobs are begun first."""
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
         """Leave `error` and the traceback in the study folder; gives what failed, and why, by run or search id."""
@@ -49,6 +49,11 @@ class Job(Protocol):
 def slots_of(job: Job) -> int:
     """Places of the executor that a job takes: one, or a gang's number of processes where it says so (`slots`)."""
     return int(getattr(job, "slots", 1))
+
+
+def host_bytes_of(job: Job) -> int:
+    """What a job takes of the host's memory beside others (`host_bytes`), where it says so."""
+    return int(getattr(job, "host_bytes", 0))
 
 
 @dataclass(frozen=True)

@@ -7,39 +7,42 @@ a death may cost one job at most.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 
-from rankscope.edges.executors import Executor, Job, JobOutcome, WorkPlace, perform, slots_of
-from rankscope.edges.machine import end_with, keep_freed_memory, stop_on, stop_requested
+import psutil
+
+from rankscope.edges.cores import cores_of_workers
+from rankscope.edges.executors import Executor, Job, JobOutcome, WorkPlace, host_bytes_of, perform, slots_of
+from rankscope.edges.machine import stop_requested
+from rankscope.edges.worker_process import Place, Process, WorkerTask, gpu_names, how_it_ended, start_worker
+from rankscope.plan.placement import LOOK_AHEAD, Capacity, Claim, Running, next_to_begin
+from rankscope.plan.resolve import USABLE_MEMORY
 from rankscope.records import Plan
 
 NAME = "local"
 
-PRELOADED = ["rankscope.jobs.run_job", "rankscope.jobs.search_job"]
-"""What the fork server imports once for all workers."""
-
 _LOOK_SECONDS = 0.25
 
-_NO_FORK_SERVER = 255
-"""The exit code that multiprocessing gives a worker whose fork server is gone, and with it how the worker ended."""
-
-_START_WAITS_SECONDS = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)
-"""Waits before each attempt to start a worker. A fork server that was killed refuses connections for as long as the
-system needs to take it down, and multiprocessing starts another only when it is gone."""
+_END_SECONDS = 10.0
+"""How long a worker without a job may take to end."""
 
 
 def make(plan: Plan) -> Executor:
-    """Worker processes where the plan has several, else this process."""
+    """On CUDA a worker process for each GPU, so that this one never makes a CUDA context; on a CPU worker processes
+    where the plan has several, else this process."""
     resolved = plan.resolved
-    if resolved.worker_count == 1:
+    if resolved.device == "cpu" and resolved.worker_count == 1:
         return InProcess(resolved.thread_count)
-    return Workers(resolved.worker_count, resolved.thread_count)
+    count = resolved.worker_count
+    gpus: list[str | None] = [None] * count
+    if resolved.device == "cuda":
+        gpus = [*gpu_names(resolved.gpus or range(count), os.environ)]
+    cores = cores_of_workers(count, resolved.thread_count)
+    return Workers(count, resolved.thread_count, [Place(gpu, own) for gpu, own in zip(gpus, cores, strict=True)])
 
 
 class InProcess:
@@ -62,130 +65,149 @@ class InProcess:
         """Nothing to give back."""
 
 
-class Workers:
-    """Worker processes that stay for many jobs, so that each imports and loads once.
+@dataclass(frozen=True)
+class _Worker:
+    """A worker process on the places with these numbers."""
 
-    A worker that dies (out of memory, say) costs its own job, and an idle one nothing: another takes its place.
+    process: Process
+    pipe: Connection
+    places: tuple[int, ...]
+
+
+@dataclass
+class _AtWork:
+    """A worker and its job, given to it at `since` on the monotonic clock. `begun`: it has said so."""
+
+    worker: _Worker
+    job: Job
+    since: float
+    begun: bool = False
+
+
+class Workers:
+    """Worker processes that stay for many jobs, one on each place, so that each imports and loads once.
+
+    A job that takes several places has a process of its own that sees the devices of them all; it ends with the job,
+    and so do before it the workers that wait on those places, whose memory it needs. A worker that dies (out of memory,
+    say) costs its own job, and an idle one nothing; its places are free again. Unless `places` are given, all are on
+    this process's cores. Jobs at work take at most `host_bytes` together: by default what a plan counts on.
     """
 
-    def __init__(self, worker_count: int, thread_count: int) -> None:
-        self._count = worker_count
+    def __init__(
+        self,
+        worker_count: int,
+        thread_count: int,
+        places: Sequence[Place] | None = None,
+        host_bytes: int | None = None,
+    ) -> None:
+        self._places = list(places) if places is not None else [Place()] * worker_count
         self._threads = thread_count
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOADED)
-        self._busy: dict[Connection, tuple[BaseProcess, Job]] = {}
-        self._begun: set[Connection] = set()
-        self._free: list[tuple[BaseProcess, Connection]] = []
+        memory = int(psutil.virtual_memory().total * USABLE_MEMORY) if host_bytes is None else host_bytes
+        self._whole = Capacity(len(self._places), memory)
+        self._busy: dict[Connection, _AtWork] = {}
+        self._idle: list[_Worker] = []
 
     def run(self, jobs: Sequence[Job], idle: Callable[[], None]) -> Iterator[JobOutcome]:
         """Yields outcomes as they come; `idle` is called about four times a second."""
         waiting = list(jobs)
         told_to_stop = False
         while self._busy or (waiting and not stop_requested()):
-            while waiting and self._has_room(waiting[0]) and not stop_requested():
-                self._give(waiting.pop(0))
+            while not stop_requested() and (chosen := self._next(waiting)) is not None:
+                self._give(waiting.pop(chosen))
             for pipe in wait(list(self._busy), timeout=_LOOK_SECONDS):
                 assert isinstance(pipe, Connection)
-                process, job = self._busy[pipe]
-                news = _receive(process, pipe, job)
+                at_work = self._busy[pipe]
+                news = _receive(at_work)
                 if news is None:
-                    self._begun.add(pipe)
+                    at_work.begun = True
                     continue
-                del self._busy[pipe]
-                if process.is_alive():
-                    self._free.append((process, pipe))
-                if news.error is not None and pipe not in self._begun:
-                    waiting.insert(0, job)  # it died while it waited: the job was never begun
+                self._take_back(at_work.worker)
+                if news.error is not None and not at_work.begun:
+                    waiting.insert(0, at_work.job)  # it died while it waited: the job was never begun
                     continue
-                self._begun.discard(pipe)
                 yield news
             if stop_requested() and not told_to_stop:
                 told_to_stop = True
-                for process, _ in self._busy.values():
-                    process.terminate()  # SIGTERM: the worker saves its state and returns
+                for at_work in self._busy.values():
+                    at_work.worker.process.terminate()  # SIGTERM: the worker saves its state and returns
             idle()
-
-    def _has_room(self, job: Job) -> bool:
-        """A gang takes as many places as it has processes, or all where it has more."""
-        taken = sum(slots_of(held) for _, held in self._busy.values())
-        return not self._busy or taken + slots_of(job) <= self._count
 
     def close(self) -> None:
         """End the workers: idle ones leave by themselves, busy ones are killed."""
-        for process, pipe in self._free:
+        self._end(self._idle)
+        for pipe, at_work in self._busy.items():
+            at_work.worker.process.kill()
             pipe.close()
-            process.join(timeout=5)
-        for pipe, (process, _) in self._busy.items():
-            process.kill()
-            pipe.close()
-        self._free.clear()
+            at_work.worker.process.join(timeout=_END_SECONDS)
         self._busy.clear()
 
+    def _next(self, waiting: Sequence[Job]) -> int | None:
+        """The place in `waiting` of the job to begin now."""
+        at_work = [Running(claim := _claim(one.job), one.since + claim.seconds) for one in self._busy.values()]
+        ahead = [_claim(job) for job in waiting[: LOOK_AHEAD + 1]]
+        return next_to_begin(ahead, at_work, self._whole, time.monotonic())
+
     def _give(self, job: Job) -> None:
-        """Hand a job to an idle worker, or to a new one where none is left alive."""
-        while self._free:
-            process, pipe = self._free.pop()
+        """Hand a job to a worker that waits, or to a new one: where none is alive, and for a job on several places."""
+        count = min(slots_of(job), len(self._places))
+        while count == 1 and self._idle:
+            worker = self._idle.pop()
             try:
-                pipe.send(job)
+                worker.pipe.send(job)
             except OSError:  # it died while it waited
-                pipe.close()
-                process.join(timeout=5)
+                self._end([worker])
                 continue
-            self._busy[pipe] = (process, job)
+            self._busy[worker.pipe] = _AtWork(worker, job, time.monotonic())
             return
-        process, pipe = self._start()
-        self._busy[pipe] = (process, job)
+        worker = self._start(self._free_places(count))
+        self._busy[worker.pipe] = _AtWork(worker, job, time.monotonic())
         with contextlib.suppress(OSError):  # it died at once: its pipe says so, and the job goes to another
-            pipe.send(job)
+            worker.pipe.send(job)
 
-    def _start(self) -> tuple[BaseProcess, Connection]:
-        """A new worker. Where the fork server was killed, multiprocessing starts another at a later attempt."""
-        failure: Exception = OSError("no attempt was made")
-        for wait_seconds in _START_WAITS_SECONDS:
-            time.sleep(wait_seconds)
-            ours, theirs = self._context.Pipe()
-            process = self._context.Process(target=_work, args=(theirs, self._threads, os.getpid()), daemon=True)
-            try:
-                process.start()
-                return process, ours
-            except (EOFError, OSError) as error:
-                ours.close()
-                failure = error
-            finally:
-                theirs.close()
-        raise failure
+    def _free_places(self, count: int) -> tuple[int, ...]:
+        """So many places without a job, if possible without a worker that waits there; who waits on one is ended."""
+        taken = {place for one in self._busy.values() for place in one.worker.places}
+        warm = {place for worker in self._idle for place in worker.places}
+        free = [place for place in range(len(self._places)) if place not in taken]
+        chosen = sorted(sorted(free, key=lambda place: place in warm)[:count])
+        self._end([worker for worker in self._idle if not set(worker.places).isdisjoint(chosen)])
+        return tuple(chosen)
+
+    def _start(self, places: tuple[int, ...]) -> _Worker:
+        own = [self._places[place] for place in places]
+        gpus = tuple(place.gpu for place in own if place.gpu is not None)
+        cores = tuple(sorted({core for place in own for core in place.cores}))
+        process, pipe = start_worker(WorkerTask(self._threads, os.getpid(), gpus, cores))
+        return _Worker(process, pipe, places)
+
+    def _take_back(self, worker: _Worker) -> None:
+        """A worker whose job has ended waits for the next one, where it is alive and on one place."""
+        del self._busy[worker.pipe]
+        if len(worker.places) == 1 and worker.process.is_alive():
+            self._idle.append(worker)
+        else:
+            self._end([worker])
+
+    def _end(self, workers: Sequence[_Worker]) -> None:
+        """Let workers without a job end, and wait until they have given back what they held."""
+        self._idle = [worker for worker in self._idle if worker not in workers]
+        for worker in workers:
+            worker.pipe.close()
+        for worker in workers:
+            worker.process.join(timeout=_END_SECONDS)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join(timeout=_END_SECONDS)
 
 
-def _receive(process: BaseProcess, pipe: Connection, job: Job) -> JobOutcome | None:
+def _claim(job: Job) -> Claim:
+    return Claim(slots_of(job), host_bytes_of(job), job.seconds)
+
+
+def _receive(at_work: _AtWork) -> JobOutcome | None:
     """How the job ended; None: it has begun."""
     try:
-        news: JobOutcome | None = pipe.recv()
+        news: JobOutcome | None = at_work.worker.pipe.recv()
         return news
     except (EOFError, OSError):
-        process.join(timeout=10)
-        code = process.exitcode
-        died = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
-        if code == _NO_FORK_SERVER:
-            died = "with the fork server that had started it"
-        hint = " (often: out of memory)" if code == -signal.SIGKILL else ""
-        return JobOutcome(job, error=f"its worker process ended {died}{hint}")
-
-
-def _work(pipe: Connection, thread_count: int, parent: int) -> None:
-    import torch
-
-    keep_freed_memory()
-    torch.set_num_threads(thread_count)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to handle
-    stop_on((signal.SIGTERM, signal.SIGUSR1))
-    end_with(parent)
-    while True:
-        try:
-            job = pipe.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            pipe.send(None)  # begun: from here on a death is the job's own
-            pipe.send(perform(job, WorkPlace(stop_requested)))
-        except OSError:
-            return
+        return JobOutcome(at_work.job, error=how_it_ended(at_work.worker.process))

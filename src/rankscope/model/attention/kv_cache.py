@@ -1,15 +1,16 @@
 """A KV cache for rows that are decoded together, and the decoder that fills it and appends a token to every row.
 
-Each row has a slot of the cache. The rows decoded now fill the first slots without a gap; where one ends, the last
-moves into its slot. So a step runs one token of each row as one flat row, without padding and without copying what is
-kept.
+Each row has a slot of the cache, with room for the longest row there may be. The rows decoded now fill the first slots
+without a gap, so a step runs one token of each row as one flat row, without padding and without copying what is kept. A
+row that has ended stays and is run along, or the last rows move into the slots of those that have ended. How long rows
+are is known on the host too, so that a step never waits for the device.
 
 Shapes as in `registration.py`; n rows that are decoded now, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,21 +19,26 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from rankscope.model.attention.joined_attention import attend, log_sums_by_kernel
 from rankscope.model.attention.registration import (
     LAYOUT_KEY,
     FastPathCheck,
     Scores,
-    attend,
     attention_installed,
     why_different,
 )
-from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout, TreeShape, padded_places, to_rows
+from rankscope.model.attention.scoring_layout import (
+    PrefixKV,
+    TreeLayout,
+    TreeShape,
+    moved,
+    padded_places,
+    to_rows,
+)
 from rankscope.model.decoder_parts import key_value_width, text_config, window_that_matters
 from rankscope.model.forward import forward_of, hidden_states, probe_ids
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens, without_virtual_tokens
-
-SPARE_TOKENS = 16
-"""Room that a slot gets beyond what is needed, so that it is not copied at every step."""
+from rankscope.model.sharding.shard import compute_device
 
 PROBE_PROMPT_TOKENS = 12
 PROBE_STEPS = 4
@@ -45,75 +51,109 @@ def prefix_kv(model: PreTrainedModel, ids: tuple[int, ...]) -> PrefixKV | None:
         return None
     cache = DynamicCache(config=model.config)
     # Virtual tokens alone need some token after them, whose keys are then left away.
-    hidden_states(model, torch.tensor([ids or (0,)], device=model.device), past_key_values=cache, use_cache=True)
+    hidden_states(
+        model, torch.tensor([ids or (0,)], device=compute_device(model)), past_key_values=cache, use_cache=True
+    )
     return [(layer.keys[0, :, :count], layer.values[0, :, :count]) for layer in cache.layers]
 
 
 class KVCache:
     """Keys and values (slots, K, room in tokens, d) of every layer; `lengths` (n,): how many tokens each row has."""
 
-    def __init__(self, slot_count: int, device: torch.device) -> None:
+    def __init__(self, slot_count: int, room_tokens: int, device: torch.device) -> None:
         self.slot_count = slot_count
+        self.room_tokens = room_tokens
         self.device = device
         self.lengths = torch.zeros(0, dtype=torch.int64, device=device)
-        self.longest = 0
+        self._counts: list[int] = []  # as `lengths`, on the host
+        self._growth: list[int] = []  # by how much each row grows at a step: 0 where it has ended
+        self._growth_there = self.lengths
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def buffers(self, layer: int, key: Tensor, value: Tensor, needed: int) -> tuple[Tensor, Tensor]:
-        """The layer's buffers, with room for `needed` tokens; `key` and `value` are some (K, T, d) of this layer."""
-        held = self._buffers.get(layer)
-        if held is not None and held[0].shape[2] >= needed:
-            return held
-        # Zeros: what is masked must still be a number.
-        grown = [
-            states.new_zeros(self.slot_count, states.shape[0], needed + SPARE_TOKENS, states.shape[2])
-            for states in (key, value)
-        ]
-        if held is not None:
-            rows = len(self.lengths)
-            for new, old in zip(grown, held, strict=True):
-                new[:rows, :, : old.shape[2]] = old[:rows]
-        self._buffers[layer] = (grown[0], grown[1])
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that has not ended."""
+        return max((count for count, grows in zip(self._counts, self._growth, strict=True) if grows), default=0)
+
+    def buffers(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's buffers; `key` and `value` are some (K, T, d) of this layer."""
+        if layer not in self._buffers:
+            # Zeros: what is masked must still be a number.
+            keys, values = (
+                states.new_zeros(self.slot_count, states.shape[0], self.room_tokens, states.shape[2])
+                for states in (key, value)
+            )
+            self._buffers[layer] = keys, values
         return self._buffers[layer]
+
+    def add(self, counts: list[int]) -> None:
+        """Rows of so many tokens, which stand in the next slots."""
+        self._counts += counts
+        self.lengths = torch.cat([self.lengths, moved(torch.tensor(counts), self.device)])
+        self._grow_by([*self._growth, *([1] * len(counts))])
+
+    def grow(self) -> None:
+        """Every row that has not ended has one token more."""
+        self._counts = [count + more for count, more in zip(self._counts, self._growth, strict=True)]
+        self.lengths = self.lengths + self._growth_there
+
+    def end(self, rows: Collection[int]) -> None:
+        """These rows grow no further; a step runs them at the place where they ended."""
+        self._grow_by([0 if row in rows else grows for row, grows in enumerate(self._growth)])
 
     def keep(self, alive: list[int]) -> list[int]:
         """Drops all rows but these; returns which row each slot holds now (the old indices, in the new order)."""
-        count = len(alive)
+        count, longest = len(alive), max((self._counts[row] for row in alive), default=0)
         holes = sorted(set(range(count)) - set(alive))
         movers = [index for index in alive if index >= count]
         order = list(range(count))
         for hole, mover in zip(holes, movers, strict=True):
             order[hole] = mover
         if holes:
-            to, source = torch.tensor([holes, movers], device=self.device)
+            to, source = moved(torch.tensor([holes, movers]), self.device)
             for pair in self._buffers.values():
                 for buffer in pair:
-                    buffer[to, :, : self.longest] = buffer[source, :, : self.longest]
-        self.lengths = self.lengths[torch.tensor(order, dtype=torch.int64, device=self.device)]
-        self.longest = int(self.lengths.max()) if order else 0
+                    buffer[to, :, :longest] = buffer[source, :, :longest]
+        self._counts = [self._counts[row] for row in order]
+        self.lengths = self.lengths[moved(torch.tensor(order, dtype=torch.int64), self.device)]
+        self._grow_by([self._growth[row] for row in order])
         return order
+
+    def _grow_by(self, growth: list[int]) -> None:
+        self._growth = growth
+        self._growth_there = moved(torch.tensor(growth, dtype=torch.int64), self.device)
 
 
 class PrefillLayout:
     """The attention of prefill: prompts one after another in a flat row, whose keys and values go into the next slots.
 
-    `lengths` (rows,) in tokens; each comes after `prefix`. The model's last layer, number `last`, is asked for their
-    last tokens only. Afterwards, `commit` makes them rows of the cache.
+    `lengths` (rows,) in tokens, on the host; each comes after `prefix`. The model's last layer, number `last`, is asked
+    for their last tokens only; `kernel` as in `joined_attention.attend_with_log_sum`. Afterwards, `commit` makes them
+    rows of the cache.
     """
 
-    def __init__(self, cache: KVCache, lengths: Tensor, prefix: PrefixKV | None, last: int | None = None) -> None:
-        none = torch.zeros(0, dtype=torch.int64, device=lengths.device)
+    def __init__(
+        self,
+        cache: KVCache,
+        lengths: Tensor,
+        prefix: PrefixKV | None,
+        last: int | None = None,
+        *,
+        kernel: bool = False,
+    ) -> None:
+        none = torch.zeros(0, dtype=torch.int64)
         ends = torch.cumsum(lengths, 0)
-        self._prompts = TreeLayout(TreeShape(lengths, none, none, none, none), prefix, read=ends - 1, last=last)
+        shape = TreeShape(lengths, none, none, none, none)
+        self._prompts = TreeLayout(shape, prefix, read=ends - 1, last=last, device=cache.device, kernel=kernel)
         self._cache, self._lengths = cache, lengths
-        self._places = padded_places(ends - lengths, lengths)[0]
+        self._places = moved(padded_places(ends - lengths, lengths)[0], cache.device)
         self._prefix_tokens = 0 if prefix is None else prefix[0][0].shape[1]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
         """As `registration.Layout`; keeps keys and values (K, T, d) on the way."""
         rows, width = self._places.shape
         first, start = len(self._cache.lengths), self._prefix_tokens
-        buffers = self._cache.buffers(layer, key, value, start + width)
+        buffers = self._cache.buffers(layer, key, value)
         for index, (buffer, states) in enumerate(zip(buffers, (key, value), strict=True)):
             buffer[first : first + rows, :, start : start + width] = to_rows(states, self._places)
             if self._prompts.prefix is not None:
@@ -122,9 +162,7 @@ class PrefillLayout:
 
     def commit(self) -> None:
         """Counts the new rows, when every layer has run."""
-        cache = self._cache
-        cache.lengths = torch.cat([cache.lengths, self._lengths + self._prefix_tokens])
-        cache.longest = int(cache.lengths.max())
+        self._cache.add((self._lengths + self._prefix_tokens).tolist())
 
 
 class DecodeLayout:
@@ -134,15 +172,14 @@ class DecodeLayout:
     """
 
     def __init__(self, cache: KVCache) -> None:
-        self._cache = cache
+        self._cache, self._seen = cache, cache.longest + 1
         self._rows = torch.arange(len(cache.lengths), device=cache.device)
         self._masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
         """As `registration.Layout`, with T = n; keeps keys and values (K, n, d) on the way."""
-        cache, rows = self._cache, len(self._rows)
-        seen = cache.longest + 1
-        keys, values = cache.buffers(layer, key, value, seen)
+        cache, rows, seen = self._cache, len(self._rows), self._seen
+        keys, values = cache.buffers(layer, key, value)
         keys[self._rows, :, cache.lengths] = key.transpose(0, 1)
         values[self._rows, :, cache.lengths] = value.transpose(0, 1)
         heads, _, size = query.shape
@@ -153,10 +190,12 @@ class DecodeLayout:
         return output.reshape(rows, heads, -1)
 
     def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """(n, 1, 1, longest + 1): a row's own tokens, those out of the window left out."""
+        """(n, 1, 1, seen): a row's own tokens, those out of the window left out; seen is one more than the longest row
+        of those that have not ended."""
         if (window, dtype) not in self._masks:
-            lengths = self._cache.lengths[:, None]
-            place = torch.arange(self._cache.longest + 1, device=lengths.device)
+            # A row that has ended may be longer than what is seen; it looks like one that is not.
+            lengths = self._cache.lengths.clamp_max(self._seen - 1)[:, None]
+            place = torch.arange(self._seen, device=lengths.device)
             seen = place <= lengths
             if window is not None:
                 seen &= lengths - place < window
@@ -166,17 +205,17 @@ class DecodeLayout:
 
     def commit(self) -> None:
         """Counts the new tokens, when every layer has run."""
-        self._cache.lengths = self._cache.lengths + 1
-        self._cache.longest += 1
+        self._cache.grow()
 
 
 class Decoder:
-    """A model that decodes up to `slot_count` rows at once in a KV cache."""
+    """A model that decodes up to `slot_count` rows at once, each of at most `room_tokens`, in a KV cache."""
 
-    def __init__(self, model: PreTrainedModel, slot_count: int) -> None:
-        self.cache = KVCache(slot_count, model.device)
+    def __init__(self, model: PreTrainedModel, slot_count: int, room_tokens: int) -> None:
+        self.cache = KVCache(slot_count, room_tokens, compute_device(model))
         self._model, self._forward = model, forward_of(model)
         self._prefix = prefix_kv(model, ())
+        self._kernel = self._prefix is not None and log_sums_by_kernel(model)
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -186,15 +225,23 @@ class Decoder:
 
     def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Tensor:
         """Puts prompts into the next slots; logits (prompts, V) of what follows each."""
-        device = self._model.device
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        ids = torch.tensor([token for prompt in prompts for token in prompt], device=device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        ids = torch.tensor([token for prompt in prompts for token in prompt])
         ends = lengths.cumsum(0)
-        positions = torch.arange(len(ids), device=device) - (ends - lengths).repeat_interleave(lengths)
-        last = text_config(self._model).num_hidden_layers - 1
         before = 0 if self._prefix is None else self._prefix[0][0].shape[1]
-        layout = PrefillLayout(self.cache, lengths, self._prefix, last)
-        return self._logits(ids, ends - 1, positions + before, layout)
+        positions = torch.arange(before, before + len(ids)) - (ends - lengths).repeat_interleave(lengths)
+        last = text_config(self._model).num_hidden_layers - 1
+        layout = PrefillLayout(self.cache, lengths, self._prefix, last, kernel=self._kernel)
+        given = [moved(values, self.cache.device) for values in (ids, ends - 1, positions)]
+        return self._logits(given[0], given[1], given[2], layout)
+
+    def idle(self) -> None:
+        """A forward of which nothing is kept: of a process without rows, while others of its team have some."""
+        cache, self.cache = self.cache, KVCache(1, 1, self.cache.device)
+        try:
+            self.prefill([(0,)])
+        finally:
+            self.cache = cache
 
     def step(self, tokens: Tensor) -> Tensor:
         """Appends tokens (n,) to the rows; logits (n, V) of what follows each."""
@@ -235,9 +282,9 @@ def _compare_cached(model: PreTrainedModel, window: int | None) -> str:
     forward = forward_of(model)
     starts = [long, long // 2]
     for start in starts:
-        read = torch.arange(start - 1, start + PROBE_STEPS, device=model.device)
+        read = torch.arange(start - 1, start + PROBE_STEPS, device=compute_device(model))
         own.append(torch.cat(list(forward.logits_at(tokens[None, : start + PROBE_STEPS], read))))
-    decoder = Decoder(model, len(starts))
+    decoder = Decoder(model, len(starts), long + PROBE_STEPS)
     with decoder.ready():
         found = [decoder.prefill([tuple(tokens[:start].tolist()) for start in starts])]
         for step in range(PROBE_STEPS):

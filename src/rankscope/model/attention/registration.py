@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from rankscope.model.sharding.shard import team_of
+
 logger = logging.getLogger(__name__)
 
 ATTENTION_NAME = "rankscope"
@@ -75,33 +77,36 @@ def layout_attention(
     return layout.attend(layer, query[0], key[0], value[0], scores)[None], None
 
 
-def no_mask(*_: Any, **__: Any) -> None:
-    """The layout carries what a mask would."""
-
-
 @contextmanager
 def attention_installed(
-    model: PreTrainedModel, attention: Callable[..., Any] = layout_attention, masks: Callable[..., Any] = no_mask
+    model: PreTrainedModel, attention: Callable[..., Any] = layout_attention, masks: Callable[..., Any] | None = None
 ) -> Iterator[None]:
     """Inside, every layer of the model calls `attention`, with the masks that `masks` makes; afterwards its own again.
 
     Both have the signatures of transformers' AttentionInterface and AttentionMaskInterface. With the default, every
-    forward must be given a layout under `LAYOUT_KEY`. May be nested; nothing stays registered.
+    forward must be given a layout under `LAYOUT_KEY`, which carries what a mask would. None for `masks`: transformers
+    makes no mask, and does not wait for the device to find out whether positions are those of packed rows. May be
+    nested; nothing stays registered.
     """
     registries = (AttentionInterface._global_mapping, AttentionMaskInterface._global_mapping)
     outer = [registry.get(ATTENTION_NAME) for registry in registries]
     before = model.config._attn_implementation
-    AttentionInterface.register(ATTENTION_NAME, attention)
-    AttentionMaskInterface.register(ATTENTION_NAME, masks)
+    for registry, function in zip(registries, (attention, masks), strict=True):
+        _put(registry, function)
     model.set_attn_implementation(ATTENTION_NAME)
     try:
         yield
     finally:
         model.set_attn_implementation(before)
         for registry, function in zip(registries, outer, strict=True):
-            del registry[ATTENTION_NAME]
-            if function is not None:
-                registry[ATTENTION_NAME] = function
+            _put(registry, function)
+
+
+def _put(registry: dict[str, Callable[..., Any]], function: Callable[..., Any] | None) -> None:
+    """The registry holds this function under our name, or none."""
+    registry.pop(ATTENTION_NAME, None)
+    if function is not None:
+        registry[ATTENTION_NAME] = function
 
 
 # ---- may a path be used? ---------------------------------------------------------------------------------------------
@@ -140,6 +145,8 @@ class FastPathCheck:
         known = self._known.setdefault(model, {})
         if conditions not in known:
             reason = self._reason(compare)
+            (elsewhere,) = team_of(model).any(bool(reason))  # its processes must take the same path
+            reason = reason or ("another process finds a difference" if elsewhere else "")
             known[conditions] = not reason
             note = f"{self._slow}, because {reason}" if reason else self._fast
             logger.log(self._slow_level if reason else logging.INFO, "%s: %s", type(model).__name__, note)
@@ -165,59 +172,3 @@ def why_different(found: Tensor, own: Tensor, allowed: float, what: str = "logit
     difference = float((found - own).abs().max())
     # Not "greater than": NaN must not pass.
     return "" if difference <= allowed * max(1.0, float(own.abs().max())) else f"{what} differ by {difference:.3g}"
-
-
-# ---- attention over some keys, and over two disjoint sets of keys joined ---------------------------------------------
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, scores: Scores, *, causal: bool = False, mask: Tensor | None = None
-) -> Tensor:
-    """Output (B, H, Q, d) for query (B, H, Q, d), key and value (B, K, S, d).
-
-    `mask` is additive, (B or 1, 1, Q, S); `causal` needs Q = S. A window must be in the mask.
-    """
-    if scores.softcap is None:
-        return nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=causal, scale=scores.scale,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )  # fmt: skip
-    return _plain_attention(query, key, value, scores, causal=causal, mask=mask)[0]
-
-
-def attend_with_log_sum(
-    query: Tensor, key: Tensor, value: Tensor, scores: Scores, *, causal: bool = False, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """What `attend` gives, and (B, H, Q) in fp32: log of the sum of exp(score), to join it with other keys' output."""
-    if scores.softcap is None and query.device.type == "cpu":
-        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        output, log_sum = fused(query, key, value, 0.0, causal, attn_mask=mask, scale=scores.scale)
-        return output, log_sum
-    return _plain_attention(query, key, value, scores, causal=causal, mask=mask)
-
-
-def join_attention(output: Tensor, log_sum: Tensor, other: Tensor, other_log_sum: Tensor) -> Tensor:
-    """Attention over two disjoint sets of keys from that over each: softmax weights scale by exp of the log-sums.
-
-    Outputs (..., d) and log-sums (...) as of `attend_with_log_sum` (the combination of arXiv 2307.08691, section 3.1).
-    """
-    share = torch.sigmoid(other_log_sum - log_sum)[..., None]
-    return torch.lerp(output.float(), other.float(), share).to(output.dtype)
-
-
-def _plain_attention(
-    query: Tensor, key: Tensor, value: Tensor, scores: Scores, *, causal: bool, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Attention in products and a softmax: what no fused kernel does."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    weights = query @ key.transpose(-1, -2) * scores.scale
-    if scores.softcap is not None:
-        weights = torch.tanh(weights / scores.softcap) * scores.softcap
-    if mask is not None:
-        weights = weights + mask
-    if causal:
-        hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=weights.device).triu(1)
-        weights = weights.masked_fill(hidden, torch.finfo(weights.dtype).min)
-    log_sum = weights.float().logsumexp(-1)
-    return nn.functional.softmax(weights, -1, dtype=torch.float32).to(value.dtype) @ value, log_sum

@@ -7,24 +7,30 @@ shared prefix were computed before, once.
 
 Shapes as in `registration.py`; B prompts, P tokens of the longest; C prompts that have a tree, M tokens of the largest
 tree; S tokens of the shared prefix.
+
+Who sees whom is worked out on the host, where shapes are known, and only what attention needs goes to the device: to
+read lengths back from a GPU would wait for all that the GPU has to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from rankscope.model.attention.registration import Scores, attend, attend_with_log_sum, join_attention
+from rankscope.model.attention.joined_attention import attend, attend_with_log_sum, join_attention
+from rankscope.model.attention.registration import Scores
 
 PrefixKV = list[tuple[Tensor, Tensor]]
 """Keys and values (K, S, d) of a shared prefix, by layer."""
 
 PADDING = 1.3
 """Smaller groups of rows waste less on padding and take more calls."""
+
+CPU = torch.device("cpu")
 
 WORTH_SKIPPING = 0.5
 """Up to this share of the prompts' tokens read, the last layer leaves the others out."""
@@ -44,68 +50,85 @@ class TreeShape:
     depths: Tensor
     ends: Tensor
 
-    def to(self, device: torch.device) -> TreeShape:
-        """All five tensors on `device`."""
-        parts = (self.prompt_lengths, self.owners, self.tree_lengths, self.depths, self.ends)
-        return TreeShape(*(part.to(device) for part in parts))
-
 
 @dataclass
 class _PaddedRows:
     """Rows of like size that are padded and attend together: which token stands at each place of queries (rows, Q) and
-    of keys (rows, S), and where a query is `real`. `sees` gives of a window what a query sees, (rows or 1, 1, Q, S) in
-    bool; None where all that is causal, with Q = S."""
+    of keys (rows, S), and where a query is `real`. `sees` gives of a window and a device what a query sees, (rows or 1,
+    1, Q, S) in bool; None where all that is causal, with Q = S."""
 
     queries: Tensor
     keys: Tensor
     real: Tensor
-    sees: Callable[[int | None], Tensor | None]
-    masks: dict[tuple[int | None, torch.dtype], Tensor | None] = field(default_factory=dict)
+    sees: Callable[[int | None, torch.device], Tensor | None]
+
+
+class _RowsOfDevice:
+    """The places of padded rows on `device`, and their masks, which are made there at first use."""
+
+    def __init__(self, rows: _PaddedRows, device: torch.device) -> None:
+        self.queries, self.keys = moved(rows.queries, device), moved(rows.keys, device)
+        self._sees, self._device = rows.sees, device
+        self._masks: dict[tuple[int | None, torch.dtype], Tensor | None] = {}
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """Additive; kept for the other layers."""
-        if (window, dtype) not in self.masks:
-            mask, seen = None, self.sees(window)
+        if (window, dtype) not in self._masks:
+            mask, seen = None, self._sees(window, self._device)
             if seen is not None:
                 mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
                 mask.masked_fill_(~seen, torch.finfo(dtype).min)
-            self.masks[window, dtype] = mask
-        return self.masks[window, dtype]
+            self._masks[window, dtype] = mask
+        return self._masks[window, dtype]
 
 
 class _Queries:
     """Padded rows whose queries are all tokens of the flat row, or `some` of them (sorted in `tokens`). `back`: the
     place of each among the padded places of all rows."""
 
-    def __init__(self, rows: list[_PaddedRows], *, some: bool = False) -> None:
-        self.rows = rows
+    def __init__(self, rows: list[_PaddedRows], device: torch.device, *, some: bool = False) -> None:
         tokens = torch.cat([part.queries[part.real] for part in rows])
         places = torch.nonzero(torch.cat([part.real.flatten() for part in rows])).flatten()
         order = torch.argsort(tokens)
-        self.tokens = tokens[order] if some else None
-        self.back = places[order]
+        self.rows = [_RowsOfDevice(part, device) for part in rows]
+        self.tokens = moved(tokens[order], device) if some else None
+        self.back = moved(places[order], device)
+
+
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """On `device`, without waiting for it: memory of the host that is not pinned is staged before the call returns."""
+    return values.to(device, non_blocking=True)
 
 
 class TreeLayout:
     """Attention over a flat row of prompts and choice trees of this `shape`, each after the same cached `prefix`.
 
-    With `read` (N,), the flat positions whose final states are asked for, ascending, the model's last layer, number
-    `last`, gives zeros at the other tokens of prompts: nothing comes after it that looks at them.
+    `shape` and `read` are the host's; queries, keys and the prefix are on `device`. `kernel`: as in
+    `joined_attention.attend_with_log_sum`. With `read` (N,), the flat positions whose final states are asked for,
+    ascending, the model's last layer, number `last`, gives zeros at the other tokens of prompts: nothing comes after it
+    that looks at them.
     """
 
     def __init__(
-        self, shape: TreeShape, prefix: PrefixKV | None = None, *, read: Tensor | None = None, last: int | None = None
+        self,
+        shape: TreeShape,
+        prefix: PrefixKV | None = None,
+        *,
+        read: Tensor | None = None,
+        last: int | None = None,
+        device: torch.device = CPU,
+        kernel: bool = False,
     ) -> None:
-        self.prefix = prefix
+        self.prefix, self._kernel = prefix, kernel
         self._longest = int(shape.prompt_lengths.max()) + (int(shape.depths.max()) + 1 if len(shape.depths) else 0)
         trees = list(_tree_rows(shape))
-        self._all = _Queries([*_prompt_rows(shape), *trees])
+        self._all = _Queries([*_prompt_rows(shape), *trees], device)
         self._last, self._in_last = last, self._all
         if read is not None:
             count = int(shape.prompt_lengths.sum())
             read = read[read < count]
             if 0 < len(read) <= count * WORTH_SKIPPING:
-                self._in_last = _Queries([*_read_rows(shape, read), *trees], some=True)
+                self._in_last = _Queries([*_read_rows(shape, read), *trees], device, some=True)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
         """As `registration.Layout`: query (H, T, d), key and value (K, T, d) to (T, H, d)."""
@@ -117,13 +140,14 @@ class TreeLayout:
         if self.prefix is not None:
             log_sum = torch.cat([part for _, part in found if part is not None]).index_select(0, asked.back)
             own = query if asked.tokens is None else query.index_select(1, asked.tokens)
-            output = join_attention(output, log_sum, *_over_prefix(own, *self.prefix[layer], scores))
+            others = _over_prefix(own, self.prefix[layer], scores, kernel=self._kernel)
+            output = join_attention(output, log_sum, *others)
         if asked.tokens is None:
             return output
         return output.new_zeros(tokens, *output.shape[1:]).index_copy_(0, asked.tokens, output)
 
     def _attend_rows(
-        self, rows: _PaddedRows, query: Tensor, key: Tensor, value: Tensor, scores: Scores
+        self, rows: _RowsOfDevice, query: Tensor, key: Tensor, value: Tensor, scores: Scores
     ) -> tuple[Tensor, Tensor | None]:
         """Output (rows * Q, H * d), and its log-sums (rows * Q, H) where a prefix must be joined."""
         q, k, v = to_rows(query, rows.queries), to_rows(key, rows.keys), to_rows(value, rows.keys)
@@ -132,7 +156,8 @@ class TreeLayout:
         if self.prefix is None:
             output, log_sum = attend(q, k, v, scores, causal=mask is None, mask=mask), None
         else:
-            output, log_sum = attend_with_log_sum(q, k, v, scores, causal=mask is None, mask=mask)
+            causal = mask is None
+            output, log_sum = attend_with_log_sum(q, k, v, scores, causal=causal, mask=mask, kernel=self._kernel)
             log_sum = log_sum.transpose(1, 2).flatten(0, 1)
         return output.transpose(1, 2).flatten(0, 1).flatten(1), log_sum
 
@@ -141,12 +166,12 @@ def _prompt_rows(shape: TreeShape) -> Iterator[_PaddedRows]:
     """Prompts, causal in themselves."""
     lengths = shape.prompt_lengths
     starts = torch.cumsum(lengths, 0) - lengths
-    for rows in _alike(lengths.tolist(), lengths.tolist(), lengths.device):
+    for rows in _alike(lengths.tolist(), lengths.tolist()):
         places, real = padded_places(starts[rows], lengths[rows])
-        yield _PaddedRows(places, places, real, partial(_prompt_sees, places.shape[1], places.device))
+        yield _PaddedRows(places, places, real, partial(_prompt_sees, places.shape[1]))
 
 
-def _prompt_sees(count: int, device: torch.device, window: int | None) -> Tensor | None:
+def _prompt_sees(count: int, window: int | None, device: torch.device) -> Tensor | None:
     if window is None:
         return None
     distance = torch.arange(count, device=device)[:, None] - torch.arange(count, device=device)
@@ -161,15 +186,15 @@ def _read_rows(shape: TreeShape, read: Tensor) -> Iterator[_PaddedRows]:
     depths = read - (ends - lengths)[owners]
     prompts, counts = torch.unique_consecutive(owners, return_counts=True)
     firsts = torch.cumsum(counts, 0) - counts
-    for rows in _alike(counts.tolist(), lengths[prompts].tolist(), lengths.device):
+    for rows in _alike(counts.tolist(), lengths[prompts].tolist()):
         chosen, real = padded_places(firsts[rows], counts[rows])
         keys, _ = padded_places((ends - lengths)[prompts[rows]], lengths[prompts[rows]])
         yield _PaddedRows(read[chosen], keys, real, partial(_read_sees, depths[chosen], keys.shape[1]))
 
 
-def _read_sees(depths: Tensor, keys: int, window: int | None) -> Tensor:
+def _read_sees(depths: Tensor, keys: int, window: int | None, device: torch.device) -> Tensor:
     """Queries at `depths` (rows, Q) of their prompts. Padding looks like some other query: it sees one key at least."""
-    distance = depths[:, :, None] - torch.arange(keys, device=depths.device)
+    distance = moved(depths, device)[:, :, None] - torch.arange(keys, device=device)
     seen = distance >= 0
     return (seen if window is None else seen & (distance < window))[:, None]
 
@@ -180,7 +205,7 @@ def _tree_rows(shape: TreeShape) -> Iterator[_PaddedRows]:
     starts = torch.cumsum(lengths, 0) - lengths
     first = int(lengths.sum())
     tree_starts = torch.cumsum(counts, 0) - counts
-    for rows in _alike(counts.tolist(), (lengths[shape.owners] + counts).tolist(), lengths.device):
+    for rows in _alike(counts.tolist(), (lengths[shape.owners] + counts).tolist()):
         owners = shape.owners[rows]
         prompts, _ = padded_places(starts[owners], lengths[owners])
         places, real = padded_places(tree_starts[rows], counts[rows])
@@ -189,9 +214,12 @@ def _tree_rows(shape: TreeShape) -> Iterator[_PaddedRows]:
         yield _PaddedRows(first + places, torch.cat([prompts, first + places], 1), real, sees)
 
 
-def _tree_sees(lengths: Tensor, counts: Tensor, ends: Tensor, depths: Tensor, width: int, window: int | None) -> Tensor:
+def _tree_sees(
+    lengths: Tensor, counts: Tensor, ends: Tensor, depths: Tensor, width: int, window: int | None, device: torch.device
+) -> Tensor:
     """Of prompts' and trees' tokens (C, 1), ends (C, M) and depths (C, M), prompts padded to `width`: what each token
     of a tree sees, (C, 1, M, P + M). Padding sees the first: a softmax needs one."""
+    lengths, counts, ends, depths = (moved(values, device) for values in (lengths, counts, ends, depths))
     number = torch.arange(ends.shape[1], device=ends.device)
     column = torch.arange(width, device=ends.device)
     own = (number[:, None] >= number) & (number[:, None] < ends[:, None, :])  # (C, M, M)
@@ -205,7 +233,7 @@ def _tree_sees(lengths: Tensor, counts: Tensor, ends: Tensor, depths: Tensor, wi
     return seen[:, None]
 
 
-def _alike(queries: list[int], keys: list[int], device: torch.device) -> list[Tensor]:
+def _alike(queries: list[int], keys: list[int]) -> list[Tensor]:
     """Rows in groups whose padded attention is at most `PADDING` times what it would be without padding."""
     groups: list[list[int]] = []
     width = span = work = 0
@@ -217,7 +245,7 @@ def _alike(queries: list[int], keys: list[int], device: torch.device) -> list[Te
         else:
             groups.append([row])
             width, span, work = queries[row], keys[row], queries[row] * keys[row]
-    return [torch.tensor(group, device=device) for group in groups]
+    return [torch.tensor(group) for group in groups]
 
 
 def padded_places(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,12 +266,14 @@ def to_rows(states: Tensor, places: Tensor) -> Tensor:
     return states.index_select(1, places.flatten()).view(heads, rows, longest, size).transpose(0, 1)
 
 
-def _over_prefix(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+def _over_prefix(
+    query: Tensor, prefix: tuple[Tensor, Tensor], scores: Scores, *, kernel: bool
+) -> tuple[Tensor, Tensor]:
     """Attention of every query (H, T, d) over the whole prefix, (K, S, d): (T, H, d) and log-sums (T, H).
 
     All queries of a group of heads are one set of queries to their head of keys.
     """
-    heads, tokens, size = query.shape
+    (key, value), (heads, tokens, size) = prefix, query.shape
     grouped = query.reshape(1, key.shape[0], -1, size)
-    output, log_sum = attend_with_log_sum(grouped, key[None], value[None], scores)
-    return output.view(heads, tokens, size).transpose(0, 1), log_sum.reshape(heads, tokens).transpose(0, 1)
+    output, log_sum = attend_with_log_sum(grouped, key[None], value[None], scores, kernel=kernel)
+    return output.reshape(heads, tokens, size).transpose(0, 1), log_sum.reshape(heads, tokens).transpose(0, 1)

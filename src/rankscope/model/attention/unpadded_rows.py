@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -22,11 +23,10 @@ from transformers import PreTrainedModel
 
 from rankscope.data.training_batches import Batch
 from rankscope.model.attention.cpu_causal import Buckets, buckets_of, causal_attention
+from rankscope.model.attention.joined_attention import HALF
 from rankscope.model.attention.registration import LAYOUT_KEY, FastPathCheck, Scores, attention_installed
 from rankscope.model.forward import hidden_states, last_feed_forward_at
-from rankscope.model.sharding.shard import gathered
-
-HALF = (torch.bfloat16, torch.float16)
+from rankscope.model.sharding.shard import compute_device, gathered
 
 _UNPADDED = FastPathCheck(
     fast="training rows run without padding",
@@ -48,21 +48,28 @@ _LAST_FEED_FORWARD = FastPathCheck(
 class RowLayout:
     """Causal attention within each of the sequences that stand one after another in a flat row.
 
-    `starts` (B + 1,) in int32: where they begin, and the end; `longest` of them in tokens. `varlen`: torch's kernel for
+    `starts` (B + 1,) in int32: where they begin, and the end; `lengths` of them in tokens. `varlen`: torch's kernel for
     sequences of unequal length is used where it can be (half precision, no soft cap, no dropout), else `buckets`.
     """
 
     starts: Tensor
-    longest: int
-    buckets: Buckets
+    lengths: tuple[int, ...]
     varlen: bool = False
 
     @staticmethod
-    def of(lengths: Tensor, *, varlen: bool = False) -> RowLayout:
-        """The layout of sequences of these `lengths` (B,)."""
-        counts = lengths.tolist()
-        starts = nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).to(torch.int32)
-        return RowLayout(starts, max(counts), buckets_of(counts, lengths.device), varlen)
+    def of(batch: Batch, *, varlen: bool = False) -> RowLayout:
+        """The layout of a batch's rows; nothing is read back from its device."""
+        return RowLayout(batch.starts.to(torch.int32), batch.lengths, varlen)
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(self.lengths)
+
+    @cached_property
+    def buckets(self) -> Buckets:
+        """Made at first use, on the device of `starts`: the kernel never asks for them."""
+        return buckets_of(list(self.lengths), self.starts.device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
         """As `registration.Layout`: query (H, T, d), key and value (K, T, d) to (T, H, d)."""
@@ -131,7 +138,7 @@ def padded_forward(model: PreTrainedModel) -> TrainingForward:
 
 
 def _may_use_varlen(model: PreTrainedModel) -> bool:
-    return model.device.type == "cuda" and model.dtype in HALF
+    return compute_device(model).type == "cuda" and model.dtype in HALF
 
 
 def _drops_out(model: PreTrainedModel) -> bool:
@@ -141,16 +148,16 @@ def _drops_out(model: PreTrainedModel) -> bool:
 
 def _unpadded_states(model: PreTrainedModel, batch: Batch, *, varlen: bool) -> Tensor:
     """(T, D), with the attention installed."""
-    extra: dict[str, Any] = {LAYOUT_KEY: RowLayout.of(batch.sequence_lengths, varlen=varlen)}
+    extra: dict[str, Any] = {LAYOUT_KEY: RowLayout.of(batch, varlen=varlen)}
     return hidden_states(model, batch.input_ids[None], position_ids=batch.position_ids[None], **extra)[0]
 
 
 def _padded_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """(T, D) from rows side by side, padded on the right, with a mask and the model's own attention."""
-    lengths = batch.sequence_lengths
-    column = torch.arange(int(lengths.max()), device=lengths.device)
-    real = column < lengths[:, None]
-    token = torch.where(real, (torch.cumsum(lengths, 0) - lengths)[:, None] + column, 0)
+    starts = batch.starts[:-1, None]
+    column = torch.arange(max(batch.lengths), device=starts.device)
+    real = starts + column < batch.starts[1:, None]
+    token = torch.where(real, starts + column, 0)
     states = hidden_states(
         model, batch.input_ids[token], attention_mask=real.long(), position_ids=batch.position_ids[token],
         use_cache=False,
@@ -196,12 +203,13 @@ def _compare(model: PreTrainedModel, batch: Batch, states: Callable[[], Tensor])
 
 def _batch_of_random_tokens(model: PreTrainedModel) -> Batch:
     """Sequences of unequal length, longer than a small sliding window, read everywhere."""
-    lengths = torch.tensor([23, 7, 40, 1])
+    lengths = (23, 7, 40, 1)
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, model.config.get_text_config().vocab_size, (int(lengths.sum()),), generator=generator)
-    positions = torch.cat([torch.arange(int(n)) for n in lengths])
-    device = model.device
+    ids = torch.randint(0, model.config.get_text_config().vocab_size, (sum(lengths),), generator=generator)
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    starts = torch.tensor([0, *accumulate(lengths)])
+    device = compute_device(model)
     return Batch(
-        input_ids=ids.to(device), position_ids=positions.to(device), sequence_lengths=lengths.to(device),
+        ids.to(device), positions.to(device), lengths, starts.to(device),
         target_positions=torch.arange(len(ids), device=device), target_ids=ids.to(device),
     )  # fmt: skip

@@ -23,10 +23,11 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from rankscope.model.decoder_parts import blocks
+from rankscope.model.sharding.team import SOLO, ProcessTeam, Team
 
 _T = TypeVar("_T")
 
@@ -58,6 +59,11 @@ def compute_like(model: PreTrainedModel) -> Tensor:
 def is_sharded(model: nn.Module) -> bool:
     """Whether `shard` was called on this model."""
     return hasattr(model, _CALL)
+
+
+def team_of(model: nn.Module) -> Team:
+    """The processes that hold the model together: all of torch's process group, or this one alone."""
+    return ProcessTeam() if is_sharded(model) else SOLO
 
 
 def in_forward(model: PreTrainedModel, work: Callable[[], _T]) -> _T:
@@ -123,6 +129,15 @@ def whole_tensor(tensor: Tensor) -> Tensor:
 def own_part(tensor: Tensor) -> Tensor:
     """The part of a tensor that this process holds, on its own storage; all of one that is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def set_whole(tensor: Tensor, value: Tensor) -> None:
+    """Write `value` into a tensor; of one that is sharded each process takes its part of what the first one gives."""
+    if not isinstance(tensor, DTensor):
+        tensor.copy_(value)
+        return
+    whole = value.to(torch.device(tensor.device_mesh.device_type), tensor.dtype)
+    tensor.to_local().copy_(distribute_tensor(whole, tensor.device_mesh, tensor.placements).to_local())
 
 
 def whole_state(model: PreTrainedModel, dtype: torch.dtype, *, keep: bool) -> dict[str, Tensor]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from rankscope.data.training_batches import split_micro
+
+_T = TypeVar("_T")
 
 _BUCKET_ELEMENTS = 1 << 26
 """Numbers that are copied together for one sum: gradients of adapters, which would double the memory all at once."""
@@ -56,6 +58,18 @@ class Team(Protocol):
         """Of each flag whether it is true in some process."""
         ...
 
+    def turns(self, parts: Sequence[_T]) -> list[tuple[_T, bool]]:
+        """The parts of some work that this process does, as many in each, and whether what it finds counts."""
+        ...
+
+    def told(self, say: Callable[[], _T]) -> _T:
+        """What the first process says, or raises, in all of them; the others do not ask `say`."""
+        ...
+
+    def all_of(self, own: _T) -> list[_T]:
+        """What each process gives, in their order."""
+        ...
+
 
 class Solo:
     """A process that works alone."""
@@ -77,6 +91,18 @@ class Solo:
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """The flags."""
         return flags
+
+    def turns(self, parts: Sequence[_T]) -> list[tuple[_T, bool]]:
+        """All of them."""
+        return [(part, True) for part in parts]
+
+    def told(self, say: Callable[[], _T]) -> _T:
+        """What it says."""
+        return say()
+
+    def all_of(self, own: _T) -> list[_T]:
+        """Its own."""
+        return [own]
 
 
 SOLO = Solo()
@@ -113,11 +139,31 @@ class ProcessTeam:
         torch.distributed.all_reduce(raised, op=torch.distributed.ReduceOp.MAX)
         return tuple(bool(flag) for flag in raised.tolist())
 
-    def told(self, say: Callable[[], Any]) -> Any:
-        """What the first process says, in all of them; the others do not ask `say`."""
-        box = [say() if self.rank == 0 else None]
+    def turns(self, parts: Sequence[_T]) -> list[tuple[_T, bool]]:
+        """Every so many; who has one fewer than another does the last part once more, which then counts nothing."""
+        own = [(part, True) for part in parts[self.rank :: self.size]]
+        most = -(-len(parts) // self.size)
+        return [*own, *([(parts[-1], False)] * (most - len(own)))]
+
+    def told(self, say: Callable[[], _T]) -> _T:
+        """By one message, whatever happens in the first process."""
+        box: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                box[0] = say()
+            except Exception as error:  # raised in all processes, below
+                box[1] = error
         torch.distributed.broadcast_object_list(box, src=0)
-        return box[0]
+        if box[1] is not None:
+            raise box[1]
+        answer: _T = box[0]
+        return answer
+
+    def all_of(self, own: _T) -> list[_T]:
+        """By one message."""
+        found: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(found, own)
+        return found
 
 
 def shared_out(tokens: Sequence[int], budget_tokens: int, size: int) -> list[list[MicroBatch]]:

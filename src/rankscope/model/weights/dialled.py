@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rankscope.model.sharding.shard import own_part
 from rankscope.model.weights.weight_delta import LowRank
 
 
@@ -20,6 +21,7 @@ class Interpolation:
     """A fine-tuned model whose weights move between the base's and its own.
 
     `trained` is changed in place by `turn_to`; what it was is kept once, for the weights that differ from the base's.
+    Of sharded models each process moves its parts.
     Raises ValueError where the two are not one architecture.
     """
 
@@ -31,9 +33,9 @@ class Interpolation:
         self._moved: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self._dial = 1.0
         for name, parameter in own.items():
-            start = before[name].detach()
-            if not torch.equal(parameter.detach(), start):
-                self._moved[name] = (parameter.data, start, parameter.detach().clone())
+            now, start = own_part(parameter.detach()), own_part(before[name].detach())
+            if not torch.equal(now, start):
+                self._moved[name] = (now, start, now.clone())
 
     def turn_to(self, dial: float) -> None:
         """Set every weight to W0 + dial (W - W0), calculated in fp32; 1 gives back the trained bits."""
