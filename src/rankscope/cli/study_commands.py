@@ -84,11 +84,12 @@ def plan(
     from rankscope.pipeline import StudyPlanner, measure_study
 
     folder = StudyFolder.open(out or settings.name)
-    site = _site(settings, folder) if described is None else None
-    machine = described or site.machine
+    site = None if described is not None else _site(settings, folder)
+    machine = site.machine if site is not None else described
+    assert machine is not None
     with StudyPlanner(settings, study.resolve().parent, RowsRead()) as planner:
         planned = planner.plan(machine, folder, as_begun=described is None)
-        if measure:
+        if measure and site is not None:
             measured, failed = measure_study(planner, planned, site.make_executor)
             for label, why in failed.items():
                 typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)

@@ -92,9 +92,9 @@ def site_of(study: Study, folder: Path) -> Site:
     """
     execution = study.execution
     check_executor(execution.on, study.name)
-    module = named_in(__name__, execution.on)
-    if hasattr(module, "reach"):
-        reached: Site = module.reach(execution, study.name, folder)
+    reach = getattr(named_in(__name__, execution.on), "reach", None)
+    if reach is not None:
+        reached: Site = reach(execution, study.name, folder)
         return reached
     return Site(look_at_machine(folder), lambda plan: make_executor(execution.on, plan))
 
