@@ -124,6 +124,10 @@ def of_captures(quick: bool, device: str) -> Iterator[Comparison]:
             "eager forward with all maps and states, then numpy", partial(capture.our_capture, size),
             partial(capture.eager_capture, size), absolute, slow=not quick and size.width * size.layers > 1024,
         )  # fmt: skip
+    yield Comparison(
+        f"the same for a further arm, width {base.width}, {base.layers} layers", "ours, the base run again",
+        partial(capture.kept_capture, base), partial(capture.our_capture, base), absolute,
+    )  # fmt: skip
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rankscope.analyse.capture import SideModel, capture, probe_tokens
+from rankscope.analyse.kept_base import KeptBase
 from rankscope.edges.machine import keep_freed_memory
 from rankscope.records import Item
 
@@ -68,12 +69,23 @@ def probe_items(size: Size) -> list[Item]:
 def our_capture(size: Size) -> Work:
     """By layer CKA and cosine drift (the last layer's states differ: transformers gives them after the final norm),
     then by layer the mean divergence and the mean change of the units."""
+    return _captured(size, None)
+
+
+def kept_capture(size: Size) -> Work:
+    """The same of an arm that is not the first: what the base leaves of the items is kept."""
+    work = _captured(size, KeptBase())
+    work()
+    return work
+
+
+def _captured(size: Size, kept: KeptBase | None) -> Work:
     keep_freed_memory()
     base, arm, items = make_llama(size, 0), make_llama(size, 1), probe_items(size)
     sides = SideModel(base, nullcontext), SideModel(arm, nullcontext)
 
     def captured() -> Numbers:
-        rows = capture(*sides, {"s": items}, token_budget=TOKEN_BUDGET)
+        rows = capture(*sides, {"s": items}, token_budget=TOKEN_BUDGET, kept=kept)
         found = [value for row in rows["hidden"][:-1] for value in (row["cka"], row["cosine_drift"])]
         maps = rows["attention"]
         found += [float(np.mean([r["divergence"] for r in maps if r["layer"] == n])) for n in range(size.layers)]

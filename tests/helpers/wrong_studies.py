@@ -114,7 +114,7 @@ WRONG = [
     ("model: bundled", "model: 8", "line 2, model: found 8, expected `bundled`, a folder, a hub id, a mapping with `id`, "
      "or a list of these"),
     ("model: bundled", "model: {id: x, dtype: fp8}", 'line 2, model.dtype: found "fp8", expected auto, float32 or bfloat16'),
-    ("model: bundled", "model: {dtype: auto}", "line 2, model.id: found nothing, expected `bundled`, a folder, or a hub id"),
+    ("model: bundled", "model: {dtype: auto}", "line 2, model.id: found nothing, expected `bundled`, a folder, a hub id, or a store's URL"),
     ("path: train.jsonl", "path: gone.jsonl", 'line 4, train.medical.path: found "gone.jsonl", which does not exist, '
      "expected a file of rows; relative paths start at FOLDER"),
     ("path: train.jsonl", "path: .", 'line 4, train.medical.path: found ".", which is a folder, expected a file of rows; '

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from rankscope.analyse.kept_base import KeptBase
 from rankscope.data.token_files import TrainingSet, open_suite, open_training
@@ -19,7 +18,7 @@ from rankscope.jobs.attempts import Attempts
 from rankscope.model.load import LoadedModel, load_model
 from rankscope.model.model_checks import check_model_files
 from rankscope.model.sharding.team import SOLO, Team
-from rankscope.plan.checkpointing_choice import may_checkpoint
+from rankscope.plan.checkpointing_choice import KEEPS, CheckpointsBlocks, may_checkpoint
 from rankscope.plan.resolve import dtype_of, samples_id
 from rankscope.plan.run_time import SCORING_BATCH_TOKENS
 from rankscope.records import (
@@ -41,16 +40,6 @@ from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.remedies import NONE, Remedies
 
 _NOWHERE = Path("/")  # what relative paths would start at: a study in its folder has none
-
-
-class CheckpointsBlocks(NamedTuple):
-    """Whether a run computes its activations twice by plan, and whether it may turn to that where memory runs out."""
-
-    planned: bool = False
-    allowed: bool = False
-
-
-KEEPS = CheckpointsBlocks()
 
 
 class JobContext:

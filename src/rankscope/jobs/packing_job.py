@@ -10,9 +10,10 @@ import torch
 
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.jobs.job_context import CheckpointsBlocks, JobContext, job_context
+from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.jobs.measure_job import SOME_RATE, time_steps
 from rankscope.model.methods.attach import NewAdapter, attach
+from rankscope.plan.checkpointing_choice import CheckpointsBlocks
 from rankscope.plan.resolve import USABLE_MEMORY
 from rankscope.records import Gang, Packing, PlannedRun, Resolved
 from rankscope.study.methods.remedy_settings import Replay

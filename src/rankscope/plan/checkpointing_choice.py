@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from rankscope.plan.gang_choice import ALONE, GangNeed, Room
 from rankscope.records import ModelFacts
@@ -22,6 +23,16 @@ LEAST_MICRO_BATCH_TOKENS = 256
 BUSY_TOKENS = {"cpu": 256, "cuda": 2048}
 """Tokens of a micro-batch that keep a device busy: below, activations are rather computed twice. On CUDA an
 assumption."""
+
+
+class CheckpointsBlocks(NamedTuple):
+    """Whether a run computes its activations twice by plan, and whether it may turn to that where memory runs out."""
+
+    planned: bool = False
+    allowed: bool = False
+
+
+KEEPS = CheckpointsBlocks()
 
 
 def may_checkpoint(budget: Budget, facts: ModelFacts, arm: Arm) -> bool:

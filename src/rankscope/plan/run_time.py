@@ -229,8 +229,6 @@ def plan_totals(plan: Plan) -> dict[str, Any]:
     runs = [run for run in plan.runs if run.fits]
     first = [run for run in runs if not plan.looks or run.seed < plan.looks[0]]
     workers = plan.resolved.worker_count
-    kept = sum(run.kept_disk_bytes for run in runs)
-    temporary = sorted((run.disk_bytes - run.kept_disk_bytes for run in runs), reverse=True)[:workers]
     flops = sum(run.train_flops + run.evaluate_flops for run in runs) + sum(s.train_flops for s in plan.searches)
     later = {run.run_id for run in runs} - {run.run_id for run in first}
     return {
@@ -241,7 +239,7 @@ def plan_totals(plan: Plan) -> dict[str, Any]:
         "train_tokens": sum(run.train_tokens for run in runs),
         "teraflops": flops / 1e12,
         "memory_bytes": sum(sorted((run.memory_bytes for run in runs), reverse=True)[:workers]),
-        "disk_bytes": kept + sum(temporary),
+        "disk_bytes": plan.disk_bytes(runs),
         "gpu_hours": plan.device_hours,
         "first_seconds": what_is_left(plan.schedule, plan.runs, later).makespan_seconds if plan.schedule else None,
         "seconds": plan.schedule.makespan_seconds if plan.schedule else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from rankscope.records.data_facts import TrainFacts
@@ -253,6 +253,11 @@ class Plan(Record):
     def base_gang(self, model: str) -> Gang:
         """The devices that hold a base together while it is scored."""
         return self.resolved.scoring_gangs.get(model, Gang())
+
+    def disk_bytes(self, runs: Sequence[PlannedRun]) -> int:
+        """What stays of all `runs`, and what each worker's run has beside it while it trains."""
+        beside = sorted((run.disk_bytes - run.kept_disk_bytes for run in runs), reverse=True)
+        return sum(run.kept_disk_bytes for run in runs) + sum(beside[: self.resolved.worker_count])
 
     def choice_of(self, model: str, train_set: str) -> PlannedChoice:
         """How settings are chosen there; in an older plan by the loss alone."""

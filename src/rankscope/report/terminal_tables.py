@@ -87,12 +87,6 @@ def _run_state(run: PlannedRun, states: Mapping[str, str]) -> str:
     return "to do" if run.devices == 1 else f"to do, in a gang of {run.devices}"
 
 
-def _disk_bytes(runs: Sequence[PlannedRun], workers: int) -> int:
-    """What stays of all runs, and what each worker's run has beside it while it trains."""
-    beside = sorted((run.disk_bytes - run.kept_disk_bytes for run in runs), reverse=True)
-    return sum(run.kept_disk_bytes for run in runs) + sum(beside[:workers])
-
-
 def _totals(plan: Plan, states: Mapping[str, str], schedule: Schedule | None) -> str:
     left = [run for run in plan.runs if run.fits and states.get(run.run_id) != "done"]
     seconds = sum(r.seconds for r in left) + sum(s.seconds for s in plan.searches)
@@ -111,7 +105,7 @@ def _totals(plan: Plan, states: Mapping[str, str], schedule: Schedule | None) ->
         ]
     if unfit:
         parts.append(f"{unfit} that do not fit")
-    disk = size(_disk_bytes(left, plan.resolved.worker_count))
+    disk = size(plan.disk_bytes(left))
     kind = "GPU" if plan.resolved.device == "cuda" else "worker"
     workers = f"{plan.resolved.worker_count} {kind}{'s' if plan.resolved.worker_count > 1 else ''}"
     end = f"about {duration(seconds)} with {workers}, {disk} of disk" if left else "nothing left to do"
