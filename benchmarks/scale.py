@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     table = Table(arguments)
     repeats = arguments.repeats or (1 if arguments.quick else 3)
-    rows = {"store": store_against_folder, "requests": requests, "workers": workers}
+    rows = {"store": store_against_folder, "requests": requests, "workers": workers, "ray": ray_against_local}
     for name, measured in rows.items():
         if arguments.only in name:
             with tempfile.TemporaryDirectory() as temporary:
@@ -103,6 +103,31 @@ def requests(folder: Path, quick: bool, repeats: int) -> list[Row]:
     said = f"{(all_3 - all_1) / runs:.0f} requests a run, {(put_3 - put_1) / runs:.0f} of them changes, beside"
     said += f" {all_1 - 2 * (all_3 - all_1) / runs:.0f} a study"
     return [Row(said, "none in a local folder", reason="a count, not a time")]
+
+
+def ray_against_local(folder: Path, quick: bool, repeats: int) -> list[Row]:
+    """The demo on a Ray of as many CPUs as there are cores, against this machine's own executor. The time that Ray
+    takes to start is in the row's name and not in its numbers: a cluster is there before a study comes."""
+    try:
+        from ray_nodes import ray_cluster
+
+        from rankscope.edges.cores import core_count
+    except ImportError as error:
+        return [Row("the demo on Ray", "the local executor", reason=f"not measured: {error}")]
+    settings = [word for one in (QUICK if quick else []) for word in ("--set", one)]
+    began = time.perf_counter()
+    with ray_cluster(num_cpus=core_count()) as cluster:
+        start = time.perf_counter() - began
+        there = [*settings, "--set", "execution.on=ray", "--set", f"execution.address={cluster.address}"]
+        with resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as study:
+            ours, theirs = _turns(
+                lambda turn: _run(study, str(folder / f"ray{turn}"), there, {}),
+                lambda turn: _run(study, str(folder / f"local{turn}"), settings, {}),
+                repeats,
+            )
+    difference = _difference(folder / "ray0" / "tables", folder / "local0" / "tables")
+    what = f"the demo{', quick' if quick else ''}, on Ray (whose start took {start:.1f} s beside)"
+    return [Row(what, "the local executor", ours, theirs, theirs / ours, max_difference=difference)]
 
 
 def workers(folder: Path, quick: bool, repeats: int) -> list[Row]:

@@ -192,7 +192,7 @@ class _Work:
         ordered = sorted(jobs, key=lambda job: -job.seconds)
         for done, outcome in enumerate(self.executor.run(ordered, self.idle), start=1):
             if outcome.elsewhere:
-                self.folder.refresh()
+                self.folder.refresh(15.0 if outcome.error is None and done < len(jobs) else 0.0)
             self.tell(what, done, len(jobs), began)
             if outcome.error is not None:
                 details = outcome.details or outcome.error

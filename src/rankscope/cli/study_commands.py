@@ -30,7 +30,7 @@ from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import read_study
 
 if TYPE_CHECKING:
-    from rankscope.edges.executors import Executor
+    from rankscope.edges.executors import Site
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.pipeline import Outcome
     from rankscope.records import Plan
@@ -80,16 +80,17 @@ def plan(
         found = "--measure with --gpus"
         raise InputProblems([Problem("--gpus", "", found, "one of them: a described machine cannot be timed")])
     settings = read_study(study, set_ or [])
-    from rankscope.edges.machine import look_at_machine
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.pipeline import StudyPlanner, measure_study
 
     folder = StudyFolder.open(out or settings.name)
-    machine = described or look_at_machine(folder.disk_folder())
+    site = None if described is not None else _site(settings, folder)
+    machine = site.machine if site is not None else described
+    assert machine is not None
     with StudyPlanner(settings, study.resolve().parent, RowsRead()) as planner:
         planned = planner.plan(machine, folder, as_begun=described is None)
-        if measure:
-            measured, failed = measure_study(planner, planned, _executor(settings))
+        if measure and site is not None:
+            measured, failed = measure_study(planner, planned, site.make_executor)
             for label, why in failed.items():
                 typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)
             planned = planner.plan(machine, folder, measured)
@@ -144,14 +145,15 @@ def run(
 
 def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: bool = False) -> None:
     quiet()
-    from rankscope.edges.machine import look_at_machine, stop_on_signals
+    from rankscope.edges.machine import stop_on_signals
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.pipeline import StudyPlanner, run_study
     from rankscope.report.study_progress import Live
     from rankscope.results.tracking import tracking_of
 
-    folder, make_executor = StudyFolder.open(out), _executor(settings)
+    folder = StudyFolder.open(out)
     folder.check_writable()
+    site = _site(settings, folder)
     tracking = tracking_of(settings, folder, out)
     with stop_on_signals(), Live(folder.read_status, folder.read_rungs, folder.read_stage) as live:
 
@@ -162,7 +164,7 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
 
         with StudyPlanner(settings, base, RowsRead()) as planner:
             outcome = run_study(
-                planner, folder, machine=look_at_machine(folder.disk_folder()), make_executor=make_executor,
+                planner, folder, machine=site.machine, make_executor=site.make_executor,
                 only=only, retrain=retrain, progress=progress, notice=lambda text: typer.echo(text, err=True),
             )  # fmt: skip
     if not only:
@@ -188,12 +190,11 @@ def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
         raise typer.Exit(1)
 
 
-def _executor(settings: Study) -> Callable[[Plan], Executor]:
-    """Makes the executor that the study asks for. Raises InputProblems for one that there is not."""
-    from rankscope.edges.executors import check_executor, make_executor
+def _site(settings: Study, folder: StudyFolder) -> Site:
+    """Where the study's jobs will run. Raises InputProblems where that is nowhere."""
+    from rankscope.edges.executors import site_of
 
-    check_executor(settings.execution.on, settings.name)
-    return lambda planned: make_executor(settings.execution.on, planned)
+    return site_of(settings, folder.disk_folder())
 
 
 def init(

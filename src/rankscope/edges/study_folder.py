@@ -52,6 +52,8 @@ class StudyFolder(JudgeReplies, DialTables):
         """Delete what killed processes left unfinished, under the study's lock; how many."""
         return self.storage.remove_drafts()
 
+    _refreshed_at = float("-inf")
+
     # ---- the study ----
 
     def claim(self, name: str, study: str) -> None:
@@ -253,9 +255,13 @@ class StudyFolder(JudgeReplies, DialTables):
         except OSError:
             return False
 
-    def refresh(self) -> None:
-        """See what jobs on other machines wrote."""
-        self.storage.refresh()
+    def refresh(self, every_seconds: float = 0.0) -> None:
+        """See what jobs on other machines wrote; nothing where that was done within the last `every_seconds`. A store
+        is listed each time, which for ten thousand runs is hundreds of requests."""
+        now = time.monotonic()
+        if now - self._refreshed_at >= every_seconds:
+            self._refreshed_at = now
+            self.storage.refresh()
 
     @contextmanager
     def wait_lock(self, name: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:

@@ -14,6 +14,7 @@ from rankscope.edges.machine import commit, machine_line, versions
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.judge_grading import Desk
 from rankscope.evaluate.score_suites import SuitePlan
+from rankscope.jobs.attempts import Attempts
 from rankscope.model.load import LoadedModel, load_model
 from rankscope.model.model_checks import check_model_files
 from rankscope.model.sharding.team import SOLO, Team
@@ -38,8 +39,7 @@ from rankscope.train.fit import FitSettings
 from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.remedies import NONE, Remedies
 
-_NOWHERE = Path("/")
-"""What relative paths would start at: a study in its folder has none."""
+_NOWHERE = Path("/")  # what relative paths would start at: a study in its folder has none
 
 
 class JobContext:
@@ -49,14 +49,19 @@ class JobContext:
         self.folder = folder
         self.study: Study = study_of(text)
         self.plan = plan
-        self.stop_requested: Callable[[], bool] = lambda: False
         self.place = WorkPlace(lambda: False)
+        self.stop_requested: Callable[[], bool] = self.place.stop_requested
         self.team: Team = SOLO
         self._training: dict[tuple[str, str], TrainingSet] = {}
         self._suites: dict[tuple[str, str], Suite] = {}
         self._bases: dict[str, LoadedModel] = {}
         self._suite_plans: dict[tuple[str, str], SuitePlan] = {}
         self._kept_bases: dict[str, KeptBase] = {}
+        self._attempts = Attempts()
+
+    def begin(self, place: WorkPlace) -> None:
+        """A job begins here: what it works on is a new attempt."""
+        self.place, self.stop_requested, self._attempts = place, place.stop_requested, Attempts()
 
     @cached_property
     def runs(self) -> dict[str, PlannedRun]:
@@ -235,9 +240,10 @@ class JobContext:
     # ---- records ----
 
     def write_status(self, status: RunStatus) -> None:
-        """Keep a run's status with the time of now."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.folder.write_status(status.model_copy(update={"updated_at": now}))
+        """Keep a run's status with the time of now. Raises Superseded where a later attempt has begun."""
+        now, attempt = datetime.now(UTC), self._attempts.number(self.folder, status.run_id)
+        update = {"updated_at": now.isoformat(timespec="seconds"), "attempt": attempt}
+        self.folder.write_status(status.model_copy(update=update))
 
     def write_run(self, run_id: str, model: str, run: PlannedRun | None, learning_rate: float | None) -> None:
         """run.json: settings as resolved, and where the numbers come from."""
@@ -279,6 +285,5 @@ def job_context(url: str, place: WorkPlace) -> JobContext:
     if key not in _CONTEXTS:
         _CONTEXTS.clear()
         _CONTEXTS[key] = JobContext(folder, text, plan)
-    _CONTEXTS[key].stop_requested = place.stop_requested
-    _CONTEXTS[key].place = place
+    _CONTEXTS[key].begin(place)
     return _CONTEXTS[key]

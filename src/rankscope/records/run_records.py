@@ -109,6 +109,8 @@ class RunStatus(Record):
     """Whether activations were computed again in the backward pass when training ended."""
     gang: int = 1
     """Processes that trained it together, its weights shared out over them."""
+    attempt: int = 1
+    """How often a job began to work on it, this one included; a job that finds a higher number than its own ends."""
     updated_at: str = ""
     activity: str | None = None
     """What is being done beyond training and scoring, in a few words; None where nothing is."""

@@ -14,6 +14,22 @@ class Execution(Frozen):
     """Where and in which pieces the work is done: results change by rounding only, so it is no part of a run's id."""
 
     on: Name = Field(default="local", description="the name of an executor. local is this machine.")
+    address: Annotated[str, Field(min_length=1)] = Field(
+        default="auto",
+        description="auto, local, HOST:PORT of a head node, or ray://HOST:PORT. With `on: ray`: auto is RAY_ADDRESS, "
+        "else the cluster that this machine is part of; local a Ray on this machine alone while the command runs.",
+    )
+    gpus_per_run: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        default="auto",
+        description="auto or a number from 0 to 1. With `on: ray`, what a run of one device holds; auto is a GPU where "
+        "the cluster has any. 0.5: two runs share a GPU, whose memory is not planned for that. A gang holds one for "
+        "each process.",
+    )
+    retries: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=2,
+        description="a whole number from 0 to 1000. With `on: ray`, how often a job is begun again after its process "
+        "died; a node that vanishes does not count.",
+    )
     gpus: Literal["auto"] | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = Field(
         default="auto",
         description="auto or a list of numbers, such as [0, 1, 3]. The GPUs of this machine that are used, as torch "
@@ -48,6 +64,13 @@ class Execution(Frozen):
         description="auto, always or never. Whether weights that are not computed with, gradients and moments lie in "
         "the host's memory, which takes two to three times as long; auto where a run fits no other way.",
     )
+
+    @field_validator("address")
+    @classmethod
+    def _no_secret(cls, address: str) -> str:
+        if "@" in address or "?" in address:
+            raise mismatch("an address with more than host and port", "HOST:PORT; a token comes from RAY_AUTH_TOKEN")
+        return address
 
     @field_validator("gpus")
     @classmethod

@@ -1,7 +1,8 @@
 """Where jobs run: the protocols of a job and of an executor, and the executors found by listing this folder.
 
 An executor is one file here with a class of its own, `NAME` (what a study calls it: `execution: {on: NAME}`) and
-`make(plan) -> Executor`. Nothing else names it.
+`make(plan) -> Executor`. One whose jobs run elsewhere has `reach(execution, study, folder) -> Site` too, which says
+what a plan may count on there. Nothing else names it.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from rankscope.edges import named_in, names_in
-from rankscope.edges.machine import give_back_freed_memory
+from rankscope.edges.machine import give_back_freed_memory, look_at_machine
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import Plan
+from rankscope.records import MachineFacts, Plan
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.store_urls import without_secrets
+from rankscope.study.study import Study
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,30 @@ class Executor(Protocol):
         """Give back workers and whatever else is held."""
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where a study's jobs will run: what a plan may count on there, and what makes the executor of a plan."""
+
+    machine: MachineFacts
+    make_executor: Callable[[Plan], Executor]
+
+
+def site_of(study: Study, folder: Path) -> Site:
+    """Where the study's own executor works. `folder`: whose disk fills, where that is this machine's.
+
+    Raises InputProblems for an executor that there is not, and for a place that cannot be reached or used.
+    """
+    execution = study.execution
+    check_executor(execution.on, study.name)
+    reach = getattr(named_in(__name__, execution.on), "reach", None)
+    if reach is not None:
+        reached: Site = reach(execution, study.name, folder)
+        return reached
+    return Site(look_at_machine(folder), lambda plan: make_executor(execution.on, plan))
+
+
 def make_executor(name: str, plan: Plan) -> Executor:
-    """The executor that a study asks for. Raises KeyError for a name that none has."""
+    """The executor of a name, as it is without settings of its own. Raises KeyError for a name that none has."""
     module = named_in(__name__, name)
     if module is None:
         raise KeyError(name)
