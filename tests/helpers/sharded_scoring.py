@@ -121,9 +121,7 @@ def not_finite_in_one(folder: Path) -> str:
     rank = torch.distributed.get_rank()
 
     def choose(logits: torch.Tensor, rows: Any) -> torch.Tensor:
-        if rank == 1:
-            raise NotFinite("a logit is not finite")
-        return generation.most_likely(logits)
+        return generation.most_likely(logits * (float("nan") if rank == 1 else 1.0))
 
     rows = generation.rows_to_write(base.model, PROMPTS, 5)
     try:
