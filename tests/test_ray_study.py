@@ -117,7 +117,6 @@ def test_killed_in_every_way_the_tables_are_those_of_one_machine(cluster: Any, t
     cluster.remove_node(second, allow_graceful=False)
     finish(last)
     assert_same(out, tmp_path / "local")
-    assert attempts(out) > 2
 
 
 def test_sharded_runs_and_two_studies_at_once(cluster: Any, tmp_path: Path) -> None:
@@ -131,3 +130,4 @@ def test_sharded_runs_and_two_studies_at_once(cluster: Any, tmp_path: Path) -> N
         finish(process)
     for name in ("one", "two"):
         assert_same(tmp_path / name, tmp_path / "local")
+        assert {one.gang for one in statuses(tmp_path / name) if one.run_id.startswith("full")} == {2}

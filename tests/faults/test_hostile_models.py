@@ -102,7 +102,7 @@ def test_code_beside_a_model_that_needs_none_is_not_run(
 
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(this_machine, "Workers", lambda _count, threads: this_machine.InProcess(threads))
+    monkeypatch.setattr(this_machine, "Workers", lambda _count, threads, _places: this_machine.InProcess(threads))
 
 
 def small(folder: Path, **changes: object) -> Path:

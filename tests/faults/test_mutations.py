@@ -54,7 +54,7 @@ def test_there_are_as_many_cases_as_are_promised() -> None:
 def _in_this_process() -> Iterator[None]:
     """Jobs run in this process: fifty fork servers would take minutes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(this_machine, "Workers", lambda _count, threads: this_machine.InProcess(threads))
+        patch.setattr(this_machine, "Workers", lambda _count, threads, _places: this_machine.InProcess(threads))
         yield
 
 

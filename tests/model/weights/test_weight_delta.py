@@ -1,4 +1,4 @@
-"""Factored spectra against dense ones in double, on the shapes of the families; the random method within its bound."""
+"""Factored spectra against dense ones in double, on the shapes of the families."""
 
 from __future__ import annotations
 

@@ -65,12 +65,26 @@ def make(plan: Plan) -> Executor:
 
 def reach(execution: Execution, study: str, folder: Path) -> Site:
     """Connect, compare versions on all nodes, and see what they are. Raises InputProblems where anything is amiss."""
+    check_settings(execution, study)
     ray = connect(execution, study)
     nodes = alive_nodes(ray)
     check_versions(ray, nodes, study)
     fitting = usable_nodes(nodes, execution, study)
-    machine = machine_of(ray, fitting, folder, study)
+    machine = machine_of(ray, fitting, folder, study, gpus=execution.gpus_per_run != 0)
     return Site(machine, lambda plan: OnRay(ray, plan, execution))
+
+
+def check_settings(execution: Execution, study: str) -> None:
+    """Raises InputProblems for settings of the local executor, which would change the plan and nothing else."""
+    gpus = execution.gpus if execution.gpus == "auto" else list(execution.gpus)
+    expected = "auto: Ray gives runs their GPUs and cores (`gpus_per_run`)"
+    problems = [
+        Problem(study, f"execution.{name}", f"{name}: {value} with on: ray", expected)
+        for name, value in (("gpus", gpus), ("workers", execution.workers))
+        if value != "auto"
+    ]
+    if problems:
+        raise InputProblems(problems)
 
 
 def usable_nodes(nodes: Sequence[Node], execution: Execution, study: str) -> list[Node]:

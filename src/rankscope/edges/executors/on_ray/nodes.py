@@ -129,12 +129,16 @@ def _installed_asker() -> Any:
 # ---- what a plan may count on ----------------------------------------------------------------------------------------
 
 
-def machine_of(ray: Any, nodes: Sequence[Node], folder: Path, study: str) -> MachineFacts:
-    """The least of what the nodes have, one of each kind looked at; of GPUs the most that a node has, for gangs."""
+def machine_of(ray: Any, nodes: Sequence[Node], folder: Path, study: str, *, gpus: bool = True) -> MachineFacts:
+    """The least of what the nodes have, one of each kind looked at; of GPUs the most that a node has, for gangs.
+
+    `gpus`: whether runs take any; else nodes are looked at as if they had none.
+    """
     kinds = {(node.cpus, node.gpus): node for node in reversed(nodes)}
-    here = _own_node(ray)
+    here = _own_node(ray) if gpus else ""
     looked = [node for node in kinds.values() if node.node_id != here]
-    answers = dict(zip((n.node_id for n in looked), _ask(ray, looked, look_from_outside, study), strict=True))
+    found = _ask(ray, looked, look_from_outside, study, gpus)
+    answers = dict(zip((node.node_id for node in looked), found, strict=True))
     facts = []
     for node in kinds.values():
         told = answers.get(node.node_id)
@@ -150,11 +154,16 @@ def machine_of(ray: Any, nodes: Sequence[Node], folder: Path, study: str) -> Mac
     return least.model_copy(update={**update, "device_count": max(one.device_count for one in facts)})
 
 
-def look_from_outside() -> str:
-    """What this node is, as JSON, found in a process that sees all of its GPUs: Ray hides them from a task without."""
+def look_from_outside(gpus: bool) -> str:
+    """What this node is, as JSON, found in a process of its own that sees all of its GPUs, or none.
+
+    What Ray lets a task without GPUs see depends on Ray's version and environment.
+    """
     code = "from pathlib import Path; from rankscope.edges.machine import look_at_machine as look; "
     code += "print(look(Path.cwd()).model_dump_json())"
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    if not gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     environment["PYTHONPATH"] = os.pathsep.join(one for one in sys.path if one)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return str(json.dumps(json.loads(done.stdout.strip().splitlines()[-1])))

@@ -34,6 +34,10 @@ class Place:
     """Runs in a process of its own on a node. `stop` is called while `perform` runs."""
 
     def __init__(self, thread_count: int) -> None:
+        import ray
+
+        if not ray.get_gpu_ids():  # Ray may leave a node's GPUs to be seen: all such workers would take the first
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         quiet_libraries()
         share_cores()
         keep_freed_memory()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from rankscope.edges.executors import Job
 from rankscope.edges.executors.on_ray.place import Began, actor_of
+from rankscope.study.store_urls import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -139,9 +140,10 @@ class Workers:
         try:
             answer = self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:  # the process lives: what it was sent cannot be run there
-            return (
-                News("ended", worker, (_last_line(error), str(error))) if worker.ticket else News("lost", worker, error)
-            )
+            if worker.ticket is None:
+                return News("lost", worker, error)
+            said = without_secrets(str(error))
+            return News("ended", worker, (_last_line(said), said))
         except self._ray.exceptions.RayError as error:
             return News("unbegun" if worker.waits is not None else "lost", worker, error)
         if worker.began is None or worker.waits is not None:
@@ -178,6 +180,6 @@ class Workers:
         self.let_go([*self._asked.values(), *self._idle])
 
 
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _last_line(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1] if lines else "an error without words"
