@@ -122,7 +122,7 @@ def test_each_worker_sees_its_own_gpu_and_a_gang_those_of_all_its_places(tmp_pat
     folder = str(tmp_path)
     jobs = [
         Look(folder, "a", seconds=9, beside=("b",)), Look(folder, "b", seconds=8, beside=("a",)),
-        Look(folder, "gang", slots=2, seconds=7), Look(folder, "c", seconds=6),
+        Look(folder, "gang", slots=2, seconds=7), Look(folder, "c", seconds=60),  # too long to fill a gap before it
     ]  # fmt: skip
     try:
         outcomes = list(workers.run(jobs, lambda: None))

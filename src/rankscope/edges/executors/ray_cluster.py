@@ -20,6 +20,7 @@ from rankscope.edges.executors.on_ray.nodes import (
     Node,
     alive_nodes,
     check_folder,
+    check_settings,
     check_versions,
     grows,
     machine_of,
@@ -55,6 +56,8 @@ _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 30.0
 
 _LOOK_SECONDS = 0.25
 _NODES_SECONDS = 5.0
+_NODE_TOLD_SECONDS = 40.0
+"""How long Ray may take to notice that a node died (it asks every 3 s, and gives it up after five times)."""
 _NEWS_SECONDS = 15.0
 
 
@@ -72,19 +75,6 @@ def reach(execution: Execution, study: str, folder: Path) -> Site:
     fitting = usable_nodes(nodes, execution, study)
     machine = machine_of(ray, fitting, folder, study, gpus=execution.gpus_per_run != 0)
     return Site(machine, lambda plan: OnRay(ray, plan, execution))
-
-
-def check_settings(execution: Execution, study: str) -> None:
-    """Raises InputProblems for settings of the local executor, which would change the plan and nothing else."""
-    gpus = execution.gpus if execution.gpus == "auto" else list(execution.gpus)
-    expected = "auto: Ray gives runs their GPUs and cores (`gpus_per_run`)"
-    problems = [
-        Problem(study, f"execution.{name}", f"{name}: {value} with on: ray", expected)
-        for name, value in (("gpus", gpus), ("workers", execution.workers))
-        if value != "auto"
-    ]
-    if problems:
-        raise InputProblems(problems)
 
 
 def usable_nodes(nodes: Sequence[Node], execution: Execution, study: str) -> list[Node]:
@@ -242,8 +232,7 @@ class OnRay:
         if stop_requested():
             return
         assert worker.began is not None
-        alive = {node.node_id for node in alive_nodes(self._ray)}
-        node_lost = worker.began.node_id not in alive or "node has died" in str(error)
+        node_lost = self._has_vanished(worker.began.node_id, error)
         ticket.nodes_lost += node_lost
         ticket.deaths += not node_lost
         what = f"the node {worker.began.host} vanished" if node_lost else f"its process on {worker.began.host} died"
@@ -254,6 +243,19 @@ class OnRay:
             return
         logger.warning("ray: %s; the job is begun again, from its last checkpoint", told)
         queue.appendleft(ticket)
+
+    def _has_vanished(self, node_id: str, error: Exception) -> bool:
+        """Whether a node is gone, and not only a process on it. Of a connection that is cut Ray says at first that the
+        worker cannot be reached, and only later that its node died."""
+        until = time.monotonic()
+        if isinstance(error, self._ray.exceptions.ActorUnavailableError):
+            until += _NODE_TOLD_SECONDS
+        while True:
+            if "node has died" in str(error) or node_id not in {node.node_id for node in alive_nodes(self._ray)}:
+                return True
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_LOOK_SECONDS)
 
     # ---- now and then ----
 

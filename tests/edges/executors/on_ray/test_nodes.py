@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from rankscope.edges.executors.on_ray.connection import connect
-from rankscope.edges.executors.on_ray.nodes import Node, look_from_outside, of_cluster
-from rankscope.edges.executors.ray_cluster import check_settings, usable_nodes
+from rankscope.edges.executors.on_ray.nodes import Node, check_settings, look_from_outside, of_cluster
+from rankscope.edges.executors.ray_cluster import usable_nodes
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Execution
 

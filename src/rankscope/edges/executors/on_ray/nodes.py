@@ -17,6 +17,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import MachineFacts
 from rankscope.records.record_base import parse_record
 from rankscope.study.problems import InputProblems, Problem
+from rankscope.study.study import Execution
 
 ANSWER_SECONDS = 180.0
 """How long a node may take to answer: a process is started there, and torch is imported."""
@@ -75,6 +76,19 @@ def grows(ray: Any) -> bool:
         return ray._private.state.state.get_cluster_config() is not None
     except Exception:  # as above
         return False
+
+
+def check_settings(execution: Execution, study: str) -> None:
+    """Raises InputProblems for settings of the local executor, which would change the plan and nothing else."""
+    gpus = execution.gpus if execution.gpus == "auto" else list(execution.gpus)
+    expected = "auto: Ray gives runs their GPUs and cores (`gpus_per_run`)"
+    problems = [
+        Problem(study, f"execution.{name}", f"{name}: {value} with on: ray", expected)
+        for name, value in (("gpus", gpus), ("workers", execution.workers))
+        if value != "auto"
+    ]
+    if problems:
+        raise InputProblems(problems)
 
 
 # ---- versions --------------------------------------------------------------------------------------------------------
