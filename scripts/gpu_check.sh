@@ -26,7 +26,7 @@ tail -n 15 "$out/tests.txt" "$out/tests-study.txt"
 bench() { # name, seconds, options
     name=$1 seconds=$2
     shift 2
-    timeout "$seconds" "$python" "benchmarks/$name.py" --device cuda --json "$out/$name-$#.json" "$@" >"$out/$name-$#.txt" 2>&1
+    timeout "$seconds" "$python" "benchmarks/$name.py" --device cuda --json "$out/$name.json" "$@" >"$out/$name.txt" 2>&1
     code=$?
     [ $code -eq 0 ] || echo "$name $*: exit code $code (124: cut after $seconds s)"
 }

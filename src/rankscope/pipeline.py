@@ -172,6 +172,10 @@ def _check_only(only: Sequence[str], plan: Plan) -> None:
         raise InputProblems(problems)
 
 
+_REFRESH_SECONDS = 15.0
+"""How old what this machine knows of a store may be, while jobs that run elsewhere end well."""
+
+
 @dataclass(frozen=True)
 class _Work:
     """One process's work on a study by its plan. `only` names its runs, else it does all; `failed` fills as it goes."""
@@ -192,7 +196,7 @@ class _Work:
         ordered = sorted(jobs, key=lambda job: -job.seconds)
         for done, outcome in enumerate(self.executor.run(ordered, self.idle), start=1):
             if outcome.elsewhere:
-                self.folder.refresh(15.0 if outcome.error is None and done < len(jobs) else 0.0)
+                self.folder.refresh(_REFRESH_SECONDS if outcome.error is None and done < len(jobs) else 0.0)
             self.tell(what, done, len(jobs), began)
             if outcome.error is not None:
                 details = outcome.details or outcome.error

@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 import torch
 
 from rankscope.edges import machine
-from rankscope.edges.machine import is_running
+from rankscope.edges.machine import is_running, quiet_libraries
 
 FAULTS = """
 import resource, sys
@@ -109,3 +110,17 @@ def test_a_gpu_is_timed_on_a_product_that_takes_longer_than_its_launch(monkeypat
     machine.matrix_flops_per_second.__wrapped__(torch.float32, "cuda")
     machine.matrix_flops_per_second.__wrapped__(torch.float32, "cpu")
     assert sizes == [8192, 8192, 1024, 1024]
+
+
+def test_what_libraries_say_to_each_other_is_not_shown_and_what_we_say_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.resetwarnings()
+        warnings.simplefilter("always")
+        quiet_libraries()
+        warnings.warn_explicit("ours", UserWarning, "a.py", 1, module="rankscope.a")
+        warnings.warn_explicit("theirs", UserWarning, "b.py", 1, module="transformers.b")
+        warnings.warn_explicit(
+            "Attempting to run cuBLAS, but there was no current CUDA context!", UserWarning, "a.py", 2, "rankscope.a"
+        )
+    assert [str(one.message) for one in said] == ["ours"]

@@ -124,3 +124,13 @@ def planned(
     sets = {facts.name: [train_facts(**train)] for facts in models}
     suites = {facts.name: [suite_facts(), suite_facts("law", domain="legal")] for facts in models}
     return make_plan(study, models, sets, suites, machine or machine_facts(), previous=previous, file="study.yaml")
+
+
+def planned_on_gpus(study: Study, **machine: object) -> Plan:
+    """The plan of a study of an 8B model on eight GPUs of 80 GB, unless `machine` says otherwise."""
+    facts = LLAMA_8B.model_copy(update={"name": "bundled"})
+    given = {
+        "device": "cuda", "device_memory_bytes": 80 * 10**9, "memory_bytes": 10**12, "bfloat16_is_fast": True,
+        "disk_free_bytes": 10**13, "device_count": 8, **machine,
+    }  # fmt: skip
+    return planned(study, [facts], machine_facts(**given))

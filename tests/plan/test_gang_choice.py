@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from made_facts import STUDY, machine_facts, planned
+from made_facts import STUDY, machine_facts, planned, planned_on_gpus
 
 from rankscope.plan.gang_choice import (
     GangNeed,
@@ -19,7 +19,7 @@ from rankscope.plan.gang_choice import (
     scoring_need,
 )
 from rankscope.plan.run_cost import KNOWN_MODELS, memory_parts
-from rankscope.records import Gang, ModelFacts, Plan
+from rankscope.records import Gang, ModelFacts
 from rankscope.study.methods.remedy_settings import Retain
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Arm, Execution, Study
@@ -169,17 +169,8 @@ def test_each_device_has_its_part_and_the_adapter_whole() -> None:
 # ---- in a plan ------------------------------------------------------------------------------------------------------
 
 
-def plan_on(study: Study, **machine: Any) -> Plan:
-    facts = LLAMA_8B.model_copy(update={"name": "bundled"})
-    given = {
-        "device": "cuda", "device_memory_bytes": 80 * 10**9, "memory_bytes": 10**12, "bfloat16_is_fast": True,
-        "disk_free_bytes": 10**13, "device_count": 8, **machine,
-    }  # fmt: skip
-    return planned(study, [facts], machine_facts(**given))
-
-
 def test_a_plan_records_its_gangs_and_keeps_them(read: Read) -> None:
-    plan = plan_on(read(STUDY, "budget.gradient_checkpointing=false"))
+    plan = planned_on_gpus(read(STUDY, "budget.gradient_checkpointing=false"))
     gangs = {run.arm.method: run.gang for run in plan.runs}
     assert gangs["lora"] == 1
     assert gangs["full"] in (4, 8)
@@ -195,14 +186,14 @@ def test_a_plan_records_its_gangs_and_keeps_them(read: Read) -> None:
 
 
 def test_a_gang_that_began_larger_than_the_machine_is_refused(read: Read) -> None:
-    plan = plan_on(read(STUDY, "budget.gradient_checkpointing=false"))
+    plan = planned_on_gpus(read(STUDY, "budget.gradient_checkpointing=false"))
     with pytest.raises(InputProblems, match=r"gangs of [48] devices, on a machine with fewer"):
         planned(read(), plan.models, machine_facts(device="cuda", device_count=2), previous=plan.resolved)
 
 
 def test_more_shards_than_devices_are_refused(read: Read) -> None:
     with pytest.raises(InputProblems) as caught:
-        plan_on(read(STUDY, "execution.shards=16"))
+        planned_on_gpus(read(STUDY, "execution.shards=16"))
     expected = "study.yaml: execution.shards: found shards: 16 on a machine with 8 GPUs, expected "
     assert [str(problem) for problem in caught.value.problems] == [expected + "auto, or a power of two up to 8"]
 
@@ -217,7 +208,7 @@ def test_more_processes_than_a_cpu_can_bear_are_refused(read: Read) -> None:
 
 def test_a_plan_records_where_it_is_scored(read: Read) -> None:
     """Three copies of 8 billion parameters, for the dials, on GPUs of 40 GB."""
-    plan = plan_on(read(), device_memory_bytes=40 * 10**9)
+    plan = planned_on_gpus(read(), device_memory_bytes=40 * 10**9)
     scoring = {run.arm.method: run.scoring for run in plan.runs}
     assert scoring == {"full": Gang(size=2), "lora": Gang()}
     assert all(run.fits for run in plan.runs)
@@ -241,7 +232,7 @@ def test_a_base_that_no_device_holds_is_scored_in_a_gang(read: Read) -> None:
 @pytest.mark.parametrize("method", ["dora", "pissa"])
 def test_shards_are_refused_for_who_cannot_have_them(read: Read, method: str) -> None:
     with pytest.raises(InputProblems) as caught:
-        plan_on(read(STUDY, "execution.shards=2", f"arms.lora.method={method}"))
+        planned_on_gpus(read(STUDY, "execution.shards=2", f"arms.lora.method={method}"))
     labels = {arm.label for arm in read(STUDY, f"arms.lora.method={method}").expand_arms() if arm.method == method}
     lines = [str(problem) for problem in caught.value.problems]
     assert len(lines) == len(labels) > 0
@@ -251,7 +242,7 @@ def test_shards_are_refused_for_who_cannot_have_them(read: Read, method: str) ->
 
 
 def test_who_does_not_fit_and_cannot_be_shared_out_is_told_why(read: Read) -> None:
-    plan = plan_on(read(STUDY, "arms.lora.method=dora"), device_memory_bytes=12 * 10**9)
+    plan = planned_on_gpus(read(STUDY, "arms.lora.method=dora"), device_memory_bytes=12 * 10**9)
     (reason,) = {run.reason for run in plan.runs if run.arm.method == "dora" and run.arm.rank == 8}
     assert reason is not None
     assert reason.endswith("to use, and dora is not shared out: full methods and LoRA without dropout are")
@@ -266,6 +257,6 @@ def test_shards_are_a_power_of_two(lines: Callable[..., list[str]], wrong: str, 
 
 
 def test_what_lies_in_the_hosts_memory_is_said_to_be_slow(read: Read) -> None:
-    plan = plan_on(read(), device_count=1, memory_bytes=300 * 10**9)
+    plan = planned_on_gpus(read(), device_count=1, memory_bytes=300 * 10**9)
     assert [run.offload for run in plan.runs if run.arm.method == "full"] == [True] * 3
     assert any("full: one device holds it only with" in warning for warning in plan.warnings)

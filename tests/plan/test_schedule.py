@@ -8,7 +8,7 @@ from itertools import combinations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_facts import LLAMA_8B, STUDY, machine_facts, planned
+from made_facts import STUDY, planned_on_gpus
 
 from rankscope.plan.placement import Claim
 from rankscope.plan.run_time import plan_totals
@@ -88,22 +88,13 @@ def test_jobs_of_one_device_are_within_graham_s_bound(seconds: list[int], count:
 # ---- in a plan ------------------------------------------------------------------------------------------------------
 
 
-def eight_gpus(study: Study, **machine: object) -> Plan:
-    facts = LLAMA_8B.model_copy(update={"name": "bundled"})
-    given = {
-        "device": "cuda", "device_memory_bytes": 80 * 10**9, "memory_bytes": 10**12, "bfloat16_is_fast": True,
-        "disk_free_bytes": 10**13, "device_count": 8, **machine,
-    }  # fmt: skip
-    return planned(study, [facts], machine_facts(**given))
-
-
 def placed(plan: Plan) -> Schedule:
     assert plan.schedule is not None
     return plan.schedule
 
 
 def test_every_job_of_a_plan_has_its_place(read: Read) -> None:
-    plan = eight_gpus(read(STUDY, "arms.lora.learning_rate=auto", "analysis.enabled=true"))
+    plan = planned_on_gpus(read(STUDY, "arms.lora.learning_rate=auto", "analysis.enabled=true"))
     found = placed(plan)
     kinds = [job.what for job in found.jobs]
     assert kinds.count("base") == 1
@@ -125,14 +116,14 @@ def test_every_job_of_a_plan_has_its_place(read: Read) -> None:
 
 
 def test_only_the_gpus_that_the_study_takes(read: Read) -> None:
-    found = placed(eight_gpus(read(STUDY, "execution.gpus=[5, 0, 2, 7]", "budget.gradient_checkpointing=false")))
+    found = placed(planned_on_gpus(read(STUDY, "execution.gpus=[5, 0, 2, 7]", "budget.gradient_checkpointing=false")))
     assert found.devices == [5, 0, 2, 7]
     assert {device for job in found.jobs for device in job.devices} == {5, 0, 2, 7}
     assert max(len(job.devices) for job in found.jobs) == 4, "a gang fits four"
 
 
 def test_packs_are_placed_where_the_study_gives_their_size(read: Read) -> None:
-    plan = eight_gpus(read(STUDY, "execution.arms_together=2"))
+    plan = planned_on_gpus(read(STUDY, "execution.arms_together=2"))
     packs = [job for job in placed(plan).jobs if job.what == "pack"]
     seeds = {run.run_id: run.seed for run in plan.runs}
     assert [len(pack.ids) for pack in packs] == [2, 2, 2]
@@ -140,7 +131,7 @@ def test_packs_are_placed_where_the_study_gives_their_size(read: Read) -> None:
 
 
 def test_later_seeds_wait_for_the_verdict_on_the_first(read: Read) -> None:
-    plan = eight_gpus(read(STUDY.replace("seeds: [0, 1, 2]", "seeds: {start: 3, max: 5}")))
+    plan = planned_on_gpus(read(STUDY.replace("seeds: [0, 1, 2]", "seeds: {start: 3, max: 5}")))
     seeds = {run.run_id: run.seed for run in plan.runs}
     runs = [job for job in placed(plan).jobs if job.what == "run"]
     first = max(job.end_seconds for job in runs if seeds[job.ids[0]] < 3)
@@ -152,18 +143,18 @@ def test_later_seeds_wait_for_the_verdict_on_the_first(read: Read) -> None:
 def test_jobs_wait_where_the_host_does_not_hold_them_all(read: Read) -> None:
     """Full fine-tuning of 8 billion parameters with the host's memory takes 150 GB of it: two at once in 400 GB."""
     study = read(STUDY, "execution.offload=always")
-    plan = eight_gpus(study, memory_bytes=400 * 10**9)
+    plan = planned_on_gpus(study, memory_bytes=400 * 10**9)
     full = [job for job in placed(plan).jobs if job.ids[0].startswith("full")]
     assert len(full) == 3
     assert all(job.host_bytes > 120e9 for job in full)
     at_once = max(sum(o.start_seconds <= job.start_seconds < o.end_seconds for o in full) for job in full)
     assert at_once < 3
-    roomy = [job for job in placed(eight_gpus(study)).jobs if job.ids[0].startswith("full")]
+    roomy = [job for job in placed(planned_on_gpus(study)).jobs if job.ids[0].startswith("full")]
     assert len({job.start_seconds for job in roomy}) == 1
 
 
 def test_of_what_is_done_nothing_is_left(read: Read) -> None:
-    plan = eight_gpus(read(STUDY, "arms.lora.learning_rate=auto"))
+    plan = planned_on_gpus(read(STUDY, "arms.lora.learning_rate=auto"))
     whole = placed(plan)
     again = what_is_left(whole, plan.runs, set())
     assert again.makespan_seconds == pytest.approx(whole.makespan_seconds)
@@ -180,7 +171,7 @@ def test_of_what_is_done_nothing_is_left(read: Read) -> None:
 
 def test_more_gpus_take_less_time_and_about_the_same_gpu_hours(read: Read) -> None:
     study = read(STUDY.replace("  full: {learning_rate: 1e-5}\n", ""))
-    times = [placed(eight_gpus(study, device_count=n)) for n in (1, 2, 4)]
+    times = [placed(planned_on_gpus(study, device_count=n)) for n in (1, 2, 4)]
     makespans = [one.makespan_seconds for one in times]
     assert makespans == sorted(makespans, reverse=True)
     assert times[0].idle_share == pytest.approx(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -38,14 +38,18 @@ def losses(result: FitResult) -> list[float]:
 
 
 @contextmanager
-def device_of(monkeypatch: pytest.MonkeyPatch, tokens: int) -> Iterator[list[int]]:
-    """A device whose memory holds forward passes of so many tokens; gives the sizes that were tried."""
-    tried: list[int] = []
+def small_device(
+    monkeypatch: pytest.MonkeyPatch, holds: Callable[[int, bool], bool]
+) -> Iterator[list[tuple[int, bool]]]:
+    """A device that holds a forward pass where `holds` says so, of its tokens and whether activations are computed
+    twice; gives these of every pass that was tried."""
+    tried: list[tuple[int, bool]] = []
     real = SupervisedFineTuning.summed_losses
 
     def summed_losses(own: SupervisedFineTuning, forward: Any, rows: Sequence[Example], arms: int = 1) -> Tensor:
-        tried.append(arms * sum(row.token_count - 1 for row in rows))
-        if tried[-1] > tokens:
+        tokens = arms * sum(row.token_count - 1 for row in rows)
+        tried.append((tokens, bool(forward.model.is_activation_checkpointing)))
+        if not holds(*tried[-1]):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return real(own, forward, rows, arms)
 
@@ -60,12 +64,12 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
 ) -> None:
     given = settings(micro_batch_tokens=400)
     small, _ = run(tiny_folder, arm, settings(micro_batch_tokens=50))
-    with device_of(monkeypatch, 60) as tried:
+    with small_device(monkeypatch, lambda tokens, _: tokens <= 60) as tried:
         result, _ = run(tiny_folder, arm, given)
-    assert max(tried) > 60
+    assert max(tried)[0] > 60
     assert result.state == "done"
     assert result.micro_batch_tokens in (50, 100)
-    assert sum(size > 60 for size in tried) <= 3, "the smaller size is kept, not found again at every step"
+    assert sum(tokens > 60 for tokens, _ in tried) <= 3, "the smaller size is kept, not found again at every step"
     assert losses(result)[:10] == pytest.approx(losses(small)[:10], abs=1e-5)
 
 
@@ -115,53 +119,44 @@ def test_a_batch_is_tried_again_before_its_micro_batches_are_halved(
 
 def test_the_smaller_micro_batch_survives_a_stop(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = InMemory()
-    with device_of(monkeypatch, 60), open_pack(base(tiny_folder), [LORA], 3) as pack:
+    small = small_device(monkeypatch, lambda tokens, _: tokens <= 60)
+    with small, open_pack(base(tiny_folder), [LORA], 3) as pack:
         (first,) = fit(pack, examples(), [settings(micro_batch_tokens=400)], checkpoints=kept, until_step=3)
-    with device_of(monkeypatch, 60) as tried, open_pack(base(tiny_folder), [LORA], 3) as pack:
+    small = small_device(monkeypatch, lambda tokens, _: tokens <= 60)
+    with small as tried, open_pack(base(tiny_folder), [LORA], 3) as pack:
         fit(pack, examples(), [settings(micro_batch_tokens=400)], checkpoints=kept, until_step=5)
-    assert max(tried) <= 60
+    assert max(tried)[0] <= 60
     assert first.micro_batch_tokens < 400
-
-
-@contextmanager
-def device_that_holds_blocks_inputs_only(monkeypatch: pytest.MonkeyPatch, tokens: int) -> Iterator[list[bool]]:
-    """Forward passes of more tokens fit where activations are computed twice; gives whether they were, by pass."""
-    tried: list[bool] = []
-    real = SupervisedFineTuning.summed_losses
-
-    def summed_losses(own: SupervisedFineTuning, forward: Any, rows: Sequence[Example], arms: int = 1) -> Tensor:
-        tried.append(bool(forward.model.is_activation_checkpointing))
-        if not tried[-1] and arms * sum(row.token_count - 1 for row in rows) > tokens:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real(own, forward, rows, arms)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SupervisedFineTuning, "summed_losses", summed_losses)
-        yield tried
 
 
 @pytest.mark.parametrize("arm", [LORA, FULL], ids=lambda a: a.label)
 def test_where_memory_runs_out_activations_may_be_computed_twice(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, arm: Arm
 ) -> None:
+    def holds(tokens: int, twice: bool) -> bool:
+        return twice or tokens <= 60
+
     kept, given = InMemory(), settings(micro_batch_tokens=400, may_checkpoint=True)
     plain, _ = run(tiny_folder, arm, settings(micro_batch_tokens=400))
-    with device_that_holds_blocks_inputs_only(monkeypatch, 60) as tried, open_pack(base(tiny_folder), [arm], 3) as pack:
+    with small_device(monkeypatch, holds) as tried, open_pack(base(tiny_folder), [arm], 3) as pack:
         (first,) = fit(pack, examples(), [given], checkpoints=kept, until_step=3)
         assert not pack.model.is_activation_checkpointing
     assert (first.micro_batch_tokens, first.checkpointing) == (400, True)
-    assert tried.count(False) == 1, "it stays so, and is not found again at every step"
-    with device_that_holds_blocks_inputs_only(monkeypatch, 60) as tried, open_pack(base(tiny_folder), [arm], 3) as pack:
+    assert [twice for _, twice in tried].count(False) == 1, "it stays so, and is not found again at every step"
+    with small_device(monkeypatch, holds) as tried, open_pack(base(tiny_folder), [arm], 3) as pack:
         (result,) = fit(pack, examples(), [given], checkpoints=kept)
-    assert all(tried)
+    assert all(twice for _, twice in tried)
     assert losses(result)[:10] == pytest.approx(losses(plain)[:10], abs=1e-5)
-    with device_that_holds_blocks_inputs_only(monkeypatch, 60):
+    with small_device(monkeypatch, holds):
         without, _ = run(tiny_folder, arm, settings(micro_batch_tokens=400))
     assert (without.checkpointing, without.micro_batch_tokens < 400) == (False, True), "only where it may be"
 
 
 def test_one_row_that_does_not_fit_is_an_error(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with device_of(monkeypatch, 5), pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+    with (
+        small_device(monkeypatch, lambda tokens, _: tokens <= 5),
+        pytest.raises(torch.OutOfMemoryError, match="out of memory"),
+    ):
         run(tiny_folder, LORA, settings())
 
 

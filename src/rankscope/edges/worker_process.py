@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Protocol
 
 from rankscope.edges.executors import JobOutcome, WorkPlace, perform
-from rankscope.edges.machine import end_with, keep_freed_memory, stop_on, stop_requested
+from rankscope.edges.machine import end_with, keep_freed_memory, quiet_libraries, stop_on, stop_requested
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -166,6 +166,7 @@ def how_it_ended(process: Process) -> str:
 
 def work(pipe: Connection, task: WorkerTask) -> None:
     """Do the jobs that come through the pipe, until it is closed: None when one has begun, then its outcome."""
+    quiet_libraries()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to handle
     if task.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, task.cores)

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
-from rankscope.edges.machine import end_with, keep_freed_memory, stop_on, stop_requested
+from rankscope.edges.machine import end_with, keep_freed_memory, quiet_libraries, stop_on, stop_requested
 from rankscope.jobs.candidate_scoring import score_weights
 from rankscope.jobs.candidate_training import train_arms
 from rankscope.jobs.derive_job import derive
@@ -38,6 +38,7 @@ watches ends who waits for one that died."""
 def main(task_file: str) -> int:
     """Do the task in this file; the process's exit code."""
     task = parse_record(GangTask, Path(task_file).read_bytes(), task_file)
+    quiet_libraries()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to handle
     stop_on((signal.SIGTERM, signal.SIGUSR1))
     end_with(task.parent)

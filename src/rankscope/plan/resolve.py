@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
@@ -131,6 +131,21 @@ def _check_machine(previous: Resolved, machine: MachineFacts, file: str) -> None
         raise InputProblems([Problem(file, "plan.json", found, "the machine it was begun on, or another --out")])
 
 
+def _arms_in_place(
+    study: Study,
+    arms: Sequence[Arm],
+    models: Sequence[ModelFacts],
+    train_sets: dict[str, list[TrainFacts]],
+    resolved: Resolved,
+) -> Iterator[tuple[str, Arm, ModelFacts, TrainFacts, Dtype]]:
+    """Every arm on every training set of every base, with the key of its gang and the dtype it computes in."""
+    specs = {spec.name: spec for spec in study.models}
+    for facts in models:
+        for train in train_sets[facts.name]:
+            for arm in arms:
+                yield gang_key(facts, train, arm), arm, facts, train, dtype_of(specs[facts.name], resolved)
+
+
 def _needs(
     study: Study,
     arms: Sequence[Arm],
@@ -140,15 +155,9 @@ def _needs(
     machine: MachineFacts,
 ) -> dict[str, GangNeed]:
     """What each arm needs, alone or in a gang, by `gang_key`."""
-    specs, room = {spec.name: spec for spec in study.models}, Room.of(machine, USABLE_MEMORY, resolved.device)
-    return {
-        gang_key(facts, train, arm): run_need(
-            study, arm, facts, train, dtype_of(specs[facts.name], resolved), resolved, room
-        )
-        for facts in models
-        for train in train_sets[facts.name]
-        for arm in arms
-    }
+    room = Room.of(machine, USABLE_MEMORY, resolved.device)
+    places = _arms_in_place(study, arms, models, train_sets, resolved)
+    return {key: run_need(study, arm, facts, train, dtype, resolved, room) for key, arm, facts, train, dtype in places}
 
 
 def _gangs(needs: Mapping[str, GangNeed]) -> dict[str, Gang]:
@@ -169,14 +178,12 @@ def _scoring_gangs(
 ) -> dict[str, Gang]:
     """Of bases by their names, and of arms, what one device does not hold."""
     specs, room = {spec.name: spec for spec in study.models}, Room.of(machine, USABLE_MEMORY, resolved.device)
-    needs: dict[str, GangNeed] = {}
-    for facts in models:
-        dtype = dtype_of(specs[facts.name], resolved)
-        needs[facts.name] = choose_scoring(None, facts, dtype, room, study.execution)
-        for train in train_sets[facts.name]:
-            for arm in arms:
-                key = gang_key(facts, train, arm)
-                needs[key] = run_scoring(study, arm, facts, train, dtype, resolved, room)
+    needs: dict[str, GangNeed] = {
+        facts.name: choose_scoring(None, facts, dtype_of(specs[facts.name], resolved), room, study.execution)
+        for facts in models
+    }
+    for key, arm, facts, train, dtype in _arms_in_place(study, arms, models, train_sets, resolved):
+        needs[key] = run_scoring(study, arm, facts, train, dtype, resolved, room)
     return _gangs(needs)
 
 

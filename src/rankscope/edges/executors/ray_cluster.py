@@ -253,7 +253,7 @@ class OnRay:
         while True:
             if "node has died" in str(error) or node_id not in {node.node_id for node in alive_nodes(self._ray)}:
                 return True
-            if time.monotonic() >= until:
+            if time.monotonic() >= until or stop_requested():
                 return False
             time.sleep(_LOOK_SECONDS)
 

@@ -18,6 +18,7 @@ from rankscope.edges.executors import Job, JobOutcome, WorkPlace, perform
 from rankscope.edges.executors.on_ray.nodes import why_unseen
 from rankscope.edges.machine import keep_freed_memory, quiet_libraries
 from rankscope.edges.study_folder import StudyFolder
+from rankscope.study.store_urls import without_secrets
 
 
 @dataclass(frozen=True)
@@ -91,5 +92,6 @@ def sent(job: Job) -> Job:
 
 
 def outcome_of(job: Job, ended: tuple[str | None, str]) -> JobOutcome:
-    """The outcome of a job that was sent."""
-    return JobOutcome(job, error=ended[0], details=ended[1], elsewhere=True)
+    """The outcome of a job that was sent, by its error and the details; Ray's own messages may hold anything."""
+    error = without_secrets(ended[0]) if ended[0] is not None else None
+    return JobOutcome(job, error=error, details=without_secrets(ended[1]), elsewhere=True)

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from rankscope.edges.executors import Job
 from rankscope.edges.executors.on_ray.place import Began, actor_of
-from rankscope.study.store_urls import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -142,8 +141,7 @@ class Workers:
         except self._ray.exceptions.RayTaskError as error:  # the process lives: what it was sent cannot be run there
             if worker.ticket is None:
                 return News("lost", worker, error)
-            said = without_secrets(str(error))
-            return News("ended", worker, (_last_line(said), said))
+            return News("ended", worker, (_last_line(str(error)), str(error)))
         except self._ray.exceptions.RayError as error:
             return News("unbegun" if worker.waits is not None else "lost", worker, error)
         if worker.began is None or worker.waits is not None:
