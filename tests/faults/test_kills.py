@@ -44,7 +44,7 @@ def start(study: Path, out: Path) -> subprocess.Popen[str]:
 def whole(out: Path) -> None:
     """Every record can be read, and nothing but whole files is there to be taken for one."""
     if not (out / "rankscope-study.json").exists():
-        assert not [path for path in out.rglob("*") if path.is_file() and not path.name.endswith(".rankscope-draft")]
+        assert not [path for path in out.rglob("*") if path.is_file() and ".rankscope-draft" not in str(path)]
         return
     folder = StudyFolder.open(out)
     folder.read_marker()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,20 @@ def test_only_drafts_of_a_killed_process_are_removed(tmp_path: Path) -> None:
         path.write_text("x")
     assert LocalDisk(tmp_path).remove_drafts() == 2
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
+
+
+def test_what_a_library_writes_beside_its_file_goes_with_the_draft(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path)
+    with disk.local_draft("packs/a.safetensors") as draft:  # not ended by anything: a process that was killed
+        draft.write_bytes(b"half")
+        draft.with_name(".tmpAbCdEf").write_bytes(b"as safetensors does before it renames")
+        at_the_kill = tmp_path / "killed"
+        shutil.copytree(tmp_path / "packs", at_the_kill)
+    assert [path.name for path in (tmp_path / "packs").iterdir()] == ["a.safetensors"]
+    assert list(at_the_kill.rglob(".tmp*"))
+    assert LocalDisk(at_the_kill).list("") == []
+    assert LocalDisk(at_the_kill).remove_drafts() == 1
+    assert not list(at_the_kill.iterdir())
 
 
 def test_files_have_the_mode_that_the_user_asks_for(tmp_path: Path) -> None:

@@ -112,7 +112,10 @@ class LocalDisk:
     @contextmanager
     def local_draft(self, name: str) -> Iterator[Path]:
         path = self._path(name)
-        with self._draft(path) as draft:
+        # In a folder of its own: safetensors writes a file beside the one that it is asked for, and a kill leaves it.
+        with self._draft(path) as folder:
+            folder.mkdir()
+            draft = folder / path.name
             yield draft
             if not draft.exists():
                 return
@@ -204,10 +207,7 @@ def _write(path: Path, content: bytes, *, durable: bool) -> None:
 
 def _set_ordinary_modes(draft: Path) -> None:
     """Modes as the process's umask has them: safetensors makes files that only their owner may read."""
-    probe = draft.with_name(f"{draft.name[: -len(DRAFT)]}.mode{DRAFT}")
-    probe.mkdir()  # the umask can be read only by setting it, which other threads would see
-    mode = probe.stat().st_mode & 0o777
-    probe.rmdir()
+    mode = draft.parent.stat().st_mode & 0o777  # the umask can be read only by setting it, which other threads would see
     for path in [draft, *draft.rglob("*")]:
         if not path.is_symlink():
             path.chmod(mode if path.is_dir() else mode & 0o666)
