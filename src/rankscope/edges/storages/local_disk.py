@@ -207,7 +207,7 @@ def _write(path: Path, content: bytes, *, durable: bool) -> None:
 
 def _set_ordinary_modes(draft: Path) -> None:
     """Modes as the process's umask has them: safetensors makes files that only their owner may read."""
-    mode = draft.parent.stat().st_mode & 0o777  # the umask can be read only by setting it, which other threads would see
+    mode = draft.parent.stat().st_mode & 0o777  # of its folder: to read the umask it must be set, for all threads
     for path in [draft, *draft.rglob("*")]:
         if not path.is_symlink():
             path.chmod(mode if path.is_dir() else mode & 0o666)
