@@ -18,7 +18,7 @@ from rankscope.records import Interval, SuiteNoise, VerdictFile
 from rankscope.report.chart_drawing import Section
 from rankscope.report.page import make_sections, render
 from rankscope.report.rank_charts import make_pairs
-from rankscope.report.suites_and_items import MAX_ROWS, sample_flips
+from rankscope.report.flipped_items import MAX_ROWS, sample_flips
 
 SECTIONS = (
     "answer", "arms", "rank", "tradeoff", "matrix", "suites", "kinds", "items", "learning", "rates", "cost",

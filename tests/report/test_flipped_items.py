@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from made_report import make_items, make_verdict
 
-from rankscope.report import suites_and_items
-from rankscope.report.suites_and_items import pack_items, sample_flips
+from rankscope.report import flipped_items
+from rankscope.report.flipped_items import pack_items, sample_flips
 
 
 def test_the_sample_holds_every_arm_suite_and_direction_even_when_it_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     items = make_items([make_verdict()])
     groups = {(row.arm, row.suite, row.seeds_lost > 0) for row in items.itertuples()}
-    monkeypatch.setattr(suites_and_items, "MAX_ROWS", len(groups))
+    monkeypatch.setattr(flipped_items, "MAX_ROWS", len(groups))
     packed = pack_items(sample_flips(items), len(items))
     shown = {(row[3], row[4], row[0] == "forgotten") for row in packed.payload["rows"]}
     assert shown == groups
@@ -25,7 +25,7 @@ def test_rows_that_did_not_flip_are_no_items() -> None:
 
 
 def test_a_long_prompt_says_how_much_is_left_out() -> None:
-    items = make_items([make_verdict()]).head(1).assign(prompt="x" * (suites_and_items.MAX_TEXT + 1234), choices=[[]])
+    items = make_items([make_verdict()]).head(1).assign(prompt="x" * (flipped_items.MAX_TEXT + 1234), choices=[[]])
     assert "(1,234 more characters)" in pack_items(items).payload["questions"][0][1]
 
 
