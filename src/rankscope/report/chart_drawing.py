@@ -27,7 +27,7 @@ Tables = Mapping[str, pd.DataFrame]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
 LABEL_PIXELS = 13
 CHARACTER_PIXELS = 6.2
-WIDTH, HEIGHT = 345, 260
+WIDTH, HEIGHT = 345, 220
 """Pixels of a chart that takes half the page's width."""
 PLOT_WIDTH = 780
 """Pixels of one that takes all of it."""

@@ -29,7 +29,7 @@ from rankscope.report.chart_drawing import (
 from rankscope.report.page_tables import Cell, DataTable
 from rankscope.report.rank_charts import ENDS, of_pair
 
-FRONT_HEIGHT = 420
+FRONT_HEIGHT = 400
 
 _MEASURES = tuple(f"{measure}{end}" for measure in ("gain", "forgetting") for end in ENDS)
 

@@ -49,17 +49,19 @@ if (location.hash.length > 1) openAround($(location.hash.slice(1)));
 function follow() {
   // The last section that begins above a third of the window is the one that is read.
   const line = window.innerHeight / 3;
-  let current = null;
+  const tops = new Map();
   for (const id of links.keys()) {
     const box = $(id).getBoundingClientRect();
-    if (box.height && box.top <= line) current = id;
+    if (box.height) tops.set(id, box.top);
   }
+  const read = [...tops].filter(([, top]) => top <= line).sort((a, b) => a[1] - b[1]);
+  let current = read.length ? read[read.length - 1][0] : null;
   if (window.innerHeight + window.scrollY >= root.scrollHeight - 2) {
-    const shown = [...links.keys()].filter((id) => $(id).getBoundingClientRect().height);
-    current = shown[shown.length - 1];
+    current = [...tops.keys()].pop();
   }
   for (const [id, link] of links) {
-    if (id === current) link.setAttribute("aria-current", "location"); else link.removeAttribute("aria-current");
+    const beside = tops.has(id) && Math.abs(tops.get(id) - tops.get(current)) < 1;  // two that stand side by side
+    if (beside) link.setAttribute("aria-current", "location"); else link.removeAttribute("aria-current");
   }
   const link = links.get(current);
   if (link && (link.offsetTop < contents.scrollTop || link.offsetTop > contents.scrollTop + contents.clientHeight - 40)) {

@@ -11,6 +11,7 @@ const colours = {
     sequential: ["#262b32", "#27506f", "#2f7db5"] },
 };
 const NARROW = 560;  // a place that is no wider lays its chart out as on a phone
+const TWO = 1000;  // from here on two charts stand side by side in the part that is folded
 const AIR = 110;  // what axes and names beside a plot may take of a place, in pixels
 function config(name, narrow) {
   const c = colours[name];
@@ -56,8 +57,10 @@ function fitted(spec, room) {
   if (narrow) {
     if (copy.hconcat) { copy.vconcat = copy.hconcat; delete copy.hconcat; }
     eachPart(copy, (owner, key, part) => {
-      if (key === "title" && typeof part === "string") owner[key] = lines(part, most);
-      if (key === "text" && typeof part === "string" && owner === copy.title) owner[key] = lines(part, most);
+      const heading = owner === copy.title || owner === copy;  // bolder and larger than an axis, and a button beside it
+      const fits = heading ? Math.floor((room - 50) / 7.6) : most;
+      if ((key === "title" || (key === "text" && heading)) && typeof part === "string") owner[key] = lines(part, fits);
+      if (key === "labels" && part === false) owner[key] = true;  // what stood beside now stands below
       if (key === "legend" && part && part.columns) part.columns = Math.min(part.columns, room < 450 ? 3 : 5);
     });
   }
@@ -77,12 +80,16 @@ function narrower(spec, room, drawn) {
     if (typeof part === "number") owner.width = Math.floor(part * share);
     else if (part && part.step) owner.width = { step: Math.max(14, Math.floor(part.step * share)) };
   });
+  eachPart(copy, (owner, key, part) => {
+    if (key === "x" && part.axis && part.axis.labelAngle === 0) part.axis.labelAngle = -40;
+  });
   return copy;
 }
 function roomOf(place) {
-  if (place.clientWidth) return place.clientWidth;
+  const part = place.closest("details.part");
+  if (place.clientWidth && (!part || part.open)) return place.clientWidth;
   const main = $("main").clientWidth;  // folded away: as wide as it would be
-  return place.closest(".pairs") && main > 900 ? Math.floor((main - 24) / 2) : main;
+  return main > TWO ? Math.floor((main - 32) / 2) : main;
 }
 
 // ---- drawing --------------------------------------------------------------------------------------------------------

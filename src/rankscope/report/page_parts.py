@@ -64,8 +64,8 @@ def still_picture(shown: Figure) -> Markup:
 
 
 def _typeset(text: str) -> str:
-    """A proper minus sign before a number."""
-    return re.sub(r"(?<![\w.\-/])-(?=\d)", "−", text)
+    """A proper minus sign before a number, and no line that begins with a percent sign."""
+    return re.sub(r"(?<=\d) %", "\u00a0%", re.sub(r"(?<![\w.\-/])-(?=\d)", "−", text))
 
 
 def environment() -> jinja2.Environment:

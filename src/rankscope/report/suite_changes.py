@@ -11,6 +11,7 @@ import altair as alt
 import pandas as pd
 
 from rankscope.records import Verdict, VerdictFile
+from rankscope.records.readable_numbers import nats, points
 from rankscope.report.chart_drawing import (
     CHARACTER_PIXELS,
     PLOT_WIDTH,
@@ -52,12 +53,11 @@ class Unit:
     name: str
     short: str
     factor: float
-    format: str
     reach: float
 
 
-IN_POINTS = Unit("score", POINTS, "points", 100.0, "+.1f", 5.0)
-IN_NATS = Unit("loss", "nats per token", "nats", 1.0, "+.3f", 0.05)
+IN_POINTS = Unit("score", POINTS, "points", 100.0, 5.0)
+IN_NATS = Unit("loss", "nats per token", "nats", 1.0, 0.05)
 
 
 def change_frame(table: pd.DataFrame | None, verdicts: Sequence[Verdict], unit: Unit = IN_POINTS) -> pd.DataFrame:
@@ -109,11 +109,12 @@ def matrix_chart(changes: pd.DataFrame, column: str, title: str, unit: Unit = IN
     cells = alt.Chart().mark_rect().encode(x=x, y=y, color=_change_colour(rows, unit), tooltip=told)
     frame = alt.Chart().mark_rect(filled=False, strokeWidth=1.6, stroke="gray").encode(x=x, y=y)
     text = (
-        alt.Chart().mark_text(fontSize=11).encode(x=x, y=y, text=alt.Text("change:Q", format=unit.format), tooltip=told)
+        alt.Chart().mark_text(fontSize=11).encode(x=x, y=y, text=alt.Text("shown:N"), tooltip=told)
     )
     parts = layer(cells, frame.transform_filter("datum.relation == 'in-domain'"), text)
     for row in rows:
         row["panel"] = f"trained on {row['train_set']}"
+        row["shown"] = points(row["change"] / 100) if unit is IN_POINTS else nats(row["change"])
         row["where"] = relation_name(row["relation"])
     sized = parts.properties(width=alt.Step(step), height=alt.Step(26))
     faceted = sized.facet(row=alt.Row("panel:N", header=panel_header()), data=inline(rows))
@@ -150,11 +151,12 @@ def matrix_section(verdicts: VerdictFile, tables: Tables) -> Section:
             found += figure(drawn, f"{title.lower()}, each cell the change from the base in {unit.short}", name)
     return Section(
         "matrix",
-        "In and out of domain",
+        "What was forgotten",
         "How far training on each set moved every domain and every suite, arm by arm.",
         "Each cell is the change from the base, in percentage points or, of suites judged by loss, in nats per token "
         "by which the loss is lower: blue is better than the base, orange worse. "
         "Framed cells are of the training set's own domain.",
         found,
         "No suite was scored for both the base and an arm.",
+        wide=False,
     )

@@ -33,7 +33,7 @@ from rankscope.report.chart_drawing import (
 from rankscope.report.rank_charts import ENDS, arm_tooltip, family_marks
 from rankscope.report.suite_changes import CHANGE_TOOLTIP, change_frame
 
-PLANE_HEIGHT = 420
+PLANE_HEIGHT = 340
 
 # ---- gain against forgetting ----------------------------------------------------------------------------------------
 
@@ -204,7 +204,7 @@ def kind_chart(kinds: pd.DataFrame) -> Chart | None:
     for entry in rows:
         entry["panel"] = panels[str(entry["relation"])]
     row = alt.Row("panel:N", sort=list(panels.values()), header=panel_header())
-    faceted = parts.properties(width=PLOT_WIDTH, height=150).facet(row=row, data=inline(rows))
+    faceted = parts.properties(width=PLOT_WIDTH, height=110).facet(row=row, data=inline(rows))
     title = f"Recall and reasoning: change from the base ({POINTS})"
     return faceted.resolve_scale(y="independent").properties(title=title)
 
