@@ -8,6 +8,7 @@ import typer
 
 from rankscope import __version__
 from rankscope.cli.command_helpers import ends_errors
+from rankscope.cli.compare_command import compare
 from rankscope.cli.folder_commands import defaults, export, report, status, verdict
 from rankscope.cli.repair_command import repair
 from rankscope.cli.study_commands import demo, init, plan, run, schema
@@ -20,7 +21,7 @@ app = typer.Typer(
     name="rankscope", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Which LoRA rank, or full fine-tuning, for my model and my data, and what will the model forget?",
 )  # fmt: skip
-STUDY_COMMANDS = (demo, init, plan, run, status, verdict, report, export, defaults)
+STUDY_COMMANDS = (demo, init, plan, run, status, verdict, report, compare, export, defaults)
 TOOL_COMMANDS = (audit, compress, repair, doctor, score)
 for command in (*STUDY_COMMANDS, *TOOL_COMMANDS):
     app.command()(ends_errors(command))

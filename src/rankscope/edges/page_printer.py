@@ -21,7 +21,7 @@ BROWSERS = (
 LONGEST_SECONDS = 180
 _OFFLINE = (
     "--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-extensions", "--no-pdf-header-footer",
+    "--disable-component-update", "--disable-sync", "--disable-extensions", "--no-pdf-header-footer", "--window-size=1400,900",
 )  # fmt: skip
 
 

@@ -116,9 +116,17 @@ async function drawOne(place, id, name) {
   }
   place.querySelector("summary").setAttribute("aria-label", "Save this chart as a picture: " + id);
   place.querySelector("svg").setAttribute("aria-label", place.getAttribute("aria-label"));
+  nameMarks(place);
   place.dataset.drawn = name;
   place.dataset.room = room;
   showMargin(id);
+}
+function nameMarks(place) {
+  // Vega gives marks a role without a name where they hold nothing, or are parts of a picture that is named as a whole.
+  for (const mark of place.querySelectorAll('[role="graphics-symbol"]:not([aria-label]), [role="graphics-object"]:not([aria-label])')) {
+    mark.removeAttribute("role");
+    mark.removeAttribute("aria-roledescription");
+  }
 }
 async function draw(name = theme(), waits = true) {
   const turn = ++drawing;
@@ -164,7 +172,7 @@ for (const box of document.querySelectorAll(".allow")) {
 }
 function showMargin(id) {
   const view = views.get(id);
-  if (view && turned.has(id)) view.signal("margin", turned.get(id)).runAsync();
+  if (view && turned.has(id)) view.signal("margin", turned.get(id)).runAsync().then(() => nameMarks($(id)));
 }
 
 // ---- print: everything drawn, light, and unfolded ---------------------------------------------------------------------
