@@ -69,6 +69,11 @@ def percent(share: float | None) -> str:
     return NOT_MEASURED if share is None or not math.isfinite(share) else f"{_one_decimal(100 * share)} %"
 
 
+def whole_percent(probability: float) -> str:
+    """0.984 as `98 %`; never 0 or 100, for draws cannot say that."""
+    return "over 99 %" if probability > 0.99 else "under 1 %" if probability < 0.01 else f"{100 * probability:.0f} %"
+
+
 def reason_points(share: float) -> str:
     """As a reason of the verdict has it: 0.0312 is `3.1`, a whole number such as a margin of 0.03 is `3`.
 

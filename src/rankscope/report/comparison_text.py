@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from rankscope.records import Interval
 from rankscope.records.comparison_record import AnswerDifference, ArmDifference, Comparison, PairComparison
-from rankscope.records.readable_numbers import NOT_MEASURED, nats, percent, points, rate
+from rankscope.records.readable_numbers import NOT_MEASURED, nats, points, rate, whole_percent
 from rankscope.report.plain_table import plain_table
 
 MOST_CHARACTERS = 40
@@ -80,7 +80,7 @@ def _verdict(kind: str, label: str | None) -> str:
 def _bet(label: str | None, probability: float | None) -> str:
     if label is None:
         return "none"
-    return label if probability is None else f"{label} ({percent(probability)})"
+    return label if probability is None else f"{label} ({whole_percent(probability)})"
 
 
 def _moved(share: Interval, loss: Interval | None) -> str:

@@ -183,6 +183,12 @@ def _rings(judged: list[Record], worth: Sequence[WorthAt], plane: _Axes, colour:
     return ring.mark_point(size=330, strokeWidth=2, shape="circle").encode(x=plane.x(), y=plane.y(), color=colour)
 
 
+def has_front(pair: Pair, tables: Tables) -> bool:
+    """Whether there is such a picture."""
+    frame = front_frame(of_pair(tables.get("operating_points"), pair.verdict), pair.arms)
+    return bool(records(frame, "gain", "forgetting"))
+
+
 def front_of(pair: Pair, tables: Tables) -> Chart | None:
     """The picture of one base model and training set, its margin to be turned over the margins that are known."""
     frame = front_frame(of_pair(tables.get("operating_points"), pair.verdict), pair.arms)

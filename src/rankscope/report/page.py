@@ -23,7 +23,7 @@ from rankscope.report.cost_charts import cost_section, derived_section
 from rankscope.report.cost_table import costs_table
 from rankscope.report.first_screen import FirstScreen, first_screen
 from rankscope.report.flipped_items import pack_items
-from rankscope.report.front_charts import front_of, margins_table
+from rankscope.report.front_charts import front_of, has_front, margins_table
 from rankscope.report.page_parts import environment, file_text, json_text, policy, scripts, still_picture
 from rankscope.report.rank_charts import make_pairs, rank_section
 from rankscope.report.remedy_table import remedies_table, remedy_parts_table
@@ -136,8 +136,9 @@ def make_sections(
         search_section(pairs, searches),
         cost_section(pairs),
     ]
-    drawn_first = all(front_of(pair, tables) is None for pair in pairs)  # then the plane is the first screen's picture
-    researcher = [] if drawn_first else [tradeoff_section(pairs)]
+    plane = tradeoff_section(pairs)
+    drawn_first = plane.figures and not any(has_front(pair, tables) for pair in pairs)  # it is the first screen's picture
+    researcher = [] if drawn_first else [plane]
     researcher += [kind_section(pairs, tables), learning_section(pairs, tables)]
     if any(not tables.get(name, pd.DataFrame()).empty for name in _INSIDE):
         researcher += [

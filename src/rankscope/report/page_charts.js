@@ -49,7 +49,9 @@ function eachPart(value, visit) {
     eachPart(part, visit);
   }
 }
-const isComposed = (spec) => ["facet", "concat", "hconcat", "vconcat"].some((key) => key in spec);
+// Vega fits one plot of fixed height into a width by itself; what is composed of parts, or as high as its rows, it does not.
+const fits = (spec) => typeof spec.width === "number" && typeof spec.height === "number"
+  && !["facet", "concat", "hconcat", "vconcat"].some((key) => key in spec);
 function fitted(spec, room) {
   const copy = structuredClone(spec);
   const narrow = room <= NARROW;
@@ -58,13 +60,13 @@ function fitted(spec, room) {
     if (copy.hconcat) { copy.vconcat = copy.hconcat; delete copy.hconcat; }
     eachPart(copy, (owner, key, part) => {
       const heading = owner === copy.title || owner === copy;  // bolder and larger than an axis, and a button beside it
-      const fits = heading ? Math.floor((room - 50) / 7.6) : most;
-      if ((key === "title" || (key === "text" && heading)) && typeof part === "string") owner[key] = lines(part, fits);
+      const letters = heading ? Math.floor((room - 50) / 7.6) : most;
+      if ((key === "title" || (key === "text" && heading)) && typeof part === "string") owner[key] = lines(part, letters);
       if (key === "labels" && part === false) owner[key] = true;  // what stood beside now stands below
       if (key === "legend" && part && part.columns) part.columns = Math.min(part.columns, room < 450 ? 3 : 5);
     });
   }
-  if (!isComposed(copy) && typeof copy.width === "number") {
+  if (fits(copy)) {
     copy.width = Math.min(room, copy.width + AIR);
     copy.autosize = { type: "fit-x", contains: "padding" };
   }
@@ -111,7 +113,7 @@ async function drawOne(place, id, name) {
     views.set(id, made.view);
     const svg = place.querySelector("svg");
     const drawn = Number(svg.getAttribute("width"));
-    if (drawn <= room + 1 || !isComposed(spec)) break;
+    if (drawn <= room + 1 || fits(spec)) break;
     spec = narrower(spec, room, drawn);
   }
   place.querySelector("summary").setAttribute("aria-label", "Save this chart as a picture: " + id);
