@@ -36,8 +36,10 @@ def test_answers_settings_and_arms_are_told() -> None:
     settings = [SettingDifference(name="budget.epochs", first="2", second="3")]
     found = arm(arm="full", paired=False, why="other seeds (0 and 1)", seeds=([0], [1]))
     name = "bundled trained on medical"
-    pair = PairComparison(name=(name, name), answers=ANSWERS, arms=[arm(), found], only_first=["lora-r1"], only_second=[])
-    whole = Comparison(first="a", second="b", confidence=0.95, settings=settings, pairs=[pair], unmatched=["x (only in b)"])
+    arms = [arm(), found]
+    pair = PairComparison(name=(name, name), answers=ANSWERS, arms=arms, only_first=["lora-r1"], only_second=[])
+    lonely = ["x (only in b)"]
+    whole = Comparison(first="a", second="b", confidence=0.95, settings=settings, pairs=[pair], unmatched=lonely)
     console = Console(width=100, highlight=False, force_terminal=False)
     with console.capture() as capture:
         print_comparison(console, whole)

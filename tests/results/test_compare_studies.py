@@ -9,8 +9,8 @@ import pytest
 from made_facts import STUDY, model_facts, planned
 from made_report import make_verdict
 from made_studies import Study as Made
-from study_fixtures import read as read  # noqa: PLC0414
-from study_fixtures import write as write  # noqa: PLC0414
+from study_fixtures import read as read
+from study_fixtures import write as write
 
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.results import compare_studies

@@ -1,8 +1,8 @@
 """How far an arm of one study lies from the same arm of another: paired on items and seeds where both are the same.
 
-Paired, a difference is a contrast of crossed_statistics.py, like that of two arms. Unpaired, it is the difference of two
-independent estimates, with their variances added and degrees of freedom after Welch (1947). docs/measures.md, "Two
-studies".
+Paired, a difference is a contrast of crossed_statistics.py, like that of two arms. Unpaired, it is that of two
+independent estimates, with their variances added and degrees of freedom after Welch (1947). docs/measures.md has it
+under "Two studies".
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ BROWSERS = (
 LONGEST_SECONDS = 180
 _OFFLINE = (
     "--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-extensions", "--no-pdf-header-footer", "--window-size=1400,900",
+    "--disable-component-update", "--disable-sync", "--disable-extensions", "--no-pdf-header-footer",
+    "--window-size=1400,900",
 )  # fmt: skip
 
 
@@ -44,10 +45,9 @@ def print_page(page: Path, program: str) -> bytes:
         pdf = Path(folder) / "page.pdf"
         rooted = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # Chromium demands it of root
         command = [program, *_OFFLINE, *rooted, f"--user-data-dir={folder}/profile", f"--print-to-pdf={pdf}"]
+        command.append(page.resolve().as_uri())
         try:
-            done = subprocess.run(
-                [*command, page.resolve().as_uri()], capture_output=True, text=True, timeout=LONGEST_SECONDS, check=False
-            )
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_SECONDS, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise _failed(program, str(error)) from None
         if not pdf.is_file() or not pdf.stat().st_size:

@@ -69,8 +69,9 @@ def answer_sentence(answers: AnswerDifference) -> str:
         said = f"The verdict is the same: {_verdict(kind, label)}."
     else:
         said = f"The verdict was {_verdict(kind, label)} and is {_verdict(kind_now, label_now)}."
-    bet = f"The best bet was {bets[0]} and is {bets[1]}." if bets[0] != bets[1] else f"The best bet is {bets[0]} in both."
-    return f"{said} {bet}"
+    if bets[0] == bets[1]:
+        return f"{said} The best bet is {bets[0]} in both."
+    return f"{said} The best bet was {bets[0]} and is {bets[1]}."
 
 
 def _verdict(kind: str, label: str | None) -> str:

@@ -80,11 +80,12 @@ def _question(item_id: str, cells: dict[Any, Any]) -> list[Any]:
     prompt = plain(cells.get("prompt"))
     turns = conversation("(none)" if prompt is None else str(prompt))
     choices = cells.get("choices")
-    listed = choices is not None and not isinstance(choices, str) and hasattr(choices, "__len__")
+    listed = hasattr(choices, "__len__") and not isinstance(choices, str)
+    texts = [_item_text(choice) for choice in choices] if choices is not None and listed else []
     return [
         item_id,
         [[turn.who, middle_cut(turn.text, MAX_TEXT)] for turn in turns],
-        [_item_text(choice) for choice in choices] if listed else [],
+        texts,
         _item_text(cells.get("answer")),
         _item_text(cells.get("base_predicted")),
     ]

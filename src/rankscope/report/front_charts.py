@@ -119,9 +119,7 @@ def _beyond(plane: _Axes) -> list[alt.Chart]:
     base = chart([{"gain": 0.0, "forgetting": 0.0}]).mark_point(shape="cross", size=110, filled=True, color="gray")
     text = line.mark_text(align="left", dx=5, fontSize=11)
     return [
-        box.mark_rect(opacity=0.1, color="gray").encode(
-            x=plane.x("x0"), x2="x1:Q", y=plane.y("y0"), y2="y1:Q"
-        ),
+        box.mark_rect(opacity=0.1, color="gray").encode(x=plane.x("x0"), x2="x1:Q", y=plane.y("y0"), y2="y1:Q"),
         line.mark_rule(strokeDash=[5, 4], color="gray").encode(y=plane.y("at")),
         text.encode(x=alt.value("width"), y=plane.y("at"), text="text:N"),
         base.encode(x=plane.x(), y=plane.y()),

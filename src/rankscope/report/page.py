@@ -126,9 +126,7 @@ def _items_of(report: ReportData) -> dict[str, Any]:
     return {"items": json_text(packed.payload), "shown": packed.shown, "total": packed.total, "without_items": without}
 
 
-def make_sections(
-    pairs: list[Pair], verdicts: VerdictFile, tables: Tables, searches: list[SearchRecord]
-) -> Sections:
+def make_sections(pairs: list[Pair], verdicts: VerdictFile, tables: Tables, searches: list[SearchRecord]) -> Sections:
     """Every section with charts, in reading order; those on what changed inside only where a run was looked into."""
     engineer = [
         rank_section(pairs),
@@ -137,7 +135,8 @@ def make_sections(
         cost_section(pairs),
     ]
     plane = tradeoff_section(pairs)
-    drawn_first = plane.figures and not any(has_front(pair, tables) for pair in pairs)  # it is the first screen's picture
+    # Without fronts the plane is the first screen's picture.
+    drawn_first = plane.figures and not any(has_front(pair, tables) for pair in pairs)
     researcher = [] if drawn_first else [plane]
     researcher += [kind_section(pairs, tables), learning_section(pairs, tables)]
     if any(not tables.get(name, pd.DataFrame()).empty for name in _INSIDE):

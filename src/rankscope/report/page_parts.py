@@ -51,8 +51,7 @@ def scripts() -> dict[str, Markup]:
 def policy(parts: dict[str, Markup]) -> str:
     """A content security policy: these very scripts, our styles, and nothing from anywhere."""
     hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode()}'"
-        for text in parts.values()
+        f"'sha256-{base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode()}'" for text in parts.values()
     )
     return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"
 

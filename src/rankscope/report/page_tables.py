@@ -152,7 +152,10 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
                 text_cell(relation_name(row["relation"])),
                 number_cell(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
                 text_cell(""),
-                *(number_cell(-row[name], f"{nats(-row[name], sign=False)} nats") for name in ("base_accuracy", "accuracy")),
+                *(
+                    number_cell(loss, f"{nats(loss, sign=False)} nats")
+                    for loss in (-row["base_accuracy"], -row["accuracy"])
+                ),
                 number_cell(row["change"], f"{nats(row['change'])} nats"),
                 number_cell(row["change_low"], interval),
             ]

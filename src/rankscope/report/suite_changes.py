@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -26,8 +25,8 @@ from rankscope.report.chart_drawing import (
     inline,
     layer,
     panel_header,
-    relation_name,
     records,
+    relation_name,
     tooltips,
 )
 from rankscope.report.rank_charts import of_pair
@@ -44,6 +43,7 @@ LOSS_TOOLTIP = (
     ("change_low", "interval from", "+.3f"),
     ("change_high", "to", "+.3f"),
 )
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -108,9 +108,7 @@ def matrix_chart(changes: pd.DataFrame, column: str, title: str, unit: Unit = IN
     )
     cells = alt.Chart().mark_rect().encode(x=x, y=y, color=_change_colour(rows, unit), tooltip=told)
     frame = alt.Chart().mark_rect(filled=False, strokeWidth=1.6, stroke="gray").encode(x=x, y=y)
-    text = (
-        alt.Chart().mark_text(fontSize=11).encode(x=x, y=y, text=alt.Text("shown:N"), tooltip=told)
-    )
+    text = alt.Chart().mark_text(fontSize=11).encode(x=x, y=y, text=alt.Text("shown:N"), tooltip=told)
     parts = layer(cells, frame.transform_filter("datum.relation == 'in-domain'"), text)
     for row in rows:
         row["panel"] = f"trained on {row['train_set']}"

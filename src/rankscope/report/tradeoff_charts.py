@@ -72,9 +72,7 @@ def tradeoff_chart(
     plane = _Plane(rows, faint, retention_margin, min_gain)
     colour, shape = family_marks(rows, always=True, columns=6)
     at = {"x": plane.x("gain"), "y": plane.y("forgetting"), "color": colour}
-    told = tooltips(
-        ("arm", "arm", ""), ("seed", "seed", "d"), ("gain", "gain", FORMATS["gain"]), ("forgetting", "forgetting", FORMATS["forgetting"])
-    )
+    told = tooltips(("arm", "arm", ""), ("seed", "seed", "d"), *((m, m, FORMATS[m]) for m in ("gain", "forgetting")))
     cloud = chart(faint).mark_point(filled=True, size=26, opacity=0.4).encode(**at, tooltip=told)
     chosen = [row for row in rows if row["recommended"]]
     ring = chart(chosen).mark_point(filled=False, size=360, strokeWidth=2, shape="circle").encode(**at)

@@ -149,9 +149,7 @@ def _same_suites(*sides: tuple[Told, Verdict]) -> frozenset[str]:
     return frozenset(name for name, _ in found[0] & found[1])
 
 
-def _arm(
-    one: Told, other: Told, verdicts: tuple[Verdict, Verdict], label: str, same: frozenset[str]
-) -> ArmDifference:
+def _arm(one: Told, other: Told, verdicts: tuple[Verdict, Verdict], label: str, same: frozenset[str]) -> ArmDifference:
     rows = [next(arm for arm in verdict.arms if arm.label == label) for verdict in verdicts]
     pairings = [
         pair(told.frames, model=verdict.model, train_set=verdict.train_set, only=[label])

@@ -22,8 +22,8 @@ from rankscope.decide.result_tables import findings, forgotten, forgotten_groups
 from rankscope.decide.verdict import decide
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import ArmSetting, Plan, Verdict, VerdictFile
-from rankscope.report.page import ReportData, render
 from rankscope.report.flipped_items import sample_flips
+from rankscope.report.page import ReportData, render
 from rankscope.results.chosen_settings import as_chosen, dials_of
 from rankscope.results.frames import frames_of, learning_frame, planned_study, searches_of
 from rankscope.results.item_roles import Roles, chooses, roles_of
