@@ -13,7 +13,7 @@ from huggingface_hub import hf_hub_download
 from transformers.utils import logging
 
 from rankscope.assets import bundled_base_path
-from rankscope.data.hub_data import token_of
+from rankscope.data.hub_data import hub_problem, token_of
 from rankscope.model.fetched_model import fetched
 from rankscope.model.gguf_model import dequantized, is_panic
 from rankscope.study.problems import InputProblems, Problem
