@@ -146,7 +146,7 @@ def test_items_filter_search_and_turn_pages(visit: Visit) -> None:
         page.select_option(f"#filter-{name}", "")
     first = rows.nth(0).inner_text()
     page.click("#items-after")
-    assert "page 2 of" in page.inner_text("#items-page")
+    assert "page 2 of" in page.inner_text("#items-count")
     assert rows.nth(0).inner_text() != first or rows.nth(1).inner_text() != first
     assert page.is_enabled("#items-before")
 
@@ -258,7 +258,7 @@ def test_the_margin_turns_in_the_picture_and_in_words(browser: Any, tmp_path: Pa
     path = tmp_path / "margins.html"
     path.write_text(render(report), encoding="utf-8")
     page = Visit(browser, path).page
-    rule = page.locator("#chart-fronts-0 g.mark-rule path, #chart-fronts-0 g.mark-rule line").first
+    rule = page.locator("#chart-fronts-0 g.mark-rule.role-mark line").first
     before = rule.evaluate("(line) => line.getBoundingClientRect().top")
     page.focus(".slide input")
     page.keyboard.press("Home")
