@@ -81,7 +81,7 @@ def plan(
         raise InputProblems([Problem("--gpus", "", found, "one of them: a described machine cannot be timed")])
     settings = read_study(study, set_ or [])
     from rankscope.edges.study_folder import StudyFolder
-    from rankscope.pipeline import StudyPlanner, measure_study
+    from rankscope.jobs.planning import StudyPlanner  # not by way of the pipeline, which imports all that trains
 
     folder = StudyFolder.open(out or settings.name)
     site = None if described is not None else _site(settings, folder)
@@ -90,6 +90,8 @@ def plan(
     with StudyPlanner(settings, study.resolve().parent, RowsRead()) as planner:
         planned = planner.plan(machine, folder, as_begun=described is None)
         if measure and site is not None:
+            from rankscope.pipeline import measure_study
+
             measured, failed = measure_study(planner, planned, site.make_executor)
             for label, why in failed.items():
                 typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)
