@@ -77,11 +77,11 @@ def workers_of(driver: psutil.Process) -> list[psutil.Process]:
     return [child for child in driver.children(recursive=True) if not child.children()]
 
 
-def kill(process: subprocess.Popen[str], dice: random.Random) -> str:
-    """SIGKILL to the driver or to one of its workers, whichever is drawn; what was killed."""
+def kill(process: subprocess.Popen[str], dice: random.Random, worker: bool) -> str:
+    """SIGKILL to one of its workers, where one is asked for and there are any, or to the driver; what was killed."""
     try:
         workers = workers_of(psutil.Process(process.pid))
-        if workers and dice.random() < 0.5:
+        if workers and worker:
             dice.choice(workers).kill()
             return "worker"
     except psutil.NoSuchProcess:
@@ -118,7 +118,7 @@ def killed_until_done(study: Path, out: Path, seconds: float, dice: random.Rando
             process.wait(timeout=moment)
             what = "nothing"
         except subprocess.TimeoutExpired:
-            what = kill(process, dice)
+            what = kill(process, dice, worker=len(found) % 2 == 0)
         _, errors = process.communicate(timeout=300)
         assert "Traceback" not in errors, errors
         if what == "worker":
