@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -51,7 +52,12 @@ def moto() -> Iterator[Moto]:
 
 @pytest.fixture(scope="module")
 def cluster(moto: Moto) -> Iterator[Any]:
-    with ray_cluster() as made:
+    """With a server for clients, `ray://`, which keeps the address in `client`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with ray_cluster(ray_client_server_port=port) as made:
+        made.client = f"ray://127.0.0.1:{port}"
         yield made
 
 
@@ -65,8 +71,8 @@ def command(
     )
 
 
-def on_ray(cluster: Any) -> list[str]:
-    return ["--set", "execution.on=ray", "--set", f"execution.address={cluster.address}"]
+def on_ray(address: str) -> list[str]:
+    return ["--set", "execution.on=ray", "--set", f"execution.address={address}"]
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
@@ -114,7 +120,7 @@ def test_killed_in_every_way_the_tables_are_those_of_one_machine(cluster: Any, t
     study, out = tiny_study(tmp_path / "input", **SETTINGS), tmp_path / "out"
     run(study, tmp_path / "local")
 
-    running = command(study, out, *on_ray(cluster))
+    running = command(study, out, *on_ray(cluster.address))
     wait_until(lambda: trains(out), running)
     before = attempts(out)
     for worker in workers():
@@ -124,14 +130,14 @@ def test_killed_in_every_way_the_tables_are_those_of_one_machine(cluster: Any, t
     os.killpg(running.pid, signal.SIGKILL)  # the driver
     assert "begun again" in running.communicate()[1]
 
-    stopped = command(study, out, *on_ray(cluster))
+    stopped = command(study, out, *on_ray(cluster.address))
     wait_until(lambda: trains(out, before) and bool(workers()), stopped)
     before = attempts(out)
     stopped.send_signal(signal.SIGTERM)
     assert "stopped; what is done is kept" in finish(stopped, code=1)
 
     second = cluster.add_node(**node(num_cpus=4))
-    last = command(study, out, *on_ray(cluster))
+    last = command(study, out, *on_ray(cluster.address))
     wait_until(lambda: trains(out, before) and bool(workers()), last)
     cluster.remove_node(second, allow_graceful=False)
     finish(last)
@@ -140,15 +146,15 @@ def test_killed_in_every_way_the_tables_are_those_of_one_machine(cluster: Any, t
 
 def test_the_paper_s_study_in_gangs_beside_one_on_s3(cluster: Any, moto: Moto, tmp_path: Path) -> None:
     """Two commands share a cluster. One is studies/paper.yaml with tiny models and rows, its analysis, and seeds as the
-    verdict asks for them, every run in a gang of two processes. The other's folder is in a bucket. The tables of both
-    are those of this machine alone."""
+    verdict asks for them, every run in a gang of two processes. The other comes from a laptop: by Ray's client, its
+    folder in a bucket. The tables of both are those of this machine alone."""
     moto.bucket("lab")
     words = paper_words(tmp_path)
     stored = tiny_study(tmp_path / "input", **{**SETTINGS, "budget": {**SETTINGS["budget"], "epochs": 3}})
     own_cache = {**os.environ, "RANKSCOPE_CACHE": str(tmp_path / "laptop")}
     begun = [
-        command(STUDIES / "paper.yaml", tmp_path / "paper", *words, *on_ray(cluster)),
-        command(stored, "s3://lab/study", *on_ray(cluster), environment=own_cache),
+        command(STUDIES / "paper.yaml", tmp_path / "paper", *words, *on_ray(cluster.address)),
+        command(stored, "s3://lab/study", *on_ray(cluster.client), environment=own_cache),
     ]
     run(STUDIES / "paper.yaml", tmp_path / "local", overrides=words[1::2])
     run(stored, tmp_path / "disk")
