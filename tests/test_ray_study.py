@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
-from moto_server import SECRET, Moto, moto_server
+from moto_server import SECRET, Moto, moto_server, wait_for_port
 from ray_nodes import node, ray_cluster
 from test_array_jobs import run
 from test_paper_study import STUDIES, made_hub, tiny_changes
@@ -52,12 +52,14 @@ def moto() -> Iterator[Moto]:
 
 @pytest.fixture(scope="module")
 def cluster(moto: Moto) -> Iterator[Any]:
-    """With a server for clients, `ray://`, which keeps the address in `client`."""
+    """With a server for clients, whose address is in `client`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with ray_cluster(ray_client_server_port=port) as made:
-        made.client = f"ray://127.0.0.1:{port}"
+        host = made.head_node.node_ip_address
+        wait_for_port(host, port)
+        made.client = f"ray://{host}:{port}"
         yield made
 
 
