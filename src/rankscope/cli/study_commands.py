@@ -22,6 +22,7 @@ from rankscope.cli.command_helpers import (
     open_folder,
     print_verdict,
     quiet,
+    site_of_study,
 )
 from rankscope.edges.machine import stopped_by_ctrl_c
 from rankscope.plan.described_machine import described_machine
@@ -30,7 +31,6 @@ from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import read_study
 
 if TYPE_CHECKING:
-    from rankscope.edges.executors import Site
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.pipeline import Outcome
     from rankscope.records import Plan
@@ -63,7 +63,10 @@ def plan(
     out: Annotated[str | None, typer.Option("--out", metavar="DIR|URL", help="The study's folder; its name.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Time a few steps of each kind of arm first.")] = False,
     gpus: Annotated[
-        str | None, typer.Option("--gpus", metavar="8x80GB", help="Plan for these GPUs, not for this machine.")
+        str | None,
+        typer.Option(
+            "--gpus", metavar="8x80GB", help="Plan for these GPUs, not for this machine; 4x8x80GB: on four nodes."
+        ),
     ] = None,
 ) -> None:
     """Print every run with its parameters, FLOPs, memory, disk and time, and what does not fit. Trains nothing.
@@ -80,11 +83,13 @@ def plan(
         found = "--measure with --gpus"
         raise InputProblems([Problem("--gpus", "", found, "one of them: a described machine cannot be timed")])
     settings = read_study(study, set_ or [])
+    from rankscope.edges.executors import check_several_nodes
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.jobs.planning import StudyPlanner  # not by way of the pipeline, which imports all that trains
 
+    check_several_nodes(settings, described)
     folder = StudyFolder.open(out or settings.name)
-    site = None if described is not None else _site(settings, folder)
+    site = None if described is not None else site_of_study(settings, folder)
     machine = site.machine if site is not None else described
     assert machine is not None
     with StudyPlanner(settings, study.resolve().parent, RowsRead()) as planner:
@@ -155,7 +160,7 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
 
     folder = StudyFolder.open(out)
     folder.check_writable()
-    site = _site(settings, folder)
+    site = site_of_study(settings, folder)
     tracking = tracking_of(settings, folder, out)
     with stop_on_signals(), Live(folder.read_status, folder.read_rungs, folder.read_stage) as live:
 
@@ -190,13 +195,6 @@ def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
     if outcome.failed:
         typer.echo(f"the other runs are done; to try again those that failed: {again}", err=True)
         raise typer.Exit(1)
-
-
-def _site(settings: Study, folder: StudyFolder) -> Site:
-    """Where the study's jobs will run. Raises InputProblems where that is nowhere."""
-    from rankscope.edges.executors import site_of
-
-    return site_of(settings, folder.disk_folder())
 
 
 def init(
