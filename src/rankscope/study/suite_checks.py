@@ -45,8 +45,8 @@ def check_auto(document: Document, base: Path, *, files: bool) -> list[Problem]:
             if key not in (AUTO, "limit") and suite[key] is not None:
                 expected = "`limit` or nothing: what is chosen brings its own settings"
                 problems.append(document.refuse(("suites", name, key), f"`{key}` beside `auto`", expected))
-        named = files and isinstance(folder, str) and folder != READY
-        if named and not os.path.isdir(os.path.join(base, os.path.expanduser(folder))):
+        named = folder if files and isinstance(folder, str) and folder != READY else None
+        if named is not None and not os.path.isdir(os.path.join(base, os.path.expanduser(named))):
             expected = f"{READY}, or a folder with files of rows; relative paths start at {base}"
             problems.append(document.problem(("suites", name, AUTO), f"{show(folder)}, where no folder is", expected))
     return problems
