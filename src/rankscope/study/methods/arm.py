@@ -43,6 +43,13 @@ def known_method(name: str) -> str:
 MethodName = Annotated[str, AfterValidator(known_method)]
 
 
+class Given(Frozen):
+    """Of an arm that was trained elsewhere: the content of each seed's folder, and how many parameters were trained."""
+
+    sha256: tuple[str, ...]
+    parameters: int
+
+
 class Arm(BaseModel):
     """One arm of the study: a method with its settings, and its label. The base model is no arm.
 
@@ -58,11 +65,14 @@ class Arm(BaseModel):
     alpha: float | None = None
     targets: Literal["all-linear"] | tuple[str, ...] | None = None
     dropout: float = 0.0
-    learning_rate: Rate
+    learning_rate: Rate | None = None
+    """None of an arm that was trained elsewhere: nobody knows it."""
     dial: float | None = None
     """The share of its change at which it is judged, where the study fixes it; None: it is chosen."""
     retain: Retain | None = None
     replay: Replay | None = None
+    given: Given | None = None
+    """Where it was trained elsewhere: it is judged and never trained."""
 
     @model_validator(mode="before")
     @classmethod
@@ -75,6 +85,8 @@ class Arm(BaseModel):
         found, expected = set(self.__pydantic_extra__), self.traits.own_settings
         if found != expected:
             raise ValueError(f"{self.method} has the settings {sorted(expected)}, found {sorted(found)}")
+        if (self.learning_rate is None) != (self.given is not None):
+            raise ValueError(f"{self.label} has a learning rate, or was trained elsewhere")
         return self
 
     @property
