@@ -73,7 +73,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
 
 
 def predictions(out: Path, run: PlannedRun) -> pd.DataFrame:
-    return pd.read_parquet(out / "runs" / run.run_id / "predictions.parquet").drop(columns="run_id")
+    return pd.read_parquet(out / "runs" / run.run_id / "predictions.parquet").drop(columns=["run_id", "role"])
 
 
 def test_they_are_judged_as_the_study_judged_that_trained_them(studies: tuple[Path, Path, Path]) -> None:

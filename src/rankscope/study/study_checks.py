@@ -93,7 +93,7 @@ def _check_methods(document: Document) -> list[Problem]:
         method = label if is_label else method
         document.refused.add(("arms", label))
         place = ("arms", label) if is_label else ("arms", label, "method")
-        *most, last = METHODS
+        *most, last = (name for name, known in METHODS.items() if known.trained)
         words = f"{', '.join(most)} or {last}"
         plain = str(method).lower().replace("_", "-").replace(" ", "-")
         if plain in _LATER_METHODS:

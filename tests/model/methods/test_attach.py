@@ -34,11 +34,12 @@ from rankscope.model.load import LoadedModel, inspect_model, load_model, no_prog
 from rankscope.model.methods.bottleneck_modules import Bottleneck
 from rankscope.model.methods.peft_modules import lora_config
 from rankscope.model.methods.virtual_tokens_modules import PromptTooLong, virtual_tokens
-from rankscope.study.methods import METHODS
+from rankscope.study.methods import METHODS as EVERY_METHOD
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Arm, ModelSpec
 
 TABLE = table_of("models.md", "method")
+METHODS = {name: method for name, method in EVERY_METHOD.items() if method.trained}
 SIZES: dict[str, dict[str, Any]] = {
     **{method: {"rank": 4, "alpha": 8.0, "targets": "all-linear"} for method in ("lora", "rslora", "dora", "pissa")},
     **{method: {"virtual_tokens": 3} for method in ("prompt-tuning", "prefix-tuning")},

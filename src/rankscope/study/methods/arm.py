@@ -200,6 +200,7 @@ class Method(ABC):
     base in 4 bits. `peft_format`: what is saved is an adapter that PEFT loads. `loses_by_checkpointing`: what gradient
     checkpointing would drop, so that the two cannot be used together; "" where nothing is.
     `rate_decades`: `auto` tries rates from 10**low to 10**high, two for each decade.
+    `trained`: the study trains it; what was trained elsewhere is only judged.
     `dial_by`: how its change is scaled after training, W0 + s (W - W0): by the `factors`' scale, or by interpolating
     `weights`; None where it cannot be, so that its dial is 1.
     """
@@ -216,6 +217,7 @@ class Method(ABC):
     on_quantized: bool = True
     peft_format: bool = True
     loses_by_checkpointing: str = ""
+    trained: bool = True
 
     @property
     def own_settings(self) -> set[str]:

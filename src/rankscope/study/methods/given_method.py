@@ -23,16 +23,17 @@ _NEVER = "nothing, or null. It was trained elsewhere."
 
 
 class Found(Frozen):
-    """What the folders of an entry held when the study was planned; rank, alpha and targets of adapters.
+    """What the folders of an entry held when the study was planned; rank, alpha and targets of adapters."""
 
-    `sha256`: of what each folder holds, in the order of the seeds. `parameters`: those that were trained.
-    """
-
-    sha256: tuple[str, ...]
-    parameters: int
-    rank: int | None = None
-    alpha: float | None = None
-    targets: Literal["all-linear"] | tuple[str, ...] | None = None
+    sha256: tuple[str, ...] = Field(
+        description="a list of hashes. Of each folder's content, in the order of the seeds."
+    )
+    parameters: int = Field(description="a whole number. Parameters that were trained.")
+    rank: int | None = Field(None, description="a whole number, or null. The largest of a module.")
+    alpha: float | None = Field(None, description="a number, or null. Of the adapters' configuration.")
+    targets: Literal["all-linear"] | tuple[str, ...] | None = Field(
+        None, description="all-linear, a list of module names, or null. Where the adapters are."
+    )
 
 
 class GivenEntry(Entry):
@@ -107,6 +108,7 @@ class GivenAdapterMethod(LoraMethod):
     """As LoRA, but for what training would ask: its rank and targets are those of the file."""
 
     size: Size | None = None
+    trained: bool = False
 
     @property
     def own_settings(self) -> set[str]:
@@ -126,6 +128,8 @@ class GivenAdapterMethod(LoraMethod):
 @dataclass(frozen=True, kw_only=True)
 class GivenModelMethod(FullMethod):
     """As full fine-tuning, but for what training would ask."""
+
+    trained: bool = False
 
     @property
     def own_settings(self) -> set[str]:
