@@ -93,7 +93,7 @@ WRONG = [
     ("full: {learning_rate: 1e-5}", "theirs: {adapters: [., ., .], learning_rate: 1e-4}", "line 10, "
      "arms.theirs.learning_rate: found 0.0001, expected nothing, or null"),
     ("full: {learning_rate: 1e-5}", "theirs: {adapters: [., ., .], rank: 8}", "line 10, arms.theirs.rank: found the unknown "
-     "key `rank`, expected one of method, learning_rate, dial, retain, replay, found, adapters"),
+     "key `rank`, expected one of method, learning_rate, dial, retain, replay, found, adapters; did you mean `retain`?"),
     ("full: {learning_rate: 1e-5}", "full: 3", "line 10, arms.full: found 3, expected a mapping of an arm's settings"),
     ("full: {", "a b: {method: full, ", 'line 10, arms.a b: found the name "a b", expected a name of letters, digits, '
      "`.`, `_` or `-` that begins with a letter or digit (at most 64)"),

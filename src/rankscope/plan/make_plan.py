@@ -250,9 +250,7 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         seed=seed,
         trainable_parameters=arm.trainable_parameters(facts),
         step_count=step_count(train.row_count, study.budget) if trains else 0,
-        train_tokens=round(train.token_count * sum(study.budget.rows_seen(train.row_count)) / train.row_count)
-        if trains
-        else 0,
+        train_tokens=round(trains * train.token_count * sum(study.budget.rows_seen(train.row_count)) / train.row_count),
         replay_tokens=round(replayed_rows(arm, train, study.budget).tokens),
         train_flops=sum(clock.training_flops(arm)) if trains else 0.0,
         evaluate_flops=sum(evaluate_flops(arm, facts, setting.suites)),

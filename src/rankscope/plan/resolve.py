@@ -26,7 +26,6 @@ from rankscope.records import (
     TrainFacts,
 )
 from rankscope.study.methods import arm_label
-from rankscope.study.methods.arm import Given
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, ModelSpec, Study, TrainSource
 
@@ -223,10 +222,10 @@ def run_id(
     elsewhere the content of the seed's folder, and of the rest what it is validated on. Suites, labels, other arms,
     other seeds, margins, checkpoints and paths are not: changing them trains nothing anew.
     """
-    if arm.given is not None:
-        return f"{_head(arm)}-s{seed}-{_digest(_given(arm.given, seed, study, model, train, dtype))}"
     payload = {**_common(study, model, train, dtype), "arm": _settings(arm, train), "seed": seed}
-    if searching:
+    if arm.given is not None:
+        payload |= {"budget": None, "optimizer": None, "arm": arm.given.sha256[study.all_seeds.index(seed)]}
+    elif searching:
         payload["search"] = _search(searching, train)
     else:
         payload["learning_rate"] = arm.learning_rate
@@ -271,13 +270,6 @@ def _common(study: Study, model: ModelFacts, train: TrainFacts, dtype: str) -> d
         "optimizer": study.optimizer.model_dump(mode="json", exclude=None if eight_bit else {"name"}),
         **({"quantization": model.quantization} if model.quantization is not None else {}),
     }
-
-
-def _given(given: Given, seed: int, study: Study, model: ModelFacts, train: TrainFacts, dtype: str) -> dict[str, Any]:
-    """What decides the scores and the validation loss of an arm that was trained elsewhere, with one seed."""
-    common = _common(study, model, train, dtype)
-    kept = {key: value for key, value in common.items() if key not in ("budget", "optimizer")}
-    return {**kept, "given": given.sha256[study.all_seeds.index(seed)], "seed": seed}
 
 
 def _settings(arm: Arm, train: TrainFacts) -> dict[str, Any]:

@@ -52,7 +52,6 @@ IN_MODULES = [method for method in METHODS if not METHODS[method].virtual_tokens
 PROMPTED = [method for method in METHODS if METHODS[method].virtual_tokens(ARMS[method])]
 SOME_FAMILIES = ["Llama", "GPT-2", "Gemma 2", "Mistral"]
 """Where methods can go wrong: grouped heads, transposed weights, learned positions, a window in some layers or all."""
-
 Bases = Callable[[str], LoadedModel]
 Folders = Callable[[str], Path]
 
@@ -298,5 +297,4 @@ def test_bfloat16(folder_of: Folders, method: str, tmp_path: Path) -> None:
         adapted.save(tmp_path)
     with torch.no_grad(), load_adapter(base, ARMS[method], tmp_path) as loaded:
         difference = (loaded.model(ids).logits - expected).float().abs().mean() / expected.float().abs().mean()
-    # PiSSA's halves are one product once saved, and round otherwise than the two of training.
-    assert difference <= (0.05 if method == "pissa" else 0.0)
+    assert difference <= (0.05 if method == "pissa" else 0.0), "PiSSA's halves are one product once saved, and round so"

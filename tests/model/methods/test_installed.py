@@ -16,7 +16,7 @@ from rankscope.model.load import LoadedModel
 from rankscope.model.methods.attach import NewAdapter, SavedAdapter, attach, method_modules
 from rankscope.model.methods.installed import BaseChanged, plain_again
 from rankscope.study.methods import METHODS as EVERY_METHOD
-from rankscope.study.methods.arm import Given
+from rankscope.study.methods.method_types import Given
 from rankscope.study.study import Arm
 
 Bases = Callable[[str], LoadedModel]

@@ -20,6 +20,7 @@ from rankscope.study.methods.method_types import (
     OTHER_METHOD,
     Dial,
     Frozen,
+    Given,
     ModelShape,
     Rate,
     Size,
@@ -41,13 +42,6 @@ def known_method(name: str) -> str:
 
 
 MethodName = Annotated[str, AfterValidator(known_method)]
-
-
-class Given(Frozen):
-    """Of an arm that was trained elsewhere: the content of each seed's folder, and how many parameters were trained."""
-
-    sha256: tuple[str, ...]
-    parameters: int
 
 
 class Arm(BaseModel):
@@ -106,8 +100,7 @@ class Arm(BaseModel):
     @property
     def remedy(self) -> str | None:
         """What it does against forgetting while it trains, in a few words; None where it does nothing."""
-        said = [str(one) for one in (self.retain, self.replay) if one is not None]
-        return "; ".join(said) or None
+        return "; ".join(str(one) for one in (self.retain, self.replay) if one is not None) or None
 
     @property
     def plain(self) -> Arm:

@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rankscope.study.methods.arm import Arm, Entry, Given, Method
+from rankscope.study.methods.arm import Arm, Entry, Method
 from rankscope.study.methods.full_method import FullMethod
 from rankscope.study.methods.lora_method import LoraMethod
-from rankscope.study.methods.method_types import Frozen, ModelShape, Size, Unfit
+from rankscope.study.methods.method_types import Frozen, Given, ModelShape, Size, Unfit
 
 Folder = Annotated[str, Field(min_length=1, description="a folder")]
 Folders = Annotated[tuple[Folder, ...], Field(min_length=1)]
