@@ -4,25 +4,19 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from pathlib import Path
-from typing import Any
 
-import peft
 import pytest
-import torch
+from given_adapters import save_adapter
 from safetensors.torch import load_file
 from tiny_models import save_tiny_model
-from transformers import AutoModelForCausalLM
 
 from rankscope.model.given_folders import content_of, copy_into, look_at
-from rankscope.model.load import inspect_model, no_progress_bars
+from rankscope.model.load import inspect_model
 from rankscope.records import ModelFacts
 from rankscope.study.methods.given_method import Found, GivenAdapters, GivenModels
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import ModelSpec
-
-TWO = ["q_proj", "v_proj"]
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +26,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def facts_of(base: Path) -> ModelFacts:
     return inspect_model(ModelSpec(id=str(base)), Path("/"))
-
-
-def save_adapter(base: Path, folder: Path, seed: int, **settings: Any) -> str:
-    """A LoRA that PEFT draws and saves; the folder's path."""
-    config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": TWO, "task_type": "CAUSAL_LM", **settings})
-    config.init_lora_weights = False
-    torch.manual_seed(seed)
-    with no_progress_bars(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = AutoModelForCausalLM.from_pretrained(base)
-        peft.get_peft_model(model, config).save_pretrained(str(folder))
-    return str(folder)
 
 
 def look(base: Path, *folders: str) -> Found:
