@@ -10,7 +10,7 @@ import peft
 import torch
 from transformers import AutoModelForCausalLM
 
-from rankscope.model.load import no_progress_bars
+from rankscope.model.model_source import no_progress_bars
 
 
 def save_adapter(base: Path, folder: Path, seed: int, **settings: Any) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from rankscope.decide.chance_level import chance_of, knows_nothing
 from rankscope.decide.paired_items import item_values, metric_of
+from rankscope.decide.retention_rule import over_choices
 from rankscope.records import ArmSetting, SettingPoint
 from rankscope.records.settings_record import Source
 
@@ -121,13 +123,16 @@ def _forgetting(scores: pd.DataFrame, base: pd.DataFrame, suites: pd.DataFrame) 
 
 
 def _divergences(moved: pd.DataFrame) -> pd.DataFrame:
-    """Means over prompts, then over suites and seeds, by KEYS."""
+    """Means over prompts, then over suites and seeds, by KEYS. That over the choices is of the suites that have any,
+    and not known where less than half of them do."""
     columns = ["kl_first_token_nats", "kl_choices_nats"]
     if moved.empty:
         return pd.DataFrame(columns=columns)
     floats = moved.astype(dict.fromkeys(columns, float))
     by_suite = floats.groupby([*KEYS, "seed", "suite"])[columns].mean()
-    return by_suite.groupby(KEYS).mean()
+    means, counts = by_suite.groupby(KEYS).mean(), by_suite.groupby(KEYS).count()
+    enough = np.array([over_choices(*pair) for pair in zip(counts[columns[1]], counts[columns[0]], strict=True)])
+    return means.assign(kl_choices_nats=means[columns[1]].where(enough))
 
 
 def operating_points(settings: list[ArmSetting], judged: pd.DataFrame) -> pd.DataFrame:
