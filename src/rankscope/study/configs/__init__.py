@@ -12,15 +12,13 @@ from rankscope.study.configs.config_tool import ConfigTool
 
 __all__ = ["ConfigTool", "config_tools"]
 
-_NO_TOOL = ("training_config",)
-
 
 @cache
 def config_tools() -> Mapping[str, ConfigTool]:
     """Every tool by its name, in the order of the files' names. Raises ValueError where two have one name."""
     found: dict[str, ConfigTool] = {}
     for module in sorted(one.name for one in pkgutil.iter_modules(__path__)):
-        if module.endswith("_config") and module not in _NO_TOOL:
+        if module.endswith("_config"):
             for tool in importlib.import_module(f"{__name__}.{module}").TOOLS:
                 if tool.name in found:
                     raise ValueError(f"two tools are called {tool.name}")

@@ -6,7 +6,7 @@ Source: github.com/axolotl-ai-cloud/axolotl, docs/dataset-formats and src/axolot
 from __future__ import annotations
 
 from rankscope.study.configs.config_keys import ConfigKeys
-from rankscope.study.configs.training_config import ALPACA, ALPACA_COLUMNS, DataSet
+from rankscope.study.configs.config_record import ALPACA, ALPACA_COLUMNS, DataSet
 
 _FILE_KINDS = ("json", "csv", "parquet", "text", "arrow")
 _OF_CONVERSATIONS = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankscope.study.configs.config_keys import ConfigKeys
-from rankscope.study.configs.training_config import TrainingConfig
+from rankscope.study.configs.config_record import TrainingConfig
 
 Beside = Callable[[str], Any]
 """Reads a JSON file that a config names, from its folder; None where there is none."""

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from rankscope.study.configs.config_keys import ConfigKeys
-from rankscope.study.configs.training_config import ALPACA, ALPACA_COLUMNS, DataSet
+from rankscope.study.configs.config_record import ALPACA, ALPACA_COLUMNS, DataSet
 
 _SLICE = re.compile(r"^(\w+)\[(\d*)(%?):(\d*)(%?)\]$")
 _FILE_KINDS = ("json", "csv", "parquet", "text")

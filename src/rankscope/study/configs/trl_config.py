@@ -16,7 +16,7 @@ from rankscope.study.configs.trainer_arguments import (
     tell_packing,
     trainer_arguments,
 )
-from rankscope.study.configs.training_config import Adapter, BaseModel, DataSet, TrainingConfig
+from rankscope.study.configs.config_record import Adapter, BaseModel, DataSet, TrainingConfig
 
 MARKS = {
     "model_name_or_path": 1, "use_peft": 3, "dataset_name": 3, "dataset_train_split": 3, "dataset_mixture": 3,
