@@ -115,6 +115,7 @@ def study_warnings(study: Study, plan: Plan, machine: MachineFacts, totals: dict
         *_rates(study),
         *_scales(study),
         *_suites(study),
+        *_held_out(plan),
         *_lengths(study, plan),
         *_judges(plan),
         *_fit(plan, machine, totals),
@@ -194,6 +195,18 @@ def _suites(study: Study) -> list[str]:
         for name, source in study.train.items()
         if all(suite.domain == source.domain for suite in scored)
     ]
+
+
+def _held_out(plan: Plan) -> list[str]:
+    """Which rows of the user's are asked instead of trained on."""
+    found = [
+        f"{suite.name}: {suite.item_count:,} rows of {suite.held_out}"
+        + (", judged by the loss of what they answer" if suite.metric == "loss" else "")
+        + "; no arm trains or validates on them"
+        for suite in plan.suites
+        if suite.held_out is not None
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _lengths(study: Study, plan: Plan) -> list[str]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from rankscope.data.encode_sets import Encoding, encode_suite
+from rankscope.data.encode_sets import Encoding
 from rankscope.data.encode_study import open_suite_rows
+from rankscope.data.encode_suite import encode_suite
 from rankscope.data.encoder import Encoder
 from rankscope.data.prompts import form_of
 from rankscope.data.sources import RowReader
