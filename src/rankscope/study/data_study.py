@@ -6,10 +6,10 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rankscope.study.source_settings import HELD_OUT_SHARE
 from rankscope.study.study_settings import Kind
 from rankscope.study.yaml_text import dump_yaml
 
-HELD_OUT_SHARE = 0.1
 _TODO = "# TODO kind: recall (learned by heart) or reasoning (worked out)? {why} `{kind}` stands until you say."
 
 

@@ -123,9 +123,8 @@ def _own_format(kind: ConfigKeys) -> tuple[dict[str, str], str]:
     without = kind.text("no_input_format") or "{instruction} "
     if not with_input[-1:].isspace() or not without[-1:].isspace():
         kind.note(f"{kind.name('format')}: the study writes one space between prompt and answer")
-    plain = without == with_input
-    asked = _jinja(with_input, system)
-    return columns, asked if plain else f"{{% if context %}}{asked}{{% else %}}{_jinja(without, system)}{{% endif %}}"
+    asked, plainly = _jinja(with_input, system), _jinja(without, system)
+    return columns, f"{{% if context %}}{asked}{{% else %}}{plainly}{{% endif %}}"
 
 
 def _jinja(pattern: str, system: str) -> str:

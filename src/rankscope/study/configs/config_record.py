@@ -71,6 +71,7 @@ class TrainingConfig:
     adapter: Adapter = Adapter()
     train: tuple[DataSet, ...] = ()
     test: tuple[DataSet, ...] = ()
+    keep: tuple[DataSet, ...] = ()
     sequence_tokens: int | None = None
     batch_size: int | None = None
     epochs: float | None = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rankscope.study.configs.config_places import model_entry, set_names, source
 from rankscope.study.configs.config_record import Adapter, DataSet, TrainingConfig
 from rankscope.study.configs.config_training import training_lines
 from rankscope.study.problems import InputProblems, Problem, show
+from rankscope.study.source_settings import HELD_OUT_SHARE
 from rankscope.study.study_settings import is_name
 from rankscope.study.yaml_text import dump_yaml
 
@@ -47,17 +49,21 @@ def config_study(
         found = f"no training data ({config.no_data or 'none named'})"
         problems.append(Problem(file, "data", found, "--train with a file of rows"))
     names = set_names(config.train)
+    notes = list(config.not_carried)
+    config = _of_whole_splits(config, notes)
     train = _sources(config.train, folders, out, file, problems)
     test = _sources(config.test, folders, out, file, problems)
+    keep = _sources(config.keep, folders, out, file, problems)
     if problems or isinstance(model, Problem):
         raise InputProblems(problems)
-    notes = list(config.not_carried)
     if len(names) > 1:
         notes.append(
             f"{len(names)} data sets are mixed into one training by {config.tool}; here each is a training set with a "
             "verdict of its own. To study the mix, put their rows into one file"
         )
     rows = _rows_of(train, out, count_rows)
+    if config.max_steps is not None and rows is None and len(train) == 1:
+        config = _of_drawn_rows(config, train[0], notes)
     settings, told = training_lines(config, rows)
     notes += told
     sections = [
@@ -66,7 +72,7 @@ def config_study(
         dump_yaml({"name": name}).rstrip(),
         dump_yaml({"model": model if len(model) > 1 else model["id"]}).rstrip(),
         "train:\n" + _indented({name: {**one, "domain": name} for name, one in zip(names, train, strict=True)}),
-        _suites(names, config, test),
+        _suites(names, config, test, keep),
         _arms(config.adapter, config),
         *settings,
     ]
@@ -91,7 +97,35 @@ def _rows_of(train: list[dict[str, Any]], out: Path, count_rows: CountRows) -> i
     return count if count is None or "limit" not in train[0] else min(count, train[0]["limit"])
 
 
-def _suites(names: Sequence[str], config: TrainingConfig, test: list[dict[str, Any]]) -> str:
+def _of_whole_splits(config: TrainingConfig, notes: list[str]) -> TrainingConfig:
+    """Without slices of splits, which a study reads whole."""
+
+    def whole(data: DataSet) -> DataSet:
+        split, cut, _ = (data.split or "").partition("[")
+        if cut:
+            notes.append(f"{data.place}: split {data.split}: the whole split is read (`limit` draws rows at random)")
+        return replace(data, split=split) if cut else data
+
+    return replace(config, train=tuple(map(whole, config.train)), test=tuple(map(whole, config.test)))
+
+
+def _of_drawn_rows(config: TrainingConfig, source: dict[str, Any], notes: list[str]) -> TrainingConfig:
+    """Of a number of steps on a data set of unknown size: one pass over as many rows, drawn at random."""
+    seen = (config.max_steps or 0) * (config.batch_size or 1)
+    share = (1 - HELD_OUT_SHARE) * (1 - (config.validation_share or 0.1))
+    source["limit"] = min(source.get("limit", 10**9), math.ceil(seen / share))
+    notes.append(
+        f"max_steps: {config.max_steps}: {seen} rows are seen there: here one pass over as many, drawn at random "
+        f"(limit: {source['limit']}, of which a part is held out); less where the data set is smaller"
+    )
+    steps, warmup = config.max_steps or 1, config.warmup_steps
+    fraction = float(f"{warmup / steps:.2g}") if warmup and warmup < steps else config.warmup_fraction
+    return replace(config, epochs=1, max_steps=None, warmup_steps=None, warmup_fraction=fraction)
+
+
+def _suites(
+    names: Sequence[str], config: TrainingConfig, test: list[dict[str, Any]], keep: list[dict[str, Any]]
+) -> str:
     """A held-out share of every training set, the config's own test sets, and general ones."""
     lines = [
         "# A suite of a training set's domain measures the gain, every other one what is forgotten. `held_out` is a share",
@@ -100,17 +134,17 @@ def _suites(names: Sequence[str], config: TrainingConfig, test: list[dict[str, A
         f"{_KIND}\nsuites:",
     ]
     for name, data in zip(names, config.train, strict=True):
-        entry: dict[str, Any] = {"held_out": name, "share": 0.1, "kind": "recall"}
-        if data.judged_by_loss and "text" not in (data.columns or {}):
+        entry: dict[str, Any] = {"held_out": name, "share": HELD_OUT_SHARE, "kind": "recall"}
+        if data.judged_by_loss:
             entry["metric"] = "loss"
-        elif data.judged_by_loss:
-            entry |= {"metric": "loss"}
         lines.append(_indented({f"{name}-held-out": entry}))
     for data, source, name in zip(config.test, test, set_names(config.test), strict=True):
         domain = next((n for n, one in zip(names, config.train, strict=True) if one.where == data.where), names[0])
         lines.append(
             _indented({f"{name}-test": {**source, "domain": domain, "kind": "recall", "metric": "loss"}})
         )
+    for source, name in zip(keep, set_names(config.keep), strict=True):
+        lines.append(_indented({f"{name}-kept": {**source, "kind": "recall"}}))
     return "\n".join([*lines, "  general: auto"])
 
 

@@ -167,7 +167,7 @@ def _described(
         tags = told.section("tags")
         if tags.text("role_tag") == "role":
             own = {"messages": own["conversations"]}
-        told.take("tags")
+        tags.take("content_tag", "user_tag", "assistant_tag", "observation_tag", "function_tag", "system_tag")
     elif plain:
         own = {"text": columns.text("prompt") or "text"}
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import NamedTuple
 
 from rankscope.study.configs.config_keys import ConfigKeys
@@ -70,30 +71,22 @@ def read_data(keys: ConfigKeys) -> Data:
             one.note(f"{one.name('weight')}: {weight:g}: all rows are trained on (`limit` draws some)")
     keys.take("dataloader")
     test = [_data_set(one) for one in keys.sections("dataset_val")]
-    train, test, share = _unsliced(keys, found, test)
+    train, test, share = _unsliced(found, test)
     return Data(tuple(train), tuple(test), share, None if train else "no `dataset`")
 
 
 def _unsliced(
-    keys: ConfigKeys, train: list[DataSet], test: list[DataSet]
+    train: list[DataSet], test: list[DataSet]
 ) -> tuple[list[DataSet], list[DataSet], float | None]:
-    """Without slices of a split. Where a set and its validation are slices of one split, the share of the second."""
+    """Where a set and its validation are slices of one split: the whole split, and the share of the second."""
     share = None
     for data in train:
         other = next((one for one in test if one.where == data.where and _plain(one.split) == _plain(data.split)), None)
         if other is not None and (part := _sliced_share(other.split)) is not None:
             share = part
             test = [one for one in test if one is not other]
-        elif data.split != _plain(data.split):
-            keys.note(f"{data.place}: split {data.split}: the whole split is read (`limit` draws some)")
-    cleared = [_with_split(data) for data in train]
-    return cleared, [_with_split(data) for data in test], share
-
-
-def _with_split(data: DataSet) -> DataSet:
-    from dataclasses import replace
-
-    return replace(data, split=_plain(data.split))
+            train = [replace(one, split=_plain(one.split)) if one is data else one for one in train]
+    return train, test, share
 
 
 def _plain(split: str | None) -> str | None:

@@ -41,9 +41,6 @@ _LOST = {
     "load_in_8bit": "a base is held in its own dtype or in nf4",
     "load_in_16bit": "the plan chooses the dtype",
     "finetune_vision_layers": "only text is read",
-    "finetune_language_layers": "targets say which modules have an adapter",
-    "finetune_attention_modules": "targets say which modules have an adapter",
-    "finetune_mlp_modules": "targets say which modules have an adapter",
     "formatting_func": "rows are read by docs/data.md's shapes, or by a `template`",
     "data_collator": "batches are made of rows by their shapes",
     "init_lora_weights": "an adapter starts as PEFT's default",
@@ -71,6 +68,12 @@ def read(keys: ConfigKeys, beside: Beside) -> TrainingConfig:
     for part in {id(one): one for one in (loading, adapting, given, trainer)}.values():
         part.lose(_LOST)
     data = _data(keys, field)
+    if data and field == "text":
+        keys.note(
+            "dataset_text_field: text: the text that your script makes is not in the data set; its rows are read as "
+            "they are. Give the prompt as the training set's `template` where it is none of docs/data.md's"
+        )
+    keys.take("train_on_responses_only")  # what a study does
     arguments["seed"] = arguments["seed"] if arguments["seed"] is not None else random_state
     config = TrainingConfig(
         tool="unsloth", model=model, adapter=adapter, train=data, sequence_tokens=longest or 2048,
@@ -115,6 +118,9 @@ def _adapter(adapting: ConfigKeys, *, whole: bool) -> Adapter:
     stabilised = adapting.flag("use_rslora")
     if adapting.has("bias") and adapting.text("bias") != "none":
         adapting.lost("bias", "biases are not trained beside an adapter")
+    for part in ("finetune_language_layers", "finetune_attention_modules", "finetune_mlp_modules"):
+        if not adapting.flag(part, default=True):
+            adapting.note(f"{adapting.name(part)}: false: `targets` of the arms says which modules have an adapter")
     if whole:
         return Adapter("full")
     return Adapter(

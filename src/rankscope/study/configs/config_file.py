@@ -28,7 +28,21 @@ def load_config(path: Path) -> Any:
         found = "a Python program, which is not run"
         expected = 'its arguments as JSON: {"from_pretrained": {...}, "get_peft_model": {...}, "SFTConfig": {...}}'
         raise InputProblems([Problem(str(path), "--from", found, expected)])
-    return load_yaml(read_text(path, EXPECTED, "--from"), str(path), EXPECTED)
+    return _parsed(path, EXPECTED, "--from")
+
+
+def _parsed(path: Path, expected: str, option: str = "") -> Any:
+    """The values of a file in JSON, by its ending, or in YAML. Raises InputProblems."""
+    text = read_text(path, expected, option)
+    if path.suffix.lower() != ".json":
+        return load_yaml(text, str(path), expected)
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise InputProblems([Problem(str(path), option, "JSON that is nested too deeply", expected)]) from None
+    except ValueError as error:
+        place = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else option
+        raise InputProblems([Problem(str(path), place, "no valid JSON", expected)]) from None
 
 
 def is_defaults(values: Any) -> bool:
@@ -108,4 +122,4 @@ def _interpolated(value: Any, top: Mapping[str, Any]) -> Any:
 def _beside(name: str, folders: Sequence[Path]) -> Any:
     """The JSON in a file that a config names; None where there is none."""
     path = next((found for folder in folders if (found := folder / name).is_file()), None)
-    return None if path is None else load_yaml(read_text(path, "JSON"), str(path), "JSON")
+    return None if path is None else _parsed(path, "JSON")
