@@ -134,7 +134,7 @@ WRONG = [
      "recall or reasoning"),
     ("domain: legal", "domain: legal, limit: 0", f"line 7, suites.law.limit: found 0, expected {COUNT}"),
     ("domain: legal", "domian: legal", "line 7, suites.law.domian: found the unknown key `domian`, expected one of path, "
-     "hub, config, split, revision, columns, bad_rows, world, world_seed, domain, choices, template, limit, kind, harness, num_fewshot, metric, max_new_tokens, grade, trust_code, held_out, share; did you mean `domain`?"),
+     "hub, config, split, revision, columns, bad_rows, world, world_seed, domain, choices, template, limit, kind, harness, num_fewshot, metric, max_new_tokens, grade, trust_code, held_out, share, auto, chosen_for; did you mean `domain`?"),
     ("path: law.jsonl", "path: law.jsonl, split: test", "line 7, suites.law.split: found `split` without `hub`, expected it "
      "only with `hub`, the data set that it belongs to"),
     ("path: law.jsonl", "path: law.jsonl, num_fewshot: 5", "line 7, suites.law.num_fewshot: found `num_fewshot` without "
@@ -144,7 +144,11 @@ WRONG = [
     ("path: law.jsonl", "harness: gone.yaml", 'line 7, suites.law.harness: found "gone.yaml", where no file is, expected '
      "the YAML file of an lm-eval task; relative paths start at FOLDER"),
     ("path: law.jsonl", "harness: arc_easy, path: law.jsonl", "line 7, suites.law: found `path` and `harness`, expected "
-     "exactly one of `path`, `hub`, `world`, `harness` and `held_out`"),
+     "exactly one of `path`, `hub`, `world`, `harness`, `held_out` and `auto`"),
+    ("path: law.jsonl, domain: legal, kind: recall", "auto: nowhere", 'line 7, suites.law.auto: found "nowhere", where no folder '
+     "is, expected ready, or a folder with files of rows; relative paths start at FOLDER"),
+    ("path: law.jsonl, domain: legal", "auto: ready", "line 7, suites.law.kind: found `kind` beside `auto`, expected `limit` "
+     "or nothing: what is chosen brings its own settings"),
     ("path: law.jsonl, domain: legal", "held_out: medicl", "line 7, suites.law.held_out: found \"medicl\", expected a "
      "training set of the study: medical; did you mean `medical`?"),
     ("path: law.jsonl, domain: legal", "held_out: medical, share: 1", "line 7, suites.law.share: found 1, expected a share of the "

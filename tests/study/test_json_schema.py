@@ -51,6 +51,8 @@ def test_the_schema_is_one_and_its_references_lead_to_all_its_definitions() -> N
         STUDY.replace("model: bundled", "model: {id: org/a, chat: never, system_prompt: Be brief.}"),
         STUDY.replace("path: law.jsonl", "harness: arc_easy, num_fewshot: 5, metric: acc_norm"),
         STUDY.replace("path: law.jsonl, domain: legal", "held_out: medical, share: 0.2"),
+        STUDY.replace("law: {path: law.jsonl, domain: legal, kind: recall}", "general: auto"),
+        STUDY.replace("path: law.jsonl, domain: legal, kind: recall", "auto: ready, limit: 100"),
     ],
 )
 def test_the_schema_takes_what_can_be_read(text: str) -> None:

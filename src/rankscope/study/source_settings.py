@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rankscope.study.graders import GRADERS, GradeEntry, Grader, grader_of
 from rankscope.study.methods import Frozen
 from rankscope.study.methods.remedy_settings import Share
 from rankscope.study.study_settings import NAME, ChoiceStyle, Count, Kind, Name, mismatch
 
-ORIGINS = ("path", "hub", "world", "harness", "held_out")
+AUTO, READY = "auto", "ready"
+"""The key of a suite that stands for suites which we choose, and what it says for those that are ready by name."""
+
+ORIGINS = ("path", "hub", "world", "harness", "held_out", AUTO)
 """Where the rows of a source come from: exactly one of these is given."""
 
 
@@ -143,6 +146,19 @@ class SuiteSource(Source):
         "0.1 if not given; `limit` is the most rows that are taken.",
     )
 
+    auto: str | None = Field(
+        default=None,
+        min_length=1,
+        description="ready, or a folder with files of rows. In place of rows: up to four suites that this machine can "
+        "reach, of mmlu, commonsense_qa, gsm8k, openbookqa and, with rankscope[harness], arc_easy, hellaswag and "
+        "winogrande; or one for each file. `NAME: auto` alone is `NAME: {auto: ready}`.",
+    )
+    chosen_for: Name | None = Field(
+        default=None,
+        description="a suite's name. Written beside a suite that was chosen for an `auto` of this name, so that it "
+        "stays chosen; not for you to write.",
+    )
+
     @property
     def held_out_share(self) -> float:
         """The share of its training set's rows that a suite with `held_out` takes."""
@@ -162,3 +178,11 @@ class SuiteSource(Source):
 def is_task_file(harness: str) -> bool:
     """Whether a suite's `harness` is a YAML file of its own, not a task's name."""
     return harness.endswith((".yaml", ".yml"))
+
+
+def _written_out(suite: Any) -> Any:
+    return {AUTO: READY} if suite == AUTO else suite
+
+
+ShortSuite = Annotated[SuiteSource, BeforeValidator(_written_out, json_schema_input_type=Literal["auto"] | SuiteSource)]
+"""A suite; `auto` alone stands for ready ones."""

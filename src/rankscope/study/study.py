@@ -13,7 +13,7 @@ from pydantic_core import CoreSchema
 from rankscope.study.decision_settings import Decision
 from rankscope.study.execution_settings import Execution
 from rankscope.study.methods import Arm, ArmEntry, Dial, Fraction, Frozen
-from rankscope.study.source_settings import Source, SuiteSource, TrainSource, as_its_set, is_task_file
+from rankscope.study.source_settings import ShortSuite, Source, SuiteSource, TrainSource, as_its_set, is_task_file
 from rankscope.study.study_settings import (
     NAME,
     Budget,
@@ -154,7 +154,10 @@ class Study(Frozen):
     suites: dict[
         Name,
         Annotated[
-            SuiteSource, Field(description="a mapping with one of `path`, `hub`, `world`, `harness` and `held_out`")
+            ShortSuite,
+            Field(
+                description="auto, or a mapping with one of `path`, `hub`, `world`, `harness`, `held_out` and `auto`"
+            ),
         ],
     ] = Field(
         min_length=1,

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rankscope.study.graders import read_grade
-from rankscope.study.held_out_checks import check_held_out
 from rankscope.study.json_schema import expected_at
 from rankscope.study.methods import METHODS, Method, arm_label
 from rankscope.study.problems import Document, Place, Problem, nearest, show
 from rankscope.study.remedy_checks import check_remedies
 from rankscope.study.source_settings import as_its_set
 from rankscope.study.study import Arm, Study, is_task_file
+from rankscope.study.suite_checks import check_auto, check_held_out
 
 RESERVED_LABEL = "base"
 """How tables name the base model, which is the reference of every arm and never an arm."""
@@ -47,6 +47,7 @@ def check_values(document: Document, base: Path, *, files: bool = True) -> list[
         *_check_owners(document),
         *_check_graders(document),
         *check_held_out(document),
+        *check_auto(document, base, files=files),
         *_check_domains(document),
         *(_check_files(document, base) if files else ()),
         *(_check_models(document, base) if files else ()),

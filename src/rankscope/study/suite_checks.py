@@ -1,10 +1,13 @@
-"""Suites that are held out of a training set: what a study file may say of them."""
+"""Suites without rows of their own, held out of a training set or chosen by us: what a study file may say of them."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from rankscope.study.problems import Document, Problem, nearest, show
+from rankscope.study.source_settings import AUTO, READY
 
 _OF_THE_ROWS = {"columns": None, "bad_rows": "refuse", "world_seed": 0}
 """What is said of the rows where they are read, and its default, which a resolved study writes out."""
@@ -30,6 +33,22 @@ def check_held_out(document: Document) -> list[Problem]:
         if domain is not None and own is not None and domain != own:
             expected = f"{show(own)}, the domain of train.{asked}, or no `domain`"
             problems.append(document.problem(("suites", name, "domain"), show(domain), expected))
+    return problems
+
+
+def check_auto(document: Document, base: Path, *, files: bool) -> list[Problem]:
+    """Beside `auto` stands at most `limit`, since what is chosen says how it is asked; its folder is there."""
+    problems = []
+    for name, suite in _mapping(document.get("suites")).items():
+        folder = _mapping(suite).get(AUTO)
+        for key in suite if folder is not None else ():
+            if key not in (AUTO, "limit") and suite[key] is not None:
+                expected = "`limit` or nothing: what is chosen brings its own settings"
+                problems.append(document.refuse(("suites", name, key), f"`{key}` beside `auto`", expected))
+        named = folder if files and isinstance(folder, str) and folder != READY else None
+        if named is not None and not os.path.isdir(os.path.join(base, os.path.expanduser(named))):
+            expected = f"{READY}, or a folder with files of rows; relative paths start at {base}"
+            problems.append(document.problem(("suites", name, AUTO), f"{show(folder)}, where no folder is", expected))
     return problems
 
 
