@@ -76,7 +76,6 @@ _LOST = {
     "streaming": "rows are encoded once, before training",
     "optim_args": "AdamW has betas 0.9 and 0.999, eps 1e-8",
     "peft": "the settings of PEFT are the study's own",
-    "peft_init_lora_weights": "LoRA starts as PEFT's default; `pissa` is a method of its own",
     "lr_quadratic_warmup": "the warm-up is linear",
     "curriculum_sampling": "batches are a seeded shuffle of all rows",
     "dataset_exact_deduplication": "rows that say the same are always kept once",
@@ -132,6 +131,11 @@ def _adapter(keys: ConfigKeys) -> Adapter:
     dropout, everything = keys.number("lora_dropout") or 0.0, keys.flag("lora_target_linear")
     targets = keys.names("lora_target_modules")
     method = lora_method(keys, dora="peft_use_dora", rslora="peft_use_rslora")
+    start = keys.take("peft_init_lora_weights")
+    if isinstance(start, str) and start.startswith("pissa"):
+        method = "pissa"
+    elif start not in (None, True):
+        keys.lost("peft_init_lora_weights", "LoRA starts as PEFT's default; `pissa` is a method of its own")
     if kind is None:
         return Adapter("full")
     if kind not in ("lora", "qlora"):

@@ -29,7 +29,7 @@ _NO_MATTER = (
     *NO_MATTER, "plot_loss", "overwrite_cache", "preprocessing_*", "tokenized_path", "media_dir", "use_unsloth*",
     "enable_liger_kernel", "low_cpu_mem_usage", "use_fast_tokenizer", "cache_dir", "infer_*", "vllm_*", "sglang_*",
     "export_*", "swanlab_*", "use_swanlab", "ray_*", "upcast_*", "use_reentrant_gc", "data_shared_file_system",
-    "print_param_status", "buffer_size", "streaming", "offload_folder", "use_kv_cache", "quantization_device_map",
+    "disable_gradient_checkpointing", "print_param_status", "buffer_size", "streaming", "offload_folder", "use_kv_cache", "quantization_device_map",
 )  # fmt: skip
 _LOST = {
     "loraplus_lr_ratio": "A and B have one rate; a study searches the rate for each rank",
