@@ -144,7 +144,8 @@ def test_rows_become_a_study_of_the_size_that_fits(study: Path, tmp_path: Path) 
                   "--out", out, "--time", "2h")  # fmt: skip
     assert result.exit_code == 0, result.output
     text = out.read_text()
-    assert "TODO kind" in text and "guessing is right in 33%" in text
+    assert "TODO kind" in text
+    assert "guessing is right in 33%" in text
     made = read_study(out)
     assert made.suites["train-held-out"].held_out == "train"
     assert {"general", "other"} < set(made.suites)
@@ -165,7 +166,9 @@ def test_a_kind_is_asked_for_and_then_no_todo(study: Path, tmp_path: Path) -> No
 def test_wrong_times_and_rows_are_a_line(study: Path, tmp_path: Path) -> None:
     data, out = study.parent, tmp_path / "study.yaml"
     for time in ("soon", "0m", "2d"):
-        assert "expected 20m, 2h or night" in problems(call("init", data / "train.jsonl", "--time", time, "--out", out))[0]
+        assert (
+            "expected 20m, 2h or night" in problems(call("init", data / "train.jsonl", "--time", time, "--out", out))[0]
+        )
     (tmp_path / "odd.jsonl").write_text('{"colour": "red"}\n')
     assert "found only the columns colour" in problems(call("init", tmp_path / "odd.jsonl", "--out", out))[0]
     assert "--train beside" in problems(call("init", data / "train.jsonl", "--train", "x", "--out", out))[0]

@@ -20,8 +20,17 @@ from rankscope.study.study import Study
 
 def trained(tmp_path: Path, **changes: Any) -> TrainedArm:
     """A rank of LoRA that was trained and dialled; `changes` of the arm."""
-    study: Study = read_study(tiny_study(tmp_path / "input", budget={"epochs": 2, "batch_size": 6, "max_sequence_tokens": 99}))
-    arm = {"label": "lora-r8", "method": "lora", "rank": 8, "alpha": 12.0, "targets": ("q_proj", "v_proj"), "dropout": 0.1}
+    study: Study = read_study(
+        tiny_study(tmp_path / "input", budget={"epochs": 2, "batch_size": 6, "max_sequence_tokens": 99})
+    )
+    arm = {
+        "label": "lora-r8",
+        "method": "lora",
+        "rank": 8,
+        "alpha": 12.0,
+        "targets": ("q_proj", "v_proj"),
+        "dropout": 0.1,
+    }
     model = study.models[0].model_copy(update={"id": "acme/oak"})
     return TrainedArm(
         study=study, model=model, base="acme/oak", arm=Arm.model_validate({**arm, "learning_rate": "auto", **changes}),
@@ -57,7 +66,8 @@ def test_methods_and_remedies(tmp_path: Path, tool: str, method: str) -> None:
     one = trained(tmp_path, method=method, retain={"kl": 0.1}, replay={"self": 0.2}, **own)
     files = writer.write(one)
     said = " ".join(files.values())
-    assert "not expressed: retain kl 0.1" in said and "not expressed: replay of 20 % own samples" in said
+    assert "not expressed: retain kl 0.1" in said
+    assert "not expressed: replay of 20 % own samples" in said
     text = next(text for name, text in files.items() if name != "README.md")
     read = read_config(yaml.safe_load(text), tool, [])
     assert read.adapter.method == ("lora" if (tool, method) == ("trl", "pissa") else method)
@@ -96,7 +106,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     study = tiny_study(
         root / "input", arms=arms, seeds=[0], model={"id": "model", "dtype": "float32"},
-        budget={"epochs": 2, "batch_size": 36, "max_sequence_tokens": 128}, optimizer={"warmup_fraction": 0}, suites=suites,
+        budget={"epochs": 2, "batch_size": 36, "max_sequence_tokens": 128}, optimizer={"warmup_fraction": 0},
+        suites=suites,
     )  # fmt: skip
     out = root / "out"
     run_study(
@@ -113,8 +124,16 @@ def test_trl_trains_from_it_with_our_losses(
 ) -> None:
     """The first step of an adapter, whose A starts otherwise there; of full fine-tuning the second too, which shows
     that rate, optimizer and schedule are the same."""
-    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, SFTTrainer, TrlParser
-    from trl import get_dataset, get_peft_config
+    from trl import (
+        DatasetMixtureConfig,
+        ModelConfig,
+        ScriptArguments,
+        SFTConfig,
+        SFTTrainer,
+        TrlParser,
+        get_dataset,
+        get_peft_config,
+    )
 
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.results.export_config import export_config
@@ -125,7 +144,9 @@ def test_trl_trains_from_it_with_our_losses(
     assert done == f"the config of {arm} for TRL"
     monkeypatch.chdir(tmp_path / "trl")
     parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig))
-    _, arguments, model, data = parser.parse_args_and_config(["--config", "trl.yaml", "--logging_steps", "1", "--use_cpu", "true"])
+    _, arguments, model, data = parser.parse_args_and_config(
+        ["--config", "trl.yaml", "--logging_steps", "1", "--use_cpu", "true"]
+    )
     assert arguments.max_grad_norm == 1
     arguments.max_steps = steps if steps < 2 else -1
     arguments.model_init_kwargs = {"dtype": model.dtype}

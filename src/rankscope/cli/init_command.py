@@ -35,13 +35,12 @@ def init(
     from_: Annotated[
         Path | None,
         typer.Option(
-            "--from", metavar="FILE",
+            "--from",
+            metavar="FILE",
             help="Rows; a config of axolotl, LLaMA-Factory, TRL, unsloth, torchtune or PEFT; or `rankscope defaults`'.",
         ),
     ] = None,
-    tool: Annotated[
-        str | None, typer.Option("--tool", help="Whose config it is, where its keys do not tell.")
-    ] = None,
+    tool: Annotated[str | None, typer.Option("--tool", help="Whose config it is, where its keys do not tell.")] = None,
     time: Annotated[
         str, typer.Option("--time", help="Of rows: 20m, 2h or night. The study is sized to it on this machine.")
     ] = "2h",
@@ -112,12 +111,10 @@ def _start(data: Path | None, from_: Path | None) -> Path | None:
 # ---- another tool's config ------------------------------------------------------------------------------------------
 
 
-def _from_config(
-    start: Path, values: Any, out: Path, flags: InitFlags, given: set[str], tool: str | None
-) -> None:
+def _from_config(start: Path, values: Any, out: Path, flags: InitFlags, given: set[str], tool: str | None) -> None:
     """Write the study that a config becomes, and say what could not be carried over."""
-    from rankscope.study.configs.config_study import check_study_name, config_study
     from rankscope.study.configs.config_file import read_config
+    from rankscope.study.configs.config_study import check_study_name, config_study
     from rankscope.study.init_file import suite_name, write_checked
     from rankscope.tools.first_look import count_rows
 
@@ -164,7 +161,9 @@ def _from_rows(start: Path, out: Path, flags: InitFlags, given: set[str], *, ask
 
     if beside := sorted({"train", "test"} & given):
         found = f"--{', --'.join(beside)} beside {start}"
-        raise InputProblems([Problem("init", "--from", found, "the rows to train on alone, or --train and --test alone")])
+        raise InputProblems(
+            [Problem("init", "--from", found, "the rows to train on alone, or --train and --test alone")]
+        )
     domain = flags.domain if "domain" in given else suite_name(start)
     wrong = [check_name("--name", flags.name), check_name("--domain", domain), *map(_check_keep, flags.keep)]
     if problems := [problem for problem in wrong if problem is not None]:
@@ -183,7 +182,10 @@ def _from_rows(start: Path, out: Path, flags: InitFlags, given: set[str], *, ask
     if is_here(flags.model):
         size, why = _size(seconds, time, look.row_count, text, out)
     else:
-        size, why = SIZES[_MIDDLE], f"Not sized to {time}: {flags.model} is not on this machine yet, which a plan fetches."
+        size, why = (
+            SIZES[_MIDDLE],
+            f"Not sized to {time}: {flags.model} is not on this machine yet, which a plan fetches.",
+        )
     write_checked(out, data_study(look, chosen, size, why))
     typer.echo(f"{out} is written: {look.row_count:,} rows, {look.shape}. {why}\nNext: rankscope plan {out}")
 
@@ -279,5 +281,3 @@ def _answer_file(question: str, known: Path | None, check: Callable[[Path], Prob
     """A file's path, None for an empty line."""
     given = _answer(question, str(known or ""), lambda text: check(Path(text)) if text else None)
     return Path(given) if given else None
-
-

@@ -59,9 +59,7 @@ class DataFlags:
     keep: dict[str, str]
 
 
-def data_study(
-    look: FirstLook, flags: DataFlags, size: Size, why_this_size: str, *, stand_in: bool = False
-) -> str:
+def data_study(look: FirstLook, flags: DataFlags, size: Size, why_this_size: str, *, stand_in: bool = False) -> str:
     """The text of the study file. A kind that the user did not say stands under a TODO, never without.
 
     `stand_in`: in place of ready suites, which would be fetched, as many of the bundled world, to estimate its time.
@@ -96,7 +94,11 @@ def data_study(
         *([] if flags.kind is not None else [_TODO.format(why=_why(look), kind=kind)]),
         "suites:",
         _indented({f"{flags.domain}-held-out": asked}),
-        *([] if not kept else ["  # TODO kind of these: recall or reasoning? `recall` stands until you say.", _indented(kept)]),
+        *(
+            []
+            if not kept
+            else ["  # TODO kind of these: recall or reasoning? `recall` stands until you say.", _indented(kept)]
+        ),
         *_general(flags, size, stand_in=stand_in),
         "",
         *_arms(size),
@@ -141,7 +143,9 @@ def _why(look: FirstLook) -> str:
 
 def _arms(size: Size) -> list[str]:
     lora = {"ranks": list(size.ranks), "alpha": "2r", "targets": "all-linear", "learning_rate": "auto"}
-    full = "  full: {learning_rate: auto}" if size.full else "  # full: {learning_rate: auto}    # left out for its time"
+    full = (
+        "  full: {learning_rate: auto}" if size.full else "  # full: {learning_rate: auto}    # left out for its time"
+    )
     return ["arms:", full, _indented({"lora": lora})]
 
 
