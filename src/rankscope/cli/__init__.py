@@ -9,8 +9,9 @@ import typer
 from rankscope import __version__
 from rankscope.cli.command_helpers import ends_errors
 from rankscope.cli.folder_commands import defaults, export, report, status, verdict
+from rankscope.cli.init_command import init
 from rankscope.cli.repair_command import repair
-from rankscope.cli.study_commands import demo, init, plan, run, schema
+from rankscope.cli.study_commands import demo, plan, run, schema
 from rankscope.cli.tool_commands import audit, compress, doctor, harness, score
 from rankscope.edges.cores import share_cores
 from rankscope.edges.gpu_memory import let_segments_grow
