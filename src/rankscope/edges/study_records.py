@@ -108,10 +108,10 @@ class StudyRecords:
         else:
             self.storage.write("stage.json", record_json(stage), durable=False)
 
-    def write_steps(self, run_id: str, records: Sequence[Record]) -> None:
-        """train.jsonl: one line a step."""
+    def write_steps(self, run_id: str, records: Sequence[Record], *, whole: bool = True) -> None:
+        """train.jsonl: one line a step. `whole`: all of them, a fact that must outlive a power cut, and no news."""
         text = "".join(record.model_dump_json(exclude_none=True) + "\n" for record in records)
-        self.storage.write(f"{self.run_folder(run_id)}/train.jsonl", text.encode())
+        self.storage.write(f"{self.run_folder(run_id)}/train.jsonl", text.encode(), durable=whole)
 
     def read_steps(self, run_id: str) -> list[dict[str, Any]]:
         """The lines of train.jsonl; empty where there is none."""
