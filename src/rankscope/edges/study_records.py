@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from rankscope.edges.storages import Storage
 from rankscope.records import (
     DialLosses,
+    HandedOn,
     MeasuredSpeed,
     Packing,
     PackMembers,
@@ -188,6 +189,13 @@ class StudyRecords:
     def write_rungs(self, search_id: str, measured: dict[str, Any]) -> None:
         """Keep what a search has measured so far."""
         self.storage.write(f"searches/{search_id}/rungs.json", json.dumps(measured).encode())
+
+    def read_handed_on(self, tracker: str) -> HandedOn:
+        """What a tracker was given so far."""
+        return self._record(f"tracked/{tracker}.json", HandedOn) or HandedOn()
+
+    def write_handed_on(self, tracker: str, handed_on: HandedOn) -> None:
+        self.storage.write(f"tracked/{tracker}.json", record_json(handed_on), durable=False)
 
     # ---- what was measured, decided, reported ----
 

@@ -141,6 +141,14 @@ class StepRecord(Record):
     validation_loss_nats_per_token: float | None = None
 
 
+class HandedOn(Record):
+    """tracked/TRACKER.json: what a tracker was given, so that another session goes on where this one ends: by run the
+    steps, and the runs whose end it has."""
+
+    steps: dict[str, int] = {}
+    ended: list[str] = []
+
+
 class SamplesRecord(Record):
     """replay/ID.json: samples that a base wrote to be replayed, in replay/ID.arrow, and all that decided them.
 
