@@ -23,8 +23,9 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.lm_eval.load_task import load_task
 from rankscope.jobs.earlier_plan import finished_among, pinned, unscorable
 from rankscope.jobs.selection_prompts import selection_prompts
-from rankscope.model.load import inspect_model, load_tokenizer, model_path
+from rankscope.model.load import inspect_model, load_tokenizer
 from rankscope.model.model_checks import changed_model_files, model_states, tokenizer_sha256
+from rankscope.model.model_source import weights_source
 from rankscope.plan.make_plan import make_plan
 from rankscope.plan.worker_share import place_problems
 from rankscope.records import MachineFacts, MeasuredSpeed, ModelFacts, Plan, SourceState, SuiteFacts, TrainFacts
@@ -159,7 +160,7 @@ class StudyPlanner:
         suites: dict[str, list[SuiteFacts]] = {}
         done: dict[tuple[object, ...], str] = {}
         files = {
-            spec.name: model_states(spec.name, model_path(spec, self.base), spec.id if is_url(spec.id) else None)
+            spec.name: model_states(spec.name, weights_source(spec, self.base), spec.id if is_url(spec.id) else None)
             for spec in self.study.models
         }
         for spec, facts in zip(self.study.models, models, strict=True):

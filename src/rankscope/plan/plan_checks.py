@@ -112,6 +112,7 @@ def study_warnings(study: Study, plan: Plan, machine: MachineFacts, totals: dict
     """One sentence for each thing that the user should know before anything runs."""
     return [
         *_seeds(study),
+        *_dequantized(study),
         *_rates(study),
         *_scales(study),
         *_suites(study),
@@ -125,6 +126,15 @@ def _seeds(study: Study) -> list[str]:
     if len(study.all_seeds) > 1:
         return []
     return ["one seed: the results are a description, and no arm can be recommended; three seeds or more can decide"]
+
+
+def _dequantized(study: Study) -> list[str]:
+    return [
+        f"{spec.name}: what is trained and scored are the dequantised weights of {spec.gguf_file}, which are not those "
+        "that the quantised file was made from"
+        for spec in study.models
+        if spec.gguf_file is not None
+    ]
 
 
 def _judges(plan: Plan) -> list[str]:

@@ -43,8 +43,8 @@ def model_card(
     """The card as Markdown with YAML front matter (the Hub's model-index: the arm's mean accuracy on every suite).
 
     `row` is the arm's part of `verdict`, `arm` its settings, `scores` the table of that name (share correct by run
-    and suite), `study` and `provenance` as the report gets them, `picture` the trade-off's file beside the card, `files`
-    what else is beside it.
+    and suite), `study` and `provenance` as the report gets them, `picture` the trade-off's file beside the card,
+    `files` what else is there.
     """
     parts = [
         f"---\n{dump_yaml(_front_matter(verdict, row, arm, study, files))}---",

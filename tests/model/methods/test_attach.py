@@ -30,10 +30,11 @@ from tiny_families import FAMILIES, WINDOW
 from rankscope.evaluate.adapter_scoring import AdapterNotApplied, check_adapter
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.generation import greedy
-from rankscope.model.load import LoadedModel, inspect_model, load_model, no_progress_bars
+from rankscope.model.load import LoadedModel, inspect_model, load_model
 from rankscope.model.methods.bottleneck_modules import Bottleneck
 from rankscope.model.methods.peft_modules import lora_config
 from rankscope.model.methods.virtual_tokens_modules import PromptTooLong, virtual_tokens
+from rankscope.model.model_source import no_progress_bars
 from rankscope.study.methods import METHODS
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Arm, ModelSpec

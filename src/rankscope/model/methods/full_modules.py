@@ -13,8 +13,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rankscope.model.decoder_parts import blocks, vocabulary_parameters
-from rankscope.model.load import no_progress_bars
 from rankscope.model.methods.installed import Installed, MethodModules
+from rankscope.model.model_source import no_progress_bars
 from rankscope.model.sharding.shard import compute_dtype, is_sharded, whole_state
 from rankscope.study.methods import Arm
 

@@ -1,8 +1,9 @@
 """A model's folder as one GGUF file, which llama.cpp, Ollama and LM Studio load; written with llama.cpp's own package.
 
 Weights keep their numbers (fp32, fp16 or bf16; vectors as fp32), so that what is served is what was exported;
-`llama-quantize` makes it smaller. Only what is known to be read alike is written: Llama, Mistral, Qwen2 and Qwen3 without
-scaled positions or sliding windows, and byte-level BPE tokenizers whose way of splitting text llama.cpp knows by name.
+`llama-quantize` makes it smaller. Only what is known to be read alike is written: Llama, Mistral, Qwen2 and Qwen3
+without scaled positions or sliding windows, and byte-level BPE tokenizers whose way of splitting text llama.cpp knows
+by name.
 """
 
 from __future__ import annotations
