@@ -12,6 +12,7 @@ from rankscope.cli.folder_commands import defaults, export, report, status, verd
 from rankscope.cli.repair_command import repair
 from rankscope.cli.study_commands import demo, init, plan, run, schema
 from rankscope.cli.tool_commands import audit, compress, doctor, harness, score
+from rankscope.cli.view_command import view
 from rankscope.edges.cores import share_cores
 from rankscope.edges.gpu_memory import let_segments_grow
 from rankscope.edges.machine import keep_freed_memory
@@ -20,7 +21,7 @@ app = typer.Typer(
     name="rankscope", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Which LoRA rank, or full fine-tuning, for my model and my data, and what will the model forget?",
 )  # fmt: skip
-STUDY_COMMANDS = (demo, init, plan, run, status, verdict, report, export, defaults)
+STUDY_COMMANDS = (demo, init, plan, run, status, verdict, report, export, view, defaults)
 TOOL_COMMANDS = (audit, compress, repair, doctor, score)
 for command in (*STUDY_COMMANDS, *TOOL_COMMANDS):
     app.command()(ends_errors(command))
