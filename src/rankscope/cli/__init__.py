@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from rankscope.cli.view_command import view
 from rankscope.edges.cores import share_cores
 from rankscope.edges.gpu_memory import let_segments_grow
 from rankscope.edges.machine import keep_freed_memory
+from rankscope.study.problems import Problem
 
 app = typer.Typer(
     name="rankscope", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -43,7 +45,13 @@ def _main(version: Annotated[bool, typer.Option("--version", callback=_version, 
 
 
 def main() -> None:
-    """Entry point of the `rankscope` command."""
+    """Entry point of the `rankscope` command. Exits with 2 on Windows, whose locks and processes are others."""
+    if sys.platform == "win32":
+        problem = Problem(
+            "rankscope", "", "Windows", "Linux or macOS; it runs in the Windows Subsystem for Linux (WSL 2)"
+        )
+        typer.echo(str(problem), err=True)
+        sys.exit(2)
     share_cores()
     let_segments_grow()
     keep_freed_memory()
