@@ -156,8 +156,10 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
     folder = StudyFolder.open(out)
     folder.check_writable()
     site = site_of_study(settings, folder)
-    tracking = tracking_of(settings, folder, out)
-    with stop_on_signals(), Live(folder.read_status, folder.read_rungs, folder.read_stage) as live:
+    tracking = tracking_of(settings, folder, out, lambda text: typer.echo(text, err=True))
+    with (
+        stop_on_signals(), tracking, Live(folder.read_status, folder.read_rungs, folder.read_stage) as live
+    ):  # fmt: skip
 
         def progress(planned: Plan) -> None:
             live.update(planned)
@@ -169,8 +171,6 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
                 planner, folder, machine=site.machine, make_executor=site.make_executor,
                 only=only, retrain=retrain, progress=progress, notice=lambda text: typer.echo(text, err=True),
             )  # fmt: skip
-    if not only:
-        tracking.finish()
     _tell(outcome, folder, only)
 
 
@@ -190,13 +190,6 @@ def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
     if outcome.failed:
         typer.echo(f"the other runs are done; to try again those that failed: {again}", err=True)
         raise typer.Exit(1)
-
-
-def _site(settings: Study, folder: StudyFolder) -> Site:
-    """Where the study's jobs will run. Raises InputProblems where that is nowhere."""
-    from rankscope.edges.executors import site_of
-
-    return site_of(settings, folder.disk_folder())
 
 
 def schema() -> None:
