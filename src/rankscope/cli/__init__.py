@@ -9,6 +9,7 @@ import typer
 
 from rankscope import __version__
 from rankscope.cli.command_helpers import ends_errors
+from rankscope.cli.compare_command import compare
 from rankscope.cli.folder_commands import defaults, export, report, status, verdict
 from rankscope.cli.init_command import init
 from rankscope.cli.repair_command import repair
@@ -24,7 +25,7 @@ app = typer.Typer(
     name="rankscope", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Which LoRA rank, or full fine-tuning, for my model and my data, and what will the model forget?",
 )  # fmt: skip
-STUDY_COMMANDS = (demo, init, plan, run, status, verdict, report, export, view, defaults)
+STUDY_COMMANDS = (demo, init, plan, run, status, verdict, report, compare, export, view, defaults)
 TOOL_COMMANDS = (audit, compress, repair, doctor, score)
 for command in (*STUDY_COMMANDS, *TOOL_COMMANDS):
     app.command()(ends_errors(command))

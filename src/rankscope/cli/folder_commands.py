@@ -75,18 +75,32 @@ def verdict(folder: FolderUrl, json_: Json = False) -> None:
         raise typer.Exit(3)
 
 
-def report(folder: FolderUrl) -> None:
+def report(
+    folder: FolderUrl,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Print it to report.pdf too, by Chromium, Chrome or Edge on this machine.")
+    ] = False,
+    without_items: Annotated[
+        bool, typer.Option("--without-items", help="A page without rows of data sets, which can be published.")
+    ] = False,
+) -> None:
     """Rebuild tables/, verdict.json and report.html from the records, without a model.
 
     \b
-    Example:
+    Examples:
       rankscope report my-study
+      rankscope report my-study --pdf --without-items
     """
     store = open_folder(folder)
+    from rankscope.edges.page_printer import browser, print_page
     from rankscope.results.write_results import write_results
 
-    write_results(store)
+    program = browser() if pdf else None
+    write_results(store, with_items=not without_items)
     print_verdict(store)
+    if program is not None:
+        place = store.write_report_pdf(lambda page: print_page(page, program))
+        typer.echo(f"The report, printed: {place}")
 
 
 def export(
