@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from command_line import call, problems
 from tiny_study import tiny_study
 
@@ -48,3 +49,21 @@ def test_what_is_no_machine_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "a described machine cannot be timed" in line
     (line,) = problems(call("plan", study, "--gpus", "2x80GB", "--set", "execution.shards=4"))
     assert line.endswith("found shards: 4 on a machine with 2 GPUs, expected auto, or a power of two up to 2")
+
+
+def test_a_plan_shows_money(tmp_path: Path) -> None:
+    """On described GPUs by the GPU hour; on this machine, which is a CPU for these tests, by the hour of it all."""
+    study, out = tiny_study(tmp_path / "input"), tmp_path / "none"
+    words = ("plan", study, "--out", out)
+    found = json.loads(call(*words, "--gpus", "2x80GB", "--price", "2.5/gpu-hour", "--json").stdout)
+    hours = found["schedule"]["makespan_seconds"] / 3600
+    assert found["cost"]["units"] == pytest.approx(2 * hours)
+    assert found["cost"]["amount"] == pytest.approx(5 * hours)
+    assert found["cost"]["busy_amount"] == pytest.approx(2.5 * found["schedule"]["gpu_hours"])
+    told = " ".join(call(*words, "--gpus", "2x80GB", "--price", "2.5/gpu-hour").stdout.split())
+    assert "At 2.5 per GPU hour: about " in told
+    assert "cost" not in json.loads(call(*words, "--json").stdout)
+    assert problems(call(*words, "--price", "cheap")) == [
+        '--price: found "cheap", expected a number and a unit: 2.5/gpu-hour (one GPU for an hour), or 3/hour '
+        "(the whole machine)"
+    ]

@@ -9,12 +9,13 @@ import typer
 from rankscope import __version__
 from rankscope.cli.command_helpers import ends_errors
 from rankscope.cli.folder_commands import defaults, export, report, status, verdict
+from rankscope.cli.plan_command import plan
 from rankscope.cli.repair_command import repair
-from rankscope.cli.study_commands import demo, init, plan, run, schema
+from rankscope.cli.study_commands import demo, init, run, schema
 from rankscope.cli.tool_commands import audit, compress, doctor, harness, score
 from rankscope.edges.cores import share_cores
+from rankscope.edges.freed_memory import keep_freed_memory
 from rankscope.edges.gpu_memory import let_segments_grow
-from rankscope.edges.machine import keep_freed_memory
 
 app = typer.Typer(
     name="rankscope", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
