@@ -134,7 +134,7 @@ WRONG = [
      "recall or reasoning"),
     ("domain: legal", "domain: legal, limit: 0", f"line 7, suites.law.limit: found 0, expected {COUNT}"),
     ("domain: legal", "domian: legal", "line 7, suites.law.domian: found the unknown key `domian`, expected one of path, "
-     "hub, config, split, revision, columns, bad_rows, world, world_seed, domain, choices, template, limit, kind, harness, num_fewshot, metric, max_new_tokens, grade, trust_code; did you mean `domain`?"),
+     "hub, config, split, revision, columns, bad_rows, world, world_seed, domain, choices, template, limit, kind, harness, num_fewshot, metric, max_new_tokens, grade, trust_code, held_out, share, auto, chosen_for; did you mean `domain`?"),
     ("path: law.jsonl", "path: law.jsonl, split: test", "line 7, suites.law.split: found `split` without `hub`, expected it "
      "only with `hub`, the data set that it belongs to"),
     ("path: law.jsonl", "path: law.jsonl, num_fewshot: 5", "line 7, suites.law.num_fewshot: found `num_fewshot` without "
@@ -144,7 +144,23 @@ WRONG = [
     ("path: law.jsonl", "harness: gone.yaml", 'line 7, suites.law.harness: found "gone.yaml", where no file is, expected '
      "the YAML file of an lm-eval task; relative paths start at FOLDER"),
     ("path: law.jsonl", "harness: arc_easy, path: law.jsonl", "line 7, suites.law: found `path` and `harness`, expected "
-     "exactly one of `path`, `hub`, `world` and `harness`"),
+     "exactly one of `path`, `hub`, `world`, `harness`, `held_out` and `auto`"),
+    ("path: law.jsonl, domain: legal, kind: recall", "auto: nowhere", 'line 7, suites.law.auto: found "nowhere", where no folder '
+     "is, expected ready, or a folder with files of rows; relative paths start at FOLDER"),
+    ("path: law.jsonl, domain: legal", "auto: ready", "line 7, suites.law.kind: found `kind` beside `auto`, expected `limit` "
+     "or nothing: what is chosen brings its own settings"),
+    ("path: law.jsonl, domain: legal", "held_out: medicl", "line 7, suites.law.held_out: found \"medicl\", expected a "
+     "training set of the study: medical; did you mean `medical`?"),
+    ("path: law.jsonl, domain: legal", "held_out: medical, share: 1", "line 7, suites.law.share: found 1, expected a share of the "
+     "training set's rows above 0 and below 1, such as 0.1"),
+    ("path: law.jsonl, domain: legal", "held_out: medical, share: 0", "line 7, suites.law.share: found 0, expected a share of the "
+     "training set's rows above 0 and below 1, such as 0.1"),
+    ("path: law.jsonl", "path: law.jsonl, share: 0.2", "line 7, suites.law.share: found `share` without `held_out`, "
+     "expected it only with `held_out`, the training set that it belongs to"),
+    ("path: law.jsonl", "held_out: medical", 'line 7, suites.law.domain: found "legal", expected "medical", the domain of '
+     "train.medical, or no `domain`"),
+    ("path: law.jsonl, domain: legal", "held_out: medical, bad_rows: drop", "line 7, suites.law.bad_rows: found `bad_rows` beside "
+     "`held_out`, expected it in train.medical, whose rows these are"),
     ("path: law.jsonl", "harness: arc_easy, num_fewshot: -1", "line 7, suites.law.num_fewshot: found -1, expected a whole "
      "number of 0 or more"),
     ("path: train.jsonl", "harness: arc_easy", None),

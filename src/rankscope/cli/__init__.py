@@ -9,9 +9,10 @@ import typer
 from rankscope import __version__
 from rankscope.cli.command_helpers import ends_errors
 from rankscope.cli.folder_commands import defaults, export, report, status, verdict
+from rankscope.cli.init_command import init
 from rankscope.cli.plan_command import plan
 from rankscope.cli.repair_command import repair
-from rankscope.cli.study_commands import demo, init, run, schema
+from rankscope.cli.study_commands import demo, run, schema
 from rankscope.cli.tool_commands import audit, compress, doctor, harness, score
 from rankscope.edges.cores import share_cores
 from rankscope.edges.freed_memory import keep_freed_memory

@@ -93,6 +93,9 @@ def export(
     out: Annotated[str, typer.Option("--out", metavar="DIR|URL", help="Where the adapter goes; hf://ORG/NAME too.")],
     arm: Annotated[str | None, typer.Option("--arm", metavar="LABEL", help="An arm; else the recommended one.")] = None,
     merged: Annotated[bool, typer.Option("--merged", help="Write the whole model with the adapter merged in.")] = False,
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="TOOL", help="A config: axolotl, llamafactory, trl or peft.")
+    ] = None,
 ) -> None:
     """Write the chosen arm's median-validation seed with a model card, ready to load and to push.
 
@@ -100,9 +103,20 @@ def export(
     Examples:
       rankscope export my-study --out adapter
       rankscope export my-study --arm lora-r16 --merged --out model
+      rankscope export my-study --config axolotl --out for-axolotl
     """
     quiet()
     store = open_folder(folder)
+    if config is not None:
+        if merged:
+            expected = "one of them: a config has no weights"
+            raise InputProblems([Problem("export", "--config", "--merged beside it", expected)])
+        from rankscope.results.export_config import export_config
+        from rankscope.tools.trained_rows import write_trained_rows
+
+        written = export_config(store, out, arm=arm, tool=config, write_rows=write_trained_rows)
+        typer.echo(f"{written} is written to {out}")
+        return
     from rankscope.results.export_arm import export_arm
 
     done = export_arm(store, out, arm=arm, merged=merged)

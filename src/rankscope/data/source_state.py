@@ -79,7 +79,7 @@ class _Place:
 
 def _sources(study: Study) -> Iterator[tuple[str, Source]]:
     yield from ((f"train.{name}", source) for name, source in study.train.items())
-    yield from ((f"suites.{name}", source) for name, source in study.suites.items())
+    yield from ((f"suites.{name}", source) for name, source in study.suites.items() if source.held_out is None)
     for key, entry in study.arms.items():
         if entry.replay is not None and (file := entry.replay.file) is not None:
             yield f"arms.{key}.replay", Source(path=file)

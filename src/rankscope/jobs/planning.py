@@ -6,6 +6,7 @@ were: then no source is opened and no tokenizer is loaded.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from rankscope.decide.planned_power import planned_power
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.lm_eval.load_task import load_task
 from rankscope.jobs.earlier_plan import finished_among, pinned, unscorable
+from rankscope.jobs.ready_suites import with_chosen_suites
 from rankscope.jobs.selection_prompts import selection_prompts
 from rankscope.model.load import inspect_model, load_tokenizer, model_path
 from rankscope.model.model_checks import changed_model_files, model_states, tokenizer_sha256
@@ -65,10 +67,11 @@ class StudyPlanner:
     _facts: _Facts | None = field(default=None, init=False)
     _planned_in: StudyFolder | None = field(default=None, init=False)
     _known: set[str] = field(default_factory=set, init=False)
+    _asked: Study = field(init=False)
 
     def __post_init__(self) -> None:
         models = tuple(_with_a_name(spec, self.base) for spec in self.study.models)
-        self.study = self.study.model_copy(update={"models": models})
+        self.study = self._asked = self.study.model_copy(update={"models": models})
 
     def __enter__(self) -> StudyPlanner:
         return self
@@ -91,6 +94,7 @@ class StudyPlanner:
         where a source or model of finished runs has changed.
         """
         previous = out.read_plan() if out.read_marker() is not None else None
+        self._choose_suites(out if previous is not None else None)
         facts = self._facts or (self._as_planned(previous, out) if previous is not None else None)
         if facts is None:
             if wrong := place_problems(self.study.execution, machine.device, machine, "study"):
@@ -109,6 +113,20 @@ class StudyPlanner:
         lost += self._on_this_machine_alone(out)
         power = planned_power(plan, self.study.decision)
         return plan.model_copy(update={**found, "power": power, "warnings": [*plan.warnings, *lost]})
+
+    def _choose_suites(self, out: StudyFolder | None) -> None:
+        """Put suites in the place of each `auto`: those of the study as its folder has it, else what can be reached."""
+        if all(source.auto is None for source in self._asked.suites.values()):
+            return
+        before = None
+        if out is not None:
+            with contextlib.suppress(InputProblems):  # damaged: written anew
+                before = study_of(out.read_study_text() or "")
+        if before is None and self.study is not self._asked:
+            return
+        chosen = with_chosen_suites(self._asked, self.base, before)
+        if chosen != self.study:
+            self.study, self._facts = chosen, None
 
     def _on_this_machine_alone(self, out: StudyFolder) -> list[str]:
         """A study in a store may be gone on with anywhere, unless its model lies in a folder of this machine."""
@@ -164,7 +182,7 @@ class StudyPlanner:
         }
         for spec, facts in zip(self.study.models, models, strict=True):
             own = tokenizer_sha256(files[spec.name]) or spec.name
-            key = (own, facts.context_tokens, facts.vocab_size, spec.chat, spec.system_prompt)
+            key = (own, facts.context_tokens, facts.vocab_size, spec.chat, spec.chat_template, spec.system_prompt)
             if key in done:  # the same tokens as another base's: encoded once
                 training[spec.name], suites[spec.name] = training[done[key]], suites[done[key]]
                 continue

@@ -156,7 +156,8 @@ def refusing(spec: ModelSpec) -> Iterator[None]:
 
 
 def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer, without its chat template where the study says `chat: never`.
+    """The model's own tokenizer, with the chat template of the study where it gives one, and without any where it says
+    `chat: never`.
 
     Raises InputProblems where there is none, or none with an end-of-sequence token.
     """
@@ -170,6 +171,8 @@ def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
     with refusing(spec):
         config = AutoConfig.from_pretrained(path, **_options(spec)).get_text_config()
         refuse_vocabulary(spec, tokenizer, config.vocab_size)
+    if spec.chat_template is not None:
+        tokenizer.chat_template = spec.chat_template
     if spec.chat == "never":
         tokenizer.chat_template = None
     return tokenizer

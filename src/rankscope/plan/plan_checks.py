@@ -115,6 +115,8 @@ def study_warnings(study: Study, plan: Plan, machine: MachineFacts, totals: dict
         *_rates(study),
         *_scales(study),
         *_suites(study),
+        *_held_out(plan),
+        *_chosen(study),
         *_lengths(study, plan),
         *_judges(plan),
         *_fit(plan, machine, totals),
@@ -194,6 +196,32 @@ def _suites(study: Study) -> list[str]:
         for name, source in study.train.items()
         if all(suite.domain == source.domain for suite in scored)
     ]
+
+
+def _held_out(plan: Plan) -> list[str]:
+    """Which rows of the user's are asked instead of trained on."""
+    found = [
+        f"{suite.name}: {suite.item_count:,} rows of {suite.held_out}"
+        + (", judged by the loss of what they answer" if suite.metric == "loss" else "")
+        + "; no arm trains or validates on them"
+        for suite in plan.suites
+        if suite.held_out is not None
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _chosen(study: Study) -> list[str]:
+    """The suites that `auto` became."""
+    chosen = {name: source for name, source in study.suites.items() if source.chosen_for is not None}
+    found = []
+    for asked in dict.fromkeys(source.chosen_for for source in chosen.values()):
+        own = (
+            f"{name} ({source.hub or source.path or f'lm-eval {source.harness}'})"
+            for name, source in chosen.items()
+            if source.chosen_for == asked
+        )
+        found.append(f"{asked}: auto chose {', '.join(own)}; a study that goes on keeps them")
+    return found
 
 
 def _lengths(study: Study, plan: Plan) -> list[str]:
