@@ -115,8 +115,8 @@ def _from_config(
     start: Path, values: Any, out: Path, flags: InitFlags, given: set[str], tool: str | None
 ) -> None:
     """Write the study that a config becomes, and say what could not be carried over."""
-    from rankscope.study.configs.config_file import read_config
     from rankscope.study.configs.config_study import check_study_name, config_study
+    from rankscope.study.configs.config_file import read_config
     from rankscope.study.init_file import suite_name, write_checked
     from rankscope.tools.first_look import count_rows
 

@@ -144,8 +144,6 @@ def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
         raise typer.Exit(1)
 
 
-
-
 def schema() -> None:
     """Print the JSON Schema of a study file, for editors.
 

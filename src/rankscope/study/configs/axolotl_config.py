@@ -9,7 +9,6 @@ from typing import Any
 
 from rankscope.study.configs.axolotl_data import read_data
 from rankscope.study.configs.config_keys import ConfigKeys
-from rankscope.study.configs.config_record import Adapter, BaseModel, TrainingConfig
 from rankscope.study.configs.config_tool import Beside, ConfigTool
 from rankscope.study.configs.trainer_arguments import (
     NO_MATTER,
@@ -19,6 +18,7 @@ from rankscope.study.configs.trainer_arguments import (
     tell_packing,
     told_optimizer,
 )
+from rankscope.study.configs.config_record import Adapter, BaseModel, TrainingConfig
 
 MARKS = {
     "base_model": 4, "micro_batch_size": 4, "sequence_len": 4, "datasets": 1, "adapter": 2, "num_epochs": 2,

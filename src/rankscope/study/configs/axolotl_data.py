@@ -54,7 +54,7 @@ def _data_set(one: ConfigKeys) -> DataSet:
     one.take("trust_remote_code")
     columns, template = _format(one)
     one.lose(_OF_CONVERSATIONS)
-    hub = "." not in where.rsplit("/", 1)[-1] or (kind is None and not files)
+    hub = "." not in where.rsplit("/", 1)[-1] or kind is None and not files
     return DataSet(
         where, one.name("path"), config=one.text("name"), revision=one.text("revision"),
         split=one.text("split") or ("train" if hub else None), columns=columns, template=template,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from rankscope.study.configs.config_keys import ConfigKeys
-from rankscope.study.configs.config_record import Adapter, BaseModel, DataSet, TrainingConfig
 from rankscope.study.configs.config_tool import Beside, ConfigTool
 from rankscope.study.configs.trainer_arguments import (
     NO_MATTER,
@@ -18,6 +17,7 @@ from rankscope.study.configs.trainer_arguments import (
     tell_packing,
     trainer_arguments,
 )
+from rankscope.study.configs.config_record import Adapter, BaseModel, DataSet, TrainingConfig
 
 MARKS = {
     "model_name_or_path": 1, "finetuning_type": 4, "stage": 3, "cutoff_len": 4, "lora_rank": 3, "lora_target": 3,

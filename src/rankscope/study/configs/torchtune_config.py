@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from rankscope.study.configs.config_keys import ConfigKeys
-from rankscope.study.configs.config_record import Adapter, BaseModel, TrainingConfig
 from rankscope.study.configs.config_tool import Beside, ConfigTool
 from rankscope.study.configs.torchtune_data import read_data
+from rankscope.study.configs.config_record import Adapter, BaseModel, TrainingConfig
 from rankscope.study.study_settings import Schedule
 
 COMPONENT = "_component_"

@@ -7,7 +7,6 @@ Source: github.com/huggingface/trl, trl/scripts/sft.py and trl/trainer/sft_confi
 from __future__ import annotations
 
 from rankscope.study.configs.config_keys import ConfigKeys
-from rankscope.study.configs.config_record import Adapter, BaseModel, DataSet, TrainingConfig
 from rankscope.study.configs.config_tool import Beside, ConfigTool
 from rankscope.study.configs.trainer_arguments import (
     NO_MATTER,
@@ -17,6 +16,7 @@ from rankscope.study.configs.trainer_arguments import (
     tell_packing,
     trainer_arguments,
 )
+from rankscope.study.configs.config_record import Adapter, BaseModel, DataSet, TrainingConfig
 
 MARKS = {
     "model_name_or_path": 1, "use_peft": 3, "dataset_name": 3, "dataset_train_split": 3, "dataset_mixture": 3,
