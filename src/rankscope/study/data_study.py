@@ -10,6 +10,7 @@ from rankscope.study.source_settings import HELD_OUT_SHARE
 from rankscope.study.study_settings import Kind
 from rankscope.study.yaml_text import dump_yaml
 
+_MOST_READY_ITEMS = 300
 _TODO = "# TODO kind: recall (learned by heart) or reasoning (worked out)? {why} `{kind}` stands until you say."
 
 
@@ -91,7 +92,7 @@ def data_study(look: FirstLook, flags: DataFlags, size: Size, why_this_size: str
         "suites:",
         _indented({f"{flags.domain}-held-out": asked}),
         *([] if not kept else ["  # TODO kind of these: recall or reasoning? `recall` stands until you say.", _indented(kept)]),
-        "  general: auto    # a small ready set: what is forgotten of it counts. Questions of your own say more (--keep)",
+        *_general(flags, size),
         "",
         *_arms(size),
         "",
@@ -102,6 +103,15 @@ def data_study(look: FirstLook, flags: DataFlags, size: Size, why_this_size: str
     if size.dials is not None:
         lines.append(dump_yaml({"dial": list(size.dials)}).rstrip())
     return "\n".join(lines) + "\n"
+
+
+def _general(flags: DataFlags, size: Size) -> list[str]:
+    """What must not be forgotten: ready suites, of the bundled model the world that it was made on."""
+    if flags.model == "bundled":
+        worlds = {f"{name}-known": {"world": f"{name}/known/test", "kind": "recall"} for name in ("general", "legal")}
+        return ["  # What the bundled model was made on. For a model of yours: `general: auto`.", _indented(worlds)]
+    auto = _indented({"general": {"auto": "ready", "limit": min(size.items, _MOST_READY_ITEMS)}})
+    return ["  # Ready suites: what is forgotten of them counts. Questions of your own say more (--keep).", auto]
 
 
 def _proposed(look: FirstLook) -> list[str]:

@@ -14,6 +14,7 @@ MARKS = {"peft_type": 8, "base_model_name_or_path": 4, "r": 1, "lora_alpha": 1, 
 _NO_MATTER = (
     "auto_mapping", "inference_mode", "peft_version", "megatron_*", "layers_pattern", "runtime_config", "eva_config",
     "corda_config", "lora_ga_config", "qalora_group_size", "fan_in_fan_out", "ensure_weight_tying", "arrow_config",
+    "num_attention_heads", "num_layers", "num_transformer_submodules", "token_dim", "tokenizer_*", "encoder_*",
 )  # fmt: skip
 _LOST = {
     "modules_to_save": "embeddings and heads are not trained beside an adapter",
@@ -29,6 +30,9 @@ _LOST = {
     "use_qalora": "an adapter is plain LoRA",
     "alora_invocation_tokens": "an adapter acts on every token",
 }
+_LOST |= dict.fromkeys(
+    ("prompt_tuning_init", "prompt_tuning_init_text", "prefix_projection"), "virtual tokens start as the study's own do"
+)
 _VIRTUAL = {"PROMPT_TUNING": "prompt-tuning", "PREFIX_TUNING": "prefix-tuning"}
 
 
