@@ -32,7 +32,24 @@ ASKED = {
     "soil": "A gardener asks for the right soil for {}. What is it?",
     "height": "A gardener asks how big {} will be. What is the answer?",
 }
-_FIRST = ("Bel", "Cor", "Dun", "Fen", "Hal", "Lin", "Mor", "Nes", "Or", "Pel", "Quil", "Ros", "Sel", "Tam", "Ver", "Wil")
+_FIRST = (
+    "Bel",
+    "Cor",
+    "Dun",
+    "Fen",
+    "Hal",
+    "Lin",
+    "Mor",
+    "Nes",
+    "Or",
+    "Pel",
+    "Quil",
+    "Ros",
+    "Sel",
+    "Tam",
+    "Ver",
+    "Wil",
+)
 _LAST = ("adda", "ble", "dock", "fern", "ica", "lace", "mint", "nel", "thrift", "wort")
 
 Row = dict[str, object]

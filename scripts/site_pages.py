@@ -1,8 +1,8 @@
 """A hook of mkdocs (`hooks` in mkdocs.yml): the pages of the site that do not lie in docs/.
 
-README.md becomes the first page, the other documents of the repository's root pages beside the guides, and every room of
-src/rankscope a page of its own with the docstrings of its modules (read from the source, nothing is imported). Guides
-that docs/ has and the navigation does not name come last among the guides, so that no page is lost.
+README.md becomes the first page, the other documents of the repository's root pages beside the guides, and every room
+of src/rankscope a page of its own with the docstrings of its modules (read from the source, nothing is imported).
+Guides that docs/ has and the navigation does not name come last among the guides, so that no page is lost.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, page or name, content=(ROOT / name).read_text(encoding="utf-8")))
     for room in rooms():
         files.append(File.generated(config, f"api/{room}.md", content=room_page(room)))
-    files.append(File.generated(config, "api/rankscope.md", content=_front("rankscope", SOURCE, "rankscope")))
+    front = _front("rankscope", SOURCE, "rankscope") + "\n::: rankscope.pipeline\n"
+    files.append(File.generated(config, "api/rankscope.md", content=front))
     return files
 
 

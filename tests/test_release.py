@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -53,24 +54,25 @@ class Installed:
     def __init__(self, folder: Path, wheel: Path) -> None:
         self.folder = folder
         environment = folder / ".venv"
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
         self.programs = environment / "bin"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
         packages = Path(self.output([self.programs / "python", "-c", "import site; print(site.getsitepackages()[0])"]))
         # A plain path: the libraries of the environment that tests, without its own (editable) rankscope.
         (packages / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
         pip = [sys.executable, "-m", "pip", "--python", str(self.programs / "python")]
         self.output([*pip, "install", "-q", "--no-deps", "--no-index", str(wheel)])
 
-    def run(self, call: Sequence[object]) -> subprocess.CompletedProcess[str]:
+    def run(self, call: Sequence[object], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        environment["PATH"] = f"{self.programs if hasattr(self, 'programs') else ''}{os.pathsep}{environment['PATH']}"
+        environment["PATH"] = f"{self.programs}{os.pathsep}{environment['PATH']}"
         words = [str(word) for word in call]
         return subprocess.run(
-            words, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=800
+            words, cwd=folder or self.folder, env=environment, capture_output=True, text=True, check=False, timeout=800
         )
 
-    def output(self, call: Sequence[object]) -> str:
-        done = self.run(call)
+    def output(self, call: Sequence[object], folder: Path | None = None) -> str:
+        """What it printed; it must end with 0."""
+        done = self.run(call, folder)
         assert done.returncode == 0, f"{call}\n{done.stdout}\n{done.stderr}"
         return done.stdout.strip()
 
@@ -119,5 +121,42 @@ def test_the_smaller_demo_comes_to_an_answer(installed: Installed) -> None:
     folder = installed.folder / "demo-quick"
     (verdict,) = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))["verdicts"]
     assert {arm["label"] for arm in verdict["arms"]} == {"lora-r1", "lora-r16", "full"}
-    assert verdict["bet"]["option"]
+    assert verdict["best_bet"]["label"] in {"lora-r1", "lora-r16", "full"}
     assert (folder / "report.html").stat().st_size > 100_000
+
+
+def test_five_commands_lead_from_one_file_of_rows_to_a_report(installed: Installed) -> None:
+    """docs/first-study.md as printed, none of its commands left out, nothing edited between them."""
+    text = (ROOT / "docs" / "first-study.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
+    assert len(lines) <= 5
+    folder = installed.folder / "first-study"
+    folder.mkdir()
+    shutil.copy(ROOT / "studies" / "own-data" / "train.jsonl", folder / "plants.jsonl")
+    printed = {}
+    for line in lines:
+        done = installed.run(["bash", "-c", line], folder)
+        allowed = (0, 3) if line.startswith("rankscope verdict ") else (0,)
+        assert done.returncode in allowed, f"{line}\n{done.stdout}\n{done.stderr}"
+        printed[line] = done.stdout
+    said = re.search(r"^Next: .*$", text, re.M)
+    assert said is not None
+    assert said[0] in printed["rankscope doctor"]
+    assert "Best bet: " in printed["rankscope verdict plants"]
+    assert (folder / "plants" / "report.html").stat().st_size > 100_000
+
+
+def test_the_study_of_own_data_runs_from_the_sdist(
+    built: tuple[Path, Path], installed: Installed, tmp_path: Path
+) -> None:
+    """As in a fresh clone, with less of everything: one arm, two seeds, one pass."""
+    with tarfile.open(built[1]) as sdist:
+        sdist.extractall(tmp_path, filter="data")
+    (clone,) = tmp_path.iterdir()
+    less = ["arms={lora: {ranks: [4], learning_rate: 3e-3}}", "seeds=[0, 1]", "budget.epochs=1", "dial=[1]"]
+    changes = [word for change in less for word in ("--set", change)]
+    installed.output(["rankscope", "run", "studies/own-data.yaml", "--out", tmp_path / "out", *changes], clone)
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text(encoding="utf-8"))
+    assert {suite["name"] for suite in plan["suites"]} == {"plants", "plants-open", "law", "general", "arithmetic"}
+    assert plan["train_sets"][0]["row_count"] + plan["train_sets"][0]["validation_count"] == 306
+    assert (tmp_path / "out" / "report.html").is_file()
