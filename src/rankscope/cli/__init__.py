@@ -12,13 +12,14 @@ from rankscope.cli.command_helpers import ends_errors
 from rankscope.cli.compare_command import compare
 from rankscope.cli.folder_commands import defaults, export, report, status, verdict
 from rankscope.cli.init_command import init
+from rankscope.cli.plan_command import plan
 from rankscope.cli.repair_command import repair
-from rankscope.cli.study_commands import demo, plan, run, schema
+from rankscope.cli.study_commands import demo, run, schema
 from rankscope.cli.tool_commands import audit, compress, doctor, harness, score
 from rankscope.cli.view_command import view
 from rankscope.edges.cores import share_cores
+from rankscope.edges.freed_memory import keep_freed_memory
 from rankscope.edges.gpu_memory import let_segments_grow
-from rankscope.edges.machine import keep_freed_memory
 from rankscope.study.problems import Problem
 
 app = typer.Typer(
