@@ -168,7 +168,11 @@ def first_screens(pairs: Sequence[Pair], tables: Tables, place: str) -> list[Fir
 def _answer(pair: Pair, confidence: float | None) -> dict[str, Any]:
     """What is said of a verdict below the first screen: what was forgotten, and for the researcher how sure it is."""
     verdict = pair.verdict
-    sure = (verdict_text.confidence_sentence(verdict, confidence), verdict_text.noise_sentence(verdict))
+    sure = (
+        verdict_text.confidence_sentence(verdict, confidence),
+        verdict_text.noise_sentence(verdict),
+        verdict.elsewhere_sentence,
+    )
     return {
         "name": pair.name,
         "forgotten": [*map(verdict_text.forgotten_sentence, verdict_text.told_arms(verdict)), *verdict.findings],
