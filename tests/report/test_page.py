@@ -230,6 +230,18 @@ def test_the_first_screen_has_three_numbers_and_the_next_step(parsed: Parsed) ->
     assert "rankscope export STUDY --out lora-r16" in first
 
 
+def test_of_an_arm_trained_elsewhere_the_first_screen_says_what_cannot_be_checked() -> None:
+    verdict = make_verdict()
+    chosen = next(arm for arm in verdict.arms if arm.label == "lora-r16")
+    given = chosen.model_copy(update={"cost": chosen.cost.model_copy(update={"trained_here": False})})
+    arms = [given if arm is chosen else arm for arm in verdict.arms]
+    text = " ".join(" ".join(Parsed(render(make_report([verdict.model_copy(update={"arms": arms})]))).text).split())
+    first = text[: text.index("What was tried")]
+    assert "fair cannot be checked" in first
+    assert "Take lora-r16 from where the study found it, at dial 1." in first
+    assert "rankscope export" not in first
+
+
 def test_the_first_picture_stands_in_the_page_for_who_has_no_script(page: str) -> None:
     still = page[page.index('<div class="still"') :]
     assert "<svg" in still[: still.index("</noscript>")]

@@ -20,6 +20,7 @@ from rankscope.records.readable_numbers import (
     points,
     points_lost,
     size,
+    training_time,
 )
 from rankscope.report.chart_drawing import Figure, Pair
 from rankscope.report.verdict_text import lost_suites
@@ -69,6 +70,8 @@ class FirstScreen:
     steps: list[Step]
     allowed: list[Allowed] = field(default_factory=list)
     picture: tuple[str, Figure] | None = None
+    caveat: str | None = None
+    """What cannot be checked, where arms were trained elsewhere."""
 
 
 def first_screen(pair: Pair, place: str, picture: tuple[str, Figure] | None) -> FirstScreen:
@@ -84,6 +87,7 @@ def first_screen(pair: Pair, place: str, picture: tuple[str, Figure] | None) -> 
         steps=next_steps(verdict, place),
         allowed=allowed_sentences(verdict, pair.margins["retention"]),
         picture=picture,
+        caveat=verdict.elsewhere_sentence,
     )
 
 
@@ -121,7 +125,7 @@ def _cost(arm: ArmVerdict) -> Number:
     whole = arm.method in METHODS and METHODS[arm.method].whole
     left = "the whole model" if whole and cost.adapter_bytes is None else f"{size(cost.adapter_bytes)} adapter"
     about = f"{parameters(arm.trainable_parameters)} trainable parameters, {left}"
-    return Number("Cost of a run", duration(cost.train_seconds), ", ".join(parts), about)
+    return Number("Cost of a run", training_time(cost), ", ".join(parts), about)
 
 
 def _amount(share: Interval, loss: Interval | None, *, lost: bool) -> tuple[str, str]:
@@ -153,7 +157,10 @@ def next_steps(verdict: Verdict, place: str) -> list[Step]:
     """What to do with the answer, at most two things: take the arm, and what would make the answer surer."""
     steps = []
     label = next(iter(verdict.named_arms), None)
-    if label is not None:
+    arm = named_arm(verdict)
+    if label is not None and arm is not None and not arm.cost.trained_here:
+        steps.append(Step(f"Take {label} from where the study found it, at dial {arm.dial:g}."))
+    elif label is not None:
         words = ["rankscope", "export", place, "--out", label]
         if verdict.recommended is None:
             words += ["--arm", label]
