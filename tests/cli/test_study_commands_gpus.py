@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from command_line import call, problems
 from tiny_study import tiny_study
 
@@ -68,3 +69,21 @@ def test_several_nodes_are_planned_for_an_executor_that_reaches_them(tmp_path: P
     assert any("of the time of 8 GPUs on 2 nodes is idle" in line for line in lines)
     (line,) = problems(call(*there, "--set", "execution.shards=8"))
     assert line.endswith("found shards: 8 on a machine with 4 GPUs, expected auto, or a power of two up to 4")
+
+
+def test_a_plan_shows_money(tmp_path: Path) -> None:
+    """On described GPUs by the GPU hour; on this machine, which is a CPU for these tests, by the hour of it all."""
+    study, out = tiny_study(tmp_path / "input"), tmp_path / "none"
+    words = ("plan", study, "--out", out)
+    found = json.loads(call(*words, "--gpus", "2x80GB", "--price", "2.5/gpu-hour", "--json").stdout)
+    hours = found["schedule"]["makespan_seconds"] / 3600
+    assert found["cost"]["units"] == pytest.approx(2 * hours)
+    assert found["cost"]["amount"] == pytest.approx(5 * hours)
+    assert found["cost"]["busy_amount"] == pytest.approx(2.5 * found["schedule"]["gpu_hours"])
+    told = " ".join(call(*words, "--gpus", "2x80GB", "--price", "2.5/gpu-hour").stdout.split())
+    assert "At 2.5 per GPU hour: about " in told
+    assert "cost" not in json.loads(call(*words, "--json").stdout)
+    assert problems(call(*words, "--price", "cheap")) == [
+        '--price: found "cheap", expected a number and a unit: 2.5/gpu-hour (one GPU for an hour), or 3/hour '
+        "(the whole machine)"
+    ]

@@ -24,7 +24,8 @@ Predictor = Literal["kl_first_token_nats", "kl_choices_nats"]
 
 
 class ArmPoints(NamedTuple):
-    """An arm with all points that were measured of it. `rate`: the study's own, None where it is chosen; `dial`: the
+    """An arm with all points that were measured of it. `rate`: the study's own, None where it is chosen (or not
+    known, of an arm that was trained elsewhere); `dial`: the
     one that the study fixes, None where it is chosen."""
 
     arm: str
@@ -62,7 +63,8 @@ def _setting(arm: ArmPoints, points: Sequence[SettingPoint], choice: PlannedChoi
         and (arm.rate is None or point.learning_rate == arm.rate)
     ]
     best, how = _best(open_points, choice, predictor)
-    if arm.rate is not None and dial is not None:
+    elsewhere = bool(points) and all(point.learning_rate is None for point in points)
+    if dial is not None and (arm.rate is not None or elsewhere):
         how = "given"
     return ArmSetting(
         model=choice.model, train_set=choice.train_set, arm=arm.arm,

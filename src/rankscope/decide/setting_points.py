@@ -19,6 +19,10 @@ from rankscope.records.settings_record import Source
 
 KEYS = ["arm", "learning_rate", "dial"]
 
+RATE_NOT_KNOWN = 0.0
+"""Stands for the rate of an arm that was trained elsewhere where points are told apart by their rate; no arm is trained
+at it, and nobody outside sees it."""
+
 OPERATING_POINTS = [
     "model", "train_set", "arm", "learning_rate", "dial", "source", "seeds", "validation_loss", "forgetting_select",
     "forgetting_select_nats", "select_items", "kl_first_token_nats", "kl_choices_nats", "fitted", "fitted_nats",
@@ -80,7 +84,8 @@ def setting_points(
             values |= {str(n): None if pd.isna(v) else v for n, v in table.get((arm, rate, dial), {}).items()}
         values["select_items"] = values.get("select_items") or 0.0
         mean = float(group["validation_loss"].astype(float).mean())
-        named = {"arm": arm, "learning_rate": rate, "dial": dial, "source": source, "seeds": int(count)}
+        known_rate = None if rate == RATE_NOT_KNOWN else rate
+        named = {"arm": arm, "learning_rate": known_rate, "dial": dial, "source": source, "seeds": int(count)}
         points.append(SettingPoint.model_validate({**named, "validation_loss": mean, **values}))
     return points
 

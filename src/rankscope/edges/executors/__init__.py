@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from rankscope.edges import named_in, names_in
-from rankscope.edges.machine import give_back_freed_memory, look_at_machine
+from rankscope.edges.freed_memory import give_back_freed_memory
+from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import MachineFacts, Plan
 from rankscope.study.problems import InputProblems, Problem

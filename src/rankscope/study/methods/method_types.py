@@ -31,6 +31,13 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Given(Frozen):
+    """Of an arm that was trained elsewhere: the content of each seed's folder, and how many parameters were trained."""
+
+    sha256: tuple[str, ...]
+    parameters: int
+
+
 class ModelShape(Protocol):
     """The facts of a base model that methods count with; `records.ModelFacts` has them, and says what they are."""
 
@@ -85,6 +92,15 @@ class StepWork(NamedTuple):
 
 
 OTHER_METHOD = "an arm of another method"
+
+
+def code_of_folder() -> str:
+    """Markdown with Python that loads a whole model from the exported folder."""
+    return (
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")\n```'
+    )
 
 
 def code_on_base(base: str, before: str, after: str, load: str) -> str:
