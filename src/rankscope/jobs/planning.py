@@ -190,7 +190,7 @@ class StudyPlanner:
         }
         for spec, facts in zip(self.study.models, models, strict=True):
             own = tokenizer_sha256(files[spec.name]) or spec.name
-            key = (own, facts.context_tokens, facts.vocab_size, spec.chat, spec.system_prompt)
+            key = (own, facts.context_tokens, facts.vocab_size, spec.chat, spec.chat_template, spec.system_prompt)
             if key in done:  # the same tokens as another base's: encoded once
                 training[spec.name], suites[spec.name] = training[done[key]], suites[done[key]]
                 continue
