@@ -10,10 +10,10 @@ import heapq
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
 
 from rankscope.plan.placement import LOOK_AHEAD, Capacity, Claim, Running, next_to_begin
 from rankscope.records import PlannedRun, PlannedSearch, Schedule, ScheduledJob
+from rankscope.records.machine_facts import Device
 from rankscope.records.schedule_record import JobKind
 from rankscope.study.methods.remedy_settings import Replay
 
@@ -87,9 +87,7 @@ class Work:
         return Task("run" if len(pack) == 1 else "pack", tuple(run.run_id for run in pack), claim)
 
 
-def schedule(
-    stages: Sequence[Sequence[Task]], device: Literal["cpu", "cuda"], devices: Sequence[int], host_bytes: int
-) -> Schedule:
+def schedule(stages: Sequence[Sequence[Task]], device: Device, devices: Sequence[int], host_bytes: int) -> Schedule:
     """Place every job: as soon as there is room for it, by the executor's rule, on the first devices that are free."""
     whole = Capacity(len(devices), host_bytes)
     jobs: list[ScheduledJob] = []

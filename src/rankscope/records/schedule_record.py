@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from rankscope.records.machine_facts import Device
 from rankscope.records.record_base import Record
 
 JobKind = Literal["base", "samples", "search", "run", "pack", "derived"]
@@ -36,7 +37,7 @@ class Schedule(Record):
     `host_bytes`: what all jobs that run at once may take of the host's memory.
     """
 
-    device: Literal["cpu", "cuda"]
+    device: Device
     devices: list[int]
     makespan_seconds: float
     gpu_hours: float
