@@ -31,7 +31,8 @@ from table import Row, Table, Timed, compare, measure, parser_of
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rankscope.assets import bundled_base_path
-from rankscope.data.encode_sets import Encoding, encode_suite, encode_training
+from rankscope.data.encode_sets import Encoding, encode_training
+from rankscope.data.encode_suite import encode_suite
 from rankscope.data.encoder import Encoder
 from rankscope.data.sources import RowReader
 from rankscope.data.token_files import open_training, token_path

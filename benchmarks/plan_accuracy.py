@@ -23,7 +23,8 @@ from table import DATA, Row, Table, parser_of
 from train_rows import SHAPES
 
 from rankscope.edges.executors.this_machine import make
-from rankscope.edges.machine import keep_freed_memory, look_at_machine
+from rankscope.edges.freed_memory import keep_freed_memory
+from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.model.load import load_tokenizer

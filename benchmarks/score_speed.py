@@ -27,7 +27,7 @@ from score_work import CONTEXT_TOKENS, NEW_TOKENS, WORKS, Asked, Work, asked, sa
 from table import NotMeasured, Row, Table, compare, measure, parser_of
 
 from rankscope.data.encoder import Encoder
-from rankscope.edges.machine import keep_freed_memory
+from rankscope.edges.freed_memory import keep_freed_memory
 from rankscope.evaluate.adapter_scoring import suites_logprobs
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.score_suites import SuitePlan, generate_answers

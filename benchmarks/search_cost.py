@@ -23,7 +23,8 @@ from table import Row, Table, parser_of
 
 from rankscope.edges.executors import Job
 from rankscope.edges.executors.this_machine import InProcess
-from rankscope.edges.machine import keep_freed_memory, look_at_machine
+from rankscope.edges.freed_memory import keep_freed_memory
+from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.score_suites import predictions_frame, score_suite
 from rankscope.jobs.candidate_scoring import candidate_at_dials

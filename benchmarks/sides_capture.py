@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rankscope.analyse.capture import SideModel, capture, probe_tokens
 from rankscope.analyse.kept_base import KeptBase
-from rankscope.edges.machine import keep_freed_memory
+from rankscope.edges.freed_memory import keep_freed_memory
 from rankscope.records import Item
 
 Numbers = list[float]

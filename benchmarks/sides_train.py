@@ -21,7 +21,7 @@ from torch import Tensor
 from train_rows import Task, examples, load
 
 from rankscope.data.training_batches import order
-from rankscope.edges.machine import keep_freed_memory
+from rankscope.edges.freed_memory import keep_freed_memory
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.model.methods.peft_modules import lora_config

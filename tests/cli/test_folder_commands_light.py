@@ -18,6 +18,8 @@ HEAVY = {
     "accelerate", "altair", "datasets", "jinja2", "numpy", "pandas", "peft", "pyarrow", "safetensors", "scipy", "torch",
     "transformers", "vl_convert",
 }  # fmt: skip
+RECORDS = {"psutil", "pydantic", "rich", "ruamel"}
+"""Not heavy, and a third of a second together: what only prints words goes without."""
 WRAPPER = """
 import json, sys
 sys.argv = ["rankscope", *sys.argv[1:]]
@@ -45,6 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("words", "code", "said"),
     [
         (["--help"], 0, "verdict"),
+        (["run", "--help"], 0, "--only"),
         (["status", "DIR"], 0, ""),
         (["status", "DIR", "--json"], 0, '"done": 1'),
         (["verdict", "DIR"], 3, "Use lora-r16"),
@@ -58,6 +61,21 @@ def test_nothing_heavy_is_imported(folder: Path, words: list[str], code: int, sa
     assert done.returncode == code, done.stderr
     assert said in done.stdout
     assert HEAVY & set(json.loads(done.stderr.splitlines()[-1])) == set()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], []], ids=str)
+def test_help_and_version_import_no_more_than_the_command_line(words: list[str]) -> None:
+    call = [sys.executable, "-c", WRAPPER, *words]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if words else 2), done.stderr
+    assert (HEAVY | RECORDS) & set(json.loads(done.stderr.splitlines()[-1])) == set()
+
+
+def test_the_package_alone_imports_nothing_that_is_not_python_s() -> None:
+    code = "import sys; before = set(sys.modules); import rankscope; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = {name.partition(".")[0] for name in done.stdout.split()}
+    assert imported - set(sys.stdlib_module_names) == {"rankscope"}
 
 
 def test_watch_ends_and_says_so_where_nobody_works(folder: Path) -> None:

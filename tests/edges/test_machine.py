@@ -1,4 +1,4 @@
-"""What a machine is found to be; large blocks stay with the process that freed them, where the C library knows how."""
+"""What a machine is found to be."""
 
 from __future__ import annotations
 
@@ -13,54 +13,6 @@ import torch
 
 from rankscope.edges import machine
 from rankscope.edges.machine import is_running, quiet_libraries
-
-FAULTS = """
-import resource, sys
-import torch
-from rankscope.edges.machine import keep_freed_memory
-kept = sys.argv[1] == "keep" and keep_freed_memory()
-if sys.argv[1] == "keep" and not kept:
-    raise SystemExit(77)
-def once():
-    return torch.ones(16 << 20)  # 64 MiB
-for _ in range(40):  # glibc needs a few turns until small pieces between the blocks are gone
-    once()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(4):
-    once()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-def printed(script: str, *words: str) -> int:
-    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
-    if done.returncode == 77:
-        pytest.skip("this C library has no mallopt")
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
-
-
-def test_a_large_block_is_paged_in_once() -> None:
-    kept, given_back = printed(FAULTS, "keep"), printed(FAULTS, "as it is")
-    assert kept < 100
-    assert given_back > 10 * max(kept, 1), "without it, each of the four blocks is paged in anew"
-
-
-RESIDENT = """
-import psutil, torch
-from rankscope.edges.machine import give_back_freed_memory, keep_freed_memory
-if not keep_freed_memory():
-    raise SystemExit(77)
-blocks = [torch.ones(1 << 20) for _ in range(32)]  # 4 MiB each
-del blocks
-before = psutil.Process().memory_info().rss
-give_back_freed_memory()
-print(before - psutil.Process().memory_info().rss)
-"""
-
-
-def test_between_jobs_it_goes_back() -> None:
-    assert printed(RESIDENT) > 100 << 20
 
 
 def test_a_process_that_ended_and_was_not_reaped_is_not_running() -> None:
@@ -84,17 +36,6 @@ def test_a_few_slow_products_do_not_decide_the_dtype(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(machine, "matrix_flops_per_second", speed)
     assert machine._cpu_bfloat16_is_fast()
-
-
-@pytest.mark.parametrize("used", [True, False])
-def test_each_job_has_its_own_peak_on_a_gpu(used: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`max_memory_allocated` is that of the largest job before where nobody resets it; no context is made for it."""
-    told: list[str] = []
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
-    for name in ("empty_cache", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda name=name: told.append(name))
-    machine.give_back_freed_memory()
-    assert told == (["empty_cache", "reset_peak_memory_stats"] if used else [])
 
 
 def test_a_gpu_is_timed_on_a_product_that_takes_longer_than_its_launch(monkeypatch: pytest.MonkeyPatch) -> None:

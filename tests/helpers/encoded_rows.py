@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rankscope.data.encode_sets import Encoding, encode_suite, encode_training
+from rankscope.data.encode_sets import Encoding, encode_training
+from rankscope.data.encode_suite import encode_suite
 from rankscope.data.encoder import Encoder
 from rankscope.data.overlap import AskedItems
 from rankscope.data.sources import RowReader

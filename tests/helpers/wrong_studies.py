@@ -86,6 +86,14 @@ WRONG = [
      "expected labels that stand once"),
     ("full: {learning_rate: 1e-5}", "again: {method: lora, ranks: [8], learning_rate: 2e-4}",
      "line 11, arms.lora: found `lora-r8` with the settings of `again-r8`, expected arms that differ"),
+    ("full: {learning_rate: 1e-5}", "theirs: {adapters: [., .]}", "line 10, arms.theirs.adapters: found 2 folders for 3 "
+     "seeds, expected a folder for each seed, or `seeds` of 2"),
+    ("full: {learning_rate: 1e-5}", "theirs: {models: [., ., gone]}", 'line 10, arms.theirs.models[2]: found "gone", where '
+     "no folder is, expected a folder with a model; relative paths start at FOLDER"),
+    ("full: {learning_rate: 1e-5}", "theirs: {adapters: [., ., .], learning_rate: 1e-4}", "line 10, "
+     "arms.theirs.learning_rate: found 0.0001, expected nothing, or null"),
+    ("full: {learning_rate: 1e-5}", "theirs: {adapters: [., ., .], rank: 8}", "line 10, arms.theirs.rank: found the unknown "
+     "key `rank`, expected one of method, learning_rate, dial, retain, replay, found, adapters; did you mean `retain`?"),
     ("full: {learning_rate: 1e-5}", "full: 3", "line 10, arms.full: found 3, expected a mapping of an arm's settings"),
     ("full: {", "a b: {method: full, ", 'line 10, arms.a b: found the name "a b", expected a name of letters, digits, '
      "`.`, `_` or `-` that begins with a letter or digit (at most 64)"),
@@ -134,7 +142,7 @@ WRONG = [
      "recall or reasoning"),
     ("domain: legal", "domain: legal, limit: 0", f"line 7, suites.law.limit: found 0, expected {COUNT}"),
     ("domain: legal", "domian: legal", "line 7, suites.law.domian: found the unknown key `domian`, expected one of path, "
-     "hub, config, split, revision, columns, bad_rows, world, world_seed, domain, choices, template, limit, kind, harness, num_fewshot, metric, max_new_tokens, grade, trust_code; did you mean `domain`?"),
+     "hub, config, split, revision, columns, bad_rows, world, world_seed, domain, choices, template, limit, kind, harness, num_fewshot, metric, max_new_tokens, grade, trust_code, held_out, share, auto, chosen_for; did you mean `domain`?"),
     ("path: law.jsonl", "path: law.jsonl, split: test", "line 7, suites.law.split: found `split` without `hub`, expected it "
      "only with `hub`, the data set that it belongs to"),
     ("path: law.jsonl", "path: law.jsonl, num_fewshot: 5", "line 7, suites.law.num_fewshot: found `num_fewshot` without "
@@ -144,7 +152,23 @@ WRONG = [
     ("path: law.jsonl", "harness: gone.yaml", 'line 7, suites.law.harness: found "gone.yaml", where no file is, expected '
      "the YAML file of an lm-eval task; relative paths start at FOLDER"),
     ("path: law.jsonl", "harness: arc_easy, path: law.jsonl", "line 7, suites.law: found `path` and `harness`, expected "
-     "exactly one of `path`, `hub`, `world` and `harness`"),
+     "exactly one of `path`, `hub`, `world`, `harness`, `held_out` and `auto`"),
+    ("path: law.jsonl, domain: legal, kind: recall", "auto: nowhere", 'line 7, suites.law.auto: found "nowhere", where no folder '
+     "is, expected ready, or a folder with files of rows; relative paths start at FOLDER"),
+    ("path: law.jsonl, domain: legal", "auto: ready", "line 7, suites.law.kind: found `kind` beside `auto`, expected `limit` "
+     "or nothing: what is chosen brings its own settings"),
+    ("path: law.jsonl, domain: legal", "held_out: medicl", "line 7, suites.law.held_out: found \"medicl\", expected a "
+     "training set of the study: medical; did you mean `medical`?"),
+    ("path: law.jsonl, domain: legal", "held_out: medical, share: 1", "line 7, suites.law.share: found 1, expected a share of the "
+     "training set's rows above 0 and below 1, such as 0.1"),
+    ("path: law.jsonl, domain: legal", "held_out: medical, share: 0", "line 7, suites.law.share: found 0, expected a share of the "
+     "training set's rows above 0 and below 1, such as 0.1"),
+    ("path: law.jsonl", "path: law.jsonl, share: 0.2", "line 7, suites.law.share: found `share` without `held_out`, "
+     "expected it only with `held_out`, the training set that it belongs to"),
+    ("path: law.jsonl", "held_out: medical", 'line 7, suites.law.domain: found "legal", expected "medical", the domain of '
+     "train.medical, or no `domain`"),
+    ("path: law.jsonl, domain: legal", "held_out: medical, bad_rows: drop", "line 7, suites.law.bad_rows: found `bad_rows` beside "
+     "`held_out`, expected it in train.medical, whose rows these are"),
     ("path: law.jsonl", "harness: arc_easy, num_fewshot: -1", "line 7, suites.law.num_fewshot: found -1, expected a whole "
      "number of 0 or more"),
     ("path: train.jsonl", "harness: arc_easy", None),

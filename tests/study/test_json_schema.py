@@ -50,6 +50,11 @@ def test_the_schema_is_one_and_its_references_lead_to_all_its_definitions() -> N
         STUDY.replace("path: law.jsonl", "hub: org/x, config: main, split: test, columns: {choices: [a, b]}"),
         STUDY.replace("model: bundled", "model: {id: org/a, chat: never, system_prompt: Be brief.}"),
         STUDY.replace("path: law.jsonl", "harness: arc_easy, num_fewshot: 5, metric: acc_norm"),
+        STUDY.replace("path: law.jsonl, domain: legal", "held_out: medical, share: 0.2"),
+        STUDY.replace("law: {path: law.jsonl, domain: legal, kind: recall}", "general: auto"),
+        STUDY.replace("path: law.jsonl, domain: legal, kind: recall", "auto: ready, limit: 100"),
+        STUDY.replace("full: {learning_rate: 1e-5}", "theirs: {adapters: [a, b, c]}"),
+        STUDY.replace("full: {learning_rate: 1e-5}", "full: {models: [a, b, c], dial: 0.7}"),
     ],
 )
 def test_the_schema_takes_what_can_be_read(text: str) -> None:
@@ -66,6 +71,7 @@ def test_the_schema_takes_what_can_be_read(text: str) -> None:
         STUDY.replace("path: law.jsonl", "harness: arc_easy, path: law.jsonl"),
         STUDY.replace("path: law.jsonl", "hub: org/x, path: law.jsonl"),
         STUDY.replace("domain: legal", "domian: legal"),
+        STUDY.replace("path: law.jsonl, domain: legal", "held_out: medical, share: 1"),
         STUDY.replace("model: bundled", "model: []"),
         STUDY + "optimizer: sgd\n",
         *[f"{STUDY}{section}:\n  {setting}\n" for section, setting, _ in FINITE],

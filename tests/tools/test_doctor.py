@@ -60,6 +60,7 @@ def test_it_prints_a_table_and_json() -> None:
     printed = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "100"})
     assert printed.exit_code == 0, printed.output
     assert "full fine-tuning" in printed.stdout
+    assert printed.stdout.splitlines()[-1].startswith("Next: rankscope ")
     found = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
     assert found["machine"]["device"] in ("cpu", "cuda")
     assert [way["way"] for way in found["trainable"]][:2] == ["full fine-tuning", "LoRA, rank 16"]

@@ -23,7 +23,9 @@ from rankscope.edges.storages import Busy
 from rankscope.study.problems import InputProblems, Problem
 
 if TYPE_CHECKING:
+    from rankscope.edges.executors import Site
     from rankscope.edges.study_folder import StudyFolder
+    from rankscope.study.study import Study
 
 # What takes seconds to import (torch, transformers) is imported inside the commands that need it.
 
@@ -54,6 +56,13 @@ def is_planned(url: str) -> bool:
 
     folder = StudyFolder.open(url)
     return folder.read_marker() is not None and folder.read_plan() is not None
+
+
+def site_of_study(settings: Study, folder: StudyFolder) -> Site:
+    """Where the study's jobs will run. Raises InputProblems where that is nowhere."""
+    from rankscope.edges.executors import site_of
+
+    return site_of(settings, folder.disk_folder())
 
 
 def check_writable(folder: Path) -> None:

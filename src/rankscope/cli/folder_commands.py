@@ -75,18 +75,32 @@ def verdict(folder: FolderUrl, json_: Json = False) -> None:
         raise typer.Exit(3)
 
 
-def report(folder: FolderUrl) -> None:
+def report(
+    folder: FolderUrl,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Print it to report.pdf too, by Chromium, Chrome or Edge on this machine.")
+    ] = False,
+    without_items: Annotated[
+        bool, typer.Option("--without-items", help="A page without rows of data sets, which can be published.")
+    ] = False,
+) -> None:
     """Rebuild tables/, verdict.json and report.html from the records, without a model.
 
     \b
-    Example:
+    Examples:
       rankscope report my-study
+      rankscope report my-study --pdf --without-items
     """
     store = open_folder(folder)
+    from rankscope.edges.page_printer import browser, print_page
     from rankscope.results.write_results import write_results
 
-    write_results(store)
+    program = browser() if pdf else None
+    write_results(store, with_items=not without_items)
     print_verdict(store)
+    if program is not None:
+        place = store.write_report_pdf(lambda page: print_page(page, program))
+        typer.echo(f"The report, printed: {place}")
 
 
 def export(
@@ -96,6 +110,9 @@ def export(
     ] = None,
     arm: Annotated[str | None, typer.Option("--arm", metavar="LABEL", help="An arm; else the recommended one.")] = None,
     merged: Annotated[bool, typer.Option("--merged", help="Write the whole model with the adapter merged in.")] = False,
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="TOOL", help="A config: axolotl, llamafactory, trl or peft.")
+    ] = None,
     format_: Annotated[
         str | None, typer.Option("--format", metavar="gguf", help="The whole model also as one GGUF file, for Ollama.")
     ] = None,
@@ -109,12 +126,24 @@ def export(
     Examples:
       rankscope export my-study --out adapter
       rankscope export my-study --arm lora-r16 --merged --out model
+      rankscope export my-study --config axolotl --out for-axolotl
       rankscope export my-study --format gguf --out model
       rankscope export my-study --push my-org/my-model
     """
     quiet()
     where = _export_place(out, push, format_)
     store = open_folder(folder)
+    if config is not None:
+        beside = {"--merged": merged, "--format": format_ is not None, "--push": push is not None}
+        for flag in (flag for flag, is_given in beside.items() if is_given):
+            expected = "one of them: a config has no weights"
+            raise InputProblems([Problem("export", "--config", f"{flag} beside it", expected)])
+        from rankscope.results.export_config import export_config
+        from rankscope.tools.trained_rows import write_trained_rows
+
+        written = export_config(store, where, arm=arm, tool=config, write_rows=write_trained_rows)
+        typer.echo(f"{written} is written to {where}")
+        return
     from rankscope.results.export_arm import export_arm
 
     done = export_arm(

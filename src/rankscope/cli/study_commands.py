@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
-from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,99 +11,52 @@ import typer
 
 from rankscope.cli.command_helpers import (
     INTERRUPTED,
-    Json,
     RowsRead,
-    alone_but_for,
-    check_writable,
     is_planned,
     open_folder,
     print_verdict,
     quiet,
+    site_of_study,
 )
-from rankscope.edges.machine import stopped_by_ctrl_c
-from rankscope.plan.described_machine import described_machine
-from rankscope.plan.schedule import what_is_left
-from rankscope.study.problems import InputProblems, Problem
-from rankscope.study.read_study import read_study
+from rankscope.cli.plan_command import Overrides
 
 if TYPE_CHECKING:
-    from rankscope.edges.executors import Site
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.pipeline import Outcome
     from rankscope.records import Plan
-    from rankscope.study.init_file import InitFlags
     from rankscope.study.study import Study
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file; `rankscope init` writes one.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one setting of the study.")]
+
+SMALLER = "The smaller demo: three arms, one pass over the facts, fewer questions, margins of 10 points. The whole one"
+"""Said before it runs and after, with the command that runs the whole one."""
 
 
 def demo(
-    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Folder for the results.")] = "demo",
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="DIR", help="Folder for the results; demo, or demo-quick.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller one: under a minute on two cores.")] = False,
 ) -> None:
     """Run the bundled study: a small base model and a world of invented facts. No downloads.
 
     \b
     Examples:
       rankscope demo
+      rankscope demo --quick
       rankscope demo --out my-demo
     """
-    with resources.as_file(resources.files("rankscope") / "assets" / "demo.yaml") as path:
+    from importlib import resources
+
+    from rankscope.study.read_study import read_study
+
+    with resources.as_file(resources.files("rankscope") / "assets" / f"demo{'_quick' if quick else ''}.yaml") as path:
         settings = read_study(path)
-    _run(settings, Path.cwd(), out, [])
-
-
-def plan(
-    study: StudyFile,
-    set_: Overrides = None,
-    json_: Json = False,
-    out: Annotated[str | None, typer.Option("--out", metavar="DIR|URL", help="The study's folder; its name.")] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Time a few steps of each kind of arm first.")] = False,
-    gpus: Annotated[
-        str | None, typer.Option("--gpus", metavar="8x80GB", help="Plan for these GPUs, not for this machine.")
-    ] = None,
-) -> None:
-    """Print every run with its parameters, FLOPs, memory, disk and time, and what does not fit. Trains nothing.
-
-    \b
-    Examples:
-      rankscope plan study.yaml
-      rankscope plan study.yaml --set seeds=[0,1,2,3,4] --json
-      rankscope plan study.yaml --gpus 8x80GB
-    """
-    quiet()
-    described = described_machine(gpus) if gpus is not None else None
-    if described is not None and measure:
-        found = "--measure with --gpus"
-        raise InputProblems([Problem("--gpus", "", found, "one of them: a described machine cannot be timed")])
-    settings = read_study(study, set_ or [])
-    from rankscope.edges.study_folder import StudyFolder
-    from rankscope.pipeline import StudyPlanner, measure_study
-
-    folder = StudyFolder.open(out or settings.name)
-    site = None if described is not None else _site(settings, folder)
-    machine = site.machine if site is not None else described
-    assert machine is not None
-    with StudyPlanner(settings, study.resolve().parent, RowsRead()) as planner:
-        planned = planner.plan(machine, folder, as_begun=described is None)
-        if measure and site is not None:
-            measured, failed = measure_study(planner, planned, site.make_executor)
-            for label, why in failed.items():
-                typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)
-            planned = planner.plan(machine, folder, measured)
-    states = {run.run_id: folder.read_status(run.run_id) for run in planned.runs}
-    if json_:
-        typer.echo(planned.model_dump_json(indent=1))
-        return
-    from rankscope.report.terminal_tables import console, print_plan
-    from rankscope.results.suite_levels import context_warnings, suite_levels
-
-    states_known = {run_id: status.state for run_id, status in states.items() if status is not None}
-    begun = {**states, **{run_id: folder.read_status(run_id) for run_id in planned.base_ids.values()}}
-    done = {run_id for run_id, status in begun.items() if status is not None and status.state == "done"}
-    left = what_is_left(planned.schedule, planned.runs, done) if planned.schedule is not None else None
-    told = [*suite_levels(folder, planned), *(f"{text}." for text in context_warnings(folder, planned))]
-    print_plan(console(), planned, states_known, told, left)
+    whole = f"{SMALLER}: rankscope demo"
+    if quick:
+        typer.echo(whole, err=True)
+    _run(settings, Path.cwd(), out or settings.name, [])
+    if quick:
+        typer.echo(whole)
 
 
 def run(
@@ -132,6 +82,8 @@ def run(
       rankscope run study.yaml --out results --set budget.epochs=1
       rankscope run results
     """
+    from rankscope.study.read_study import read_study
+
     if "://" in study or Path(study).is_dir():
         with open_folder(study).local_study_file() as file:
             settings = read_study(file, set_ or [], files=False)
@@ -153,7 +105,7 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
 
     folder = StudyFolder.open(out)
     folder.check_writable()
-    site = _site(settings, folder)
+    site = site_of_study(settings, folder)
     tracking = tracking_of(settings, folder, out, lambda text: typer.echo(text, err=True))
     with (
         stop_on_signals(), tracking, Live(folder.read_status, folder.read_rungs, folder.read_stage) as live
@@ -181,6 +133,8 @@ def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
     words = ["rankscope", "run", folder.url, *(word for run_id in only for word in ("--only", run_id))]
     again = shlex.join(words)
     if outcome.stopped:
+        from rankscope.edges.machine import stopped_by_ctrl_c
+
         typer.echo(f"stopped; what is done is kept. To go on: {again}", err=True)
         raise typer.Exit(INTERRUPTED if stopped_by_ctrl_c() else 1)
     if not only:
@@ -188,101 +142,6 @@ def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
     if outcome.failed:
         typer.echo(f"the other runs are done; to try again those that failed: {again}", err=True)
         raise typer.Exit(1)
-
-
-def _site(settings: Study, folder: StudyFolder) -> Site:
-    """Where the study's jobs will run. Raises InputProblems where that is nowhere."""
-    from rankscope.edges.executors import site_of
-
-    return site_of(settings, folder.disk_folder())
-
-
-def init(
-    context: typer.Context,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")] = Path("study.yaml"),
-    name: Annotated[str, typer.Option("--name", help="The study's name, and its folder's.")] = "my-study",
-    model: Annotated[str, typer.Option("--model", help="`bundled`, a folder, or a hub id.")] = "bundled",
-    train: Annotated[Path | None, typer.Option("--train", metavar="FILE", help="Rows to train on.")] = None,
-    test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="Questions on what they teach.")] = None,
-    keep: Annotated[
-        list[Path] | None, typer.Option("--keep", metavar="FILE", help="Questions it must not forget; repeatable.")
-    ] = None,
-    domain: Annotated[str, typer.Option("--domain", help="What the training rows are about.")] = "mine",
-    ask: Annotated[bool, typer.Option("--ask", help="Ask for what was not given.")] = False,
-    from_: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Arms from what `rankscope defaults` wrote.")
-    ] = None,
-    remedies: Annotated[
-        str | None, typer.Option("--remedies", metavar="DIR", help="A finished study's best arm, with remedies.")
-    ] = None,
-) -> None:
-    """Write a commented study file to start from: about the bundled world, or about your own files.
-
-    \b
-    Examples:
-      rankscope init
-      rankscope init --ask
-      rankscope init --model ./my-model --train train.jsonl --test test.jsonl --keep general.jsonl
-      rankscope init --from defaults.yaml
-      rankscope init --remedies my-study --out remedies.yaml
-    """
-    from rankscope.study.init_file import InitFlags, check_out, write_first_study
-
-    check_out(out)
-    check_writable(out.parent)
-    if remedies is not None:
-        alone_but_for(context, "remedies", "out")
-        from rankscope.results.remedy_study import write_remedy_study
-
-        labels = ", ".join(write_remedy_study(open_folder(remedies), out))
-        typer.echo(f"{out} is written: {labels} with remedies. See what it would do: rankscope plan {out}")
-        return
-    arms = None
-    if from_ is not None:
-        from rankscope.results.evidence import arms_lines, read_defaults  # pandas comes with it
-
-        arms = arms_lines(read_defaults(from_))
-    flags = InitFlags(name=name, model=model, train=train, test=test, domain=domain, keep=keep or ())
-    write_first_study(out, _ask(flags) if ask else flags, arms)
-    typer.echo(f"{out} is written. See what it would do: rankscope plan {out}")
-
-
-def _ask(flags: InitFlags) -> InitFlags:
-    """The flags as the user answers, each checked before the next question; an empty line takes what is known."""
-    from rankscope.study.init_file import NO_TEST, check_keep, check_model, check_name, check_rows
-
-    name = _answer("Name of the study", flags.name, lambda text: check_name("--name", text))
-    model = _answer("Base model: bundled, a folder, or a hub id", flags.model, check_model)
-    question = "File of rows to train on (empty: the bundled world)"
-    train = _answer_file(question, flags.train, lambda path: check_rows("--train", path))
-    if train is None:
-        return replace(flags, name=name, model=model)
-    about = "What the rows are about, in one word"
-    domain = _answer(about, flags.domain, lambda text: check_name("--domain", text))
-    question = "File of questions on what they teach"
-    asked = str(flags.test or "")
-    test = _answer(question, asked, lambda text: check_rows("--test", Path(text)) if text else NO_TEST)
-    keep = list(flags.keep)
-    question = "File of questions it must not forget (empty: no more)"
-    while (more := _answer_file(question, None, lambda path: check_keep(path, keep))) is not None:
-        keep.append(more)
-    return replace(flags, name=name, model=model, train=train, test=Path(test), domain=domain, keep=keep)
-
-
-def _answer(question: str, known: str, check: Callable[[str], Problem | None]) -> str:
-    """An answer that `check` finds nothing wrong with; else one line says what is, and the question comes again."""
-    while True:
-        answer = str(typer.prompt(question, default=known, show_default=known != "")).strip()
-        problem = check(answer)
-        if problem is None:
-            return answer
-        typer.echo(str(problem), err=True)
-
-
-def _answer_file(question: str, known: Path | None, check: Callable[[Path], Problem | None]) -> Path | None:
-    """A file's path, None for an empty line."""
-    given = _answer(question, str(known or ""), lambda text: check(Path(text)) if text else None)
-    return Path(given) if given else None
 
 
 def schema() -> None:

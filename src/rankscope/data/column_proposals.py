@@ -40,6 +40,12 @@ _SHOWN = 20
 def proposed_columns(columns: Sequence[str], wanted: Iterable[str] = ()) -> str:
     """`columns: {question: problem, answer: solution}` for the best shape of row that these columns can hold, or for
     the `wanted` fields; empty where there is none."""
+    best = best_columns(columns, wanted)
+    return shown_columns(best) if best else ""
+
+
+def best_columns(columns: Sequence[str], wanted: Iterable[str] = ()) -> dict[str, str]:
+    """Our fields and the columns that hold them, of the shape that these columns fit best; empty where none fits."""
     shapes = [tuple(wanted)] if wanted else list(_SHAPES)
     best, most = {}, 0.0
     for shape in shapes:
@@ -47,7 +53,7 @@ def proposed_columns(columns: Sequence[str], wanted: Iterable[str] = ()) -> str:
         alike = sum(score for _, score in found.values())
         if len(found) == len(shape) and alike > most:
             best, most = {field: column for field, (column, _) in found.items()}, alike
-    return shown_columns(best) if best else ""
+    return best
 
 
 def shown_columns(columns: Mapping[str, str | Sequence[str]]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from rankscope.data.encode_replay import SuitePrompts, encode_replays
-from rankscope.data.encode_sets import Encoding, encode_suite, encode_training
+from rankscope.data.encode_sets import Encoding, encode_training
+from rankscope.data.encode_suite import encode_suite
 from rankscope.data.encoder import Encoder
+from rankscope.data.held_out import HeldOut, HeldOutRows
 from rankscope.data.sources import Progress, RowReader, TaskRows
 from rankscope.records import SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems, Problem
@@ -56,10 +58,9 @@ def encode_study(
     by = Encoding(encoder, into, progress=progress, base=folder)
     problems: list[Problem] = []
     train_rows = _each(study.train, problems, lambda n, source: RowReader(source, base=folder, name=f"train.{n}"))
-    suite_rows = _each(
-        study.suites, problems, lambda n, source: open_suite_rows(source, folder, f"suites.{n}", load_task)
-    )
-    suites = _each(suite_rows, problems, lambda n, rows: encode_suite(n, study.suites[n], rows, by))
+    suite_rows = _each(study.suites, problems, lambda n, _: _open_suite_rows(n, study, folder, load_task))
+    by = replace(by, held_out=HeldOut.of(study.suites, suite_rows))
+    suites = _each(suite_rows, problems, lambda n, rows: encode_suite(n, _as_asked(study.suites[n], rows), rows, by))
     if not problems:
         check_relations(study.train, list(suites.values()), study.name)
     training = _each(
@@ -77,7 +78,7 @@ def encode_study(
     except InputProblems as error:
         problems += error.problems
     if problems:
-        raise InputProblems(problems)
+        raise InputProblems(list(dict.fromkeys(problems)))  # of a set that a suite holds rows of they are found twice
     beside = {name: {"replays": replays[name]} for name in training}
     return Encoded({name: facts.model_copy(update=beside[name]) for name, facts in training.items()}, suites)
 
@@ -87,6 +88,23 @@ def open_suite_rows(source: SuiteSource, folder: Path, name: str, load_task: Loa
     if source.harness is not None:
         return load_task(source, base=folder, name=name)
     return RowReader(source, base=folder, name=name)
+
+
+def _open_suite_rows(name: str, study: Study, folder: Path, load_task: LoadTask) -> RowReader | TaskRows:
+    """The rows of a suite of this study, or its task of lm-eval. Raises InputProblems."""
+    source = study.suites[name]
+    if source.held_out is not None:
+        return HeldOutRows(name, source, study, folder)
+    return open_suite_rows(source, folder, f"suites.{name}", load_task)
+
+
+def _as_asked(source: SuiteSource, rows: RowReader | TaskRows) -> SuiteSource:
+    """Held-out rows without a question are judged by their loss where the study says nothing else: of an instruction no
+    single answer is the right one."""
+    unsaid = source.metric is None and source.grade is None
+    if isinstance(rows, HeldOutRows) and unsaid and not rows.all_questions:
+        return source.model_copy(update={"metric": "loss"})
+    return source
 
 
 def check_relations(training: Mapping[str, TrainSource], suites: Sequence[SuiteFacts], file: str) -> None:

@@ -196,6 +196,11 @@ def _mixed(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(33))
 
 
+def group_key(row: Row) -> str:
+    """What rows share that must not be parted: their cluster, else what they ask, normalised."""
+    return f"cluster\0{row.cluster}" if row.cluster is not None else _normal(_prompt(row))
+
+
 def _words(text: str) -> list[str]:
     return _WORD.findall(_folded(text))
 

@@ -1,4 +1,4 @@
-"""This machine and this process: the facts that a plan calculates with, signals that ask for a stop, memory kept."""
+"""This machine and this process: the facts that a plan calculates with, signals that ask for a stop."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ _STOP = threading.Event()
 """Set by SIGTERM, SIGUSR1 or SIGINT: whoever works saves its state and returns."""
 
 _stopped_by: int | None = None
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def stop_requested() -> bool:
@@ -105,35 +103,6 @@ def is_running(pid: int) -> bool:
         return False
     except psutil.AccessDenied:
         return True
-
-
-def keep_freed_memory() -> bool:
-    """Let this process keep large blocks that it frees, for the next ones; says whether its C library can be told so.
-
-    glibc hands blocks of more than 32 MiB, and whatever is free at the top, back to the system at once. A training or
-    scoring step asks for the same blocks again and again, and pays for each page of them: up to a fifth of its time.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # not glibc
-        return False
-    trim, mapped = mallopt(_M_TRIM_THRESHOLD, 2**31 - 1), mallopt(_M_MMAP_THRESHOLD, 2**30)
-    return bool(trim and mapped)
-
-
-def give_back_freed_memory() -> None:
-    """Hand all that is free back to the system and the GPU's peak to zero, so that the next job's memory is its own.
-
-    A process that has not used a GPU is not made to.
-    """
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):  # not glibc
-        return
 
 
 _PACKAGES = ("rankscope", "torch", "transformers", "peft", "tokenizers", "datasets", "numpy", "pandas", "scipy")

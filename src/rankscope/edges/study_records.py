@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -219,6 +219,14 @@ class StudyRecords:
     def write_report(self, page: str) -> None:
         """Replace report.html."""
         self.storage.write("report.html", page.encode())
+
+    def write_report_pdf(self, print_page: Callable[[Path], bytes]) -> str:
+        """Write report.pdf, which `print_page` makes of report.html; its place as messages name it."""
+        page = self.storage.local_copy("report.html")
+        if page is None:
+            raise FileNotFoundError(self.place("report.html"))
+        self.storage.write("report.pdf", print_page(page))
+        return self.place("report.pdf")
 
     @property
     def report_place(self) -> str:

@@ -20,7 +20,8 @@ from multiprocessing.connection import Connection
 from typing import Protocol
 
 from rankscope.edges.executors import JobOutcome, WorkPlace, perform
-from rankscope.edges.machine import end_with, keep_freed_memory, quiet_libraries, stop_on, stop_requested
+from rankscope.edges.freed_memory import keep_freed_memory
+from rankscope.edges.machine import end_with, quiet_libraries, stop_on, stop_requested
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 

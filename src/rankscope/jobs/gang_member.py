@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
-from rankscope.edges.machine import end_with, keep_freed_memory, quiet_libraries, stop_on, stop_requested
+from rankscope.edges.freed_memory import keep_freed_memory
+from rankscope.edges.machine import end_with, quiet_libraries, stop_on, stop_requested
 from rankscope.jobs.candidate_scoring import score_weights
 from rankscope.jobs.candidate_training import train_arms
 from rankscope.jobs.derive_job import derive

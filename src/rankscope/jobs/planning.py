@@ -6,6 +6,7 @@ were: then no source is opened and no tokenizer is loaded.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from rankscope.decide.planned_power import planned_power
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.lm_eval.load_task import load_task
 from rankscope.jobs.earlier_plan import finished_among, pinned, unscorable
+from rankscope.jobs.given_arms import as_found_before, with_found
+from rankscope.jobs.ready_suites import with_chosen_suites
 from rankscope.jobs.selection_prompts import selection_prompts
 from rankscope.model.load import inspect_model, load_tokenizer
 from rankscope.model.model_checks import changed_model_files, model_states, tokenizer_sha256
@@ -29,6 +32,7 @@ from rankscope.model.model_source import weights_source
 from rankscope.plan.make_plan import make_plan
 from rankscope.plan.worker_share import device_of, place_problems
 from rankscope.records import MachineFacts, MeasuredSpeed, ModelFacts, Plan, SourceState, SuiteFacts, TrainFacts
+from rankscope.study.methods.given_method import GivenEntry
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import absolute, dump_study, study_of
 from rankscope.study.store_urls import is_url
@@ -66,10 +70,11 @@ class StudyPlanner:
     _facts: _Facts | None = field(default=None, init=False)
     _planned_in: StudyFolder | None = field(default=None, init=False)
     _known: set[str] = field(default_factory=set, init=False)
+    _asked: Study = field(init=False)
 
     def __post_init__(self) -> None:
         models = tuple(_with_a_name(spec, self.base) for spec in self.study.models)
-        self.study = self.study.model_copy(update={"models": models})
+        self.study = self._asked = self.study.model_copy(update={"models": models})
 
     def __enter__(self) -> StudyPlanner:
         return self
@@ -92,6 +97,7 @@ class StudyPlanner:
         where a source or model of finished runs has changed.
         """
         previous = out.read_plan() if out.read_marker() is not None else None
+        self._resolve(out if previous is not None else None)
         facts = self._facts or (self._as_planned(previous, out) if previous is not None else None)
         if facts is None:
             device = device_of(self.study.execution, machine)
@@ -111,6 +117,24 @@ class StudyPlanner:
         lost += self._on_this_machine_alone(out)
         power = planned_power(plan, self.study.decision)
         return plan.model_copy(update={**found, "power": power, "warnings": [*plan.warnings, *lost]})
+
+    def _resolve(self, out: StudyFolder | None) -> None:
+        """Put suites in the place of each `auto`, and what was found of given arms beside them: those of the study as
+        its folder has it, else what can be reached; what given arms hold is looked at with all else."""
+        asks_suites = any(source.auto is not None for source in self._asked.suites.values())
+        if not asks_suites and not any(isinstance(entry, GivenEntry) for entry in self._asked.arms.values()):
+            return
+        before = None
+        if out is not None:
+            with contextlib.suppress(InputProblems):  # damaged: written anew
+                before = study_of(out.read_study_text() or "")
+        if before is None and self.study is not self._asked:
+            return
+        chosen = with_chosen_suites(self._asked, self.base, before)
+        if before is not None:
+            chosen = as_found_before(chosen, self.base, before)
+        if chosen != self.study:
+            self.study, self._facts = chosen, None
 
     def _on_this_machine_alone(self, out: StudyFolder) -> list[str]:
         """A study in a store may be gone on with anywhere, unless its model lies in a folder of this machine."""
@@ -157,6 +181,7 @@ class StudyPlanner:
             inspect_model(spec, self.base, device=device_of(self.study.execution, machine))
             for spec in self.study.models
         ]
+        self.study = with_found(self.study, self.base, models)
         sources = source_states(self.study, self.base)
         self.close()
         self._made = TemporaryDirectory(prefix="rankscope-tokens-")
@@ -169,7 +194,7 @@ class StudyPlanner:
         }
         for spec, facts in zip(self.study.models, models, strict=True):
             own = tokenizer_sha256(files[spec.name]) or spec.name
-            key = (own, facts.context_tokens, facts.vocab_size, spec.chat, spec.system_prompt)
+            key = (own, facts.context_tokens, facts.vocab_size, spec.chat, spec.chat_template, spec.system_prompt)
             if key in done:  # the same tokens as another base's: encoded once
                 training[spec.name], suites[spec.name] = training[done[key]], suites[done[key]]
                 continue

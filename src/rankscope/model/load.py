@@ -80,7 +80,8 @@ class LoadedModel:
 
 
 def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer, without its chat template where the study says `chat: never`.
+    """The model's own tokenizer, with the chat template of the study where it gives one, and without any where it says
+    `chat: never`.
 
     Raises InputProblems where there is none, or none with an end-of-sequence token.
     """
@@ -94,6 +95,8 @@ def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
     with refusing(spec):
         config = AutoConfig.from_pretrained(path, **hub_options(spec)).get_text_config()
         refuse_vocabulary(spec, tokenizer, config.vocab_size)
+    if spec.chat_template is not None:
+        tokenizer.chat_template = spec.chat_template
     if spec.chat == "never":
         tokenizer.chat_template = None
     return tokenizer

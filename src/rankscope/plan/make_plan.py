@@ -6,11 +6,11 @@ Pure arithmetic on facts of models, data and machine: no weights, rows or files 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from rankscope.plan.derived_time import derivations, seconds_within_runs
-from rankscope.plan.gang_choice import GangNeed, Room, can_shard, gang_seconds, host_bytes
+from rankscope.plan.gang_choice import ALONE, GangNeed, Room, can_shard, gang_seconds, host_bytes
 from rankscope.plan.placement import Claim
 from rankscope.plan.plan_checks import check_arms, check_runs, check_support, study_warnings
 from rankscope.plan.resolve import (
@@ -78,11 +78,16 @@ class _Setting:
 
     @cached_property
     def needs(self) -> list[tuple[Arm, GangNeed]]:
-        """Where each arm's runs go, and what they need there."""
+        """Where the runs of each arm that is trained go, and what they need there."""
         return [
             (arm, run_need(self.study, arm, self.facts, self.train, self.dtype, self.resolved, self.room))
             for arm in self.study.expand_arms()
+            if arm.given is None
         ]
+
+    def scored(self, arm: Arm) -> GangNeed:
+        """Where an arm's runs are scored, and what they need there."""
+        return run_scoring(self.study, arm, self.facts, self.train, self.dtype, self.resolved, self.room)
 
     @cached_property
     def room(self) -> Room:
@@ -154,8 +159,9 @@ def make_plan(
         measured=list(measured),
         looks=list(study.looks),
     )
-    places, host = resolved.gpus or list(range(resolved.worker_count)), int(machine.memory_bytes * USABLE_MEMORY)
-    found = schedule(work.stages(plan.base_ids), resolved.device, places, host)
+    one_node = resolved.node_count == 1 and resolved.gpus
+    places, host = one_node or list(range(resolved.worker_count)), int(machine.memory_bytes * USABLE_MEMORY)
+    found = schedule(work.stages(plan.base_ids), resolved.device, places, host, resolved.node_count)
     plan = plan.model_copy(update={"schedule": found})
     said = [*warnings, *study_warnings(study, plan, machine, plan_totals(plan)), *split_warnings(choices)]
     return plan.model_copy(update={"warnings": said})
@@ -222,8 +228,9 @@ def _with_gang(setting: _Setting, search: PlannedSearch, runs: Sequence[PlannedR
 def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> PlannedRun:
     study, facts, train = setting.study, setting.facts, setting.train
     searching = search_arms(arm, entry)
-    need = next(need for known, need in setting.needs if known == arm)
-    scored = run_scoring(study, arm, facts, train, setting.dtype, setting.resolved, setting.room)
+    scored = setting.scored(arm)
+    need = next((need for known, need in setting.needs if known == arm), replace(scored, gang=ALONE))
+    trains = arm.given is None
     parts = need.parts
     at_most, kept = disk_bytes(
         arm, facts, setting.dtype, setting.suites, keep_full=_stays(study, seed), optimizer=study.optimizer.name
@@ -244,10 +251,10 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         arm=arm,
         seed=seed,
         trainable_parameters=arm.trainable_parameters(facts),
-        step_count=step_count(train.row_count, study.budget),
-        train_tokens=round(train.token_count * sum(study.budget.rows_seen(train.row_count)) / train.row_count),
+        step_count=step_count(train.row_count, study.budget) if trains else 0,
+        train_tokens=round(trains * train.token_count * sum(study.budget.rows_seen(train.row_count)) / train.row_count),
         replay_tokens=round(replayed_rows(arm, train, study.budget).tokens),
-        train_flops=sum(clock.training_flops(arm)),
+        train_flops=sum(clock.training_flops(arm)) if trains else 0.0,
         evaluate_flops=sum(evaluate_flops(arm, facts, setting.suites)),
         memory_bytes=sum(parts.values()),
         memory_parts_bytes=parts,

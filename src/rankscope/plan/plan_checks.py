@@ -13,6 +13,7 @@ from rankscope.plan.gang_choice import can_shard
 from rankscope.plan.selection_split import split_problems
 from rankscope.plan.worker_share import place_problems
 from rankscope.records import MachineFacts, ModelFacts, Plan, PlannedChoice, PlannedRun
+from rankscope.records.arm_record import TRAINED_ELSEWHERE
 from rankscope.records.machine_facts import Device
 from rankscope.study.graders import grader_of
 from rankscope.study.methods import METHODS
@@ -90,7 +91,7 @@ def _not_shared_out(study: Study, models: Sequence[ModelFacts], file: str) -> li
         arm.label: why
         for facts in models
         for arm in study.expand_arms()
-        if (why := can_shard(arm, facts, study.optimizer.name)) is not None
+        if arm.given is None and (why := can_shard(arm, facts, study.optimizer.name)) is not None
     }
     expected = f"{instead}, which leaves it on one device, or a study without it"
     return [Problem(file, f"arms ({label})", f"{asked}, and {why}", expected) for label, why in whys.items()]
@@ -120,6 +121,9 @@ def study_warnings(study: Study, plan: Plan, machine: MachineFacts, totals: dict
         *_rates(study),
         *_scales(study),
         *_suites(study),
+        *_held_out(plan),
+        *_chosen(study),
+        *_given(study),
         *_lengths(study, plan),
         *_judges(plan),
         *_fit(plan, machine, totals),
@@ -208,6 +212,38 @@ def _suites(study: Study) -> list[str]:
         for name, source in study.train.items()
         if all(suite.domain == source.domain for suite in scored)
     ]
+
+
+def _held_out(plan: Plan) -> list[str]:
+    """Which rows of the user's are asked instead of trained on."""
+    found = [
+        f"{suite.name}: {suite.item_count:,} rows of {suite.held_out}"
+        + (", judged by the loss of what they answer" if suite.metric == "loss" else "")
+        + "; no arm trains or validates on them"
+        for suite in plan.suites
+        if suite.held_out is not None
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _chosen(study: Study) -> list[str]:
+    """The suites that `auto` became."""
+    chosen = {name: source for name, source in study.suites.items() if source.chosen_for is not None}
+    found = []
+    for asked in dict.fromkeys(source.chosen_for for source in chosen.values()):
+        own = (
+            f"{name} ({source.hub or source.path or f'lm-eval {source.harness}'})"
+            for name, source in chosen.items()
+            if source.chosen_for == asked
+        )
+        found.append(f"{asked}: auto chose {', '.join(own)}; a study that goes on keeps them")
+    return found
+
+
+def _given(study: Study) -> list[str]:
+    """What nobody knows of arms that were trained elsewhere."""
+    labels = ", ".join(arm.label for arm in study.expand_arms() if arm.given is not None)
+    return [f"{labels}: {TRAINED_ELSEWHERE}"] if labels else []
 
 
 def _lengths(study: Study, plan: Plan) -> list[str]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
-from rankscope.records.arm_record import Interval
+from rankscope.records.arm_record import NOT_TRAINED_HERE, ArmCost, ArmVerdict, Interval
 from rankscope.study.study_settings import Metric
 
 NOT_MEASURED = "not measured"
@@ -39,6 +39,16 @@ def points(share: float | None, *, sign: bool = True) -> str:
     return f"{rounded:+}" if sign and rounded else str(rounded)
 
 
+def points_lost(share: float | None) -> str:
+    """Forgetting in points, as sentences have it: an amount, without a plus sign."""
+    return points(share, sign=False)
+
+
+def nats_lost(value: float | None) -> str:
+    """Forgetting in nats per token: an amount, without a plus sign."""
+    return nats(value, sign=False)
+
+
 def _one_decimal(value: float) -> Decimal:
     """Halves away from 0, as the charts round, and no -0.0; float noise (8.749999999) is not seen."""
     return Decimal(f"{value:.6f}").quantize(Decimal("0.1"), ROUND_HALF_UP) + Decimal("0.0")
@@ -57,6 +67,11 @@ def interval_points(interval: Interval, *, sign: bool = True) -> str:
 def percent(share: float | None) -> str:
     """0.314 as `31.4 %`."""
     return NOT_MEASURED if share is None or not math.isfinite(share) else f"{_one_decimal(100 * share)} %"
+
+
+def whole_percent(probability: float) -> str:
+    """0.984 as `98 %`; never 0 or 100, for draws cannot say that."""
+    return "over 99 %" if probability > 0.99 else "under 1 %" if probability < 0.01 else f"{100 * probability:.0f} %"
 
 
 def reason_points(share: float) -> str:
@@ -170,3 +185,13 @@ def rate(learning_rate: float | None) -> str:
         return "none"
     mantissa, exponent = f"{learning_rate:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def arm_rate(arm: ArmVerdict) -> str:
+    """The learning rate that an arm was trained at, as `rate` has it."""
+    return rate(arm.learning_rate) if arm.cost.trained_here else "not known"
+
+
+def training_time(cost: ArmCost) -> str:
+    """How long a run of an arm trained, as `duration` has it."""
+    return duration(cost.train_seconds) if cost.trained_here else NOT_TRAINED_HERE

@@ -44,3 +44,5 @@ class SuiteFacts(Record):
     """How written answers are graded; None where the form says it."""
     grader_code_sha256: str | None = None
     """Of the user's own code that grades, which lies in the token file."""
+    held_out: str | None = None
+    """The training set whose rows these are, which are then trained and validated on no more."""

@@ -196,3 +196,7 @@ def print_doctor(console: Console, found: Mapping[str, Any]) -> None:
         console.print("\n[bold]What would help[/]")
         for fix in found["fixes"]:
             console.print(f"- {escape(fix)}")
+    console.print(
+        f"\n[bold]Next:[/] {escape(found['next']['command'])}    [dim]({escape(found['next']['why'])})[/]",
+        soft_wrap=True,
+    )

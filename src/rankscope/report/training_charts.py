@@ -129,7 +129,7 @@ def learning_chart(curves: pd.DataFrame) -> Chart | None:
         ("seed", "seed", "d"),
         ("series", "loss", ""),
         ("step", "step", ",d"),
-        ("loss", SUPERVISED.loss_unit, ".4f"),
+        ("loss", SUPERVISED.loss_unit, ".3f"),
     )
     columns = _columns(len(arms))
     base = alt.Chart().encode(x=x, y=y, color=colour, detail="seed:N", tooltip=told)
@@ -168,7 +168,7 @@ def search_chart(curves: pd.DataFrame) -> Chart | None:
         ("search", "arms", ""),
         ("learning_rate", "learning rate", ".2~e"),
         ("steps", "steps trained", ",d"),
-        ("loss", "validation loss", ".4f"),
+        ("loss", "validation loss", ".3f"),
     )
     rungs = sorted({row["steps"] for row in rows})
     legend = alt.Legend(title="steps trained", orient="top", values=rungs)

@@ -48,21 +48,8 @@ def export_arm(
     arm. `gguf`: a whole model, and beside it model.gguf with Ollama's Modelfile; where it cannot be written `notice` is
     told why, and what can. Raises InputProblems where there is nothing to export.
     """
-    study, plan = planned_study(folder)
-    verdicts = folder.read_verdicts()
-    if verdicts is None:
-        raise _nothing(folder, "no verdict yet", "a study that has ended; `rankscope status` says what is left")
+    study, plan, verdict, row, run = chosen_run(folder, arm)
     check_out(out)
-    verdict, row = _choose(folder, verdicts.verdicts, arm)
-    try:
-        seed = median_seed(runs_frame(folder, plan), verdict.model, verdict.train_set, row.label)
-    except LookupError:
-        raise _nothing(folder, f"no finished run of {row.label}", "an arm that was trained") from None
-    run = next(
-        r
-        for r in plan.runs
-        if (r.model, r.train_set, r.arm.label, r.seed) == (verdict.model, verdict.train_set, row.label, seed)
-    )
     merged = merged or gguf
     if merged and not run.arm.traits.merges:
         raise InputProblems([unmergeable(run.arm)])
@@ -87,7 +74,24 @@ def export_arm(
             (target / PICTURE).write_bytes(picture)
     what = ("model, with model.gguf," if in_gguf else "model") if whole else "adapter"
     at = "" if row.dial == 1 else f" at the dial {row.dial:g}"
-    return f"the {what} of {row.label}{at}, seed {seed},"
+    return f"the {what} of {row.label}{at}, seed {run.seed},"
+
+
+def chosen_run(folder: StudyFolder, arm: str | None) -> tuple[Study, Plan, Verdict, ArmVerdict, PlannedRun]:
+    """The arm that is exported (None: the recommended one), with its verdict and the run of its median validation
+    loss. Raises InputProblems where there is none."""
+    study, plan = planned_study(folder)
+    verdicts = folder.read_verdicts()
+    if verdicts is None:
+        raise _nothing(folder, "no verdict yet", "a study that has ended; `rankscope status` says what is left")
+    verdict, row = _choose(folder, verdicts.verdicts, arm)
+    try:
+        seed = median_seed(runs_frame(folder, plan), verdict.model, verdict.train_set, row.label)
+    except LookupError:
+        raise _nothing(folder, f"no finished run of {row.label}", "an arm that was trained") from None
+    wanted = (verdict.model, verdict.train_set, row.label, seed)
+    run = next(r for r in plan.runs if (r.model, r.train_set, r.arm.label, r.seed) == wanted)
+    return study, plan, verdict, row, run
 
 
 def _nothing(folder: StudyFolder, found: str, expected: str) -> InputProblems:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import get_args
 
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.read_study import read_study
-from rankscope.study.study_settings import NAME, is_name
+from rankscope.study.study_settings import NAME, Kind, is_name
 from rankscope.study.yaml_text import dump_yaml
 
 _ARMS = """\
@@ -108,13 +109,18 @@ def write_first_study(out: Path, flags: InitFlags, arms: str | None = None) -> N
         raise InputProblems(problems)
     text = study_template(
         flags.name,
-        _relative(Path(flags.model), out) if os.path.isdir(flags.model) else flags.model,
-        train_path=None if flags.train is None else _relative(flags.train, out),
+        relative(Path(flags.model), out) if os.path.isdir(flags.model) else flags.model,
+        train_path=None if flags.train is None else relative(flags.train, out),
         domain=flags.domain,
-        test_path="" if flags.test is None else _relative(flags.test, out),
-        keep_paths={suite_name(path): _relative(path, out) for path in flags.keep},
+        test_path="" if flags.test is None else relative(flags.test, out),
+        keep_paths={suite_name(path): relative(path, out) for path in flags.keep},
         arms=arms,
     )
+    write_checked(out, text)
+
+
+def write_checked(out: Path, text: str) -> None:
+    """Write a study file that reads without a problem. Raises InputProblems, and then nothing is left at `out`."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
@@ -161,6 +167,11 @@ def check_model(text: str) -> Problem | None:
     return None
 
 
+def check_kind(text: str) -> Problem | None:
+    """What is wrong with the kind of a suite."""
+    return None if text in get_args(Kind) else Problem("init", "kind", show(text), " or ".join(get_args(Kind)))
+
+
 def check_rows(option: str, path: Path) -> Problem | None:
     """What is wrong with a file of rows, before any row is read."""
     expected = "a file of rows (docs/data.md has the shapes)"
@@ -188,9 +199,6 @@ def suite_name(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:64] or "other"
 
 
-def _relative(path: Path, out: Path) -> str:
+def relative(path: Path, out: Path) -> str:
     """Paths in a study are relative to its file."""
     return os.path.relpath(path, out.parent) if not path.is_absolute() else str(path)
-
-
-# ---- defaults pooled over studies -----------------------------------------------------------------------------------

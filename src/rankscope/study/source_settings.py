@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rankscope.study.graders import GRADERS, GradeEntry, Grader, grader_of
 from rankscope.study.methods import Frozen
+from rankscope.study.methods.remedy_settings import Share
 from rankscope.study.study_settings import NAME, ChoiceStyle, Count, Kind, Name, mismatch
 
-ORIGINS = ("path", "hub", "world", "harness")
+AUTO, READY = "auto", "ready"
+"""The key of a suite that stands for suites which we choose, and what it says for those that are ready by name."""
+
+ORIGINS = ("path", "hub", "world", "harness", "held_out", AUTO)
 """Where the rows of a source come from: exactly one of these is given."""
 
 
@@ -74,6 +79,24 @@ class TrainSource(Source):
     )
 
 
+HELD_OUT_SHARE = 0.1
+"""Of the rows of a training set, where a suite with `held_out` does not say it."""
+
+OF_THE_SET = ("domain", "kind", "choices", "template")
+"""What a suite with `held_out` has as its training set has it, unless it says so itself (its domain it cannot say)."""
+
+
+def as_its_set(suite: Mapping[str, Any], sets: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, as written, of a suite with `held_out`, with what it has from its training set filled in; its kind
+    is recall where neither says one."""
+    own = sets.get(suite["held_out"]) if isinstance(suite["held_out"], str) else None
+    if not isinstance(own, Mapping):
+        return dict(suite)
+    given = {key: value for key, value in suite.items() if value is not None}
+    from_set = {key: own[key] for key in OF_THE_SET if own.get(key) is not None}
+    return {"kind": "recall", **from_set, **given}
+
+
 _NAMES = sorted(name for name, grader in GRADERS.items() if not grader.model_fields)
 _KEYS = sorted(name for name, grader in GRADERS.items() if grader.model_fields)
 _GRADES = f"{', '.join(_NAMES)}, or a mapping with {', '.join(_KEYS[:-1])} or {_KEYS[-1]}"
@@ -111,6 +134,35 @@ class SuiteSource(Source):
     trust_code: bool = Field(
         default=False, description="true or false. Whether code of your own that `grade` names may run."
     )
+    held_out: Name | None = Field(
+        default=None,
+        description="the name of a training set. In place of rows: a seeded `share` of that set is trained and "
+        "validated on no more, and asked here, in its domain; rows without a question are judged by `metric: loss` "
+        "unless `grade` is given.",
+    )
+    share: Share | None = Field(
+        default=None,
+        description="a share of the training set's rows above 0 and below 1, such as 0.1. With `held_out`, where it is "
+        "0.1 if not given; `limit` is the most rows that are taken.",
+    )
+
+    auto: str | None = Field(
+        default=None,
+        min_length=1,
+        description="ready, or a folder with files of rows. In place of rows: up to four suites that this machine can "
+        "reach, of mmlu, commonsense_qa, gsm8k, openbookqa and, with rankscope[harness], arc_easy, hellaswag and "
+        "winogrande; or one for each file. `NAME: auto` alone is `NAME: {auto: ready}`.",
+    )
+    chosen_for: Name | None = Field(
+        default=None,
+        description="a suite's name. Written beside a suite that was chosen for an `auto` of this name, so that it "
+        "stays chosen; not for you to write.",
+    )
+
+    @property
+    def held_out_share(self) -> float:
+        """The share of its training set's rows that a suite with `held_out` takes."""
+        return HELD_OUT_SHARE if self.share is None else self.share
 
     @property
     def judged_by_loss(self) -> bool:
@@ -126,3 +178,11 @@ class SuiteSource(Source):
 def is_task_file(harness: str) -> bool:
     """Whether a suite's `harness` is a YAML file of its own, not a task's name."""
     return harness.endswith((".yaml", ".yml"))
+
+
+def _written_out(suite: Any) -> Any:
+    return {AUTO: READY} if suite == AUTO else suite
+
+
+ShortSuite = Annotated[SuiteSource, BeforeValidator(_written_out, json_schema_input_type=Literal["auto"] | SuiteSource)]
+"""A suite; `auto` alone stands for ready ones."""

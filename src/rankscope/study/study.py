@@ -12,8 +12,8 @@ from pydantic_core import CoreSchema
 
 from rankscope.study.decision_settings import Decision
 from rankscope.study.execution_settings import Execution
-from rankscope.study.methods import Arm, ArmEntry, Dial, Fraction, Frozen
-from rankscope.study.source_settings import Source, SuiteSource, TrainSource, is_task_file
+from rankscope.study.methods import Arm, ArmEntry, Dial, Fraction, Frozen, method_named
+from rankscope.study.source_settings import ShortSuite, Source, SuiteSource, TrainSource, as_its_set, is_task_file
 from rankscope.study.study_settings import (
     NAME,
     Budget,
@@ -152,7 +152,13 @@ class Study(Frozen):
         Field(min_length=1, description="at least one training set, by name. Each has a verdict of its own.")
     )
     suites: dict[
-        Name, Annotated[SuiteSource, Field(description="a mapping with one of `path`, `hub`, `world` and `harness`")]
+        Name,
+        Annotated[
+            ShortSuite,
+            Field(
+                description="auto, or a mapping with one of `path`, `hub`, `world`, `harness`, `held_out` and `auto`"
+            ),
+        ],
     ] = Field(
         min_length=1,
         description="at least one suite, by name. A training set needs one of its domain, with a kind.",
@@ -203,15 +209,29 @@ class Study(Frozen):
         optional = {field.alias or name for name, field in cls.model_fields.items() if not field.is_required()}
         return {key: part for key, part in value.items() if part is not None or key not in optional}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _held_out_suites_are_as_their_sets(cls, value: Any) -> Any:
+        """What is asked of held-out rows is asked as the rows are trained."""
+        sets, suites = (value.get(key) if isinstance(value, dict) else None for key in ("train", "suites"))
+        if not isinstance(sets, dict) or not isinstance(suites, dict):
+            return value
+        filled = {
+            name: as_its_set(suite, sets) if isinstance(suite, dict) and suite.get("held_out") is not None else suite
+            for name, suite in suites.items()
+        }
+        return {**value, "suites": filled}
+
     @field_validator("arms", mode="before")
     @classmethod
     def _method_is_the_label(cls, value: Any) -> Any:
-        """An entry without `method` has the one that its label names; `full:` alone has no settings."""
+        """An entry without `method` has the one that its label names, or its `adapters` or `models`; `full:` alone has
+        no settings."""
         if not isinstance(value, dict):
             return value
         entries = {label: {} if entry is None else entry for label, entry in value.items()}
         return {
-            label: {**entry, "method": label} if isinstance(entry, dict) and entry.get("method") is None else entry
+            label: {**entry, "method": method_named(label, entry)} if isinstance(entry, dict) else entry
             for label, entry in entries.items()
         }
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from rankscope.study.graders import read_grade
 from rankscope.study.json_schema import expected_at
-from rankscope.study.methods import METHODS, Method, arm_label
+from rankscope.study.methods import METHODS, Method, arm_label, method_named
 from rankscope.study.problems import Document, Place, Problem, nearest, show
 from rankscope.study.remedy_checks import check_remedies
+from rankscope.study.source_settings import as_its_set
 from rankscope.study.study import Arm, Study, is_task_file
+from rankscope.study.suite_checks import check_auto, check_held_out
 
 RESERVED_LABEL = "base"
 """How tables name the base model, which is the reference of every arm and never an arm."""
@@ -23,7 +25,7 @@ _LATER_OPTIMIZERS = frozenset({"paged_adamw_8bit", "adafactor", "muon", "sgd"})
 
 _NEEDS = {
     "config": ("hub", "data set"), "split": ("hub", "data set"), "revision": ("hub", "data set"),
-    "num_fewshot": ("harness", "task"),
+    "num_fewshot": ("harness", "task"), "share": ("held_out", "training set"),
 }  # fmt: skip
 """Settings of a source that belong to another one, and what that is."""
 _OF_ROWS = {
@@ -44,6 +46,8 @@ def check_values(document: Document, base: Path, *, files: bool = True) -> list[
         *_check_optimizer(document),
         *_check_owners(document),
         *_check_graders(document),
+        *check_held_out(document),
+        *check_auto(document, base, files=files),
         *_check_domains(document),
         *(_check_files(document, base) if files else ()),
         *(_check_models(document, base) if files else ()),
@@ -74,8 +78,7 @@ def _sources(document: Document) -> Iterator[tuple[Place, dict[str, Any]]]:
 
 def _method(document: Document, label: str) -> Method | None:
     """The method of an entry, which its label names unless it is given; None where there is no such method."""
-    given = _mapping(document.get("arms", label)).get("method")
-    name = label if given is None else given
+    name = method_named(label, _mapping(document.get("arms", label)))
     return METHODS.get(name) if isinstance(name, str) else None
 
 
@@ -90,7 +93,7 @@ def _check_methods(document: Document) -> list[Problem]:
         method = label if is_label else method
         document.refused.add(("arms", label))
         place = ("arms", label) if is_label else ("arms", label, "method")
-        *most, last = METHODS
+        *most, last = (name for name, known in METHODS.items() if known.trained)
         words = f"{', '.join(most)} or {last}"
         plain = str(method).lower().replace("_", "-").replace(" ", "-")
         if plain in _LATER_METHODS:
@@ -152,8 +155,10 @@ def _check_graders(document: Document) -> list[Problem]:
 def _check_domains(document: Document) -> list[Problem]:
     """Every training set has a domain, and a suite of that domain with a kind: what the gain is the mean of."""
     problems = []
+    sets = _mapping(document.get("train"))
     suites = [suite for suite in _mapping(document.get("suites")).values() if isinstance(suite, dict)]
-    for name, source in _mapping(document.get("train")).items():
+    suites = [suite if suite.get("held_out") is None else as_its_set(suite, sets) for suite in suites]
+    for name, source in sets.items():
         if not isinstance(source, dict):
             continue
         domain = source.get("domain")

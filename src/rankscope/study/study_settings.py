@@ -76,6 +76,11 @@ class ModelSpec(Frozen):
         description="auto (the tokenizer's chat template where it has one) or never. never asks in plain text, as "
         "suits a base model.",
     )
+    chat_template: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a jinja2 template, as transformers has them. In place of the tokenizer's own.",
+    )
     system_prompt: str | None = Field(default=None, description="a text. It stands before every conversation.")
 
     @property

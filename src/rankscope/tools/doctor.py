@@ -17,6 +17,7 @@ from rankscope.plan.resolve import available_bytes
 from rankscope.plan.run_cost import KNOWN_MODELS, memory_parts
 from rankscope.records import MachineFacts, ModelFacts
 from rankscope.study.methods import Arm
+from rankscope.tools.next_command import next_command
 
 TOKENS = 1024
 """A micro-batch of one row of this many tokens, a quarter of them with loss: the least that a study needs."""
@@ -39,7 +40,7 @@ WAYS: tuple[tuple[str, Literal["full", "lora"], bool], ...] = (
 
 
 def examine(folder: Path, machine: MachineFacts | None = None) -> dict[str, Any]:
-    """`doctor --json`: {machine, dtype, versions, trainable: [...], fixes: [...]}.
+    """`doctor --json`: {machine, dtype, versions, trainable: [...], fixes: [...], next: {command, why}}.
 
     `trainable` has for each of WAYS the largest model of the ladder that fits in the memory a plan counts on, with
     gradient checkpointing, and the smallest that does not (None where there is none).
@@ -54,6 +55,7 @@ def examine(folder: Path, machine: MachineFacts | None = None) -> dict[str, Any]
         "versions": versions(),
         "trainable": [_largest(way, models, machine, dtype) for way in WAYS],
         "fixes": fixes(machine),
+        "next": next_command(folder).as_json(),
     }
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from rankscope.data.encode_sets import Encoding, encode_suite
+from rankscope.data.encode_sets import Encoding
 from rankscope.data.encode_study import open_suite_rows
+from rankscope.data.encode_suite import encode_suite
 from rankscope.data.encoder import Encoder
-from rankscope.data.prompts import form_of
-from rankscope.data.sources import RowReader
+from rankscope.data.rows_look import look_at_rows
 from rankscope.data.token_files import open_suite, token_path
 from rankscope.data.world import make_world
 from rankscope.evaluate.lm_eval.load_task import load_task
@@ -127,10 +127,7 @@ def _source(name: str, where: str, options: SuiteOptions) -> SuiteSource:
     settings |= {"choices": options.choices, "max_new_tokens": options.max_new_tokens}
     if options.kind != "auto":
         return SuiteSource(kind=options.kind, **settings)
-    source = SuiteSource(kind="reasoning", **settings)
-    rows = RowReader(source, base=Path(), name=name).batches()
-    forms = {form_of(row, reasoning=True) for batch in rows for row in batch}
-    return source if forms == {"number"} else SuiteSource(kind="recall", **settings)
+    return SuiteSource(kind=look_at_rows(SuiteSource(**settings), base=Path(), name=name).kind, **settings)
 
 
 def _origin(name: str, where: str) -> dict[str, str]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from rankscope.edges import named_in, names_in
-from rankscope.edges.machine import give_back_freed_memory, look_at_machine
+from rankscope.edges.freed_memory import give_back_freed_memory
+from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import MachineFacts, Plan
 from rankscope.study.problems import InputProblems, Problem
@@ -114,6 +115,18 @@ def check_executor(name: str, study: str) -> None:
     if name not in executor_names():
         problem = Problem(study, "execution.on", name, f"one of {', '.join(executor_names())}")
         raise InputProblems([problem])
+
+
+def check_several_nodes(study: Study, described: MachineFacts | None) -> None:
+    """Raises InputProblems where several nodes are described, and the study's jobs all run on one machine."""
+    if described is None or described.node_count == 1:
+        return
+    on = study.execution.on
+    check_executor(on, study.name)
+    if getattr(named_in(__name__, on), "reach", None) is None:
+        found = f"{described.node_count} nodes with on: {on}, whose jobs run on one machine"
+        expected = "GPUs of one node, or `--set execution.on=ray`"
+        raise InputProblems([Problem("--gpus", "", found, expected)])
 
 
 def executor_names() -> list[str]:

@@ -16,7 +16,8 @@ from typing import Any
 from rankscope.edges.cores import share_cores
 from rankscope.edges.executors import Job, JobOutcome, WorkPlace, perform
 from rankscope.edges.executors.on_ray.nodes import why_unseen
-from rankscope.edges.machine import keep_freed_memory, quiet_libraries
+from rankscope.edges.freed_memory import keep_freed_memory
+from rankscope.edges.machine import quiet_libraries
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.study.store_urls import without_secrets
 
