@@ -124,8 +124,7 @@ def make_plan(
     Raises InputProblems (naming `file`) for targets that do not exist, for ranks that no target can use, for settings
     that this machine or a model cannot do, where two runs would be the same, and where too few items would judge.
     """
-    device = previous.device if previous is not None else device_of(study.execution, machine)
-    warnings = _check_models(study, models, device, machine, file)
+    warnings = _check_models(study, models, device_of(study.execution, machine, previous), machine, file)
     machine = narrowed(machine, study.execution)
     resolved = resolve(study, study.expand_arms(), models, train_sets, machine, previous, file)
     specs = {spec.name: spec for spec in study.models}

@@ -56,11 +56,10 @@ def resolve(
 ) -> Resolved:
     """The study's own choices first, then what an earlier plan decided, then what suits the machine.
 
-    On CUDA one worker for each GPU, on a Mac's GPU one. On CPU one for each core as far as memory and the number of
-    runs allow. The cores are shared out among them. `checkpointing_choice` says how large micro-batches are, and which
-    arms compute their activations twice. Gangs are chosen for arms that one device does not hold. `machine` has the
-    GPUs that the study takes. Raises InputProblems where an earlier plan was made for a device that this machine lacks,
-    or for more.
+    One worker for each GPU; on CPU one for each core as far as memory and the number of runs allow. The cores are
+    shared out among them. `checkpointing_choice` says how large micro-batches are, and who computes activations twice.
+    Gangs are chosen for arms that one device does not hold. `machine` has the GPUs that the study takes.
+    Raises InputProblems where an earlier plan was made for a device that this machine lacks, or for more.
     """
     given = {spec.dtype for spec in study.models}
     explicit = given.pop() if len(given) == 1 else "auto"
@@ -90,10 +89,8 @@ def resolve(
         return [need.device_bytes * (need.gang.size if room.shared else 1) for need in found]
 
     tokens = micro_batch_tokens(needs_at, machine.device, room)
-    if machine.device == "cuda":
+    if machine.device != "cpu":
         share = on_gpus(study.execution, machine)
-    elif machine.device == "mps":
-        share = {"worker_count": 1, "thread_count": machine.core_count}
     else:
         run_count = len(arms) * len(study.all_seeds) * sum(len(train_sets[facts.name]) for facts in models)
         share = on_cores(study.execution, machine, run_count, fitting(tokens), room.device_bytes)
@@ -130,7 +127,7 @@ def _check_machine(previous: Resolved, machine: MachineFacts, file: str) -> None
     if previous.device == "cuda" and machine.device != "cuda":
         found = "a plan made for CUDA, on a machine without it"
     elif previous.device == "mps" and machine.device != "mps":
-        found = "a plan made for the GPU of a Mac, on a machine without it or without `device: mps`"
+        found = "a plan made for a Mac's GPU, on a machine or a study without it"
     elif largest > Room.of(machine, USABLE_MEMORY, previous.device).devices:
         found = f"a plan with gangs of {largest} devices, on a machine with fewer"
     if found:

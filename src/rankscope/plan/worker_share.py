@@ -12,8 +12,10 @@ from rankscope.study.problems import Problem
 from rankscope.study.study import Execution
 
 
-def device_of(execution: Execution, machine: MachineFacts) -> Device:
-    """Where a study works that is begun on this machine."""
+def device_of(execution: Execution, machine: MachineFacts, previous: Resolved | None = None) -> Device:
+    """Where a study works on this machine: where an earlier plan began it, else as it asks."""
+    if previous is not None:
+        return previous.device
     return "mps" if execution.device == "mps" and machine.mps else machine.device
 
 
