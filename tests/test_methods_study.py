@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
-from rankscope.model.load import no_progress_bars
+from rankscope.model.model_source import no_progress_bars
 from rankscope.pipeline import Outcome
 from rankscope.records import Verdict
 from rankscope.results.export_arm import export_arm

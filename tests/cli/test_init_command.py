@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from command_line import call, problems
+from config_cases import adapter_config, case
 from tiny_study import tiny_study
 from typer.testing import CliRunner
 
@@ -91,3 +92,84 @@ def test_init_says_what_is_missing(study: Path, tmp_path: Path) -> None:
     )
     assert "a b" in problems(call("init", "--out", out, "--name", "a b"))[0]
     assert not out.exists(), "nothing half-written"
+
+
+# ---- another tool's config -------------------------------------------------------------------------------------------
+
+
+def test_a_config_becomes_a_study_and_what_is_lost_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "study.yaml"
+    result = call("init", "--from", case("axolotl/qlora-small.yml"), "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "from axolotl's config" in result.stdout
+    told = [line for line in result.stderr.splitlines() if line.startswith("not carried over: ")]
+    assert len(told) == 3
+    assert read_study(out).name == "qlora-small"
+
+
+def test_flags_stand_in_place_of_what_a_config_says(tmp_path: Path, study: Path) -> None:
+    """An adapter's settings name no data: it is given, and so may be a model that is here."""
+    data, out = study.parent, tmp_path / "study.yaml"
+    folder = adapter_config(tmp_path / "mine", peft_type="LORA", r=4, lora_alpha=8, base_model_name_or_path="acme/a")
+    assert "data: found no training data" in problems(call("init", "--from", folder, "--out", out))[0]
+    assert not out.exists()
+    words = ["--model", data / "model", "--train", data / "train.jsonl", "--keep", data / "other.jsonl"]
+    result = call("init", "--from", folder, "--out", out, "--domain", "trees", *words)
+    assert result.exit_code == 0, result.output
+    made = read_study(out)
+    assert (list(made.train), set(made.suites)) == (["trees"], {"trees-held-out", "other-kept", "general"})
+    assert [arm.rank for arm in made.expand_arms()] == [None, 1, 4, 16]
+
+
+def test_wrong_files_to_start_from_are_a_line(tmp_path: Path) -> None:
+    out = tmp_path / "study.yaml"
+    (tmp_path / "colors.yaml").write_text("color: red\n")
+    assert "no such file" in problems(call("init", "--from", tmp_path / "none.yaml", "--out", out))[0]
+    assert "found the keys color" in problems(call("init", tmp_path / "colors.yaml", "--out", out))[0]
+    two = call("init", tmp_path / "colors.yaml", "--from", tmp_path / "colors.yaml", "--out", out)
+    assert "one file to start from" in problems(two)[0]
+    wrong = call("init", "--from", case("trl/short.yaml"), "--tool", "axolot", "--out", out)
+    assert "--tool: found axolot" in problems(wrong)[0]
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_rows_become_a_study_of_the_size_that_fits(study: Path, tmp_path: Path) -> None:
+    """The plan of what is written takes no longer than was allowed."""
+    data, out = study.parent, tmp_path / "made" / "study.yaml"
+    out.parent.mkdir()
+    result = call("init", data / "train.jsonl", "--model", data / "model", "--keep", data / "other.jsonl",
+                  "--out", out, "--time", "2h")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    text = out.read_text()
+    assert "TODO kind" in text
+    assert "guessing is right in 33%" in text
+    made = read_study(out)
+    assert made.suites["train-held-out"].held_out == "train"
+    assert {"general", "other"} < set(made.suites)
+    assert list(made.seeds) == [0, 1, 2]  # type: ignore[arg-type]
+
+
+def test_a_kind_is_asked_for_and_then_no_todo(study: Path, tmp_path: Path) -> None:
+    data, out = study.parent, tmp_path / "study.yaml"
+    words = ["init", str(data / "sums.jsonl"), "--model", "acme/none", "--ask", "--out", str(out)]
+    result = CliRunner().invoke(app, words, input="numbers\nreasoning\n")
+    assert result.exit_code == 0, result.output
+    assert 'kind: found "numbers", expected recall or reasoning' in result.stderr
+    assert "acme/none is not on this machine yet" in out.read_text()
+    made = read_study(out)
+    assert (made.suites["sums-held-out"].kind, "TODO kind" in out.read_text()) == ("reasoning", False)
+
+
+def test_wrong_times_and_rows_are_a_line(study: Path, tmp_path: Path) -> None:
+    data, out = study.parent, tmp_path / "study.yaml"
+    for time in ("soon", "0m", "2d"):
+        assert (
+            "expected 20m, 2h or night" in problems(call("init", data / "train.jsonl", "--time", time, "--out", out))[0]
+        )
+    (tmp_path / "odd.jsonl").write_text('{"colour": "red"}\n')
+    assert "found only the columns colour" in problems(call("init", tmp_path / "odd.jsonl", "--out", out))[0]
+    assert "--train beside" in problems(call("init", data / "train.jsonl", "--train", "x", "--out", out))[0]
+    assert not out.exists()

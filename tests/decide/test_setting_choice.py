@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankscope.decide.retention_rule import LABELS_LEAD, isotonic
-from rankscope.decide.setting_choice import ArmPoints, choose_settings, with_fits
+from rankscope.decide.setting_choice import ArmPoints, choose_settings, predictor_of, with_fits
 from rankscope.decide.setting_points import SettingMeasurements, operating_points, setting_points
 from rankscope.records import ArmSetting, PlannedChoice, SettingPoint
 
@@ -86,6 +86,37 @@ def test_at_64_labels_a_suite_both_fits_have_the_same_say() -> None:
     points = [point(1e-3, 1.0, 1.0, 0.08, 1.0, labels=LABELS_LEAD), point(1e-3, 1.0, 1.0, 0.02, 1.0, "b", LABELS_LEAD)]
     fitted = with_fits(points)
     assert [one.fitted for one in fitted] == pytest.approx([(0.08 + 0.05) / 2, (0.02 + 0.05) / 2])
+
+
+def test_what_moves_over_the_choices_leads_where_it_was_measured() -> None:
+    """Over the whole vocabulary the order is the wrong one: the answer's form moves most where least is forgotten."""
+    forms = [point(1e-3, 1.0, 2.0, 0.0, 9.0), point(3e-3, 1.0, 1.0, 0.2, 1.0), point(1e-2, 1.0, 0.5, None, 5.0)]
+    over = [
+        one.model_copy(update={"kl_choices_nats": moved}) for one, moved in zip(forms, (0.1, 0.9, 0.8), strict=True)
+    ]
+    assert predictor_of(over) == "kl_choices_nats"
+    assert [one.fitted for one in with_fits(over)] == pytest.approx([0.0, 0.2, 0.175])
+    partly = [*over[:2], forms[2]]
+    assert predictor_of(partly) == "kl_first_token_nats"
+    assert [one.fitted for one in with_fits(partly)] == pytest.approx([0.1, 0.1, 0.1])
+    assert predictor_of([over[0], forms[1].model_copy(update={"kl_first_token_nats": None})]) == "kl_choices_nats"
+
+
+@pytest.mark.parametrize(("free", "known"), [(1, True), (2, False)])
+def test_the_choices_speak_where_half_of_the_suites_have_any(free: int, known: bool) -> None:
+    suites = ["law", *[f"free{i}" for i in range(free)]]
+    rows = [("a", 1e-3, 1.0, 0, name, "i", 2.0, 0.5 if name == "law" else None) for name in suites]
+    columns = ["arm", "learning_rate", "dial", "seed", "suite", "item_id", "kl_first_token_nats", "kl_choices_nats"]
+    losses = pd.DataFrame(
+        [("a", 1e-3, 1.0, 0, 2.0)], columns=["arm", "learning_rate", "dial", "seed", "validation_loss"]
+    )
+    law = scores("a", 1.0, 0, [1, 1], [])
+    base = law[["suite", "item_id", "score", "loss_nats", "scored_tokens"]]
+    given = pd.DataFrame({"suite": suites, "form": "choices", "metric": "loss"})
+    measured = SettingMeasurements(law, pd.DataFrame(rows, columns=columns), losses)
+    (found,) = setting_points(measured, base, given, "runs")
+    assert found.kl_first_token_nats == 2.0
+    assert found.kl_choices_nats == (0.5 if known else None)
 
 
 def test_nats_and_points_must_both_be_kept() -> None:

@@ -86,6 +86,14 @@ WRONG = [
      "expected labels that stand once"),
     ("full: {learning_rate: 1e-5}", "again: {method: lora, ranks: [8], learning_rate: 2e-4}",
      "line 11, arms.lora: found `lora-r8` with the settings of `again-r8`, expected arms that differ"),
+    ("full: {learning_rate: 1e-5}", "theirs: {adapters: [., .]}", "line 10, arms.theirs.adapters: found 2 folders for 3 "
+     "seeds, expected a folder for each seed, or `seeds` of 2"),
+    ("full: {learning_rate: 1e-5}", "theirs: {models: [., ., gone]}", 'line 10, arms.theirs.models[2]: found "gone", where '
+     "no folder is, expected a folder with a model; relative paths start at FOLDER"),
+    ("full: {learning_rate: 1e-5}", "theirs: {adapters: [., ., .], learning_rate: 1e-4}", "line 10, "
+     "arms.theirs.learning_rate: found 0.0001, expected nothing, or null"),
+    ("full: {learning_rate: 1e-5}", "theirs: {adapters: [., ., .], rank: 8}", "line 10, arms.theirs.rank: found the unknown "
+     "key `rank`, expected one of method, learning_rate, dial, retain, replay, found, adapters; did you mean `retain`?"),
     ("full: {learning_rate: 1e-5}", "full: 3", "line 10, arms.full: found 3, expected a mapping of an arm's settings"),
     ("full: {", "a b: {method: full, ", 'line 10, arms.a b: found the name "a b", expected a name of letters, digits, '
      "`.`, `_` or `-` that begins with a letter or digit (at most 64)"),

@@ -10,7 +10,8 @@ import pytest
 from own_forward import fresh
 from tiny_families import save_family
 
-from rankscope.model.load import LoadedModel, no_progress_bars
+from rankscope.model.load import LoadedModel
+from rankscope.model.model_source import no_progress_bars
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from tiny_models import save_tiny_model
 
 from rankscope.model import fetched_model
 from rankscope.model.fetched_model import fetched, local_file
-from rankscope.model.load import model_path
 from rankscope.model.model_checks import changed_model_files, content_sha256, model_states
+from rankscope.model.model_source import model_path
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import ModelSpec
 

@@ -14,7 +14,8 @@ from huggingface_hub import errors
 from tiny_models import save_tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from rankscope.model.load import inspect_model, load_model, load_tokenizer, no_progress_bars
+from rankscope.model.load import inspect_model, load_model, load_tokenizer
+from rankscope.model.model_source import no_progress_bars
 from rankscope.model.weights.weight_delta import load_as_saved
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import ModelSpec

@@ -28,7 +28,8 @@ from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.generation import greedy
 from rankscope.model.attention.unpadded_rows import TrainingForward
 from rankscope.model.forward import forward_of
-from rankscope.model.load import LoadedModel, inspect_model, linear_shapes, no_progress_bars
+from rankscope.model.load import LoadedModel, inspect_model, linear_shapes
+from rankscope.model.model_source import no_progress_bars
 from rankscope.study.study import Arm, ModelSpec
 
 TABLE = table("models.md", "family")

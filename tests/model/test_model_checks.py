@@ -14,7 +14,8 @@ from one_adapter import adapt, load_adapter
 from tiny_families import family_config, save_family
 from tiny_models import save_tiny_model, tiny_tokenizer
 
-from rankscope.model.load import inspect_model, load_model, load_tokenizer, no_progress_bars
+from rankscope.model.load import inspect_model, load_model, load_tokenizer
+from rankscope.model.model_source import no_progress_bars
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Arm, ModelSpec
 

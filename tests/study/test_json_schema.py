@@ -53,6 +53,8 @@ def test_the_schema_is_one_and_its_references_lead_to_all_its_definitions() -> N
         STUDY.replace("path: law.jsonl, domain: legal", "held_out: medical, share: 0.2"),
         STUDY.replace("law: {path: law.jsonl, domain: legal, kind: recall}", "general: auto"),
         STUDY.replace("path: law.jsonl, domain: legal, kind: recall", "auto: ready, limit: 100"),
+        STUDY.replace("full: {learning_rate: 1e-5}", "theirs: {adapters: [a, b, c]}"),
+        STUDY.replace("full: {learning_rate: 1e-5}", "full: {models: [a, b, c], dial: 0.7}"),
     ],
 )
 def test_the_schema_takes_what_can_be_read(text: str) -> None:

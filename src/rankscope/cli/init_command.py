@@ -13,6 +13,7 @@ from rankscope.cli.command_helpers import alone_but_for, check_writable, open_fo
 from rankscope.study.problems import InputProblems, Problem
 
 if TYPE_CHECKING:
+    from rankscope.records import MachineFacts
     from rankscope.study.init_file import InitFlags
 
 
@@ -34,13 +35,12 @@ def init(
     from_: Annotated[
         Path | None,
         typer.Option(
-            "--from", metavar="FILE",
+            "--from",
+            metavar="FILE",
             help="Rows; a config of axolotl, LLaMA-Factory, TRL, unsloth, torchtune or PEFT; or `rankscope defaults`'.",
         ),
     ] = None,
-    tool: Annotated[
-        str | None, typer.Option("--tool", help="Whose config it is, where its keys do not tell.")
-    ] = None,
+    tool: Annotated[str | None, typer.Option("--tool", help="Whose config it is, where its keys do not tell.")] = None,
     time: Annotated[
         str, typer.Option("--time", help="Of rows: 20m, 2h or night. The study is sized to it on this machine.")
     ] = "2h",
@@ -111,12 +111,10 @@ def _start(data: Path | None, from_: Path | None) -> Path | None:
 # ---- another tool's config ------------------------------------------------------------------------------------------
 
 
-def _from_config(
-    start: Path, values: Any, out: Path, flags: InitFlags, given: set[str], tool: str | None
-) -> None:
+def _from_config(start: Path, values: Any, out: Path, flags: InitFlags, given: set[str], tool: str | None) -> None:
     """Write the study that a config becomes, and say what could not be carried over."""
-    from rankscope.study.configs.config_study import check_study_name, config_study
     from rankscope.study.configs.config_file import read_config
+    from rankscope.study.configs.config_study import check_study_name, config_study
     from rankscope.study.init_file import suite_name, write_checked
     from rankscope.tools.first_look import count_rows
 
@@ -147,19 +145,25 @@ def _as_flags_say(config: Any, flags: InitFlags, given: set[str]) -> Any:
     return replace(config, keep=tuple(DataSet(str(path), "--keep", judged_by_loss=None) for path in flags.keep))
 
 
+_MIDDLE = 2
+"""Which of the sizes a study has that could not be sized."""
+
+
 # ---- rows -----------------------------------------------------------------------------------------------------------
 
 
 def _from_rows(start: Path, out: Path, flags: InitFlags, given: set[str], *, ask: bool, time: str) -> None:
     """Write a study of one file of rows, as large as the time allows on this machine."""
-    from rankscope.plan.study_sizes import seconds_of
+    from rankscope.plan.study_sizes import SIZES, seconds_of
     from rankscope.study.data_study import DataFlags, data_study
     from rankscope.study.init_file import check_name, relative, suite_name, write_checked
-    from rankscope.tools.first_look import first_look
+    from rankscope.tools.first_look import first_look, is_here
 
     if beside := sorted({"train", "test"} & given):
         found = f"--{', --'.join(beside)} beside {start}"
-        raise InputProblems([Problem("init", "--from", found, "the rows to train on alone, or --train and --test alone")])
+        raise InputProblems(
+            [Problem("init", "--from", found, "the rows to train on alone, or --train and --test alone")]
+        )
     domain = flags.domain if "domain" in given else suite_name(start)
     wrong = [check_name("--name", flags.name), check_name("--domain", domain), *map(_check_keep, flags.keep)]
     if problems := [problem for problem in wrong if problem is not None]:
@@ -171,7 +175,17 @@ def _from_rows(start: Path, out: Path, flags: InitFlags, given: set[str], *, ask
         kind=_ask_kind(reasoning=look.reasoning) if ask else None,
         keep={suite_name(path): relative(path, out) for path in flags.keep},
     )  # fmt: skip
-    size, why = _size(seconds, time, look.row_count, lambda size: data_study(look, chosen, size, ""), out)
+
+    def text(size: Any) -> str:
+        return data_study(look, chosen, size, "", stand_in=True)
+
+    if is_here(flags.model):
+        size, why = _size(seconds, time, look.row_count, text, out)
+    else:
+        size, why = (
+            SIZES[_MIDDLE],
+            f"Not sized to {time}: {flags.model} is not on this machine yet, which a plan fetches.",
+        )
     write_checked(out, data_study(look, chosen, size, why))
     typer.echo(f"{out} is written: {look.row_count:,} rows, {look.shape}. {why}\nNext: rankscope plan {out}")
 
@@ -192,41 +206,39 @@ def _ask_kind(*, reasoning: bool) -> Any:
 
 def _size(seconds: float, time: str, row_count: int, text: Callable[[Any], str], out: Path) -> tuple[Any, str]:
     """The size that fits, and a sentence on it; the smallest, said so, where this machine cannot plan the study."""
-    from tempfile import TemporaryDirectory
+    from rankscope.cli.command_helpers import quiet
 
+    quiet()
+    from rankscope.edges.machine import look_at_machine
     from rankscope.plan.study_sizes import SIZES, fitting_size
     from rankscope.records.readable_numbers import duration
 
+    machine = look_at_machine(out.parent)
+
     def estimate(size: Any) -> float:
-        with TemporaryDirectory(prefix="rankscope-init-", dir=out.parent) as temporary:
-            return _planned_seconds(text(size), out, Path(temporary))
+        return _planned_seconds(text(size), out, machine)
 
     try:
         size, found = fitting_size(seconds, row_count, estimate)
     except InputProblems as error:
         typer.echo(f"the study could not be planned to size it: {error.problems[0]}", err=True)
-        return SIZES[-3], f"It was not sized to {time}: this machine cannot plan it yet."
+        return SIZES[_MIDDLE], f"It was not sized to {time}: this machine cannot plan it yet."
     if found <= seconds:
         return size, f"Sized to {time} on this machine: about {duration(found)} by the plan."
     return size, f"The smallest size takes about {duration(found)} on this machine, more than {time}."
 
 
-def _planned_seconds(text: str, out: Path, temporary: Path) -> float:
-    """How long the plan says that the study takes here. Raises InputProblems."""
-    from rankscope.cli.command_helpers import quiet
+def _planned_seconds(text: str, out: Path, machine: MachineFacts) -> float:
+    """How long the plan says that the study takes on this machine. Raises InputProblems."""
+    from tempfile import TemporaryDirectory
 
-    quiet()
-    from rankscope.edges.executors import site_of
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.pipeline import StudyPlanner
-    from rankscope.study.read_study import read_study
+    from rankscope.study.read_study import study_of
 
-    file = temporary / "study.yaml"
-    file.write_text(text, encoding="utf-8")
-    study = read_study(file, files=False)
-    folder = StudyFolder.open(str(temporary / "none"))
-    with StudyPlanner(study, out.parent.resolve()) as planner:
-        planned = planner.plan(site_of(study, temporary).machine, folder, as_begun=False)
+    study = study_of(text)
+    with TemporaryDirectory(prefix="rankscope-init-") as empty, StudyPlanner(study, out.parent.resolve()) as planner:
+        planned = planner.plan(machine, StudyFolder.open(f"{empty}/none"), as_begun=False)
     return planned.schedule.makespan_seconds if planned.schedule is not None else 0.0
 
 
@@ -269,5 +281,3 @@ def _answer_file(question: str, known: Path | None, check: Callable[[Path], Prob
     """A file's path, None for an empty line."""
     given = _answer(question, str(known or ""), lambda text: check(Path(text)) if text else None)
     return Path(given) if given else None
-
-

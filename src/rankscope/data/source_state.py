@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from rankscope.data.hub_data import hub_revision, is_commit
 from rankscope.records import SourceState
+from rankscope.study.methods.given_method import GivenEntry
 from rankscope.study.problems import InputProblems
 from rankscope.study.study import Source, Study, SuiteSource, is_task_file
 
@@ -77,16 +78,23 @@ class _Place:
         return state.file == self.file or (self.path is not None and state.path == str(self.path))
 
 
-def _sources(study: Study) -> Iterator[tuple[str, Source]]:
+def _sources(study: Study) -> Iterator[tuple[str, Source | Path]]:
+    """By place what has rows, and the folders of arms that were trained elsewhere."""
     yield from ((f"train.{name}", source) for name, source in study.train.items())
     yield from ((f"suites.{name}", source) for name, source in study.suites.items() if source.held_out is None)
     for key, entry in study.arms.items():
         if entry.replay is not None and (file := entry.replay.file) is not None:
             yield f"arms.{key}.replay", Source(path=file)
+        if isinstance(entry, GivenEntry):
+            yield from ((f"arms.{key}[{i}]", Path(given)) for i, given in enumerate(entry.folders))
 
 
-def _places(name: str, source: Source, folder: Path) -> Iterator[_Place]:
-    if source.path is not None:
+def _places(name: str, source: Source | Path, folder: Path) -> Iterator[_Place]:
+    if isinstance(source, Path):
+        for path in sorted(_absolute(folder, str(source)).glob("*")):
+            if path.suffix in (".json", ".safetensors"):
+                yield _Place(name, str(source / path.name), path)
+    elif source.path is not None:
         for file in (source.path, os.path.join(os.path.dirname(source.path), "aliases.json")):
             yield _Place(name, file, _absolute(folder, file))
     elif source.hub is not None and os.path.isdir(local := _absolute(folder, source.hub)):

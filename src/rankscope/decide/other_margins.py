@@ -42,11 +42,16 @@ def at_other_margins(
         for chosen in choose_settings([_arm(setting) for setting in mine], held_to):
             rows = judged[
                 (judged["arm"] == chosen.arm)
-                & (judged["learning_rate"] == chosen.learning_rate)
+                & _at_rate(judged["learning_rate"], chosen.learning_rate)
                 & (judged["dial"] == chosen.dial)
             ]
             found.append(_worth(allowed, chosen, held_to, rows, seed_count))
     return found
+
+
+def _at_rate(rates: pd.Series[float], rate: float | None) -> pd.Series[bool]:
+    """Which rates are this one; of an arm that was trained elsewhere it is missing."""
+    return rates.isna() if rate is None else rates == rate
 
 
 def _arm(setting: ArmSetting) -> ArmPoints:

@@ -79,14 +79,14 @@ def study_arms(study: str, evidence: Evidence, searched: dict[str, float]) -> li
 
     The reference is the eligible arm with the most observed gain, of the same look: an arm that forgets too much, or
     was trained at a bad rate, is nothing that others should be as good as. Where no arm is eligible there is none. Arms
-    with a remedy are left out: a default is of plain arms.
+    with a remedy are left out, and those that were trained elsewhere: a default is of plain arms at known rates.
     """
     found = []
     eligible = {label for a, label in enumerate(evidence.labels) if evidence.ruling.standing.eligible[a]}
     for place, label in enumerate(evidence.labels):
         look, a = evidence.of(label)
         arm, parts = look.pairing.facts(label), look.measured
-        if arm.remedy is not None:
+        if arm.remedy is not None or not arm.cost.trained_here:
             continue
         reference = None
         if parts.gain is not None and any(other in eligible for other in look.labels):

@@ -2,7 +2,8 @@
 
 The settings of arms (`setting_choice.py`) and the remedies of a finished change (`tools/repair_choice.py`) are chosen
 by it, on items that never judge. A candidate's forgetting is known from few items, and how far it moves the first
-answer token from many prompts without answers. Both are fitted: over all candidates forgetting never falls as the
+answer token from many prompts without answers: over the items' choices where they have any, else over the whole
+vocabulary, of which most is the answer's new form. Both are fitted: over all candidates forgetting never falls as the
 divergence rises; along the dials of one change it never falls as the dial rises. The share of the second fit is
 n / (n + 64) for n labelled items a suite: from 64 on the labels lead. docs/measures.md has the formulas, docs/log.md
 what the predictors were compared on.
@@ -37,14 +38,14 @@ class Rated(NamedTuple):
 
     @property
     def by_loss(self) -> tuple[float, float, float]:
-        """The loss, then how far the first token moves, then the dial."""
+        """The loss, then the divergence, then the dial."""
         return (self.loss, self.moved, self.dial)
 
 
 def choose(candidates: Sequence[Rated]) -> tuple[int, Literal["retention", "none admissible"]]:
     """The place of the chosen one: of those whose excess is at most 1 the one of the lowest loss (`retention`), where
-    there is none the one of the least excess (`none admissible`). Equals go to what moves the first token less, then to
-    the smaller dial. Raises ValueError for no candidate."""
+    there is none the one of the least excess (`none admissible`). Equals go to the smaller divergence, then to the
+    smaller dial. Raises ValueError for no candidate."""
     if not candidates:
         raise ValueError("nothing to choose from")
     places = range(len(candidates))
@@ -52,6 +53,11 @@ def choose(candidates: Sequence[Rated]) -> tuple[int, Literal["retention", "none
     if admissible:
         return min(admissible, key=lambda place: candidates[place].by_loss), "retention"
     return min(places, key=lambda place: (candidates[place].excess, *candidates[place].by_loss)), "none admissible"
+
+
+def over_choices(suites_with: int, suites: int) -> bool:
+    """Whether the divergence over the choices speaks for all suites, where so many of them have choices: half do."""
+    return suites > 0 and 2 * suites_with >= suites
 
 
 def fitted_forgetting(

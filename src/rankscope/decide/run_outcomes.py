@@ -56,7 +56,7 @@ def arm_facts(runs: pd.DataFrame) -> tuple[ArmFacts, ...]:
     """Summarises the runs of each arm, by trainable parameters, then label.
 
     `runs` has the rows of one base model and one training set: arm, method, rank, alpha, targets, learning_rate, seed,
-    state, reason, and what a run took (`ArmCost`'s fields); `dial` where it is not 1.
+    state, reason, and what a run took (`ArmCost`'s fields); `dial` where it is not 1, `trained_here` where it is false.
     """
     facts = [_one_arm(str(label), group) for label, group in runs.groupby("arm")]
     return tuple(sorted(facts, key=lambda arm: (arm.trainable_parameters or np.inf, arm.label)))
@@ -101,6 +101,7 @@ def _one_arm(label: str, group: pd.DataFrame) -> ArmFacts:
             peak_memory_bytes=_integer(done["peak_memory_bytes"].dropna().max()),
             adapter_bytes=_integer(done["adapter_bytes"].dropna().max()),
             extra_tokens_share=_number(first.get("extra_tokens_share")) if isinstance(remedy, str) else None,
+            trained_here=bool(first.get("trained_here", True)),
         ),
         undone=undone,
         problem=problem,

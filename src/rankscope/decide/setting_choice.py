@@ -19,12 +19,13 @@ from rankscope.records.settings_record import How
 
 Floats = NDArray[np.float64]
 
-PREDICTOR: Literal["kl_first_token_nats", "kl_choices_nats"] = "kl_first_token_nats"
+Predictor = Literal["kl_first_token_nats", "kl_choices_nats"]
 """What forgetting is fitted on, of the two divergences that are measured."""
 
 
 class ArmPoints(NamedTuple):
-    """An arm with all points that were measured of it. `rate`: the study's own, None where it is chosen; `dial`: the
+    """An arm with all points that were measured of it. `rate`: the study's own, None where it is chosen (or not
+    known, of an arm that was trained elsewhere); `dial`: the
     one that the study fixes, None where it is chosen."""
 
     arm: str
@@ -37,20 +38,21 @@ def choose_settings(arms: Sequence[ArmPoints], choice: PlannedChoice) -> list[Ar
     """The setting of each arm of one base model and training set, in their order.
 
     Of the points whose fitted forgetting is at most the limit, in points and in nats, the one with the lowest
-    validation loss; ties go to the one that moves the first token less. Where there is none, the one whose fitted
+    validation loss; ties go to the one that moves less. Where there is none, the one whose fitted
     forgetting is least. With `select: loss` the lowest validation loss at dial 1. An arm without any point has its own
     rate, and its own dial or 1.
     """
     fitted = with_fits([point for arm in arms for point in arm.points])
+    predictor = predictor_of(fitted)
     found, start = [], 0
     for arm in arms:
         own = fitted[start : start + len(arm.points)]
         start += len(arm.points)
-        found.append(_setting(arm, own, choice))
+        found.append(_setting(arm, own, choice, predictor))
     return found
 
 
-def _setting(arm: ArmPoints, points: Sequence[SettingPoint], choice: PlannedChoice) -> ArmSetting:
+def _setting(arm: ArmPoints, points: Sequence[SettingPoint], choice: PlannedChoice, predictor: Predictor) -> ArmSetting:
     by_loss = choice.select == "loss"
     dial = arm.dial if arm.dial is not None or not by_loss else 1.0
     open_points = [
@@ -60,8 +62,9 @@ def _setting(arm: ArmPoints, points: Sequence[SettingPoint], choice: PlannedChoi
         and (dial is None or point.dial == dial)
         and (arm.rate is None or point.learning_rate == arm.rate)
     ]
-    best, how = _best(open_points, choice)
-    if arm.rate is not None and dial is not None:
+    best, how = _best(open_points, choice, predictor)
+    elsewhere = bool(points) and all(point.learning_rate is None for point in points)
+    if dial is not None and (arm.rate is not None or elsewhere):
         how = "given"
     return ArmSetting(
         model=choice.model, train_set=choice.train_set, arm=arm.arm,
@@ -73,11 +76,13 @@ def _setting(arm: ArmPoints, points: Sequence[SettingPoint], choice: PlannedChoi
     )  # fmt: skip
 
 
-def _best(points: Sequence[SettingPoint], choice: PlannedChoice) -> tuple[SettingPoint | None, How]:
+def _best(
+    points: Sequence[SettingPoint], choice: PlannedChoice, predictor: Predictor
+) -> tuple[SettingPoint | None, How]:
     """The point that is chosen, and by what."""
     if choice.select == "loss" or not points:
-        return min(points, key=_by_loss, default=None), "loss"
-    place, how = choose([Rated(fitted_share(point, choice), *_by_loss(point)) for point in points])
+        return min(points, key=lambda point: _by_loss(point, predictor), default=None), "loss"
+    place, how = choose([Rated(fitted_share(point, choice), *_by_loss(point, predictor)) for point in points])
     return points[place], how
 
 
@@ -91,18 +96,27 @@ def fitted_share(point: SettingPoint, choice: PlannedChoice) -> float:
     return max(shares, default=math.inf)
 
 
-def _by_loss(point: SettingPoint) -> tuple[float, float, float]:
-    """Validation loss, then how far the first token moves, then the dial."""
-    loss, moved = point.validation_loss, getattr(point, PREDICTOR)
+def _by_loss(point: SettingPoint, predictor: Predictor) -> tuple[float, float, float]:
+    """Validation loss, then the divergence, then the dial."""
+    loss, moved = point.validation_loss, getattr(point, predictor)
     return (math.inf if loss is None else loss, math.inf if moved is None else float(moved), point.dial)
 
 
 # ---- the fit ---------------------------------------------------------------------------------------------------------
 
 
+def predictor_of(points: Sequence[SettingPoint]) -> Predictor:
+    """The divergence over the items' choices where every point that was measured has it, else that over the whole
+    vocabulary. On a real base model the first orders rates and dials by what they forget, the second only the dials of
+    one rate (docs/log.md has the table)."""
+    measured = [point for point in points if point.kl_first_token_nats is not None]
+    known = bool(measured) and all(point.kl_choices_nats is not None for point in measured)
+    return "kl_choices_nats" if known else "kl_first_token_nats"
+
+
 def with_fits(points: Sequence[SettingPoint]) -> list[SettingPoint]:
     """The points, in their order, with the forgetting that the two isotonic fits give together."""
-    moved, dials, labels = (_column(points, name) for name in (PREDICTOR, "dial", "select_items"))
+    moved, dials, labels = (_column(points, name) for name in (predictor_of(points), "dial", "select_items"))
     changes = [(point.arm, point.learning_rate, point.source) for point in points]
     fits = {
         name: fitted_forgetting(_column(points, name), moved, dials, labels, changes)

@@ -8,14 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from rankscope.decide.chance_level import chance_of, knows_nothing
 from rankscope.decide.paired_items import item_values, metric_of
+from rankscope.decide.retention_rule import over_choices
 from rankscope.records import ArmSetting, SettingPoint
 from rankscope.records.settings_record import Source
 
 KEYS = ["arm", "learning_rate", "dial"]
+
+RATE_NOT_KNOWN = 0.0
+"""Stands for the rate of an arm that was trained elsewhere where points are told apart by their rate; no arm is trained
+at it, and nobody outside sees it."""
 
 OPERATING_POINTS = [
     "model", "train_set", "arm", "learning_rate", "dial", "source", "seeds", "validation_loss", "forgetting_select",
@@ -78,7 +84,8 @@ def setting_points(
             values |= {str(n): None if pd.isna(v) else v for n, v in table.get((arm, rate, dial), {}).items()}
         values["select_items"] = values.get("select_items") or 0.0
         mean = float(group["validation_loss"].astype(float).mean())
-        named = {"arm": arm, "learning_rate": rate, "dial": dial, "source": source, "seeds": int(count)}
+        known_rate = None if rate == RATE_NOT_KNOWN else rate
+        named = {"arm": arm, "learning_rate": known_rate, "dial": dial, "source": source, "seeds": int(count)}
         points.append(SettingPoint.model_validate({**named, "validation_loss": mean, **values}))
     return points
 
@@ -116,13 +123,16 @@ def _forgetting(scores: pd.DataFrame, base: pd.DataFrame, suites: pd.DataFrame) 
 
 
 def _divergences(moved: pd.DataFrame) -> pd.DataFrame:
-    """Means over prompts, then over suites and seeds, by KEYS."""
+    """Means over prompts, then over suites and seeds, by KEYS. That over the choices is of the suites that have any,
+    and not known where less than half of them do."""
     columns = ["kl_first_token_nats", "kl_choices_nats"]
     if moved.empty:
         return pd.DataFrame(columns=columns)
     floats = moved.astype(dict.fromkeys(columns, float))
     by_suite = floats.groupby([*KEYS, "seed", "suite"])[columns].mean()
-    return by_suite.groupby(KEYS).mean()
+    means, counts = by_suite.groupby(KEYS).mean(), by_suite.groupby(KEYS).count()
+    enough = np.array([over_choices(*pair) for pair in zip(counts[columns[1]], counts[columns[0]], strict=True)])
+    return means.assign(kl_choices_nats=means[columns[1]].where(enough))
 
 
 def operating_points(settings: list[ArmSetting], judged: pd.DataFrame) -> pd.DataFrame:

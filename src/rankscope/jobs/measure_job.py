@@ -36,11 +36,12 @@ SOME_RATE = 1e-4
 
 
 def measured_runs(plan: Plan) -> list[PlannedRun]:
-    """For each base model, training set and method the run of fewest and of most trained parameters, of one seed."""
+    """For each base model, training set and method that is trained the run of fewest and of most trained parameters, of
+    one seed."""
     chosen: dict[str, PlannedRun] = {}
     groups: dict[tuple[str, str, str], list[PlannedRun]] = {}
     for run in plan.runs:
-        if run.fits and not run.in_gang:
+        if run.fits and not run.in_gang and run.arm.given is None:
             groups.setdefault((run.model, run.train_set, run.arm.method), []).append(run)
     for group in groups.values():
         for pick in (min, max):

@@ -35,7 +35,7 @@ def undecided(folder: StudyFolder, runs: Iterable[PlannedRun]) -> list[tuple[str
     """
     groups: dict[tuple[str, str], list[PlannedRun]] = {}
     for run in runs:
-        if run.arm.traits.can_pack(run.arm) and not folder.is_trained(run.run_id):
+        if run.arm.given is None and run.arm.traits.can_pack(run.arm) and not folder.is_trained(run.run_id):
             groups.setdefault((run.model, run.train_set), []).append(run)
     found = []
     for (model, train_set), group in groups.items():
@@ -56,7 +56,7 @@ def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str
         if run.run_id in taken:
             continue
         packing = folder.read_packing(run.model, run.train_set)
-        packs = run.arm.traits.can_pack(run.arm) and not folder.is_trained(run.run_id)
+        packs = run.arm.given is None and run.arm.traits.can_pack(run.arm) and not folder.is_trained(run.run_id)
         if packing is None or packing.arms_together == 1 or not packs:
             found.append([run.run_id])
             continue

@@ -23,13 +23,16 @@ from rankscope.decide.planned_power import planned_power
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.lm_eval.load_task import load_task
 from rankscope.jobs.earlier_plan import finished_among, pinned, unscorable
+from rankscope.jobs.given_arms import as_found_before, with_found
 from rankscope.jobs.ready_suites import with_chosen_suites
 from rankscope.jobs.selection_prompts import selection_prompts
-from rankscope.model.load import inspect_model, load_tokenizer, model_path
+from rankscope.model.load import inspect_model, load_tokenizer
 from rankscope.model.model_checks import changed_model_files, model_states, tokenizer_sha256
+from rankscope.model.model_source import weights_source
 from rankscope.plan.make_plan import make_plan
 from rankscope.plan.worker_share import place_problems
 from rankscope.records import MachineFacts, MeasuredSpeed, ModelFacts, Plan, SourceState, SuiteFacts, TrainFacts
+from rankscope.study.methods.given_method import GivenEntry
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.read_study import absolute, dump_study, study_of
 from rankscope.study.store_urls import is_url
@@ -94,7 +97,7 @@ class StudyPlanner:
         where a source or model of finished runs has changed.
         """
         previous = out.read_plan() if out.read_marker() is not None else None
-        self._choose_suites(out if previous is not None else None)
+        self._resolve(out if previous is not None else None)
         facts = self._facts or (self._as_planned(previous, out) if previous is not None else None)
         if facts is None:
             if wrong := place_problems(self.study.execution, machine.device, machine, "study"):
@@ -114,9 +117,11 @@ class StudyPlanner:
         power = planned_power(plan, self.study.decision)
         return plan.model_copy(update={**found, "power": power, "warnings": [*plan.warnings, *lost]})
 
-    def _choose_suites(self, out: StudyFolder | None) -> None:
-        """Put suites in the place of each `auto`: those of the study as its folder has it, else what can be reached."""
-        if all(source.auto is None for source in self._asked.suites.values()):
+    def _resolve(self, out: StudyFolder | None) -> None:
+        """Put suites in the place of each `auto`, and what was found of given arms beside them: those of the study as
+        its folder has it, else what can be reached; what given arms hold is looked at with all else."""
+        asks_suites = any(source.auto is not None for source in self._asked.suites.values())
+        if not asks_suites and not any(isinstance(entry, GivenEntry) for entry in self._asked.arms.values()):
             return
         before = None
         if out is not None:
@@ -125,6 +130,8 @@ class StudyPlanner:
         if before is None and self.study is not self._asked:
             return
         chosen = with_chosen_suites(self._asked, self.base, before)
+        if before is not None:
+            chosen = as_found_before(chosen, self.base, before)
         if chosen != self.study:
             self.study, self._facts = chosen, None
 
@@ -170,6 +177,7 @@ class StudyPlanner:
     def _look(self, machine: MachineFacts) -> _Facts:
         """Open everything: inspect the models, read and encode the rows."""
         models = [inspect_model(spec, self.base, device=machine.device) for spec in self.study.models]
+        self.study = with_found(self.study, self.base, models)
         sources = source_states(self.study, self.base)
         self.close()
         self._made = TemporaryDirectory(prefix="rankscope-tokens-")
@@ -177,7 +185,7 @@ class StudyPlanner:
         suites: dict[str, list[SuiteFacts]] = {}
         done: dict[tuple[object, ...], str] = {}
         files = {
-            spec.name: model_states(spec.name, model_path(spec, self.base), spec.id if is_url(spec.id) else None)
+            spec.name: model_states(spec.name, weights_source(spec, self.base), spec.id if is_url(spec.id) else None)
             for spec in self.study.models
         }
         for spec, facts in zip(self.study.models, models, strict=True):

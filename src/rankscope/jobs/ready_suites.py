@@ -20,19 +20,19 @@ from rankscope.study.study import Study, SuiteSource
 
 READY_SUITES: dict[str, SuiteSource] = {
     "mmlu": SuiteSource(
-        hub="cais/mmlu", config="all", split="test", kind="recall", choices="letters",
+        hub="cais/mmlu", bad_rows="drop", config="all", split="test", kind="recall", choices="letters",
         columns={"question": "question", "choices": "choices", "answer_index": "answer", "cluster": "subject"},
     ),
     "commonsense_qa": SuiteSource(
-        hub="tau/commonsense_qa", split="validation", kind="recall",
+        hub="tau/commonsense_qa", bad_rows="drop", split="validation", kind="recall",
         columns={"id": "id", "question": "question", "choices": "choices.text", "answer_index": "answerKey"},
     ),
     "gsm8k": SuiteSource(
-        hub="openai/gsm8k", config="main", split="test", kind="reasoning",
+        hub="openai/gsm8k", bad_rows="drop", config="main", split="test", kind="reasoning",
         columns={"question": "question", "answer": "answer"},
     ),
     "openbookqa": SuiteSource(
-        hub="allenai/openbookqa", config="main", split="test", kind="recall",
+        hub="allenai/openbookqa", bad_rows="drop", config="main", split="test", kind="recall",
         columns={"id": "id", "question": "question_stem", "choices": "choices.text", "answer_index": "answerKey"},
     ),
     "arc_easy": SuiteSource(harness="arc_easy", kind="recall"),

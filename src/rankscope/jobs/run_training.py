@@ -9,23 +9,26 @@ from rankscope.edges.checked_files import StoredCheckpoints
 from rankscope.evaluate.adapter_scoring import AdapterProblem, check_adapter
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.jobs.gang_work import hand_to_gang
+from rankscope.jobs.given_arms import take_given
 from rankscope.jobs.job_context import JobContext
+from rankscope.jobs.probe_items import probe_items
 from rankscope.jobs.status_writer import StatusWriter
 from rankscope.model.methods.attach import NewAdapter, attach
-from rankscope.records import Example, Item, PlannedRun, RunStatus
+from rankscope.records import PlannedRun, RunStatus
 from rankscope.train.fit import fit
 from rankscope.train.training_state import Checkpoints, FitResult
-
-_PROBE_ITEMS = 8
 
 
 def train_missing(context: JobContext, runs: Sequence[PlannedRun]) -> None:
     """Train those of `runs` that have no weights yet, together where there are several; they differ in their arms only.
-    Runs that began together go on together, those that were saved already among them: so an interrupted pack gives the
-    bits of one that never stopped.
+    What was trained elsewhere is taken as it is. Runs that began together go on together, those that were saved already
+    among them: so an interrupted pack gives the bits of one that never stopped.
     """
     missing = [run for run in runs if not context.folder.is_trained(run.run_id)]
     if not missing:
+        return
+    if missing[0].arm.given is not None:  # in no pack
+        take_given(context, missing[0])
         return
     ids = tuple(run.run_id for run in runs)
     began = any(tuple(pack.run_ids) == ids for pack in context.folder.read_packs())
@@ -87,7 +90,7 @@ def train_runs(
     base = context.base(first.model, own=first.arm.traits.whole, arm=first.arm)
     objective, budget = context.objective, context.evaluate_tokens
     validation = objective.validation_rows(data)
-    probe = _probe(validation)
+    probe = probe_items(validation)
     base_logprobs = choice_logprobs(base.model, probe, token_budget=budget)
     settings = [context.run_settings(run, rate) for run, rate in zip(runs, rates, strict=True)]
     with attach(base, *(NewAdapter(run.arm, first.seed) for run in runs)) as pack:
@@ -145,10 +148,3 @@ def _outcome(result: FitResult) -> dict[str, Any]:
         "micro_batch_tokens": result.micro_batch_tokens,
         "checkpointing": result.checkpointing,
     }
-
-
-def _probe(examples: Sequence[Example]) -> list[Item]:
-    """A few validation rows as items with one choice, to see whether an adapter is applied."""
-    return [
-        Item(e.item_id, "choices", e.prompt_ids, (e.completion_ids,), answer_index=0) for e in examples[:_PROBE_ITEMS]
-    ]

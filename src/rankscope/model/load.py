@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +19,8 @@ from transformers import (
     dynamic_module_utils,
 )
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging
 
-from rankscope.assets import bundled_base_path
-from rankscope.data.hub_data import hub_problem, token_of
 from rankscope.model.decoder_parts import blocks, key_value_width, norms, vocabulary_parameters
-from rankscope.model.fetched_model import fetched
 from rankscope.model.model_checks import (
     content_sha256,
     model_states,
@@ -36,9 +29,9 @@ from rankscope.model.model_checks import (
     refuse_missing,
     refuse_vocabulary,
 )
+from rankscope.model.model_source import hub_options, model_path, no_progress_bars, refusing
 from rankscope.records import ModelFacts
 from rankscope.study.problems import InputProblems, Problem
-from rankscope.study.store_urls import is_url
 from rankscope.study.study import ModelSpec
 
 
@@ -86,75 +79,6 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
 
 
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """transformers shows a bar for every load and save; a study does hundreds."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def model_path(spec: ModelSpec, base: Path) -> str:
-    """A folder to load from, or the hub id as it is. `base` is the study file's folder.
-
-    A URL's folder is fetched to this machine first. Raises InputProblems where a folder is named that holds no
-    configuration or no safetensors.
-    """
-    if spec.id == "bundled":
-        return str(bundled_base_path())
-    where = fetched(spec.id) if is_url(spec.id) else base / Path(spec.id).expanduser()
-    folder = Path(os.path.abspath(where))  # a link is checked where the link stands
-    if not folder.exists():
-        if spec.id.startswith((".", "/", "~")) or spec.id.count("/") > 1:
-            raise InputProblems([Problem(str(folder), "model", "nothing there", "a model folder or a hub id")])
-        return spec.id
-    if not folder.is_dir():
-        raise InputProblems([Problem(str(folder), "model", "a file", "a model folder with config.json")])
-    if not (folder / "config.json").is_file():
-        raise InputProblems([Problem(str(folder), "model", "no config.json", "a model folder saved by transformers")])
-    if not list(folder.glob("*.safetensors")):
-        other = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "no weights"
-        raise InputProblems([Problem(str(folder), "model", other, "weights as *.safetensors (pickles are not opened)")])
-    return str(folder)
-
-
-def _options(spec: ModelSpec) -> dict[str, Any]:
-    options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
-    if spec.revision is not None:
-        options["revision"] = spec.revision
-    token = token_of(spec.token_env, spec.id)
-    if token is not None:
-        options["token"] = token
-    return options
-
-
-def _problem(spec: ModelSpec, error: Exception) -> InputProblems:
-    token = spec.token_env or "HF_TOKEN (or the variable that `token_env` names)"
-    return hub_problem(error, what="model", hub_id=spec.id, place="model", revision=spec.revision, token=token)
-
-
-@contextmanager
-def refusing(spec: ModelSpec) -> Iterator[None]:
-    """Whatever transformers, tokenizers or safetensors raise over a model's files as one line about the model.
-
-    A damaged file may raise anything there. Memory that is out on a GPU is no fault of the files and goes on.
-    """
-    try:
-        yield
-    except (InputProblems, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise _problem(spec, error) from error
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # what the Rust libraries raise for a broken promise of theirs
-            raise
-        raise _problem(spec, RuntimeError(str(error))) from error
-
-
 def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
     """The model's own tokenizer, with the chat template of the study where it gives one, and without any where it says
     `chat: never`.
@@ -163,13 +87,13 @@ def load_tokenizer(spec: ModelSpec, base: Path) -> PreTrainedTokenizerBase:
     """
     path = model_path(spec, base)
     with refusing(spec):
-        tokenizer = AutoTokenizer.from_pretrained(path, **_options(spec))
+        tokenizer = AutoTokenizer.from_pretrained(path, **hub_options(spec))
         _try_out(spec, tokenizer)
     if tokenizer.eos_token_id is None:
         expected = "a tokenizer with an end-of-sequence token"
         raise InputProblems([Problem(spec.id, "tokenizer", "no EOS token", expected)])
     with refusing(spec):
-        config = AutoConfig.from_pretrained(path, **_options(spec)).get_text_config()
+        config = AutoConfig.from_pretrained(path, **hub_options(spec)).get_text_config()
         refuse_vocabulary(spec, tokenizer, config.vocab_size)
     if spec.chat_template is not None:
         tokenizer.chat_template = spec.chat_template
@@ -190,7 +114,7 @@ def _try_out(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> None:
 
 def _config(spec: ModelSpec, path: str, device: str | None) -> Any:
     """The model's configuration. Raises InputProblems where its architecture cannot be used."""
-    config = AutoConfig.from_pretrained(path, **_options(spec))
+    config = AutoConfig.from_pretrained(path, **hub_options(spec))
     refuse_config(spec, config, device)
     return config
 
@@ -263,7 +187,7 @@ def load_model(
     it cannot be loaded.
     """
     path = str(weights) if weights is not None else model_path(spec, base)
-    options = _options(spec)
+    options = hub_options(spec)
     if spec.quantization is not None:
         options |= {"quantization_config": nf4_config(DTYPES[dtype]), "device_map": {"": device}}
     with refusing(spec):

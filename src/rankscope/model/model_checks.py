@@ -21,12 +21,15 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 
 
 def model_states(name: str, path: str, url: str | None = None) -> list[SourceState]:
-    """The state now of every file that decides what the model in a folder does; none for a hub id, whose commit does.
+    """The state now of every file that decides what the model in a folder (or a GGUF file) does; none for a hub id,
+    whose commit does.
 
     `name` is the model's in the study; with `url` the files are named as they are in the store that `path` is of.
     """
     folder = Path(path)
-    files = sorted(file for file in folder.iterdir() if _is_read(file)) if folder.is_dir() else []
+    files = [folder] if folder.is_file() else []
+    if folder.is_dir():
+        files = sorted(file for file in folder.iterdir() if _is_read(file))
     named = {file: str(file) if url is None else f"{url.rstrip('/')}/{file.name}" for file in files}
     return [SourceState(name=name, file=named[file], **file_facts(file)) for file in files]
 

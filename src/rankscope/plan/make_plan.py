@@ -6,12 +6,12 @@ Pure arithmetic on facts of models, data and machine: no weights, rows or files 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from rankscope.plan.derived_time import derivations, seconds_within_runs
-from rankscope.plan.gang_choice import GangNeed, Room, can_shard, gang_seconds, host_bytes
+from rankscope.plan.gang_choice import ALONE, GangNeed, Room, can_shard, gang_seconds, host_bytes
 from rankscope.plan.placement import Claim
 from rankscope.plan.plan_checks import check_arms, check_runs, check_support, study_warnings
 from rankscope.plan.resolve import (
@@ -78,11 +78,16 @@ class _Setting:
 
     @cached_property
     def needs(self) -> list[tuple[Arm, GangNeed]]:
-        """Where each arm's runs go, and what they need there."""
+        """Where the runs of each arm that is trained go, and what they need there."""
         return [
             (arm, run_need(self.study, arm, self.facts, self.train, self.dtype, self.resolved, self.room))
             for arm in self.study.expand_arms()
+            if arm.given is None
         ]
+
+    def scored(self, arm: Arm) -> GangNeed:
+        """Where an arm's runs are scored, and what they need there."""
+        return run_scoring(self.study, arm, self.facts, self.train, self.dtype, self.resolved, self.room)
 
     @cached_property
     def room(self) -> Room:
@@ -221,8 +226,9 @@ def _with_gang(setting: _Setting, search: PlannedSearch, runs: Sequence[PlannedR
 def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> PlannedRun:
     study, facts, train = setting.study, setting.facts, setting.train
     searching = search_arms(arm, entry)
-    need = next(need for known, need in setting.needs if known == arm)
-    scored = run_scoring(study, arm, facts, train, setting.dtype, setting.resolved, setting.room)
+    scored = setting.scored(arm)
+    need = next((need for known, need in setting.needs if known == arm), replace(scored, gang=ALONE))
+    trains = arm.given is None
     parts = need.parts
     at_most, kept = disk_bytes(
         arm, facts, setting.dtype, setting.suites, keep_full=_stays(study, seed), optimizer=study.optimizer.name
@@ -243,10 +249,10 @@ def _run(setting: _Setting, arm: Arm, entry: Sequence[Arm], seed: int) -> Planne
         arm=arm,
         seed=seed,
         trainable_parameters=arm.trainable_parameters(facts),
-        step_count=step_count(train.row_count, study.budget),
-        train_tokens=round(train.token_count * sum(study.budget.rows_seen(train.row_count)) / train.row_count),
+        step_count=step_count(train.row_count, study.budget) if trains else 0,
+        train_tokens=round(trains * train.token_count * sum(study.budget.rows_seen(train.row_count)) / train.row_count),
         replay_tokens=round(replayed_rows(arm, train, study.budget).tokens),
-        train_flops=sum(clock.training_flops(arm)),
+        train_flops=sum(clock.training_flops(arm)) if trains else 0.0,
         evaluate_flops=sum(evaluate_flops(arm, facts, setting.suites)),
         memory_bytes=sum(parts.values()),
         memory_parts_bytes=parts,

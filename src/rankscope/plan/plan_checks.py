@@ -13,6 +13,7 @@ from rankscope.plan.gang_choice import can_shard
 from rankscope.plan.selection_split import split_problems
 from rankscope.plan.worker_share import place_problems
 from rankscope.records import MachineFacts, ModelFacts, Plan, PlannedChoice, PlannedRun
+from rankscope.records.arm_record import TRAINED_ELSEWHERE
 from rankscope.study.graders import grader_of
 from rankscope.study.methods import METHODS
 from rankscope.study.problems import InputProblems, Problem
@@ -86,7 +87,7 @@ def _not_shared_out(study: Study, models: Sequence[ModelFacts], file: str) -> li
         arm.label: why
         for facts in models
         for arm in study.expand_arms()
-        if (why := can_shard(arm, facts, study.optimizer.name)) is not None
+        if arm.given is None and (why := can_shard(arm, facts, study.optimizer.name)) is not None
     }
     expected = f"{instead}, which leaves it on one device, or a study without it"
     return [Problem(file, f"arms ({label})", f"{asked}, and {why}", expected) for label, why in whys.items()]
@@ -112,11 +113,13 @@ def study_warnings(study: Study, plan: Plan, machine: MachineFacts, totals: dict
     """One sentence for each thing that the user should know before anything runs."""
     return [
         *_seeds(study),
+        *_dequantized(study),
         *_rates(study),
         *_scales(study),
         *_suites(study),
         *_held_out(plan),
         *_chosen(study),
+        *_given(study),
         *_lengths(study, plan),
         *_judges(plan),
         *_fit(plan, machine, totals),
@@ -127,6 +130,15 @@ def _seeds(study: Study) -> list[str]:
     if len(study.all_seeds) > 1:
         return []
     return ["one seed: the results are a description, and no arm can be recommended; three seeds or more can decide"]
+
+
+def _dequantized(study: Study) -> list[str]:
+    return [
+        f"{spec.name}: what is trained and scored are the dequantised weights of {spec.gguf_file}, which are not those "
+        "that the quantised file was made from"
+        for spec in study.models
+        if spec.gguf_file is not None
+    ]
 
 
 def _judges(plan: Plan) -> list[str]:
@@ -222,6 +234,12 @@ def _chosen(study: Study) -> list[str]:
         )
         found.append(f"{asked}: auto chose {', '.join(own)}; a study that goes on keeps them")
     return found
+
+
+def _given(study: Study) -> list[str]:
+    """What nobody knows of arms that were trained elsewhere."""
+    labels = ", ".join(arm.label for arm in study.expand_arms() if arm.given is not None)
+    return [f"{labels}: {TRAINED_ELSEWHERE}"] if labels else []
 
 
 def _lengths(study: Study, plan: Plan) -> list[str]:

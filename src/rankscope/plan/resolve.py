@@ -154,9 +154,10 @@ def _needs(
     resolved: Resolved,
     machine: MachineFacts,
 ) -> dict[str, GangNeed]:
-    """What each arm needs, alone or in a gang, by `gang_key`."""
+    """What each arm that is trained needs, alone or in a gang, by `gang_key`."""
     room = Room.of(machine, USABLE_MEMORY, resolved.device)
-    places = _arms_in_place(study, arms, models, train_sets, resolved)
+    trained = [arm for arm in arms if arm.given is None]
+    places = _arms_in_place(study, trained, models, train_sets, resolved)
     return {key: run_need(study, arm, facts, train, dtype, resolved, room) for key, arm, facts, train, dtype in places}
 
 
@@ -217,11 +218,14 @@ def run_id(
 
     Hashed are the arm without its label, the training rows as they are encoded and their settings without the domain,
     the model's content, dtype, budget, optimizer, validation, the seed, RESULTS_VERSION, and where the rate is searched
-    its grid, the search's seed and the arms that search (`searching`, of `search_arms`). Suites, labels, other arms,
+    its grid, the search's seed and the arms that search (`searching`, of `search_arms`). Of an arm that was trained
+    elsewhere the content of the seed's folder, and of the rest what it is validated on. Suites, labels, other arms,
     other seeds, margins, checkpoints and paths are not: changing them trains nothing anew.
     """
     payload = {**_common(study, model, train, dtype), "arm": _settings(arm, train), "seed": seed}
-    if searching:
+    if arm.given is not None:
+        payload |= {"budget": None, "optimizer": None, "arm": arm.given.sha256[study.all_seeds.index(seed)]}
+    elif searching:
         payload["search"] = _search(searching, train)
     else:
         payload["learning_rate"] = arm.learning_rate
@@ -271,7 +275,7 @@ def _common(study: Study, model: ModelFacts, train: TrainFacts, dtype: str) -> d
 def _settings(arm: Arm, train: TrainFacts) -> dict[str, Any]:
     """An arm without its label, its rate and its dial (a run is as it was trained); the order and repetition of targets
     mean nothing. Of what it replays the share and the content, not where that lies."""
-    settings = arm.model_dump(mode="json", exclude={"label", "learning_rate", "dial", "retain", "replay"})
+    settings = arm.model_dump(mode="json", exclude={"label", "learning_rate", "dial", "retain", "replay", "given"})
     if isinstance(arm.targets, tuple):
         settings["targets"] = sorted(set(arm.targets))
     if arm.retain is not None:  # hashed where there is one, so that older ids stay

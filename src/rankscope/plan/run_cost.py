@@ -291,5 +291,7 @@ def disk_bytes(
     weights = arm.stored_parameters(facts) * BYTES[dtype]
     predictions = _PREDICTION_BYTES * sum(suite.item_count for suite in suites)
     kept = predictions + (weights if not arm.traits.whole or keep_full else 0)
+    if arm.given is not None:  # without a checkpoint
+        return weights + predictions, kept
     held = BYTES[dtype] if optimizer == "adamw_bf16" else 4
     return held * trained + moment_bytes(trained, optimizer) + weights + predictions, kept

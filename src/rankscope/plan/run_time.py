@@ -90,7 +90,9 @@ class Clock:
         return made
 
     def training(self, arm: Arm, share: float = 1.0) -> float:
-        """Updates of a run, or of `share` of one."""
+        """Updates of a run, or of `share` of one; none of an arm that was trained elsewhere."""
+        if arm.given is not None:
+            return 0.0
         steps = share * step_count(self._train.row_count, self._budget)
         tokens = share * (self._tokens() + replayed_rows(arm, self._train, self._budget).tokens)
         again = base_forwards(arm) / 3  # a forward is a third of a step, as FLOPs and as calls

@@ -72,7 +72,7 @@ class Work:
         begun: dict[tuple[str, str, int, int, bool, Replay | None], list[PlannedRun]] = {}
         for run in sorted(runs, key=lambda one: -one.seconds):
             key = (run.model, run.train_set, run.seed, run.gang, run.offload, run.arm.replay)
-            if self.arms_together == 1 or not run.arm.traits.can_pack(run.arm):
+            if self.arms_together == 1 or run.arm.given is not None or not run.arm.traits.can_pack(run.arm):
                 packs.append([run])
             elif key in begun and len(begun[key]) < self.arms_together:
                 begun[key].append(run)

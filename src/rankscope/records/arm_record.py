@@ -19,6 +19,16 @@ class Interval(Record):
     high: float | None
 
 
+TRAINED_ELSEWHERE = (
+    "trained elsewhere, at learning rates and on rows that are not known here: whether the comparison with the other "
+    "arms is fair cannot be checked, and rows that are held out here may have been trained on there"
+)
+"""What is said of arms that are judged and were not trained by the study."""
+
+NOT_TRAINED_HERE = "not trained here"
+"""In the place of what training took."""
+
+
 class ArmCost(Record):
     """What a run of an arm took: seconds of training (mean over seeds), the arm's search, and the most of memory and
     disk."""
@@ -29,6 +39,8 @@ class ArmCost(Record):
     adapter_bytes: int | None
     extra_tokens_share: float | None = None
     """Tokens that it trains on beside the task's, as a share of these; None of an arm without a remedy."""
+    trained_here: bool = True
+    """False of an arm that was trained elsewhere: what that took is not known."""
 
 
 class SuiteOutcome(Record):

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
-from rankscope.records.arm_record import Interval
+from rankscope.records.arm_record import NOT_TRAINED_HERE, ArmCost, ArmVerdict, Interval
 from rankscope.study.study_settings import Metric
 
 NOT_MEASURED = "not measured"
@@ -170,3 +170,13 @@ def rate(learning_rate: float | None) -> str:
         return "none"
     mantissa, exponent = f"{learning_rate:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def arm_rate(arm: ArmVerdict) -> str:
+    """The learning rate that an arm was trained at, as `rate` has it."""
+    return rate(arm.learning_rate) if arm.cost.trained_here else "not known"
+
+
+def training_time(cost: ArmCost) -> str:
+    """How long a run of an arm trained, as `duration` has it."""
+    return duration(cost.train_seconds) if cost.trained_here else NOT_TRAINED_HERE

@@ -55,11 +55,11 @@ class SettingPoint(Record):
     token. `forgetting` (a share of accuracy) and `forgetting_nats` (nats per token) are means over suites on the items
     that choose, `select_items` of them a suite in the mean; the divergences KL(base || arm) at the first answer token
     are means over prompts, then over suites, in nats. `fitted` and `fitted_nats` are the forgetting by the isotonic
-    fit. None: not measured.
+    fit. None: not measured; a rate that is None is not known, of an arm that was trained elsewhere.
     """
 
     arm: str
-    learning_rate: float
+    learning_rate: float | None
     dial: float
     source: Source
     seeds: int

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from rankscope.records.arm_record import ArmVerdict, RemedyOutcome
+from rankscope.records.arm_record import TRAINED_ELSEWHERE, ArmVerdict, RemedyOutcome
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.records.settings_record import WorthAt
 from rankscope.study.methods import MethodName
@@ -149,6 +149,12 @@ class Verdict(Record):
     def in_nats(self) -> bool:
         """Whether some suite is judged by its loss."""
         return any(arm.gain_nats is not None or arm.forgetting_nats is not None for arm in self.arms)
+
+    @property
+    def elsewhere_sentence(self) -> str | None:
+        """What nobody knows of the arms that were trained elsewhere; None where all were trained by the study."""
+        labels = [arm.label for arm in self.arms if not arm.cost.trained_here]
+        return f"{', '.join(labels)}: {TRAINED_ELSEWHERE}." if labels else None
 
     @property
     def named_arms(self) -> list[str]:

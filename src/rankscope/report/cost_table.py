@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rankscope.records import ArmCost
-from rankscope.records.readable_numbers import NOT_MEASURED, duration, percent, size
+from rankscope.records.readable_numbers import NOT_MEASURED, duration, percent, size, training_time
 from rankscope.report.chart_drawing import Pair
 from rankscope.report.page_tables import Cell, DataTable, columns_of_pairs, number_cell, text_cell
 from rankscope.study.methods import METHODS
@@ -31,7 +31,7 @@ def costs_table(pairs: Sequence[Pair]) -> DataTable:
                 [
                     *pair_cells(pair.verdict.model, pair.verdict.train_set),
                     text_cell(arm.label),
-                    number_cell(cost.train_seconds, duration(cost.train_seconds)),
+                    number_cell(cost.train_seconds, training_time(cost)),
                     number_cell(cost.search_seconds, searched),
                     number_cell(cost.peak_memory_bytes, size(cost.peak_memory_bytes)),
                     number_cell(cost.adapter_bytes, _adapter_size(cost.adapter_bytes, arm.method)),

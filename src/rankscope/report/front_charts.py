@@ -60,7 +60,8 @@ def front_frame(points: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
         frame.loc[searched, "forgetting"] = 100 * frame.loc[searched, "forgetting_select"].astype("Float64").astype(
             float
         )
-    frame["series"] = frame["arm"] + " at " + frame["learning_rate"].map(rate)
+    known = frame["learning_rate"].notna()  # not of an arm that was trained elsewhere
+    frame["series"] = frame["arm"].where(~known, frame["arm"] + " at " + frame["learning_rate"].map(rate))
     return frame.sort_values(["order", "judged", "learning_rate", "dial"]).reset_index(drop=True)
 
 

@@ -10,12 +10,12 @@ import vl_convert
 
 from rankscope.records import ArmVerdict, SuiteOutcome, Verdict
 from rankscope.records.readable_numbers import (
-    duration,
+    arm_rate,
     interval_in_units,
     interval_of,
     nats,
     percent,
-    rate,
+    training_time,
 )
 from rankscope.report.chart_drawing import Chart, spec_of
 from rankscope.report.rank_charts import arm_frame, of_pair, seed_frame
@@ -99,7 +99,8 @@ def _confidence(study: Mapping[str, Any]) -> float | None:
 
 
 def _lead(verdict: Verdict, row: ArmVerdict, arm: Arm) -> str:
-    lead = f"{arm.traits.described(arm)} for `{verdict.model}`, trained on `{verdict.train_set}`."
+    where = "trained" if arm.given is None else "judged"
+    lead = f"{arm.traits.described(arm)} for `{verdict.model}`, {where} on `{verdict.train_set}`."
     result = (
         f"It gains {interval_in_units(row.gain, row.gain_nats)} on suites of its training domain and forgets "
         f"{interval_in_units(row.forgetting, row.forgetting_nats, sign=False)} on the others, against the untouched "
@@ -107,7 +108,8 @@ def _lead(verdict: Verdict, row: ArmVerdict, arm: Arm) -> str:
     )
     chosen = verdict.recommended.label if verdict.recommended else None
     place = "" if chosen == row.label else f" It is not the recommended arm; its status is: {row.status}."
-    return f"{lead} {result}{place}{_dial(row, arm)}"
+    elsewhere = "" if verdict.elsewhere_sentence is None else f"\n\n{_inline(verdict.elsewhere_sentence)}"
+    return f"{lead} {result}{place}{_dial(row, arm)}{elsewhere}"
 
 
 def _dial(row: ArmVerdict, arm: Arm) -> str:
@@ -160,14 +162,14 @@ def _loading(verdict: Verdict, arm: Arm, study: Mapping[str, Any]) -> str:
 
 def _settings(row: ArmVerdict, arm: Arm, study: Mapping[str, Any]) -> str:
     facts: dict[str, Any] = {"method": arm.method, **arm.traits.card_settings(arm)}
-    facts["learning rate"] = rate(row.learning_rate)
+    facts["learning rate"] = arm_rate(row)
     facts["dial"] = f"{row.dial:g}"
     if arm.remedy is not None:
         facts["against forgetting"] = arm.remedy
     facts["trainable parameters"] = "not known" if row.trainable_parameters is None else f"{row.trainable_parameters:,}"
     facts["seeds of the study"] = ", ".join(map(str, row.seeds))
-    facts["training time of one run"] = duration(row.cost.train_seconds)
-    for group in ("budget", "optimizer"):
+    facts["training time of one run"] = training_time(row.cost)
+    for group in ("budget", "optimizer") if arm.given is None else ():
         facts |= {key.replace("_", " "): value for key, value in dict(study.get(group, {})).items()}
     return "\n".join(f"- {key}: {_inline(str(value))}" for key, value in facts.items())
 

@@ -123,7 +123,11 @@ def make_sections(
 
 def _answer(pair: Pair, confidence: float | None) -> dict[str, Any]:
     verdict = pair.verdict
-    sure = (verdict_text.confidence_sentence(verdict, confidence), verdict_text.noise_sentence(verdict))
+    sure = (
+        verdict_text.confidence_sentence(verdict, confidence),
+        verdict_text.noise_sentence(verdict),
+        verdict.elsewhere_sentence,
+    )
     return {
         "name": pair.name,
         "tone": verdict.tone,

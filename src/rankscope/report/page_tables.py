@@ -11,13 +11,14 @@ import pandas as pd
 from rankscope.records import Interval, Verdict, VerdictFile
 from rankscope.records.readable_numbers import (
     NOT_MEASURED,
-    duration,
+    arm_rate,
     is_number,
     nats,
     parameters,
     percent,
     points,
     rate,
+    training_time,
 )
 from rankscope.report.chart_drawing import Pair, plain
 from rankscope.report.suites_and_items import IN_NATS, change_frame
@@ -114,13 +115,13 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
                     *pair_cells(verdict.model, verdict.train_set),
                     text_cell(arm.label, "chosen" if recommended else ""),
                     number_cell(arm.trainable_parameters, parameters(arm.trainable_parameters)),
-                    number_cell(arm.learning_rate, rate(arm.learning_rate)),
+                    number_cell(arm.learning_rate, arm_rate(arm)),
                     number_cell(arm.dial, f"{arm.dial:g}"),
                     number_cell(len(arm.seeds), str(len(arm.seeds))),
                     *_in_each_unit(arm.gain, arm.gain_nats),
                     *_in_each_unit(arm.forgetting, arm.forgetting_nats),
                     Cell(status, status, f"status {status.replace(' ', '-')}"),
-                    number_cell(arm.cost.train_seconds, duration(arm.cost.train_seconds)),
+                    number_cell(arm.cost.train_seconds, training_time(arm.cost)),
                 ]
             )
     return DataTable("arms", "Arms, fewest trainable parameters first", columns, rows)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rankscope.records import Answer, ArmVerdict, Interval, Metric, RemedyOutcome, SuiteOutcome, Verdict, VerdictFile
 from rankscope.records.readable_numbers import (
     amount,
-    duration,
+    arm_rate,
     interval_in_units,
     interval_of,
     listing,
@@ -21,7 +21,7 @@ from rankscope.records.readable_numbers import (
     parameters,
     percent,
     points,
-    rate,
+    training_time,
 )
 from rankscope.report.margins_text import margins_text
 from rankscope.report.plain_table import plain_table
@@ -166,7 +166,7 @@ def _print_one(console: Console, verdict: Verdict) -> None:
     for outcome in verdict.remedies:
         said = f"{outcome.sentence}.{_parts_sentence(outcome)}"
         console.print(f"Remedy ({escape(outcome.remedy)}): {escape(said)}")
-    for sentence in suite_sentences(verdict):
+    for sentence in [*suite_sentences(verdict), *filter(None, [verdict.elsewhere_sentence])]:
         console.print(Padding(f"[dim]{escape(sentence)}[/]", (0, 0, 0, 2)))
     if verdict.reasons_with_answer:
         told = tuple(f"{arm.label} learns " for arm in verdict.arms)  # the table above says it shorter
@@ -216,12 +216,12 @@ def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
         table.add_row(
             f"[bold]{escape(arm.label)}[/]" if arm.label == chosen else escape(arm.label),
             parameters(arm.trainable_parameters) if arm.trainable_parameters else "",
-            rate(arm.learning_rate) if arm.learning_rate is not None else "",
+            arm_rate(arm) if arm.learning_rate is not None or not arm.cost.trained_here else "",
             *([f"{arm.dial:g}"] if dialled else []),
             _in_each_unit(arm.gain, arm.gain_nats, wide=wide),
             _in_each_unit(arm.forgetting, arm.forgetting_nats, wide=wide),
             f"[{style}]{escape(status)}[/]" if style else escape(status),
-            duration(arm.cost.train_seconds) if arm.cost.train_seconds is not None else "",
+            training_time(arm.cost) if arm.cost.train_seconds is not None or not arm.cost.trained_here else "",
         )
     return table
 

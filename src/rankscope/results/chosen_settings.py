@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from rankscope.decide.setting_choice import ArmPoints, choose_settings, exceeds_everywhere, with_fits
-from rankscope.decide.setting_points import KEYS, SettingMeasurements, setting_points
+from rankscope.decide.setting_points import KEYS, RATE_NOT_KNOWN, SettingMeasurements, setting_points
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import (
     ArmSetting,
@@ -43,10 +43,7 @@ def settings_of(folder: StudyFolder, plan: Plan, suites: pd.DataFrame, roles: Ro
         }
         given = [arm for arm in arms.values() if not isinstance(arm.learning_rate, str)]
         measured = run_points(folder, plan, choice, given, suites, roles)
-        wanted = [
-            ArmPoints(arm.label, measured.get(arm.label, []), float(arm.learning_rate), fixed_dial(arm))
-            for arm in given
-        ]
+        wanted = [ArmPoints(arm.label, measured.get(arm.label, []), _own_rate(arm), fixed_dial(arm)) for arm in given]
         beside = [ArmPoints(label, setting.points) for label, setting in searched.items()]
         found += [*searched.values(), *choose_settings([*wanted, *beside], choice)[: len(wanted)]]
     return found
@@ -96,6 +93,11 @@ def planned_searches_of(plan: Plan, choice: PlannedChoice) -> list[PlannedSearch
     return [s for s in plan.searches if (s.model, s.train_set) == (choice.model, choice.train_set)]
 
 
+def _own_rate(arm: Arm) -> float | None:
+    """The rate that the study gives; None where it is searched, or not known of an arm that was trained elsewhere."""
+    return None if arm.learning_rate is None or isinstance(arm.learning_rate, str) else float(arm.learning_rate)
+
+
 def fixed_dial(arm: Arm) -> float | None:
     """The dial that is not chosen: the study's own, or 1 of a change that cannot be scaled."""
     return 1.0 if not arm.traits.has_dial else arm.dial
@@ -138,7 +140,7 @@ def run_points(
     for run in plan.runs:
         if (run.model, run.train_set) != (choice.model, choice.train_set) or run.arm.label not in labels:
             continue
-        label, rate, seed = run.arm.label, float(run.arm.learning_rate), run.seed
+        label, rate, seed = run.arm.label, _own_rate(run.arm) or RATE_NOT_KNOWN, run.seed
         gave = plan.gave_prompts(run.model, run.train_set, run.arm)
         for dial, frame, loss in _at_dials(folder, run):
             own = frame[chooses(frame, chosen) & ~frame["suite"].isin(gave)]

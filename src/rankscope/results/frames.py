@@ -141,6 +141,7 @@ def _run_row(
         "rank": run.arm.rank,
         "alpha": run.arm.alpha,
         "remedy": run.arm.remedy,
+        "trained_here": run.arm.given is None,
         "extra_tokens_share": run.replay_tokens / run.train_tokens if run.train_tokens else 0.0,
         "targets": targets if isinstance(targets, str) or targets is None else ", ".join(targets),
         "learning_rate": record.learning_rate if record is not None else None,

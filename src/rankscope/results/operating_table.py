@@ -51,7 +51,7 @@ def judged_at_dials(
             where = {"model": setting.model, "train_set": setting.train_set}
             measured = measure_pairing(pair(frames, **where, only=[setting.arm]))
             (gain,), (lost,) = (intervals(part, confidence, 1) for part in (measured.gain, measured.forgetting))
-            rate = float(mine["learning_rate"].iloc[0])
+            rate = pd.to_numeric(mine["learning_rate"]).iloc[0]  # missing where an arm was trained elsewhere
             values = [len(mine), gain.mean, gain.low, gain.high, lost.mean, lost.low, lost.high]
             rows.append([setting.model, setting.train_set, setting.arm, rate, dial, *values])
     frame = pd.DataFrame(rows, columns=["model", "train_set", *KEYS, *JUDGED])

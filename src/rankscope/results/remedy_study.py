@@ -63,14 +63,15 @@ def write_remedy_study(folder: StudyFolder, out: Path) -> list[str]:
 
 def best_arm(verdict: Verdict) -> str | None:
     """The label of what is recommended, else bet on, else of what gains most; None where no arm was judged."""
-    if verdict.recommended is not None:
+    known = {row.label for row in verdict.arms if row.cost.trained_here}  # of others no setting is known
+    if verdict.recommended is not None and verdict.recommended.label in known:
         return verdict.recommended.label
-    bet, known = verdict.best_bet, {row.label for row in verdict.arms}
+    bet = verdict.best_bet
     options = [] if bet is None else [bet.label, bet.least_bad.label if bet.least_bad is not None else None]
     for label in options:
         if label in known:
             return label
-    judged = [row for row in verdict.arms if row.gain.mean is not None]
+    judged = [row for row in verdict.arms if row.gain.mean is not None and row.label in known]
     return max(judged, key=lambda row: row.gain.mean or 0.0).label if judged else None
 
 

@@ -92,9 +92,10 @@ def tracked_run(folder: StudyFolder, plan: Plan, run: PlannedRun, status: RunSta
         "model": run.model,
         "train_set": run.train_set,
     }
-    params: dict[str, Any] = {key: value for key, value in settings.items() if value not in ("", None)}
+    params: dict[str, Any] = {key: v for key, v in settings.items() if v not in ("", None) and key != "given"}
     if record is not None:
-        params["learning_rate"] = record.learning_rate
+        if run.arm.given is None:
+            params["learning_rate"] = record.learning_rate
         params |= {f"{g}.{key}": v for g, values in record.settings.items() for key, v in values.items()}
     metrics = {name: float(value) for name in _MEASURED if (value := getattr(status, name)) is not None}
     metrics |= accuracies(folder, run.run_id)

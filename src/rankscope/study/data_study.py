@@ -59,8 +59,11 @@ class DataFlags:
     keep: dict[str, str]
 
 
-def data_study(look: FirstLook, flags: DataFlags, size: Size, why_this_size: str) -> str:
-    """The text of the study file. A kind that the user did not say stands under a TODO, never without."""
+def data_study(look: FirstLook, flags: DataFlags, size: Size, why_this_size: str, *, stand_in: bool = False) -> str:
+    """The text of the study file. A kind that the user did not say stands under a TODO, never without.
+
+    `stand_in`: in place of ready suites, which would be fetched, as many of the bundled world, to estimate its time.
+    """
     train: dict[str, Any] = {"path": flags.path, "domain": flags.domain}
     if look.columns:
         train["columns"] = look.columns
@@ -91,8 +94,12 @@ def data_study(look: FirstLook, flags: DataFlags, size: Size, why_this_size: str
         *([] if flags.kind is not None else [_TODO.format(why=_why(look), kind=kind)]),
         "suites:",
         _indented({f"{flags.domain}-held-out": asked}),
-        *([] if not kept else ["  # TODO kind of these: recall or reasoning? `recall` stands until you say.", _indented(kept)]),
-        *_general(flags, size),
+        *(
+            []
+            if not kept
+            else ["  # TODO kind of these: recall or reasoning? `recall` stands until you say.", _indented(kept)]
+        ),
+        *_general(flags, size, stand_in=stand_in),
         "",
         *_arms(size),
         "",
@@ -105,12 +112,15 @@ def data_study(look: FirstLook, flags: DataFlags, size: Size, why_this_size: str
     return "\n".join(lines) + "\n"
 
 
-def _general(flags: DataFlags, size: Size) -> list[str]:
+def _general(flags: DataFlags, size: Size, *, stand_in: bool) -> list[str]:
     """What must not be forgotten: ready suites, of the bundled model the world that it was made on."""
-    if flags.model == "bundled":
-        worlds = {f"{name}-known": {"world": f"{name}/known/test", "kind": "recall"} for name in ("general", "legal")}
+    limit = min(size.items, _MOST_READY_ITEMS)
+    if flags.model == "bundled" or stand_in:
+        names = ("general/known", "legal/known", *(("medical/known", "medical/taught") if stand_in else ()))
+        entry = {"kind": "recall", "limit": limit}
+        worlds = {name.replace("/", "-"): {"world": f"{name}/test", **entry} for name in names}
         return ["  # What the bundled model was made on. For a model of yours: `general: auto`.", _indented(worlds)]
-    auto = _indented({"general": {"auto": "ready", "limit": min(size.items, _MOST_READY_ITEMS)}})
+    auto = _indented({"general": {"auto": "ready", "limit": limit}})
     return ["  # Ready suites: what is forgotten of them counts. Questions of your own say more (--keep).", auto]
 
 
@@ -133,7 +143,9 @@ def _why(look: FirstLook) -> str:
 
 def _arms(size: Size) -> list[str]:
     lora = {"ranks": list(size.ranks), "alpha": "2r", "targets": "all-linear", "learning_rate": "auto"}
-    full = "  full: {learning_rate: auto}" if size.full else "  # full: {learning_rate: auto}    # left out for its time"
+    full = (
+        "  full: {learning_rate: auto}" if size.full else "  # full: {learning_rate: auto}    # left out for its time"
+    )
     return ["arms:", full, _indented({"lora": lora})]
 
 

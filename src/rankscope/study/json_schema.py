@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from rankscope.study.methods import METHODS, method_named
 from rankscope.study.problems import Document, Place, holds
 from rankscope.study.source_settings import ORIGINS
 from rankscope.study.study import Study
@@ -40,7 +41,7 @@ def _typed() -> Schema:
 
 
 def _arms(schema: Schema, definitions: dict[str, Schema]) -> Schema:
-    """An arm named after its method needs no `method`; any other label needs one."""
+    """An arm named after its method needs no `method`, nor does what was trained elsewhere; other labels need one."""
     (entry,) = schema.pop("patternProperties").values()
     methods: dict[str, str] = entry["discriminator"]["mapping"]
     own: dict[str, Schema] = {}
@@ -50,7 +51,7 @@ def _arms(schema: Schema, definitions: dict[str, Schema]) -> Schema:
         definition["properties"]["method"]["description"] = f"{method}. Needed where the label is another word."
         needed = definition.get("required", [])
         own[method] = {"anyOf": [{"$ref": ref}] if needed else [{"$ref": ref}, {"type": "null"}]}
-        named.append({"$ref": ref, "required": ["method", *needed]})
+        named.append({"$ref": ref, "required": [*(["method"] if METHODS[method].trained else []), *needed]})
     for one in own.values():
         one["anyOf"] += named
     return {**schema, "properties": own, "additionalProperties": {"anyOf": named}}
@@ -108,8 +109,7 @@ def _branches(schemas: list[Schema], value: Any, label: str) -> Iterator[Schema]
         if "$ref" in schema:
             yield from _branches([_typed()["$defs"][schema["$ref"].removeprefix("#/$defs/")]], value, label)
         if "discriminator" in schema:
-            given = value.get(schema["discriminator"]["propertyName"]) if isinstance(value, dict) else None
-            ref = schema["discriminator"]["mapping"].get(label if given is None else given)
+            ref = schema["discriminator"]["mapping"].get(method_named(label, value if isinstance(value, dict) else {}))
             yield from _branches([{"$ref": ref}] if ref is not None else schema["oneOf"], value, label)
         else:
             yield from _branches([*schema.get("anyOf", ()), *schema.get("oneOf", ())], value, label)

@@ -11,9 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from rankscope.study.given_checks import check_given
 from rankscope.study.graders import Grader
 from rankscope.study.json_schema import expected_at, known_keys
 from rankscope.study.methods import Entry
+from rankscope.study.methods.given_method import GivenEntry
 from rankscope.study.problems import Document, InputProblems, Place, Problem, dotted, holds, nearest, show
 from rankscope.study.study import ModelSpec, Source, Study, SuiteSource, is_task_file
 from rankscope.study.study_checks import check_arms, check_values
@@ -45,6 +47,7 @@ def read_study(path: Path, overrides: Sequence[str] = (), *, files: bool = True)
     problems += wrong
     if study is not None:
         problems += check_arms(study, document)
+        problems += check_given(study, document, Path(path).parent if files else None)
     if problems or study is None:
         raise InputProblems(_in_file_order(problems))
     return study
@@ -209,6 +212,8 @@ def absolute(study: Study, folder: Path, known: Collection[str] = ()) -> Study:
         return spec.model_copy(update={"id": str(path)}) if spec.id != "bundled" and is_folder(path) else spec
 
     def entry(given: Entry) -> Entry:
+        if isinstance(given, GivenEntry):
+            return given.at([str((folder / Path(one).expanduser()).resolve()) for one in given.folders])
         if given.replay is None:
             return given
         paths = {

@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema
 
 from rankscope.study.decision_settings import Decision
 from rankscope.study.execution_settings import Execution
-from rankscope.study.methods import Arm, ArmEntry, Dial, Fraction, Frozen
+from rankscope.study.methods import Arm, ArmEntry, Dial, Fraction, Frozen, method_named
 from rankscope.study.source_settings import ShortSuite, Source, SuiteSource, TrainSource, as_its_set, is_task_file
 from rankscope.study.study_settings import (
     NAME,
@@ -225,12 +225,13 @@ class Study(Frozen):
     @field_validator("arms", mode="before")
     @classmethod
     def _method_is_the_label(cls, value: Any) -> Any:
-        """An entry without `method` has the one that its label names; `full:` alone has no settings."""
+        """An entry without `method` has the one that its label names, or its `adapters` or `models`; `full:` alone has
+        no settings."""
         if not isinstance(value, dict):
             return value
         entries = {label: {} if entry is None else entry for label, entry in value.items()}
         return {
-            label: {**entry, "method": label} if isinstance(entry, dict) and entry.get("method") is None else entry
+            label: {**entry, "method": method_named(label, entry)} if isinstance(entry, dict) else entry
             for label, entry in entries.items()
         }
 

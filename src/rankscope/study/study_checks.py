@@ -9,7 +9,7 @@ from typing import Any
 
 from rankscope.study.graders import read_grade
 from rankscope.study.json_schema import expected_at
-from rankscope.study.methods import METHODS, Method, arm_label
+from rankscope.study.methods import METHODS, Method, arm_label, method_named
 from rankscope.study.problems import Document, Place, Problem, nearest, show
 from rankscope.study.remedy_checks import check_remedies
 from rankscope.study.source_settings import as_its_set
@@ -78,8 +78,7 @@ def _sources(document: Document) -> Iterator[tuple[Place, dict[str, Any]]]:
 
 def _method(document: Document, label: str) -> Method | None:
     """The method of an entry, which its label names unless it is given; None where there is no such method."""
-    given = _mapping(document.get("arms", label)).get("method")
-    name = label if given is None else given
+    name = method_named(label, _mapping(document.get("arms", label)))
     return METHODS.get(name) if isinstance(name, str) else None
 
 
@@ -94,7 +93,7 @@ def _check_methods(document: Document) -> list[Problem]:
         method = label if is_label else method
         document.refused.add(("arms", label))
         place = ("arms", label) if is_label else ("arms", label, "method")
-        *most, last = METHODS
+        *most, last = (name for name, known in METHODS.items() if known.trained)
         words = f"{', '.join(most)} or {last}"
         plain = str(method).lower().replace("_", "-").replace(" ", "-")
         if plain in _LATER_METHODS:

@@ -46,6 +46,12 @@ class ModelSpec(Frozen):
         description="`bundled`, a folder, a hub id, or a store's URL. A folder is one that transformers saved; that of "
         "a URL (s3://...) is fetched once to each machine.",
     )
+    gguf_file: str | None = Field(
+        default=None,
+        pattern=r"^[^/\\]+\.gguf$",
+        description="the name of a GGUF file in that folder or repository. It is dequantised once, and the dequantised "
+        "weights are what is trained and scored.",
+    )
     revision: str | None = Field(
         default=None, description="a branch, tag or commit. Of a hub id; else its newest commit."
     )
@@ -79,8 +85,9 @@ class ModelSpec(Frozen):
 
     @property
     def name(self) -> str:
-        """The name used in tables and folders: the last part of the id."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.id.rstrip("/").split("/")[-1]) or "model"
+        """The name used in tables and folders: that of the GGUF file, else the last part of the id."""
+        last = self.id.rstrip("/").split("/")[-1] if self.gguf_file is None else self.gguf_file.removesuffix(".gguf")
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", last) or "model"
 
     @property
     def public_id(self) -> str:

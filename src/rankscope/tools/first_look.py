@@ -48,6 +48,19 @@ def first_look(path: Path) -> FirstLook:
     )  # fmt: skip
 
 
+def is_here(model: str) -> bool:
+    """Whether a base model can be looked at without fetching it: the bundled one, a folder, or an id in the cache."""
+    if model == "bundled" or Path(model).expanduser().is_dir():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(model, "config.json"), str)
+    except HFValidationError:
+        return False
+
+
 def count_rows(path: Path) -> int | None:
     """How many records a file has; None where it cannot be read."""
     try:

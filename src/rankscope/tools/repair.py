@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from rankscope.data.encoder import Encoder
-from rankscope.evaluate.first_tokens import first_token_divergences
+from rankscope.decide.retention_rule import over_choices
+from rankscope.evaluate.first_tokens import Moved, first_token_divergences
 from rankscope.evaluate.score_suites import SuitePlan, score_suite
 from rankscope.model.load import LoadedModel, inspect_model, load_model
 from rankscope.plan.selection_split import LIMIT_SHARE, selection_items, split_count
@@ -90,23 +91,40 @@ def repair(request: Request, progress: Callable[[str, int, int], None] = lambda 
     plans = {name: SuitePlan(suite, TOKEN_BUDGET[device]) for name, suite in suites.items()}
     before = _scores(base, plans)
     scores: dict[str, dict[str, list[Prediction]]] = {}
-    divergences: list[float] = []
+    moved: list[list[Divergences]] = []
     selected = {name: choosing_items(suite) for name, suite in suites.items()}
     keeps = list(suites)[len(request.task) :]
     for done, name in enumerate(made.names):
         progress(name, done, len(made.names))
         with made.applied(name) as (model, plain, own):
             scores[name] = _scores(model, plans)
-            moved = []
+            moved.append([])
             for suite in keeps:
                 chosen = [item for item in suites[suite].items if item.item_id in selected[suite] and item.prompt_ids]
                 items = chosen[:_DIVERGENCE_ITEMS]
                 (found,) = first_token_divergences(plain, [own], items, token_budget=TOKEN_BUDGET[device])
-                moved.append(float(np.mean([one.first_token_nats for one in found])))
-        divergences.append(float(np.mean(moved)))
+                moved[-1].append(_means(found))
     arrays = {name: _arrays(suites[name], selected[name], before[name], name, scores) for name in suites}
-    record = _record(request, made, arrays, np.array(divergences))
+    record = _record(request, made, arrays, _over_suites(moved))
     return Repair(record, made, request.out)
+
+
+Divergences = tuple[float, float]
+"""Over the whole vocabulary, and over the items' choices (NaN where none has any)."""
+
+
+def _means(found: Sequence[Moved]) -> Divergences:
+    over = [one.choices_nats for one in found if one.choices_nats is not None]
+    return float(np.mean([one.first_token_nats for one in found])), float(np.mean(over)) if over else np.nan
+
+
+def _over_suites(moved: Sequence[Sequence[Divergences]]) -> np.ndarray:
+    """Of each candidate the mean over suites of the divergence that forgetting is fitted on."""
+    both = np.array(moved)  # (candidates, suites, 2)
+    with_choices = ~np.isnan(both[:, :, 1]).any(axis=0)
+    if over_choices(int(with_choices.sum()), both.shape[1]):
+        return np.asarray(both[:, with_choices, 1].mean(axis=1))
+    return np.asarray(both[:, :, 0].mean(axis=1))
 
 
 def check_request(request: Request) -> None:

@@ -17,9 +17,10 @@ from torch import Tensor
 from rankscope.analyse.intruder_scaling import control, intruder_change, with_change
 from rankscope.evaluate.first_tokens import Side
 from rankscope.model.decoder_parts import blocks
-from rankscope.model.load import LoadedModel, no_progress_bars
+from rankscope.model.load import LoadedModel
 from rankscope.model.methods.attach import GivenFactors, attach
 from rankscope.model.methods.peft_folder import Factors, plain_factors, read_peft_config
+from rankscope.model.model_source import no_progress_bars
 from rankscope.model.weights.adapter_file import read_adapter
 from rankscope.model.weights.adapter_writing import copy_tokenizer, write_adapter
 from rankscope.model.weights.after_training import AfterTraining, candidates

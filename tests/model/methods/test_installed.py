@@ -9,15 +9,18 @@ import pytest
 import torch
 from base_digest import digest
 from own_forward import choice_items, our_loss, rows, shake
+from torch import nn
 
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.attach import NewAdapter, SavedAdapter, attach, method_modules
 from rankscope.model.methods.installed import BaseChanged, plain_again
-from rankscope.study.methods import METHODS
+from rankscope.study.methods import METHODS as EVERY_METHOD
+from rankscope.study.methods.method_types import Given
 from rankscope.study.study import Arm
 
 Bases = Callable[[str], LoadedModel]
+METHODS = {name: method for name, method in EVERY_METHOD.items() if method.trained}
 SIZES = {"virtual_tokens": 3, "bottleneck": 6, "layers": 1}
 
 
@@ -31,7 +34,10 @@ ADAPTERS = [name for name, method in METHODS.items() if not method.whole]
 
 
 def test_every_method_can_be_put_on() -> None:
-    assert set(method_modules()) == set(METHODS)
+    assert set(method_modules()) == set(EVERY_METHOD)
+    given = Arm(label="theirs", method="given-adapters", given=Given(sha256=("0",), parameters=1))
+    with pytest.raises(ValueError, match="theirs was trained elsewhere"):
+        method_modules()["given-adapters"].put_on(nn.Linear(1, 1), given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ADAPTERS)

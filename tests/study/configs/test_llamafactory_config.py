@@ -18,7 +18,9 @@ def test_alpaca_columns_and_limits_come_from_the_description(tmp_path: Path) -> 
     assert second.columns == {"instruction": "ask", "input": "about", "output": "reply"}
     assert (first.where, first.limit) == ("./who_am_i.json", 1000)
     assert (config.adapter.rank, config.adapter.alpha, config.adapter.targets) == (8, 16, None)
-    assert any(line.startswith("template: qwen3_nothink: a template that only LLaMA-Factory") for line in config.not_carried)
+    assert any(
+        line.startswith("template: qwen3_nothink: a template that only LLaMA-Factory") for line in config.not_carried
+    )
     assert any("history" in line for line in config.not_carried)
 
 

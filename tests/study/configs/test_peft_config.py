@@ -12,7 +12,12 @@ from rankscope.study.configs.config_file import load_config, read_config
 
 def test_what_peft_writes_is_read_with_nothing_unknown(tmp_path: Path) -> None:
     LoraConfig(
-        r=12, lora_alpha=6, lora_dropout=0.1, target_modules=["v_proj", "q_proj"], task_type="CAUSAL_LM", use_rslora=True
+        r=12,
+        lora_alpha=6,
+        lora_dropout=0.1,
+        target_modules=["v_proj", "q_proj"],
+        task_type="CAUSAL_LM",
+        use_rslora=True,
     ).save_pretrained(str(tmp_path))
     config = read_config(load_config(tmp_path), "mine", [])
     assert (config.adapter.method, config.adapter.rank, config.adapter.alpha) == ("rslora", 12, 6)
@@ -24,7 +29,9 @@ def test_patterns_and_further_modules_are_told(tmp_path: Path) -> None:
     config = read("peft/rslora-pattern.json", tmp_path)
     assert (config.adapter.targets, config.model.revision) == (None, "v2")
     starts = [line.split(":")[0] for line in config.not_carried]
-    assert {"target_modules", "bias", "modules_to_save", "rank_pattern", "alpha_pattern", "some_new_setting"} <= set(starts)
+    assert {"target_modules", "bias", "modules_to_save", "rank_pattern", "alpha_pattern", "some_new_setting"} <= set(
+        starts
+    )
 
 
 def test_other_kinds(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ def test_a_mixture_is_several_training_sets(tmp_path: Path) -> None:
         ("acme/chats-200k", "train_sft"), ("acme/chats-200k", "test_sft"),
     ]  # fmt: skip
     assert (config.validation_rows, config.model.dtype, config.model.revision) == (1000, "bfloat16", None)
-    assert config.model.chat_template is not None and "message['role']" in config.model.chat_template
+    assert config.model.chat_template is not None
+    assert "message['role']" in config.model.chat_template
     assert any("weight: 0.5: all rows are trained on" in line for line in config.not_carried)
 
 

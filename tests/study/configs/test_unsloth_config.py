@@ -16,13 +16,16 @@ def test_the_calls_of_a_script(tmp_path: Path) -> None:
     assert (config.batch_size, config.max_steps, config.warmup_steps) == (8, 60, 5)
     assert config.schedule == "linear"
     assert any(line.startswith("model_name: acme/oak-8b-bnb-4bit") for line in config.not_carried)
-    assert any(line.startswith("dataset_text_field: text: the text that your script makes") for line in config.not_carried)
+    assert any(
+        line.startswith("dataset_text_field: text: the text that your script makes") for line in config.not_carried
+    )
 
 
 def test_a_chat_template_by_name_is_asked_for(tmp_path: Path) -> None:
     config = read("unsloth/chat-responses.json", tmp_path)
     assert config.model.quantization is None
-    assert config.adapter.targets is not None and len(config.adapter.targets) == 7
+    assert config.adapter.targets is not None
+    assert len(config.adapter.targets) == 7
     assert any(line.startswith("chat_template: gemma-3: a template that unsloth has") for line in config.not_carried)
     assert not any("train_on_responses_only" in line for line in config.not_carried)
 

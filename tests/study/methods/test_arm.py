@@ -272,7 +272,8 @@ def test_an_arm_is_written_and_read_as_earlier_plans_have_it() -> None:
     written = prompt.model_dump(mode="json")
     assert written == {
         "label": "x", "method": "prompt-tuning", "rank": None, "alpha": None, "targets": None, "dropout": 0.0,
-        "learning_rate": 1e-3, "dial": None, "retain": None, "replay": None, "virtual_tokens": 8,
+        "learning_rate": 1e-3, "dial": None, "retain": None, "replay": None, "given": None,
+        "virtual_tokens": 8,
     }  # fmt: skip
     assert Arm.model_validate(written) == Arm.model_validate({**written, "bottleneck": None, "layers": None}) == prompt
     assert prompt != arm("prompt-tuning", virtual_tokens=9)

@@ -13,8 +13,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rankscope.model.decoder_parts import blocks, vocabulary_parameters
-from rankscope.model.load import no_progress_bars
-from rankscope.model.methods.installed import Installed, MethodModules
+from rankscope.model.methods.installed import Installed, MethodModules, never_put_on
+from rankscope.model.model_source import no_progress_bars
 from rankscope.model.sharding.shard import compute_dtype, is_sharded, whole_state
 from rankscope.study.methods import Arm
 
@@ -62,4 +62,5 @@ MODULES = {
     "full": MethodModules(_train_all),
     "full-frozen-embeddings": MethodModules(_train_all_but_the_vocabulary),
     "last-k-layers": MethodModules(_train_last_blocks),
+    "given-models": MethodModules(never_put_on),
 }

@@ -58,6 +58,11 @@ class MethodModules:
     reads: Callable[[Path], bool] = lambda folder: False
 
 
+def never_put_on(model: PreTrainedModel, arm: Arm) -> Installed:
+    """Of a method that is never trained, only loaded. Raises ValueError."""
+    raise ValueError(f"{arm.label} was trained elsewhere, and is not trained here")
+
+
 class BaseChanged(RuntimeError):
     """A weight of the base is not what it was before something was put on the model."""
 

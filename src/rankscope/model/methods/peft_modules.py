@@ -26,7 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rankscope.model.decoder_parts import norms
 from rankscope.model.load import linear_shapes
-from rankscope.model.methods.installed import Installed, MethodModules
+from rankscope.model.methods.installed import Installed, MethodModules, never_put_on
 from rankscope.model.methods.peft_folder import installed, load_peft, reads_peft, wrapped
 from rankscope.study.methods import Arm
 from rankscope.study.methods.scaling_method import ia3_modules
@@ -149,6 +149,7 @@ def _reads(folder: Path) -> bool:
 
 MODULES = {
     **{method: MethodModules(put_lora_on, load_peft, _reads) for method in ("lora", "rslora", "dora")},
+    "given-adapters": MethodModules(never_put_on, load_peft, _reads),
     "pissa": MethodModules(_put_pissa_on, load_peft, _reads),
     "ia3": MethodModules(_put_ia3_on, load_peft, _reads),
     "ln-tuning": MethodModules(_put_ln_tuning_on, load_peft, _reads),

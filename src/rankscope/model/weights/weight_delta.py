@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from rankscope.model.load import WITHOUT_ADAPTER, inspect_model, model_path, no_progress_bars, refusing
+from rankscope.model.load import WITHOUT_ADAPTER, inspect_model
+from rankscope.model.model_source import model_path, no_progress_bars, refusing
 from rankscope.model.weights.gram_spectrum import gram_values
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import ModelSpec

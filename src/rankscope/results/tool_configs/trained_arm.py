@@ -79,12 +79,14 @@ class ToolWriter:
 
 def told(trained: TrainedArm, *, own: tuple[str, ...] = ()) -> list[str]:
     """Lines on what the tool does otherwise, or cannot say. `own`: further ones, of that tool."""
-    lines = [f"seed {trained.seed}: the run of median validation loss; another order of rows and another start of A there"]
+    lines = [
+        f"seed {trained.seed}: the run of median validation loss; another order of rows and another start of A there"
+    ]
     if trained.dial < 1:
         after = "lora_alpha" if trained.low_rank else "the change W - W0"
         lines.append(f"dial {trained.dial:g}: after training multiply {after} by {trained.dial:g}{_dialled(trained)}")
     if trained.arm.retain is not None:
-        lines.append(f"not expressed: {trained.arm.retain}: a penalty on the distance to the base; train without, or by rankscope")
+        lines.append(f"not expressed: {trained.arm.retain}: a penalty on the distance to the base; train without it")
     if trained.arm.replay is not None:
         lines.append(f"not expressed: {trained.arm.replay}: add such rows to the training rows yourself")
     if (after_training := trained.arm.__pydantic_extra__ or {}).get("after"):

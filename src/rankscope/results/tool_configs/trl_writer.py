@@ -68,7 +68,10 @@ def write(trained: TrainedArm) -> Mapping[str, str]:
         }
     )
     lines = told(trained, own=own if arm.method == "pissa" else ())
-    return {NAME: f"# {arm.label} for TRL, by rankscope. Train it:  trl sft --config {NAME}\n{commented(lines)}{dump_yaml(settings)}"}
+    return {
+        NAME: f"# {arm.label} for TRL, by rankscope. Train it:  trl sft --config {NAME}\n"
+        f"{commented(lines)}{dump_yaml(settings)}"
+    }
 
 
 WRITERS = (ToolWriter(name="trl", title="TRL", methods=("full", *LOW_RANK), write=write),)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rankscope.study.configs.axolotl_data import read_data
 from rankscope.study.configs.config_keys import ConfigKeys
+from rankscope.study.configs.config_record import Adapter, BaseModel, TrainingConfig
 from rankscope.study.configs.config_tool import Beside, ConfigTool
 from rankscope.study.configs.trainer_arguments import (
     NO_MATTER,
@@ -18,7 +19,6 @@ from rankscope.study.configs.trainer_arguments import (
     tell_packing,
     told_optimizer,
 )
-from rankscope.study.configs.config_record import Adapter, BaseModel, TrainingConfig
 
 MARKS = {
     "base_model": 4, "micro_batch_size": 4, "sequence_len": 4, "datasets": 1, "adapter": 2, "num_epochs": 2,
@@ -76,7 +76,6 @@ _LOST = {
     "streaming": "rows are encoded once, before training",
     "optim_args": "AdamW has betas 0.9 and 0.999, eps 1e-8",
     "peft": "the settings of PEFT are the study's own",
-    "peft_init_lora_weights": "LoRA starts as PEFT's default; `pissa` is a method of its own",
     "lr_quadratic_warmup": "the warm-up is linear",
     "curriculum_sampling": "batches are a seeded shuffle of all rows",
     "dataset_exact_deduplication": "rows that say the same are always kept once",
@@ -132,6 +131,11 @@ def _adapter(keys: ConfigKeys) -> Adapter:
     dropout, everything = keys.number("lora_dropout") or 0.0, keys.flag("lora_target_linear")
     targets = keys.names("lora_target_modules")
     method = lora_method(keys, dora="peft_use_dora", rslora="peft_use_rslora")
+    start = keys.take("peft_init_lora_weights")
+    if isinstance(start, str) and start.startswith("pissa"):
+        method = "pissa"
+    elif start not in (None, True):
+        keys.lost("peft_init_lora_weights", "LoRA starts as PEFT's default; `pissa` is a method of its own")
     if kind is None:
         return Adapter("full")
     if kind not in ("lora", "qlora"):

@@ -54,7 +54,7 @@ def _data_set(one: ConfigKeys) -> DataSet:
     one.take("trust_remote_code")
     columns, template = _format(one)
     one.lose(_OF_CONVERSATIONS)
-    hub = "." not in where.rsplit("/", 1)[-1] or kind is None and not files
+    hub = "." not in where.rsplit("/", 1)[-1] or (kind is None and not files)
     return DataSet(
         where, one.name("path"), config=one.text("name"), revision=one.text("revision"),
         split=one.text("split") or ("train" if hub else None), columns=columns, template=template,
@@ -84,13 +84,17 @@ def _format(one: ConfigKeys) -> tuple[dict[str, str] | None, str | None]:
     _own_template(one)
     if kind in ("chat_template", "sharegpt", "messages.chat", "chat_template.default"):
         speakers = role == "from" or (role is None and kind == "sharegpt")
-        return ({"conversations": messages or "conversations"} if speakers else {"messages": messages or "messages"}), None
+        return (
+            {"conversations": messages or "conversations"} if speakers else {"messages": messages or "messages"}
+        ), None
     if kind in ("completion", "pretrain"):
         return {"text": field or "text"}, None
     if kind == "alpaca" and variant in ("", "chat", "chatml"):
         return dict(ALPACA_COLUMNS), ALPACA
     if kind in _QUESTIONS:
-        one.note(f"{one.name('type')}: {kind}: its prompt is axolotl's own; the study asks `Question: ...` and `Answer:`")
+        one.note(
+            f"{one.name('type')}: {kind}: its prompt is axolotl's own; the study asks `Question: ...` and `Answer:`"
+        )
         return dict(_QUESTIONS[kind]), None
     if kind:
         one.note(
@@ -132,5 +136,7 @@ def _jinja(pattern: str, system: str) -> str:
     for sign in ("{{", "{%", "{#"):
         pattern = pattern.replace(sign, f"{{{{ '{sign}' }}}}")
     return (
-        pattern.replace("{instruction}", "{{ question }}").replace("{input}", "{{ context }}").replace("{system}", system)
+        pattern.replace("{instruction}", "{{ question }}")
+        .replace("{input}", "{{ context }}")
+        .replace("{system}", system)
     )

@@ -11,8 +11,8 @@ ALPACA = (
     "{% if context %}Below is an instruction that describes a task, paired with an input that provides further context."
     " Write a response that appropriately completes the request.\n\n### Instruction:\n{{ question }}\n\n"
     "### Input:\n{{ context }}\n\n### Response:\n"
-    "{% else %}Below is an instruction that describes a task. Write a response that appropriately completes the request."
-    "\n\n### Instruction:\n{{ question }}\n\n### Response:\n{% endif %}"
+    "{% else %}Below is an instruction that describes a task. Write a response that appropriately completes the "
+    "request.\n\n### Instruction:\n{{ question }}\n\n### Response:\n{% endif %}"
 )
 """Alpaca's prompt (github.com/tatsu-lab/stanford_alpaca), with our names of its fields."""
 ALPACA_COLUMNS = {"question": "instruction", "context": "input", "answer": "output"}
@@ -89,4 +89,3 @@ class TrainingConfig:
     not_carried: list[str] = field(default_factory=list)
     no_data: str | None = None
     """Why there is no training set, where there is none."""
-

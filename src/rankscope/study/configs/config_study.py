@@ -20,7 +20,9 @@ from rankscope.study.yaml_text import dump_yaml
 CountRows = Callable[[Path], int | None]
 """How many rows a file has; None where it cannot be read."""
 
-_KIND = "# TODO kind: recall (what was learned by heart) or reasoning (what is worked out)? `recall` stands until you say."
+_KIND = (
+    "# TODO kind: recall (what was learned by heart) or reasoning (what is worked out)? `recall` stands until you say."
+)
 _RANKS_WITHOUT = (4, 16, 64)
 _NEIGHBOUR = 4
 """Ranks beside theirs are so many times smaller and larger: the difference between neighbours is rarely seen."""
@@ -67,8 +69,8 @@ def config_study(
     settings, told = training_lines(config, rows)
     notes += told
     sections = [
-        f"# From {config.tool}'s config {Path(file).name}, by rankscope init --from. docs/from-your-config.md says what "
-        "is carried over.\n# What it would do: rankscope plan FILE. What could not be carried over is listed at the end.",
+        f"# From {config.tool}'s config {Path(file).name}, by rankscope init --from (docs/from-your-config.md).\n"
+        "# What it would do: rankscope plan FILE. What could not be carried over is listed at the end.",
         dump_yaml({"name": name}).rstrip(),
         dump_yaml({"model": model if len(model) > 1 else model["id"]}).rstrip(),
         "train:\n" + _indented({name: {**one, "domain": name} for name, one in zip(names, train, strict=True)}),
@@ -128,9 +130,9 @@ def _suites(
 ) -> str:
     """A held-out share of every training set, the config's own test sets, and general ones."""
     lines = [
-        "# A suite of a training set's domain measures the gain, every other one what is forgotten. `held_out` is a share",
-        "# of the training rows that is asked and never trained on; `general: auto` is a small ready set. Better: questions",
-        "# of your own on what it must not forget, such as {path: law.jsonl, kind: recall}.",
+        "# A suite of a training set's domain measures the gain, every other one what is forgotten. `held_out` is a",
+        "# share of the training rows that is asked and never trained on; `general: auto` are small ready suites.",
+        "# Better: questions of your own on what it must not forget, such as {path: law.jsonl, kind: recall}.",
         f"{_KIND}\nsuites:",
     ]
     for name, data in zip(names, config.train, strict=True):
@@ -140,9 +142,7 @@ def _suites(
         lines.append(_indented({f"{name}-held-out": entry}))
     for data, source, name in zip(config.test, test, set_names(config.test), strict=True):
         domain = next((n for n, one in zip(names, config.train, strict=True) if one.where == data.where), names[0])
-        lines.append(
-            _indented({f"{name}-test": {**source, "domain": domain, "kind": "recall", "metric": "loss"}})
-        )
+        lines.append(_indented({f"{name}-test": {**source, "domain": domain, "kind": "recall", "metric": "loss"}}))
     for source, name in zip(keep, set_names(config.keep), strict=True):
         lines.append(_indented({f"{name}-kept": {**source, "kind": "recall"}}))
     return "\n".join([*lines, "  general: auto"])
@@ -151,7 +151,7 @@ def _suites(
 def _arms(adapter: Adapter, config: TrainingConfig) -> str:
     """Their arm with its neighbours, and full fine-tuning where the base is not quantised."""
     rate = f", rate {config.learning_rate:g}" if config.learning_rate else ""
-    lines = [f"# Yours: {_described(adapter)}{rate}. A rate is found for each arm, or a comparison says which rate was lucky;"]
+    lines = [f"# Yours: {_described(adapter)}{rate}. A rate is found for each arm, or luck with rates would decide;"]
     lines.append("# with a number in place of auto that rate is taken, and only the dial is chosen.\narms:")
     if config.model.quantization is None:
         lines.append("  full: {learning_rate: auto}")
@@ -206,4 +206,6 @@ def _comment(note: str) -> str:
 
 def check_study_name(name: str) -> Problem | None:
     """What is wrong with the name that a study is to have."""
-    return None if is_name(name) else Problem("init", "--name", show(name), "a name of letters, digits, `.`, `_` or `-`")
+    return (
+        None if is_name(name) else Problem("init", "--name", show(name), "a name of letters, digits, `.`, `_` or `-`")
+    )

@@ -34,7 +34,11 @@ def training_lines(config: TrainingConfig, rows: int | None) -> tuple[list[str],
         "clip_norm": _clip(config),
     }
     if _said(optimizer):
-        told = "" if _clip(config) != _NEVER_CLIPS else "# clip_norm: yours does not clip, and no gradient is as long as this.\n"
+        told = (
+            ""
+            if _clip(config) != _NEVER_CLIPS
+            else "# clip_norm: yours does not clip, and no gradient is as long as this.\n"
+        )
         sections.append(told + dump_yaml({"optimizer": _said(optimizer)}).rstrip())
     return [*sections, *_validation(config, notes)], notes
 
@@ -71,10 +75,12 @@ def _epochs(config: TrainingConfig, rows: int | None, notes: list[str]) -> float
     seen = config.max_steps * (config.batch_size or 1)
     if rows is not None:
         epochs = float(f"{seen / _trained(config, rows):.3g}")
-        notes.append(f"max_steps: {config.max_steps}: {seen} rows are seen, {epochs:g} passes over the {rows} there are")
+        notes.append(
+            f"max_steps: {config.max_steps}: {seen} rows are seen, {epochs:g} passes over the {rows} there are"
+        )
         return epochs
     notes.append(
-        f"max_steps: {config.max_steps}: a study counts passes. {seen} rows are seen there: set budget.epochs to {seen} "
+        f"max_steps: {config.max_steps}: a study counts passes. {seen} rows are seen: set budget.epochs to {seen} "
         "divided by the rows (it stands at the config's epochs)"
     )
     return config.epochs
@@ -86,7 +92,11 @@ def _warmup(config: TrainingConfig, rows: int | None, notes: list[str]) -> float
     steps = _step_count(config, rows)
     if steps is not None and steps > config.warmup_steps:
         return float(f"{config.warmup_steps / steps:.2g}")
-    why = "more than the steps there are" if steps is not None else "a study says a share of the steps, which are not known"
+    why = (
+        "more than the steps there are"
+        if steps is not None
+        else "a study says a share of the steps, which are not known"
+    )
     notes.append(f"warmup steps: {config.warmup_steps}: {why}; optimizer.warmup_fraction stands at 0.03")
     return 0.03
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from rankscope.study.configs.config_keys import ConfigKeys
+from rankscope.study.configs.config_record import Adapter, BaseModel, DataSet, TrainingConfig
 from rankscope.study.configs.config_tool import Beside, ConfigTool
 from rankscope.study.configs.trainer_arguments import (
     NO_MATTER,
@@ -17,7 +18,6 @@ from rankscope.study.configs.trainer_arguments import (
     tell_packing,
     trainer_arguments,
 )
-from rankscope.study.configs.config_record import Adapter, BaseModel, DataSet, TrainingConfig
 
 MARKS = {
     "model_name_or_path": 1, "finetuning_type": 4, "stage": 3, "cutoff_len": 4, "lora_rank": 3, "lora_target": 3,
@@ -29,7 +29,8 @@ _NO_MATTER = (
     *NO_MATTER, "plot_loss", "overwrite_cache", "preprocessing_*", "tokenized_path", "media_dir", "use_unsloth*",
     "enable_liger_kernel", "low_cpu_mem_usage", "use_fast_tokenizer", "cache_dir", "infer_*", "vllm_*", "sglang_*",
     "export_*", "swanlab_*", "use_swanlab", "ray_*", "upcast_*", "use_reentrant_gc", "data_shared_file_system",
-    "print_param_status", "buffer_size", "streaming", "offload_folder", "use_kv_cache", "quantization_device_map",
+    "disable_gradient_checkpointing", "print_param_status", "buffer_size", "streaming", "offload_folder",
+    "use_kv_cache", "quantization_device_map",
 )  # fmt: skip
 _LOST = {
     "loraplus_lr_ratio": "A and B have one rate; a study searches the rate for each rank",
@@ -171,7 +172,11 @@ def _described(
     elif plain:
         own = {"text": columns.text("prompt") or "text"}
     else:
-        usual = {"instruction": ("prompt", "instruction"), "input": ("query", "input"), "output": ("response", "output")}
+        usual = {
+            "instruction": ("prompt", "instruction"),
+            "input": ("query", "input"),
+            "output": ("response", "output"),
+        }
         own = {field: columns.text(theirs) or default for field, (theirs, default) in usual.items()}
         columns.lost("history", "earlier turns of Alpaca rows are not read")
     if (system := columns.text("system")) is not None:

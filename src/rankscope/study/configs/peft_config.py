@@ -6,9 +6,9 @@ Source: github.com/huggingface/peft, src/peft/tuners/lora/config.py.
 from __future__ import annotations
 
 from rankscope.study.configs.config_keys import ConfigKeys
+from rankscope.study.configs.config_record import Adapter, BaseModel, TrainingConfig
 from rankscope.study.configs.config_tool import Beside, ConfigTool
 from rankscope.study.configs.trainer_arguments import lora_method
-from rankscope.study.configs.config_record import Adapter, BaseModel, TrainingConfig
 
 MARKS = {"peft_type": 8, "base_model_name_or_path": 4, "r": 1, "lora_alpha": 1, "target_modules": 1}
 _NO_MATTER = (

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from rankscope.study.configs.config_keys import ConfigKeys
+from rankscope.study.configs.config_record import Adapter, BaseModel, TrainingConfig
 from rankscope.study.configs.config_tool import Beside, ConfigTool
 from rankscope.study.configs.torchtune_data import read_data
-from rankscope.study.configs.config_record import Adapter, BaseModel, TrainingConfig
 from rankscope.study.study_settings import Schedule
 
 COMPONENT = "_component_"
@@ -67,7 +67,8 @@ def read(keys: ConfigKeys, beside: Beside) -> TrainingConfig:
         sequence_tokens=tokenizer.count("max_seq_len"), batch_size=batch, epochs=epochs,
         max_steps=round(steps * epochs) if steps else None, validation_share=data.validation_share,
         learning_rate=optimizer.number("lr"), schedule=_schedule(scheduler),
-        warmup_steps=scheduler.count("num_warmup_steps"), warmup_fraction=None if scheduler.has("num_warmup_steps") else 0.0,
+        warmup_steps=scheduler.count("num_warmup_steps"),
+        warmup_fraction=None if scheduler.has("num_warmup_steps") else 0.0,
         weight_decay=0.01 if decay is None else decay, clip_norm=keys.number("clip_grad_norm") or 0.0,
         seed=keys.count("seed"), gradient_checkpointing=keys.flag("enable_activation_checkpointing") or None,
         not_carried=keys.not_carried,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 from rankscope.study.configs.config_keys import ConfigKeys
@@ -29,7 +31,7 @@ class _Builder(NamedTuple):
     columns: dict[str, str]
     source: str | None = None
     template: str | None = None
-    fields: dict[str, str] = {}
+    fields: Mapping[str, str] = MappingProxyType({})
     trains_prompt: bool = False
 
 
@@ -75,9 +77,7 @@ def read_data(keys: ConfigKeys) -> Data:
     return Data(tuple(train), tuple(test), share, None if train else "no `dataset`")
 
 
-def _unsliced(
-    train: list[DataSet], test: list[DataSet]
-) -> tuple[list[DataSet], list[DataSet], float | None]:
+def _unsliced(train: list[DataSet], test: list[DataSet]) -> tuple[list[DataSet], list[DataSet], float | None]:
     """Where a set and its validation are slices of one split: the whole split, and the share of the second."""
     share = None
     for data in train:
@@ -134,7 +134,9 @@ def _data_set(one: ConfigKeys) -> DataSet:
 
 def _columns(one: ConfigKeys, builder: _Builder) -> dict[str, str]:
     theirs = one.section("column_map")
-    columns = {field: theirs.text(builder.fields.get(field, field)) or column for field, column in builder.columns.items()}
+    columns = {
+        field: theirs.text(builder.fields.get(field, field)) or column for field, column in builder.columns.items()
+    }
     column, text, style = one.text("conversation_column"), one.text("column"), one.text("conversation_style")
     if "messages" in columns and style == "sharegpt":
         return {"conversations": column or "conversations"}

@@ -7,6 +7,7 @@ Source: github.com/huggingface/trl, trl/scripts/sft.py and trl/trainer/sft_confi
 from __future__ import annotations
 
 from rankscope.study.configs.config_keys import ConfigKeys
+from rankscope.study.configs.config_record import Adapter, BaseModel, DataSet, TrainingConfig
 from rankscope.study.configs.config_tool import Beside, ConfigTool
 from rankscope.study.configs.trainer_arguments import (
     NO_MATTER,
@@ -16,7 +17,6 @@ from rankscope.study.configs.trainer_arguments import (
     tell_packing,
     trainer_arguments,
 )
-from rankscope.study.configs.config_record import Adapter, BaseModel, DataSet, TrainingConfig
 
 MARKS = {
     "model_name_or_path": 1, "use_peft": 3, "dataset_name": 3, "dataset_train_split": 3, "dataset_mixture": 3,
@@ -145,7 +145,9 @@ def _tell_loss(keys: ConfigKeys) -> None:
     if completion is False:
         keys.note("completion_only_loss: false: a study trains completions alone, given their prompts")
     if not assistant:
-        keys.note("assistant_only_loss: not set: of conversations TRL trains every token, a study the assistant's turns")
+        keys.note(
+            "assistant_only_loss: not set: of conversations TRL trains every token, a study the assistant's turns"
+        )
 
 
 TOOLS = (ConfigTool(name="trl", title="TRL", marks=MARKS, read=read),)

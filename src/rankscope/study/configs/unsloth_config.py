@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rankscope.study.configs.config_keys import ConfigKeys
+from rankscope.study.configs.config_record import Adapter, BaseModel, DataSet, TrainingConfig
 from rankscope.study.configs.config_tool import Beside, ConfigTool
 from rankscope.study.configs.trainer_arguments import NO_MATTER, dtype_of, tell_packing, trainer_arguments
-from rankscope.study.configs.config_record import Adapter, BaseModel, DataSet, TrainingConfig
 
 _CALLS = (
     "from_pretrained", "get_peft_model", "SFTConfig", "TrainingArguments", "UnslothTrainingArguments", "SFTTrainer",
@@ -124,7 +124,11 @@ def _adapter(adapting: ConfigKeys, *, whole: bool) -> Adapter:
     if whole:
         return Adapter("full")
     return Adapter(
-        "rslora" if stabilised else "lora", rank, alpha, dropout, None if targets == ("all-linear",) else targets or _SEVEN
+        "rslora" if stabilised else "lora",
+        rank,
+        alpha,
+        dropout,
+        None if targets == ("all-linear",) else targets or _SEVEN,
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import operator
 import pkgutil
+from collections.abc import Mapping
 from functools import reduce
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -16,6 +17,7 @@ from rankscope.study.methods.method_types import Dial, Fraction, Frozen, Rate
 
 __all__ = [
     "METHODS", "Arm", "ArmEntry", "Dial", "Entry", "Fraction", "Frozen", "Method", "MethodName", "Rate", "arm_label",
+    "method_named",
 ]  # fmt: skip
 
 
@@ -32,6 +34,18 @@ def _find() -> None:
 _find()
 METHODS = MappingProxyType(KNOWN)
 """Every method by its name."""
+
+_BY_KEY = {"adapters": "given-adapters", "models": "given-models"}
+"""Keys of an entry that say its method, whatever its label: what was trained elsewhere."""
+
+
+def method_named(label: str, entry: Mapping[str, Any]) -> Any:
+    """The method of an entry as written: its own, the one that a key of it says, or the one that its label names."""
+    given = entry.get("method")
+    if given is not None:
+        return given
+    return next((method for key, method in _BY_KEY.items() if entry.get(key) is not None), label)
+
 
 if TYPE_CHECKING:
     ArmEntry = Entry

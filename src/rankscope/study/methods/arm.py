@@ -20,6 +20,7 @@ from rankscope.study.methods.method_types import (
     OTHER_METHOD,
     Dial,
     Frozen,
+    Given,
     ModelShape,
     Rate,
     Size,
@@ -58,11 +59,14 @@ class Arm(BaseModel):
     alpha: float | None = None
     targets: Literal["all-linear"] | tuple[str, ...] | None = None
     dropout: float = 0.0
-    learning_rate: Rate
+    learning_rate: Rate | None = None
+    """None of an arm that was trained elsewhere: nobody knows it."""
     dial: float | None = None
     """The share of its change at which it is judged, where the study fixes it; None: it is chosen."""
     retain: Retain | None = None
     replay: Replay | None = None
+    given: Given | None = None
+    """Where it was trained elsewhere: it is judged and never trained."""
 
     @model_validator(mode="before")
     @classmethod
@@ -75,6 +79,8 @@ class Arm(BaseModel):
         found, expected = set(self.__pydantic_extra__), self.traits.own_settings
         if found != expected:
             raise ValueError(f"{self.method} has the settings {sorted(expected)}, found {sorted(found)}")
+        if (self.learning_rate is None) != (self.given is not None):
+            raise ValueError(f"{self.label} has a learning rate, or was trained elsewhere")
         return self
 
     @property
@@ -94,8 +100,7 @@ class Arm(BaseModel):
     @property
     def remedy(self) -> str | None:
         """What it does against forgetting while it trains, in a few words; None where it does nothing."""
-        said = [str(one) for one in (self.retain, self.replay) if one is not None]
-        return "; ".join(said) or None
+        return "; ".join(str(one) for one in (self.retain, self.replay) if one is not None) or None
 
     @property
     def plain(self) -> Arm:
@@ -188,6 +193,7 @@ class Method(ABC):
     base in 4 bits. `peft_format`: what is saved is an adapter that PEFT loads. `loses_by_checkpointing`: what gradient
     checkpointing would drop, so that the two cannot be used together; "" where nothing is.
     `rate_decades`: `auto` tries rates from 10**low to 10**high, two for each decade.
+    `trained`: the study trains it; what was trained elsewhere is only judged.
     `dial_by`: how its change is scaled after training, W0 + s (W - W0): by the `factors`' scale, or by interpolating
     `weights`; None where it cannot be, so that its dial is 1.
     """
@@ -204,6 +210,7 @@ class Method(ABC):
     on_quantized: bool = True
     peft_format: bool = True
     loses_by_checkpointing: str = ""
+    trained: bool = True
 
     @property
     def own_settings(self) -> set[str]:

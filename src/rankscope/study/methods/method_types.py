@@ -31,6 +31,13 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Given(Frozen):
+    """Of an arm that was trained elsewhere: the content of each seed's folder, and how many parameters were trained."""
+
+    sha256: tuple[str, ...]
+    parameters: int
+
+
 class ModelShape(Protocol):
     """The facts of a base model that methods count with; `records.ModelFacts` has them, and says what they are."""
 

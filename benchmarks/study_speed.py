@@ -1,0 +1,300 @@
+"""A whole study by `rankscope run` against the script that an engineer would write (study_script.py).
+
+    python benchmarks/study_speed.py [--quick] [--device cpu] [--json FILE] [--only WORD] [--gemma FOLDER]
+
+The same base, rows, seeds, rates, batches, adapters' starts and items on both sides, in fp32: wall time and peak
+memory of the whole process with its children, once each. Ours is everything that `rankscope run` does (planning, the
+base, the noise floor, tables, the verdict, the report); the script trains with TRL and PEFT, scores with lm-eval's `hf`
+and writes its scores. `analysis off` is both sides without a look inside; with it on ours is the whole of it, the
+script's dense spectra of every change. Below the table stand the stages of both.
+
+`max_difference` is the largest difference of a choice's log-likelihood between the two, in nats, over all arms and
+items; the share of items with the same answer (largest choice, or the same text) is printed below. `--gemma` names a
+folder that scripts/gemma_base.py made; its rows are those of public data sets beside the checkout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+from table import DATA, Row, Table, parser_of
+
+from rankscope.assets import bundled_base_path
+from rankscope.data.token_files import open_training
+from rankscope.data.training_batches import order
+from rankscope.data.world import make_world
+from rankscope.edges.study_folder import StudyFolder
+
+HERE = Path(__file__).resolve().parent
+Records = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A base with its rows. `targets` are the linear layers that LoRA adapts on both sides; `score_batch` is the batch
+    that lm-eval was fastest with, of 8, 16, 32 and 64."""
+
+    name: str
+    model: Path
+    train: Records
+    suites: dict[str, Records]
+    ranks: tuple[int, ...]
+    seeds: tuple[int, ...]
+    full: bool = True
+    epochs: int = 2
+    batch_size: int = 16
+    score_batch: int = 32
+    rates: tuple[float, float] = (1e-3, 3e-3)
+    end: str = "<|end|>"
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    analysis: bool = False
+
+    def arms(self) -> Records:
+        loras: Records = [
+            {"label": f"lora-r{r}", "rank": r, "alpha": 2 * r, "targets": list(self.targets),
+             "learning_rate": self.rates[1]}
+            for r in self.ranks
+        ]  # fmt: skip
+        full = {"label": "full", "rank": None, "learning_rate": self.rates[0]}
+        return [full, *loras] if self.full else loras
+
+
+def bundled(quick: bool) -> Case:
+    world = make_world()
+
+    def rows(name: str, count: int) -> Records:
+        keys = ("id", "question", "choices", "answer_index", "answer")
+        found = [{key: row[key] for key in keys if row.get(key) is not None} for row in world.rows(name)[:count]]
+        return [dict(one) for one in found]
+
+    items = 60 if quick else 300
+    names = {"new-facts": "medical/taught/test", "law": "legal/known/test", "general": "general/known/test"}
+    suites = {name: rows(source, items) for name, source in names.items()}
+    suites["arithmetic"] = rows("arithmetic/test", 24 if quick else 120)
+    return Case(
+        "bundled base, quick" if quick else "bundled base", bundled_base_path(),
+        rows("medical/taught/train", 300 if quick else 5_000), suites,
+        ranks=(4, 16) if quick else (1, 4, 16, 64), seeds=(0,) if quick else (0, 1, 2), batch_size=32,
+    )  # fmt: skip
+
+
+def gemma(folder: Path, quick: bool) -> Case:
+    """Few rows of commonsense_qa and of suites whose base is above chance; FileNotFoundError without the data."""
+
+    def rows(file: str, count: int) -> Records:
+        lines = (DATA / file).read_text(encoding="utf-8").splitlines()[:count]
+        return [
+            {key: one[key] for key in ("id", "question", "choices", "answer_index")} for one in map(json.loads, lines)
+        ]
+
+    items = 20 if quick else 60
+    suites = {"csqa": "commonsense_qa/validation.jsonl", "arc": "arc_easy/test.jsonl", "piqa": "piqa/validation.jsonl"}
+    return Case(
+        "Gemma 3 270M, few rows", folder, rows("commonsense_qa/train.jsonl", 48 if quick else 160),
+        {name: rows(file, items) for name, file in suites.items()}, ranks=(4, 16), seeds=(0,), full=not quick,
+        epochs=1, score_batch=16, rates=(1e-5, 3e-4), end="<eos>",
+    )  # fmt: skip
+
+
+# ---- the two sides ---------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """A process, its wall time and the most memory that it and its children held together."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.peak_bytes = 0
+        watcher = threading.Thread(target=self._watch, args=(process.pid,), daemon=True)
+        watcher.start()
+        output, _ = process.communicate()
+        self.seconds = time.perf_counter() - began
+        if process.returncode != 0:
+            raise SystemExit(f"{' '.join(command)}: exit {process.returncode}\n{output[-3000:]}")
+
+    def _watch(self, pid: int) -> None:
+        try:
+            root = psutil.Process(pid)
+            while root.is_running() and root.status() != psutil.STATUS_ZOMBIE:
+                held = 0
+                for one in (root, *root.children(recursive=True)):
+                    try:
+                        held += one.memory_info().rss
+                    except psutil.NoSuchProcess:
+                        continue
+                self.peak_bytes = max(self.peak_bytes, held)
+                time.sleep(0.5)
+        except psutil.NoSuchProcess:
+            return
+
+
+def ours(case: Case, folder: Path) -> tuple[Watched, StudyFolder]:
+    folder.mkdir(parents=True)
+    for name, records in {"train": case.train, **case.suites}.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
+    first, *_ = case.suites
+    kinds = {name: "recall" if "choices" in records[0] else "reasoning" for name, records in case.suites.items()}
+    study = {
+        "name": "speed",
+        "model": {"id": str(case.model), "chat": "never", "dtype": "float32"},
+        "train": {"mine": {"path": "train.jsonl", "domain": "mine"}},
+        "suites": {
+            name: {"path": f"{name}.jsonl", "kind": kinds[name]}
+            | ({"domain": "mine"} if name == first else {})
+            | ({"max_new_tokens": 48} if kinds[name] == "reasoning" else {})
+            for name in case.suites
+        },
+        "arms": {
+            arm["label"] if arm["rank"] is None else f"lora-{arm['rank']}": {
+                "method": "full" if arm["rank"] is None else "lora", "learning_rate": arm["learning_rate"], "dial": 1,
+            } | ({} if arm["rank"] is None else
+                 {"ranks": [arm["rank"]], "alpha": arm["alpha"], "targets": arm["targets"]})
+            for arm in case.arms()
+        },
+        "validation": {"max_items": 16},
+        "budget": {"epochs": case.epochs, "batch_size": case.batch_size, "gradient_checkpointing": False},
+        "optimizer": {"warmup_fraction": 0.0},
+        "seeds": list(case.seeds),
+        "analysis": {"enabled": case.analysis},
+    }  # fmt: skip
+    (folder / "study.yaml").write_text(json.dumps(study), encoding="utf-8")
+    command = [sys.executable, "-m", "rankscope", "run", str(folder / "study.yaml"), "--out", str(folder / "out")]
+    watched = Watched(command, dict(os.environ))
+    return watched, StudyFolder.open(folder / "out")
+
+
+def script(case: Case, folder: Path, study: StudyFolder) -> tuple[Watched, dict[str, Any]]:
+    """The peer, on the rows that ours trained on (all but those for validation), in their order."""
+    plan = study.read_plan()
+    assert plan is not None
+    (facts,) = plan.train_sets
+    rows = open_training(study.tokens(facts.content_sha256), facts).train
+    examples = [rows[place] for place in range(len(rows))]
+    suites = [
+        {"name": name, "path": str(folder.parent / "ours" / f"{name}.jsonl"), "choices": "choices" in records[0],
+         "max_new_tokens": 48, "end": case.end}
+        for name, records in case.suites.items()
+    ]  # fmt: skip
+    folder.mkdir(parents=True)
+    job = {
+        "model": str(case.model), "out": str(folder), "found": str(folder / "found.json"),
+        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "rows": [
+            {"input_ids": [*one.prompt_ids, *one.completion_ids],
+             "completion_mask": [0] * len(one.prompt_ids) + [1] * len(one.completion_ids)}
+            for one in examples
+        ],
+        "order": {str(seed): order(len(examples), case.batch_size, case.epochs, seed) for seed in case.seeds},
+        "arms": case.arms(), "seeds": list(case.seeds), "suites": suites, "batch_size": case.batch_size,
+        "score_batch": case.score_batch, "analysis": case.analysis,
+    }  # fmt: skip
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    watched = Watched([sys.executable, str(HERE / "study_script.py"), str(folder / "job.json")], environment)
+    return watched, json.loads((folder / "found.json").read_text(encoding="utf-8"))
+
+
+# ---- whether both found the same -------------------------------------------------------------------------------------
+
+
+def agreement(case: Case, study: StudyFolder, items: dict[str, Any]) -> Iterator[tuple[str, float, float, float]]:
+    """Of the base and each run: its name, the largest difference of a log-likelihood (nats), the share of items with
+    the same answer, the largest difference of a suite's accuracy (points)."""
+    plan = study.read_plan()
+    assert plan is not None
+    runs: dict[str, pd.DataFrame | None] = {"base": study.read_predictions(next(iter(plan.base_ids.values())))}
+    for run in plan.runs:
+        label = "full" if run.arm.rank is None else f"lora-r{run.arm.rank}"
+        runs[f"{label}-{run.seed}"] = study.read_predictions(run.run_id)
+    for name, frame in runs.items():
+        assert frame is not None
+        apart, same, count, points = 0.0, 0, 0, 0.0
+        for suite, records in case.suites.items():
+            own = frame[frame["suite"] == suite].set_index("item_id").loc[[one["id"] for one in records]]
+            right_here = right_there = 0
+            for record, (_, row), theirs in zip(records, own.iterrows(), items[name][suite], strict=True):
+                count += 1
+                if "choices" in record:
+                    mine = list(row["choice_logprobs"])
+                    apart = max(apart, max(abs(a - b) for a, b in zip(mine, theirs, strict=True)))
+                    best, there = (max(range(len(mine)), key=one.__getitem__) for one in (mine, theirs))
+                    same += best == there
+                    right_here += best == record["answer_index"]
+                    right_there += there == record["answer_index"]
+                else:
+                    same += str(row["predicted"] or "").strip() == _number(theirs)
+            points = max(points, 100 * abs(right_here - right_there) / len(records))
+        yield name, apart, same / count, points
+
+
+def _number(text: str) -> str:
+    """The answer in a text that was written: what stands behind the last ####, else the last number."""
+    _, mark, after = text.rpartition("####")
+    numbers = re.findall(r"-?\d+(?:\.\d+)?", after if mark else text)
+    return numbers[0 if mark else -1] if numbers else ""
+
+
+def measured(case: Case) -> tuple[Row, list[str]]:
+    with tempfile.TemporaryDirectory() as temporary:
+        mine, study = ours(case, Path(temporary) / "ours")
+        theirs, found = script(case, Path(temporary) / "script", study)
+        apart = list(agreement(case, study, found["items"]))
+        cost = study.read_table("cost")
+        assert cost is not None
+        train, score = float(cost["train_seconds"].sum()), float(cost["evaluate_seconds"].sum())
+    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in found["stages"].items())
+    rest = theirs.seconds - sum(found["stages"].values())
+    lines = [
+        f"{case.name}: ours: training {train:.0f} s, scoring {score:.0f} s, the rest (start, plan, base, tables, "
+        f"report{', analysis' if case.analysis else ''}) {mine.seconds - train - score:.0f} s",
+        f"{case.name}: the script: {stages}, the rest (start, tasks) {rest:.0f} s",
+        *(
+            f"{case.name}: {name}: log-likelihoods within {most:.1e} nats, the same answer to {100 * share:.1f} % of "
+            f"items, accuracies within {points:.1f} points"
+            for name, most, share, points in apart
+        ),
+    ]
+    row = Row(
+        f"{case.name}: {len(case.arms())} arms, {len(case.seeds)} seed(s), analysis {'on' if case.analysis else 'off'}",
+        "TRL + PEFT, lm-eval hf" + (", dense SVD" if case.analysis else ""), mine.seconds, theirs.seconds,
+        theirs.seconds / mine.seconds, mine.peak_bytes, theirs.peak_bytes,
+        max_difference=max(most for _, most, _, _ in apart),
+    )  # fmt: skip
+    return row, lines
+
+
+def main() -> None:
+    parser = parser_of(__doc__, "fewer arms, rows and items: under six minutes on two cores")
+    parser.add_argument("--gemma", type=Path, metavar="FOLDER", help="the folder that scripts/gemma_base.py made")
+    arguments = parser.parse_args()
+    cases = [bundled(arguments.quick)]
+    if arguments.gemma is not None:
+        cases.append(gemma(arguments.gemma, arguments.quick))
+    table, said = Table(arguments), []
+    for case in cases:
+        for one in (case,) if arguments.quick else (case, replace(case, analysis=True)):
+            if arguments.only in one.name:
+                row, lines = measured(one)
+                table.add(row)
+                said += lines
+    print("\n" + "\n".join(said))
+
+
+if __name__ == "__main__":
+    main()

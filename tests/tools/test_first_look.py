@@ -1,0 +1,67 @@
+"""A first look at rows: their shape, columns by other names, whether a wording can be right, what guessing gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rankscope.study.problems import InputProblems
+from rankscope.tools.first_look import count_rows, first_look, is_here
+
+QUESTION = {"question": "Who?", "answer": "Ann"}
+
+
+def rows(path: Path, *records: Any) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("record", "shape", "by_loss", "reasoning", "chance"),
+    [
+        (QUESTION, "questions with answers", False, False, 0.0),
+        ({"question": "2+2?", "answer": "2 and 2 #### 4"}, "questions with answers", False, True, 0.0),
+        ({"question": "Who?", "answer": "Ann, " * 20}, "questions with answers", True, False, None),
+        (
+            {"question": "Who?", "choices": list("abcd"), "answer_index": 1},
+            "questions with choices",
+            False,
+            False,
+            0.25,
+        ),
+        ({"instruction": "Sum up.", "output": "Short."}, "conversations or instructions", True, False, None),
+        ({"prompt": "2+2=", "completion": "4"}, "prompts with completions", True, False, None),
+        ({"text": "An oak."}, "plain text", True, False, None),
+    ],
+)
+def test_shapes(
+    tmp_path: Path, record: dict[str, Any], shape: str, by_loss: bool, reasoning: bool, chance: float | None
+) -> None:
+    look = first_look(rows(tmp_path / "a.jsonl", *[record] * 3))
+    assert (look.row_count, look.columns, look.shape) == (3, None, shape)
+    assert (look.judged_by_loss, look.reasoning, look.chance) == (by_loss, reasoning, chance)
+
+
+def test_columns_by_other_names_are_proposed_with_what_belongs_to_them(tmp_path: Path) -> None:
+    record = {"problem": "Who?", "solution": "Ann", "context": "Ann did.", "source": "x"}
+    look = first_look(rows(tmp_path / "a.jsonl", *[record] * 3))
+    assert look.columns == {"question": "problem", "answer": "solution", "context": "context"}
+    assert look.shape == "questions with answers"
+
+
+def test_what_cannot_be_read_is_a_line(tmp_path: Path) -> None:
+    with pytest.raises(InputProblems, match="found only the columns colour"):
+        first_look(rows(tmp_path / "a.jsonl", {"colour": "red"}))
+    with pytest.raises(InputProblems, match="line 4: answer"):
+        first_look(rows(tmp_path / "b.jsonl", *[QUESTION] * 3, {"question": "Who?", "answer": {}}))
+    assert count_rows(tmp_path / "none.jsonl") is None
+    assert count_rows(rows(tmp_path / "c.jsonl", *[QUESTION] * 7)) == 7
+
+
+def test_which_models_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [is_here(model) for model in ("bundled", str(tmp_path), "acme/none", "no such model!")] == [
+        True, True, False, False,
+    ]  # fmt: skip
