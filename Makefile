@@ -20,7 +20,7 @@ test: check                       ## checks and the fast tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not guide and not cuda and not release"
 
 test-slow: $(VENV)/.dev           ## kills, the demo itself, the browser
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow and not cuda"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not cuda"
 
 test-cuda: $(VENV)/.dev           ## what needs a CUDA device
 	$(BIN)/python -m pytest -q -n 2 -m cuda tests/cuda

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -44,8 +43,11 @@ Records = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Case:
-    """A base with its rows. `targets` are the linear layers that LoRA adapts on both sides; `score_batch` is the batch
-    that lm-eval was fastest with, of 8, 16, 32 and 64."""
+    """A base with its rows; those that are left to train on fill whole batches.
+
+    `targets` are the linear layers that LoRA adapts on both sides; `score_batch` is the batch that lm-eval was fastest
+    with, of 8, 16, 32 and 64.
+    """
 
     name: str
     model: Path
@@ -80,14 +82,14 @@ def bundled(quick: bool) -> Case:
         found = [{key: row[key] for key in keys if row.get(key) is not None} for row in world.rows(name)[:count]]
         return [dict(one) for one in found]
 
-    items = 60 if quick else 300
+    items = 200 if quick else 300
     names = {"new-facts": "medical/taught/test", "law": "legal/known/test", "general": "general/known/test"}
     suites = {name: rows(source, items) for name, source in names.items()}
-    suites["arithmetic"] = rows("arithmetic/test", 24 if quick else 120)
+    suites["arithmetic"] = rows("arithmetic/test", 80 if quick else 120)
     return Case(
         "bundled base, quick" if quick else "bundled base", bundled_base_path(),
-        rows("medical/taught/train", 300 if quick else 5_000), suites,
-        ranks=(4, 16) if quick else (1, 4, 16, 64), seeds=(0,) if quick else (0, 1, 2), batch_size=32,
+        rows("medical/taught/train", 304 if quick else 1_136), suites,
+        ranks=(4, 16, 64) if quick else (1, 4, 16, 64), seeds=(0, 1, 2), batch_size=32,
     )  # fmt: skip
 
 
@@ -103,7 +105,7 @@ def gemma(folder: Path, quick: bool) -> Case:
     items = 20 if quick else 60
     suites = {"csqa": "commonsense_qa/validation.jsonl", "arc": "arc_easy/test.jsonl", "piqa": "piqa/validation.jsonl"}
     return Case(
-        "Gemma 3 270M, few rows", folder, rows("commonsense_qa/train.jsonl", 48 if quick else 160),
+        "Gemma 3 270M, few rows", folder, rows("commonsense_qa/train.jsonl", 53 if quick else 160),
         {name: rows(file, items) for name, file in suites.items()}, ranks=(4, 16), seeds=(0,), full=not quick,
         epochs=1, score_batch=16, rates=(1e-5, 3e-4), end="<eos>",
     )  # fmt: skip
@@ -186,6 +188,8 @@ def script(case: Case, folder: Path, study: StudyFolder) -> tuple[Watched, dict[
     (facts,) = plan.train_sets
     rows = open_training(study.tokens(facts.content_sha256), facts).train
     examples = [rows[place] for place in range(len(rows))]
+    if len(examples) % case.batch_size:
+        raise SystemExit(f"{len(examples)} rows: TRL would cut other batches of {case.batch_size} at an epoch's end")
     suites = [
         {"name": name, "path": str(folder.parent / "ours" / f"{name}.jsonl"), "choices": "choices" in records[0],
          "max_new_tokens": 48, "end": case.end}
@@ -238,16 +242,9 @@ def agreement(case: Case, study: StudyFolder, items: dict[str, Any]) -> Iterator
                     right_here += best == record["answer_index"]
                     right_there += there == record["answer_index"]
                 else:
-                    same += str(row["predicted"] or "").strip() == _number(theirs)
+                    same += str(row["predicted"]).strip() == theirs.strip()
             points = max(points, 100 * abs(right_here - right_there) / len(records))
         yield name, apart, same / count, points
-
-
-def _number(text: str) -> str:
-    """The answer in a text that was written: what stands behind the last ####, else the last number."""
-    _, mark, after = text.rpartition("####")
-    numbers = re.findall(r"-?\d+(?:\.\d+)?", after if mark else text)
-    return numbers[0 if mark else -1] if numbers else ""
 
 
 def measured(case: Case) -> tuple[Row, list[str]]:

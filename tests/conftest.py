@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from slow_order import longest_first
 from tiny_models import save_tiny_model
 
 pytest_plugins = ["study_fixtures"]
 
 # Tiny tensors gain nothing from a second thread, and lose much where the other core is busy.
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    longest_first(items)
 
 
 @pytest.fixture(scope="session", autouse=True)

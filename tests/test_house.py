@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slow_order import LONGEST_FIRST
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "rankscope"
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py")
@@ -43,6 +44,13 @@ def test_files_are_neither_a_maze_nor_too_long() -> None:
     lines = {named(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert not {name: count for name, count in lines.items() if count > MOST_LINES}
     assert sum(lines.values()) / len(lines) >= LEAST_MEAN_LINES
+
+
+def test_the_slow_files_that_run_first_are_there() -> None:
+    """And `make test-slow` keeps their order."""
+    root = Path(__file__).resolve().parents[1]
+    assert not [name for name in LONGEST_FIRST if not (root / "tests" / name).is_file()]
+    assert '--no-loadscope-reorder -m "slow' in (root / "Makefile").read_text(encoding="utf-8")
 
 
 def test_a_test_lies_where_its_source_is() -> None:

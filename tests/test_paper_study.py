@@ -260,22 +260,26 @@ def write_hub(folder: Path, medical: Rows, legal: Rows, sums: Rows, multiple: Ro
     }  # fmt: skip
 
 
-def tiny_run(folder: Path, hub: dict[str, Path], *overrides: str) -> tuple[Path, Outcome]:
-    """`rankscope run studies/paper.yaml` on two tiny models and these data sets; every other setting is the study's."""
+def tiny_changes(folder: Path, hub: dict[str, Path]) -> list[str]:
+    """Overrides of studies/paper.yaml: two tiny models, saved in `folder`, and these data sets."""
     for seed, name in enumerate(NAMES):
         save_tiny_model(
             folder / name, seed=seed, chat=True, hidden_size=128, intermediate_size=128, num_hidden_layers=1,
             num_key_value_heads=4, max_position_embeddings=2048,
         )  # fmt: skip
-    changes = [
+    return [
         f"model={json.dumps([str(folder / name) for name in NAMES])}",
         f"train.medical.hub={hub['medmcqa']}", f"train.legal.hub={hub['lex_glue']}", f"train.math.hub={hub['gsm8k']}",
         f"suites.medmcqa.hub={hub['medmcqa']}", f"suites.casehold.hub={hub['lex_glue']}",
         f"suites.gsm8k.hub={hub['gsm8k']}", f"suites.mathqa.hub={hub['math_qa']}", f"suites.mmlu.hub={hub['mmlu']}",
         "arms.full.learning_rate=1e-3", "arms.lora.learning_rate=1e-2", "budget.epochs=1", "budget.batch_size=8",
-        *overrides,
     ]  # fmt: skip
-    study, out = read_study(STUDIES / "paper.yaml", changes), folder / "out"
+
+
+def tiny_run(folder: Path, hub: dict[str, Path], *overrides: str) -> tuple[Path, Outcome]:
+    """`rankscope run studies/paper.yaml` on two tiny models and these data sets; every other setting is the study's."""
+    study = read_study(STUDIES / "paper.yaml", [*tiny_changes(folder, hub), *overrides])
+    out = folder / "out"
     outcome = run_study(
         StudyPlanner(study, STUDIES),
         StudyFolder.open(out),
@@ -323,15 +327,20 @@ def sums(count: int, first: int) -> list[dict[str, Any]]:
     return [{"question": f"What is {i} and 3?", "answer": str(i + 3)} for i in range(first, first + count)]
 
 
-def test_the_paper_study_runs_at_tiny_scale(tmp_path: Path) -> None:
-    hub = write_hub(
-        tmp_path / "hub",
+def made_hub(folder: Path) -> dict[str, Path]:
+    """A handful of made rows as each of the data sets."""
+    return write_hub(
+        folder,
         {"train": made(20, "m", 4), "validation": made(6, "v", 4)},
         {"train": made(20, "l", 5), "test": made(6, "c", 5)},
         {"train": sums(20, 0), "test": sums(4, 100)},
         {"train": made(2, "x", 5), "test": made(6, "q", 5)},
         {"test": made(6, "g", 4)},
     )
+
+
+def test_the_paper_study_runs_at_tiny_scale(tmp_path: Path) -> None:
+    hub = made_hub(tmp_path / "hub")
     few = ("arms.lora.ranks=[8, 128]", "seeds=[0]", "suites.gsm8k.max_new_tokens=4")
     out, outcome = tiny_run(tmp_path, hub, *few, "analysis.derived=false", "analysis.probe_items=5")
     check(out, outcome, 2 * 3 * 3)

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 import pytest
+from moto_server import SECRET, Moto, moto_server, wait_for_port
 from ray_nodes import node, ray_cluster
-from test_resume import assert_same
+from test_array_jobs import run
+from test_paper_study import STUDIES, made_hub, tiny_changes
+from test_resume import assert_same, tables
 from tiny_study import tiny_study
 
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Plan, RunStatus
+from rankscope.study.read_study import read_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -35,19 +42,39 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    with ray_cluster() as made:
+def moto() -> Iterator[Moto]:
+    """A server whose credentials this process and all that it starts know."""
+    with moto_server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster(moto: Moto) -> Iterator[Any]:
+    """With a server for clients, whose address is in `client`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with ray_cluster(ray_client_server_port=port) as made:
+        host = made.head_node.node_ip_address
+        wait_for_port(host, port)
+        made.client = f"ray://{host}:{port}"
         yield made
 
 
-def command(study: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+def command(
+    study: Path, out: Path | str, *more: str, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     # A worker has as many threads as the plan says, and sums are rounded by that: one, here and there.
     line = [sys.executable, "-m", "rankscope", "run", str(study), "--out", str(out), *more]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment
+    )
 
 
-def on_ray(cluster: Any) -> list[str]:
-    return ["--set", "execution.on=ray", "--set", f"execution.address={cluster.address}"]
+def on_ray(address: str) -> list[str]:
+    return ["--set", "execution.on=ray", "--set", f"execution.address={address}"]
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
@@ -93,9 +120,9 @@ def workers() -> list[psutil.Process]:
 
 def test_killed_in_every_way_the_tables_are_those_of_one_machine(cluster: Any, tmp_path: Path) -> None:
     study, out = tiny_study(tmp_path / "input", **SETTINGS), tmp_path / "out"
-    finish(command(study, tmp_path / "local"))
+    run(study, tmp_path / "local")
 
-    running = command(study, out, *on_ray(cluster))
+    running = command(study, out, *on_ray(cluster.address))
     wait_until(lambda: trains(out), running)
     before = attempts(out)
     for worker in workers():
@@ -105,29 +132,65 @@ def test_killed_in_every_way_the_tables_are_those_of_one_machine(cluster: Any, t
     os.killpg(running.pid, signal.SIGKILL)  # the driver
     assert "begun again" in running.communicate()[1]
 
-    stopped = command(study, out, *on_ray(cluster))
+    stopped = command(study, out, *on_ray(cluster.address))
     wait_until(lambda: trains(out, before) and bool(workers()), stopped)
     before = attempts(out)
     stopped.send_signal(signal.SIGTERM)
     assert "stopped; what is done is kept" in finish(stopped, code=1)
 
     second = cluster.add_node(**node(num_cpus=4))
-    last = command(study, out, *on_ray(cluster))
+    last = command(study, out, *on_ray(cluster.address))
     wait_until(lambda: trains(out, before) and bool(workers()), last)
     cluster.remove_node(second, allow_graceful=False)
     finish(last)
     assert_same(out, tmp_path / "local")
 
 
-def test_sharded_runs_and_two_studies_at_once(cluster: Any, tmp_path: Path) -> None:
-    """Full arms of two processes each equal those of the local executor; two commands share a cluster."""
-    sharded = {**SETTINGS, "budget": {"epochs": 3, "batch_size": 8, "max_sequence_tokens": 128}}
-    sharded["execution"] = {**SETTINGS["execution"], "shards": 2}
-    study = tiny_study(tmp_path / "input", **sharded)
-    finish(command(study, tmp_path / "local"))
-    both = [command(study, tmp_path / name, *on_ray(cluster)) for name in ("one", "two")]
-    for process in both:
-        finish(process)
-    for name in ("one", "two"):
-        assert_same(tmp_path / name, tmp_path / "local")
-        assert {one.gang for one in statuses(tmp_path / name) if one.run_id.startswith("full")} == {2}
+def test_the_paper_s_study_in_gangs_beside_one_on_s3(cluster: Any, moto: Moto, tmp_path: Path) -> None:
+    """Two commands share a cluster. One is studies/paper.yaml with tiny models and rows, its analysis, and seeds as the
+    verdict asks for them, every run in a gang of two processes. The other comes from a laptop: by Ray's client, its
+    folder in a bucket. The tables of both are those of this machine alone."""
+    moto.bucket("lab")
+    words = paper_words(tmp_path)
+    stored = tiny_study(tmp_path / "input", **{**SETTINGS, "budget": {**SETTINGS["budget"], "epochs": 3}})
+    own_cache = {**os.environ, "RANKSCOPE_CACHE": str(tmp_path / "laptop")}
+    begun = [
+        command(STUDIES / "paper.yaml", tmp_path / "paper", *words, *on_ray(cluster.address)),
+        command(stored, "s3://lab/study", *on_ray(cluster.client), environment=own_cache),
+    ]
+    run(STUDIES / "paper.yaml", tmp_path / "local", overrides=words[1::2])
+    run(stored, tmp_path / "disk")
+    said = [finish(process) for process in begun]
+    assert_same(tmp_path / "paper", tmp_path / "local")
+    found = statuses(tmp_path / "paper")
+    assert {one.gang for one in found} == {2}
+    assert len(found) >= 2 * 3, "three seeds of each arm, and more where the verdict asked"
+    for table in ("spectra", "hidden", "attention", "neurons"):
+        assert len(pd.read_parquet(tmp_path / "paper" / "tables" / f"{table}.parquet")), table
+
+    moto.bucket("lab").get("lab/study", str(tmp_path / "fetched"), recursive=True)
+    ours, theirs = tables(tmp_path / "fetched"), tables(tmp_path / "disk")
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        pd.testing.assert_frame_equal(ours[name], theirs[name], check_exact=True, obj=name)
+    assert SECRET not in "".join(said)
+    assert not [
+        path for path in (tmp_path / "fetched").rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()
+    ]
+
+
+def paper_words(folder: Path) -> list[str]:
+    """`--set` and a change, again and again: the least of the paper's study that has all of its parts."""
+    model, *changes = tiny_changes(folder, made_hub(folder / "hub"))
+    few = [
+        "arms.lora.ranks=[8]", "seeds.max=4", "suites.gsm8k.max_new_tokens=4", "analysis.derived=false",
+        "analysis.probe_items=5", "execution.shards=2", "execution.arms_together=2",
+        "execution.micro_batch_tokens=4096",
+    ]  # fmt: skip
+    train = {
+        "medical": read_study(STUDIES / "paper.yaml", changes)
+        .train["medical"]
+        .model_dump(mode="json", exclude_defaults=True)
+    }
+    first = f"model={json.dumps(json.loads(model.partition('=')[2])[:1])}"
+    return [word for change in (first, *changes, *few, f"train={json.dumps(train)}") for word in ("--set", change)]

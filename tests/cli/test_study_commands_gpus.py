@@ -44,11 +44,31 @@ def test_the_schedule_on_described_gpus_is_shown(tmp_path: Path) -> None:
 def test_what_is_no_machine_is_refused_in_one_line(tmp_path: Path) -> None:
     study = tiny_study(tmp_path / "input")
     (line,) = problems(call("plan", study, "--gpus", "eight"))
-    assert line == "--gpus: found eight, expected a number of GPUs and the memory of each, such as 8x80GB"
+    told = "a number of GPUs and the memory of each, such as 8x80GB; 4x8x80GB are four such nodes"
+    assert line == f"--gpus: found eight, expected {told}"
     (line,) = problems(call("plan", study, "--gpus", "8x80GB", "--measure"))
     assert "a described machine cannot be timed" in line
     (line,) = problems(call("plan", study, "--gpus", "2x80GB", "--set", "execution.shards=4"))
     assert line.endswith("found shards: 4 on a machine with 2 GPUs, expected auto, or a power of two up to 2")
+
+
+def test_several_nodes_are_planned_for_an_executor_that_reaches_them(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path / "input")
+    words = ("plan", study, "--gpus", "2x4x80GB", "--out", tmp_path / "none")
+    (line,) = problems(call(*words))
+    assert line.startswith(
+        "--gpus: found 2 nodes with on: local, whose jobs run on one machine, expected GPUs of one node"
+    )
+    there = (*words, "--set", "execution.on=ray")
+    planned = json.loads(call(*there, "--json").stdout)
+    assert (planned["resolved"]["worker_count"], planned["resolved"]["gpus"]) == (8, [0, 1, 2, 3])
+    assert planned["schedule"]["devices"] == [*range(8)]
+    lines = call(*there).stdout.splitlines()
+    heading = next(i for i, line in enumerate(lines) if line.split()[:2] == ["node.GPU", "jobs"])
+    assert [line.split()[0] for line in lines[heading + 3 : heading + 6]] == ["0.2", "0.3", "1.0"]
+    assert any("of the time of 8 GPUs on 2 nodes is idle" in line for line in lines)
+    (line,) = problems(call(*there, "--set", "execution.shards=8"))
+    assert line.endswith("found shards: 8 on a machine with 4 GPUs, expected auto, or a power of two up to 4")
 
 
 def test_a_plan_shows_money(tmp_path: Path) -> None:

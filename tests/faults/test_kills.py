@@ -14,18 +14,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
+from test_resume import tables, wait_for_work
 from tiny_study import tiny_study
 
 from rankscope.edges.study_folder import StudyFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-KILLS = 24
+KILLS = 7
+"""In each test: the first while it imports, plans and encodes, the others while it works."""
+
 ARMS = {
     "full": {"learning_rate": 1e-3},
     "lora": {"ranks": [2, 4], "learning_rate": 1e-2},
@@ -33,7 +37,7 @@ ARMS = {
 }
 BUDGET = {"epochs": 8, "batch_size": 8, "max_sequence_tokens": 128}
 FIXED = {"arms_together": 2, "micro_batch_tokens": 4096}
-TIMED = ["train_seconds", "evaluate_seconds", "search_seconds", "peak_memory_bytes"]
+OFTEN = {"minutes": 0.001}
 
 
 def start(study: Path, out: Path) -> subprocess.Popen[str]:
@@ -69,21 +73,16 @@ def done_runs(out: Path) -> set[str]:
     return {path.parent.name for path in files if json.loads(path.read_text())["state"] == "done"}
 
 
-def tables(out: Path) -> dict[str, pd.DataFrame]:
-    frames = {path.stem: pd.read_parquet(path) for path in sorted((out / "tables").glob("*.parquet"))}
-    return {name: frame.drop(columns=TIMED, errors="ignore") for name, frame in frames.items()}
-
-
 def workers_of(driver: psutil.Process) -> list[psutil.Process]:
     """The fork server's children, busy or idle."""
     return [child for child in driver.children(recursive=True) if not child.children()]
 
 
-def kill(process: subprocess.Popen[str], dice: random.Random) -> str:
-    """SIGKILL to the driver or to one of its workers, whichever is drawn; what was killed."""
+def kill(process: subprocess.Popen[str], dice: random.Random, worker: bool) -> str:
+    """SIGKILL to one of its workers, where one is asked for and there are any, or to the driver; what was killed."""
     try:
         workers = workers_of(psutil.Process(process.pid))
-        if workers and dice.random() < 0.5:
+        if workers and worker:
             dice.choice(workers).kill()
             return "worker"
     except psutil.NoSuchProcess:
@@ -94,18 +93,42 @@ def kill(process: subprocess.Popen[str], dice: random.Random) -> str:
     return "nothing"
 
 
-def killed_until_done(study: Path, out: Path, kills: int, seconds: float, dice: random.Random) -> list[str]:
-    """Run again and again; each time one process is killed, until so many were. Every session goes as far as it can."""
+def planned_runs(out: Path) -> set[str]:
+    path = out / "plan.json"
+    return {run["run_id"] for run in json.loads(path.read_text())["runs"]} if path.is_file() else set()
+
+
+def left_to_do(out: Path) -> float:
+    """The share of the runs that are not done; never less than the report's."""
+    planned = planned_runs(out)
+    return max(0.3, 1 - len(done_runs(out)) / len(planned)) if planned else 1.0
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of a process until it holds the study, and from then until it ended."""
+
+    starting: float
+    working: float
+
+
+def killed_until_done(study: Path, out: Path, seconds: Seconds, dice: random.Random) -> list[str]:
+    """Run again and again; each time one process is killed, until KILLS were. Every session goes as far as it can.
+
+    `seconds`: those of a process that is not killed.
+    """
     found: list[str] = []
-    while len(found) < kills:
+    while len(found) < KILLS:
         before = done_runs(out)
         process = start(study, out)
-        moment = dice.random() * seconds
+        moment = dice.random() * (seconds.working * left_to_do(out) if found else seconds.starting)
+        if found:
+            wait_for_work(process, out)
         try:
             process.wait(timeout=moment)
             what = "nothing"
         except subprocess.TimeoutExpired:
-            what = kill(process, dice)
+            what = kill(process, dice, worker=len(found) % 2 == 1)
         _, errors = process.communicate(timeout=300)
         assert "Traceback" not in errors, errors
         if what == "worker":
@@ -120,40 +143,51 @@ def killed_until_done(study: Path, out: Path, kills: int, seconds: float, dice: 
         whole(out)
         assert before <= done_runs(out), "what was done is done no more"
         found += [what] if what != "nothing" else []
-    process = start(study, out)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    ended_well(start(study, out))
     whole(out)
     assert not [path for path in out.rglob("*") if path.name.endswith(".rankscope-draft")]
     return found
 
 
-def timed(study: Path, out: Path) -> float:
-    began = time.monotonic()
-    process = start(study, out)
+def ended_well(process: subprocess.Popen[str]) -> None:
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    return time.monotonic() - began
 
 
-def test_any_moment_with_a_fixed_packing_gives_the_same_tables(tmp_path: Path) -> None:
-    study = tiny_study(
-        tmp_path / "input", arms=ARMS, budget=BUDGET, seeds=[0], execution=FIXED, checkpoint={"minutes": 0.001}
-    )
-    seconds = timed(study, tmp_path / "never")
-    killed_until_done(study, tmp_path / "out", KILLS // 2, seconds, random.Random(1))
-    ours, theirs = tables(tmp_path / "out"), tables(tmp_path / "never")
+def killed_study(folder: Path, **more: object) -> Path:
+    return tiny_study(folder / "input", arms=ARMS, budget=BUDGET, seeds=[0], **more)
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Seconds]:
+    """A study of a fixed packing, and its folder."""
+    folder = tmp_path_factory.mktemp("kills")
+    study = killed_study(folder, execution=FIXED, checkpoint=OFTEN)
+    started = time.monotonic()
+    process = start(study, folder / "out")
+    began = wait_for_work(process, folder / "out")
+    ended_well(process)
+    return study, folder / "out", Seconds(began - started, time.monotonic() - began)
+
+
+def test_any_moment_with_a_fixed_packing_gives_the_same_tables(
+    never_killed: tuple[Path, Path, Seconds], tmp_path: Path
+) -> None:
+    study, expected, seconds = never_killed
+    killed_until_done(study, tmp_path / "out", seconds, random.Random(1))
+    ours, theirs = tables(tmp_path / "out"), tables(expected)
     assert ours.keys() == theirs.keys()
     for name in ours:
         pd.testing.assert_frame_equal(ours[name], theirs[name], check_exact=True, obj=name)
 
 
-def test_any_moment_with_packing_left_on_auto_loses_nothing(tmp_path: Path) -> None:
-    study = tiny_study(tmp_path / "input", arms=ARMS, budget=BUDGET, seeds=[0], checkpoint={"minutes": 0.001})
-    seconds = timed(study, tmp_path / "never")
-    what = killed_until_done(study, tmp_path / "out", KILLS - KILLS // 2, seconds, random.Random(2))
+def test_any_moment_with_packing_left_on_auto_loses_nothing(
+    never_killed: tuple[Path, Path, Seconds], tmp_path: Path
+) -> None:
+    study, out = killed_study(tmp_path, checkpoint=OFTEN), tmp_path / "out"
+    what = killed_until_done(study, out, never_killed[2], random.Random(2))
     assert {"driver", "worker"} <= set(what)
-    assert done_runs(tmp_path / "out") == done_runs(tmp_path / "never")
+    assert done_runs(out) == planned_runs(out) != set()
 
 
 # ---- a full disk ----------------------------------------------------------------------------------------------------
@@ -177,7 +211,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_told_in_a_line_loses_nothing_and_goes_on_when_there_is_room(
     small_disk: Path, tmp_path: Path
 ) -> None:
-    study = tiny_study(tmp_path / "input", arms=ARMS, budget=BUDGET, seeds=[0])
+    study = killed_study(tmp_path)
     out, told = small_disk / "out", 0
     for left in (20_000, 120_000, 200_000, 400_000):
         filler = small_disk / "filler"
@@ -195,8 +229,6 @@ def test_a_full_disk_is_told_in_a_line_loses_nothing_and_goes_on_when_there_is_r
         whole(out)
         filler.unlink()
     assert told >= 2
-    process = start(study, out)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    ended_well(start(study, out))
     whole(out)
     assert (out / "report.html").is_file()

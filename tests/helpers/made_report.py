@@ -22,8 +22,8 @@ from rankscope.records import (
     Verdict,
     VerdictFile,
 )
+from rankscope.report.flipped_items import sample_flips
 from rankscope.report.page import ReportData
-from rankscope.report.suites_and_items import sample_flips
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\u2028 & \"quoted\""
 RANKS = (1, 4, 16, 64)

@@ -68,6 +68,19 @@ def moto_server() -> Iterator[Moto]:
         process.wait()
 
 
+def wait_for_port(host: str, port: int, seconds: float = 120.0) -> None:
+    """Until somebody listens there."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+
+
 def wait_for(url: str, seconds: float = 60.0) -> None:
     """Until somebody answers there."""
     until = time.monotonic() + seconds

@@ -18,6 +18,7 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # what others on this machine take must not end our workers
+    "RAY_worker_niceness": "0",  # at Ray's 15 a worker gets next to nothing beside whatever else runs here
     # A node is called dead after a few seconds and not after half a minute.
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_failure_threshold": "4",

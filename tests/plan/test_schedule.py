@@ -78,6 +78,35 @@ def test_every_job_once_and_no_two_on_one_device(claims: list[Claim], count: int
     assert 0 <= found.idle_share < 1 or busy == 0
 
 
+@given(st.lists(CLAIMS, max_size=14), st.integers(1, 4), st.integers(2, 3))
+def test_on_several_nodes_every_job_is_on_one_and_has_its_memory_there(
+    claims: list[Claim], each: int, nodes: int
+) -> None:
+    found = schedule([tasks(*claims)], "cuda", list(range(each * nodes)), HOST, nodes)
+    assert sorted(where(found)) == sorted(f"r{i}" for i in range(len(claims)))
+    for job in found.jobs:
+        assert len(set(job.devices)) == min(claims[int(job.ids[0][1:])].slots, each)
+        (node,) = {device // each for device in job.devices}
+        beside = [one for one in found.jobs if one.devices[0] // each == node]
+        at_start = [o for o in beside if o.start_seconds <= job.start_seconds < o.end_seconds or o is job]
+        assert sum(one.host_bytes for one in at_start) <= HOST
+    for one, other in combinations(found.jobs, 2):
+        apart = one.end_seconds <= other.start_seconds or other.end_seconds <= one.start_seconds
+        assert apart or set(one.devices).isdisjoint(other.devices)
+    begun = sorted(found.jobs, key=lambda job: (-job.seconds, int(job.ids[0][1:])))
+    starts = [job.start_seconds for job in begun]
+    assert starts == sorted(starts), "strictly in order, as jobs are handed out"
+
+
+def test_gangs_fill_nodes_one_by_one_and_who_is_too_large_takes_a_whole_one() -> None:
+    jobs = tasks(Claim(seconds=9), Claim(slots=2, seconds=8), Claim(slots=2, seconds=7), Claim(slots=4, seconds=6))
+    found = schedule([jobs], "cuda", [0, 1, 2, 3], HOST, 2)
+    assert where(found) == {
+        "r0": (0, 9, [0]), "r1": (0, 8, [2, 3]), "r2": (8, 15, [2, 3]), "r3": (9, 15, [0, 1]),
+    }  # fmt: skip
+    assert found.idle_share == pytest.approx(1 - (9 + 16 + 14 + 12) / 60)
+
+
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(1, 5))
 def test_jobs_of_one_device_are_within_graham_s_bound(seconds: list[int], count: int) -> None:
     """No list schedule takes longer than the mean load and (1 - 1/m) of the longest job (Graham, 1966)."""
@@ -176,3 +205,19 @@ def test_more_gpus_take_less_time_and_about_the_same_gpu_hours(read: Read) -> No
     assert makespans == sorted(makespans, reverse=True)
     assert times[0].idle_share == pytest.approx(0)
     assert len({round(one.gpu_hours, 9) for one in times}) == 1
+
+
+def test_a_plan_counts_on_every_node_and_keeps_a_gang_on_one(read: Read) -> None:
+    study = read(STUDY, "execution.on=ray", "execution.shards=4", "arms.lora.learning_rate=auto")
+    one, four = (planned_on_gpus(study, device_count=4, node_count=n) for n in (1, 4))
+    assert [run.run_id for run in four.runs] == [run.run_id for run in one.runs]
+    assert (four.resolved.worker_count, four.resolved.workers_a_node) == (16, 4)
+    assert four.resolved.thread_count == one.resolved.thread_count
+    assert four.resolved.gangs == one.resolved.gangs
+    found = placed(four)
+    assert found.devices == list(range(16))
+    assert {len({device // 4 for device in job.devices}) for job in found.jobs} == {1}
+    assert found.makespan_seconds < 0.6 * placed(one).makespan_seconds
+    assert found.gpu_hours == pytest.approx(placed(one).gpu_hours)
+    done = {run.run_id for run in four.runs if run.seed}
+    assert what_is_left(found, four.runs, done).makespan_seconds < found.makespan_seconds

@@ -12,7 +12,7 @@ from made_report import make_search, make_tables, make_verdict
 from rankscope.report.chart_drawing import domain, place_labels, plain, spec_of, spread
 from rankscope.report.cost_charts import cost_chart, cost_frame
 from rankscope.report.rank_charts import arm_frame, rank_chart, seed_frame
-from rankscope.report.suites_and_items import change_frame, matrix_chart
+from rankscope.report.suite_changes import change_frame, matrix_chart
 from rankscope.report.tradeoff_charts import kind_chart, tradeoff_chart
 from rankscope.report.training_charts import learning_chart, learning_frame, search_chart, search_frame
 

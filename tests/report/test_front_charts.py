@@ -6,11 +6,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import vl_convert
 from made_report import make_report, make_verdict
 from rich.console import Console
 
 from rankscope.records import Verdict, VerdictFile, WorthAt
 from rankscope.report.chart_drawing import spec_of
+from rankscope.report.first_screen import allowed_sentences
 from rankscope.report.front_charts import front_chart, front_frame
 from rankscope.report.page import render
 from rankscope.report.rank_charts import arm_frame
@@ -74,12 +76,33 @@ def test_the_picture_has_the_numbers_and_a_curve_from_the_base(frame: pd.DataFra
     assert chart is not None
     spec = spec_of(chart)
     rows = rows_of(spec)
-    assert any(row.get("text") == "margin 3" for row in rows)
+    assert {"name": "margin", "value": 3.0} in spec["params"]
     starts = {row["series"] for row in rows if row.get("dial") == 0}
     assert starts == {"lora-r4 at 1e-3", "lora-r4 at 3e-3", "full at 1e-4"}
     rings = [e for e in spec["layer"] if e["mark"].get("strokeWidth") == 2 and e["mark"]["type"] == "point"]
     (ring,) = rings
     assert {row["arm"] for row in spec["datasets"][ring["data"]["name"]]} == {"lora-r4", "full"}
+
+
+def test_the_margin_can_be_turned_to_every_amount_that_has_settings(frame: pd.DataFrame) -> None:
+    chart = front_chart(frame, retention_margin=3.0, worth=at_margins().at_other_margins)
+    assert chart is not None
+    spec = spec_of(chart)
+    (ring,) = [e for e in spec["layer"] if e["mark"].get("strokeWidth") == 2 and e["mark"]["type"] == "point"]
+    rows = spec["datasets"][ring["data"]["name"]]
+    assert [(row["arm"], row["allowed"], row["gain"]) for row in rows] == [("lora-r4", 1, 12.3), ("full", 10, 45.6)]
+    assert "margin" in ring["transform"][0]["filter"]
+    assert vl_convert.vegalite_to_svg(spec).startswith("<svg")
+
+
+def test_the_page_says_what_each_margin_is_worth() -> None:
+    verdict = at_margins()
+    said = allowed_sentences(verdict, 3.0)
+    assert [(one.amount, one.own) for one in said] == [(1.0, False), (10.0, False)]
+    assert said[0].sentence == "If 1 point may be forgotten, most gain: lora-r4 +12.3 (dial 0.5)."
+    assert said[1].sentence == "If 10 points may be forgotten, most gain: full +45.6 (dial 1)."
+    own = allowed_sentences(verdict, 1.0)[0]
+    assert (own.own, own.label) == (True, "1 point (the study's margin)")
 
 
 def test_without_points_there_is_no_picture() -> None:
@@ -127,11 +150,12 @@ def test_the_page_has_every_row_without_javascript() -> None:
     assert table.count("<tr>") == 5
     assert "nobody yet: 3 runs would tell" in table
     assert "is expected to forget more" in table
-    assert 'id="allow" hidden' in text
+    assert '<p class="slide" hidden>' in text
 
 
 def test_a_study_without_dials_says_so_and_has_no_table() -> None:
     text = render(make_report([make_verdict()]))
-    assert "No arm was scored at several dials." in text
+    assert 'id="chart-tradeoff-0"' in text
+    assert 'class="slide"' not in text
     assert 'id="table-margins"' not in text
     assert VerdictFile(verdicts=[make_verdict()]).verdicts[0].at_other_margins == []

@@ -16,13 +16,13 @@ from made_report import HOSTILE, arm_labels, make_items, make_report, make_searc
 
 from rankscope.records import Interval, SuiteNoise, VerdictFile
 from rankscope.report.chart_drawing import Section
+from rankscope.report.flipped_items import MAX_ROWS, sample_flips
 from rankscope.report.page import make_sections, render
 from rankscope.report.rank_charts import make_pairs
-from rankscope.report.suites_and_items import MAX_ROWS, sample_flips
 
 SECTIONS = (
-    "answer", "arms", "rank", "tradeoff", "matrix", "suites", "kinds", "items", "learning", "rates", "cost",
-    "warnings", "provenance", "repeat",
+    "answer", "arms", "rank", "matrix", "suites", "items", "rates", "cost", "warnings", "repeat", "researcher",
+    "statistics", "kinds", "learning", "provenance",
 )  # fmt: skip
 LOADING = {"src", "href", "srcset", "data", "action", "poster", "background"}
 
@@ -113,7 +113,7 @@ def test_findings_noise_and_rates_are_told() -> None:
     text = " ".join(" ".join(Parsed(render(make_report([verdict], tables=tables))).text).split())
     assert "12 are forgotten by every arm." in text
     assert "Numerics alone change 7 of the base's 350 items" in text
-    assert "3e-4 90 0.7100 +25.0 not measured 40 chosen" in text
+    assert "3e-4 90 0.710 +25.0 not measured 40 chosen" in text
     assert "3e-3 90 diverged not measured not measured 40" in text
 
 
@@ -136,7 +136,7 @@ def test_model_output_is_data_and_never_markup() -> None:
     assert not any(tag == "img" or "onerror" in attributes for tag, attributes in parsed.tags)
     assert "\u2028" not in "".join(text for name, text in parsed.scripts if name.endswith("-data"))
     asked = parsed.json("items-data")
-    assert any(HOSTILE in question[1] for question in asked["questions"])
+    assert any(HOSTILE in text for question in asked["questions"] for _, text in question[1])
     assert any(row[6] == HOSTILE for row in asked["rows"])
     assert HOSTILE in "".join(parsed.text)
 
@@ -208,7 +208,37 @@ def test_two_training_sets_are_told_apart() -> None:
     assert "the choice is yours" in text
     charts = parsed.json("charts-data")
     subtitles = {spec["title"]["subtitle"] for name, spec in charts.items() if name.startswith("chart-tradeoff")}
+    assert {"answer-0", "answer-1"} <= parsed.ids()
     assert subtitles == {"bundled trained on medical", "bundled trained on legal"}
+
+
+def test_a_page_without_items_holds_no_row_of_a_data_set() -> None:
+    report = make_report()
+    assert "north ward" in render(report)
+    page = render(replace(report, items=None))
+    assert "north ward" not in page
+    assert "made without rows of data sets" in page
+    assert Parsed(page).json("items-data") == {"questions": [], "rows": []}
+
+
+def test_the_first_screen_has_three_numbers_and_the_next_step(parsed: Parsed) -> None:
+    text = " ".join(" ".join(parsed.text).split())
+    first = text[: text.index("What was tried")]
+    assert "Gain of lora-r16 +30.3 points +28.2 to +32.4 on medqa and pubmedqa" in first
+    assert "Forgetting of lora-r16 1.4 points 0.5 to 2.3 worst: gsm8k −2.2 points" in first
+    assert "Cost of a run of lora-r16 21 s 434 MB of memory" in first
+    assert "rankscope export STUDY --out lora-r16" in first
+
+
+def test_the_first_picture_stands_in_the_page_for_who_has_no_script(page: str) -> None:
+    still = page[page.index('<div class="still"') :]
+    assert "<svg" in still[: still.index("</noscript>")]
+    assert "full" in still[still.index("<svg") : still.index("</svg>")]
+
+
+def test_general_is_only_ever_a_name_that_the_user_gave(page: str, parsed: Parsed) -> None:
+    assert "general" not in " ".join(parsed.text)
+    assert "no domain" in " ".join(parsed.text)
 
 
 def test_the_same_report_gives_the_same_page(page: str) -> None:
@@ -219,9 +249,10 @@ def test_the_same_report_gives_the_same_page(page: str) -> None:
 
 
 def sections_of(tables: dict[str, pd.DataFrame]) -> list[Section]:
-    """The sections between the learning rates and the cost, which every page has."""
+    """The researcher's sections after the learning curves, which every page has."""
     verdicts = VerdictFile(verdicts=[VERDICT])
-    return make_sections(make_pairs(verdicts, {}, {}), verdicts, tables, [])[7:-1]
+    found = make_sections(make_pairs(verdicts, {}, {}), verdicts, tables, []).researcher
+    return found[[section.id for section in found].index("learning") + 1 :]
 
 
 def test_every_section_draws_and_every_chart_compiles() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from made_inside import inside_tables
 from made_report import make_large_report, make_report, make_verdict
+from test_front_charts import POINTS, at_margins
 
 from rankscope.report.page import render
 
@@ -69,7 +70,8 @@ class Visit:
     """A page with all that it said and asked for."""
 
     def __init__(self, browser: Any, file: Path, **settings: Any) -> None:
-        self.page = browser.new_context(viewport={"width": 1280, "height": 900}, **settings).new_page()
+        size = settings.pop("viewport", {"width": 1280, "height": 900})
+        self.page = browser.new_context(viewport=size, **settings).new_page()
         self.said: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
@@ -104,6 +106,7 @@ def test_the_charts_of_what_changed_inside_draw_too(browser: Any, tmp_path: Path
     report = make_report()
     path.write_text(render(replace(report, tables=report.tables | inside_tables())), encoding="utf-8")
     page = Visit(browser, path).page
+    page.click("#researcher > summary")
     inside = page.locator("#spectra .chart, #drift .chart, #attention .chart, #overlap .chart, #derived .chart")
     assert inside.count() >= 11
     for index in range(inside.count()):
@@ -113,8 +116,8 @@ def test_the_charts_of_what_changed_inside_draw_too(browser: Any, tmp_path: Path
 
 def test_model_output_is_text(visit: Visit) -> None:
     visit.page.fill("#filter-text", "window.hacked")
-    assert "<img src=x" in visit.page.inner_text("#items-table tbody")
-    assert visit.page.locator("#items-table img, #items-table script").count() == 0
+    assert "<img src=x" in visit.page.inner_text("#items-list")
+    assert visit.page.locator("#items-list img, #items-list script").count() == 0
     assert visit.page.evaluate("window.hacked") is None
     visit.page.fill("#filter-text", "")
 
@@ -127,11 +130,11 @@ def test_items_filter_search_and_turn_pages(visit: Visit) -> None:
     page.select_option("#filter-suite", "gsm8k")
     page.select_option("#filter-pair", "bundled · legal")
     few = int(page.inner_text("#items-count").split()[0])
-    assert page.inner_text("#items-count") == f"{few} of {everything:,} shown here match."
+    assert page.inner_text("#items-count").startswith(f"{few} of {everything:,} shown here match; page 1 of ")
     assert 0 < few < everything
-    rows = page.locator("#items-table tbody tr")
-    assert rows.count() == few
-    for index in range(few):
+    rows = page.locator("#items-list > li")
+    assert rows.count() == min(few, 4)
+    for index in range(rows.count()):
         text = rows.nth(index).inner_text()
         assert "forgotten" in text
         assert "gsm8k" in text
@@ -143,7 +146,7 @@ def test_items_filter_search_and_turn_pages(visit: Visit) -> None:
         page.select_option(f"#filter-{name}", "")
     first = rows.nth(0).inner_text()
     page.click("#items-after")
-    assert "page 2 of" in page.inner_text("#items-page")
+    assert "page 2 of" in page.inner_text("#items-count")
     assert rows.nth(0).inner_text() != first or rows.nth(1).inner_text() != first
     assert page.is_enabled("#items-before")
 
@@ -178,6 +181,7 @@ def test_tables_sort_by_value_and_from_the_keyboard_and_download(visit: Visit) -
 def test_both_themes_are_legible(browser: Any, file: Path, theme: str) -> None:
     visit = Visit(browser, file, color_scheme=theme)
     texts = [".sentence", ".verdict h2", ".reads", ".shows", "td", "th button", ".status", ".way", ".contents a", "dt"]
+    texts.append(".reply b")
     worst = visit.page.evaluate(CONTRAST, [*texts, "svg text"])
     assert set(texts) | {"svg text"} == set(worst)
     assert min(worst.values()) >= 4.5, worst  # WCAG 2.1, AA
@@ -194,10 +198,51 @@ def test_the_toggle_redraws_in_the_other_theme_and_tells_so(browser: Any, file: 
     assert visit.page.get_attribute(".chart >> nth=0", "data-drawn") == "dark"
 
 
-def test_a_phone_shows_no_sideways_scroll_and_print_hides_the_tools(browser: Any, file: Path) -> None:
+WIDE = """() => [...document.querySelectorAll(".chart")].map((chart) =>
+  [chart.id, Number(chart.querySelector("svg").getAttribute("width")) - Number(chart.dataset.room)])
+  .filter(([, excess]) => excess > 0.06 * 390)"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 390])
+def test_axe_finds_nothing_and_charts_are_no_wider_than_their_place(
+    browser: Any, file: Path, width: int, theme: str
+) -> None:
+    """WCAG and best practices by axe-core, what is folded too; a chart that was laid out is not shrunk by more than a
+    fifteenth, and never cut."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+    visit = Visit(browser, file, color_scheme=theme, viewport={"width": width, "height": 844})
+    visit.page.evaluate("document.querySelectorAll('.part, .how').forEach((part) => { part.open = true; })")
+    found = axe.Axe().run(visit.page, options={"resultTypes": ["violations"]})
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found.response["violations"]] == []
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert visit.page.evaluate(WIDE) == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
+def test_the_first_screen_answers_without_scrolling(browser: Any, tmp_path: Path, width: int, height: int) -> None:
+    path = tmp_path / "one.html"
+    path.write_text(render(make_report()), encoding="utf-8")
+    page = Visit(browser, path, viewport={"width": width, "height": height}).page
+    parts = [".said", ".three", ".next", *([".picture"] if width > 1000 else [])]
+    boxes = [page.locator(part).bounding_box() for part in parts]
+    assert all(box["y"] + box["height"] <= height for box in boxes)
+
+
+def test_print_is_light_unfolded_and_drawn_for_a_reader_of_the_dark(browser: Any, file: Path) -> None:
+    page = Visit(browser, file, color_scheme="dark").page
+    assert page.pdf().startswith(b"%PDF")
+    page.wait_for_selector("html[data-ready=dark]", state="attached")  # and afterwards all is as it was
+    assert page.get_attribute("#researcher", "open") is None
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.evaluate("null")  # what was drawn waited for nothing but itself
+    assert page.get_attribute("html", "data-ready") == "light"
+    assert page.get_attribute("#researcher", "open") is not None
+    assert page.locator(".chart[data-drawn=light]").count() == page.locator(".chart").count()
+
+
+def test_print_hides_the_tools(browser: Any, file: Path) -> None:
     visit = Visit(browser, file, color_scheme="dark")
-    visit.page.set_viewport_size({"width": 390, "height": 800})
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
     visit.page.emulate_media(media="print")
     assert not visit.page.is_visible("#theme")
     assert not visit.page.is_visible("#filters")
@@ -205,6 +250,34 @@ def test_a_phone_shows_no_sideways_scroll_and_print_hides_the_tools(browser: Any
 
 
 # ---- charts: tooltips, files, numbers -------------------------------------------------------------------------------
+
+
+def test_the_margin_turns_in_the_picture_and_in_words(browser: Any, tmp_path: Path) -> None:
+    report = make_report([at_margins()])
+    report.tables["operating_points"] = POINTS
+    path = tmp_path / "margins.html"
+    path.write_text(render(report), encoding="utf-8")
+    page = Visit(browser, path).page
+    rule = page.locator("#chart-fronts-0 g.mark-rule.role-mark line").first
+    before = rule.evaluate("(line) => line.getBoundingClientRect().top")
+    page.focus(".slide input")
+    page.keyboard.press("Home")
+    assert page.inner_text(".slide output") == "1 point"
+    said = "If 1 point may be forgotten, most gain: lora-r4 +12.3 (dial 0.5)."
+    assert page.locator(".worth:visible").inner_text() == said
+    page.wait_for_timeout(300)
+    assert rule.evaluate("(line) => line.getBoundingClientRect().top") > before
+
+
+def test_the_contents_follow_the_reader_and_open_what_is_folded(visit: Visit) -> None:
+    page = visit.page
+    page.evaluate("document.getElementById('cost').scrollIntoView()")
+    page.wait_for_selector(".contents a[href='#cost'][aria-current]")
+    page.click(".contents a[href='#learning']")
+    page.wait_for_selector(".contents a[href='#learning'][aria-current]")
+    assert page.get_attribute("#researcher", "open") is not None
+    page.evaluate("document.getElementById('researcher').open = false; window.scrollTo(0, 0)")
+    page.wait_for_selector(".contents a[href='#answer'][aria-current]")
 
 
 def test_a_point_tells_its_numbers(visit: Visit) -> None:
@@ -274,7 +347,7 @@ def test_a_large_study_opens_fast(browser: Any, tmp_path: Path) -> None:
     assert page.locator("#chart-rank-0[data-drawn]").count() == 1
     assert "seeded sample of" in page.inner_text("#items")
     page.fill("#filter-text", "ward")
-    assert page.locator("#items-table tbody tr").count() == 25
+    assert page.locator("#items-list > li").count() == 4
     page.wait_for_selector("html[data-ready]", state="attached")
     print(f"opened after {opened:.2f} s, all charts drawn after {seconds():.2f} s")
     assert opened < 2.0

@@ -17,6 +17,7 @@ from rankscope.edges.executors.this_machine import InProcess
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
+from rankscope.model.weights.gguf_file import NotForGguf
 from rankscope.pipeline import run_study
 from rankscope.results.export_arm import export_arm
 from rankscope.study.problems import InputProblems
@@ -126,8 +127,41 @@ def test_an_adapter_of_a_base_in_4_bits_is_not_merged(tmp_path: Path) -> None:
     )
 
 
+def in_gguf_it_is_the_same_model(store: StudyFolder, here: Path, weights: dict[str, torch.Tensor]) -> None:
+    told: list[str] = []
+    done = export_arm(store, here / "gguf", arm="lora-r4", merged=False, gguf=True, notice=told.append)
+    assert done == "the model, with model.gguf, of lora-r4 at the dial 0.5, seed 0,"
+    assert told == []
+    read = AutoModelForCausalLM.from_pretrained(here / "gguf", gguf_file="model.gguf", dtype=torch.float32).state_dict()
+    assert all(torch.equal(tensor, read[name]) for name, tensor in weights.items())
+    assert (here / "gguf" / "Modelfile").read_text() == "FROM ./model.gguf\n"
+    card = (here / "gguf" / "README.md").read_text(encoding="utf-8")
+    assert "ollama create " in card
+    assert "PeftModel" not in card
+
+
+def what_gguf_cannot_hold_is_told(store: StudyFolder, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model is exported all the same, with the command of llama.cpp's own converter."""
+
+    def refuse(folder: Path, file: Path, name: str) -> None:
+        file.write_bytes(b"half of it")
+        raise NotForGguf("its architecture is another")
+
+    monkeypatch.setattr("rankscope.results.export_arm.write_gguf", refuse)
+    told: list[str] = []
+    export_arm(store, here / "other", arm="lora-r4", merged=False, gguf=True, notice=told.append)
+    (line,) = told
+    assert line.startswith("no model.gguf is written: its architecture is another; llama.cpp's own converter")
+    assert line.endswith("python llama.cpp/convert_hf_to_gguf.py . --outfile model.gguf")
+    names = {path.name for path in (here / "other").iterdir()}
+    assert "model.safetensors" in names
+    assert not names & {"model.gguf", "Modelfile"}
+
+
 @pytest.mark.parametrize(("arm", "merged"), [("lora-r4", False), ("lora-r4", True), ("full", False)])
-def test_what_is_exported_is_the_arm_at_its_dial(tmp_path: Path, arm: str, merged: bool) -> None:
+def test_what_is_exported_is_the_arm_at_its_dial(
+    tmp_path: Path, arm: str, merged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Plain PEFT, or plain transformers, gives the predictions that the run has at that dial."""
     arms = {"full": {"learning_rate": 1e-3, "dial": 0.5}, "lora": {"ranks": [4], "learning_rate": 1e-2, "dial": 0.5}}
     study = tiny_study(
@@ -162,6 +196,9 @@ def test_what_is_exported_is_the_arm_at_its_dial(tmp_path: Path, arm: str, merge
         model = PeftModel.from_pretrained(plain, tmp_path / "exported")
     model.eval()
     asked = pd.read_parquet(out / "base" / "items.parquet")
+    if merged:
+        in_gguf_it_is_the_same_model(store, tmp_path, model.state_dict())
+        what_gguf_cannot_hold_is_told(store, tmp_path, monkeypatch)
     moved = 0.0
     items = recorded[recorded["suite"] == "taught"].merge(asked, on=["suite", "item_id"])
     before = whole.set_index(["suite", "item_id"])["choice_logprobs"]

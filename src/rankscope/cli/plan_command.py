@@ -25,7 +25,10 @@ def plan(
     out: Annotated[str | None, typer.Option("--out", metavar="DIR|URL", help="The study's folder; its name.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Time a few steps of each kind of arm first.")] = False,
     gpus: Annotated[
-        str | None, typer.Option("--gpus", metavar="8x80GB", help="Plan for these GPUs, not for this machine.")
+        str | None,
+        typer.Option(
+            "--gpus", metavar="8x80GB", help="Plan for these GPUs, not for this machine; 4x8x80GB: on four nodes."
+        ),
     ] = None,
     price: Annotated[
         str | None, typer.Option("--price", metavar="P/UNIT", help="Money too: 2.5/gpu-hour, or 3/hour (the machine).")
@@ -51,9 +54,11 @@ def plan(
         found = "--measure with --gpus"
         raise InputProblems([Problem("--gpus", "", found, "one of them: a described machine cannot be timed")])
     settings = read_study(study, set_ or [])
+    from rankscope.edges.executors import check_several_nodes
     from rankscope.edges.study_folder import StudyFolder
-    from rankscope.pipeline import StudyPlanner, measure_study
+    from rankscope.jobs.planning import StudyPlanner  # not by way of the pipeline, which imports all that trains
 
+    check_several_nodes(settings, described)
     folder = StudyFolder.open(out or settings.name)
     site = None if described is not None else site_of_study(settings, folder)
     machine = site.machine if site is not None else described
@@ -61,6 +66,8 @@ def plan(
     with StudyPlanner(settings, study.resolve().parent, RowsRead()) as planner:
         planned = planner.plan(machine, folder, as_begun=described is None)
         if measure and site is not None:
+            from rankscope.pipeline import measure_study
+
             measured, failed = measure_study(planner, planned, site.make_executor)
             for label, why in failed.items():
                 typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)

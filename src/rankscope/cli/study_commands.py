@@ -106,8 +106,10 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
     folder = StudyFolder.open(out)
     folder.check_writable()
     site = site_of_study(settings, folder)
-    tracking = tracking_of(settings, folder, out)
-    with stop_on_signals(), Live(folder.read_status, folder.read_rungs, folder.read_stage) as live:
+    tracking = tracking_of(settings, folder, out, lambda text: typer.echo(text, err=True))
+    with (
+        stop_on_signals(), tracking, Live(folder.read_status, folder.read_rungs, folder.read_stage) as live
+    ):  # fmt: skip
 
         def progress(planned: Plan) -> None:
             live.update(planned)
@@ -119,8 +121,6 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
                 planner, folder, machine=site.machine, make_executor=site.make_executor,
                 only=only, retrain=retrain, progress=progress, notice=lambda text: typer.echo(text, err=True),
             )  # fmt: skip
-    if not only:
-        tracking.finish()
     _tell(outcome, folder, only)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -219,5 +220,12 @@ def is_same_file(path: Path, state: SourceState) -> bool:
 
 
 def _sha256(path: Path) -> str:
+    stat = path.stat()
+    return _digest_of(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _digest_of(path: Path, *_state: int) -> str:
+    """Read once while the file stays what it is: a plan asks for a model's files more than once, and they are large."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from rankscope.records import BestBet, BetSetting, LeastBadArm, Metric, NextRuns
-from rankscope.records.readable_numbers import amount, listing, rate
+from rankscope.records.readable_numbers import amount, listing, rate, whole_percent
 from rankscope.study.study import Decision
 from rankscope.study.study_checks import RESERVED_LABEL
 
@@ -46,7 +46,7 @@ def _headline(bet: BestBet) -> str:
     name = "train none of these" if bet.label == BASE else bet.label
     if bet.probability is None:
         return f"Best bet: {name}"
-    return f"Best bet: {name}, {confidence_word(bet.probability)} ({_percent(bet.probability)})"
+    return f"Best bet: {name}, {confidence_word(bet.probability)} ({whole_percent(bet.probability)})"
 
 
 def _sentence(bet: BestBet, told: Told) -> str:
@@ -59,7 +59,7 @@ def _sentence(bet: BestBet, told: Told) -> str:
         subject = f"Use {bet.label}{_at(bet.setting)}"
     if bet.probability is None:
         return f"{subject}, as far as can be told; how likely that is right cannot be said: {told.unknown}."
-    chance = _percent(bet.probability)
+    chance = whole_percent(bet.probability)
     if bet.probability >= LIKELY:
         return f"{subject}: {confidence_word(bet.probability)} ({chance}) {claim}."
     return f"{subject}: a guess. That {claim} has a probability of {chance} only; any other choice would miss more."
@@ -75,7 +75,7 @@ def _reasons(bet: BestBet, told: Told) -> list[str]:
     if bet.runner_up is not None:
         said.append(f"Next best: {'training none of these' if bet.runner_up == BASE else bet.runner_up}.")
     if bet.probability_base is not None and bet.label != BASE and bet.probability_base >= 0.01:
-        said.append(f"That no arm is worth training has a probability of {_percent(bet.probability_base)}.")
+        said.append(f"That no arm is worth training has a probability of {whole_percent(bet.probability_base)}.")
     if bet.least_bad is not None:
         said.append(_least_bad(bet.least_bad))
     fewest = min(told.seeds.values())
@@ -95,7 +95,7 @@ def _least_bad(worst: LeastBadArm) -> str:
     if kept:
         sentence += f"; it would keep a margin of {kept} with 80 %"
         if worst.probability is not None:
-            sentence += f", and be right by that margin with {_percent(worst.probability)}"
+            sentence += f", and be right by that margin with {whole_percent(worst.probability)}"
     return f"{sentence}."
 
 
@@ -124,11 +124,6 @@ def _at(setting: BetSetting | None) -> str:
         return ""
     dial = "" if setting.dial == 1 else f", dial {setting.dial:g}"
     return f" (rate {rate(setting.learning_rate)}{dial})"
-
-
-def _percent(probability: float) -> str:
-    """Never 0 or 100: draws cannot say that."""
-    return "over 99 %" if probability > 0.99 else "under 1 %" if probability < 0.01 else f"{100 * probability:.0f} %"
 
 
 def _missed(regret: float, unit: str) -> str:

@@ -80,6 +80,11 @@ class Estimates:
         """Variance of the contrast (C,); over items only where there is a single seed."""
         return _total(self.item_variance, self.seed_variance, self.seed_count)
 
+    @property
+    def degrees(self) -> Floats:
+        """Degrees of freedom of the variance (C,), after Satterthwaite (1946) over items and seeds."""
+        return _degrees(self.item_variance, self.seed_variance, self.seed_df, self.seed_count, self.unit_counts)
+
     def half_width(self, alpha: float, variance: Floats | None = None) -> Floats:
         """Distance (C,) from the mean to its one-sided bound at `alpha`; `variance` replaces the closed form's."""
         used = self.variance if variance is None else variance
@@ -103,14 +108,21 @@ def half_width(
     alpha: float,
 ) -> Floats:
     """t quantile times standard error, degrees of freedom after Satterthwaite (1946) over items and seeds."""
+    degrees = _degrees(item_variance, seed_variance, seed_df, seed_count, unit_counts)
+    quantile: Floats = distributions.t.isf(alpha, degrees)
+    return quantile * np.sqrt(variance)
+
+
+def _degrees(
+    item_variance: Floats, seed_variance: Floats | None, seed_df: Floats, seed_count: int, unit_counts: Sequence[int]
+) -> Floats:
     item_df = np.maximum(np.asarray(unit_counts, dtype=float)[:, None] - 1, 1)
     shares = (item_variance**2 / item_df).sum(axis=0)
     total = _total(item_variance, seed_variance, seed_count)
     if seed_variance is not None:
         shares = shares + (seed_variance / seed_count) ** 2 / seed_df
-    degrees = np.maximum(total**2 / shares, 1.0)
-    quantile: Floats = distributions.t.isf(alpha, degrees)
-    return quantile * np.sqrt(variance)
+    degrees: Floats = np.maximum(total**2 / shares, 1.0)
+    return degrees
 
 
 # ---- contrasts ------------------------------------------------------------------------------------------------------

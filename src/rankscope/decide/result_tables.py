@@ -18,6 +18,7 @@ from rankscope.decide.judging_items import judging
 from rankscope.decide.looks import Evidence, gather_all
 from rankscope.decide.paired_items import Frames, Pairing, SuiteScores, metric_of, pair, relation, text_or_none
 from rankscope.decide.run_outcomes import noise
+from rankscope.records.readable_numbers import points
 from rankscope.study.study import Decision
 
 SCORES = [*ARM, "seed", *SUITE, "metric", "n", "accuracy", "loss_nats_per_token", "bits_per_byte"]
@@ -228,14 +229,18 @@ def findings(groups: pd.DataFrame, kinds: pd.DataFrame, model: str, train_set: s
     return said
 
 
+_WHERE = {"in-domain": "in the domain", "out-of-domain": "other domains", "general": "suites without a domain"}
+"""How sentences call the relation of suites to a training set."""
+
+
 def _kind_sentences(kind: str, rows: pd.DataFrame) -> list[str]:
     """The spread over arms of what happened to a kind, for each relation that has suites of it."""
     said = []
     for where, group in rows.groupby("relation", sort=True):
         changes = sorted(zip(group["change"].astype(float), group["arm"].astype(str), strict=True))
-        told = [f"{round(100 * change, 1) + 0.0:+.1f} points ({arm})" for change, arm in changes]
+        told = [f"{points(change)} points ({arm})" for change, arm in changes]
         spread = told[0] if len(told) == 1 else f"from {told[0]} to {told[-1]}"
-        said.append(f"{kind.capitalize()}, {where}: {spread}.")
+        said.append(f"{kind.capitalize()}, {_WHERE.get(str(where), where)}: {spread}.")
     return said
 
 

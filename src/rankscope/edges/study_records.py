@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rankscope.edges.storages import Storage
 from rankscope.records import (
     DialLosses,
+    HandedOn,
     MeasuredSpeed,
     Packing,
     PackMembers,
@@ -108,10 +109,10 @@ class StudyRecords:
         else:
             self.storage.write("stage.json", record_json(stage), durable=False)
 
-    def write_steps(self, run_id: str, records: Sequence[Record]) -> None:
-        """train.jsonl: one line a step."""
+    def write_steps(self, run_id: str, records: Sequence[Record], *, whole: bool = True) -> None:
+        """train.jsonl: one line a step. `whole`: all of them, a fact that must outlive a power cut, and no news."""
         text = "".join(record.model_dump_json(exclude_none=True) + "\n" for record in records)
-        self.storage.write(f"{self.run_folder(run_id)}/train.jsonl", text.encode())
+        self.storage.write(f"{self.run_folder(run_id)}/train.jsonl", text.encode(), durable=whole)
 
     def read_steps(self, run_id: str) -> list[dict[str, Any]]:
         """The lines of train.jsonl; empty where there is none."""
@@ -189,6 +190,13 @@ class StudyRecords:
         """Keep what a search has measured so far."""
         self.storage.write(f"searches/{search_id}/rungs.json", json.dumps(measured).encode())
 
+    def read_handed_on(self, tracker: str) -> HandedOn:
+        """What a tracker was given so far."""
+        return self._record(f"tracked/{tracker}.json", HandedOn) or HandedOn()
+
+    def write_handed_on(self, tracker: str, handed_on: HandedOn) -> None:
+        self.storage.write(f"tracked/{tracker}.json", record_json(handed_on), durable=False)
+
     # ---- what was measured, decided, reported ----
 
     def write_measured(self, name: str, speed: MeasuredSpeed) -> None:
@@ -211,6 +219,14 @@ class StudyRecords:
     def write_report(self, page: str) -> None:
         """Replace report.html."""
         self.storage.write("report.html", page.encode())
+
+    def write_report_pdf(self, print_page: Callable[[Path], bytes]) -> str:
+        """Write report.pdf, which `print_page` makes of report.html; its place as messages name it."""
+        page = self.storage.local_copy("report.html")
+        if page is None:
+            raise FileNotFoundError(self.place("report.html"))
+        self.storage.write("report.pdf", print_page(page))
+        return self.place("report.pdf")
 
     @property
     def report_place(self) -> str:

@@ -39,7 +39,7 @@ def same_work(one: Plan, other: Plan) -> bool:
 
     def work(plan: Plan) -> tuple[object, ...]:
         ids = [(run.run_id, run.arm.label) for run in plan.runs], [search.search_id for search in plan.searches]
-        resolved = plan.resolved
+        resolved = plan.resolved.model_copy(update={"worker_count": plan.resolved.workers_a_node, "node_count": 1})
         if resolved.device == "cuda":  # which GPUs there are, and the threads beside them, are each machine's own
             resolved = resolved.model_copy(update={"gpus": [], "worker_count": 1, "thread_count": 1})
         return resolved, plan.models, plan.train_sets, plan.suites, ids

@@ -16,7 +16,7 @@ def hand_to_gang(context: JobContext, gang: Gang, tokens: int, **what: Any) -> G
     """Let a gang do `what`, fields of a `GangTask`, with micro-batches of so many tokens. Raises GangFailed."""
     _leave_devices(context)
     resolved = context.plan.resolved
-    cores = resolved.thread_count * min(resolved.worker_count, gang.size)
+    cores = resolved.thread_count * min(resolved.workers_a_node, gang.size)
     task = GangTask(
         folder=context.folder.url, size=gang.size, offload=gang.offload, device=resolved.device,
         thread_count=max(1, cores // gang.size), micro_batch_tokens=tokens, evaluate_tokens=context.evaluate_tokens,

@@ -163,4 +163,4 @@ def _room(resolved: Resolved) -> int:
     """Bytes that one worker may use: its whole GPU, or its part of this machine's memory."""
     if resolved.device == "cuda":
         return int(torch.cuda.get_device_properties(0).total_memory * USABLE_MEMORY)
-    return int(psutil.virtual_memory().total * USABLE_MEMORY) // resolved.worker_count
+    return int(psutil.virtual_memory().total * USABLE_MEMORY) // resolved.workers_a_node

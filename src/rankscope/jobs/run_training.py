@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rankscope.edges.checked_files import StoredCheckpoints
@@ -17,6 +18,7 @@ from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.records import PlannedRun, RunStatus
 from rankscope.train.fit import fit
 from rankscope.train.training_state import Checkpoints, FitResult
+from rankscope.train.validation_curve import validation_curve
 
 
 def train_missing(context: JobContext, runs: Sequence[PlannedRun]) -> None:
@@ -92,7 +94,8 @@ def train_runs(
     validation = objective.validation_rows(data)
     probe = probe_items(validation)
     base_logprobs = choice_logprobs(base.model, probe, token_budget=budget)
-    settings = [context.run_settings(run, rate) for run, rate in zip(runs, rates, strict=True)]
+    curve = validation_curve(validation, objective, first.train_tokens)
+    settings = [replace(context.run_settings(run, rate), curve=curve) for run, rate in zip(runs, rates, strict=True)]
     with attach(base, *(NewAdapter(run.arm, first.seed) for run in runs)) as pack:
         ids = tuple(run.run_id for run in runs) if len(runs) > 1 else ()
         statuses = [

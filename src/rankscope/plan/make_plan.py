@@ -158,8 +158,9 @@ def make_plan(
         measured=list(measured),
         looks=list(study.looks),
     )
-    places, host = resolved.gpus or list(range(resolved.worker_count)), int(machine.memory_bytes * USABLE_MEMORY)
-    found = schedule(work.stages(plan.base_ids), resolved.device, places, host)
+    one_node = resolved.node_count == 1 and resolved.gpus
+    places, host = one_node or list(range(resolved.worker_count)), int(machine.memory_bytes * USABLE_MEMORY)
+    found = schedule(work.stages(plan.base_ids), resolved.device, places, host, resolved.node_count)
     plan = plan.model_copy(update={"schedule": found})
     said = [*warnings, *study_warnings(study, plan, machine, plan_totals(plan)), *split_warnings(choices)]
     return plan.model_copy(update={"warnings": said})

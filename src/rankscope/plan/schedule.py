@@ -1,12 +1,13 @@
 """The schedule of a plan: list scheduling of its jobs on the workers that it has, longest first, stage after stage.
 
-Pure simulation, by the rule by which the local executor begins jobs (`placement.py`) and in the stages of
-`pipeline.py`, each of which waits for the one before.
+Pure simulation, by the rule by which the local executor begins jobs (`placement.py`), on several nodes by that of the
+Ray executor, and in the stages of `pipeline.py`, each of which waits for the one before.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -88,14 +89,25 @@ class Work:
 
 
 def schedule(
-    stages: Sequence[Sequence[Task]], device: Literal["cpu", "cuda"], devices: Sequence[int], host_bytes: int
+    stages: Sequence[Sequence[Task]],
+    device: Literal["cpu", "cuda"],
+    devices: Sequence[int],
+    host_bytes: int,
+    node_count: int = 1,
 ) -> Schedule:
-    """Place every job: as soon as there is room for it, by the executor's rule, on the first devices that are free."""
-    whole = Capacity(len(devices), host_bytes)
+    """Place every job: as soon as there is room for it, by the executor's rule, on the first devices that are free.
+
+    Each of `node_count` nodes has an equal part of `devices`, and `host_bytes`.
+    """
+    whole, each = Capacity(len(devices), host_bytes), len(devices) // node_count
+    nodes = [devices[i * each : (i + 1) * each] for i in range(node_count)]
     jobs: list[ScheduledJob] = []
     now = 0.0
     for number, stage in enumerate(stages):
-        placed = _place(stage, devices, whole, now, number)
+        if node_count > 1:
+            placed = _place_on_nodes(stage, nodes, host_bytes, now, number)
+        else:
+            placed = _place(stage, devices, whole, now, number)
         jobs += placed
         now = max((job.end_seconds for job in placed), default=now)
     busy = sum(job.seconds * len(job.devices) for job in jobs)
@@ -106,6 +118,7 @@ def schedule(
         gpu_hours=busy / 3600 if device == "cuda" else 0.0,
         idle_share=1 - busy / (now * len(devices)) if now > 0 else 0.0,
         host_bytes=host_bytes,
+        node_count=node_count,
         jobs=jobs,
     )
 
@@ -130,12 +143,49 @@ def _place(
         own, free = free[:slots], free[slots:]
         end = now + task.claim.seconds
         heapq.heappush(running, (end, len(placed), Running(task.claim, end), own))
-        placed.append(
-            ScheduledJob(
-                what=task.what, ids=list(task.ids), stage=number, devices=own, start_seconds=now, end_seconds=end,
-                host_bytes=task.claim.host_bytes,
-            )
-        )  # fmt: skip
+        placed.append(_placed(task, number, own, now))
+    return placed
+
+
+def _placed(task: Task, stage: int, devices: list[int], now: float) -> ScheduledJob:
+    return ScheduledJob(
+        what=task.what, ids=list(task.ids), stage=stage, devices=devices, start_seconds=now,
+        end_seconds=now + task.claim.seconds, host_bytes=task.claim.host_bytes,
+    )  # fmt: skip
+
+
+@dataclass
+class _Room:
+    """What is free on one node."""
+
+    devices: list[int]
+    host_bytes: int
+
+
+def _place_on_nodes(
+    stage: Sequence[Task], nodes: Sequence[Sequence[int]], host_bytes: int, begin: float, number: int
+) -> list[ScheduledJob]:
+    """Strictly in order, as jobs are handed out on a cluster: who waits holds back those behind. A job is on one node,
+    of those with room for it the one with the fewest free devices; what no node holds takes the whole of one."""
+    waiting = deque(sorted(stage, key=lambda task: -task.claim.seconds))
+    rooms, now = [_Room(list(node), host_bytes) for node in nodes], begin
+    running: list[tuple[float, int, _Room, list[int], int]] = []
+    placed: list[ScheduledJob] = []
+    while waiting or running:
+        first = waiting[0].claim if waiting else None
+        slots = min(first.slots, len(nodes[0])) if first else 0
+        memory = min(first.host_bytes, host_bytes) if first else 0
+        fitting = [room for room in rooms if len(room.devices) >= slots and room.host_bytes >= memory]
+        if not waiting or not fitting:
+            now, _, room, own, memory = heapq.heappop(running)
+            room.devices, room.host_bytes = sorted([*room.devices, *own]), room.host_bytes + memory
+            continue
+        room = min(fitting, key=lambda one: len(one.devices))
+        own, room.devices = room.devices[:slots], room.devices[slots:]
+        room.host_bytes -= memory
+        job = _placed(waiting.popleft(), number, own, now)
+        heapq.heappush(running, (job.end_seconds, len(placed), room, own, memory))
+        placed.append(job)
     return placed
 
 
@@ -152,4 +202,4 @@ def what_is_left(planned: Schedule, runs: Iterable[PlannedRun], done: Collection
         claim = Claim(len(job.devices), job.host_bytes, job.seconds)
         stages.setdefault(job.stage, []).append(Task(job.what, tuple(job.ids), claim))
     ordered = [stages[number] for number in sorted(stages)]
-    return schedule(ordered, planned.device, planned.devices, planned.host_bytes)
+    return schedule(ordered, planned.device, planned.devices, planned.host_bytes, planned.node_count)

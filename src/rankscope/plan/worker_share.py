@@ -88,23 +88,26 @@ def workers_kept(previous: Resolved, execution: Execution, machine: MachineFacts
     if previous.device == "cuda":
         return on_gpus(execution, machine)
     if execution.workers in ("auto", previous.worker_count):
-        return {}
+        nodes = machine.node_count
+        return {"node_count": nodes, "worker_count": previous.workers_a_node * nodes}
     return on_cores(execution, machine, 1, [], 0)
 
 
 def on_gpus(execution: Execution, machine: MachineFacts) -> dict[str, Any]:
-    """One worker on each GPU, the host's cores shared out among them."""
+    """One worker on each GPU, the host's cores shared out among them; the same on every node."""
     gpus = chosen_gpus(execution, machine)
-    count = max(1, len(gpus))
-    return {"gpus": gpus, "worker_count": count, "thread_count": max(1, machine.core_count // count)}
+    count, nodes = max(1, len(gpus)), machine.node_count
+    threads = max(1, machine.core_count // count)
+    return {"gpus": gpus, "node_count": nodes, "worker_count": count * nodes, "thread_count": threads}
 
 
 def on_cores(
     execution: Execution, machine: MachineFacts, run_count: int, needs_bytes: Sequence[int], usable_bytes: int
 ) -> dict[str, Any]:
     """What the study gives, else one worker a core, as many as there are runs and the memory holds of the largest
-    (`needs_bytes`: of each that fits), the cores shared out among them."""
+    (`needs_bytes`: of each that fits), the cores shared out among them; the same on every node."""
     largest = max(1, *needs_bytes) if needs_bytes else max(1, usable_bytes)
     fitting = max(1, min(machine.core_count, run_count, usable_bytes // largest))
     count = fitting if execution.workers == "auto" else execution.workers
-    return {"worker_count": count, "thread_count": max(1, machine.core_count // count)}
+    nodes, threads = machine.node_count, max(1, machine.core_count // count)
+    return {"node_count": nodes, "worker_count": count * nodes, "thread_count": threads}

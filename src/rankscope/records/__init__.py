@@ -31,6 +31,7 @@ from rankscope.records.repair_record import RepairHow, RepairPoint, RepairRecord
 from rankscope.records.row_records import Example, Form, Graded, Grading, Item, Row, Suite, Turn
 from rankscope.records.run_records import (
     DialLoss,
+    HandedOn,
     Packing,
     PackMembers,
     Prediction,
@@ -77,9 +78,9 @@ from rankscope.study.study_settings import Metric
 __all__ = [
     "FORMAT_VERSION", "RESULTS_VERSION", "Answer", "ArmCost", "ArmSetting", "ArmVerdict", "BestBet", "BetSetting",
     "DefaultArm", "Defaults", "DetectableEffect", "DialLoss", "DialLosses", "Example", "Form", "Gang",
-    "GangCandidate", "GangOutcome", "GangTask", "GangWork", "Graded", "Grading", "HarnessFacts", "Interval", "Item",
-    "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts", "MoreNeeded", "NextRuns", "PackMembers",
-    "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun", "PlannedSearch", "PlannedSplit",
+    "GangCandidate", "GangOutcome", "GangTask", "GangWork", "Graded", "Grading", "HandedOn", "HarnessFacts", "Interval",
+    "Item", "LeastBadArm", "MachineFacts", "MeasuredSpeed", "Metric", "ModelFacts", "MoreNeeded", "NextRuns",
+    "PackMembers", "Packing", "Plan", "PlannedChoice", "PlannedPower", "PlannedRun", "PlannedSearch", "PlannedSplit",
     "PooledInterval", "Prediction", "ProbedRate", "Provenance", "Recommended", "Record", "Relation", "RemedyOutcome",
     "RemedyPart", "RepairHow", "RepairPoint", "RepairRecord", "RepairSide", "ReplayFacts", "Resolved", "Row",
     "RunRecord", "RunStatus", "SamplesRecord", "Schedule", "ScheduledJob", "SearchRecord", "SettingPoint",

@@ -27,6 +27,8 @@ class MachineFacts(Record):
     """GPUs that a process of this machine sees, or those of them that are used."""
     device_memories_bytes: list[int] = []
     """Of each GPU that is seen; empty where all are alike."""
+    node_count: int = 1
+    """Machines such as this one on which runs go; everything else here is of each of them."""
     described: bool = False
     """Whether nobody looked at it: the user said what it is."""
 

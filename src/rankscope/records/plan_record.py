@@ -85,13 +85,21 @@ class Resolved(Record):
     thread_count: int
     micro_batch_tokens: int
     gpus: list[int] = []
-    """The GPUs that are used, as torch counts those that it sees: a worker on each; empty on a CPU."""
+    """The GPUs that are used, as torch counts those that it sees: a worker on each; empty on a CPU. Of several nodes
+    those of each."""
+    node_count: int = 1
+    """Machines among which the workers are shared out, each with as many."""
     gangs: dict[str, Gang] = {}
     """Of arms that one device does not hold, by model, training set and label: a gang stays as large as it began."""
     scoring_gangs: dict[str, Gang] = {}
     """The same of what one device does not hold even to score it; of a base by its model's name."""
     checkpointed: list[str] = []
     """Arms that compute their activations twice, by the same keys as `gangs`, since memory does not hold them."""
+
+    @property
+    def workers_a_node(self) -> int:
+        """Workers that share a machine's memory and cores."""
+        return max(1, self.worker_count // self.node_count)
 
 
 class PlannedRun(Placed):

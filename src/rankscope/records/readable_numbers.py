@@ -39,6 +39,16 @@ def points(share: float | None, *, sign: bool = True) -> str:
     return f"{rounded:+}" if sign and rounded else str(rounded)
 
 
+def points_lost(share: float | None) -> str:
+    """Forgetting in points, as sentences have it: an amount, without a plus sign."""
+    return points(share, sign=False)
+
+
+def nats_lost(value: float | None) -> str:
+    """Forgetting in nats per token: an amount, without a plus sign."""
+    return nats(value, sign=False)
+
+
 def _one_decimal(value: float) -> Decimal:
     """Halves away from 0, as the charts round, and no -0.0; float noise (8.749999999) is not seen."""
     return Decimal(f"{value:.6f}").quantize(Decimal("0.1"), ROUND_HALF_UP) + Decimal("0.0")
@@ -57,6 +67,11 @@ def interval_points(interval: Interval, *, sign: bool = True) -> str:
 def percent(share: float | None) -> str:
     """0.314 as `31.4 %`."""
     return NOT_MEASURED if share is None or not math.isfinite(share) else f"{_one_decimal(100 * share)} %"
+
+
+def whole_percent(probability: float) -> str:
+    """0.984 as `98 %`; never 0 or 100, for draws cannot say that."""
+    return "over 99 %" if probability > 0.99 else "under 1 %" if probability < 0.01 else f"{100 * probability:.0f} %"
 
 
 def reason_points(share: float) -> str:

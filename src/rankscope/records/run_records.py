@@ -127,7 +127,7 @@ class StepRecord(Record):
     """A line of train.jsonl. Loss is the mean over the batch's completion tokens, before the update.
 
     Beside it, where a remedy has them: the loss of replayed rows and their tokens with loss, and KL(base || arm) at the
-    tokens where it is penalised.
+    tokens where it is penalised. At a few steps the loss of validation rows after the update, always the same rows.
     """
 
     step: int
@@ -138,6 +138,15 @@ class StepRecord(Record):
     replay_loss_nats_per_token: float | None = None
     replay_tokens: int | None = None
     kl_nats_per_token: float | None = None
+    validation_loss_nats_per_token: float | None = None
+
+
+class HandedOn(Record):
+    """tracked/TRACKER.json: what a tracker was given, so that another session goes on where this one ends: by run the
+    steps, and the runs whose end it has."""
+
+    steps: dict[str, int] = {}
+    ended: list[str] = []
 
 
 class SamplesRecord(Record):

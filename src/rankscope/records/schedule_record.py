@@ -19,7 +19,8 @@ class ScheduledJob(Record):
     ids: list[str]
     stage: int
     devices: list[int]
-    """GPUs as torch counts them, or workers from 0 on a CPU; a gang has as many as it has processes."""
+    """GPUs as torch counts them, or workers from 0 on a CPU; a gang has as many as it has processes. On several nodes
+    counted on from node to node."""
     start_seconds: float
     end_seconds: float
     host_bytes: int = 0
@@ -33,7 +34,8 @@ class ScheduledJob(Record):
 class Schedule(Record):
     """Jobs on devices. `makespan_seconds`: until the last has ended; `idle_share` of all devices' time until then.
 
-    `host_bytes`: what all jobs that run at once may take of the host's memory.
+    `host_bytes`: what all jobs that run at once may take of the host's memory, on each of `node_count` nodes, which
+    have equal shares of the devices.
     """
 
     device: Literal["cpu", "cuda"]
@@ -43,4 +45,5 @@ class Schedule(Record):
     """Of all GPUs together; 0 on a CPU."""
     idle_share: float
     host_bytes: int
+    node_count: int = 1
     jobs: list[ScheduledJob]

@@ -117,7 +117,7 @@ def drift_chart(drifts: pd.DataFrame) -> Chart | None:
             base.mark_line(strokeWidth=1.8), base.mark_point(filled=True, size=40).encode(shape=arm_shape(arms))
         )
         heading = alt.TitleParams(measure, fontSize=12, anchor="middle")
-        panels.append(lines.properties(width=PLOT_WIDTH // 3 - 60, height=160, title=heading))
+        panels.append(lines.properties(width=PLOT_WIDTH // 3 - 60, height=120, title=heading))
     return alt.concat(*panels, columns=3, spacing=16).properties(
         title="How far each layer moved, mean over suites and seeds"
     )
@@ -173,7 +173,7 @@ def diagnostics_chart(found: pd.DataFrame) -> Chart | None:
         base.mark_rule(color="gray").encode(x=alt.datum(0)),
         bars.encode(x=alt.X("partial_low:Q", scale=scale), x2="partial_high:Q", y=y, color=colour),
         base.mark_point(filled=True, size=70).encode(x=x, y=y, color=colour, shape=shape, tooltip=told),
-    ).properties(width=PLOT_WIDTH - 260, height=alt.Step(22), title="Do the diagnostics predict forgetting?")
+    ).properties(width=PLOT_WIDTH - 260, height=alt.Step(17), title="Do the diagnostics predict forgetting?")
 
 
 def diagnostics_section(pairs: Sequence[Pair], tables: Tables) -> Section:

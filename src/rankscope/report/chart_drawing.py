@@ -27,11 +27,15 @@ Tables = Mapping[str, pd.DataFrame]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
 LABEL_PIXELS = 13
 CHARACTER_PIXELS = 6.2
-WIDTH, HEIGHT = 345, 260
+WIDTH, HEIGHT = 345, 220
 """Pixels of a chart that takes half the page's width."""
 PLOT_WIDTH = 780
 """Pixels of one that takes all of it."""
 POINTS = "percentage points"
+FORMATS = {"gain": "+.1f", "forgetting": ".1f"}
+"""How charts write them, in points: a gain has its sign, forgetting is an amount, as in sentences and tables."""
+WITHOUT_DOMAIN = "no domain"
+"""What a page calls suites that name no domain (`general` in tables): `general` may also be a suite's own name."""
 
 
 def records(frame: pd.DataFrame, *needed: str) -> list[Record]:
@@ -208,6 +212,11 @@ class Section:
     figures: list[Figure] = field(default_factory=list)
     missing: str = ""
     wide: bool = True
+
+
+def relation_name(relation: object) -> str:
+    """How a page calls a suite's relation to a training set."""
+    return WITHOUT_DOMAIN if relation == "general" else str(relation)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import altair as alt
 import pandas as pd
 
 from rankscope.report.chart_drawing import (
+    FORMATS,
     HEIGHT,
     PLOT_WIDTH,
     POINTS,
@@ -181,7 +182,7 @@ def truncation_chart(curve: pd.DataFrame, measure: str) -> Chart | None:
             ("series", "which", ""),
             ("arm", "arm", ""),
             ("rank", "rank", ".1f"),
-            ("value", f"{measure} (points)", "+.1f"),
+            ("value", f"{measure} (points)", FORMATS[measure]),
         ),
     )
     return layer(base.mark_line(strokeWidth=1.6), base.mark_point(filled=True, size=60).encode(shape=shape)).properties(

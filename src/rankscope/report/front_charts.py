@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import altair as alt
 import numpy as np
 import pandas as pd
 from scipy.optimize import isotonic_regression
 
 from rankscope.records import WorthAt
-from rankscope.records.readable_numbers import NOT_MEASURED, points, rate
+from rankscope.records.readable_numbers import NOT_MEASURED, points, points_lost, rate
 from rankscope.report.chart_drawing import (
+    FORMATS,
     PLOT_WIDTH,
     POINTS,
     SHAPES,
     Chart,
     Pair,
     Record,
-    Section,
     Tables,
     chart,
     domain,
-    each,
     layer,
     records,
     tooltips,
@@ -28,7 +29,7 @@ from rankscope.report.chart_drawing import (
 from rankscope.report.page_tables import Cell, DataTable
 from rankscope.report.rank_charts import ENDS, of_pair
 
-FRONT_HEIGHT = 420
+FRONT_HEIGHT = 400
 
 _MEASURES = tuple(f"{measure}{end}" for measure in ("gain", "forgetting") for end in ENDS)
 
@@ -68,14 +69,14 @@ def front_frame(points: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
 class _Axes:
     """The two scales: they hold what is judged and the margin; hollow points far beyond are cut off at the edge."""
 
-    def __init__(self, judged: list[Record], hollow: list[Record], retention_margin: float) -> None:
+    def __init__(self, judged: list[Record], hollow: list[Record], margins: Sequence[float]) -> None:
         gains = [row[f"gain{end}"] for row in judged for end in ENDS] + [row["gain"] for row in hollow]
         losses = [row["forgetting"] for row in judged]
         losses += [row[f"forgetting{end}"] for row in judged if row["chosen"] for end in ENDS[1:]]
-        top = max([3 * retention_margin, *(loss for loss in losses if loss is not None)])
+        top = max([3 * margins[0], *(loss for loss in losses if loss is not None)])
         within = [loss for loss in (row["forgetting"] for row in hollow) if loss is not None and loss <= top]
         self.x_limits = domain(gains, include=(0,))
-        self.y_limits = domain([*losses, *within], include=(0, 1.3 * retention_margin))
+        self.y_limits = domain([*losses, *within], include=(0, 1.3 * margins[0], *margins[1:]))
         self._x = alt.Scale(domain=list(self.x_limits), nice=False, zero=False)
         self._y = alt.Scale(domain=list(self.y_limits), nice=False, zero=False)
 
@@ -86,11 +87,12 @@ class _Axes:
         return alt.Y(f"{field}:Q", scale=self._y, title=f"Forgetting elsewhere ({POINTS}): down is better")
 
 
-def front_chart(frame: pd.DataFrame, *, retention_margin: float) -> Chart | None:
+def front_chart(frame: pd.DataFrame, *, retention_margin: float, worth: Sequence[WorthAt] = ()) -> Chart | None:
     """Forgetting (y) against gain (x), a curve for each arm and rate over its dials; the margin is in points.
 
-    Filled: judged by all seeds, with intervals. Hollow: other rates, from the search's one seed. A ring: the setting at
-    which the arm is judged. Columns: those of `front_frame`.
+    Filled: judged by all seeds, with intervals. Hollow: other rates, from the search's one seed. A ring: the setting
+    that each arm would have at the margin. The margin is the chart's parameter `margin` (points), which a page may turn
+    to any amount that `worth` has settings for. Columns: those of `front_frame`.
     """
     rows = records(frame, "gain", "forgetting")
     if not rows:
@@ -98,26 +100,27 @@ def front_chart(frame: pd.DataFrame, *, retention_margin: float) -> Chart | None
     judged = [row for row in rows if row["judged"]]
     hollow = [row for row in rows if not row["judged"]]
     names = list(dict.fromkeys(str(row["arm"]) for row in sorted(rows, key=lambda row: row["order"])))
-    plane = _Axes(judged, hollow, retention_margin)
+    allowed = [100 * one.allowed for one in worth]
+    plane = _Axes(judged, hollow, [retention_margin, *sorted(set(allowed))])
     legend = alt.Legend(title=None, orient="top", symbolOpacity=1, columns=6)
     colour = alt.Color("arm:N", scale=alt.Scale(domain=names), legend=legend)
     shapes = [SHAPES[i % len(SHAPES)] for i in range(len(names))]
     shape = alt.Shape("arm:N", scale=alt.Scale(domain=names, range=shapes), legend=legend)
-    parts = [*_beyond(plane, retention_margin), *_curves(rows, plane, colour), *_bars(judged, plane, colour)]
-    parts += _dots(judged, hollow, plane, (colour, shape))
-    title = f"Fronts: what each arm gains and forgets over rate and dial ({POINTS})"
-    return layer(*parts).properties(width=PLOT_WIDTH, height=FRONT_HEIGHT, title=title)
+    parts = [*_beyond(plane), *_curves(rows, plane, colour), *_bars(judged, plane, colour)]
+    parts += [*_dots(judged, hollow, plane, (colour, shape)), _rings(judged, worth, plane, colour)]
+    drawn = layer(*parts).add_params(alt.param(name="margin", value=retention_margin))
+    return drawn.properties(width=PLOT_WIDTH, height=FRONT_HEIGHT, title=f"Gain against forgetting ({POINTS})")
 
 
-def _beyond(plane: _Axes, margin: float) -> list[alt.Chart]:
-    """What forgets more than the margin, shaded, and the base at the origin."""
+def _beyond(plane: _Axes) -> list[alt.Chart]:
+    """What forgets more than the parameter `margin`, shaded, and the base at the origin."""
     (left, right), (_, top) = plane.x_limits, plane.y_limits
-    box = chart([{"x0": left, "x1": right, "y0": margin, "y1": top}]).mark_rect(opacity=0.1, color="gray")
-    line = chart([{"at": margin, "text": f"margin {margin:g}"}])
+    box = chart([{"x0": left, "x1": right, "y1": top}]).transform_calculate(y0=f"min(margin, {top:.6g})")
+    line = chart([{}]).transform_calculate(at="margin", text="'allowed ' + format(margin, '~g')")
     base = chart([{"gain": 0.0, "forgetting": 0.0}]).mark_point(shape="cross", size=110, filled=True, color="gray")
     text = line.mark_text(align="left", dx=5, fontSize=11)
     return [
-        box.encode(x=plane.x("x0"), x2="x1:Q", y=plane.y("y0"), y2="y1:Q"),
+        box.mark_rect(opacity=0.1, color="gray").encode(x=plane.x("x0"), x2="x1:Q", y=plane.y("y0"), y2="y1:Q"),
         line.mark_rule(strokeDash=[5, 4], color="gray").encode(y=plane.y("at")),
         text.encode(x=alt.value("width"), y=plane.y("at"), text="text:N"),
         base.encode(x=plane.x(), y=plane.y()),
@@ -155,41 +158,40 @@ def _dots(
     told = tooltips(
         ("arm", "arm", ""), ("learning_rate", "learning rate", ".2~e"), ("dial", "dial", ".2~f"),
         ("seeds", "seeds", "d"),
-        *((f"{m}{end}", f"{m} {word}", "+.1f") for m in ("gain", "forgetting") for end, word in
+        *((f"{m}{end}", f"{m} {word}", FORMATS[m]) for m in ("gain", "forgetting") for end, word in
           zip(ENDS, words, strict=True)),
     )  # fmt: skip
     at = {"x": plane.x(), "y": plane.y(), "color": colour}
-    rings = chart([row for row in judged if row["chosen"]]).mark_point(size=330, strokeWidth=2, shape="circle")
     open_dots = chart(hollow).mark_point(filled=False, size=45, opacity=0.9, clip=True)
     dots = chart(judged).mark_point(filled=True, size=75, opacity=1)
     return [
         open_dots.encode(**at, shape=shape, tooltip=told),
         dots.encode(**at, shape=shape, tooltip=told),
-        rings.encode(**at),
     ]
 
 
-def front_section(pairs: list[Pair], tables: Tables) -> Section:
-    """Every arm's curve over rate and dial, for every pair."""
-
-    def fronts(pair: Pair) -> Chart | None:
-        frame = front_frame(of_pair(tables.get("operating_points"), pair.verdict), pair.arms)
-        return front_chart(frame, retention_margin=pair.margins["retention"])
-
-    return Section(
-        "fronts",
-        "The fronts",
-        "What each arm gains and forgets as its learning rate and its dial are turned.",
-        "The dial s applies a share of what was trained: W0 + s (W - W0). Filled points are judged by all seeds, on "
-        "items that chose nothing, and a ring marks the setting that the arm is judged at, with its intervals. Hollow "
-        "points are other rates, from the search's one seed: their forgetting is that of the items that choose "
-        "settings, their gain is read off their validation loss, and they decide nothing.",
-        each(pairs, fronts, "gain against forgetting over rate and dial, one curve an arm"),
-        "No arm was scored at several dials.",
-    )
+def _rings(judged: list[Record], worth: Sequence[WorthAt], plane: _Axes, colour: alt.Color) -> alt.Chart:
+    """Around the settings at the parameter `margin`, or where other margins are not known around those judged at."""
+    rows: list[Record] = [
+        {"arm": one.arm, "allowed": 100 * one.allowed, "gain": 100 * one.gain, "forgetting": 100 * one.forgetting}
+        for one in worth
+        if one.gain is not None and one.forgetting is not None and one.admissible
+    ]
+    ring = chart(rows or [row for row in judged if row["chosen"]])
+    ring = ring.transform_filter("abs(datum.allowed - margin) < 1e-6") if rows else ring
+    return ring.mark_point(size=330, strokeWidth=2, shape="circle").encode(x=plane.x(), y=plane.y(), color=colour)
 
 
-# ---- other margins --------------------------------------------------------------------------------------------------
+def has_front(pair: Pair, tables: Tables) -> bool:
+    """Whether there is such a picture."""
+    frame = front_frame(of_pair(tables.get("operating_points"), pair.verdict), pair.arms)
+    return bool(records(frame, "gain", "forgetting"))
+
+
+def front_of(pair: Pair, tables: Tables) -> Chart | None:
+    """The picture of one base model and training set, its margin to be turned over the margins that are known."""
+    frame = front_frame(of_pair(tables.get("operating_points"), pair.verdict), pair.arms)
+    return front_chart(frame, retention_margin=pair.margins["retention"], worth=pair.verdict.at_other_margins)
 
 
 def margins_table(pairs: list[Pair]) -> DataTable:
@@ -215,8 +217,8 @@ def _margin_cells(one: WorthAt) -> list[Cell]:
     if not one.admissible:
         told += "; is expected to forget more"
     measured = [
-        Cell(points(value), value) if value is not None else Cell(NOT_MEASURED, "")
-        for value in (one.gain, one.forgetting)
+        Cell(written(value), value) if value is not None else Cell(NOT_MEASURED, "")
+        for value, written in ((one.gain, points), (one.forgetting, points_lost))
     ]
     return [
         Cell(f"{100 * one.allowed:g}", one.allowed),

@@ -19,11 +19,13 @@ from rankscope.records.readable_numbers import (
 )
 from rankscope.report.chart_drawing import Chart, spec_of
 from rankscope.report.rank_charts import arm_frame, of_pair, seed_frame
+from rankscope.report.serving_lines import Files, serving_lines
 from rankscope.report.tradeoff_charts import tradeoff_chart
 from rankscope.report.verdict_text import (
     confidence_sentence,
     forgotten_sentence,
 )
+from rankscope.study.methods.method_types import code_of_folder
 from rankscope.study.study import Arm
 from rankscope.study.yaml_text import dump_yaml
 
@@ -36,14 +38,16 @@ def model_card(
     study: Mapping[str, Any],
     provenance: Mapping[str, Any],
     picture: str | None = None,
+    files: Files = "adapter",
 ) -> str:
     """The card as Markdown with YAML front matter (the Hub's model-index: the arm's mean accuracy on every suite).
 
     `row` is the arm's part of `verdict`, `arm` its settings, `scores` the table of that name (share correct by run
-    and suite), `study` and `provenance` as the report gets them, `picture` the trade-off's file beside the card.
+    and suite), `study` and `provenance` as the report gets them, `picture` the trade-off's file beside the card,
+    `files` what else is there.
     """
     parts = [
-        f"---\n{dump_yaml(_front_matter(verdict, row, arm, study))}---",
+        f"---\n{dump_yaml(_front_matter(verdict, row, arm, study, files))}---",
         f"# {row.label} of study {_inline(study.get('name', ''))}",
         _lead(verdict, row, arm),
         "## Verdict",
@@ -52,14 +56,21 @@ def model_card(
         *([f"![Gain against forgetting of every arm of the study]({picture})"] if picture is not None else []),
         f"## What was forgotten\n\n{_inline(forgotten_sentence(row))}",
         f"## Suites\n\n{_suite_table(row, scores, verdict)}",
-        f"## Load it\n\n{_loading(verdict, arm, study)}",
+        f"## Load it\n\n{_loading(verdict, arm, study, files)}",
+        f"## Serve it\n\n{serving_lines(arm, _base_place(verdict, study), _name(row, study), files)}",
         f"## Settings\n\n{_settings(row, arm, study)}",
         f"## Provenance\n\n{_provenance(provenance)}",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(verdict: Verdict, row: ArmVerdict, arm: Arm, study: Mapping[str, Any]) -> dict[str, Any]:
+def _name(row: ArmVerdict, study: Mapping[str, Any]) -> str:
+    return f"{study.get('name', 'study')}-{row.label}"
+
+
+def _front_matter(
+    verdict: Verdict, row: ArmVerdict, arm: Arm, study: Mapping[str, Any], files: Files
+) -> dict[str, Any]:
     base = _base_id(verdict, study)
     results = [
         {
@@ -74,12 +85,12 @@ def _front_matter(verdict: Verdict, row: ArmVerdict, arm: Arm, study: Mapping[st
         )
         if value is not None
     ]
-    name = f"{study.get('name', 'study')}-{row.label}"
+    by_peft = arm.traits.peft_format and files == "adapter"
     return {
         "base_model": base,
-        "library_name": "peft" if arm.traits.peft_format else "transformers",
-        "tags": ["rankscope", arm.method, *(["peft"] if arm.traits.peft_format else [])],
-        "model-index": [{"name": name, "results": results}],
+        "library_name": "peft" if by_peft else "transformers",
+        "tags": ["rankscope", arm.method, *(["peft"] if by_peft else []), *(["gguf"] if files == "gguf" else [])],
+        "model-index": [{"name": _name(row, study), "results": results}],
     }
 
 
@@ -154,10 +165,15 @@ def _by_seed(outcome: SuiteOutcome, row: ArmVerdict, scores: pd.DataFrame, verdi
     return ", ".join(percent(float(value)) for value in mine["accuracy"].dropna())
 
 
-def _loading(verdict: Verdict, arm: Arm, study: Mapping[str, Any]) -> str:
-    """Python that loads it. A base in a folder is named by a place to fill in: its path is nobody else's."""
+def _loading(verdict: Verdict, arm: Arm, study: Mapping[str, Any], files: Files) -> str:
+    """Python that loads it."""
+    return arm.traits.loading_code(_base_place(verdict, study)) if files == "adapter" else code_of_folder()
+
+
+def _base_place(verdict: Verdict, study: Mapping[str, Any]) -> str:
+    """The base's hub id; one in a folder is named by a place to fill in: its path is nobody else's."""
     base = _base_id(verdict, study)
-    return arm.traits.loading_code(base if base == "bundled" or "/" in base else "PATH_OF_THE_BASE")
+    return base if base == "bundled" or "/" in base else "PATH_OF_THE_BASE"
 
 
 def _settings(row: ArmVerdict, arm: Arm, study: Mapping[str, Any]) -> str:

@@ -1,36 +1,34 @@
 """Renders report.html: one self-contained file that loads nothing from anywhere.
 
-A figure of the page is a section function in one of the `*_charts.py` files, and a line of `make_sections`.
+Three readers, in this order: who decides (the first screen), who trains (arms, what was forgotten, rates, cost), and
+who wants to know why (folded). A figure of the page is a section function in one of the `*_charts.py` files, and a line
+of `make_sections`; what stands in the file is written by `page_parts.py`.
 """
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
-import json
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-import jinja2
 import pandas as pd
-import vl_convert
 from markupsafe import Markup
 
 from rankscope import __version__
 from rankscope.records import Plan, SearchRecord, VerdictFile
 from rankscope.report import page_tables, verdict_text
 from rankscope.report.activation_charts import attention_section, diagnostics_section, drift_section
-from rankscope.report.chart_drawing import Pair, Section, Tables
+from rankscope.report.chart_drawing import Figure, Pair, Section, Tables, figure
 from rankscope.report.cost_charts import cost_section, derived_section
 from rankscope.report.cost_table import costs_table
-from rankscope.report.front_charts import front_section, margins_table
+from rankscope.report.first_screen import FirstScreen, first_screen
+from rankscope.report.flipped_items import pack_items
+from rankscope.report.front_charts import front_of, has_front, margins_table
+from rankscope.report.page_parts import environment, file_text, json_text, policy, scripts, still_picture
 from rankscope.report.rank_charts import make_pairs, rank_section
 from rankscope.report.remedy_table import remedies_table, remedy_parts_table
-from rankscope.report.suites_and_items import matrix_section, pack_items
-from rankscope.report.tradeoff_charts import kind_section, tradeoff_section
+from rankscope.report.suite_changes import matrix_section
+from rankscope.report.tradeoff_charts import kind_section, tradeoff_of, tradeoff_section
 from rankscope.report.training_charts import learning_section, search_section
 from rankscope.report.weight_charts import overlap_section, weights_section
 
@@ -39,20 +37,36 @@ _INSIDE = ("spectra", "hidden", "attention", "neurons", "derived")
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a page is made of. `tables` are the study folder's, by name; `items` a sample of flipped items.
+    """What a page is made of. `tables` are the study folder's, by name; `items` a sample of flipped items, None where
+    the page is to hold no rows of data sets.
 
-    `study` is the study's settings as a dict, `provenance` a dict of names to values, `command` what repeats it all.
+    `study` is the study's settings as a dict, `provenance` a dict of names to values, `command` what repeats it all,
+    `place` the study's folder as commands name it.
     """
 
     study: dict[str, Any]
     plan: Plan | None
     verdicts: VerdictFile
     tables: dict[str, pd.DataFrame]
-    items: pd.DataFrame
+    items: pd.DataFrame | None
     searches: list[SearchRecord]
     provenance: dict[str, Any]
     warnings: list[str]
     command: str
+    place: str = "STUDY"
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The sections with charts, for whom they are: beside the arms, for who trains, and for who wants to know why."""
+
+    engineer: list[Section]
+    researcher: list[Section]
+
+    @property
+    def all(self) -> list[Section]:
+        """In reading order."""
+        return [*self.engineer, *self.researcher]
 
 
 def render(report: ReportData) -> str:
@@ -61,56 +75,72 @@ def render(report: ReportData) -> str:
     sections = make_sections(pairs, report.verdicts, report.tables, report.searches)
     confidence = report.study.get("decision", {}).get("confidence")
     interval = f"{100 * confidence:g} % interval" if confidence is not None else "interval"
-    packed = pack_items(report.items, _flip_count(report.tables.get("flips")))
-    charts = {f"chart-{s.id}-{i}": figure.spec for s in sections for i, figure in enumerate(s.figures)}
-    scripts = {"library": _library(), "ours": Markup(_file("page.js"))}
-    template = _environment().get_template("page.jinja")
-    return template.render(
+    first = first_screens(pairs, report.tables, report.place)
+    pictures = [screen.picture for screen in first if screen.picture is not None]
+    charts = {f"chart-{s.id}-{i}": figure.spec for s in sections.all for i, figure in enumerate(s.figures)}
+    code = scripts()
+    return environment().get_template("page.jinja").render(
         study=report.study,
         name=report.study.get("name") or (report.plan.study if report.plan else "study"),
+        first=first,
+        still=still_picture(pictures[0][1]) if pictures else None,
         answers=[_answer(pair, confidence) for pair in pairs],
         notes=report.verdicts.notes,
         sections=sections,
-        arms=page_tables.arms_table(pairs, f"{interval}, all at once"),
-        costs=costs_table(pairs),
-        remedies=remedies_table(pairs),
-        remedy_parts=remedy_parts_table(pairs),
-        suites=page_tables.suites_table(report.verdicts, report.tables.get("forgetting"), interval),
-        losses=page_tables.losses_table(pairs, f"{interval}, all at once"),
-        texts=page_tables.text_table(report.tables.get("scores")),
-        margins=margins_table(pairs),
-        rates=page_tables.rates_table(report.tables.get("rates")),
-        undone=page_tables.undone_table(report.tables.get("cost")),
-        charts=_json(charts),
-        items=_json(packed.payload),
-        shown=packed.shown,
-        total=packed.total,
+        charts=json_text({name: shown.spec for name, shown in pictures} | charts),
         provenance=_flat(report.provenance),
         settings=_flat(report.study),
         warnings=[text for text in dict.fromkeys(report.warnings) if text not in report.verdicts.notes],
         command=report.command,
         version=__version__,
-        css=Markup(_file("page.css")),
-        scripts=scripts,
-        policy=_policy(scripts),
-    )
+        css=Markup(file_text("page.css")),
+        scripts=code,
+        policy=policy(code),
+        **_tables_of(report, pairs, interval),
+        **_items_of(report),
+    )  # fmt: skip
 
 
-def make_sections(
-    pairs: list[Pair], verdicts: VerdictFile, tables: Tables, searches: list[SearchRecord]
-) -> list[Section]:
+def _tables_of(report: ReportData, pairs: list[Pair], interval: str) -> dict[str, page_tables.DataTable]:
+    """The page's tables, by what the template calls them."""
+    return {
+        "arms": page_tables.arms_table(pairs, f"{interval}, all at once"),
+        "costs": costs_table(pairs),
+        "remedies": remedies_table(pairs),
+        "remedy_parts": remedy_parts_table(pairs),
+        "suites": page_tables.suites_table(report.verdicts, report.tables.get("forgetting"), interval),
+        "losses": page_tables.losses_table(pairs, f"{interval}, all at once"),
+        "texts": page_tables.text_table(report.tables.get("scores")),
+        "margins": margins_table(pairs),
+        "rates": page_tables.rates_table(report.tables.get("rates")),
+        "undone": page_tables.undone_table(report.tables.get("cost")),
+    }
+
+
+def _items_of(report: ReportData) -> dict[str, Any]:
+    """The flipped items as the page's script reads them, how many are shown of how many, and whether they were asked
+    to be left out."""
+    total = _flip_count(report.tables.get("flips"))
+    packed = pack_items(pd.DataFrame() if report.items is None else report.items, total)
+    without = report.items is None
+    return {"items": json_text(packed.payload), "shown": packed.shown, "total": packed.total, "without_items": without}
+
+
+def make_sections(pairs: list[Pair], verdicts: VerdictFile, tables: Tables, searches: list[SearchRecord]) -> Sections:
     """Every section with charts, in reading order; those on what changed inside only where a run was looked into."""
-    sections = [
+    engineer = [
         rank_section(pairs),
-        tradeoff_section(pairs),
-        front_section(pairs, tables),
         matrix_section(verdicts, tables),
-        kind_section(pairs, tables),
-        learning_section(pairs, tables),
         search_section(pairs, searches),
+        cost_section(pairs),
     ]
+    plane = tradeoff_section(pairs)
+    # Without fronts the plane is the first screen's picture.
+    drawn_first = plane.figures and not any(has_front(pair, tables) for pair in pairs)
+    researcher = [] if drawn_first else [plane]
+    researcher += [kind_section(pairs, tables), learning_section(pairs, tables)]
     if any(not tables.get(name, pd.DataFrame()).empty for name in _INSIDE):
-        sections += [
+        researcher += [
             weights_section(pairs, tables),
             drift_section(pairs, tables),
             attention_section(pairs, tables),
@@ -118,10 +148,25 @@ def make_sections(
             diagnostics_section(pairs, tables),
             derived_section(pairs, tables),
         ]
-    return [*sections, cost_section(pairs)]
+    return Sections(engineer, researcher)
+
+
+def first_screens(pairs: Sequence[Pair], tables: Tables, place: str) -> list[FirstScreen]:
+    """What stands on the first screen for every pair; its picture is the fronts, or where no dial was scored the plane
+    of gain and forgetting."""
+    screens = []
+    for number, pair in enumerate(pairs):
+        name = pair.name if len(pairs) > 1 else ""
+        found: list[Figure] = figure(front_of(pair, tables), "gain against forgetting, one curve an arm", name)
+        kind = "fronts" if found else "tradeoff"
+        found = found or figure(tradeoff_of(pair), "gain against forgetting, one point an arm", name)
+        picture = (f"chart-{kind}-{number}", found[0]) if found else None
+        screens.append(first_screen(pair, place, picture))
+    return screens
 
 
 def _answer(pair: Pair, confidence: float | None) -> dict[str, Any]:
+    """What is said of a verdict below the first screen: what was forgotten, and for the researcher how sure it is."""
     verdict = pair.verdict
     sure = (
         verdict_text.confidence_sentence(verdict, confidence),
@@ -130,9 +175,6 @@ def _answer(pair: Pair, confidence: float | None) -> dict[str, Any]:
     )
     return {
         "name": pair.name,
-        "tone": verdict.tone,
-        "first": verdict.answers[0],
-        "others": verdict.answers[1:],
         "forgotten": [*map(verdict_text.forgotten_sentence, verdict_text.told_arms(verdict)), *verdict.findings],
         "suites": verdict_text.suite_sentences(verdict),
         "confidence": [text for text in sure if text],
@@ -158,51 +200,3 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         else:
             found.append((f"{prefix}{key}", "not known" if value is None else str(value)))
     return found
-
-
-# ---- what stands in the file ----------------------------------------------------------------------------------------
-
-
-def _json(value: Any) -> Markup:
-    """JSON that no HTML parser can leave: `<`, `>`, `&` and everything outside ASCII are escaped."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
-
-
-def _file(name: str) -> str:
-    return (resources.files("rankscope") / "report" / name).read_text(encoding="utf-8")
-
-
-@functools.cache
-def _library() -> Markup:
-    """Vega, Vega-Lite and Vega-Embed as one script, from the package that is installed."""
-    bundle = vl_convert.javascript_bundle("window.rankscopeEmbed=vegaEmbed;")
-    if re.search(r"</script|<!--", bundle, re.IGNORECASE):
-        raise RuntimeError("this version of vl-convert's bundle cannot stand inside a page")
-    return Markup(f"(function(){{{bundle}}})();")
-
-
-def _policy(scripts: dict[str, Markup]) -> str:
-    """A content security policy: these very scripts, our styles, and nothing from anywhere."""
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode()}'"
-        for text in scripts.values()
-    )
-    return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"
-
-
-def _typeset(text: str) -> str:
-    """A proper minus sign before a number."""
-    return re.sub(r"(?<![\w.\-/])-(?=\d)", "−", text)
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_file),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["typeset"] = _typeset
-    return environment

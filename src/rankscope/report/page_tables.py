@@ -14,14 +14,16 @@ from rankscope.records.readable_numbers import (
     arm_rate,
     is_number,
     nats,
+    nats_lost,
     parameters,
     percent,
     points,
+    points_lost,
     rate,
     training_time,
 )
-from rankscope.report.chart_drawing import Pair, plain
-from rankscope.report.suites_and_items import IN_NATS, change_frame
+from rankscope.report.chart_drawing import Pair, plain, relation_name
+from rankscope.report.suite_changes import IN_NATS, change_frame
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,17 @@ def interval_cells(interval: Interval, written: Callable[[float | None], str] = 
     return [mean, Cell(f"{written(interval.low)} to {written(interval.high)}", interval.low)]
 
 
-def _in_each_unit(share: Interval, loss: Interval | None) -> list[Cell]:
-    """The same of points and nats, with both in a cell where suites of both kinds were measured."""
+def _in_each_unit(share: Interval, loss: Interval | None, *, lost: bool = False) -> list[Cell]:
+    """The same of points and nats, with both in a cell where suites of both kinds were measured; `lost`: forgetting."""
+    in_points, in_nats = (points_lost, nats_lost) if lost else (points, nats)
     if loss is None or loss.mean is None:
-        return interval_cells(share)
+        return interval_cells(share, in_points)
     known = loss.low is not None and loss.high is not None
-    own = [f"{nats(loss.mean)} nats", f"{nats(loss.low)} to {nats(loss.high)}" if known else "no interval"]
+    own = [f"{in_nats(loss.mean)} nats", f"{in_nats(loss.low)} to {in_nats(loss.high)}" if known else "no interval"]
     if share.mean is None:
         return [Cell(own[0], loss.mean), Cell(own[1], "" if loss.low is None else loss.low)]
-    return [Cell(f"{cell.text}; {text}", cell.sort) for cell, text in zip(interval_cells(share), own, strict=True)]
+    both = zip(interval_cells(share, in_points), own, strict=True)
+    return [Cell(f"{cell.text}; {text}", cell.sort) for cell, text in both]
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -119,7 +123,7 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
                     number_cell(arm.dial, f"{arm.dial:g}"),
                     number_cell(len(arm.seeds), str(len(arm.seeds))),
                     *_in_each_unit(arm.gain, arm.gain_nats),
-                    *_in_each_unit(arm.forgetting, arm.forgetting_nats),
+                    *_in_each_unit(arm.forgetting, arm.forgetting_nats, lost=True),
                     Cell(status, status, f"status {status.replace(' ', '-')}"),
                     number_cell(arm.cost.train_seconds, training_time(arm.cost)),
                 ]
@@ -141,15 +145,19 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
     rows = []
     for row in _rows(losses):
         told = (row["change_low"], row["change_high"])
-        interval = "" if None in told else f"{told[0]:+.3f} to {told[1]:+.3f}"
+        interval = "" if None in told else f"{nats(told[0])} to {nats(told[1])}"
         rows.append(
             [
                 *pair_cells(row["model"], row["train_set"]),
-                *(text_cell(row[name]) for name in ("arm", "suite", "domain", "kind", "relation")),
+                *(text_cell(row[name]) for name in ("arm", "suite", "domain", "kind")),
+                text_cell(relation_name(row["relation"])),
                 number_cell(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
                 text_cell(""),
-                *(number_cell(-row[name], f"{-row[name]:.3f} nats") for name in ("base_accuracy", "accuracy")),
-                number_cell(row["change"], f"{row['change']:+.3f} nats"),
+                *(
+                    number_cell(loss, f"{nats(loss, sign=False)} nats")
+                    for loss in (-row["base_accuracy"], -row["accuracy"])
+                ),
+                number_cell(row["change"], f"{nats(row['change'])} nats"),
                 number_cell(row["change_low"], interval),
             ]
         )
@@ -159,7 +167,8 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
         rows.append(
             [
                 *pair_cells(row["model"], row["train_set"]),
-                *(text_cell(row[name]) for name in ("arm", "suite", "domain", "kind", "relation")),
+                *(text_cell(row[name]) for name in ("arm", "suite", "domain", "kind")),
+                text_cell(relation_name(row["relation"])),
                 number_cell(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
                 number_cell(row.get("chance"), "" if row.get("chance") is None else percent(row["chance"])),
                 number_cell(share["base_accuracy"], percent(share["base_accuracy"])),
@@ -192,7 +201,7 @@ def losses_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
                     *pair_cells(pair.verdict.model, pair.verdict.train_set),
                     text_cell(arm.label),
                     *interval_cells(arm.gain_nats or nothing, nats),
-                    *interval_cells(arm.forgetting_nats or nothing, nats),
+                    *interval_cells(arm.forgetting_nats or nothing, nats_lost),
                     Cell(arm.status, arm.status, f"status {arm.status.replace(' ', '-')}"),
                 ]
             )
@@ -217,8 +226,8 @@ def text_table(scores: pd.DataFrame | None) -> DataTable:
                     *(text_cell(row[name]) for name in ("model", "train_set", "arm")),
                     number_cell(row["seed"], "" if row["seed"] is None else str(row["seed"])),
                     text_cell(row["suite"]),
-                    number_cell(row["loss_nats_per_token"], f"{row['loss_nats_per_token']:.4f}"),
-                    number_cell(bits, "" if bits is None else f"{bits:.4f}"),
+                    number_cell(row["loss_nats_per_token"], nats(row["loss_nats_per_token"], sign=False)),
+                    number_cell(bits, "" if bits is None else f"{bits:.3f}"),
                 ]
             )
     return DataTable("texts", "Plain text, lower is better", columns, rows)
@@ -239,9 +248,9 @@ def rates_table(rates: pd.DataFrame | None) -> DataTable:
                 *(text_cell(row[name]) for name in ("model", "train_set", "arm")),
                 number_cell(row["learning_rate"], rate(row["learning_rate"])),
                 number_cell(row["steps"], "" if row["steps"] is None else f"{row['steps']:,.0f}"),
-                number_cell(loss, "diverged" if loss is None else f"{loss:.4f}"),
+                number_cell(loss, "diverged" if loss is None else nats(loss, sign=False)),
                 number_cell(gain, NOT_MEASURED if gain is None else points(gain)),
-                number_cell(lost, NOT_MEASURED if lost is None else points(lost)),
+                number_cell(lost, NOT_MEASURED if lost is None else points_lost(lost)),
                 number_cell(row["probe_items"], "" if row["probe_items"] is None else f"{row['probe_items']:,.0f}"),
                 text_cell("chosen" if row["chosen"] else "", "chosen"),
             ]

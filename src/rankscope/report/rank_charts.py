@@ -11,6 +11,7 @@ import pandas as pd
 
 from rankscope.records import Interval, Verdict, VerdictFile
 from rankscope.report.chart_drawing import (
+    FORMATS,
     HEIGHT,
     POINTS,
     SHAPES,
@@ -144,7 +145,7 @@ def _interval(name: str, interval: Interval) -> dict[str, float | None]:
 def arm_tooltip(*measures: str) -> list[alt.Tooltip]:
     """What the mouse shows of an arm: its settings, and these measures with their intervals."""
     numbers = [
-        (f"{measure}{end}", f"{measure} {word}", "+.1f")
+        (f"{measure}{end}", f"{measure} {word}", FORMATS[measure])
         for measure in measures
         for end, word in zip(ENDS, ("(points)", "from", "to"), strict=True)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rankscope.records import RemedyOutcome
-from rankscope.records.readable_numbers import NOT_MEASURED, percent
+from rankscope.records.readable_numbers import NOT_MEASURED, percent, points_lost
 from rankscope.report.chart_drawing import Pair
 from rankscope.report.page_tables import DataTable, columns_of_pairs, interval_cells, number_cell, text_cell
 
@@ -45,7 +45,7 @@ def remedy_parts_table(pairs: Sequence[Pair]) -> DataTable:
         [
             *named(verdict.model, verdict.train_set),
             *map(text_cell, (one.arm, part.which, ", ".join(part.suites))),
-            *interval_cells(part.forgetting),
+            *interval_cells(part.forgetting, points_lost),
             *interval_cells(part.forgetting_saved),
         ]
         for verdict in verdicts

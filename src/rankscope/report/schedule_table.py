@@ -21,7 +21,7 @@ def print_schedule(console: Console, plan: Plan, schedule: Schedule) -> None:
     """A line for each device with its jobs, then a sentence on the whole."""
     kind = "GPU" if schedule.device == "cuda" else "worker"
     table = plain_table()
-    for heading in (kind, "jobs", "busy", "idle", "done after"):
+    for heading in (kind if schedule.node_count == 1 else f"node.{kind}", "jobs", "busy", "idle", "done after"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("longest first", overflow="fold")
     names = _names(plan)
@@ -30,14 +30,22 @@ def print_schedule(console: Console, plan: Plan, schedule: Schedule) -> None:
         busy = sum(job.seconds for job in jobs)
         idle = 1 - busy / schedule.makespan_seconds if schedule.makespan_seconds else 0.0
         ended = max((job.end_seconds for job in jobs), default=0.0)
-        cells = [str(device), str(len(jobs)), duration(busy), percent(max(0.0, idle)), duration(ended)]
+        cells = [_device(device, schedule), str(len(jobs)), duration(busy), percent(max(0.0, idle)), duration(ended)]
         table.add_row(*cells, escape(_longest(jobs, names)))
     console.print(table)
     more = len(schedule.devices) - _LINES
     if more > 0:
         console.print(f"and {more} more {kind}s")
     count = f"{len(schedule.devices)} {kind}s"
+    if schedule.node_count > 1:
+        count += f" on {schedule.node_count} nodes"
     console.print(f"{percent(schedule.idle_share)} of the time of {count} is idle, until the last job has ended")
+
+
+def _device(device: int, schedule: Schedule) -> str:
+    """Its number, of several nodes with its node's: both from 0."""
+    each = len(schedule.devices) // schedule.node_count
+    return str(device) if schedule.node_count == 1 else f"{device // each}.{device % each}"
 
 
 def _longest(jobs: Sequence[ScheduledJob], names: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ import altair as alt
 import pandas as pd
 
 from rankscope.report.chart_drawing import (
+    FORMATS,
     PLOT_WIDTH,
     POINTS,
     SHAPES,
@@ -30,9 +31,9 @@ from rankscope.report.chart_drawing import (
     tooltips,
 )
 from rankscope.report.rank_charts import ENDS, arm_tooltip, family_marks
-from rankscope.report.suites_and_items import CHANGE_TOOLTIP, change_frame
+from rankscope.report.suite_changes import CHANGE_TOOLTIP, change_frame
 
-PLANE_HEIGHT = 420
+PLANE_HEIGHT = 340
 
 # ---- gain against forgetting ----------------------------------------------------------------------------------------
 
@@ -71,9 +72,7 @@ def tradeoff_chart(
     plane = _Plane(rows, faint, retention_margin, min_gain)
     colour, shape = family_marks(rows, always=True, columns=6)
     at = {"x": plane.x("gain"), "y": plane.y("forgetting"), "color": colour}
-    told = tooltips(
-        ("arm", "arm", ""), ("seed", "seed", "d"), ("gain", "gain", "+.1f"), ("forgetting", "forgotten", "+.1f")
-    )
+    told = tooltips(("arm", "arm", ""), ("seed", "seed", "d"), *((m, m, FORMATS[m]) for m in ("gain", "forgetting")))
     cloud = chart(faint).mark_point(filled=True, size=26, opacity=0.4).encode(**at, tooltip=told)
     chosen = [row for row in rows if row["recommended"]]
     ring = chart(chosen).mark_point(filled=False, size=360, strokeWidth=2, shape="circle").encode(**at)
@@ -152,13 +151,14 @@ def _plane_labels(rows: list[Record], faint: list[Record], plane: _Plane) -> lis
     ]
 
 
+def tradeoff_of(pair: Pair) -> Chart | None:
+    """The plane of one base model and training set."""
+    retention, gain = pair.margins["retention"], pair.margins["gain"]
+    return tradeoff_chart(pair.arms, pair.seeds, retention_margin=retention, min_gain=gain)
+
+
 def tradeoff_section(pairs: list[Pair]) -> Section:
     """Gain against forgetting, for every pair."""
-
-    def plane(pair: Pair) -> Chart | None:
-        retention, gain = pair.margins["retention"], pair.margins["gain"]
-        return tradeoff_chart(pair.arms, pair.seeds, retention_margin=retention, min_gain=gain)
-
     return Section(
         "tradeoff",
         "The trade-off",
@@ -166,7 +166,7 @@ def tradeoff_section(pairs: list[Pair]) -> Section:
         "Right and down is better. Crosses are intervals, faint points single seeds, the dotted line joins the arms "
         "that no other arm beats on both axes, a ring marks the recommended arm. Shaded: more forgetting than the "
         "margin allows, or less gain than counts. Where names would overlap, the tooltip has them.",
-        each(pairs, plane, "gain against forgetting, one point an arm"),
+        each(pairs, tradeoff_of, "gain against forgetting, one point an arm"),
         "No arm has both gain and forgetting: that needs an in-domain suite and one outside the training domain.",
     )
 
@@ -197,11 +197,12 @@ def kind_chart(kinds: pd.DataFrame) -> Chart | None:
         bars.encode(x=x, xOffset=offset, y=alt.Y("change_low:Q", title=change), y2="change_high:Q", color=colour),
         dots.encode(x=x, xOffset=offset, y=alt.Y("change:Q", title=change), color=colour, shape=shape, tooltip=told),
     )
-    panels = {name: f"{name} suites" for name in ("in-domain", "out-of-domain", "general")}
+    names_of = {"in-domain": "suites in the domain", "out-of-domain": "suites of other domains"}
+    panels = names_of | {"general": "suites without a domain"}
     for entry in rows:
         entry["panel"] = panels[str(entry["relation"])]
     row = alt.Row("panel:N", sort=list(panels.values()), header=panel_header())
-    faceted = parts.properties(width=PLOT_WIDTH, height=150).facet(row=row, data=inline(rows))
+    faceted = parts.properties(width=PLOT_WIDTH, height=110).facet(row=row, data=inline(rows))
     title = f"Recall and reasoning: change from the base ({POINTS})"
     return faceted.resolve_scale(y="independent").properties(title=title)
 

@@ -46,7 +46,8 @@ def curve_points(run_count: int) -> int:
 def learning_frame(learning: pd.DataFrame, runs: pd.DataFrame, arms: pd.DataFrame, points: int) -> pd.DataFrame:
     """Curves of one pair: arm, order, seed, series (training, validation), step, loss.
 
-    A longer curve keeps every k-th step, counted from its last, so that it has about `points` at most.
+    A longer curve keeps every k-th step, counted from its last, so that it has about `points` at most; of validation
+    losses, which are few, each stays.
     """
     if learning.empty:
         return pd.DataFrame()
@@ -128,7 +129,7 @@ def learning_chart(curves: pd.DataFrame) -> Chart | None:
         ("seed", "seed", "d"),
         ("series", "loss", ""),
         ("step", "step", ",d"),
-        ("loss", SUPERVISED.loss_unit, ".4f"),
+        ("loss", SUPERVISED.loss_unit, ".3f"),
     )
     columns = _columns(len(arms))
     base = alt.Chart().encode(x=x, y=y, color=colour, detail="seed:N", tooltip=told)
@@ -167,7 +168,7 @@ def search_chart(curves: pd.DataFrame) -> Chart | None:
         ("search", "arms", ""),
         ("learning_rate", "learning rate", ".2~e"),
         ("steps", "steps trained", ",d"),
-        ("loss", "validation loss", ".4f"),
+        ("loss", "validation loss", ".3f"),
     )
     rungs = sorted({row["steps"] for row in rows})
     legend = alt.Legend(title="steps trained", orient="top", values=rungs)
@@ -199,9 +200,9 @@ def learning_section(pairs: list[Pair], tables: Tables) -> Section:
     return Section(
         "learning",
         "Learning curves",
-        "The loss while training, on each batch before its update, and on the validation rows when training ended.",
-        "An orange end point far above its blue curve means that the arm began to memorise. Long curves are drawn at "
-        "every k-th step; the runs' train.jsonl hold every step.",
+        "The loss while training, on each batch before its update, and at a few steps on rows that are not trained on.",
+        "Where the orange curve turns up while the blue one falls, the arm over-fits: from there on it memorises, and "
+        "fewer epochs would do. Long curves are drawn at every k-th step; the runs' train.jsonl hold every step.",
         each(pairs, curves, "training and validation loss by step for each arm and seed"),
         "No training steps were recorded.",
     )

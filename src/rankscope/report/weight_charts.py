@@ -246,6 +246,7 @@ def weights_section(pairs: Sequence[Pair], tables: Tables) -> Section:
         "something only beyond those of a random change of the same size (tables/spectra.parquet, intruders_random).",
         found,
         "No change of a weight could be read.",
+        wide=False,
     )
 
 

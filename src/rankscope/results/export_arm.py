@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,8 +16,10 @@ from rankscope.model.load import load_model, load_tokenizer
 from rankscope.model.methods.attach import SavedAdapter, attach, unmergeable
 from rankscope.model.weights.adapter_file import CONFIG, adapter_config
 from rankscope.model.weights.dialled import Interpolation
+from rankscope.model.weights.gguf_file import NotForGguf, write_gguf
 from rankscope.records import ArmVerdict, Plan, PlannedRun, Verdict
 from rankscope.report.model_card import model_card, trade_off_png
+from rankscope.report.serving_lines import GGUF_FILE, MODELFILE, Files, modelfile
 from rankscope.results.frames import planned_study, runs_frame
 from rankscope.results.write_results import provenance_of
 from rankscope.study.problems import InputProblems, Problem
@@ -28,15 +32,25 @@ _NOWHERE = Path("/")
 """What relative paths would start at: a study in its folder has none."""
 
 
-def export_arm(folder: StudyFolder, out: str | Path, *, arm: str | None, merged: bool) -> str:
+def export_arm(
+    folder: StudyFolder,
+    out: str | Path,
+    *,
+    arm: str | None,
+    merged: bool,
+    gguf: bool = False,
+    notice: Callable[[str], None] = lambda _: None,
+) -> str:
     """Write the arm's median-validation seed at the arm's dial to `out`, a folder or a URL; a line that says what was
     written.
 
     `arm` None is the recommended one. A study of several models or training sets takes the first verdict that has the
-    arm. Raises InputProblems where there is nothing to export.
+    arm. `gguf`: a whole model, and beside it model.gguf with Ollama's Modelfile; where it cannot be written `notice` is
+    told why, and what can. Raises InputProblems where there is nothing to export.
     """
     study, plan, verdict, row, run = chosen_run(folder, arm)
     check_out(out)
+    merged = merged or gguf
     if merged and not run.arm.traits.merges:
         raise InputProblems([unmergeable(run.arm)])
     if merged and next(facts for facts in plan.models if facts.name == run.model).quantization is not None:
@@ -46,14 +60,19 @@ def export_arm(folder: StudyFolder, out: str | Path, *, arm: str | None, merged:
         verdict, folder.read_table("seeds"),
         retention_margin=study.decision.retention_margin, min_gain=study.decision.min_gain,
     )  # fmt: skip
-    card = _card(folder, plan, study, verdict, row, run, PICTURE if picture is not None else None)
+    whole = merged or run.arm.traits.whole
+    card = partial(_card, folder, plan, study, verdict, row, run, PICTURE if picture is not None else None)
+    cards: dict[Files, str] = {files: card(files) for files in ("adapter", "model", "gguf")}
 
     with out_folder(out) as target:
         target.mkdir()
-        _fill(folder, study, run, target, card, dial=row.dial, merged=merged)
+        _fill(folder, study, run, target, dial=row.dial, merged=merged)
+        in_gguf = gguf and _write_gguf(target, f"{study.name}-{row.label}", notice)
+        written = cards["gguf" if in_gguf else "model" if whole else "adapter"]
+        (target / "README.md").write_text(written, encoding="utf-8")
         if picture is not None:
             (target / PICTURE).write_bytes(picture)
-    what = "model" if merged or run.arm.traits.whole else "adapter"
+    what = ("model, with model.gguf," if in_gguf else "model") if whole else "adapter"
     at = "" if row.dial == 1 else f" at the dial {row.dial:g}"
     return f"the {what} of {row.label}{at}, seed {run.seed},"
 
@@ -99,17 +118,31 @@ def _card(
     row: ArmVerdict,
     run: PlannedRun,
     picture: str | None,
+    files: Files,
 ) -> str:
     scores = folder.read_table("scores")
     if scores is None:
         raise _nothing(folder, "no tables/scores.parquet", "the tables; `rankscope report` rebuilds them")
     settings = study.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return model_card(verdict, row, run.arm, scores, settings, provenance_of(folder, plan), picture)
+    return model_card(verdict, row, run.arm, scores, settings, provenance_of(folder, plan), picture, files)
 
 
-def _fill(
-    folder: StudyFolder, study: Study, run: PlannedRun, target: Path, card: str, *, dial: float, merged: bool
-) -> None:
+def _write_gguf(target: Path, name: str, notice: Callable[[str], None]) -> bool:
+    """Whether model.gguf and a Modelfile stand beside the model now."""
+    try:
+        write_gguf(target, target / GGUF_FILE, name)
+    except NotForGguf as why:
+        (target / GGUF_FILE).unlink(missing_ok=True)
+        notice(
+            f"no {GGUF_FILE} is written: {why}; llama.cpp's own converter, in the exported folder: "
+            f"python llama.cpp/convert_hf_to_gguf.py . --outfile {GGUF_FILE}"
+        )
+        return False
+    (target / MODELFILE).write_text(modelfile(), encoding="utf-8")
+    return True
+
+
+def _fill(folder: StudyFolder, study: Study, run: PlannedRun, target: Path, *, dial: float, merged: bool) -> None:
     """The weights at the arm's dial: of the run on disk, which is as it was trained, nothing is changed."""
     full = run.arm.traits.whole
     weights = folder.weights(run.run_id, whole=full)
@@ -127,7 +160,6 @@ def _fill(
         _name_base(target / CONFIG, spec.public_id)
     if merged or full:
         load_tokenizer(spec, _NOWHERE).save_pretrained(str(target))
-    (target / "README.md").write_text(card, encoding="utf-8")
 
 
 def _copy(weights: Path, target: Path) -> None:

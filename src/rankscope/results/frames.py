@@ -162,16 +162,18 @@ def _run_row(
 
 
 def learning_frame(folder: StudyFolder, plan: Plan) -> pd.DataFrame:
-    """Every step of every run, from train.jsonl; the validation loss, measured when training ends, at the last one."""
+    """Every step of every run, from train.jsonl. A run whose steps have no validation loss (it is too short for a
+    curve, or of an earlier release) has that of its end at its last one.
+    """
     rows: list[dict[str, Any]] = []
     for run in plan.runs:
         named = {"run_id": run.run_id, "model": run.model, "train_set": run.train_set, "arm": run.arm.label}
         steps = folder.read_steps(run.run_id)
         own: list[dict[str, Any]] = [
-            {**named, "seed": run.seed, **step, "validation_loss_nats_per_token": None} for step in steps
+            {**named, "seed": run.seed, "validation_loss_nats_per_token": None, **step} for step in steps
         ]
         status = folder.read_status(run.run_id)
-        if own and status is not None:
+        if own and status is not None and all(step["validation_loss_nats_per_token"] is None for step in own):
             own[-1]["validation_loss_nats_per_token"] = status.validation_loss
         rows += own
     frame = pd.DataFrame(rows)

@@ -17,7 +17,7 @@ from rankscope.report.chart_drawing import Chart, Pair
 from rankscope.report.cost_charts import cost_chart, cost_frame
 from rankscope.report.front_charts import front_chart, front_frame
 from rankscope.report.rank_charts import arm_frame, make_pairs, of_pair, rank_chart
-from rankscope.report.suites_and_items import change_frame, matrix_chart
+from rankscope.report.suite_changes import change_frame, matrix_chart
 from rankscope.report.tradeoff_charts import kind_chart, tradeoff_chart
 from rankscope.report.training_charts import curve_points, learning_chart, learning_frame
 from rankscope.results.frames import planned_study

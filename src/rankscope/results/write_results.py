@@ -22,8 +22,8 @@ from rankscope.decide.result_tables import findings, forgotten, forgotten_groups
 from rankscope.decide.verdict import decide
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import ArmSetting, Plan, Verdict, VerdictFile
+from rankscope.report.flipped_items import sample_flips
 from rankscope.report.page import ReportData, render
-from rankscope.report.suites_and_items import sample_flips
 from rankscope.results.chosen_settings import as_chosen, dials_of
 from rankscope.results.frames import frames_of, learning_frame, planned_study, searches_of
 from rankscope.results.item_roles import Roles, chooses, roles_of
@@ -32,8 +32,11 @@ from rankscope.results.suite_levels import context_warnings
 from rankscope.study.study import Study
 
 
-def write_results(folder: StudyFolder) -> VerdictFile:
-    """Write tables/, verdict.json and report.html of a study folder from what its runs have left there."""
+def write_results(folder: StudyFolder, *, with_items: bool = True) -> VerdictFile:
+    """Write tables/, verdict.json and report.html of a study folder from what its runs have left there.
+
+    `with_items`: whether the page may hold rows of data sets, as questions that an arm forgot or gained.
+    """
     study, plan = planned_study(folder)
     settings = settled(folder, plan)
     frames = frames_of(folder, plan, settings)
@@ -68,11 +71,12 @@ def write_results(folder: StudyFolder) -> VerdictFile:
         plan=plan,
         verdicts=verdicts,
         tables=tables,
-        items=items_frame(folder, plan, predictions, tables["flips"], dials_of(plan, settings)),
+        items=items_frame(folder, plan, predictions, tables["flips"], dials_of(plan, settings)) if with_items else None,
         searches=as_chosen(searches_of(folder, plan), settings),
         provenance=provenance_of(folder, plan),
         warnings=[*warnings_of(folder, plan), *rate_sentences(tables["rates"], study.decision)],
         command=f"rankscope run {shlex.quote(folder.url)}",
+        place=folder.url,
     )
     folder.write_report(render(data))
     return verdicts

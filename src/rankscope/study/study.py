@@ -194,7 +194,7 @@ class Study(Frozen):
     analysis: Analysis = Field(default=Analysis(), description=f"{_SETTINGS} What is looked at inside the models.")
     track: tuple[Name, ...] = Field(
         default=(),
-        description="a list of trackers such as [tensorboard, mlflow]. Programs that runs are shown in as well.",
+        description="a list of trackers such as [tensorboard, wandb]. Programs that runs are shown in as well.",
     )
     execution: Execution = Field(
         default=Execution(), description=f"{_SETTINGS} Where and in which pieces work is done."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def _of_a_study(path: Path, name: str) -> NextCommand | None:
         return None
     if _quietly(folder.is_worked_on):
         return NextCommand(_typed("status", name, _NAME, "--watch"), f"the study {name} is running")
-    states = [_quietly(lambda run=run: folder.read_status(run.run_id)) for run in plan.runs if run.fits]
+    states = [_quietly(partial(folder.read_status, run.run_id)) for run in plan.runs if run.fits]
     done = sum(status is not None and status.state == "done" for status in states)
     verdicts = _quietly(folder.read_verdicts)
     if verdicts is None:

@@ -43,7 +43,7 @@ class StepLosses(NamedTuple):
     replayed_tokens: int
     divergence: list[float | None] | None
 
-    def record(self, arm: int, step: int, rate: float, norm: float) -> StepRecord:
+    def record(self, arm: int, step: int, rate: float, norm: float, validation_loss: float | None) -> StepRecord:
         """A line of train.jsonl, of the arm at this place."""
         return StepRecord(
             step=step, loss_nats_per_token=self.task[arm], learning_rate=rate, gradient_norm=norm,
@@ -51,6 +51,7 @@ class StepLosses(NamedTuple):
             replay_loss_nats_per_token=None if self.replayed is None else self.replayed[arm],
             replay_tokens=self.replayed_tokens or None,
             kl_nats_per_token=None if self.divergence is None else self.divergence[arm],
+            validation_loss_nats_per_token=validation_loss,
         )  # fmt: skip
 
 
@@ -105,6 +106,19 @@ class Accumulator:
             for arm in arms:
                 self._trainees[arm].drop_gradients()
             give_back_unused(compute_device(self._pack.model))
+
+    def validation_losses(self, rows: Sequence[Example], arms: Sequence[int]) -> list[float | None]:
+        """Of each of these arms on these rows, in the unit of the objective, without dropout; None where there is no
+        row."""
+        if not rows:
+            return [None] * len(arms)
+        found: list[float | None] = []
+        self._pack.model.eval()
+        for arm in arms:
+            with self._pack.running([arm]):
+                found.append(self._objective.validation_loss(self._forward, rows, self.token_budget, self._team))
+        self._pack.model.train()
+        return found
 
     def _accumulate(self, rows: StepRows, arms: Sequence[int]) -> StepLosses:
         weights = [sum(map(self._objective.row_weight, part)) for part in rows]

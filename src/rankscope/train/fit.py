@@ -26,6 +26,7 @@ from rankscope.train.objective import OBJECTIVES, Objective
 from rankscope.train.optimizer import Trainee
 from rankscope.train.remedies import NONE, Remedies, replay_order
 from rankscope.train.training_state import Checkpoints, FitResult, restore, save
+from rankscope.train.validation_curve import NO_CURVE, ValidationCurve
 
 DIVERGED_FACTOR = 1.1
 """A run diverged if the last tenth of its steps has a mean loss above this times the first step's, the base's own."""
@@ -51,6 +52,8 @@ class FitSettings:
     where one arm's says so."""
     may_checkpoint: bool = False
     """Whether that may be turned to where memory runs out."""
+    curve: ValidationCurve = NO_CURVE
+    """What is looked at while it trains; it changes nothing."""
 
 
 def fit(
@@ -92,16 +95,16 @@ def fit(
     clock = _Clock(common.checkpoint_seconds)
     with _training(pack.model, forward, checkpointing=_twice(settings, results)):
         for step in range(max(len(result.steps) for result in results), last):
-            alive = [i for i, result in enumerate(results) if result.state != "diverged"]
-            if not alive:
+            if not (alive := [i for i, result in enumerate(results) if result.state != "diverged"]):
                 return results
-            # Of dropout: the same after a resume, and another in each process of a team.
-            seed = common.seed * 1_000_003 + step + team.rank * 7_368_787
-            found = work.gradients(StepRows([rows[i] for i in batches[step]], replayed[step]), alive, seed)
+            now = StepRows([rows[i] for i in batches[step]], replayed[step])
+            found = work.gradients(now, alive, _dropout_seed(common.seed, step, team))
             norms = [trainees[arm].step(step) for arm in alive]
             seconds = clock.lap() / len(alive)
+            held_out = work.validation_losses(common.curve.at(step, len(batches)), alive)
+            clock.lap()  # no part of what training costs
             for place, (arm, norm) in enumerate(zip(alive, norms, strict=True)):
-                record = found.record(place, step, trainees[arm].rate_at(step), norm)
+                record = found.record(place, step, trainees[arm].rate_at(step), norm, held_out[place])
                 results[arm] = _advance(results[arm], record, seconds, work)
                 on_step(arm, results[arm])
             due, stopping = team.any(clock.checkpoint_due(), should_stop())
@@ -113,6 +116,11 @@ def fit(
     if until_step is not None:
         save(results, trainees, checkpoints)
     return [_paused(result) if last < len(batches) else _judge(result) for result in results]
+
+
+def _dropout_seed(seed: int, step: int, team: Team) -> int:
+    """The same after a resume, and another in each process of a team."""
+    return seed * 1_000_003 + step + team.rank * 7_368_787
 
 
 def _twice(settings: Sequence[FitSettings], results: Sequence[FitResult]) -> bool:

@@ -117,6 +117,18 @@ def check_executor(name: str, study: str) -> None:
         raise InputProblems([problem])
 
 
+def check_several_nodes(study: Study, described: MachineFacts | None) -> None:
+    """Raises InputProblems where several nodes are described, and the study's jobs all run on one machine."""
+    if described is None or described.node_count == 1:
+        return
+    on = study.execution.on
+    check_executor(on, study.name)
+    if getattr(named_in(__name__, on), "reach", None) is None:
+        found = f"{described.node_count} nodes with on: {on}, whose jobs run on one machine"
+        expected = "GPUs of one node, or `--set execution.on=ray`"
+        raise InputProblems([Problem("--gpus", "", found, expected)])
+
+
 def executor_names() -> list[str]:
     """What `execution: {on: ...}` may be."""
     return names_in(__name__)

@@ -14,8 +14,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from rankscope.edges.executors import Executor, Job, JobOutcome, Site, slots_of
-from rankscope.edges.executors.on_ray.connection import connect, disconnect
+from rankscope.edges.executors import Executor, Job, JobOutcome, Site, host_bytes_of, slots_of
+from rankscope.edges.executors.on_ray.connection import connect, disconnect, said_by_ray
 from rankscope.edges.executors.on_ray.nodes import (
     Node,
     alive_nodes,
@@ -53,6 +53,8 @@ IDLE_SECONDS = 60.0
 
 _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 30.0
 """Between workers that cannot begin, doubled each time: a node may be short of memory for a while."""
+
+_GIB = 2**30
 
 _LOOK_SECONDS = 0.25
 _NODES_SECONDS = 5.0
@@ -140,15 +142,27 @@ class OnRay:
             gpus = float(gang) if gang > 1 else gpus
             # A node with fewer cores than GPUs must not keep GPUs from working.
             per_gpu = min((node.cpus / node.gpus for node in self._nodes if node.gpus), default=0.0)
-            return Needs(gpus if per_gpu >= 1 else 0.0, gpus, gang)
-        widest = max(node.cpus for node in self._nodes)
-        return Needs(min(float(threads * gang), widest), 0.0, gang)  # processes of a gang may share cores
+            cpus = gpus if per_gpu >= 1 else 0.0
+        else:
+            widest = max(node.cpus for node in self._nodes)
+            cpus = min(float(threads * gang), widest)  # processes of a gang may share cores
+        return Needs(cpus, gpus, gang, self._memory(job, cpus, gpus))
+
+    def _memory(self, job: Job, cpus: float, gpus: float) -> int:
+        """What the plan says that a job takes of the host's memory, in whole GiB, so that jobs alike share workers.
+        Ray gives away less than a machine has: what no node holds takes all of the largest."""
+        largest = max((node.memory_bytes for node in self._nodes if node.holds(cpus, gpus)), default=0)
+        return min(-(-host_bytes_of(job) // _GIB) * _GIB, largest)
+
+    @staticmethod
+    def _holds(node: Node, needs: Needs) -> int:
+        return node.holds(needs.cpus, needs.gpus, needs.memory_bytes)
 
     def _check(self, queue: Sequence[Ticket]) -> None:
         """Raises InputProblems for a gang that no node holds, and once for nodes that do not see the study."""
         study = self._plan.study
         for ticket in queue:
-            if not any(node.holds(ticket.needs.cpus, ticket.needs.gpus) for node in self._nodes):
+            if not any(self._holds(node, ticket.needs) for node in self._nodes):
                 most = max(node.gpus for node in self._nodes)
                 needs = f"{ticket.needs.gang} GPUs of one node" if ticket.needs.gpus else f"{ticket.needs.cpus:g} CPUs"
                 found = f"a run that takes {needs}, on a cluster of {of_cluster(self._nodes)}"
@@ -175,7 +189,7 @@ class OnRay:
         self._workers.let_go(
             worker
             for worker in self._workers.idle
-            if (queue and worker.needs != queue[0].needs) or now - worker.idle_since > IDLE_SECONDS
+            if (queue and not worker.needs.serves(queue[0].needs)) or now - worker.idle_since > IDLE_SECONDS
         )
         self._ask_for_workers(queue)
 
@@ -185,10 +199,10 @@ class OnRay:
         if not queue or time.monotonic() < self._ask_at:
             return
         needs = queue[0].needs
-        waiting = sum(1 for _ in takewhile(lambda ticket: ticket.needs == needs, queue))
-        starting = sum(worker.needs == needs for worker in self._workers.starting)
-        have = starting + sum(worker.needs == needs for worker in self._workers.busy)
-        room = sum(node.holds(needs.cpus, needs.gpus) for node in self._nodes)
+        waiting = sum(1 for _ in takewhile(lambda ticket: needs.serves(ticket.needs), queue))
+        starting = sum(worker.needs.serves(needs) for worker in self._workers.starting)
+        have = starting + sum(worker.needs.serves(needs) for worker in self._workers.busy)
+        room = sum(self._holds(node, needs) for node in self._nodes)
         if self._grows:
             room += WAITING_WORKERS
         for _ in range(min(waiting - starting, room - have)):
@@ -200,7 +214,7 @@ class OnRay:
             self._failures = 0
             self._workers.rest(worker)
         elif ticket is None:
-            why = news.answer.problem if news.what == "began" else _of_ray(news.answer)
+            why = news.answer.problem if news.what == "began" else said_by_ray(news.answer)
             yield from self._not_begun(worker, why, queue)
         elif news.what == "unbegun":
             self._workers.let_go([worker])
@@ -236,7 +250,7 @@ class OnRay:
         ticket.nodes_lost += node_lost
         ticket.deaths += not node_lost
         what = f"the node {worker.began.host} vanished" if node_lost else f"its process on {worker.began.host} died"
-        told = f"{what} ({_of_ray(error)})"
+        told = f"{what} ({said_by_ray(error)})"
         if ticket.deaths > self._execution.retries or ticket.nodes_lost > NODES_LOST:
             times = ticket.deaths + ticket.nodes_lost
             yield outcome_of(ticket.job, (f"{told}, {times} time{'s' if times > 1 else ''}", str(error)))
@@ -282,12 +296,3 @@ class OnRay:
         if self._url and time.monotonic() - self._saw_at > _NEWS_SECONDS:
             self._saw_at = time.monotonic()
             StudyFolder.open(self._url).refresh()
-
-
-def _of_ray(error: object) -> str:
-    """The part of a message of Ray's that says why, in a line."""
-    text = " ".join(str(error).split())
-    for before in ("Worker exit detail: ", "The actor is dead because ", "The actor died because "):
-        if before in text:
-            text = text.partition(before)[2]
-    return text.partition(". ")[0].rstrip(".")[:200]

@@ -10,36 +10,64 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rankscope.edges import named_in, names_in
 from rankscope.study.problems import Problem
 
 
+class Point(NamedTuple):
+    """What was measured at a training step, by metric."""
+
+    step: int
+    values: Mapping[str, float]
+
+
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run that ended. `curves` maps a metric to its (step, value) pairs, `metrics` to its last value.
-
-    `params` are settings, `tags` say where it came from; a value that was not measured is left out.
+    """A run as it stands. `params` are its settings, `tags` say where it came from, `metrics` what was measured by its
+    end: empty before that. What was not measured is left out.
     """
 
     run_id: str
     name: str
     state: str
     params: Mapping[str, Any]
-    metrics: Mapping[str, float]
-    curves: Mapping[str, Sequence[tuple[int, float]]]
+    metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def came_through(self) -> bool:
+        """Whether it ended well."""
+        return self.state == "done"
 
 
 class Tracker(Protocol):
-    """Takes each run once it has ended, and then the study's outcome. What it has already is not taken twice."""
+    """Takes each run when it begins, its points as they come, and its end; then the study's outcome.
 
-    def has(self, run_id: str) -> bool: ...
+    Called from one thread. Whatever it raises, the study goes on, and it is made anew and asked again later.
+    """
 
-    def log_run(self, run: TrackedRun) -> None: ...
+    def begin(self, run: TrackedRun, *, anew: bool) -> None:
+        """Shows a run that goes on here; before each other call about it. `anew`: none of its points was handed on
+        yet, so what is left of it from an attempt that was cut off may go."""
+        ...
 
-    def log_outcome(self, texts: Mapping[str, str], files: Sequence[Path]) -> None: ...
+    def log(self, run_id: str, points: Sequence[Point]) -> None:
+        """Further points of a run's curves, in the order of their steps."""
+        ...
+
+    def end(self, run: TrackedRun, last_step: int) -> None:
+        """The run has ended, with its metrics."""
+        ...
+
+    def log_outcome(self, texts: Mapping[str, str], files: Sequence[Path]) -> None:
+        """The study's verdicts in words, and its files."""
+        ...
+
+    def close(self) -> None:
+        """No call comes after this one. Runs that have not ended may go on in another session."""
+        ...
 
 
 def tracker_problems(names: Sequence[str], file: str) -> list[Problem]:

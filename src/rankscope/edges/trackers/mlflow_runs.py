@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rankscope.edges.trackers import TrackedRun, Tracker
+from rankscope.edges.trackers import Point, TrackedRun, Tracker
 
 NAME = "mlflow"
 PACKAGES = ("mlflow", "sqlalchemy", "alembic")
@@ -30,6 +30,7 @@ class MLflow:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing phones home
         from mlflow.tracking import MlflowClient
 
+        self._children: dict[str, str] = {}
         folder = folder.resolve()
         own = f"sqlite:///{folder / 'mlflow.db'}"
         uri = os.environ.get("MLFLOW_TRACKING_URI", own)
@@ -44,25 +45,28 @@ class MLflow:
             study, {"rankscope.study_folder": str(folder)}
         )
 
-    def has(self, run_id: str) -> bool:
-        found = self._find("rankscope.run_id", run_id)
-        return found is not None and self._client.get_run(found).info.status != "RUNNING"
+    def begin(self, run: TrackedRun, *, anew: bool) -> None:
+        from mlflow.entities import Param
 
-    def log_run(self, run: TrackedRun) -> None:
-        from mlflow.entities import Metric, Param
+        found = self._find("rankscope.run_id", run.run_id)
+        if found is not None and anew:
+            self._client.delete_run(found)  # it was not written to its end
+        if found is not None and not anew:
+            self._children[run.run_id] = found
+            return
+        tags = {"mlflow.parentRunId": self._parent, "rankscope.run_id": run.run_id, **run.tags}
+        child = self._children[run.run_id] = self._create(run.name, tags)
+        self._client.log_batch(child, params=[Param(name, str(value)) for name, value in run.params.items()])
 
-        begun = self._find("rankscope.run_id", run.run_id)
-        if begun is not None:
-            self._client.delete_run(begun)  # it was not written to its end
-        child = self._create(run.name, {"mlflow.parentRunId": self._parent, "rankscope.run_id": run.run_id, **run.tags})
-        now = int(1000 * time.time())
-        metrics = [Metric(name, value, now, step) for name, curve in run.curves.items() for step, value in curve]
-        metrics += [Metric(name, value, now, 0) for name, value in run.metrics.items()]
-        params = [Param(name, str(value)) for name, value in run.params.items()]
-        self._client.log_batch(child, params=params)
-        for start in range(0, len(metrics), _BATCH):
-            self._client.log_batch(child, metrics=metrics[start : start + _BATCH])
-        self._client.set_terminated(child, "FINISHED" if run.state == "done" else "FAILED")
+    def log(self, run_id: str, points: Sequence[Point]) -> None:
+        self._log(run_id, [(name, value, step) for step, values in points for name, value in values.items()])
+
+    def end(self, run: TrackedRun, last_step: int) -> None:
+        self._log(run.run_id, [(name, value, last_step) for name, value in run.metrics.items()])
+        child = self._children.pop(run.run_id)
+        for name, text in run.tags.items():
+            self._client.set_tag(child, name, text)
+        self._client.set_terminated(child, "FINISHED" if run.came_through else "FAILED")
 
     def log_outcome(self, texts: Mapping[str, str], files: Sequence[Path]) -> None:
         for name, text in texts.items():
@@ -70,6 +74,18 @@ class MLflow:
         for file in files:
             self._client.log_artifact(self._parent, str(file))
         self._client.set_terminated(self._parent, "FINISHED")
+
+    def close(self) -> None:
+        """Runs that have not ended stay `RUNNING`, and are found again."""
+
+    def _log(self, run_id: str, measured: Sequence[tuple[str, float, int]]) -> None:
+        """Metric, value, step."""
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        metrics = [Metric(name, value, now, step) for name, value, step in measured]
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(self._children[run_id], metrics=metrics[start : start + _BATCH])
 
     def _find(self, tag: str, value: str) -> str | None:
         runs = self._client.search_runs([self._experiment], filter_string=f"tags.`{tag}` = '{value}'", max_results=1)

@@ -29,7 +29,7 @@ def write(trained: TrainedArm) -> Mapping[str, str]:
         "use_dora": arm.method == "dora",
     }
     training = trainer_settings(trained) | {"max_length": trained.study.budget.max_sequence_tokens}
-    own = ("training: " + ", ".join(f"{key} {value}" for key, value in training.items()),)
+    own: tuple[str, ...] = ("training: " + ", ".join(f"{key} {value}" for key, value in training.items()),)
     if trained.model.quantization is not None:
         own += ("the base is held in 4 bits: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4')",)
     lines = "".join(f"- {line}\n" for line in told(trained, own=own))

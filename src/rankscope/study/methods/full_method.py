@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from rankscope.study.methods.arm import Arm, Entry, Method
-from rankscope.study.methods.method_types import ModelShape, Size, Sizes, StepWork, Unfit
+from rankscope.study.methods.method_types import ModelShape, Size, Sizes, StepWork, Unfit, code_of_folder
 
 
 class FullArms(Entry):
@@ -65,11 +65,7 @@ class FullMethod(Method):
         return "A fully fine-tuned model"
 
     def loading_code(self, base: str) -> str:
-        return (
-            "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            'model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")\n'
-            'tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")\n```'
-        )
+        return code_of_folder()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,6 +94,15 @@ class StepWork(NamedTuple):
 OTHER_METHOD = "an arm of another method"
 
 
+def code_of_folder() -> str:
+    """Markdown with Python that loads a whole model from the exported folder."""
+    return (
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")\n```'
+    )
+
+
 def code_on_base(base: str, before: str, after: str, load: str) -> str:
     """Markdown with Python that loads the base and then, by the line `load`, something onto it; `before` and `after`
     are the imports around those of transformers."""

@@ -145,3 +145,12 @@ def _say_it_ourselves() -> None:
 
     if hasattr(worker, "print_to_stdstream"):  # an inner part of Ray's: where it is gone the paragraphs stay
         setattr(worker, "print_to_stdstream", lambda *_, **__: None)  # noqa: B010  (mypy sees a module)
+
+
+def said_by_ray(error: object) -> str:
+    """The part of a message of Ray's that says why, in a line."""
+    text = " ".join(str(error).split())
+    for before in ("Worker exit detail: ", "The actor is dead because ", "The actor died because "):
+        if before in text:
+            text = text.partition(before)[2]
+    return text.partition(". ")[0].rstrip(".")[:200]

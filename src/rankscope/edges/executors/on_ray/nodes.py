@@ -34,10 +34,13 @@ class Node:
     host: str
     cpus: float
     gpus: float
+    memory_bytes: int = 0
+    """Of the host, as Ray gives it away; 0 where Ray does not say."""
 
-    def holds(self, cpus: float, gpus: float) -> int:
+    def holds(self, cpus: float, gpus: float, memory_bytes: int = 0) -> int:
         """How many runs that take so much find room there."""
-        rooms = [room / taken for room, taken in ((self.cpus, cpus), (self.gpus, gpus)) if taken]
+        taken = [(self.cpus, cpus), (self.gpus, gpus), (self.memory_bytes, memory_bytes)]
+        rooms = [room / part for room, part in taken if part]
         return int(min(rooms, default=0.0) + 1e-9)
 
 
@@ -49,6 +52,7 @@ def alive_nodes(ray: Any) -> list[Node]:
             host=one.get("NodeManagerHostname") or one.get("NodeManagerAddress") or one["NodeID"][:12],
             cpus=float(one["Resources"].get("CPU", 0.0)),
             gpus=float(one["Resources"].get("GPU", 0.0)),
+            memory_bytes=int(one["Resources"].get("memory", 0)),
         )
         for one in ray.nodes()
         if one["Alive"]
@@ -144,7 +148,8 @@ def _installed_asker() -> Any:
 
 
 def machine_of(ray: Any, nodes: Sequence[Node], folder: Path, study: str, *, gpus: bool = True) -> MachineFacts:
-    """The least of what the nodes have, one of each kind looked at; of GPUs the most that a node has, for gangs.
+    """The least of what the nodes have, one of each kind looked at; of GPUs the most that a node has, for gangs. Of
+    such nodes there are as many as the GPUs of the cluster make, or its cores where none has a GPU.
 
     `gpus`: whether runs take any; else nodes are looked at as if they had none.
     """
@@ -165,7 +170,12 @@ def machine_of(ray: Any, nodes: Sequence[Node], folder: Path, study: str, *, gpu
     update = {
         name: min(getattr(one, name) for one in facts) for name in ("core_count", "memory_bytes", "disk_free_bytes")
     }
-    return least.model_copy(update={**update, "device_count": max(one.device_count for one in facts)})
+    update["device_count"] = max(one.device_count for one in facts)
+    if least.device == "cuda":
+        alike = sum(int(node.gpus) for node in nodes) // update["device_count"]
+    else:
+        alike = sum(max(1, int(node.cpus) // update["core_count"]) for node in nodes)
+    return least.model_copy(update={**update, "node_count": max(1, alike)})
 
 
 def look_from_outside(gpus: bool) -> str:

@@ -14,6 +14,9 @@ from rankscope.edges.executors.on_ray.place import Began, actor_of
 
 logger = logging.getLogger(__name__)
 
+_SPARE_BYTES = 4 * 2**30
+"""Memory that a worker may hold beyond twice what its job needs."""
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -22,6 +25,21 @@ class Needs:
     cpus: float
     gpus: float
     gang: int = 1
+    memory_bytes: int = 0
+    """Of the host; 0 where nobody knows."""
+
+    def serves(self, job: Needs) -> bool:
+        """Whether a worker with this room does a job that needs `job`: of memory not less, and not so much more that
+        other workers would miss it. To be let go costs a worker the model that it loaded."""
+        most = 2 * job.memory_bytes + _SPARE_BYTES
+        return (self.cpus, self.gpus, self.gang) == (job.cpus, job.gpus, job.gang) and (
+            job.memory_bytes <= self.memory_bytes <= most
+        )
+
+    def resources(self) -> dict[str, float]:
+        """As a placement group has them."""
+        named = {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory_bytes)}
+        return {name: amount for name, amount in named.items() if amount}
 
 
 @dataclass
@@ -87,13 +105,14 @@ class Workers:
     def ask_for(self, needs: Needs, url: str) -> None:
         """Start a worker where there is room, or as soon as there is."""
         options: dict[str, Any] = {"num_cpus": needs.cpus, "num_gpus": needs.gpus}
+        if needs.memory_bytes:
+            options["memory"] = needs.memory_bytes
         group = None
         if needs.gang > 1:
             from ray.util.placement_group import placement_group
             from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-            bundle = {name: amount for name, amount in (("CPU", needs.cpus), ("GPU", needs.gpus)) if amount}
-            group = placement_group([bundle], strategy="STRICT_PACK")
+            group = placement_group([needs.resources()], strategy="STRICT_PACK")
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
         actor = self._actor.options(**options).remote(self._threads)
         worker = Worker(actor, needs, None, group)
@@ -102,7 +121,7 @@ class Workers:
     def take_idle(self, needs: Needs) -> Worker | None:
         """A worker that waits and has this room; it is no longer idle."""
         for worker in self._idle:
-            if worker.needs == needs:
+            if worker.needs.serves(needs):
                 self._idle.remove(worker)
                 return worker
         return None

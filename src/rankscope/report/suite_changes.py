@@ -1,18 +1,16 @@
-"""What changed on each suite and on each item: the matrix of changes, and the flipped items that a page can carry."""
+"""What changed on each suite and in each domain: the frames and the matrix of changes."""
 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from rankscope.records import Verdict, VerdictFile
+from rankscope.records.readable_numbers import nats, points
 from rankscope.report.chart_drawing import (
     CHARACTER_PIXELS,
     PLOT_WIDTH,
@@ -27,8 +25,8 @@ from rankscope.report.chart_drawing import (
     inline,
     layer,
     panel_header,
-    plain,
     records,
+    relation_name,
     tooltips,
 )
 from rankscope.report.rank_charts import of_pair
@@ -45,16 +43,6 @@ LOSS_TOOLTIP = (
     ("change_low", "interval from", "+.3f"),
     ("change_high", "to", "+.3f"),
 )
-MAX_ROWS = 2000
-MAX_CHARACTERS = 900_000
-MAX_TEXT = 2500
-"""A longer prompt or answer is shown up to here, with the number of characters left out."""
-
-TEXTS = ("prompt", "answer", "base_predicted", "arm_predicted")
-GROUP = ("model", "train_set", "arm", "suite", "way")
-
-
-# ---- suites ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -65,12 +53,11 @@ class Unit:
     name: str
     short: str
     factor: float
-    format: str
     reach: float
 
 
-IN_POINTS = Unit("score", POINTS, "points", 100.0, "+.1f", 5.0)
-IN_NATS = Unit("loss", "nats per token", "nats", 1.0, "+.3f", 0.05)
+IN_POINTS = Unit("score", POINTS, "points", 100.0, 5.0)
+IN_NATS = Unit("loss", "nats per token", "nats", 1.0, 0.05)
 
 
 def change_frame(table: pd.DataFrame | None, verdicts: Sequence[Verdict], unit: Unit = IN_POINTS) -> pd.DataFrame:
@@ -115,18 +102,18 @@ def matrix_chart(changes: pd.DataFrame, column: str, title: str, unit: Unit = IN
         ("arm", "arm", ""),
         (column, column, ""),
         ("domain", "domain", ""),
-        ("relation", "relation", ""),
+        ("where", "relation", ""),
         ("items", "items", ",d"),
         *(CHANGE_TOOLTIP if unit is IN_POINTS else LOSS_TOOLTIP),
     )
     cells = alt.Chart().mark_rect().encode(x=x, y=y, color=_change_colour(rows, unit), tooltip=told)
     frame = alt.Chart().mark_rect(filled=False, strokeWidth=1.6, stroke="gray").encode(x=x, y=y)
-    text = (
-        alt.Chart().mark_text(fontSize=11).encode(x=x, y=y, text=alt.Text("change:Q", format=unit.format), tooltip=told)
-    )
+    text = alt.Chart().mark_text(fontSize=11).encode(x=x, y=y, text=alt.Text("shown:N"), tooltip=told)
     parts = layer(cells, frame.transform_filter("datum.relation == 'in-domain'"), text)
     for row in rows:
         row["panel"] = f"trained on {row['train_set']}"
+        row["shown"] = points(row["change"] / 100) if unit is IN_POINTS else nats(row["change"])
+        row["where"] = relation_name(row["relation"])
     sized = parts.properties(width=alt.Step(step), height=alt.Step(26))
     faceted = sized.facet(row=alt.Row("panel:N", header=panel_header()), data=inline(rows))
     return faceted.properties(title=f"{title} ({unit.name})")
@@ -162,97 +149,12 @@ def matrix_section(verdicts: VerdictFile, tables: Tables) -> Section:
             found += figure(drawn, f"{title.lower()}, each cell the change from the base in {unit.short}", name)
     return Section(
         "matrix",
-        "In and out of domain",
+        "What was forgotten",
         "How far training on each set moved every domain and every suite, arm by arm.",
         "Each cell is the change from the base, in percentage points or, of suites judged by loss, in nats per token "
         "by which the loss is lower: blue is better than the base, orange worse. "
         "Framed cells are of the training set's own domain.",
         found,
         "No suite was scored for both the base and an arm.",
+        wide=False,
     )
-
-
-# ---- items ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PackedItems:
-    """`payload` is what the page's script reads; `shown` of `total` flips are in it."""
-
-    payload: dict[str, Any]
-    shown: int
-    total: int
-
-
-def sample_flips(flips: pd.DataFrame) -> pd.DataFrame:
-    """As many rows that flipped as a page may hold, in an order of which every beginning is a fair sample.
-
-    A row counts as forgotten where seeds_lost > 0, as gained where seeds_won > 0; other rows are no flips. Rows are
-    drawn in turn from every model, training set, arm, suite and direction, in a seeded random order.
-    """
-    flipped = _flipped(flips)
-    if flipped.empty:
-        return flipped
-    generator = random.Random(0)
-    groups = [list(places) for places in flipped.groupby(list(GROUP), dropna=False, sort=False).indices.values()]
-    for group in groups:
-        generator.shuffle(group)
-    turns = (group[turn] for turn in range(max(map(len, groups))) for group in groups if turn < len(group))
-    return flipped.iloc[list(islice(turns, MAX_ROWS))].reset_index(drop=True)
-
-
-def pack_items(items: pd.DataFrame, total: int | None = None) -> PackedItems:
-    """Pack flipped items, in the order of `sample_flips`, until the page is full; `total` is how many flips there are
-    in all (the rows given, where unknown)."""
-    flipped = _flipped(items)
-    questions: dict[tuple[str, str, str], int] = {}
-    asked: list[list[str]] = []
-    packed: list[list[Any]] = []
-    characters = 0
-    for row in map(_row, flipped.to_dict("records")):
-        key = (row["model"], row["suite"], row["item_id"])
-        new = 0 if key in questions else len(row["prompt"]) + len(row["answer"]) + len(row["base_predicted"])
-        new += len(row["arm_predicted"]) + 60
-        if len(packed) >= MAX_ROWS or characters + new > MAX_CHARACTERS:
-            break
-        characters += new
-        if key not in questions:
-            questions[key] = len(asked)
-            asked.append([row["item_id"], row["prompt"], row["answer"], row["base_predicted"]])
-        packed.append([row[name] for name in ("way", *GROUP[:-1])] + [questions[key]] + _tail(row))
-    payload = {"questions": asked, "rows": packed}
-    return PackedItems(payload, len(packed), max(len(flipped), total or 0))
-
-
-def _tail(row: dict[str, Any]) -> list[Any]:
-    return [row["arm_predicted"], row["flipped"], row["seeds"]]
-
-
-def _flipped(items: pd.DataFrame) -> pd.DataFrame:
-    """The rows that flipped, with `way` and `flipped` (the seeds in which they did); the others are left out."""
-    if items.empty:
-        return items
-    lost, won = (pd.to_numeric(items[name]).fillna(0).astype(int) for name in ("seeds_lost", "seeds_won"))
-    way = lost.gt(0).map({True: "forgotten", False: "gained"})
-    return items.assign(way=way, flipped=lost.where(lost > 0, won))[(lost > 0) | (won > 0)]
-
-
-def _row(cells: dict[Any, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {name: _item_text(cells.get(name)) for name in TEXTS}
-    choices = cells.get("choices")
-    if choices is not None and not isinstance(choices, str) and hasattr(choices, "__len__") and len(choices):
-        row["prompt"] += "\n" + "\n".join(f"– {_item_text(choice)}" for choice in choices)
-    for name in (*GROUP, "item_id"):
-        row[name] = _item_text(cells.get(name), missing="")
-    row["flipped"] = int(cells["flipped"])
-    seeds = plain(cells.get("seeds_total"))
-    row["seeds"] = None if seeds is None else int(seeds)
-    return row
-
-
-def _item_text(value: Any, *, missing: str = "(none)") -> str:
-    value = plain(value)
-    if value is None:
-        return missing
-    text = str(value)
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} … ({len(text) - MAX_TEXT:,} more characters)"

@@ -1,0 +1,191 @@
+"""What a report says before anybody scrolls: the answer, three numbers of the arm that it names, and the next step."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rankscope.records import ArmVerdict, Interval, Verdict, WorthAt
+from rankscope.records.readable_numbers import (
+    NOT_MEASURED,
+    counted_points,
+    duration,
+    interval_of,
+    listing,
+    nats,
+    nats_lost,
+    parameters,
+    points,
+    points_lost,
+    size,
+)
+from rankscope.report.chart_drawing import Figure, Pair
+from rankscope.report.verdict_text import lost_suites
+from rankscope.study.methods import METHODS
+
+MOST_NAMED = 3
+"""Arms that a sentence on another margin names."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """One of the three: what it is, its value, its range or parts, and what it was measured on."""
+
+    name: str
+    value: str
+    parts: str
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do next, and the command that does it (empty where there is none)."""
+
+    text: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What arms are worth at one amount of forgetting, in points and in words; `own`: it is the study's margin."""
+
+    amount: float
+    label: str
+    sentence: str
+    own: bool
+
+
+@dataclass(frozen=True)
+class FirstScreen:
+    """The answer for one base model and training set. `picture` is the id and the figure of its chart."""
+
+    name: str
+    tone: str
+    answers: Sequence[Any]
+    arm: str | None
+    numbers: list[Number]
+    steps: list[Step]
+    allowed: list[Allowed] = field(default_factory=list)
+    picture: tuple[str, Figure] | None = None
+
+
+def first_screen(pair: Pair, place: str, picture: tuple[str, Figure] | None) -> FirstScreen:
+    """What is said at once of one base model and training set; `place` is the study's folder as commands name it."""
+    verdict = pair.verdict
+    arm = named_arm(verdict)
+    return FirstScreen(
+        name=pair.name,
+        tone=verdict.tone,
+        answers=verdict.answers,
+        arm=None if arm is None else arm.label,
+        numbers=[] if arm is None else [_gain(arm), _forgetting(arm), _cost(arm)],
+        steps=next_steps(verdict, place),
+        allowed=allowed_sentences(verdict, pair.margins["retention"]),
+        picture=picture,
+    )
+
+
+def named_arm(verdict: Verdict) -> ArmVerdict | None:
+    """The arm that the answer is about: recommended, else bet on, else the least bad one where the base is bet on."""
+    labels = verdict.named_arms
+    if not labels and verdict.best_bet is not None and verdict.best_bet.least_bad is not None:
+        labels = [verdict.best_bet.least_bad.label]
+    return next((arm for label in labels[:1] for arm in verdict.arms if arm.label == label), None)
+
+
+# ---- three numbers --------------------------------------------------------------------------------------------------
+
+
+def _gain(arm: ArmVerdict) -> Number:
+    inside = [outcome.suite for outcome in arm.per_suite if outcome.relation == "in-domain"]
+    value, parts = _amount(arm.gain, arm.gain_nats, lost=False)
+    return Number("Gain", value, parts, f"on {_few(inside)}" if inside else "no suite lies in the training domain")
+
+
+def _forgetting(arm: ArmVerdict) -> Number:
+    value, parts = _amount(arm.forgetting, arm.forgetting_nats, lost=True)
+    worst = next(iter(lost_suites(arm)), None)
+    told = "no suite went down" if value != NOT_MEASURED else "no suite lies outside the training domain"
+    if worst is not None:
+        told = f"worst: {worst.suite} {interval_of(worst.change, worst.metric)}"
+    return Number("Forgetting", value, parts, told)
+
+
+def _cost(arm: ArmVerdict) -> Number:
+    cost = arm.cost
+    parts = [] if cost.peak_memory_bytes is None else [f"{size(cost.peak_memory_bytes)} of memory"]
+    if cost.search_seconds:
+        parts.append(f"{duration(cost.search_seconds)} for its rate")
+    whole = arm.method in METHODS and METHODS[arm.method].whole
+    left = "the whole model" if whole and cost.adapter_bytes is None else f"{size(cost.adapter_bytes)} adapter"
+    about = f"{parameters(arm.trainable_parameters)} trainable parameters, {left}"
+    return Number("Cost of a run", duration(cost.train_seconds), ", ".join(parts), about)
+
+
+def _amount(share: Interval, loss: Interval | None, *, lost: bool) -> tuple[str, str]:
+    """A mean with its unit, and its range; of suites judged by loss too where there are some."""
+    found = []
+    for interval, unit, written in (
+        (share, "points", points_lost if lost else points),
+        (loss, "nats", nats_lost if lost else nats),
+    ):
+        if interval is None or interval.mean is None:
+            continue
+        known = interval.low is not None and interval.high is not None
+        span = f"{written(interval.low)} to {written(interval.high)}" if known else "no interval"
+        found.append((f"{written(interval.mean)} {unit}", span))
+    if not found:
+        return NOT_MEASURED, ""
+    return " and ".join(value for value, _ in found), "; ".join(span for _, span in found)
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    shown = list(names[:most])
+    return listing(shown) if len(names) <= most else f"{', '.join(shown)} and {len(names) - most} more"
+
+
+# ---- the next step --------------------------------------------------------------------------------------------------
+
+
+def next_steps(verdict: Verdict, place: str) -> list[Step]:
+    """What to do with the answer, at most two things: take the arm, and what would make the answer surer."""
+    steps = []
+    label = next(iter(verdict.named_arms), None)
+    if label is not None:
+        words = ["rankscope", "export", place, "--out", label]
+        if verdict.recommended is None:
+            words += ["--arm", label]
+        steps.append(Step(f"Take {label}, ready to load:", shlex.join(words)))
+    needed = verdict.more_needed
+    if not verdict.decided and (needed.seeds or needed.items):
+        more = f"{needed.seeds} more seeds" if needed.seeds else f"{needed.items:,} more items a suite"
+        told = "seeds" if needed.seeds else "suites"
+        steps.append(Step(f"{more} would probably decide it: add them to `{told}` of the study file and run it again."))
+    if not steps:
+        steps.append(Step("Look at what each arm gains and forgets below, and choose, or allow another margin."))
+    return steps
+
+
+# ---- other margins --------------------------------------------------------------------------------------------------
+
+
+def allowed_sentences(verdict: Verdict, margin: float) -> list[Allowed]:
+    """For each amount of forgetting with known settings, the least first, what gains most; `margin` in points."""
+    found = []
+    for amount in sorted({one.allowed for one in verdict.at_other_margins}):
+        own = abs(100 * amount - margin) < 1e-6
+        mine = [one for one in verdict.at_other_margins if one.allowed == amount]
+        label = counted_points(amount) + (" (the study's margin)" if own else "")
+        found.append(Allowed(round(100 * amount, 6), label, _most_gain(mine, counted_points(amount)), own))
+    return found
+
+
+def _most_gain(worth: Sequence[WorthAt], amount: str) -> str:
+    judged = [(one.gain, one) for one in worth if one.gain is not None and one.admissible]
+    if not judged:
+        return f"No arm was judged at a setting that is expected to forget at most {amount}."
+    judged.sort(key=lambda entry: -entry[0])
+    told = [f"{one.arm} {points(gain)} (dial {one.dial:g})" for gain, one in judged[:MOST_NAMED]]
+    return f"If {amount} may be forgotten, most gain: {', '.join(told)}."

@@ -1,0 +1,64 @@
+"""Two made-up studies compared: settings, content, arms and answers, and folders that cannot be compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_facts import STUDY, model_facts, planned
+from made_report import make_verdict
+from made_studies import Study as Made
+from study_fixtures import read as read
+from study_fixtures import write as write
+
+from rankscope.edges.study_folder import StudyFolder
+from rankscope.results import compare_studies
+from rankscope.results.compare_studies import Told, compare, setting_differences
+from rankscope.study.problems import InputProblems
+
+LABELS = [("lora-r4", 4), ("lora-r16", 16), ("full", None)]
+
+
+def told(read: Any, url: str, text: str = STUDY, **made: Any) -> Told:
+    study = read(text)
+    plan = planned(study, [model_facts()])
+    frames = Made(**{"learned": {"lora-r4": 0.5, "full": 0.6}, "kept": {"lora-r4": 0.79, "full": 0.7}, **made}).frames()
+    frames.predictions["model"] = frames.predictions["model"].replace("small", "bundled")
+    frames = frames._replace(runs=frames.runs.assign(model="bundled"))
+    train_set = str(frames.runs["train_set"].iloc[0])
+    verdict = make_verdict(train_set, "cannot_distinguish", labels=LABELS[::2])
+    return Told(url, study, plan, frames, [verdict])
+
+
+def test_settings_and_content_that_differ_are_listed_and_names_are_not(read: Any) -> None:
+    one = told(read, "a")
+    other = told(read, "b", STUDY.replace("name: small", "name: other").replace("seeds: [0, 1, 2]", "seeds: [0, 1]"))
+    suite = other.plan.suites[0].model_copy(update={"content_sha256": "d" * 64})
+    plan = other.plan.model_copy(update={"suites": [suite, *other.plan.suites[1:]]})
+    found = {d.name: (d.first, d.second) for d in setting_differences(one, other._replace(plan=plan))}
+    assert found == {"seeds": ("0, 1, 2", "0, 1"), f"content of suite {suite.name}": ("c" * 12, "d" * 12)}
+
+
+def test_arms_of_both_are_compared_and_others_named(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = told(read, "a"), told(read, "b", learned={"lora-r4": 0.5, "full": 0.7})
+    more = make_verdict(other.verdicts[0].train_set, labels=[*LABELS])
+    sides = {"a": one, "b": other._replace(verdicts=[more])}
+    monkeypatch.setattr(compare_studies, "_told", lambda folder: sides[folder])
+    found = compare("a", "b")  # type: ignore[arg-type]
+    (pair,) = found.pairs
+    assert [arm.arm for arm in pair.arms] == ["lora-r4", "full"]
+    assert (pair.only_first, pair.only_second) == ([], ["lora-r16"])
+    assert pair.answers.recommended == (None, "lora-r16")
+    full = pair.arms[1]
+    assert full.gain.mean == pytest.approx(0.1, abs=0.01)
+    assert full.gain.low is not None
+    assert full.gain.low > 0.05
+    assert pair.arms[0].gain.mean == pytest.approx(0.0, abs=0.01)
+    assert found.model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_folder_that_is_no_study_is_refused_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(InputProblems) as caught:
+        compare(StudyFolder.open(tmp_path), StudyFolder.open(tmp_path))
+    assert len(caught.value.problems) == 1
