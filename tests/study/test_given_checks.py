@@ -20,8 +20,8 @@ SETS = "  medical: {path: train.jsonl, domain: medical}\n"
         ("[0, 1, 2]", "{start: 3, max: 5}", "found seeds that are added while it runs, expected a list of seeds, a "
          "folder for each: none can be added to what was trained elsewhere"),
         ("[0, 1, 2]", "[0]", "found 3 folders for 1 seed, expected a folder for each seed, or `seeds` of 3"),
-        ("model: bundled", "model: [org/a, org/b]", "found a study of 2 base models, expected a study of one base model, "
-         "that which it was trained from"),
+        ("model: bundled", "model: [org/a, org/b]", "found a study of 2 base models, expected a study of one base "
+         "model, that which it was trained from"),
         (SETS, SETS + SETS.replace("medical:", "more:", 1), "found a study of 2 training sets, expected a study of "
          "one training set, that which it was trained on"),
     ],
