@@ -31,10 +31,10 @@ test-guides: $(VENV)/.dev         ## every command of the guides in docs/, as pr
 test-release: $(VENV)/.dev        ## wheel and sdist, installed without the checkout, with docs/first-study.md as printed
 	$(BIN)/python -m pytest -q -m release
 
-# The oldest versions that are claimed, in an environment of their own; the rooms that lean on libraries, and a whole study.
-OLDEST := $(addprefix tests/,study plan records decide data model train evaluate report results test_pipeline.py)
+# The oldest versions that are claimed, in an environment of their own: a whole study, and rooms that lean on libraries.
+OLDEST := $(addprefix tests/,test_pipeline.py records decide/test_verdict.py report/test_page.py study/test_read_study.py)
 
-test-oldest:                      ## the fast tests of most rooms with constraints-oldest.txt, in .venv-oldest
+test-oldest:                      ## a whole study and more with constraints-oldest.txt, in .venv-oldest
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install -q -c constraints-oldest.txt -e . pytest pytest-timeout pytest-xdist hypothesis PyYAML statsmodels
 	.venv-oldest/bin/python -m pytest -q -n 2 --dist loadfile $(OLDEST)

@@ -87,6 +87,7 @@ def gguf_path(spec: ModelSpec, base: Path) -> Path:
 
 
 def hub_options(spec: ModelSpec) -> dict[str, Any]:
+    """What every `from_pretrained` of this base is told: code, revision, token."""
     options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
     if spec.revision is not None:
         options["revision"] = spec.revision
@@ -97,6 +98,7 @@ def hub_options(spec: ModelSpec) -> dict[str, Any]:
 
 
 def hub_refusal(spec: ModelSpec, error: Exception) -> InputProblems:
+    """What the hub's refusal means, as a problem of the study's `model`."""
     token = spec.token_env or "HF_TOKEN (or the variable that `token_env` names)"
     return hub_problem(error, what="model", hub_id=spec.id, place="model", revision=spec.revision, token=token)
 
