@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from command_line import call, problems
 from tiny_study import tiny_study
 
 from rankscope.results.tool_configs import tool_writers
@@ -182,6 +183,11 @@ def test_rows_for_llamafactory_are_a_saved_data_set(finished: Path, tmp_path: Pa
     rows = load_from_disk(str(tmp_path / "lf" / settings["tokenized_path"]))
     assert len(rows) == 36
     assert set(rows.column_names) == {"input_ids", "attention_mask", "labels"}
+    result = call("export", finished, "--arm", "lora-r4", "--config", "axolotl", "--out", tmp_path / "ax")
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in (tmp_path / "ax").iterdir()} == {"axolotl.yaml", "train.jsonl", "validation.jsonl"}
+    both = problems(call("export", finished, "--config", "axolotl", "--merged", "--out", tmp_path / "none"))
+    assert both == ["export: --config: found --merged beside it, expected one of them: a config has no weights"]
     for tool, arm, line in (
         ("exolotl", "lora-r4", '--config: found "exolotl", expected one of axolotl, llamafactory, peft, trl'),
         ("peft", "full", "--config: peft: found full, an arm of full, expected an arm of lora"),
