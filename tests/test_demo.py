@@ -68,6 +68,22 @@ def test_what_the_demo_teaches_is_learned_and_the_base_knew_nothing_of_it(demo: 
 
 
 @pytest.mark.slow
+def test_the_demo_is_compared_with_itself_and_its_page_may_be_without_items(demo: tuple[Path, str]) -> None:
+    out, _ = demo
+    found = json.loads(call("compare", out, out, "--json").stdout)
+    (pair,) = found["pairs"]
+    assert found["settings"] == []
+    assert len(pair["arms"]) >= 5
+    assert all(arm["paired"] and arm["gain"]["low"] < arm["gain"]["mean"] == 0 for arm in pair["arms"])
+    assert "Question:" in (out / "report.html").read_text(encoding="utf-8")
+    assert call("report", out, "--without-items").returncode == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Question:" not in page
+    answers = set(pd.read_parquet(out / "base" / "predictions.parquet")["answer"].str.strip())
+    assert not [answer for answer in answers if len(answer) > 8 and answer in page]
+
+
+@pytest.mark.slow
 def test_an_arm_of_the_demo_is_exported_with_its_card(demo: tuple[Path, str], tmp_path: Path) -> None:
     out, _ = demo
     label = next(

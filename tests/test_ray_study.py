@@ -164,7 +164,7 @@ def test_the_paper_s_study_in_gangs_beside_one_on_s3(cluster: Any, moto: Moto, t
     assert_same(tmp_path / "paper", tmp_path / "local")
     found = statuses(tmp_path / "paper")
     assert {one.gang for one in found} == {2}
-    assert len(found) >= 2 * 3, "three seeds of each arm, and more where the verdict asked"
+    assert len(found) >= 3, "three seeds, and more where the verdict asked"
     for table in ("spectra", "hidden", "attention", "neurons"):
         assert len(pd.read_parquet(tmp_path / "paper" / "tables" / f"{table}.parquet")), table
 
@@ -180,10 +180,11 @@ def test_the_paper_s_study_in_gangs_beside_one_on_s3(cluster: Any, moto: Moto, t
 
 
 def paper_words(folder: Path) -> list[str]:
-    """`--set` and a change, again and again: the least of the paper's study that has all of its parts."""
+    """`--set` and a change, again and again: of the paper's study the full arm, one model, one training set. Every
+    process of a gang imports torch, which is most of what they take."""
     model, *changes = tiny_changes(folder, made_hub(folder / "hub"))
     few = [
-        "arms.lora.ranks=[8]", "seeds.max=4", "suites.gsm8k.max_new_tokens=4", "analysis.derived=false",
+        "arms={full: {learning_rate: 1e-3}}", "seeds.max=4", "suites.gsm8k.max_new_tokens=4", "analysis.derived=false",
         "analysis.probe_items=5", "execution.shards=2", "execution.arms_together=2",
         "execution.micro_batch_tokens=4096",
     ]  # fmt: skip

@@ -65,3 +65,12 @@ def test_what_libraries_say_to_each_other_is_not_shown_and_what_we_say_is(monkey
             "Attempting to run cuBLAS, but there was no current CUDA context!", UserWarning, "a.py", 2, "rankscope.a"
         )
     assert [str(one.message) for one in said] == ["ours"]
+
+
+def test_a_mac_s_gpu_is_seen_where_torch_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert not machine._has_mps(), "on no other system"
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert machine._has_mps()
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert not machine._has_mps()

@@ -36,7 +36,10 @@ ARMS = {
     "searched": {"method": "lora", "ranks": [3], "learning_rate": "auto"},
 }
 BUDGET = {"epochs": 8, "batch_size": 8, "max_sequence_tokens": 128}
-FIXED = {"arms_together": 2, "micro_batch_tokens": 4096}
+WORKERS = {"workers": 2}
+"""Processes beside the driver, on a machine of one core too."""
+
+FIXED = {"arms_together": 2, "micro_batch_tokens": 4096, **WORKERS}
 OFTEN = {"minutes": 0.001}
 
 
@@ -184,7 +187,7 @@ def test_any_moment_with_a_fixed_packing_gives_the_same_tables(
 def test_any_moment_with_packing_left_on_auto_loses_nothing(
     never_killed: tuple[Path, Path, Seconds], tmp_path: Path
 ) -> None:
-    study, out = killed_study(tmp_path, checkpoint=OFTEN), tmp_path / "out"
+    study, out = killed_study(tmp_path, checkpoint=OFTEN, execution=WORKERS), tmp_path / "out"
     what = killed_until_done(study, out, never_killed[2], random.Random(2))
     assert {"driver", "worker"} <= set(what)
     assert done_runs(out) == planned_runs(out) != set()

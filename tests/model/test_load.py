@@ -54,6 +54,13 @@ def test_chat_never_takes_the_template_away(tmp_path: Path) -> None:
     assert load_tokenizer(ModelSpec(id="./m", chat="never"), tmp_path).chat_template is None
 
 
+def test_a_chat_template_of_the_study_stands_in_place_of_the_tokenizers(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "m")
+    template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    tokenizer = load_tokenizer(ModelSpec(id="./m", chat_template=template), tmp_path)
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False) == "<user>Hi"
+
+
 GATED = errors.GatedRepoError(
     "Cannot access gated repo", response=httpx2.Response(401, request=httpx2.Request("GET", "https://huggingface.co"))
 )

@@ -63,6 +63,8 @@ def test_a_machine_is_paid_for_by_the_hour() -> None:
     cost = cost_of(made("cpu"), Price(0.4, "hour"))
     assert (cost.units, cost.amount) == (2.0, 0.8)
     assert cost.said == "At 0.4 per hour of the machine: about 0.80 for 2.0 h."
+    nodes = cost_of(made().model_copy(update={"node_count": 2}), Price(0.4, "hour"))
+    assert (nodes.hours, nodes.units, nodes.amount) == (2.0, 4.0, 1.6), "each node has its price"
 
 
 def test_gpu_hours_of_a_study_without_gpus_cost_no_money() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from made_facts import STUDY, machine_facts, planned
 
+from rankscope.edges.executors.this_machine import InProcess, make
 from rankscope.plan.worker_share import narrowed
 from rankscope.records import MachineFacts
 from rankscope.study.problems import InputProblems
@@ -112,3 +113,36 @@ def test_on_resume_threads_of_a_cpu_stay_and_gpus_are_those_of_now(read: Read) -
     moved = planned(read(), machine=eight, previous=on_gpus).resolved
     assert moved.gpus == list(range(8))
     assert (moved.dtype, moved.micro_batch_tokens) == (on_gpus.dtype, on_gpus.micro_batch_tokens)
+
+
+MAC = machine_facts(device="cpu", device_name="Apple M3", mps=True, core_count=8, bfloat16_is_fast=True)
+
+
+def test_a_mac_s_gpu_is_taken_where_the_study_asks_for_it(read: Read) -> None:
+    plan = planned(read(STUDY, "execution.device=mps"), machine=MAC)
+    resolved = plan.resolved
+    assert (resolved.device, resolved.dtype, resolved.worker_count, resolved.thread_count) == ("mps", "float32", 1, 8)
+    assert all(run.fits and run.seconds > 0 and not run.in_gang for run in plan.runs)
+    assert plan.schedule is not None
+    assert plan.schedule.gpu_hours == 0
+    assert isinstance(make(plan), InProcess)
+    assert planned(read(), machine=MAC).resolved.device == "cpu"
+    in_fp32 = planned(read(STUDY), machine=MAC.model_copy(update={"bfloat16_is_fast": False}))
+    assert [run.run_id for run in in_fp32.runs] == [run.run_id for run in plan.runs], "the device is no part of an id"
+
+
+@pytest.mark.parametrize(
+    ("settings", "machine", "said"),
+    [
+        ([], TWO, "execution.device: found device: mps on a machine without Apple's GPU"),
+        (["execution.workers=2"], MAC, "execution.workers: found workers: 2 on a machine with 1 GPU"),
+        (["execution.shards=2"], MAC, "execution.shards: found shards: 2 with device: mps, expected auto or 1"),
+        (["analysis.enabled=true"], MAC, "analysis.enabled: found true with device: mps, which has no double"),
+        (["optimizer.name=adamw_8bit"], MAC, "optimizer.name: found adamw_8bit on Apple M3 (mps)"),
+    ],
+)
+def test_what_a_mac_s_gpu_cannot_do_is_refused(
+    read: Read, settings: list[str], machine: MachineFacts, said: str
+) -> None:
+    (line,) = refusals(read(STUDY, "execution.device=mps", *settings), machine)
+    assert line.startswith(said)

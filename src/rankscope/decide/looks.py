@@ -25,10 +25,10 @@ from rankscope.study.study import Decision
 Floats = NDArray[np.float64]
 
 NO_RETENTION = (
-    "No suite of another domain, or general, was scored: what the arms forget is not known, so none can be recommended."
+    "No suite of another domain, or of none, was scored: what the arms forget is not known, so none can be recommended."
 )
 NOTHING_TO_FORGET = (
-    "On no suite of another domain, or general, is the base surely better than guessing: nothing could be seen to be "
+    "On no suite of another domain, or of none, is the base surely better than guessing: nothing could be seen to be "
     "forgotten, so no arm can be recommended."
 )
 UNKNOWN_RETENTION = (NO_RETENTION, NOTHING_TO_FORGET)

@@ -124,6 +124,7 @@ def look_at_machine(folder: Path, *, measure: bool = True) -> MachineFacts:
         bitsandbytes=importlib.util.find_spec("bitsandbytes") is not None,
         disk_free_bytes=shutil.disk_usage(_existing(folder)).free,
     )
+    found = found.model_copy(update={"mps": _has_mps()})
     gpus = gpu_facts(measure=measure)
     return found.model_copy(update=_of_cpu(measure=measure) if gpus is None else _of_gpus(gpus))
 
@@ -151,6 +152,15 @@ def _of_cpu(*, measure: bool) -> dict[str, Any]:
         found["flops_per_second"] = matrix_flops_per_second(dtype, "cpu")
         found["flops_per_second_float32"] = matrix_flops_per_second(torch.float32, "cpu")
     return found
+
+
+def _has_mps() -> bool:
+    """Whether torch can use the GPU of this Mac."""
+    if sys.platform != "darwin":
+        return False
+    import torch
+
+    return bool(torch.backends.mps.is_available())
 
 
 def versions() -> dict[str, str]:

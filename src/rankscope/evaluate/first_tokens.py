@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rankscope.model.decoder_parts import text_config
+from rankscope.model.double_precision import in_double
 from rankscope.model.forward import NotFinite, evaluating, forward_of
 from rankscope.model.sharding.shard import compute_device, team_of
 from rankscope.records import Item
@@ -83,7 +84,7 @@ def first_logprobs(side: Side, prompts: Sequence[Sequence[int]]) -> Tensor:
     device = compute_device(side.model)
     with side.running(), evaluating(side.model):
         parts = forward_of(side.model).logits_at(torch.from_numpy(ids).to(device), ends.to(device))
-        return torch.cat([part.double().log_softmax(-1) for part in parts])
+        return torch.cat([in_double(part).log_softmax(-1) for part in parts])
 
 
 def _batches(items: Sequence[Item], token_budget: int, vocabulary: int) -> Iterator[list[int]]:

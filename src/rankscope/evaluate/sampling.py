@@ -71,8 +71,10 @@ def _draws(seed: int, prompt: tuple[int, ...], copy: int) -> Iterator[float]:
 
 def _drawn(logits: Tensor, rows: Sequence[WrittenRow]) -> Tensor:
     """(n,), as `generation.Choose`: cumulated in double, since a large vocabulary has many small probabilities."""
+    device = logits.device
+    logits = logits.cpu() if device.type == "mps" else logits  # which has no double
     cumulated = torch.softmax(logits.float(), -1).cumsum(-1, dtype=torch.float64)  # (n, V)
     draws = moved(torch.tensor([next(row.draws) for row in rows], dtype=torch.float64), logits.device)
     wanted = (draws * cumulated[:, -1])[:, None]
     found = torch.searchsorted(cumulated, wanted, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
-    return torch.where(torch.isfinite(logits.max(-1).values), found, NOT_FINITE)
+    return torch.where(torch.isfinite(logits.max(-1).values), found, NOT_FINITE).to(device)

@@ -34,7 +34,7 @@ DIRECTIONS_KEPT = 8
 
 _PROBE_SEED = 0
 _CONTROL_SEED = 0
-_WIDEST = {"cpu": 2048, "cuda": None}
+_WIDEST = {"cpu": 2048, "cuda": None, "mps": 2048}
 """By device: matrices with a smaller side above this are compared with the base's only where its SVD is cached."""
 
 

@@ -30,7 +30,7 @@ from rankscope.model.load import inspect_model, load_tokenizer
 from rankscope.model.model_checks import changed_model_files, model_states, tokenizer_sha256
 from rankscope.model.model_source import weights_source
 from rankscope.plan.make_plan import make_plan
-from rankscope.plan.worker_share import place_problems
+from rankscope.plan.worker_share import device_of, place_problems
 from rankscope.records import MachineFacts, MeasuredSpeed, ModelFacts, Plan, SourceState, SuiteFacts, TrainFacts
 from rankscope.study.methods.given_method import GivenEntry
 from rankscope.study.problems import InputProblems, Problem
@@ -100,7 +100,8 @@ class StudyPlanner:
         self._resolve(out if previous is not None else None)
         facts = self._facts or (self._as_planned(previous, out) if previous is not None else None)
         if facts is None:
-            if wrong := place_problems(self.study.execution, machine.device, machine, "study"):
+            device = device_of(self.study.execution, machine)
+            if wrong := place_problems(self.study.execution, device, machine, "study"):
                 raise InputProblems(wrong)  # before rows are read, which may take long
             facts = self._look(machine)
         plan = make_plan(
@@ -176,7 +177,10 @@ class StudyPlanner:
 
     def _look(self, machine: MachineFacts) -> _Facts:
         """Open everything: inspect the models, read and encode the rows."""
-        models = [inspect_model(spec, self.base, device=machine.device) for spec in self.study.models]
+        models = [
+            inspect_model(spec, self.base, device=device_of(self.study.execution, machine))
+            for spec in self.study.models
+        ]
         self.study = with_found(self.study, self.base, models)
         sources = source_states(self.study, self.base)
         self.close()

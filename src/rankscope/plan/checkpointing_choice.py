@@ -15,12 +15,12 @@ from rankscope.plan.gang_choice import ALONE, GangNeed, Room
 from rankscope.records import ModelFacts
 from rankscope.study.study import Arm, Budget
 
-MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
+MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384, "mps": 8192}
 """The most that a micro-batch is planned with."""
 
 LEAST_MICRO_BATCH_TOKENS = 256
 
-BUSY_TOKENS = {"cpu": 256, "cuda": 2048}
+BUSY_TOKENS = {"cpu": 256, "cuda": 2048, "mps": 1024}
 """Tokens of a micro-batch that keep a device busy: below, activations are rather computed twice. On CUDA an
 assumption."""
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from rankscope.plan.run_cost import BYTES, RUNTIME_BYTES, activation_bytes, moment_bytes, weight_bytes
 from rankscope.plan.run_time import SCORING_BATCH_TOKENS
 from rankscope.records import Gang, MachineFacts, ModelFacts
+from rankscope.records.machine_facts import Device
 from rankscope.study.study import Arm, Execution, OptimizerName
 
 ALONE = Gang()
@@ -38,15 +38,17 @@ class Room:
     shared: bool
 
     @staticmethod
-    def of(machine: MachineFacts, usable: float, device_type: Literal["cpu", "cuda"]) -> Room:
+    def of(machine: MachineFacts, usable: float, device_type: Device) -> Room:
         """A machine's, of whose memory a share is `usable`, for work on its CPU or its GPUs."""
-        cpu = device_type == "cpu"
-        device = machine.memory_bytes if cpu else machine.device_memory_bytes
-        return Room(int(device * usable), int(machine.memory_bytes * usable), most_shards(machine, device_type), cpu)
+        shared = device_type != "cuda"  # a Mac's GPU works in the host's memory
+        device = machine.memory_bytes if shared else machine.device_memory_bytes
+        return Room(int(device * usable), int(machine.memory_bytes * usable), most_shards(machine, device_type), shared)
 
 
-def most_shards(machine: MachineFacts, device_type: Literal["cpu", "cuda"]) -> int:
+def most_shards(machine: MachineFacts, device_type: Device) -> int:
     """The largest gang that a machine may have."""
+    if device_type == "mps":
+        return 1
     return machine.device_count if device_type == "cuda" else max(LEAST_PROCESSES, machine.core_count)
 
 
@@ -212,9 +214,7 @@ def scoring_need(arm: Arm | None, facts: ModelFacts, dtype: str, gang: Gang, cop
     return GangNeed(gang, {**parts, "weights": math.ceil(model / gang.size) + adapter})
 
 
-def host_bytes(
-    need: GangNeed, scored: GangNeed, facts: ModelFacts, dtype: str, device_type: Literal["cpu", "cuda"]
-) -> int:
+def host_bytes(need: GangNeed, scored: GangNeed, facts: ModelFacts, dtype: str, device_type: Device) -> int:
     """What a run takes of the host's memory, beside others. On a CPU all of it, for each of its processes; on CUDA, as
     it is trained or scored, its processes and the base once, which is read into it, or what `offload` keeps there."""
     if device_type == "cpu":

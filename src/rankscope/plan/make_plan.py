@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 from rankscope.plan.derived_time import derivations, seconds_within_runs
 from rankscope.plan.gang_choice import ALONE, GangNeed, Room, can_shard, gang_seconds, host_bytes
@@ -33,7 +32,7 @@ from rankscope.plan.run_time import Clock, plan_totals
 from rankscope.plan.schedule import Work, schedule
 from rankscope.plan.search_plan import planned_searches, searched_together
 from rankscope.plan.selection_split import planned_choice, split_warnings
-from rankscope.plan.worker_share import narrowed
+from rankscope.plan.worker_share import device_of, narrowed
 from rankscope.records import (
     Gang,
     MachineFacts,
@@ -47,10 +46,11 @@ from rankscope.records import (
     SuiteFacts,
     TrainFacts,
 )
+from rankscope.records.machine_facts import Device
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, Study
 
-NOMINAL_FLOPS_PER_SECOND = {"cpu": 3e10, "cuda": 1e14}
+NOMINAL_FLOPS_PER_SECOND = {"cpu": 3e10, "cuda": 1e14, "mps": 3e12}
 """Stands in where the speed was not measured (on CPU of one thread); the plan then says so."""
 
 
@@ -124,7 +124,7 @@ def make_plan(
     Raises InputProblems (naming `file`) for targets that do not exist, for ranks that no target can use, for settings
     that this machine or a model cannot do, where two runs would be the same, and where too few items would judge.
     """
-    warnings = _check_models(study, models, previous.device if previous is not None else machine.device, machine, file)
+    warnings = _check_models(study, models, device_of(study.execution, machine, previous), machine, file)
     machine = narrowed(machine, study.execution)
     resolved = resolve(study, study.expand_arms(), models, train_sets, machine, previous, file)
     specs = {spec.name: spec for spec in study.models}
@@ -167,7 +167,7 @@ def make_plan(
 
 
 def _check_models(
-    study: Study, models: Sequence[ModelFacts], device: Literal["cpu", "cuda"], machine: MachineFacts, file: str
+    study: Study, models: Sequence[ModelFacts], device: Device, machine: MachineFacts, file: str
 ) -> list[str]:
     """Warnings; raises InputProblems for what a model or the machine cannot do."""
     problems: list[Problem] = []

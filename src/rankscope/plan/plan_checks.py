@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from rankscope.plan.gang_choice import can_shard
 from rankscope.plan.selection_split import split_problems
 from rankscope.plan.worker_share import place_problems
 from rankscope.records import MachineFacts, ModelFacts, Plan, PlannedChoice, PlannedRun
 from rankscope.records.arm_record import TRAINED_ELSEWHERE
+from rankscope.records.machine_facts import Device
 from rankscope.study.graders import grader_of
 from rankscope.study.methods import METHODS
 from rankscope.study.problems import InputProblems, Problem
@@ -38,7 +39,7 @@ _PACKAGE = "pip install 'rankscope[quant]'"
 
 
 def check_support(
-    study: Study, models: Sequence[ModelFacts], device: Literal["cpu", "cuda"], machine: MachineFacts, file: str
+    study: Study, models: Sequence[ModelFacts], device: Device, machine: MachineFacts, file: str
 ) -> list[Problem]:
     """Quantized bases and 8-bit optimizers need CUDA and bitsandbytes, checkpointing the model's support, `execution`
     the devices that it names."""
@@ -62,6 +63,9 @@ def check_support(
             problems.append(Problem(file, place, f"{wish} on {machine.device_name} ({device})", _NEEDS))
         elif not machine.bitsandbytes:
             problems.append(Problem(file, place, f"{wish} without the package bitsandbytes", _PACKAGE))
+    if device == "mps" and study.analysis.enabled:
+        found = "true with device: mps, which has no double precision"
+        problems.append(Problem(file, "analysis.enabled", found, "false, or execution: {device: auto}"))
     if study.budget.gradient_checkpointing is True:
         place = "budget.gradient_checkpointing"
         cannot = [f"{facts.name} ({facts.architecture}), which cannot" for facts in models if not facts.checkpointing]

@@ -1,8 +1,8 @@
 """What a schedule costs in money, at a price that the user gives, in whatever currency he thinks in.
 
-`2.5/gpu-hour` is a price of one GPU for an hour, `3/hour` of the whole machine. GPUs are paid for from the first job to
-the last, idle or not, as rented machines are; what the busy hours alone would cost, where somebody bills by the job,
-stands beside it.
+`2.5/gpu-hour` is a price of one GPU for an hour, `3/hour` of the whole machine, of several nodes of each. GPUs are paid
+for from the first job to the last, idle or not, as rented machines are; what the busy hours alone would cost, where
+somebody bills by the job, stands beside it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def parse_price(text: str) -> Price:
 def cost_of(schedule: Schedule, price: Price) -> Cost:
     """What a schedule costs. Raises InputProblems where GPU hours are priced and nothing runs on a GPU."""
     hours = schedule.makespan_seconds / 3600
-    units = busy = hours
+    units = busy = hours * schedule.node_count
     if price.unit == "gpu-hour":
         if schedule.device != "cuda":
             found = "a price of GPU hours for a study that runs without a CUDA GPU"

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 from rankscope.plan.checkpointing_choice import LEAST_MICRO_BATCH_TOKENS, micro_batch_tokens
 from rankscope.plan.gang_choice import ALONE, GangNeed, Room, choose_scoring
@@ -25,6 +25,7 @@ from rankscope.records import (
     Resolved,
     TrainFacts,
 )
+from rankscope.records.machine_facts import Device
 from rankscope.study.methods import arm_label
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, ModelSpec, Study, TrainSource
@@ -38,7 +39,7 @@ def dtype_of(spec: ModelSpec, resolved: Resolved) -> Dtype:
     return resolved.dtype if spec.dtype == "auto" else spec.dtype
 
 
-def available_bytes(machine: MachineFacts, device: Literal["cpu", "cuda"]) -> int:
+def available_bytes(machine: MachineFacts, device: Device) -> int:
     """Memory that all workers on the device may use together."""
     total = machine.device_memory_bytes if device == "cuda" else machine.memory_bytes
     return int(total * USABLE_MEMORY)
@@ -55,10 +56,10 @@ def resolve(
 ) -> Resolved:
     """The study's own choices first, then what an earlier plan decided, then what suits the machine.
 
-    On CUDA one worker for each GPU. On CPU one for each core as far as memory and the number of runs allow. The cores
-    are shared out among them. `checkpointing_choice` says how large micro-batches are, and which arms compute their
-    activations twice. Gangs are chosen for arms that one device does not hold. `machine` has the GPUs that the study
-    takes. Raises InputProblems where an earlier plan was made for a device that this machine lacks, or for more.
+    One worker for each GPU; on CPU one for each core as far as memory and the number of runs allow. The cores are
+    shared out among them. `checkpointing_choice` says how large micro-batches are, and who computes activations twice.
+    Gangs are chosen for arms that one device does not hold. `machine` has the GPUs that the study takes.
+    Raises InputProblems where an earlier plan was made for a device that this machine lacks, or for more.
     """
     given = {spec.dtype for spec in study.models}
     explicit = given.pop() if len(given) == 1 else "auto"
@@ -88,7 +89,7 @@ def resolve(
         return [need.device_bytes * (need.gang.size if room.shared else 1) for need in found]
 
     tokens = micro_batch_tokens(needs_at, machine.device, room)
-    if machine.device == "cuda":
+    if machine.device != "cpu":
         share = on_gpus(study.execution, machine)
     else:
         run_count = len(arms) * len(study.all_seeds) * sum(len(train_sets[facts.name]) for facts in models)
@@ -125,6 +126,8 @@ def _check_machine(previous: Resolved, machine: MachineFacts, file: str) -> None
     found = ""
     if previous.device == "cuda" and machine.device != "cuda":
         found = "a plan made for CUDA, on a machine without it"
+    elif previous.device == "mps" and machine.device != "mps":
+        found = "a plan made for a Mac's GPU, on a machine or a study without it"
     elif largest > Room.of(machine, USABLE_MEMORY, previous.device).devices:
         found = f"a plan with gangs of {largest} devices, on a machine with fewer"
     if found:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from rankscope.records import ModelFacts, SuiteFacts, TrainFacts
+from rankscope.records.machine_facts import Device
 from rankscope.study.study import SUPERVISED, Arm, Budget, ObjectiveFacts, OptimizerName
 
 BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
 
-RUNTIME_BYTES = {"cpu": 550_000_000, "cuda": 600_000_000}
+RUNTIME_BYTES = {"cpu": 550_000_000, "cuda": 600_000_000, "mps": 600_000_000}
 """One worker besides its model: interpreter, libraries and compiled kernels; on CUDA the context (an assumption)."""
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -62,7 +63,7 @@ def memory_parts(
     dtype: Literal["float32", "bfloat16"],
     micro_batch_tokens: int,
     completion_share: float,
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: Device = "cpu",
     *,
     checkpointing: bool = False,
     optimizer: OptimizerName = "adamw",

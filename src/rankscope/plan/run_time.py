@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from copy import copy
-from typing import Any, Literal
+from typing import Any
 
 from rankscope.plan.run_cost import (
     base_forwards,
@@ -24,31 +24,30 @@ from rankscope.plan.run_cost import (
 )
 from rankscope.plan.schedule import what_is_left
 from rankscope.records import MeasuredSpeed, ModelFacts, Plan, ReplayFacts, SuiteFacts, TrainFacts
+from rankscope.records.machine_facts import Device
 from rankscope.study.study import Arm, Budget
-
-Device = Literal["cpu", "cuda"]
 
 EFFICIENCY = 0.9
 """Share of the measured speed of one large matrix product that the matrices of a step reach."""
 
-ATTENTION_EFFICIENCY = {"cpu": 0.25, "cuda": 0.25}
+ATTENTION_EFFICIENCY = {"cpu": 0.25, "cuda": 0.25, "mps": 0.25}
 """The same share for the products inside attention, with its softmax; on CUDA an assumption."""
 
-VALUE_SECONDS = {"cpu": 2.2e-9, "cuda": 3e-12}
+VALUE_SECONDS = {"cpu": 2.2e-9, "cuda": 3e-12, "mps": 2e-11}
 """What a forward takes besides products for each value that goes into or out of a matrix or norm (one CPU thread, or a
 GPU whole): it is read and written several times, at the speed of memory. Training takes three times this. Where a
 processor multiplies small matrices fast (AMX, tensor cores) most of a narrow model's time is this. On CUDA an
 assumption: 8 bytes at 2.7 TB/s."""
 
-LAYER_STEP_SECONDS = {"cpu": 0.006, "cuda": 0.0015}
+LAYER_STEP_SECONDS = {"cpu": 0.006, "cuda": 0.0015, "mps": 0.003}
 """What a training step costs per layer besides arithmetic (calls, small kernels); a forward alone takes a third.
 
 On CUDA an assumption."""
 
-SCORING_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+SCORING_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 4096}
 """Tokens in one scoring batch of a run, by device; fixed, since another batching may round differently."""
 
-DECODED_ROWS = {"cpu": 32, "cuda": 128}
+DECODED_ROWS = {"cpu": 32, "cuda": 128, "mps": 64}
 """Answers that a run writes at once: beyond, a step is hardly cheaper by row, and memory grows."""
 
 _VALIDATION_BATCH_TOKENS = 8192

@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
 
 from rankscope.plan.placement import LOOK_AHEAD, Capacity, Claim, Running, next_to_begin
 from rankscope.records import PlannedRun, PlannedSearch, Schedule, ScheduledJob
+from rankscope.records.machine_facts import Device
 from rankscope.records.schedule_record import JobKind
 from rankscope.study.methods.remedy_settings import Replay
 
@@ -90,7 +90,7 @@ class Work:
 
 def schedule(
     stages: Sequence[Sequence[Task]],
-    device: Literal["cpu", "cuda"],
+    device: Device,
     devices: Sequence[int],
     host_bytes: int,
     node_count: int = 1,

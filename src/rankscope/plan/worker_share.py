@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from rankscope.plan.gang_choice import most_shards
 from rankscope.records import MachineFacts, Resolved
+from rankscope.records.machine_facts import Device
 from rankscope.study.problems import Problem
 from rankscope.study.study import Execution
 
 
-def place_problems(
-    execution: Execution, device: Literal["cpu", "cuda"], machine: MachineFacts, file: str
-) -> list[Problem]:
+def device_of(execution: Execution, machine: MachineFacts, previous: Resolved | None = None) -> Device:
+    """Where a study works on this machine: where an earlier plan began it, else as it asks."""
+    if previous is not None:
+        return previous.device
+    return "mps" if execution.device == "mps" and machine.mps else machine.device
+
+
+def place_problems(execution: Execution, device: Device, machine: MachineFacts, file: str) -> list[Problem]:
     """What a study that runs on `device` asks of a machine's GPUs, cores and shards that it has not; a line each."""
     found = [*_gpu_problems(execution, device, machine, file), *_shard_problems(execution, machine, file)]
-    if execution.workers != "auto" and device == "cuda":
+    if execution.workers != "auto" and device != "cpu":
         wanted = f"workers: {execution.workers} on a machine with {_gpus(machine.device_count)}"
         found.append(Problem(file, "execution.workers", wanted, "auto: one on each GPU, or on each of `gpus`"))
+    if execution.device == "mps" and not machine.mps:
+        wanted = f"device: mps on a machine without Apple's GPU ({machine.device_name})"
+        found.append(Problem(file, "execution.device", wanted, "auto, or a Mac whose GPU torch can use"))
     return found
 
 
-def _gpu_problems(
-    execution: Execution, device: Literal["cpu", "cuda"], machine: MachineFacts, file: str
-) -> list[Problem]:
+def _gpu_problems(execution: Execution, device: Device, machine: MachineFacts, file: str) -> list[Problem]:
     if execution.gpus == "auto":
         return []
     if device != "cuda" or machine.device != "cuda":
@@ -41,9 +48,12 @@ def _gpu_problems(
 
 def _shard_problems(execution: Execution, machine: MachineFacts, file: str) -> list[Problem]:
     """Two processes on one GPU would take its memory twice; on a CPU they only take turns."""
-    count = most_shards(machine, machine.device)
+    device = device_of(execution, machine)
+    count = most_shards(machine, device)
     if execution.gpus != "auto":
         count, where = len(execution.gpus), f"with gpus: {list(execution.gpus)}"
+    elif device == "mps":
+        where = "with device: mps"
     elif machine.device == "cuda":
         where = f"on a machine with {_gpus(count)}"
     else:
@@ -70,7 +80,11 @@ def chosen_gpus(execution: Execution, machine: MachineFacts) -> list[int]:
 
 
 def narrowed(machine: MachineFacts, execution: Execution) -> MachineFacts:
-    """The machine with the study's GPUs alone, each taken to have the memory of the smallest of them."""
+    """The machine with the study's GPUs alone, each taken to have the memory of the smallest of them; with a Mac's GPU
+    where the study asks for it, in fp32, at a speed that nobody measured."""
+    if device_of(execution, machine) == "mps":
+        own = {"device": "mps", "bfloat16_is_fast": False, "flops_per_second": None, "flops_per_second_float32": None}
+        return machine.model_copy(update=own)
     gpus = chosen_gpus(execution, machine)
     if not gpus:
         return machine
@@ -87,6 +101,8 @@ def workers_kept(previous: Resolved, execution: Execution, machine: MachineFacts
     """
     if previous.device == "cuda":
         return on_gpus(execution, machine)
+    if previous.device == "mps":
+        return {}
     if execution.workers in ("auto", previous.worker_count):
         nodes = machine.node_count
         return {"node_count": nodes, "worker_count": previous.workers_a_node * nodes}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from rankscope.records.machine_facts import Device
 from rankscope.records.record_base import Record
 from rankscope.records.run_records import DialLoss
 from rankscope.study.methods import Arm
@@ -33,7 +34,7 @@ class GangTask(Record):
     folder: str
     work: GangWork
     size: int
-    device: Literal["cpu", "cuda"]
+    device: Device
     thread_count: int
     micro_batch_tokens: int
     evaluate_tokens: int

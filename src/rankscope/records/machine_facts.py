@@ -6,11 +6,14 @@ from typing import Literal
 
 from rankscope.records.record_base import Record
 
+Device = Literal["cpu", "cuda", "mps"]
+"""Where a study's work is done; mps is the GPU of a Mac."""
+
 
 class MachineFacts(Record):
     """What the plan may count on."""
 
-    device: Literal["cpu", "cuda"]
+    device: Device
     device_name: str
     core_count: int
     memory_bytes: int
@@ -23,6 +26,8 @@ class MachineFacts(Record):
     """Matrix-product speed measured in the dtype that `auto` takes, one worker; None where it was not measured."""
     flops_per_second_float32: float | None = None
     """The same in float32, for a study that asks for it."""
+    mps: bool = False
+    """Whether torch can use the GPU of a Mac, which a study asks for (`execution: {device: mps}`)."""
     device_count: int = 1
     """GPUs that a process of this machine sees, or those of them that are used."""
     device_memories_bytes: list[int] = []

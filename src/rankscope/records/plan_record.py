@@ -7,6 +7,7 @@ from typing import Literal
 
 from rankscope.records.data_facts import TrainFacts
 from rankscope.records.gang_record import Gang, Placed
+from rankscope.records.machine_facts import Device
 from rankscope.records.record_base import FORMAT_VERSION, Record
 from rankscope.records.schedule_record import Schedule
 from rankscope.records.settings_record import PlannedChoice
@@ -80,7 +81,7 @@ class Resolved(Record):
     """What is decided once, stored in plan.json and reused on resume."""
 
     dtype: Literal["float32", "bfloat16"]
-    device: Literal["cpu", "cuda"]
+    device: Device
     worker_count: int
     thread_count: int
     micro_batch_tokens: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from rankscope.records.machine_facts import Device
 from rankscope.records.record_base import Record
 
 JobKind = Literal["base", "samples", "search", "run", "pack", "derived"]
@@ -38,7 +39,7 @@ class Schedule(Record):
     have equal shares of the devices.
     """
 
-    device: Literal["cpu", "cuda"]
+    device: Device
     devices: list[int]
     makespan_seconds: float
     gpu_hours: float

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
+from rankscope.records.readable_numbers import duration, size
 from rankscope.report.chart_drawing import (
     FORMATS,
     HEIGHT,
@@ -49,14 +50,18 @@ PRICES = (
 
 
 def cost_frame(arms: pd.DataFrame) -> pd.DataFrame:
-    """One row for each arm and price, in the unit that suits the largest: arm, order, price, value or None, unit."""
+    """One row for each arm and price, in the unit that suits the largest: arm, order, price, value or None, unit, and
+    the text that tables have too."""
     rows = []
     for title, column, units in PRICES:
         known = [value for value in arms[column] if value is not None]
+        written = duration if column.endswith("seconds") else size
         scale, unit = next(((s, u) for s, u in units if known and max(known) >= s), units[-1])
         for arm in arms.to_dict("records"):
             value = None if arm[column] is None else arm[column] / scale
-            rows.append({"arm": arm["arm"], "order": arm["order"], "price": title, "unit": unit, "value": value})
+            said = "none" if arm[column] is None else written(arm[column])
+            named = {"arm": arm["arm"], "order": arm["order"], "price": title, "unit": unit}
+            rows.append({**named, "value": value, "text": said})
     return pd.DataFrame(rows).astype(object).where(lambda frame: frame.notna(), None)
 
 
@@ -75,14 +80,13 @@ def cost_chart(prices: pd.DataFrame) -> Chart | None:
 
 def _bars(rows: list[Record], arms: list[str], *, named: bool) -> alt.LayerChart:
     for row in rows:
-        row["text"] = "none" if row["value"] is None else f"{row['value']:.3g}"
         row["length"] = row["value"] or 0
     unit = str(rows[0]["unit"])
     axis = alt.Axis(labels=named, ticks=False, domain=False, labelLimit=180)
     base = chart(rows).encode(y=alt.Y("arm:N", sort=arms, title=None, axis=axis))
     length = alt.X("length:Q", title=unit, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=4))
     bars = base.mark_bar(height={"band": 0.65}).encode(
-        x=length, tooltip=tooltips(("arm", "arm", ""), ("text", unit, ""))
+        x=length, tooltip=tooltips(("arm", "arm", ""), ("text", str(rows[0]["price"]), ""))
     )
     text = base.mark_text(align="left", dx=4, fontSize=11).encode(x=length, text="text:N")
     return layer(bars, text).properties(width=205, height=alt.Step(24), title=str(rows[0]["price"]))

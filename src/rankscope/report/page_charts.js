@@ -79,7 +79,7 @@ function narrower(spec, room, drawn) {
   const share = Math.max(0.2, (room - AIR) / Math.max(drawn - AIR, 1));
   eachPart(copy, (owner, key, part) => {
     if (key !== "width") return;
-    if (typeof part === "number") owner.width = Math.floor(part * share);
+    if (typeof part === "number") owner.width = Math.max(40, part - Math.ceil((drawn - room) / (copy.columns || 1)) - 1);
     else if (part && part.step) owner.width = { step: Math.max(14, Math.floor(part.step * share)) };
   });
   eachPart(copy, (owner, key, part) => {

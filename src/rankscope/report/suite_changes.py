@@ -112,7 +112,8 @@ def matrix_chart(changes: pd.DataFrame, column: str, title: str, unit: Unit = IN
     parts = layer(cells, frame.transform_filter("datum.relation == 'in-domain'"), text)
     for row in rows:
         row["panel"] = f"trained on {row['train_set']}"
-        row["shown"] = points(row["change"] / 100) if unit is IN_POINTS else nats(row["change"])
+        said = points(row["change"] / 100) if unit is IN_POINTS else nats(row["change"])
+        row["shown"] = said.replace("-", "−")  # a proper minus sign, as axes have it
         row["where"] = relation_name(row["relation"])
     sized = parts.properties(width=alt.Step(step), height=alt.Step(26))
     faceted = sized.facet(row=alt.Row("panel:N", header=panel_header()), data=inline(rows))

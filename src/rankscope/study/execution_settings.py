@@ -35,6 +35,11 @@ class Execution(Frozen):
         description="auto or a list of numbers, such as [0, 1, 3]. The GPUs of this machine that are used, as torch "
         "counts them (those of CUDA_VISIBLE_DEVICES, where that is set): a worker on each.",
     )
+    device: Literal["auto", "mps"] = Field(
+        default="auto",
+        description="auto or mps. auto is CUDA where there is any, else the CPU; mps is the GPU of a Mac, in fp32, one "
+        "worker, without `analysis`.",
+    )
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         default="auto",
         description="auto or a whole number from 1 to 1024. Processes that work side by side on a CPU and share out "

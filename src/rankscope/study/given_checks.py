@@ -19,18 +19,17 @@ def check_given(study: Study, document: Document, base: Path | None) -> list[Pro
             continue
         setting = entry.method.removeprefix("given-")
         count = len(entry.folders)
-        seeds = f"{count} folder{'s' * (count != 1)} for {len(study.all_seeds)} seeds"
+        seeds = f"{count} folder{'s' * (count != 1)} for {len(study.all_seeds)} seed{'s' * (len(study.all_seeds) != 1)}"
         if isinstance(study.seeds, AdaptiveSeeds):
             expected = "a list of seeds, a folder for each: none can be added to what was trained elsewhere"
             problems.append(document.problem(("arms", key, setting), "seeds that are added while it runs", expected))
         elif count != len(study.seeds):
             expected = f"a folder for each seed, or `seeds` of {count}"
             problems.append(document.problem(("arms", key, setting), seeds, expected))
-        for several, what in ((study.models, "base models"), (study.train, "training sets")):
-            if len(several) > 1:
-                found = f"a study of {len(several)} {what}"
-                expected = f"one of the {what}, which it was trained {'from' if several is study.models else 'on'}"
-                problems.append(document.problem(("arms", key, setting), found, expected))
+        for count, what, how in ((len(study.models), "base model", "from"), (len(study.train), "training set", "on")):
+            if count > 1:
+                expected = f"a study of one {what}, that which it was trained {how}"
+                problems.append(document.problem(("arms", key, setting), f"a study of {count} {what}s", expected))
         for i, folder in enumerate(entry.folders if base is not None else ()):
             if not os.path.isdir(os.path.join(base or "", os.path.expanduser(folder))):
                 expected = f"a folder with {'an adapter' if setting == 'adapters' else 'a model'}; relative paths start"

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from rankscope.model.attention.unpadded_rows import TrainingForward
 from rankscope.model.base_divergence import LossSums
+from rankscope.model.double_precision import widest_float
 from rankscope.model.methods.attach import Pack
 from rankscope.model.sharding.shard import compute_device
 from rankscope.model.sharding.team import SOLO, MicroBatch, Team
@@ -123,8 +124,9 @@ class Accumulator:
     def _accumulate(self, rows: StepRows, arms: Sequence[int]) -> StepLosses:
         weights = [sum(map(self._objective.row_weight, part)) for part in rows]
         device = compute_device(self._pack.model)
-        totals = torch.zeros(2, len(arms), dtype=torch.float64, device=device)  # of the task, of replayed rows
-        divergence, near = torch.zeros(len(arms), dtype=torch.float64, device=device), [0] * len(arms)
+        dtype = widest_float(device)
+        totals = torch.zeros(2, len(arms), dtype=dtype, device=device)  # of the task, of replayed rows
+        divergence, near = torch.zeros(len(arms), dtype=dtype, device=device), [0] * len(arms)
         remedies = [self._remedies[arm] for arm in arms]
         for on_replay, part in enumerate(rows):
             kl = kl_weights(remedies, on_replay=bool(on_replay), device=device)

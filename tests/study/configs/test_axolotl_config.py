@@ -71,6 +71,12 @@ def test_a_prompt_that_only_axolotl_has_is_asked_for_in_one_line(kind: str) -> N
     ]
 
 
+def test_a_warm_up_below_one_is_a_share() -> None:
+    values = {"base_model": "a/b", "micro_batch_size": 1, "warmup_steps": 0.1, "datasets": [{"path": "a/c"}]}
+    config = read_config(values, "x.yaml", [], "axolotl")
+    assert (config.warmup_fraction, config.warmup_steps) == (0.1, None)
+
+
 def test_preference_training_is_refused() -> None:
     values = {"base_model": "a/b", "rl": "dpo", "datasets": [{"path": "a/c", "type": "chatml.intel"}]}
     with pytest.raises(InputProblems, match='rl: found "dpo", expected none: a study is about supervised'):

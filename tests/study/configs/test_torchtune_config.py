@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from config_cases import case, read
 
 from rankscope.study.configs.config_file import load_config, read_config
+from rankscope.study.problems import InputProblems
 
 
 def test_modules_have_the_names_of_transformers(tmp_path: Path) -> None:
@@ -27,6 +29,13 @@ def test_a_slice_that_is_validated_on_is_a_share(tmp_path: Path) -> None:
     assert ([data.split for data in config.train], config.test) == (["train"], ())
     assert config.train[0].columns == {"prompt": "wrong", "completion": "right"}
     assert any(line.startswith("model.apply_lora_to_output") for line in config.not_carried)
+
+
+def test_preference_training_is_refused() -> None:
+    values = load_config(case("torchtune/lora-8b.yaml"))
+    values["loss"]["_component_"] = "torchtune.rlhf.loss.DPOLoss"
+    with pytest.raises(InputProblems, match=r"loss\._component_: found .*, expected a cross-entropy"):
+        read_config(values, "x.yaml", [])
 
 
 def test_builders_of_data_and_optimizers(tmp_path: Path) -> None:

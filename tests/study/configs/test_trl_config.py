@@ -8,6 +8,7 @@ import pytest
 from config_cases import read
 
 from rankscope.study.configs.config_file import read_config
+from rankscope.study.problems import InputProblems
 
 
 @pytest.mark.slow
@@ -58,6 +59,12 @@ def test_test_splits_and_text_fields(tmp_path: Path) -> None:
     assert text.train[0].columns == {"text": "body"}
     assert (text.adapter.targets, text.max_steps, text.warmup_steps) == (None, 500, 15)
     assert text.model.quantization == "nf4"
+
+
+def test_preference_training_is_refused() -> None:
+    values = {"model_name_or_path": "a/b", "dataset_name": "a/c", "beta": 0.1}
+    with pytest.raises(InputProblems, match=r"beta: found 0\.1, expected none: a study is about supervised"):
+        read_config(values, "x.yaml", [], "trl")
 
 
 @pytest.mark.parametrize("kind", ["fp4", "nf4"])

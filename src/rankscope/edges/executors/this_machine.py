@@ -32,10 +32,10 @@ _END_SECONDS = 10.0
 
 
 def make(plan: Plan) -> Executor:
-    """On CUDA a worker process for each GPU, so that this one never makes a CUDA context; on a CPU worker processes
-    where the plan has several, else this process."""
+    """On CUDA a worker process for each GPU, so that this one never makes a CUDA context; on a CPU (and on a
+    Mac's GPU) worker processes where the plan has several, else this process."""
     resolved = plan.resolved
-    if resolved.device == "cpu" and resolved.worker_count == 1:
+    if resolved.device != "cuda" and resolved.worker_count == 1:
         return InProcess(resolved.thread_count)
     count = resolved.worker_count
     gpus: list[str | None] = [None] * count

@@ -31,7 +31,11 @@ _NO_MATTER = (
     "flash_attention", "xformers_attention", "sdp_attention", "flex_attention", "flex_attn*", "sage_attention",
     "eager_attention", "loss_watchdog_*", "special_tokens", "bf16", "bfloat16", "model_type", "tokenizer_type",
     "tokenizer_config", "base_model_config", "processor_type", "is_*_derived_model", "plugins", "liger_*", "strict",
-    "cut_cross_entropy", "pad_to_sequence_len", "lora_on_cpu", "lora_*_kernel", "gc_steps", "auto_resume_*",
+    "cut_cross_entropy", "pad_to_sequence_len", "lora_on_cpu",
+    "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel",
+    "lora_embedding_kernel", "fused_attn_kernel", "use_scattermoe",
+    "use_sonicmoe", "experts_implementation", "context_parallel_size", "dp_shard_size",
+    "dp_replicate_size", "tensor_parallel_size", "gc_steps", "auto_resume_*",
     "low_cpu_mem_usage", "device_map", "max_memory", "gpu_memory_limit", "use_ray", "ray_*", "debug", "hf_use_*",
     "tokenizer_use_*", "shuffle_merged_datasets", "experimental_*", "use_kernels", "profiler_*", "sample_packing_*",
     "lora_modules_to_save_*", "skip_prepare_dataset", "unsloth_*", "local_rank", "chunked_cross_entropy*", "tiled_mlp*",
@@ -100,14 +104,18 @@ def read(keys: ConfigKeys, beside: Beside) -> TrainingConfig:
         tell_packing(keys, "sample_packing", whole or micro * accumulation)
     train, test, plain, no_data = read_data(keys)
     size = keys.number("val_set_size") or 0.0
-    steps, warmup, fraction = keys.count("max_steps"), keys.count("warmup_steps"), keys.number("warmup_ratio")
+    steps = keys.count("max_steps")
+    warmup, fraction = keys.number("warmup_steps"), keys.number("warmup_ratio")
+    if warmup is not None and 0 < warmup < 1:  # a share since transformers 5
+        fraction, warmup = warmup, None
     config = TrainingConfig(
         tool="axolotl", model=_model(keys, quantization, plain=plain), adapter=adapter, train=train, test=test,
         sequence_tokens=keys.count("sequence_len") or 512, batch_size=whole or micro * accumulation,
         epochs=keys.number("num_epochs") or 1.0, max_steps=steps if steps and steps > 0 else None,
         validation_share=size if 0 < size < 1 else None, validation_rows=int(size) if size >= 1 else None,
         learning_rate=keys.number("learning_rate"), schedule=schedule_of(keys, "lr_scheduler", default="cosine"),
-        warmup_fraction=0.03 if fraction is None and not warmup else fraction, warmup_steps=warmup or None,
+        warmup_fraction=0.03 if fraction is None and not warmup else fraction,
+        warmup_steps=int(warmup) if warmup else None,
         weight_decay=keys.number("weight_decay") or 0.0,
         clip_norm=keys.number("max_grad_norm") if keys.has("max_grad_norm") else 1.0, seed=keys.count("seed"),
         gradient_checkpointing=_checkpointing(keys), not_carried=keys.not_carried, no_data=no_data,

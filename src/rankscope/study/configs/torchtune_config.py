@@ -27,6 +27,7 @@ _NO_MATTER = (
     "adapter_checkpoint", "enable_async_checkpointing", "use_distributed_state_dict", "cudnn_deterministic_mode",
     "context_parallel*", "activation_checkpointing_mode", "filename_format", "max_filename", COMPONENT, "merges_file",
     "path", "packed_*", "memory_efficient_fsdp_wrap", "quantize_base", "image_size", "name", "special_tokens_path",
+    "num_output_chunks",
 )  # fmt: skip
 _HF_NAMES = {
     "output_proj": ("o_proj",), "q_proj": ("q_proj",), "k_proj": ("k_proj",), "v_proj": ("v_proj",),
@@ -42,7 +43,9 @@ _SCHEDULES: dict[str, Schedule] = {"cosine": "cosine", "linear": "linear", "cons
 
 def read(keys: ConfigKeys, beside: Beside) -> TrainingConfig:
     """The config in the study's words. Raises InputProblems for values of a wrong type."""
-    model, tokenizer = keys.section("model"), keys.section("tokenizer")
+    model, tokenizer, loss = keys.section("model"), keys.section("tokenizer"), keys.section("loss")
+    if any(word in (loss.text(COMPONENT) or "") for word in ("rlhf", "DPO", "PPO", "GRPO")):
+        loss.wrong(COMPONENT, "a cross-entropy: a study is about supervised fine-tuning")
     built = _last(model.text(COMPONENT))
     adapter = _adapter(model, built)
     checkpointer = keys.section("checkpointer")

@@ -24,11 +24,15 @@ MARKS = {
     "assistant_only_loss": 3, "dataset_text_field": 2, "packing": 1, "torch_dtype": 1, "chat_template_path": 3,
     "learning_rate": 1, "per_device_train_batch_size": 1, "num_train_epochs": 1,
 }  # fmt: skip
+_OF_PREFERENCES = ("beta", "max_prompt_length", "rpo_alpha", "desirable_weight", "reward_funcs", "num_generations")
 _NO_MATTER = (*NO_MATTER, "env", "dataset_streaming", "streaming", "ignore_bias_buffers", "pad_token", "pad_to_*")
 
 
 def read(keys: ConfigKeys, beside: Beside) -> TrainingConfig:
     """The config in the study's words. Raises InputProblems for values of a wrong type."""
+    for key in _OF_PREFERENCES:
+        if keys.take(key) is not None:
+            keys.wrong(key, "none: a study is about supervised fine-tuning")
     arguments = trainer_arguments(keys, rate_default=2e-5)
     model = BaseModel(
         id=keys.text("model_name_or_path"),
