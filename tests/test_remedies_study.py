@@ -108,7 +108,7 @@ def test_every_remedy_stands_against_its_own_arm_in_verdict_and_page(done: tuple
     assert '<a href="#remedies">' in page
     costs = page[page.index("Cost of each arm") :].split("</table>")[0]
     assert "more training" in costs
-    assert costs.count(f">{percent(outcomes['old'].extra_tokens_share)}<") == 1
+    assert costs.count(f">{percent(outcomes['old'].extra_tokens_share)}<".replace(" ", "\u00a0")) == 1
     assert costs.count(">no remedy<") == 2, "more tokens and more training of the one plain arm"
 
 

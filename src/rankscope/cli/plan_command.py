@@ -56,7 +56,7 @@ def plan(
     settings = read_study(study, set_ or [])
     from rankscope.edges.executors import check_several_nodes
     from rankscope.edges.study_folder import StudyFolder
-    from rankscope.jobs.planning import StudyPlanner  # not by way of the pipeline, which imports all that trains
+    from rankscope.pipeline import StudyPlanner, measure_study
 
     check_several_nodes(settings, described)
     folder = StudyFolder.open(out or settings.name)
@@ -66,8 +66,6 @@ def plan(
     with StudyPlanner(settings, study.resolve().parent, RowsRead()) as planner:
         planned = planner.plan(machine, folder, as_begun=described is None)
         if measure and site is not None:
-            from rankscope.pipeline import measure_study
-
             measured, failed = measure_study(planner, planned, site.make_executor)
             for label, why in failed.items():
                 typer.echo(f"{label} was not measured, its time is calculated: {why}", err=True)
