@@ -72,9 +72,10 @@ def test_the_same_answer_of_two_items_is_one_request(judge: Judge, tmp_path: Pat
     assert len(judge.requests) == 1
 
 
-def test_a_busy_judge_is_asked_again_when_it_says(judge: Judge, tmp_path: Path) -> None:
+@pytest.mark.parametrize("header", ["Retry-After", "retry-after"])
+def test_a_busy_judge_is_asked_again_when_it_says(header: str, judge: Judge, tmp_path: Path) -> None:
     sound, begin = judge.answer, time.monotonic()
-    judge.answer = lambda request, number: (429, {"Retry-After": "1"}, "") if number == 0 else sound(request, number)
+    judge.answer = lambda request, number: (429, {header: "1"}, "") if number == 0 else sound(request, number)
     assert grade(suite_of(judge.url, together=1), tmp_path)[5] == 0.5
     assert time.monotonic() - begin >= 1
     assert len(judge.requests) == 7

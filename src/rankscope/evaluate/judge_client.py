@@ -75,8 +75,8 @@ class JudgeClient:
         return urlsplit(self._judge.url).netloc
 
     def _send(self, request: Mapping[str, Any]) -> tuple[int | None, str, Mapping[str, str], bytes]:
-        """(status, what it means, headers, body); no status where nothing answered. A body that says what is wrong is
-        not repeated: endpoints write keys into it."""
+        """(status, what it means, headers in whatever case they came, body); no status where nothing answered. A body
+        that says what is wrong is not repeated: endpoints write keys into it."""
         headers = {"Content-Type": "application/json", "User-Agent": "rankscope"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -89,7 +89,7 @@ class JudgeClient:
         except urllib.error.HTTPError as error:
             with error:
                 known = http.client.responses.get(error.code, "")
-                return error.code, f"status {error.code} {known}".strip(), dict(error.headers or {}), b""
+                return error.code, f"status {error.code} {known}".strip(), error.headers or {}, b""
         except urllib.error.URLError as error:
             return None, _plain(error.reason), {}, b""
         except (OSError, http.client.HTTPException, ValueError) as error:
