@@ -100,6 +100,17 @@ def test_one_seed_is_a_description() -> None:
     assert all(arm.gain.low is not None and arm.status == "open" for arm in verdict.arms)
 
 
+def test_one_seed_and_nothing_to_forget_promises_nothing_of_more_seeds() -> None:
+    frames = Study(LEARNED, KEPT, seeds=(7,)).frames()
+    rows = frames.predictions
+    rows.loc[(rows["arm"] == "base") & rows["suite"].isin(["law", "sums"]), "score"] = 0.0
+    verdict = judged(frames)
+    assert "nothing could be seen to be forgotten" in said(verdict)
+    assert "One seed" in said(verdict)
+    assert (verdict.more_needed.seeds, verdict.more_needed.items) == (None, None)
+    assert "would probably decide: " not in said(verdict)
+
+
 def test_one_arm() -> None:
     verdict = judged(Study({"lora-r4": 0.7}, {"lora-r4": 0.79}).frames())
     assert verdict.kind == "recommended"

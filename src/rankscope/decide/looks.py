@@ -31,6 +31,10 @@ NOTHING_TO_FORGET = (
     "On no suite of another domain, or of none, is the base surely better than guessing: nothing could be seen to be "
     "forgotten, so no arm can be recommended."
 )
+ONE_SEED = (
+    "One seed: how much the result depends on the seed is not known. The intervals are over items only, a description "
+    "and no decision."
+)
 UNKNOWN_RETENTION = (NO_RETENTION, NOTHING_TO_FORGET)
 
 
@@ -216,11 +220,7 @@ def blocks(pairing: Pairing) -> list[str]:
     if not pairing.labels:
         return [*said, "No arm has finished runs that could be compared."]
     if len(pairing.seeds) < 2:
-        count = "One seed" if pairing.seeds else "No seed in common"
-        said.append(
-            f"{count}: how much the result depends on the seed is not known. The intervals are over items only, "
-            "a description and no decision."
-        )
+        said.append(ONE_SEED if pairing.seeds else ONE_SEED.replace("One seed", "No seed in common"))
     if pairing.missing_suites:
         said.append(f"Not every suite could be compared: {', '.join(pairing.missing_suites)}.")
     if not any(suite.relation == "in-domain" for suite in pairing.suites):

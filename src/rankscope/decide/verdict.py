@@ -8,7 +8,7 @@ from rankscope.decide import verdict_reasons
 from rankscope.decide.arm_verdicts import arm_verdicts
 from rankscope.decide.bet_evidence import best_bet
 from rankscope.decide.crossed_statistics import mcnemar_exact
-from rankscope.decide.looks import Evidence, gather
+from rankscope.decide.looks import ONE_SEED, Evidence, gather
 from rankscope.decide.paired_items import Frames, Pairing, pair
 from rankscope.decide.run_outcomes import ArmFacts, suite_noise
 from rankscope.decide.statistical_power import detectable, more_needed
@@ -79,12 +79,12 @@ def decide(
 
 
 def _more(evidence: Evidence, decision: Decision) -> MoreNeeded:
-    measured = evidence.last.measured
+    """What would probably decide; no seeds and no items where something else than their number stands against it."""
     if evidence.ruling.kind.decided:
         return MoreNeeded(seeds=0, items=0)
-    if evidence.last.blocks and measured.seed_count != 1:
+    if set(evidence.last.blocks) - {ONE_SEED}:
         return MoreNeeded(seeds=None, items=None)
-    return more_needed(measured, evidence.last_cost, decision, evidence.last.alpha)
+    return more_needed(evidence.last.measured, evidence.last_cost, decision, evidence.last.alpha)
 
 
 # ---- the arms -------------------------------------------------------------------------------------------------------
