@@ -140,8 +140,16 @@ def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
     if not only:
         print_verdict(folder)
     if outcome.failed:
-        typer.echo(f"the other runs are done; to try again those that failed: {again}", err=True)
+        typer.echo(f"{_others_done(outcome, folder, only)}to try again what failed: {again}", err=True)
         raise typer.Exit(1)
+
+
+def _others_done(outcome: Outcome, folder: StudyFolder, only: list[str]) -> str:
+    """How many of the runs that were asked for did come through, as the beginning of a line; empty for none."""
+    others = [run.run_id for run in folder.read_plan().runs if run.run_id not in outcome.failed]
+    statuses = [folder.read_status(run_id) for run_id in others if not only or run_id in only]
+    count = sum(status is not None and status.state == "done" for status in statuses)
+    return f"{count} other run{' is' if count == 1 else 's are'} done; " if count else ""
 
 
 def schema() -> None:
