@@ -146,6 +146,21 @@ def test_killed_in_every_way_the_tables_are_those_of_one_machine(cluster: Any, t
     assert_same(out, tmp_path / "local")
 
 
+def test_a_ray_of_the_command_s_own_has_a_token_that_is_nowhere_on_the_disk(tmp_path: Path) -> None:
+    """The laptop's command of docs/guide-ray.md, in an environment that knows nothing of Ray's tokens."""
+    arms = {"lora": {"ranks": [2], "learning_rate": 1e-2}}
+    budget = {"epochs": 1, "batch_size": 8, "max_sequence_tokens": 128}
+    study, home = tiny_study(tmp_path / "input", arms=arms, seeds=[0], budget=budget, dial=[1]), tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"HOME": str(home), "RAY_worker_niceness": "0", "RAY_memory_monitor_refresh_ms": "0"}
+    said = finish(command(study, tmp_path / "out", *on_ray("local"), environment=environment))
+    for word in ("gcs_", "uthenticat", "AuthToken", "auth_token"):
+        assert word not in said
+    assert [one.state for one in statuses(tmp_path / "out")] == ["done"]
+    assert not list(home.rglob("*token*"))
+
+
 def test_the_paper_s_study_in_gangs_beside_one_on_s3(cluster: Any, moto: Moto, tmp_path: Path) -> None:
     """Two commands share a cluster. One is studies/paper.yaml with tiny models and rows, its analysis, and seeds as the
     verdict asks for them, every run in a gang of two processes. The other comes from a laptop: by Ray's client, its

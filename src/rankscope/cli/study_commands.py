@@ -146,7 +146,7 @@ def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
 
 def _others_done(outcome: Outcome, folder: StudyFolder, only: list[str]) -> str:
     """How many of the runs that were asked for did come through, as the beginning of a line; empty for none."""
-    others = [run.run_id for run in folder.read_plan().runs if run.run_id not in outcome.failed]
+    others = [run.run_id for run in folder.planned().runs if run.run_id not in outcome.failed]
     statuses = [folder.read_status(run_id) for run_id in others if not only or run_id in only]
     count = sum(status is not None and status.state == "done" for status in statuses)
     return f"{count} other run{' is' if count == 1 else 's are'} done; " if count else ""

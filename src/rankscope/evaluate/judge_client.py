@@ -74,7 +74,7 @@ class JudgeClient:
     def _host(self) -> str:
         return urlsplit(self._judge.url).netloc
 
-    def _send(self, request: Mapping[str, Any]) -> tuple[int | None, str, Mapping[str, str], bytes]:
+    def _send(self, request: Mapping[str, Any]) -> tuple[int | None, str, Message, bytes]:
         """(status, what it means, headers in whatever case they came, body); no status where nothing answered. A body
         that says what is wrong is not repeated: endpoints write keys into it."""
         headers = {"Content-Type": "application/json", "User-Agent": "rankscope"}
@@ -89,11 +89,11 @@ class JudgeClient:
         except urllib.error.HTTPError as error:
             with error:
                 known = http.client.responses.get(error.code, "")
-                return error.code, f"status {error.code} {known}".strip(), error.headers or {}, b""
+                return error.code, f"status {error.code} {known}".strip(), error.headers or Message(), b""
         except urllib.error.URLError as error:
-            return None, _plain(error.reason), {}, b""
+            return None, _plain(error.reason), Message(), b""
         except (OSError, http.client.HTTPException, ValueError) as error:
-            return None, _plain(error), {}, b""
+            return None, _plain(error), Message(), b""
 
     def _wait_for_turn(self) -> None:
         """Until the pace, and what the endpoint asked for, allow one more request."""
@@ -104,7 +104,7 @@ class JudgeClient:
                 self._next = at + 60.0 / per_minute
         self._sleep_until(at)
 
-    def _pause(self, number: int, headers: Mapping[str, str]) -> None:
+    def _pause(self, number: int, headers: Message) -> None:
         """Wait after a failed try, as long as the endpoint says and at least as long as tries of this number do; no
         thread asks before. Raises Ungraded where the endpoint says too long."""
         own = min(FIRST_WAIT_SECONDS * 2**number, LONGEST_WAIT_SECONDS) * random.uniform(0.75, 1.25)

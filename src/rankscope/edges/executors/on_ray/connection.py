@@ -7,10 +7,12 @@ processes alone; by default Ray would write one into the user's home folder.
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +42,8 @@ def connect(execution: Execution, study: str) -> Any:
     another version than ours, and where it does not let us in.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if execution.address == LOCAL:
+        _keep_token_off_the_disk()
     try:
         import ray
     except ImportError:
@@ -48,7 +52,6 @@ def connect(execution: Execution, study: str) -> Any:
     if ray.is_initialized():
         return ray
     if execution.address == LOCAL:
-        _keep_token_off_the_disk()
         options: dict[str, Any] = {
             "num_cpus": core_count(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES
         }  # fmt: skip
@@ -75,9 +78,15 @@ def disconnect() -> None:
 
 
 def _keep_token_off_the_disk() -> None:
-    if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    """To be called before Ray is imported, which is when it reads whether there are tokens."""
+    if any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if "ray" in sys.modules:  # whoever calls us as a library imported it before: it must read that again
+        raylet: Any = importlib.import_module("ray._raylet")  # its compiled part, without types
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _answering(address: str, study: str) -> str:
