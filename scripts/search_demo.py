@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rankscope.decide.setting_choice import predictor_of
 from rankscope.edges.executors import Job
 from rankscope.edges.executors.this_machine import make
 from rankscope.edges.machine import look_at_machine
@@ -81,12 +82,14 @@ def main() -> None:
             shown = "  ".join("      -" if loss is None else f"{loss:7.4f}" for loss in losses)
             print(f"   {rate:7g}  {shown}")
         setting = settings.of(planned.model, planned.train_set, record.arms[0])
+        beside = [one for one in settings.settings if (one.model, one.train_set) == (planned.model, planned.train_set)]
+        predictor = predictor_of([point for one in beside for point in one.points])
         for point in setting.points if setting is not None else []:
             chosen = "  <- chosen" if setting is not None and point == setting.point else ""
             print(
                 f"   {point.learning_rate:7g} at {point.dial:g}: validation {point.validation_loss:.4f}, forgetting "
                 f"{100 * (point.forgetting or 0):.1f} points, fitted {100 * (point.fitted or 0):.1f}, "
-                f"divergence {point.kl_first_token_nats or 0:.3f} nats{chosen}"
+                f"{predictor} {getattr(point, predictor) or 0:.3f}{chosen}"
             )
 
 

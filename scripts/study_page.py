@@ -82,6 +82,18 @@ def _graders(definitions: Mapping[str, Any]) -> Iterator[str]:
         if grader.model_fields:
             definition = definitions[grader.__name__]
             yield f"#### {name}\n\n{_table(definition['properties'], definition.get('required', []))}"
+            for key, setting in definition["properties"].items():
+                inner = definitions.get(setting.get("$ref", "").removeprefix("#/$defs/"))
+                if inner is not None:
+                    yield f"The keys of `{key}`:\n\n{_table(inner['properties'], inner.get('required', []))}"
+                    yield from _long_defaults(inner["properties"])
+
+
+def _long_defaults(settings: Mapping[str, Any]) -> Iterator[str]:
+    """The defaults that are texts of several lines, which no table holds."""
+    for key, setting in settings.items():
+        if "\n" in str(setting.get("default")):
+            yield f"`{key}`, unless given:\n\n```text\n{setting['default']}\n```\n"
 
 
 def _definition(setting: Mapping[str, Any]) -> str | None:
@@ -131,6 +143,8 @@ def _default(key: str, setting: Mapping[str, Any], required: list[str]) -> str:
         return "see below"
     if default is None or default == []:
         return "none"
+    if isinstance(default, str) and "\n" in default:
+        return "below"
     return f"`{default if isinstance(default, str) else json.dumps(default)}`"
 
 

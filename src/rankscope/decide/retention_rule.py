@@ -2,11 +2,11 @@
 
 The settings of arms (`setting_choice.py`) and the remedies of a finished change (`tools/repair_choice.py`) are chosen
 by it, on items that never judge. A candidate's forgetting is known from few items, and how far it moves the first
-answer token from many prompts without answers: over the items' choices where they have any, else over the whole
-vocabulary, of which most is the answer's new form. Both are fitted: over all candidates forgetting never falls as the
-divergence rises; along the dials of one change it never falls as the dial rises. The share of the second fit is
-n / (n + 64) for n labelled items a suite: from 64 on the labels lead. docs/measures.md has the formulas, docs/log.md
-what the predictors were compared on.
+answer token from many prompts without answers: over the choices where half or more of the suites have choices, else
+over the whole vocabulary, of which most is the answer's new form. Both are fitted: over all candidates forgetting never
+falls as the divergence rises; along the dials of one change it never falls as the dial rises. The share of the second
+fit is n / (n + 64) for n labelled items a suite: from 64 on the labels lead. docs/measures.md has the formulas,
+docs/log.md what the predictors were compared on.
 
 Shapes: C candidates.
 """

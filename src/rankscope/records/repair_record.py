@@ -19,8 +19,8 @@ class RepairSide(Record):
 
 class RepairPoint(RepairSide):
     """One remedy. `select_gain` and `select_forgetting` are on the items that choose, `kl_nats` the divergence of the
-    first answer token there (over the choices where suites have any), and `fitted` the forgetting by which it may be
-    chosen."""
+    first answer token there (over the choices where half or more of the suites have choices, else over the whole
+    vocabulary), and `fitted` the forgetting by which it may be chosen."""
 
     name: str
     select_gain: float

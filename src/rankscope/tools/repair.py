@@ -36,7 +36,7 @@ LEAST_ITEMS = 8
 """Of a suite: some of them choose, the others judge."""
 
 _DIVERGENCE_ITEMS = 24
-"""Prompts of each suite that the divergence is taken on: more than these order settings hardly better (docs/log.md)."""
+"""Prompts of each suite that the divergence is taken on, the same ones for every remedy."""
 
 
 @dataclass(frozen=True)

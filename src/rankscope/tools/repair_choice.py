@@ -66,7 +66,8 @@ def choose(
 ) -> Chosen:
     """The candidate of the largest gain among those whose fitted forgetting is at most `limit`; where there is none,
     the one of the least fitted forgetting. Gain and forgetting are those on the items that choose, `divergences` (C,)
-    those of the first answer token."""
+    those of the first answer token, over the choices where half or more of the suites have choices, else over the
+    whole vocabulary."""
     gain = np.mean([suite.change_where_selecting() for suite in task], axis=0)
     lost = -np.mean([suite.change_where_selecting() for suite in keep], axis=0)
     labels = np.full(len(tried), np.mean([suite.selects.sum() for suite in keep]))
