@@ -1,7 +1,8 @@
 """Is the verdict right as often as it says? Simulated studies with known truth: coverage, wrong answers, power, runs.
 
 The simulated studies go through the same looks, bounds and rule as a real one: verdict_calibration.py has those of the
-sure verdict, bet_calibration.py (--bets) those of the best bet.
+sure verdict, verdict_selection.py the same with the choice of settings in it, bet_calibration.py (--bets) those of the
+best bet.
 
     python benchmarks/calibration.py [--quick] [--json FILE] [--bets FILE]
 """
@@ -24,6 +25,7 @@ from bet_calibration import calibrate_bets
 from simulated_losses import LOSSES
 from simulated_studies import LOOKS, SCENARIOS
 from verdict_calibration import compare_bounds, more_needed_row, power_row, run
+from verdict_selection import DESIGNS, FAMILIES, selected_row
 
 from rankscope.study.study import Decision
 
@@ -40,6 +42,11 @@ FIXED = {
 GROWN = {
     "runs": "adaptive_runs", "decided": "adaptive_decided", "wrong": "adaptive_wrong", "false": "adaptive_false_claims",
     "grid decided": "grid_decided", "grid wrong": "grid_wrong",
+}  # fmt: skip
+SELECTED = {
+    "over": "over", "without": "unadmitted", "decided": "decided", "wrong": "wrong", "false": "false_claims",
+    "adaptive decided": "adaptive_decided", "adaptive wrong": "adaptive_wrong", "argmax wrong": "wrong_argmax",
+    "z-test wrong": "wrong_z_test", "loss wrong": "wrong_loss",
 }  # fmt: skip
 BOUNDS = {
     f"{way} {name}": f"{way}_{name}"
@@ -83,7 +90,9 @@ def main() -> None:
     chosen = [one for one in SCENARIOS if one.name in COMPARED]
     chosen.append(replace(chosen[0], name="rising with rank, 200 items", items=200))
     few = max(20, studies // 8)
+    selected = [(name, *design) for name in FAMILIES for design in DESIGNS]
     work: list[tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]] = [
+        *((selected_row, (*one, studies, decision, seed + i)) for i, one in enumerate(selected)),
         *((run, (one, studies, decision, seed + 1000 * i)) for i, one in enumerate((*SCENARIOS, *LOSSES))),
         *((compare_bounds, (one, few, 500, decision, seed)) for one in chosen),
         *((more_needed_row, (one, few, decision, seed + 7)) for one in SCENARIOS if one.name in TOLD),
@@ -96,11 +105,19 @@ def main() -> None:
             print(f"{len(found)} of {len(work)}: {row['scenario']}, {time.perf_counter() - start:.0f} s", flush=True)
             if arguments.json:
                 arguments.json.write_text(json.dumps(_published(found), indent=2) + "\n")
+    chose, found = found[: len(selected)], found[len(selected) :]
     count = len(SCENARIOS) + len(LOSSES)
     told = found[-12 - len(TOLD) : -12]
     rows, checks, power = found[:count], found[count : -12 - len(TOLD)], found[-12:]
     grown = [row for row in rows if "adaptive_runs" in row]
-    for part, columns in ((rows, FIXED), (grown, GROWN), (checks, BOUNDS), (told, NEEDED), (power, POWER)):
+    for part, columns in (
+        (rows, FIXED),
+        (grown, GROWN),
+        (checks, BOUNDS),
+        (told, NEEDED),
+        (power, POWER),
+        (chose, SELECTED),
+    ):
         print(f"\n{table(part, columns)}")
     print(_summary(rows, grown, studies, time.perf_counter() - start))
 

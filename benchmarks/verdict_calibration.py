@@ -50,14 +50,14 @@ def run(scenario: Scenario, studies: int, decision: Decision, seed: int) -> dict
                 covered.append(hits)
                 errors.append(part.mean - truth)
                 widths.append(half)
-        _count(found, "", fixed, scenario, decision)
-        others = _others(drawn, scenario, fixed.last.measured, decision) if scenario.metric == "score" else {}
+        count_ruling(found, "", fixed, scenario, decision)
+        others = others_recommend(drawn, scenario, fixed.last.measured, decision) if scenario.metric == "score" else {}
         for name, chosen in others.items():
             found[f"wrong_{name}"].append(bool(bad[chosen]))
         if adaptive:
             grid, grown = judged(drawn, arms, looks[-1], decision), judged(drawn, arms, looks[-1], decision, looks)
-            _count(found, "grid_", grid, scenario, decision)
-            _count(found, "adaptive_", grown, scenario, decision)
+            count_ruling(found, "grid_", grid, scenario, decision)
+            count_ruling(found, "adaptive_", grown, scenario, decision)
             found["adaptive_runs"].append(_runs(grown) / (arms * looks[-1]))
     spread = np.sqrt((np.array(errors) ** 2).mean()) * 1.96
     worst = np.array(covered).reshape(studies, -1).mean(axis=0).min()
@@ -78,9 +78,10 @@ def _parts(measured: Measured, scenario: Scenario) -> dict[str, tuple[Estimates,
     return {name: (part, truth) for name, (part, truth) in parts.items() if part is not None}
 
 
-def _count(
+def count_ruling(
     found: dict[str, list[float]], prefix: str, evidence: Evidence, scenario: Scenario, decision: Decision
 ) -> None:
+    """Add to `found` whether the study was decided, wrongly, and with false bounds."""
     ruling, limits, gain, lost = evidence.ruling, evidence.limits.units[0], scenario.gain, scenario.lost
     chosen, margins = ruling.recommended, decision.margins(scenario.metric)
     may = gain >= margins.least_gain
@@ -101,7 +102,7 @@ def _runs(evidence: Evidence) -> int:
     return total
 
 
-def _others(drawn: Drawn, scenario: Scenario, measured: Measured, decision: Decision) -> dict[str, int]:
+def others_recommend(drawn: Drawn, scenario: Scenario, measured: Measured, decision: Decision) -> dict[str, int]:
     """What others recommend: the highest mean, the lowest validation loss, and the smallest arm that an unpaired z-test
     (items and seeds taken for independent answers, one-sided 5 %) finds neither worse than the best nor forgetful."""
     assert measured.gain is not None

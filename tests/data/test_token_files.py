@@ -12,6 +12,7 @@ import pytest
 
 from rankscope.data.token_files import TRAINING_SCHEMA, open_suite, open_training, token_path
 from rankscope.data.token_writers import ContentHash, SuiteWriter, TrainingWriter
+from rankscope.plan.selection_split import selection_items
 from rankscope.records import Example, Grading, Item, SuiteFacts, TrainFacts
 from rankscope.study.problems import InputProblems
 
@@ -85,6 +86,17 @@ def test_a_suite_comes_back(tmp_path: Path) -> None:
     assert (suite.left_out, suite.grading) == ({"too long": 2}, GRADING)
     other = open_suite(token_path(tmp_path, facts.content_sha256), facts.model_copy(update={"name": "again"}))
     assert (other.name, len(other.items)) == ("again", 4)
+
+
+def test_the_facts_of_a_suite_have_the_sizes_of_its_clusters_in_the_order_of_a_draw(tmp_path: Path) -> None:
+    clusters = ["a", "b", "b", None, "c", "c", "c", None]
+    items = [Item(str(i), "open", (i,), answers=("a",), cluster=name) for i, name in enumerate(clusters)]
+    facts = write_suite(tmp_path, items)
+    ids = [item.item_id for item in items]
+    drawn = [len(selection_items(ids, clusters, sum((facts.cluster_sizes or [])[:k]))) for k in range(5)]
+    assert sorted(facts.cluster_sizes or []) == [1, 1, 1, 2, 3]
+    assert drawn == [sum((facts.cluster_sizes or [])[:k]) for k in (0, 1, 2, 3, 3)]
+    assert write_suite(tmp_path, items[:2] + items[3:5]).cluster_sizes is None
 
 
 def test_items_are_made_some_at_a_time(tmp_path: Path) -> None:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_facts import machine_facts, model_facts, suite_facts, train_facts
 
 from rankscope.plan.make_plan import make_plan
-from rankscope.plan.selection_split import planned_choice, selection_items, split_count
-from rankscope.records import Plan
+from rankscope.plan.selection_split import planned_choice, planned_count, selection_items, split_count
+from rankscope.records import Plan, SuiteFacts
 from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import study_of
+from rankscope.study.selection_order import in_order, unit_of
 from rankscope.study.study import Selection
 
 IDS = [f"item-{i}" for i in range(200)]
 ALONE = [None] * 200
 LAW = suite_facts("law", domain="legal", item_count=200)
+
+
+def clustered(name: str, clusters: list[str | None]) -> SuiteFacts:
+    """Facts of a suite of these clusters, as the writer of its token file makes them."""
+    ids = IDS[: len(clusters)]
+    units = Counter(unit_of(*item) for item in zip(ids, clusters, strict=True))
+    sizes = [units[unit] for unit in in_order(units)]
+    return suite_facts(name, domain=name, item_count=len(ids), cluster_sizes=sizes)
 
 
 def planned(*suites: object, **changes: object) -> Plan:
@@ -57,6 +68,42 @@ def test_clusters_stay_together_and_two_are_always_left() -> None:
     assert all(len({item in chosen for item in IDS[i : i + 10]}) == 1 for i in range(0, 200, 10))
     two = [f"text-{i // 100}" for i in range(200)]
     assert not selection_items(IDS, two, 25)
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", "d", "e", None]), min_size=32, max_size=200))
+def test_the_planned_count_is_what_is_drawn_and_drawing_as_many_draws_the_same(clusters: list[str | None]) -> None:
+    ids = IDS[: len(clusters)]
+    count = planned_count(clustered("law", clusters), Selection())
+    chosen = selection_items(ids, clusters, split_count(len(ids), Selection()))
+    judging = {unit_of(*item) for item in zip(ids, clusters, strict=True) if item[0] not in chosen}
+    assert len(judging) >= min(2, len({unit_of(*item) for item in zip(ids, clusters, strict=True)}))
+    assert count == (len(chosen) if len(chosen) >= 16 else 0)
+    assert selection_items(ids, clusters, count) == (chosen if count else frozenset())
+
+
+def test_a_suite_in_two_clusters_is_too_small_to_be_split_and_named_so() -> None:
+    two = clustered("two", [f"text-{i // 30}" for i in range(60)])
+    plan = planned(LAW, two)
+    assert plan.choice_of("bundled", "medical").select_counts == {"law": 50}
+    assert any("too small to be split" in said and said.endswith("two (60 in 2 clusters)") for said in plan.warnings)
+    alone = planned(two)
+    assert (alone.choice_of("bundled", "medical").select, alone.choice_of("bundled", "medical").splits) == ("loss", [])
+    assert any("32 items that a split needs, in clusters that can be split)" in said for said in alone.warnings)
+
+
+def test_whole_clusters_of_a_few_more_items_leave_the_ids_of_searches_as_they_were() -> None:
+    """The id has what was asked for: it is that of the plans that were made before the sizes of clusters were known."""
+    from made_facts import STUDY
+
+    study = study_of(STUDY.replace("learning_rate: 2e-4", "learning_rate: auto"))
+    whole = clustered("law", [f"text-{i // 30}" for i in range(200)])
+    older = whole.model_copy(update={"cluster_sizes": None})
+    train, laws = {"bundled": [train_facts()]}, ({"bundled": [suite_facts(), law]} for law in (whole, older))
+    plans = [make_plan(study, [model_facts()], train, suites, machine_facts()) for suites in laws]
+    assert [plan.choices[0].select_counts for plan in plans] == [{"law": 60}, {"law": 50}]
+    first, second = ([search.search_id for search in plan.searches] for plan in plans)
+    assert first
+    assert first == second
 
 
 def test_a_suite_of_the_domain_is_whole_though_it_is_split_for_another_set() -> None:

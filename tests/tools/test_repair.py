@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from rankscope.data.encoder import Encoder
 from rankscope.evaluate.score_suites import score_suite
 from rankscope.model.weights.adapter_file import read_adapter
-from rankscope.records import Item, RepairRecord
+from rankscope.records import Item, RepairRecord, Suite
 from rankscope.records.record_base import parse_record
 from rankscope.tools.repair import Request, choosing_items, repair
 from rankscope.tools.repair_candidates import AdapterCandidates, ModelCandidates
@@ -128,6 +128,13 @@ def test_the_repaired_adapter_in_plain_peft_gives_the_recorded_predictions(
     assert parse_record(RepairRecord, (out / "repair.json").read_bytes(), "repair.json") == record
 
 
+def test_three_clusters_are_enough_and_two_of_them_judge() -> None:
+    items = tuple(Item(str(i), "open", (i,), answers=("a",), cluster=f"text-{i % 3}") for i in range(60))
+    chosen = choosing_items(Suite("kept", None, "recall", items, 4))
+    assert len(chosen) == 20
+    assert len({item.cluster for item in items if item.item_id in chosen}) == 1
+
+
 def test_a_dial_of_1_is_the_adapter_itself_bit_for_bit(here: Path, tmp_path: Path) -> None:
     from rankscope.model.load import load_model
 
@@ -203,6 +210,14 @@ WRONG = [
     (["--margin", "2"], "repair: --margin: found 2, expected a share above 0 and below 1, such as 0.03"),
     (["--model", "model"], "repair: found both ADAPTER and --model, expected one of them"),
     (["--keep", "few.jsonl"], "few: --keep: found 4 items, expected at least 8: some choose, the others judge"),
+    (
+        ["--keep", "two.jsonl"],
+        "two: --keep: found 60 items in 2 clusters, expected at least 3 clusters, which stay whole",
+    ),
+    (
+        ["--task", "two.jsonl"],
+        "two: --task: found 60 items in 2 clusters, expected at least 3 clusters, which stay whole",
+    ),
     (["--keep", "text.jsonl"], "text: --keep: found plain text, which has no right answers"),
     (["--keep", "none.jsonl"], "none.jsonl: --suite: found no such file"),
 ]
@@ -211,6 +226,8 @@ WRONG = [
 @pytest.mark.parametrize(("more", "line"), WRONG, ids=lambda value: value if isinstance(value, str) else "")
 def test_bad_input_is_a_line(here: Path, tmp_path: Path, more: list[str], line: str) -> None:
     write_rows(here / "few.jsonl", choice_rows(4, "f", 0))
+    two = [{**row, "cluster": f"text-{i % 2}"} for i, row in enumerate(choice_rows(60, "c", 0))]
+    write_rows(here / "two.jsonl", two)
     write_rows(here / "text.jsonl", [{"id": str(i), "text": f"The oak number {i}."} for i in range(20)])
     more = [str(here / word) if word.endswith(".jsonl") or word == "model" else word for word in more]
     found = call("repair", here / "adapter", "--base", here / "model", "--task", here / "task.jsonl", "--keep",

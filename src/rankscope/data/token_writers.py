@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
@@ -20,6 +21,7 @@ import pyarrow.compute
 from rankscope.data.token_files import SUFFIX, SUITE_SCHEMA, TRAINING_SCHEMA, item_columns, schema_with, token_path
 from rankscope.records import Example, Grading, Item, SuiteFacts, TrainFacts
 from rankscope.study.graders import grader_of
+from rankscope.study.selection_order import Unit, in_order, unit_of
 
 _ROWS_AT_ONCE = 2048
 
@@ -94,6 +96,7 @@ class SuiteWriter:
         self._stream = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed with the writer)
         self._writer = pa.ipc.new_stream(self._stream, SUITE_SCHEMA)
         self.item_count = 0
+        self._units: Counter[Unit] = Counter()
 
     def __enter__(self) -> SuiteWriter:
         return self
@@ -104,10 +107,13 @@ class SuiteWriter:
     def add(self, items: Sequence[Item]) -> None:
         self._writer.write_batch(pa.RecordBatch.from_pydict(item_columns(items), schema=SUITE_SCHEMA))
         self.item_count += len(items)
+        self._units.update(unit_of(item.item_id, item.cluster) for item in items)
 
     def finish(self, facts: SuiteFacts, grading: Grading | None, code: str | None = None) -> SuiteFacts:
-        """The facts with the content's hash: of the items, how they are answered and how they are graded. `code`: the
-        text of the user's own grader."""
+        """The facts with the sizes of clusters and the content's hash: of the items, how they are answered and how they
+        are graded. `code`: the text of the user's own grader."""
+        if len(self._units) < self.item_count:
+            facts = facts.model_copy(update={"cluster_sizes": [self._units[unit] for unit in in_order(self._units)]})
         if code is not None:
             facts = facts.model_copy(update={"grader_code_sha256": code_sha256(code)})
         self._writer.close()

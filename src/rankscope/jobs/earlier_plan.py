@@ -42,7 +42,10 @@ def same_work(one: Plan, other: Plan) -> bool:
         resolved = plan.resolved.model_copy(update={"worker_count": plan.resolved.workers_a_node, "node_count": 1})
         if resolved.device == "cuda":  # which GPUs there are, and the threads beside them, are each machine's own
             resolved = resolved.model_copy(update={"gpus": [], "worker_count": 1, "thread_count": 1})
-        return resolved, plan.models, plan.train_sets, plan.suites, ids
+        # the sizes of clusters follow from the content; a plan that is older than them lacks them
+        suites = [suite.model_copy(update={"cluster_sizes": None}) for suite in plan.suites]
+        split = [(c.model, c.train_set, c.select, sorted(c.select_counts)) for c in plan.choices]
+        return resolved, plan.models, plan.train_sets, suites, split, ids
 
     return work(one) == work(other)
 

@@ -18,7 +18,7 @@ def selection_of(context: JobContext, model: str, train_set: str) -> dict[str, l
         chosen = selected(context, model, split.suite, split.select_count)
         items = context.suite_plan(model, split.suite).items
         prompted = [item for item in items if item.prompt_ids or (item.parts and item.parts[0].prompt_ids)]
-        own = [item for item in prompted if not split.select_count or item.item_id in chosen]
+        own = [item for item in prompted if not chosen or item.item_id in chosen]
         if own:
             found[split.suite] = own
     return found

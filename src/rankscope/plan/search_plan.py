@@ -11,7 +11,8 @@ from rankscope.plan.resolve import SEARCH_SEED, search_arms, search_id
 from rankscope.plan.run_cost import step_count
 from rankscope.plan.run_need import Dtype
 from rankscope.plan.run_time import Clock
-from rankscope.records import ModelFacts, PlannedChoice, PlannedSearch, SuiteFacts, TrainFacts
+from rankscope.plan.selection_split import split_count
+from rankscope.records import ModelFacts, PlannedChoice, PlannedSearch, PlannedSplit, SuiteFacts, TrainFacts
 from rankscope.study.study import Arm, Study
 
 
@@ -89,9 +90,14 @@ def _choosing(study: Study, choice: PlannedChoice, suites: Sequence[SuiteFacts],
         return {}
     content = {suite.name: suite.content_sha256 for suite in suites}
     return {
-        "items": {split.suite: [content[split.suite], split.select_count] for split in choice.splits},
+        "items": {split.suite: [content[split.suite], _wanted(study, split)] for split in choice.splits},
         "dials": [list(study.dials_of(arm)) for arm in arms],
     }
+
+
+def _wanted(study: Study, split: PlannedSplit) -> int:
+    """Items that were to choose, before whole clusters were drawn: with the content of the suite it says which do."""
+    return split_count(split.item_count, study.selection) if split.select_count else 0
 
 
 def _seconds(

@@ -8,12 +8,14 @@ from rankscope.records.record_base import FORMAT_VERSION, Record
 
 
 class PlannedSplit(Record):
-    """A suite outside a training set's domain: `select_count` of its items choose settings (whole clusters, so it may
-    be a few more), the others judge. 0: too small to be split, all judge. `plan/selection_split.py` says which."""
+    """A suite outside a training set's domain: `select_count` of its items choose settings, in whole clusters, the
+    others judge. 0: too small to be split, or in too few clusters; all judge. `plan/selection_split.py` says which.
+    `cluster_count` is None where every item is its own, or where the plan is older than this field."""
 
     suite: str
     item_count: int
     select_count: int
+    cluster_count: int | None = None
 
 
 class PlannedChoice(Record):

@@ -46,3 +46,6 @@ class SuiteFacts(Record):
     """Of the user's own code that grades, which lies in the token file."""
     held_out: str | None = None
     """The training set whose rows these are, which are then trained and validated on no more."""
+    cluster_sizes: list[int] | None = None
+    """Items of each cluster, in the order in which a draw of those that choose settings takes them; an item of no
+    cluster is one of its own. None where no two items share one, and in plans that are older than this field."""

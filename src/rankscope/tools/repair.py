@@ -21,6 +21,7 @@ from rankscope.plan.selection_split import LIMIT_SHARE, selection_items, split_c
 from rankscope.records import ModelFacts, Prediction, RepairPoint, RepairRecord, RepairSide, Suite
 from rankscope.records.record_base import record_json
 from rankscope.study.problems import InputProblems, Problem, show
+from rankscope.study.selection_order import LEAST_JUDGED
 from rankscope.study.study import ModelSpec, Selection
 from rankscope.tools.adapter_audit import whole_folder
 from rankscope.tools.repair_candidates import AdapterCandidates, Candidates, ModelCandidates, write_texts
@@ -163,13 +164,20 @@ def _suites(request: Request, base: LoadedModel, facts: ModelFacts) -> dict[str,
         elif len(suite.items) < LEAST_ITEMS:
             expected = f"at least {LEAST_ITEMS}: some choose, the others judge"
             problems.append(Problem(name, option, f"{len(suite.items)} items", expected))
+        elif not choosing_items(suite):
+            clusters = len({item.cluster for item in suite.items})
+            expected = f"at least {LEAST_JUDGED + 1} clusters, which stay whole: some choose, the others judge"
+            problems.append(
+                Problem(name, option, f"{len(suite.items)} items in {clusters} cluster{'s' * (clusters > 1)}", expected)
+            )
     if problems:
         raise InputProblems(problems)
     return {name: suite for name, (suite, _) in asked.items()}
 
 
 def choosing_items(suite: Suite) -> frozenset[str]:
-    """The items that choose: a quarter, 16 to 100 of them where there are enough."""
+    """The items that choose: a quarter, 16 to 100 of them where there are enough, in whole clusters; none of two
+    clusters."""
     count = len(suite.items)
     rule = Selection(min_items=min(16, count // 4))
     chosen = split_count(count, rule)
