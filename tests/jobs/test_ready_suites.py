@@ -113,8 +113,8 @@ def test_the_files_of_a_folder_are_asked_as_their_rows_show(tmp_path: Path) -> N
     ("general", "line"),
     [
         ("auto", "tiny: suites.general: found no ready suite (no connection to the hub, and no copy of the data set in "
-         "the cache), expected a network or their copies in the cache, or `{auto: FOLDER}` with a folder of your own "
-         "files of rows"),
+         "the cache), expected a network, their copies in the cache, `{auto: FOLDER}` with a folder of your own "
+         "files of rows, or a study without this suite"),
         ({"auto": "empty"}, "tiny: suites.general.auto: found no file of rows in empty, expected a folder with files "
          "of rows (.jsonl, .json, .csv, .tsv, .parquet)"),
     ],

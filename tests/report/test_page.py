@@ -14,8 +14,9 @@ import vl_convert
 from made_inside import VERDICT, inside_tables
 from made_report import HOSTILE, arm_labels, make_items, make_report, make_search, make_tables, make_verdict
 
-from rankscope.records import Interval, SuiteNoise, VerdictFile
+from rankscope.records import BestBet, Interval, SuiteNoise, VerdictFile
 from rankscope.report.chart_drawing import Section
+from rankscope.report.first_screen import next_steps
 from rankscope.report.flipped_items import MAX_ROWS, sample_flips
 from rankscope.report.page import make_sections, render
 from rankscope.report.rank_charts import make_pairs
@@ -240,6 +241,27 @@ def test_of_an_arm_trained_elsewhere_the_first_screen_says_what_cannot_be_checke
     assert "fair cannot be checked" in first
     assert "Take lora-r16 from where the study found it, at dial 1." in first
     assert "rankscope export" not in first
+
+
+def test_of_a_full_model_that_was_not_kept_the_first_screen_says_how_to_have_it() -> None:
+    verdict = make_verdict()
+    assert verdict.recommended is not None
+    full = verdict.model_copy(update={"recommended": verdict.recommended.model_copy(update={"label": "full"})})
+    assert not [one for one in next_steps(full, "STUDY", "none") if "export" in one.command]
+    (kept_none,) = next_steps(full, "STUDY", "none")
+    assert kept_none.command == "rankscope run STUDY --out STUDY-kept --set keep.full=best"
+    (kept_best,) = next_steps(full, "STUDY", "best")
+    assert kept_best.command == "rankscope export STUDY --out full"
+
+
+def test_where_nothing_is_decided_what_would_decide_comes_first() -> None:
+    verdict = make_verdict(kind="cannot_distinguish")
+    arm = next(one for one in verdict.arms if one.label == "lora-r16")
+    bet = BestBet.model_construct(label=arm.label, least_bad=None, setting=object(), probability=0.5)
+    more, taken = next_steps(verdict.model_copy(update={"best_bet": bet}), "STUDY", "none")
+    assert more.text.startswith("2 more seeds would probably decide it")
+    assert taken.text == "Or take lora-r16, the best bet, as it is:"
+    assert taken.command == "rankscope export STUDY --out lora-r16 --arm lora-r16"
 
 
 def test_the_first_picture_stands_in_the_page_for_who_has_no_script(page: str) -> None:

@@ -35,7 +35,8 @@ def trained(tmp_path: Path, **changes: Any) -> TrainedArm:
     model = study.models[0].model_copy(update={"id": "acme/oak"})
     return TrainedArm(
         study=study, model=model, base="acme/oak", arm=Arm.model_validate({**arm, "learning_rate": "auto", **changes}),
-        learning_rate=3e-4, dial=0.5, seed=2, dtype="float32", steps=100, warmup_steps=3, checkpointing=False,
+        learning_rate=3e-4, dial=0.5, seed=2, dtype="float32", device="cpu", steps=100, warmup_steps=3,
+        checkpointing=False,
     )  # fmt: skip
 
 

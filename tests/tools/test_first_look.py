@@ -45,6 +45,15 @@ def test_shapes(
     assert (look.judged_by_loss, look.reasoning, look.chance) == (by_loss, reasoning, chance)
 
 
+def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
+    rows = [{"id": str(i), "prompt_text": f"Name tree {i}.", "gold": "oak", "meta": i} for i in range(3)]
+    path = tmp_path / "odd.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    look = first_look(path)
+    assert look.columns == {"text": "prompt_text"}
+    assert look.unread == ("gold", "meta")
+
+
 def test_columns_by_other_names_are_proposed_with_what_belongs_to_them(tmp_path: Path) -> None:
     record = {"problem": "Who?", "solution": "Ann", "context": "Ann did.", "source": "x"}
     look = first_look(rows(tmp_path / "a.jsonl", *[record] * 3))
@@ -55,6 +64,9 @@ def test_columns_by_other_names_are_proposed_with_what_belongs_to_them(tmp_path:
 def test_what_cannot_be_read_is_a_line(tmp_path: Path) -> None:
     with pytest.raises(InputProblems, match="found only the columns colour"):
         first_look(rows(tmp_path / "a.jsonl", {"colour": "red"}))
+    (tmp_path / "broken.jsonl").write_text("{broken\n", encoding="utf-8")
+    with pytest.raises(InputProblems, match="line 1"):
+        first_look(tmp_path / "broken.jsonl")
     with pytest.raises(InputProblems, match="line 4: answer"):
         first_look(rows(tmp_path / "b.jsonl", *[QUESTION] * 3, {"question": "Who?", "answer": {}}))
     assert count_rows(tmp_path / "none.jsonl") is None

@@ -187,6 +187,8 @@ def _from_rows(start: Path, out: Path, flags: InitFlags, given: set[str], *, ask
             f"Not sized to {time}: {flags.model} is not on this machine yet, which a plan fetches.",
         )
     write_checked(out, data_study(look, chosen, size, why))
+    if look.unread:
+        typer.echo(f"columns that are not read: {', '.join(look.unread)}; `columns:` in {out} says which are", err=True)
     typer.echo(f"{out} is written: {look.row_count:,} rows, {look.shape}. {why}\nNext: rankscope plan {out}")
 
 

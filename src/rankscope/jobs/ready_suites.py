@@ -107,7 +107,10 @@ def _ready(name: str, study: Study) -> dict[str, SuiteSource]:
             if len(found) == MOST_SUITES:
                 break
     if not found:
-        expected = "a network or their copies in the cache, or `{auto: FOLDER}` with a folder of your own files of rows"
+        expected = (
+            "a network, their copies in the cache, `{auto: FOLDER}` with a folder of your own files of rows, or a "
+            "study without this suite"
+        )
         raise InputProblems([Problem(study.name, f"suites.{name}", f"no ready suite ({'; '.join(why)})", expected)])
     return found
 

@@ -74,8 +74,9 @@ class FirstScreen:
     """What cannot be checked, where arms were trained elsewhere."""
 
 
-def first_screen(pair: Pair, place: str, picture: tuple[str, Figure] | None) -> FirstScreen:
-    """What is said at once of one base model and training set; `place` is the study's folder as commands name it."""
+def first_screen(pair: Pair, place: str, picture: tuple[str, Figure] | None, keep_full: str) -> FirstScreen:
+    """What is said at once of one base model and training set; `place` is the study's folder as commands name it,
+    `keep_full` what the study keeps of full models."""
     verdict = pair.verdict
     arm = named_arm(verdict)
     return FirstScreen(
@@ -84,7 +85,7 @@ def first_screen(pair: Pair, place: str, picture: tuple[str, Figure] | None) -> 
         answers=verdict.answers,
         arm=None if arm is None else arm.label,
         numbers=[] if arm is None else [_gain(arm), _forgetting(arm), _cost(arm)],
-        steps=next_steps(verdict, place),
+        steps=next_steps(verdict, place, keep_full),
         allowed=allowed_sentences(verdict, pair.margins["retention"]),
         picture=picture,
         caveat=verdict.elsewhere_sentence,
@@ -153,26 +154,41 @@ def _few(names: Sequence[str], most: int = 3) -> str:
 # ---- the next step --------------------------------------------------------------------------------------------------
 
 
-def next_steps(verdict: Verdict, place: str) -> list[Step]:
-    """What to do with the answer, at most two things: take the arm, and what would make the answer surer."""
+def next_steps(verdict: Verdict, place: str, keep_full: str) -> list[Step]:
+    """What to do with the answer, at most two things: take the arm, and what would make the answer surer (first, where
+    it is not decided)."""
+    taken = _taken(verdict, place, keep_full)
     steps = []
-    label = next(iter(verdict.named_arms), None)
-    arm = named_arm(verdict)
-    if label is not None and arm is not None and not arm.cost.trained_here:
-        steps.append(Step(f"Take {label} from where the study found it, at dial {arm.dial:g}."))
-    elif label is not None:
-        words = ["rankscope", "export", place, "--out", label]
-        if verdict.recommended is None:
-            words += ["--arm", label]
-        steps.append(Step(f"Take {label}, ready to load:", shlex.join(words)))
     needed = verdict.more_needed
     if not verdict.decided and (needed.seeds or needed.items):
-        more = f"{needed.seeds} more seeds" if needed.seeds else f"{needed.items:,} more items a suite"
+        more = (
+            ("1 more seed" if needed.seeds == 1 else f"{needed.seeds} more seeds")
+            if needed.seeds
+            else f"{needed.items:,} more items a suite"
+        )
         told = "seeds" if needed.seeds else "suites"
         steps.append(Step(f"{more} would probably decide it: add them to `{told}` of the study file and run it again."))
+    steps = [*taken, *steps] if verdict.decided else [*steps, *taken]
     if not steps:
         steps.append(Step("Look at what each arm gains and forgets below, and choose, or allow another margin."))
     return steps
+
+
+def _taken(verdict: Verdict, place: str, keep_full: str) -> list[Step]:
+    """How the arm that is named is had: exported, or trained once more where its weights were not kept."""
+    label, arm = next(iter(verdict.named_arms), None), named_arm(verdict)
+    if label is None or arm is None:
+        return []
+    if not arm.cost.trained_here:
+        return [Step(f"Take {label} from where the study found it, at dial {arm.dial:g}.")]
+    if arm.method in METHODS and METHODS[arm.method].whole and keep_full == "none":
+        words = ["rankscope", "run", place, "--out", f"{place.rstrip('/')}-kept", "--set", "keep.full=best"]
+        return [Step(f"The study kept no weights of {label}. To have them, once more and kept:", shlex.join(words))]
+    words = ["rankscope", "export", place, "--out", label]
+    if verdict.recommended is None:
+        words += ["--arm", label]
+    told = f"Take {label}, ready to load:" if verdict.decided else f"Or take {label}, the best bet, as it is:"
+    return [Step(told, shlex.join(words))]
 
 
 # ---- other margins --------------------------------------------------------------------------------------------------

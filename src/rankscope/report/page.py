@@ -75,7 +75,7 @@ def render(report: ReportData) -> str:
     sections = make_sections(pairs, report.verdicts, report.tables, report.searches)
     confidence = report.study.get("decision", {}).get("confidence")
     interval = f"{100 * confidence:g} % interval" if confidence is not None else "interval"
-    first = first_screens(pairs, report.tables, report.place)
+    first = first_screens(pairs, report.tables, report.place, report.study.get("keep", {}).get("full", "none"))
     pictures = [screen.picture for screen in first if screen.picture is not None]
     charts = {f"chart-{s.id}-{i}": figure.spec for s in sections.all for i, figure in enumerate(s.figures)}
     code = scripts()
@@ -151,7 +151,7 @@ def make_sections(pairs: list[Pair], verdicts: VerdictFile, tables: Tables, sear
     return Sections(engineer, researcher)
 
 
-def first_screens(pairs: Sequence[Pair], tables: Tables, place: str) -> list[FirstScreen]:
+def first_screens(pairs: Sequence[Pair], tables: Tables, place: str, keep_full: str) -> list[FirstScreen]:
     """What stands on the first screen for every pair; its picture is the fronts, or where no dial was scored the plane
     of gain and forgetting."""
     screens = []
@@ -161,7 +161,7 @@ def first_screens(pairs: Sequence[Pair], tables: Tables, place: str) -> list[Fir
         kind = "fronts" if found else "tradeoff"
         found = found or figure(tradeoff_of(pair), "gain against forgetting, one point an arm", name)
         picture = (f"chart-{kind}-{number}", found[0]) if found else None
-        screens.append(first_screen(pair, place, picture))
+        screens.append(first_screen(pair, place, picture, keep_full))
     return screens
 
 

@@ -147,7 +147,7 @@ def _fill(folder: StudyFolder, study: Study, run: PlannedRun, target: Path, *, d
     full = run.arm.traits.whole
     weights = folder.weights(run.run_id, whole=full)
     if weights is None:
-        expected = "weights that were kept: set `keep: {full: best}` and run again"
+        expected = "weights that were kept: run the study into another folder with --set keep.full=best"
         raise _nothing(folder, f"no weights of {run.arm.label}", expected)
     spec = next(spec for spec in study.models if spec.name == run.model)
     if full and dial < 1:

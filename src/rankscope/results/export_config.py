@@ -34,7 +34,7 @@ def export_config(folder: StudyFolder, out: str | Path, *, arm: str | None, tool
     if run.arm.method not in writer.methods:
         found = f"{row.label}, an arm of {run.arm.method}"
         raise InputProblems([Problem("--config", tool, found, f"an arm of {', '.join(writer.methods)}")])
-    trained = _trained(study, row, run)
+    trained = _trained(study, row, run, plan.resolved.device)
     with out_folder(out) as target:
         target.mkdir()
         for name, text in writer.write(trained).items():
@@ -44,13 +44,18 @@ def export_config(folder: StudyFolder, out: str | Path, *, arm: str | None, tool
     return f"the config of {row.label} for {writer.title}"
 
 
-def _trained(study: Study, row: ArmVerdict, run: PlannedRun) -> TrainedArm:
+def _trained(study: Study, row: ArmVerdict, run: PlannedRun, device: str) -> TrainedArm:
     model = next(spec for spec in study.models if spec.name == run.model)
     rate = row.learning_rate if row.learning_rate is not None else run.arm.learning_rate
     if not isinstance(rate, float | int):
         raise InputProblems([Problem("export", row.label, "no learning rate", "an arm that was trained")])
+    base = model.id if Path(model.id).is_dir() else model.public_id
+    if base == "bundled":  # a word that no other tool knows
+        from rankscope.model.model_source import model_path
+
+        base = model_path(model, Path())
     return TrainedArm(
-        study=study, model=model, base=model.id if Path(model.id).is_dir() else model.public_id, arm=run.arm,
+        study=study, model=model, base=base, arm=run.arm, device=device,
         learning_rate=float(rate), dial=row.dial, seed=run.seed, dtype=run.dtype, steps=run.step_count,
         warmup_steps=math.ceil(run.step_count * study.optimizer.warmup_fraction),
         checkpointing=run.checkpointing,

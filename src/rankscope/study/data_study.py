@@ -16,12 +16,14 @@ _TODO = "# TODO kind: recall (learned by heart) or reasoning (worked out)? {why}
 
 @dataclass(frozen=True)
 class FirstLook:
-    """What the rows of a file are. `columns`: proposed, where rows have other names for our fields; `shape`: in words;
-    `judged_by_loss`: no exact match would grade them; `reasoning`: most answers are worked out, or numbers; `chance`:
-    the accuracy of guessing, None where items are judged by loss."""
+    """What the rows of a file are. `columns`: proposed, where rows have other names for our fields, and
+    then `unread`: the columns that are no part of them; `shape`: in words; `judged_by_loss`: no exact match would grade
+    them; `reasoning`: most answers are worked out, or numbers; `chance`: the accuracy of guessing, None where items are
+    judged by loss."""
 
     row_count: int
     columns: dict[str, str] | None
+    unread: tuple[str, ...]
     shape: str
     judged_by_loss: bool
     reasoning: bool
@@ -125,7 +127,8 @@ def _general(flags: DataFlags, size: Size, *, stand_in: bool) -> list[str]:
 
 
 def _proposed(look: FirstLook) -> list[str]:
-    return ["# TODO columns: these were told from their names. Is every one right?"]
+    unread = f" Not read: {', '.join(look.unread)}." if look.unread else ""
+    return [f"# TODO columns: these were told from their names. Is every one right?{unread}"]
 
 
 def _judged(look: FirstLook) -> str:

@@ -35,6 +35,8 @@ def first_look(path: Path) -> FirstLook:
     if len(rows) * 2 < len(first):
         columns = _proposed(names)
         rows = _read(first, records, path, columns) if columns else []
+    if not rows and not names and (problem := _first_bad(first, records, path)) is not None:
+        raise InputProblems([problem])
     if not rows:
         raise InputProblems([wrong_columns(names, str(path), len(first))])
     if len(rows) < len(first) and columns is None:
@@ -42,8 +44,10 @@ def first_look(path: Path) -> FirstLook:
         raise InputProblems([problem] if problem is not None else [])
     shape = Counter(form_of(row, reasoning=False) for row in rows).most_common(1)[0][0]
     judged_by_loss = shape == "text" or (shape == "open" and _has_no_one_wording(rows))
+    unread = tuple(name for name in names if columns and name not in (*columns.values(), "id"))
     return FirstLook(
-        row_count=count_rows(path) or len(rows), columns=columns, shape=_words(rows[0]), judged_by_loss=judged_by_loss,
+        row_count=count_rows(path) or len(rows), columns=columns, unread=unread, shape=_words(rows[0]),
+        judged_by_loss=judged_by_loss,
         reasoning=_looks_worked_out(rows), chance=_chance(rows) if not judged_by_loss else None,
     )  # fmt: skip
 

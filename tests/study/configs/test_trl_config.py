@@ -73,3 +73,12 @@ def test_kinds_of_four_bits(kind: str) -> None:
     config = read_config(values, "x.yaml", [])
     assert config.model.quantization == "nf4"
     assert any("fp4" in line for line in config.not_carried) == (kind == "fp4")
+
+
+def test_a_file_has_no_test_split_of_its_own() -> None:
+    values = {"model_name_or_path": "a/b", "dataset_name": "chat.jsonl", "eval_strategy": "steps"}
+    config = read_config(values, "x.yaml", [], "trl")
+    assert [one.where for one in config.train] == ["chat.jsonl"]
+    assert config.test == ()
+    of_the_hub = read_config({**values, "dataset_name": "acme/chat"}, "x.yaml", [], "trl")
+    assert [one.split for one in of_the_hub.test] == ["test"]

@@ -21,7 +21,8 @@ class TrainedArm:
     """The run of an arm that is exported: its settings as they were resolved.
 
     `base`: the model's id as others know it; `steps`, `warmup_steps`: of the optimizer; `dial`: the share of the change
-    that the verdict judged; `validated`: whether there are validation rows.
+    that the verdict judged; `device`: what the study ran on (cuda, cpu,
+    mps); `validated`: whether there are validation rows.
     """
 
     study: Study
@@ -32,6 +33,7 @@ class TrainedArm:
     dial: float
     seed: int
     dtype: str
+    device: str
     steps: int
     warmup_steps: int
     checkpointing: bool

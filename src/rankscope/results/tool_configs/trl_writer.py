@@ -40,7 +40,7 @@ def trainer_settings(trained: TrainedArm) -> dict[str, Any]:
 
 def write(trained: TrainedArm) -> Mapping[str, str]:
     """trl.yaml. Rows are tokens, so that nothing is written by another template or cut at another length."""
-    own = ("pissa starts as plain LoRA there: set init_lora_weights in a script of your own",)
+    own: tuple[str, ...] = ("pissa starts as plain LoRA there: set init_lora_weights in a script of your own",)
     arm, whole = trained.arm, trained.arm.method == "full"
     settings = only_said(
         {
@@ -61,13 +61,17 @@ def write(trained: TrainedArm) -> Mapping[str, str]:
             "use_rslora": True if arm.method == "rslora" else None,
             "use_dora": True if arm.method == "dora" else None,
             **trainer_settings(trained),
+            "use_cpu": True if trained.device == "cpu" else None,
             "gradient_checkpointing": trained.checkpointing,
             "eval_strategy": "no",
             "report_to": "none",
             "output_dir": f"{arm.label}-by-trl",
         }
     )
-    lines = told(trained, own=own if arm.method == "pissa" else ())
+    said = own if arm.method == "pissa" else ()
+    if trained.device == "cpu":
+        said = (*said, "use_cpu: the study ran on a CPU; without that line TRL takes a GPU")
+    lines = told(trained, own=said)
     return {
         NAME: f"# {arm.label} for TRL, by rankscope. Train it:  trl sft --config {NAME}\n"
         f"{commented(lines)}{dump_yaml(settings)}"

@@ -6,6 +6,8 @@ Source: github.com/huggingface/trl, trl/scripts/sft.py and trl/trainer/sft_confi
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rankscope.study.configs.config_keys import ConfigKeys
 from rankscope.study.configs.config_record import Adapter, BaseModel, DataSet, TrainingConfig
 from rankscope.study.configs.config_tool import Beside, ConfigTool
@@ -24,6 +26,7 @@ MARKS = {
     "assistant_only_loss": 3, "dataset_text_field": 2, "packing": 1, "torch_dtype": 1, "chat_template_path": 3,
     "learning_rate": 1, "per_device_train_batch_size": 1, "num_train_epochs": 1,
 }  # fmt: skip
+_FILES = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
 _OF_PREFERENCES = ("beta", "max_prompt_length", "rpo_alpha", "desirable_weight", "reward_funcs", "num_generations")
 _NO_MATTER = (*NO_MATTER, "env", "dataset_streaming", "streaming", "ignore_bias_buffers", "pad_token", "pad_to_*")
 
@@ -116,7 +119,8 @@ def _data(keys: ConfigKeys) -> tuple[tuple[DataSet, ...], tuple[DataSet, ...], f
     if where is not None and not listed:
         of_split = split or "train"
         listed = [DataSet(where, "dataset_name", config=config, split=of_split, columns=columns, judged_by_loss=None)]
-        if evaluates or test_split is not None:
+        in_one_file = Path(where).suffix in _FILES  # which has no splits: the tool would look for another set
+        if (evaluates and not in_one_file) or test_split is not None:
             asked = test_split or "test"
             test = (DataSet(where, "dataset_test_split", config=config, split=asked, columns=columns),)
     share = size if size is not None and size < 1 else None
