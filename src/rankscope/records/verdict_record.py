@@ -156,6 +156,13 @@ class Verdict(Record):
         labels = [arm.label for arm in self.arms if not arm.cost.trained_here]
         return f"{', '.join(labels)}: {TRAINED_ELSEWHERE}." if labels else None
 
+    def status_of(self, arm: ArmVerdict) -> str:
+        """The one word that is shown for an arm: recommended; refuted, where it may keep the margin and is behind; else
+        its status."""
+        if self.recommended is not None and arm.label == self.recommended.label:
+            return "recommended"
+        return "refuted" if arm.label in self.refuted and arm.status in ("eligible", "open") else arm.status
+
     @property
     def named_arms(self) -> list[str]:
         """The arms that the answers name: what is recommended, then the best bet."""

@@ -118,7 +118,7 @@ def _lead(verdict: Verdict, row: ArmVerdict, arm: Arm) -> str:
         "base model."
     )
     chosen = verdict.recommended.label if verdict.recommended else None
-    place = "" if chosen == row.label else f" It is not the recommended arm; its status is: {row.status}."
+    place = "" if chosen == row.label else f" It is not the recommended arm; its status is: {verdict.status_of(row)}."
     elsewhere = "" if verdict.elsewhere_sentence is None else f"\n\n{_inline(verdict.elsewhere_sentence)}"
     return f"{lead} {result}{place}{_dial(row, arm)}{elsewhere}"
 

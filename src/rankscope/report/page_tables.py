@@ -111,9 +111,7 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
         chosen = verdict.recommended.label if verdict.recommended else None
         for arm in verdict.arms_by_size:
             recommended = arm.label == chosen
-            status = "recommended" if recommended else "refuted" if arm.label in verdict.refuted else arm.status
-            if status == "refuted" and arm.status == "ineligible":
-                status = "ineligible"
+            status = verdict.status_of(arm)
             rows.append(
                 [
                     *pair_cells(verdict.model, verdict.train_set),
@@ -196,13 +194,14 @@ def losses_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
         for arm in pair.verdict.arms_by_size:
             if arm.gain_nats is None and arm.forgetting_nats is None:
                 continue
+            status = pair.verdict.status_of(arm)
             rows.append(
                 [
                     *pair_cells(pair.verdict.model, pair.verdict.train_set),
                     text_cell(arm.label),
                     *interval_cells(arm.gain_nats or nothing, nats),
                     *interval_cells(arm.forgetting_nats or nothing, nats_lost),
-                    Cell(arm.status, arm.status, f"status {arm.status.replace(' ', '-')}"),
+                    Cell(status, status, f"status {status.replace(' ', '-')}"),
                 ]
             )
     return DataTable("losses", "Arms on the suites that are judged by their loss", columns, rows)

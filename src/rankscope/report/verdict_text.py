@@ -211,7 +211,7 @@ def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
     table.add_column("train time", justify="right", no_wrap=True)
     chosen = verdict.recommended.label if verdict.recommended else None
     for arm in verdict.arms_by_size:
-        status = "recommended" if arm.label == chosen else _status(arm, verdict)
+        status = verdict.status_of(arm)
         style = _STYLES.get(status, "")
         table.add_row(
             f"[bold]{escape(arm.label)}[/]" if arm.label == chosen else escape(arm.label),
@@ -224,10 +224,6 @@ def _arms_table(verdict: Verdict, *, wide: bool) -> Table:
             training_time(arm.cost) if arm.cost.train_seconds is not None or not arm.cost.trained_here else "",
         )
     return table
-
-
-def _status(arm: ArmVerdict, verdict: Verdict) -> str:
-    return "refuted" if arm.label in verdict.refuted and arm.status in ("eligible", "open") else arm.status
 
 
 def _in_each_unit(share: Interval, loss: Interval | None, *, wide: bool) -> str:
