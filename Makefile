@@ -61,7 +61,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,harness,tensorboard,mlflow]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,harness,tensorboard,mlflow,wandb]"
 	touch $@
 
 clean:

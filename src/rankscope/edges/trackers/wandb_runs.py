@@ -62,9 +62,10 @@ class WeightsAndBiases:
             silent=True, console="off", disable_git=True, disable_code=True, save_code=False, x_disable_stats=True,
             x_disable_meta=True, x_disable_machine_info=True, x_save_requirements=False, disable_job_creation=True,
         )  # fmt: skip
+        mode: Any = self._mode  # a text here, a Literal there
         return wandb.init(
             project=re.sub(r"[^\w.-]", "-", self._study), name=title, id=self._id(name),
-            dir=os.environ.get("WANDB_DIR", str(self._folder)), config={**params, **tags}, mode=self._mode,  # type: ignore[arg-type]
+            dir=os.environ.get("WANDB_DIR", str(self._folder)), config={**params, **tags}, mode=mode,
             resume=None if self._mode == "offline" else "allow", reinit="create_new", settings=quiet,
         )  # fmt: skip
 
