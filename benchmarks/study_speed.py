@@ -254,12 +254,14 @@ def measured(case: Case) -> tuple[Row, list[str]]:
         apart = list(agreement(case, study, found["items"]))
         cost = study.read_table("cost")
         assert cost is not None
+        plan = study.read_plan()
+        workers = plan.resolved.worker_count if plan is not None else 1
         train, score = float(cost["train_seconds"].sum()), float(cost["evaluate_seconds"].sum())
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in found["stages"].items())
     rest = theirs.seconds - sum(found["stages"].values())
     lines = [
-        f"{case.name}: ours: training {train:.0f} s, scoring {score:.0f} s, the rest (start, plan, base, tables, "
-        f"report{', analysis' if case.analysis else ''}) {mine.seconds - train - score:.0f} s",
+        f"{case.name}: ours: training {train:.0f} s, scoring {score:.0f} s, summed over {workers} worker(s); the rest of "
+        f"its {mine.seconds:.0f} s is start, plan, base, tables{', analysis' if case.analysis else ''} and report",
         f"{case.name}: the script: {stages}, the rest (start, tasks) {rest:.0f} s",
         *(
             f"{case.name}: {name}: log-likelihoods within {most:.1e} nats, the same answer to {100 * share:.1f} % of "
