@@ -260,7 +260,7 @@ def measured(case: Case) -> tuple[Row, list[str]]:
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in found["stages"].items())
     rest = theirs.seconds - sum(found["stages"].values())
     lines = [
-        f"{case.name}: ours: training {train:.0f} s, scoring {score:.0f} s, summed over {workers} worker(s); the rest of "
+        f"{case.name}: ours: training {train:.0f} s, scoring {score:.0f} s, over {workers} worker(s); the rest of "
         f"its {mine.seconds:.0f} s is start, plan, base, tables{', analysis' if case.analysis else ''} and report",
         f"{case.name}: the script: {stages}, the rest (start, tasks) {rest:.0f} s",
         *(
