@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
 from rankscope.results.tool_configs.trained_arm import ToolWriter
+from rankscope.study.file_listing import offered_by_files
 
 __all__ = ["ToolWriter", "tool_writers"]
 
@@ -16,11 +15,5 @@ __all__ = ["ToolWriter", "tool_writers"]
 @cache
 def tool_writers() -> Mapping[str, ToolWriter]:
     """Every writer by its tool's name, in the order of the files' names. Raises ValueError where two have one name."""
-    found: dict[str, ToolWriter] = {}
-    for module in sorted(one.name for one in pkgutil.iter_modules(__path__)):
-        if module.endswith("_writer"):
-            for writer in importlib.import_module(f"{__name__}.{module}").WRITERS:
-                if writer.name in found:
-                    raise ValueError(f"two writers are called {writer.name}")
-                found[writer.name] = writer
+    found = offered_by_files(__name__, __path__, ending="_writer", attribute="WRITERS", what="writers")
     return MappingProxyType(found)

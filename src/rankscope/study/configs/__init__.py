@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
 from rankscope.study.configs.config_tool import ConfigTool
+from rankscope.study.file_listing import offered_by_files
 
 __all__ = ["ConfigTool", "config_tools"]
 
@@ -16,11 +15,5 @@ __all__ = ["ConfigTool", "config_tools"]
 @cache
 def config_tools() -> Mapping[str, ConfigTool]:
     """Every tool by its name, in the order of the files' names. Raises ValueError where two have one name."""
-    found: dict[str, ConfigTool] = {}
-    for module in sorted(one.name for one in pkgutil.iter_modules(__path__)):
-        if module.endswith("_config"):
-            for tool in importlib.import_module(f"{__name__}.{module}").TOOLS:
-                if tool.name in found:
-                    raise ValueError(f"two tools are called {tool.name}")
-                found[tool.name] = tool
+    found = offered_by_files(__name__, __path__, ending="_config", attribute="TOOLS", what="tools")
     return MappingProxyType(found)

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import operator
-import pkgutil
+from collections.abc import Mapping
 from functools import reduce
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
+from rankscope.study.file_listing import offered_by_files
 from rankscope.study.graders.grader import Asked, Grader, Ungraded, checked_score
 
 __all__ = ["GRADERS", "Asked", "GradeEntry", "Grader", "Ungraded", "checked_score", "grader_of", "read_grade"]
 
 
-def _find() -> dict[str, type[Grader]]:
-    """Every grader, file by file in the order of their names. Raises ValueError where two have one name."""
-    found: dict[str, type[Grader]] = {}
-    for module in sorted(one.name for one in pkgutil.iter_modules(__path__)):
-        if module.endswith("_grader"):
-            for grader in importlib.import_module(f"{__name__}.{module}").GRADERS:
-                if grader.name in found:
-                    raise ValueError(f"two graders are called {grader.name}")
-                found[grader.name] = grader
-    return found
-
-
-GRADERS = MappingProxyType(_find())
+GRADERS: Mapping[str, type[Grader]] = MappingProxyType(
+    offered_by_files(__name__, __path__, ending="_grader", attribute="GRADERS", what="graders")
+)
 """Every grader by its name."""
 
 _BY_NAME = tuple(sorted(name for name, grader in GRADERS.items() if not grader.model_fields))

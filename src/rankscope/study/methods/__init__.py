@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import operator
-import pkgutil
 from collections.abc import Mapping
 from functools import reduce
 from types import MappingProxyType
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from rankscope.study.file_listing import offered_by_files
 from rankscope.study.methods.arm import KNOWN, Arm, Entry, Method, MethodName, arm_label
 from rankscope.study.methods.method_types import Dial, Fraction, Frozen, Rate
 
@@ -21,17 +20,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _find() -> None:
-    """Fills `KNOWN`, file by file in the order of their names. Raises ValueError where two methods have one name."""
-    for module in sorted(found.name for found in pkgutil.iter_modules(__path__)):
-        if module.endswith("_method"):
-            for method in importlib.import_module(f"{__name__}.{module}").METHODS:
-                if method.name in KNOWN:
-                    raise ValueError(f"two methods are called {method.name}")
-                KNOWN[method.name] = method
-
-
-_find()
+KNOWN.update(offered_by_files(__name__, __path__, ending="_method", attribute="METHODS", what="methods"))
 METHODS = MappingProxyType(KNOWN)
 """Every method by its name."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -47,14 +47,17 @@ class GivenEntry(Entry):
         description="a mapping, or null. What was read in the folders; written by rankscope, not for you to write.",
     )
 
+    folders_key: ClassVar[str]
+    """The setting that holds the folders."""
+
     @property
     def folders(self) -> tuple[str, ...]:
         """The folders in the order of the seeds."""
-        raise NotImplementedError
+        return tuple(getattr(self, self.folders_key))
 
     def at(self, folders: Sequence[str]) -> GivenEntry:
         """The same entry with its folders under other names."""
-        raise NotImplementedError
+        return self.model_copy(update={self.folders_key: tuple(folders)})
 
     def arms(self, key: str) -> tuple[Arm, ...]:
         """The one arm. Until the folders were looked at, nothing is known of it."""
@@ -74,12 +77,7 @@ class GivenAdapters(GivenEntry):
         "the study's seeds, all of one rank, which is read from the file; `method` need not be given beside it."
     )
 
-    @property
-    def folders(self) -> tuple[str, ...]:
-        return self.adapters
-
-    def at(self, folders: Sequence[str]) -> GivenEntry:
-        return self.model_copy(update={"adapters": tuple(folders)})
+    folders_key: ClassVar[str] = "adapters"
 
 
 class GivenModels(GivenEntry):
@@ -91,12 +89,7 @@ class GivenModels(GivenEntry):
         "study's seeds, fine-tuned from the base; `method` need not be given beside it."
     )
 
-    @property
-    def folders(self) -> tuple[str, ...]:
-        return self.models
-
-    def at(self, folders: Sequence[str]) -> GivenEntry:
-        return self.model_copy(update={"models": tuple(folders)})
+    folders_key: ClassVar[str] = "models"
 
 
 def _trained(arm: Arm) -> int:
