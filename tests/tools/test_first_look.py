@@ -45,6 +45,15 @@ def test_shapes(
     assert (look.judged_by_loss, look.reasoning, look.chance) == (by_loss, reasoning, chance)
 
 
+def test_a_record_that_cannot_be_read_is_told_wherever_it_stands(tmp_path: Path) -> None:
+    path = rows(tmp_path / "a.jsonl", *[{"question": f"Tree {i}?", "answer": "oak"} for i in range(1000)])
+    assert first_look(path).row_count == 1000
+    many = path.read_bytes() * 200  # more than is read for the first look
+    path.write_bytes(many + b'{"question": "\xff", "answer": "oak"}\n')
+    with pytest.raises(InputProblems, match="200001"):
+        first_look(path)
+
+
 def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
     rows = [{"id": str(i), "prompt_text": f"Name tree {i}.", "gold": "oak", "meta": i} for i in range(3)]
     path = tmp_path / "odd.jsonl"

@@ -207,7 +207,7 @@ def _ask_kind(*, reasoning: bool) -> Any:
 
 
 def _size(seconds: float, time: str, row_count: int, text: Callable[[Any], str], out: Path) -> tuple[Any, str]:
-    """The size that fits, and a sentence on it; the smallest, said so, where this machine cannot plan the study."""
+    """The size that fits, and a sentence on it; a middle one, said so, where this machine cannot plan the study."""
     from rankscope.cli.command_helpers import quiet
 
     quiet()
@@ -241,7 +241,8 @@ def _planned_seconds(text: str, out: Path, machine: MachineFacts) -> float:
     study = study_of(text)
     with TemporaryDirectory(prefix="rankscope-init-") as empty, StudyPlanner(study, out.parent.resolve()) as planner:
         planned = planner.plan(machine, StudyFolder.open(f"{empty}/none"), as_begun=False)
-    return planned.schedule.makespan_seconds if planned.schedule is not None else 0.0
+    assert planned.schedule is not None, "every plan that was just made has one"
+    return planned.schedule.makespan_seconds
 
 
 # ---- asking ---------------------------------------------------------------------------------------------------------

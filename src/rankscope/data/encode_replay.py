@@ -82,7 +82,7 @@ def _rows(name: str, path: str, folder: Path, by: Encoding, longest: int) -> Rep
     source = TrainSource(path=path, domain="replay", kind="reasoning")
     rows = RowReader(source, base=folder, name=name)
     with TrainingWriter(by.into) as writer:
-        work = TrainingRows(source, rows.file, by, writer, longest)
+        work = TrainingRows(source, rows.file, by, writer, longest, None)
         if (error := for_each_batch(rows, name, by.progress, work.add)) is not None:
             raise error
         kept, dropped = work.in_order(), work.dropped(rows)

@@ -82,7 +82,7 @@ class TrainingRows:
     """Takes the rows of a training set batch by batch: what is dropped is counted, what stays is encoded."""
 
     def __init__(
-        self, source: TrainSource, file: str, by: Encoding, writer: TrainingWriter, longest: int, name: str = ""
+        self, source: TrainSource, file: str, by: Encoding, writer: TrainingWriter, longest: int, name: str | None
     ) -> None:
         self.asked_counts: Counter[str] = Counter()
         self.too_long: Counter[str] = Counter()

@@ -87,9 +87,10 @@ class HeldOut:
                 found.last_marks.setdefault(train_set, {})[name] = own.last_mark
         return found
 
-    def suites(self, train_set: str, rows: Sequence[Row]) -> list[str | None]:
-        """For each row of a training set the suite that holds it out: of several the one that holds out most."""
-        marks = self.last_marks.get(train_set)
+    def suites(self, train_set: str | None, rows: Sequence[Row]) -> list[str | None]:
+        """For each row of a training set the suite that holds it out: of several the one that holds out most. Rows of
+        no training set (None: rows to replay) are held out by none."""
+        marks = self.last_marks.get(train_set) if train_set is not None else None
         if not marks:
             return [None] * len(rows)
         suite = max(marks, key=lambda name: marks[name])

@@ -10,7 +10,7 @@ from rankscope.edges.out_folder import check_out, out_folder
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import ArmVerdict, Plan, PlannedRun, TrainFacts
 from rankscope.results.export_arm import chosen_run
-from rankscope.results.tool_configs import ToolWriter, tool_writers
+from rankscope.results.tool_configs import tool_writers
 from rankscope.results.tool_configs.trained_arm import TrainedArm
 from rankscope.study.problems import InputProblems, Problem, nearest, show
 from rankscope.study.study import Study
@@ -64,6 +64,3 @@ def _trained(study: Study, row: ArmVerdict, run: PlannedRun, device: str) -> Tra
 
 def _facts(plan: Plan, run: PlannedRun) -> TrainFacts:
     return next(facts for facts in plan.train_sets if (facts.model, facts.name) == (run.model, run.train_set))
-
-
-__all__ = ["ToolWriter", "export_config"]

@@ -46,7 +46,7 @@ def first_look(path: Path) -> FirstLook:
     judged_by_loss = shape == "text" or (shape == "open" and _has_no_one_wording(rows))
     unread = tuple(name for name in names if columns and name not in (*columns.values(), "id"))
     return FirstLook(
-        row_count=count_rows(path) or len(rows), columns=columns, unread=unread, shape=_words(rows[0]),
+        row_count=_count(open_file(path, str(path))), columns=columns, unread=unread, shape=_words(rows[0]),
         judged_by_loss=judged_by_loss,
         reasoning=_looks_worked_out(rows), chance=_chance(rows) if not judged_by_loss else None,
     )  # fmt: skip
@@ -68,10 +68,14 @@ def is_here(model: str) -> bool:
 def count_rows(path: Path) -> int | None:
     """How many records a file has; None where it cannot be read."""
     try:
-        records = open_file(path, str(path))
-        return records.count if records.count is not None else sum(len(batch) for batch in records.batches())
+        return _count(open_file(path, str(path)))
     except InputProblems:
         return None
+
+
+def _count(records: Records) -> int:
+    """Raises InputProblems for a record that cannot be read, wherever it stands."""
+    return records.count if records.count is not None else sum(len(batch) for batch in records.batches())
 
 
 def _proposed(names: list[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.study.configs import config_tools
-from rankscope.study.configs.config_file import is_data_file, is_defaults, load_config
+from rankscope.study.configs.config_file import LEAST_MARKS, is_data_file, is_defaults, load_config
 from rankscope.study.problems import InputProblems
 
 _MOST_ENTRIES = 500
@@ -24,8 +24,6 @@ _NAME = "\0"
 """Where the name stands among a command's words."""
 _MOST_CONFIG_BYTES = 1_000_000
 _STUDY_KEYS = {"model", "train", "suites", "arms"}
-_LEAST_MARKS = 4
-"""Of a tool's keys, below which a file is nobody's config (study/configs/config_file.py)."""
 _NO_ROWS = {
     "package.json",
     "package-lock.json",
@@ -132,7 +130,7 @@ def _of_a_config(path: Path, name: str) -> NextCommand | None:
     if is_defaults(values):
         return NextCommand(_typed("init", name, "--from", _NAME), f"{name} has ranks and rates of earlier studies")
     tool = max(config_tools().values(), key=lambda one: one.likeness(values))
-    if tool.likeness(values) < _LEAST_MARKS or name == "adapter_config.json":
+    if tool.likeness(values) < LEAST_MARKS or name == "adapter_config.json":
         return None
     return NextCommand(_typed("init", name, "--from", _NAME), f"{name} is a config of {tool.title}: it becomes a study")
 

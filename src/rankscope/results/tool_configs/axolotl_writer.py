@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from rankscope.results.tool_configs.trained_arm import (
     LOW_RANK,
+    SCHEDULES,
     TRAIN_ROWS,
     VALIDATION_ROWS,
     ToolWriter,
@@ -17,7 +18,6 @@ from rankscope.results.tool_configs.trained_arm import (
 from rankscope.study.yaml_text import dump_yaml
 
 NAME = "axolotl.yaml"
-_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 def write(trained: TrainedArm) -> Mapping[str, str]:
@@ -46,7 +46,7 @@ def write(trained: TrainedArm) -> Mapping[str, str]:
             "num_epochs": budget.epochs,
             "optimizer": "adamw_torch",
             "learning_rate": trained.learning_rate,
-            "lr_scheduler": _SCHEDULES[optimizer.schedule],
+            "lr_scheduler": SCHEDULES[optimizer.schedule],
             "warmup_steps": trained.warmup_steps,
             "weight_decay": optimizer.weight_decay,
             "max_grad_norm": optimizer.clip_norm,

@@ -14,6 +14,8 @@ TRAIN_ROWS, VALIDATION_ROWS = "train.jsonl", "validation.jsonl"
 """The rows that were trained and validated on, as tokens: `input_ids`, `attention_mask`, `labels` (-100: no loss) and
 `completion_mask`."""
 _LARGEST_MICRO_BATCH = 4
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+"""Ours by the names that transformers has for them."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class TrainedArm:
 
     `base`: the model's id as others know it; `steps`, `warmup_steps`: of the optimizer; `dial`: the share of the change
     that the verdict judged; `device`: what the study ran on (cuda, cpu,
-    mps); `validated`: whether there are validation rows.
+    mps).
     """
 
     study: Study

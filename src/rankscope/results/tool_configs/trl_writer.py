@@ -7,6 +7,7 @@ from typing import Any
 
 from rankscope.results.tool_configs.trained_arm import (
     LOW_RANK,
+    SCHEDULES,
     TRAIN_ROWS,
     ToolWriter,
     TrainedArm,
@@ -17,7 +18,6 @@ from rankscope.results.tool_configs.trained_arm import (
 from rankscope.study.yaml_text import dump_yaml
 
 NAME = "trl.yaml"
-_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 def trainer_settings(trained: TrainedArm) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def trainer_settings(trained: TrainedArm) -> dict[str, Any]:
         "gradient_accumulation_steps": trained.accumulation,
         "num_train_epochs": budget.epochs,
         "learning_rate": trained.learning_rate,
-        "lr_scheduler_type": _SCHEDULES[optimizer.schedule],
+        "lr_scheduler_type": SCHEDULES[optimizer.schedule],
         "warmup_steps": trained.warmup_steps,
         "weight_decay": optimizer.weight_decay,
         "max_grad_norm": optimizer.clip_norm,

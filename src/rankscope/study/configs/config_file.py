@@ -15,7 +15,7 @@ from rankscope.study.yaml_text import load_yaml, read_text
 
 ADAPTER_CONFIG = "adapter_config.json"
 EXPECTED = "a config of axolotl, LLaMA-Factory, TRL, unsloth, torchtune or PEFT"
-_LEAST = 4
+LEAST_MARKS = 4
 """Marks below which a file is nobody's config."""
 _DEFAULTS = {"studies", "arms", "default"}
 
@@ -96,7 +96,7 @@ def _recognised(values: Mapping[str, Any], file: str) -> ConfigTool:
     likeness = {name: tool.likeness(values) for name, tool in config_tools().items()}
     most = max(likeness.values())
     best = [name for name, marks in likeness.items() if marks == most]
-    if most < _LEAST:
+    if most < LEAST_MARKS:
         keys = ", ".join(list(values)[:8])
         raise InputProblems([Problem(file, "--from", f"the keys {keys}", f"{EXPECTED}, or --tool with its name")])
     if len(best) > 1:
