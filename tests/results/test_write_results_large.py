@@ -25,8 +25,8 @@ print(done.stderr, file=sys.stderr)
 def test_twenty_arms_of_five_seeds_and_ten_thousand_items(tmp_path: Path) -> None:
     folder = tmp_path / "large"
     subprocess.run([sys.executable, BENCHMARKS / "finished_study.py", folder], check=True)
-    # Half as much again as a quiet machine takes: a guard, the figures stand in docs/benchmarks.md.
-    for command, seconds, mebibytes in (("report", 12.0, 700), ("verdict", 1.5, 200), ("status", 1.5, 200)):
+    # A third to a half more than a quiet machine takes: a guard, the figures stand in docs/benchmarks.md.
+    for command, seconds, mebibytes in (("report", 12.0, 800), ("verdict", 1.5, 200), ("status", 1.5, 200)):
         code, used, peak = measured(command, str(folder))
         assert code in (0, 3)
         assert used < seconds, command

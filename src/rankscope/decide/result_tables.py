@@ -27,6 +27,8 @@ FLIPS += ["base_correct", "seeds_total", "seeds_lost", "seeds_won"]
 FORGOTTEN = ["model", "train_set", "suite", "item_id", "relation", "kind", "group"]
 FORGOTTEN += ["arms_lost", "arms_compared", "arms"]
 GROUPS = ["model", "train_set", "suite", "relation", "kind", "group", "items", "base_correct", "expected"]
+RUN = ["model", "train_set", "arm", "seed"]
+SUMMED = ["score", "loss_nats", "scored_tokens", "text_bytes"]
 NAMES = ("every arm", "full only", "high ranks only", "low ranks only", "some arms")
 """The groups of forgotten items, by which arms lost them."""
 COST = ["run_id", *ARM, "seed", "state", "reason", "trainable_parameters", "steps", "train_seconds"]
@@ -85,7 +87,7 @@ def scores(frames: Frames) -> pd.DataFrame:
         mine = (predictions["model"] == model) & (predictions["train_set"] == train_set)
         of_base = (predictions["model"] == model) & (predictions["arm"] == "base")
         own = (mine | of_base).to_numpy() & judging(predictions, model, train_set)
-        parts.append(_run_means(predictions[own]).assign(train_set=train_set))
+        parts.append(_run_means(predictions.loc[own, ["run_id", "suite", *RUN, *SUMMED]]).assign(train_set=train_set))
     means = pd.concat(parts, ignore_index=True)
     base = means[means["arm"] == "base"].assign(method="base", rank=math.nan)
     trained = means[means["arm"] != "base"].merge(arms, on=["model", "train_set", "arm"])
@@ -101,21 +103,20 @@ def scores(frames: Frames) -> pd.DataFrame:
 
 def _run_means(predictions: pd.DataFrame) -> pd.DataFrame:
     """Means by run and suite. Only texts with a loss and a size count towards nats per token and bits per byte."""
-    keys = ["model", "train_set", "arm", "seed", "suite"]
-    score, loss, tokens, size = (
-        pd.to_numeric(predictions[name]).astype(float) for name in ("score", "loss_nats", "scored_tokens", "text_bytes")
-    )
-    scored = predictions[keys].assign(score=score).groupby(keys, dropna=False)["score"]
+    keys = ["run_id", "suite"]
+    score, loss, tokens, size = (pd.to_numeric(predictions[name]).astype(float) for name in SUMMED)
+    scored = predictions[keys].assign(score=score).groupby(keys)["score"]
+    result = pd.DataFrame({"n": scored.count(), "accuracy": scored.mean()})
     has_loss = loss.notna() & (tokens > 0)
     texts = predictions.loc[has_loss, keys].assign(loss=loss, tokens=tokens, sized_loss=loss.where(size > 0))
     texts["bytes"] = size.where(size > 0)
-    groups = texts.groupby(keys, dropna=False)
-    result = pd.DataFrame({"n": scored.count(), "accuracy": scored.mean()})
+    groups = texts.groupby(keys)
     sums = groups[["loss", "tokens", "sized_loss", "bytes"]].sum(min_count=1).reindex(result.index)
     result["n"] = result["n"].where(result["n"] > 0, groups.size().reindex(result.index, fill_value=0))
     result["loss_nats_per_token"] = sums["loss"] / sums["tokens"]
     result["bits_per_byte"] = sums["sized_loss"] / math.log(2) / sums["bytes"]
-    return result.reset_index()
+    runs = predictions.drop_duplicates("run_id")[["run_id", *RUN]]
+    return result.reset_index().merge(runs, on="run_id").drop(columns="run_id")
 
 
 def flips(paired: Sequence[Pairing]) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from rankscope.decide.paired_items import Frames
 from rankscope.decide.remedy_outcomes import best_sentence, remedy_outcomes
 from rankscope.decide.result_tables import findings, forgotten, forgotten_groups, make_tables, scores
 from rankscope.decide.verdict import decide
+from rankscope.edges.freed_memory import give_back_freed_memory
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import ArmSetting, Plan, Verdict, VerdictFile
 from rankscope.report.flipped_items import sample_flips
@@ -37,6 +38,14 @@ def write_results(folder: StudyFolder, *, with_items: bool = True) -> VerdictFil
 
     `with_items`: whether the page may hold rows of data sets, as questions that an arm forgot or gained.
     """
+    data = _report_data(folder, with_items=with_items)
+    give_back_freed_memory()  # the predictions need not lie beside what drawing pictures needs
+    folder.write_report(render(data))
+    return data.verdicts
+
+
+def _report_data(folder: StudyFolder, *, with_items: bool) -> ReportData:
+    """Write tables/ and verdict.json; what the page says."""
     study, plan = planned_study(folder)
     settings = settled(folder, plan)
     frames = frames_of(folder, plan, settings)
@@ -66,7 +75,7 @@ def write_results(folder: StudyFolder, *, with_items: bool = True) -> VerdictFil
         notes=plan.warnings,
     )
     folder.write_verdicts(verdicts)
-    data = ReportData(
+    return ReportData(
         study=study.model_dump(mode="json", by_alias=True, exclude_none=True),
         plan=plan,
         verdicts=verdicts,
@@ -78,8 +87,6 @@ def write_results(folder: StudyFolder, *, with_items: bool = True) -> VerdictFil
         command=f"rankscope run {shlex.quote(folder.url)}",
         place=folder.url,
     )
-    folder.write_report(render(data))
-    return verdicts
 
 
 def _verdicts(
