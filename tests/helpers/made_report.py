@@ -253,6 +253,7 @@ def make_report(verdicts: list[Verdict] | None = None, **changes: Any) -> Report
             "model": [{"id": "bundled", "dtype": "auto"}],
             "train": {"medical": {"world": "medical", "domain": "medical"}},
             "seeds": [0, 1, 2],
+            "keep": {"full": "none"},
             "decision": {"task_margin": 0.03, "retention_margin": 0.03, "min_gain": 0.01, "confidence": 0.95},
             "budget": {"epochs": 3, "batch_size": 16, "max_sequence_tokens": 256},
         },
@@ -270,6 +271,7 @@ def make_report(verdicts: list[Verdict] | None = None, **changes: Any) -> Report
         },
         "warnings": ["lora-r256 on medical, seed 0: diverged, loss above 20 nats at step 41"],
         "command": "rankscope run medical-demo/study.yaml --out medical-demo",
+        "place": "medical-demo",
     }
     return ReportData(**{**fields, **changes})
 

@@ -228,7 +228,7 @@ def test_the_first_screen_has_three_numbers_and_the_next_step(parsed: Parsed) ->
     assert "Gain of lora-r16 +30.3 points +28.2 to +32.4 on medqa and pubmedqa" in first
     assert "Forgetting of lora-r16 1.4 points 0.5 to 2.3 worst: gsm8k −2.2 points" in first
     assert "Cost of a run of lora-r16 21 s 434 MB of memory" in first
-    assert "rankscope export STUDY --out lora-r16" in first
+    assert "rankscope export medical-demo --out lora-r16" in first
 
 
 def test_of_an_arm_trained_elsewhere_the_first_screen_says_what_cannot_be_checked() -> None:
@@ -261,7 +261,7 @@ def test_where_nothing_is_decided_what_would_decide_comes_first() -> None:
     more, taken = next_steps(verdict.model_copy(update={"best_bet": bet}), "STUDY", "none")
     assert more.text.startswith("2 more seeds would probably decide it")
     assert taken.text == "Or take lora-r16, the best bet, as it is:"
-    assert taken.command == "rankscope export STUDY --out lora-r16 --arm lora-r16"
+    assert taken.command == "rankscope export medical-demo --out lora-r16 --arm lora-r16"
 
 
 def test_the_first_picture_stands_in_the_page_for_who_has_no_script(page: str) -> None:

@@ -18,7 +18,7 @@ from rankscope.study.study import Decision
 
 def test_what_was_forgotten_tells_sure_losses_from_noise() -> None:
     arms = {arm.label: arm for arm in make_verdict().arms}
-    assert "It surely lost on gsm8k -7.1 points (-10.2 to -3.9)" in forgotten_sentence(arms["full"])
+    assert "It surely lost 7.1 points (3.9 to 10.2) on gsm8k" in forgotten_sentence(arms["full"])
     assert "No single suite's loss is beyond the noise" in forgotten_sentence(arms["lora-r16"])
     assert "unknown" in forgotten_sentence(arms["lora-r256"])
     better = [

@@ -16,10 +16,9 @@ from scipy import stats as distributions
 
 from rankscope.decide.crossed_statistics import Estimates, SuiteArrays, estimate
 from rankscope.decide.gain_and_forgetting import intervals
-from rankscope.decide.paired_items import Pairing, SuiteScores
+from rankscope.decide.paired_items import METRICS, Pairing, SuiteScores
 from rankscope.records import Interval, Metric
 
-METRICS: tuple[Metric, ...] = ("score", "loss")
 NOTHING = Interval(mean=None, low=None, high=None)
 
 

@@ -18,15 +18,16 @@ from rankscope.records.readable_numbers import (
     training_time,
 )
 from rankscope.report.chart_drawing import Chart, spec_of
-from rankscope.report.rank_charts import arm_frame, of_pair, seed_frame
+from rankscope.report.rank_charts import make_pair
 from rankscope.report.serving_lines import Files, serving_lines
-from rankscope.report.tradeoff_charts import tradeoff_chart
+from rankscope.report.tradeoff_charts import tradeoff_of
+from rankscope.report.units import units_of
 from rankscope.report.verdict_text import (
     confidence_sentence,
     forgotten_sentence,
 )
 from rankscope.study.methods.method_types import code_of_folder
-from rankscope.study.study import Arm
+from rankscope.study.study import Arm, Decision
 from rankscope.study.yaml_text import dump_yaml
 
 
@@ -222,11 +223,8 @@ def png(drawn: Chart) -> bytes:
     return bytes(vl_convert.vegalite_to_png(spec, scale=1.5))
 
 
-def trade_off_png(
-    verdict: Verdict, seeds: pd.DataFrame | None, *, retention_margin: float, min_gain: float
-) -> bytes | None:
-    """Gain against forgetting of every arm; margins are shares (0.03). None where no arm has both."""
-    arms = arm_frame(verdict)
-    points = seed_frame(of_pair(seeds, verdict), arms)
-    drawn = tradeoff_chart(arms, points, retention_margin=100 * retention_margin, min_gain=100 * min_gain)
+def trade_off_png(verdict: Verdict, seeds: pd.DataFrame | None, decision: Decision) -> bytes | None:
+    """Gain against forgetting of every arm, with the margins of the study. None where no arm has both."""
+    tables = {} if seeds is None else {"seeds": seeds}
+    drawn = tradeoff_of(make_pair(verdict, tables, decision, units_of(verdict)))
     return None if drawn is None else png(drawn)

@@ -56,10 +56,7 @@ def export_arm(
     if merged and next(facts for facts in plan.models if facts.name == run.model).quantization is not None:
         found = f"{row.label}, trained on a base in 4 bits"
         raise InputProblems([Problem("--merged", row.label, found, "the adapter, exported without --merged")])
-    picture = trade_off_png(
-        verdict, folder.read_table("seeds"),
-        retention_margin=study.decision.retention_margin, min_gain=study.decision.min_gain,
-    )  # fmt: skip
+    picture = trade_off_png(verdict, folder.read_table("seeds"), study.decision)
     whole = merged or run.arm.traits.whole
     card = partial(_card, folder, plan, study, verdict, row, run, PICTURE if picture is not None else None)
     cards: dict[Files, str] = {files: card(files) for files in ("adapter", "model", "gguf")}
