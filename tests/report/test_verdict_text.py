@@ -134,7 +134,7 @@ def test_the_last_answer_is_the_bet_where_nothing_is_recommended_else_what_is_re
 def test_the_page_leads_with_the_bet() -> None:
     text = render(make_report(with_bet("cannot_distinguish").verdicts))
     assert "<h2>Best bet: [r16]</h2>" in text
-    assert "<b>Not decided yet.</b>" in text
+    assert "The sure verdict: not decided yet" in text
     assert "It misses little." in text
 
 

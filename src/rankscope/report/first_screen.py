@@ -61,13 +61,14 @@ class Allowed:
 class FirstScreen:
     """The answer for one base model and training set. `picture` is the id and the figure of its chart.
 
-    `answers` come as headlines at once and in full below; `arm` is what the numbers are of, with its setting, and
+    `answers` are said in full below: at once come the first one's headline, and of the others `beside`; `arm` is what the numbers are of, with its setting, and
     `ranges` says at what level their ranges hold.
     """
 
     name: str
     tone: str
     answers: Sequence[Answer]
+    beside: list[str]
     margin: str
     arm: str | None
     setting: str
@@ -89,6 +90,7 @@ def first_screen(pair: Pair, place: str, picture: tuple[str, Figure] | None, kee
         name=pair.name,
         tone=verdict.tone,
         answers=verdict.answers,
+        beside=[_beside(answer, verdict) for answer in verdict.answers[1:]],
         margin=margin_words(pair),
         arm=None if arm is None else arm.label,
         setting="" if arm is None else _setting(arm),
@@ -99,6 +101,12 @@ def first_screen(pair: Pair, place: str, picture: tuple[str, Figure] | None, kee
         picture=picture,
         caveat=verdict.elsewhere_sentence,
     )
+
+
+def _beside(answer: Answer, verdict: Verdict) -> str:
+    """A second answer's headline; of the sure verdict beside a bet with what it is, for it may seem to contradict."""
+    said = answer.headline
+    return said if verdict.recommended is not None else f"The sure verdict: {said[0].lower()}{said[1:]}"
 
 
 def margin_words(pair: Pair) -> str:

@@ -86,6 +86,8 @@ def render(report: ReportData) -> str:
     tables = _tables_of(report, pairs, interval)
     kept = sections.drawn([name for name in ("rates", "costs") if tables[name].rows])
     items = _items_of(report)
+    has_items = bool(items["total"]) or items["without_items"]
+    answers = [_answer(pair, confidence) for pair in pairs]
     gone = [s for s in sections.all if s not in kept.all]
     pictures = [screen.picture for screen in first if screen.picture is not None]
     charts = {f"chart-{s.id}-{i}": figure.spec for s in sections.all for i, figure in enumerate(s.figures)}
@@ -95,10 +97,12 @@ def render(report: ReportData) -> str:
         name=report.study.get("name") or (report.plan.study if report.plan else "study"),
         first=first,
         still=still_picture(pictures[0][1]) if pictures else None,
-        answers=[_answer(pair, confidence) for pair in pairs],
+        answers=answers,
+        has_items=has_items,
+        has_suites=bool(tables["suites"].rows or tables["texts"].rows or any(one["suites"] for one in answers)),
         notes=report.verdicts.notes,
         sections=kept,
-        left_out=[*_left_out(gone), *([] if items["total"] else [NO_ITEMS])],
+        left_out=[*_left_out(gone), *([] if has_items else [NO_ITEMS])],
         told_units=told_units(report.verdicts.verdicts),
         charts=json_text({name: shown.spec for name, shown in pictures} | charts),
         provenance=_flat(report.provenance),

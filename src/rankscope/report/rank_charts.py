@@ -201,19 +201,22 @@ def rank_chart(
     dots = dots.encode(x=x, y=y, color=colour, shape=shape, tooltip=told)
     others = [row for row in rows if row["rank"] is None]
     marks: list[Record] = [{"at": 0.0, "text": "base"}, {"at": margin, "text": margin_name}]
-    back = [*_levels(others, measure, low, told), *_marks(marks, others, measure, y_scale, limits)]
+    back = [*_levels(others, measure, (low, y), told), *_marks(marks, others, measure, y_scale, limits)]
     title = {"gain": "What was learned, by rank", "forgetting": "What was forgotten, by rank"}[measure]
     return layer(*back, bars, line, dots).properties(width=WIDTH, height=HEIGHT, title=f"{title} ({unit.name})")
 
 
-def _levels(others: list[Record], measure: str, low: alt.Y, told: list[alt.Tooltip]) -> list[alt.Chart]:
+def _levels(
+    others: list[Record], measure: str, heights: tuple[alt.Y, alt.Y], told: list[alt.Tooltip]
+) -> list[alt.Chart]:
     """Arms without a rank, full fine-tuning above all: a line across, and the band of its interval."""
+    low, y = heights
     known = [row for row in others if row[f"{measure}_low"] is not None and row[f"{measure}_high"] is not None]
     bands = chart(known).mark_rect(opacity=0.16, color="gray")
     lines = chart(others).mark_rule(strokeWidth=2, color="gray")
     return [
         bands.encode(y=low, y2=f"{measure}_high:Q"),
-        lines.encode(y=alt.Y(f"{measure}:Q", scale=low.scale), tooltip=told),
+        lines.encode(y=y, tooltip=told),
     ]
 
 

@@ -53,6 +53,8 @@ def change_frame(table: pd.DataFrame | None, verdicts: Sequence[Verdict], unit: 
         rows = of_pair(table, verdict)
         if "metric" in rows.columns:
             rows = rows[rows["metric"] == unit.metric]
+        elif unit is not IN_POINTS:  # a study from before losses were judged has scores only
+            continue
         if rows.empty:
             continue
         orders = {arm.label: order for order, arm in enumerate(verdict.arms_by_size)}
