@@ -161,9 +161,7 @@ def _against_base(suites: list[SuiteArrays], arm: int) -> float | None:
     return float(np.mean([suite.scores[arm].mean() - suite.base.mean() for suite in suites]))
 
 
-def _sentence(
-    arm: str, own: str, means: Mapping[Metric, Means], tokens: float | None, seconds: float | None
-) -> str:
+def _sentence(arm: str, own: str, means: Mapping[Metric, Means], tokens: float | None, seconds: float | None) -> str:
     """`ARM keeps 98 % of OWN's gain and forgets 2.0 points instead of 9.0, for 25 % more tokens and 40 % more time`; of
     an arm that is compared with itself (no `own`) `keeps 98 % of its gain`."""
     said = [part for metric in METRICS for part in _done_in(metric, means[metric], own)]

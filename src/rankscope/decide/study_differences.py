@@ -17,7 +17,7 @@ from scipy import stats as distributions
 from rankscope.decide.crossed_statistics import Estimates, SuiteArrays, estimate
 from rankscope.decide.gain_and_forgetting import intervals
 from rankscope.decide.paired_items import METRICS, Pairing, SuiteScores
-from rankscope.records import Interval, Metric
+from rankscope.records import Interval
 
 NOTHING = Interval(mean=None, low=None, high=None)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -196,18 +195,24 @@ def short_names(names: Sequence[str], most: int) -> dict[str, str]:
 
     Where two then look alike, what they begin and end with in common is left out instead, so that they differ.
     """
-    found = {name: middle_cut(name, most) for name in names}
+    found = {name: cut_label(name, most) for name in names}
     for label in [label for label, count in Counter(found.values()).items() if count > 1]:
         alike = [name for name in found if found[name] == label]
-        start = len(os.path.commonprefix(alike))
-        end = len(os.path.commonprefix([name[start:][::-1] for name in alike]))
+        start = _common([*alike])
+        end = _common([name[start:][::-1] for name in alike])
         for name in alike:
             own = name[max(0, start - 2) : len(name) - end + 2 if end > 2 else len(name)]
             found[name] = f"…{own}" if len(own) <= most else f"…{own[:most]}…"
     return found
 
 
-def middle_cut(name: str, most: int) -> str:
+def _common(texts: Sequence[str]) -> int:
+    """How many characters all these texts begin with in common."""
+    columns = (len(set(column)) for column in zip(*texts, strict=False))
+    return next((place for place, kinds in enumerate(columns) if kinds > 1), min(map(len, texts)))
+
+
+def cut_label(name: str, most: int) -> str:
     """The name, or its beginning and its end where it is longer."""
     head = (most - 1) // 2
     return name if len(name) <= most else f"{name[:head]}…{name[head - most + 1 :]}"

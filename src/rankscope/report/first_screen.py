@@ -61,8 +61,8 @@ class Allowed:
 class FirstScreen:
     """The answer for one base model and training set. `picture` is the id and the figure of its chart.
 
-    `answers` are said in full below: at once come the first one's headline, and of the others `beside`; `arm` is what the numbers are of, with its setting, and
-    `ranges` says at what level their ranges hold.
+    `answers` are said in full below: at once come the first one's headline, and of the others `beside`; `arm` is what
+    the numbers are of, with its setting, and `ranges` says at what level their ranges hold.
     """
 
     name: str

@@ -98,10 +98,16 @@ class _Axes:
         self._y = alt.Scale(domain=list(self.y_limits), nice=False, zero=False)
 
     def x(self, field: str = "gain") -> alt.X:
-        return alt.X(f"{field}:Q", scale=self._x, title=f"Gain on in-domain suites ({self._units['gain'].name}): right is better")
+        return alt.X(
+            f"{field}:Q", scale=self._x, title=f"Gain on in-domain suites ({self._units['gain'].name}): right is better"
+        )
 
     def y(self, field: str = "forgetting") -> alt.Y:
-        return alt.Y(f"{field}:Q", scale=self._y, title=f"Forgetting elsewhere ({self._units['forgetting'].name}): down is better")
+        return alt.Y(
+            f"{field}:Q",
+            scale=self._y,
+            title=f"Forgetting elsewhere ({self._units['forgetting'].name}): down is better",
+        )
 
 
 def front_chart(
@@ -132,7 +138,9 @@ def front_chart(
     parts = [*_beyond(plane), *_curves(rows, plane, colour), *_bars(judged, plane, colour)]
     parts += [*_dots(judged, hollow, plane, (colour, shape), units), _rings(judged, worth, plane, colour, units)]
     drawn = layer(*parts).add_params(alt.param(name="margin", value=retention_margin))
-    return drawn.properties(width=PLOT_WIDTH, height=FRONT_HEIGHT, title=f"Gain against forgetting ({title_units(units)})")
+    return drawn.properties(
+        width=PLOT_WIDTH, height=FRONT_HEIGHT, title=f"Gain against forgetting ({title_units(units)})"
+    )
 
 
 def _beyond(plane: _Axes) -> list[alt.Chart]:
@@ -191,9 +199,7 @@ def _dots(
     ]
 
 
-def _rings(
-    judged: list[Record], worth: Sequence[WorthAt], plane: _Axes, colour: alt.Color, units: Units
-) -> alt.Chart:
+def _rings(judged: list[Record], worth: Sequence[WorthAt], plane: _Axes, colour: alt.Color, units: Units) -> alt.Chart:
     """Around the settings at the parameter `margin`, or where other margins are not known around those judged at."""
     gain, lost = units["gain"], units["forgetting"]
     found: list[Record] = [

@@ -191,7 +191,7 @@ def losses_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
     for pair in pairs:
         mixed = any(len(units_in(pair.verdict, measure)) > 1 for measure in MEASURES)
         for arm in pair.verdict.arms_by_size:
-            if arm.gain_nats is None and arm.forgetting_nats is None or not mixed:
+            if not mixed or (arm.gain_nats is None and arm.forgetting_nats is None):
                 continue
             status = pair.verdict.status_of(arm)
             rows.append(

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from rankscope.records import RemedyOutcome
 from rankscope.records.readable_numbers import NOT_MEASURED, percent, points_lost
 from rankscope.report.chart_drawing import Pair
-from rankscope.report.page_tables import DataTable, cells_in_units, columns_of_pairs, interval_cells, number_cell, text_cell
+from rankscope.report.page_tables import (
+    DataTable,
+    cells_in_units,
+    columns_of_pairs,
+    interval_cells,
+    number_cell,
+    text_cell,
+)
 from rankscope.report.units import header_units
 
 

@@ -34,6 +34,7 @@ from rankscope.report.units import IN_NATS, IN_POINTS, Unit
 MOST_CHARACTERS = 24
 """Of a name beside a heat map; of a longer one the middle is left out."""
 
+
 def change_tooltip(unit: Unit) -> list[tuple[str, str, str]]:
     """(field, title, format) of what happened on a suite, and of what base and arm had where these are shares."""
     shares = [("base_accuracy", "base (%)", ".1f"), ("accuracy", "arm (%)", ".1f")] if unit is IN_POINTS else []

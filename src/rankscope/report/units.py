@@ -1,4 +1,4 @@
-"""The units that gain and forgetting are shown in: percentage points, and of suites judged by their loss nats per token.
+"""The units of gain and forgetting: percentage points, and of suites judged by their loss nats per token.
 
 A study may judge all suites in one of them, or some in each; a chart has one unit an axis, and a table says which.
 """
