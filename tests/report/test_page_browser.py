@@ -224,9 +224,10 @@ def test_the_first_screen_answers_without_scrolling(browser: Any, tmp_path: Path
     path = tmp_path / "one.html"
     path.write_text(render(make_report()), encoding="utf-8")
     page = Visit(browser, path, viewport={"width": width, "height": height}).page
-    parts = [".said", ".three", ".next", *([".picture"] if width > 1000 else [])]
+    parts = [".said", ".three", ".next", ".picture"] if width > 1000 else [".said"]
     boxes = [page.locator(part).bounding_box() for part in parts]
     assert all(box["y"] + box["height"] <= height for box in boxes)
+    assert page.locator(".picture .chart").bounding_box()["y"] <= height - 300, "the answer and most of the picture"
 
 
 def test_print_is_light_unfolded_and_drawn_for_a_reader_of_the_dark(browser: Any, file: Path) -> None:
@@ -267,6 +268,10 @@ def test_the_margin_turns_in_the_picture_and_in_words(browser: Any, tmp_path: Pa
     assert page.locator(".worth:visible").inner_text() == said
     page.wait_for_timeout(300)
     assert rule.evaluate("(line) => line.getBoundingClientRect().top") > before
+    held = (
+        "The answer and its numbers stay at the study's margin of 3 points; the picture shows what 1 point would allow."
+    )
+    assert page.inner_text(".held") == held
 
 
 def test_the_contents_follow_the_reader_and_open_what_is_folded(visit: Visit) -> None:

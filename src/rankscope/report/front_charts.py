@@ -36,8 +36,9 @@ FRONT_HEIGHT = 400
 def front_frame(points: pd.DataFrame, arms: pd.DataFrame, units: Units = POINTS_ALONE) -> pd.DataFrame:
     """The points of one base model and training set, as they are shown in `units`, in the order of `arm_frame`'s arms.
 
-    `points`: the columns of tables/operating_points.parquet. The setting that was chosen has the numbers of `arms`,
-    which the answer has too: their intervals hold at once, those of the table each for itself. A rate that was only searched has no gain of its own: its
+    `points`: the columns of tables/operating_points.parquet.
+    The setting that was chosen has the numbers of `arms`, which the answer has too: their intervals hold at once, those
+    of the table each for itself. A rate
     validation loss is put where the judged points' gain has it (never rising with the loss), its forgetting is that of
     the items that choose. Columns: arm, order, series, learning_rate, dial, seeds, judged, chosen, and gain and
     forgetting with their ends.

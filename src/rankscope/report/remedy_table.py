@@ -15,16 +15,17 @@ from rankscope.report.page_tables import (
     number_cell,
     text_cell,
 )
-from rankscope.report.units import header_units
+from rankscope.report.units import MEASURES, header_units
 
 
 def remedies_table(pairs: Sequence[Pair]) -> DataTable:
     """What each remedy is worth against its own arm, and its price."""
     verdicts = [pair.verdict for pair in pairs]
     extra, named = columns_of_pairs(verdicts)
+    gain, lost = (header_units(verdicts, measure) for measure in MEASURES)
     columns = [
-        *extra, ("arm", False), ("remedy", False), ("against", False), (f"gain lost ({header_units(verdicts, 'gain')})", True), ("interval", True),
-        (f"forgetting saved ({header_units(verdicts, 'forgetting')})", True), ("interval", True), ("more tokens", True), ("more time", True),
+        *extra, ("arm", False), ("remedy", False), ("against", False),
+        (f"gain lost ({gain})", True), ("interval", True), (f"forgetting saved ({lost})", True), ("interval", True), ("more tokens", True), ("more time", True),
     ]  # fmt: skip
     rows = [
         [

@@ -78,10 +78,7 @@ def chosen_run(folder: StudyFolder, arm: str | None) -> tuple[Study, Plan, Verdi
     """The arm that is exported (None: the recommended one), with its verdict and the run of its median validation
     loss. Raises InputProblems where there is none."""
     study, plan = planned_study(folder)
-    verdicts = folder.read_verdicts()
-    if verdicts is None:
-        raise _nothing(folder, "no verdict yet", "a study that has ended; `rankscope status` says what is left")
-    verdict, row = _choose(folder, verdicts.verdicts, arm)
+    verdict, row = _choose(folder, folder.verdicts().verdicts, arm)
     try:
         seed = median_seed(runs_frame(folder, plan), verdict.model, verdict.train_set, row.label)
     except LookupError:

@@ -22,7 +22,6 @@ from rankscope.report.tradeoff_charts import kind_chart, tradeoff_of
 from rankscope.report.training_charts import curve_points, learning_chart, learning_frame
 from rankscope.report.units import MEASURES, units_of
 from rankscope.results.frames import planned_study
-from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Study
 
 CHARTS = ("gain", "forgetting", "trade_off", "fronts", "matrix", "suites", "kinds", "learning", "cost")
@@ -126,12 +125,8 @@ class Results:
 def load(folder: str | Path) -> Results:
     """The results in a study folder that `rankscope run` made. Raises InputProblems where it holds no verdict yet."""
     held = StudyFolder.open(folder)
-    verdicts = held.read_verdicts()
-    if verdicts is None:
-        held.planned()
-        expected = "the folder of a study that has ended; `rankscope status` says what is left"
-        raise InputProblems([Problem(held.url, "load", "no verdict.json", expected)])
     study, _ = planned_study(held)
+    verdicts = held.verdicts()
     names = held.table_names()
     tables = {name: table for name in names if (table := held.read_table(name)) is not None}
     return Results(held.url, study, verdicts.verdicts, tables)
