@@ -265,7 +265,7 @@ def test_the_margin_turns_in_the_picture_and_in_words(browser: Any, tmp_path: Pa
     page.keyboard.press("Home")
     assert page.inner_text(".slide output") == "1 point"
     said = "If 1 point may be forgotten, most gain: lora-r4 +12.3 points (dial 0.5)."
-    assert page.locator(".worth:visible").inner_text() == said
+    assert page.locator(".worth:visible").inner_text().replace("\u00a0", " ") == said
     page.wait_for_timeout(300)
     assert rule.evaluate("(line) => line.getBoundingClientRect().top") > before
     held = (

@@ -218,7 +218,7 @@ def cut_label(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[:head]}…{name[head - most + 1 :]}"
 
 
-def label_expression(short: Mapping[str, str]) -> dict[str, str]:
+def label_expression(short: Mapping[str, str]) -> dict[str, Any]:
     """What an axis needs to write these labels in the place of the names; nothing where all are as they are."""
     cut = {name: label for name, label in short.items() if name != label}
     return {"labelExpr": f"({json.dumps(cut)})[datum.label] || datum.label"} if cut else {}

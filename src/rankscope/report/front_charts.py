@@ -77,7 +77,7 @@ def _as_the_answer_has_them(frame: pd.DataFrame, arms: pd.DataFrame, columns: li
     """The judged points at the chosen settings with the arms' own means and intervals."""
     known = arms.set_index("arm")
     for place in frame.index[frame["chosen"].astype(bool) & frame["judged"]]:
-        own = known.loc[frame.at[place, "arm"], columns]
+        own = known.loc[str(frame.at[place, "arm"])][columns]
         if own["gain"] is not None and own["forgetting"] is not None:
             frame.loc[place, columns] = [float("nan") if value is None else float(value) for value in own]
     return frame

@@ -25,7 +25,8 @@ def remedies_table(pairs: Sequence[Pair]) -> DataTable:
     gain, lost = (header_units(verdicts, measure) for measure in MEASURES)
     columns = [
         *extra, ("arm", False), ("remedy", False), ("against", False),
-        (f"gain lost ({gain})", True), ("interval", True), (f"forgetting saved ({lost})", True), ("interval", True), ("more tokens", True), ("more time", True),
+        (f"gain lost ({gain})", True), ("interval", True), (f"forgetting saved ({lost})", True), ("interval", True),
+        ("more tokens", True), ("more time", True),
     ]  # fmt: skip
     rows = [
         [

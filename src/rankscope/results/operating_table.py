@@ -51,7 +51,7 @@ def judged_at_dials(
             where = {"model": setting.model, "train_set": setting.train_set}
             measured = measure_pairing(pair(frames, **where, only=[setting.arm]))
             nats = measured.nats
-            parts = [measured.gain, measured.forgetting, nats and nats.gain, nats and nats.forgetting]
+            parts = [measured.gain, measured.forgetting, *((nats.gain, nats.forgetting) if nats else (None, None))]
             found = [intervals(part, confidence, 1)[0] for part in parts]
             rate = pd.to_numeric(mine["learning_rate"]).iloc[0]  # missing where an arm was trained elsewhere
             values = [len(mine), *(end for one in found for end in (one.mean, one.low, one.high))]
