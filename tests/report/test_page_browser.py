@@ -215,6 +215,10 @@ def test_axe_finds_nothing_and_charts_are_no_wider_than_their_place(
     visit.page.evaluate("document.querySelectorAll('.part, .how').forEach((part) => { part.open = true; })")
     found = axe.Axe().run(visit.page, options={"resultTypes": ["violations"]})
     assert [(one["id"], one["nodes"][0]["html"]) for one in found.response["violations"]] == []
+    visit.page.locator("#arms ~ section .numbers").first.evaluate("(part) => { part.open = true; }")
+    visit.page.wait_for_selector("#arms ~ section .numbers td")
+    region = visit.page.locator("#arms ~ section .numbers .scroll").first
+    assert width > 560 or region.evaluate("(box) => box.scrollWidth - box.clientWidth") <= 1, "numbers are not cut off"
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
     assert visit.page.evaluate(WIDE) == []
 
@@ -268,9 +272,7 @@ def test_the_margin_turns_in_the_picture_and_in_words(browser: Any, tmp_path: Pa
     assert page.locator(".worth:visible").inner_text().replace("\u00a0", " ") == said
     page.wait_for_timeout(300)
     assert rule.evaluate("(line) => line.getBoundingClientRect().top") > before
-    held = (
-        "The answer and its numbers stay at the study's margin of 3 points; the picture shows what 1 point would allow."
-    )
+    held = "The answer and its numbers are for the study's margin of 3 points; the picture shows 1 point."
     assert page.inner_text(".held") == held
 
 

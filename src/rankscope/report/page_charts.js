@@ -166,8 +166,8 @@ for (const box of document.querySelectorAll(".allow")) {
     range.setAttribute("aria-valuetext", now.dataset.label);
     for (const line of worth) line.hidden = line !== now;
     const held = box.closest(".verdict").querySelector(".held");
-    held.textContent = now.hasAttribute("data-own") ? "" : "The answer and its numbers stay at the study's margin of "
-      + held.dataset.margin + "; the picture shows what " + now.dataset.label + " would allow.";
+    held.textContent = now.hasAttribute("data-own") ? "" : "The answer and its numbers are for the study's margin of "
+      + held.dataset.margin + "; the picture shows " + now.dataset.label + ".";
     turned.set(box.dataset.chart, Number(now.dataset.amount));
     showMargin(box.dataset.chart);
   };

@@ -141,14 +141,14 @@ def matrix_section(verdicts: VerdictFile, tables: Tables) -> Section:
         mine = [verdict for verdict in verdicts.verdicts if verdict.model == model]
         name = model if len(models) > 1 else ""
         for table, column, title, unit in (
-            ("matrix", "domain", "By training set and domain", IN_POINTS),
-            ("forgetting", "suite", "By training set and suite", IN_POINTS),
-            ("forgetting", "suite", "Of suites judged by loss", IN_NATS),
+            ("matrix", "domain", "Gained and forgotten, by domain", IN_POINTS),
+            ("forgetting", "suite", "Gained and forgotten, by suite", IN_POINTS),
+            ("forgetting", "suite", "Gained and forgotten, by suite judged by loss", IN_NATS),
         ):
             if alike and column == "domain":
                 continue
             drawn = matrix_chart(change_frame(tables.get(table), mine, unit), column, title, unit)
-            found += figure(drawn, f"gain and forgetting {title[0].lower()}{title[1:]}, in {unit.short}", name)
+            found += figure(drawn, f"{title[0].lower()}{title[1:]}, in {unit.short}", name)
     said = " Each domain has one suite, so the suites stand for the domains." if alike and found else ""
     return Section(
         "matrix",

@@ -91,9 +91,9 @@ class Results:
             case "fronts":
                 return front_of(pair, self.tables)
             case "matrix":
-                return matrix_chart(changes("matrix"), "domain", "By training set and domain", unit)
+                return matrix_chart(changes("matrix"), "domain", "Gained and forgotten, by domain", unit)
             case "suites":
-                return matrix_chart(changes("forgetting"), "suite", "By training set and suite", unit)
+                return matrix_chart(changes("forgetting"), "suite", "Gained and forgotten, by suite", unit)
             case "kinds":
                 return kind_chart(changes("kinds"), unit)
             case "learning":
