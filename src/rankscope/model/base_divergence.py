@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rankscope.model.forward import chunk_rows, head_logits
+from rankscope.model.output_head import chunk_rows, head_logits
 
 
 class BaseStates(NamedTuple):
