@@ -10,6 +10,7 @@ Shapes: D hidden size, V vocabulary, Q positions read, M scored tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -96,19 +97,18 @@ def target_logprobs(
 
     Raises HeadMismatch where the model has no output head.
     """
-    head = model.get_output_embeddings()
-    plain = type(head) is nn.Linear and type(head.weight) is nn.Parameter
-    blockwise = plain and states.device.type == "cpu" and head.out_features > _MOST_COLUMNS
-    size = MOST_ROWS if blockwise else chunk_rows(model)
+    head = block_head(model, states)
+    size = chunk_rows(model) if head is None else MOST_ROWS
     found, done = [], 0
     for start in range(0, len(states), size):
         part = states[start : start + size]
         last = int(torch.searchsorted(rows, start + len(part)))
         here, wanted = rows[done:last] - start, ids[done:last]
-        if blockwise:
-            found.append(_in_blocks(model, head, part, here, wanted, best))
-        else:
+        if head is None:
             found.append(of_logits(head_logits(model, part), here, wanted, best=best))
+        else:
+            sums = sums_in_blocks(model, head, part, here, wanted, best=best)
+            found.append(TargetLogprobs(sums.targets - sums.log_sums[here], sums.best))
         done = last
     every = [one.best for one in found if one.best is not None]
     return TargetLogprobs(torch.cat([one.logprobs for one in found]).cpu(), torch.cat(every).cpu() if every else None)
@@ -120,24 +120,49 @@ def of_logits(logits: Tensor, rows: Tensor, ids: Tensor, *, best: bool = False) 
     return TargetLogprobs(logits.log_softmax(-1)[rows, ids], logits.argmax(-1)[rows] == ids if best else None)
 
 
-def _in_blocks(
-    model: PreTrainedModel, head: nn.Linear, states: Tensor, rows: Tensor, ids: Tensor, best: bool
-) -> TargetLogprobs:
-    """The log-sum of exponentials is built up block by block of the vocabulary; among equals the first is the best."""
-    states = states.to(head.weight.dtype)
-    columns = min(max(BLOCK_ELEMENTS // len(states), _LEAST_COLUMNS), _MOST_COLUMNS)
+# ---- a block of the vocabulary at a time ----
+
+
+@dataclass(frozen=True)
+class BlockSums:
+    """`targets` (M,): the logits of the scored tokens; `log_sums` (Q,): the logarithm of the sum of all exponentials;
+    `best` as in `TargetLogprobs`."""
+
+    targets: Tensor
+    log_sums: Tensor
+    best: Tensor | None
+
+
+def block_head(model: PreTrainedModel, states: Tensor) -> nn.Linear | None:
+    """The model's head where blocks of it are worth while: a plain linear layer of many columns on a CPU."""
+    head = model.get_output_embeddings()
+    plain = type(head) is nn.Linear and type(head.weight) is nn.Parameter
+    return head if plain and states.device.type == "cpu" and head.out_features > _MOST_COLUMNS else None
+
+
+def head_blocks(head: nn.Linear, states: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Columns of the vocabulary, and the head's product with states (Q, D) there, in the dtype of its weight."""
+    columns = min(max(BLOCK_ELEMENTS // max(1, len(states)), _LEAST_COLUMNS), _MOST_COLUMNS)
+    for start in range(0, head.out_features, columns):
+        block = slice(start, start + columns)
+        bias = None if head.bias is None else head.bias[block]
+        yield block, nn.functional.linear(states, head.weight[block], bias)
+
+
+def sums_in_blocks(
+    model: PreTrainedModel, head: nn.Linear, states: Tensor, rows: Tensor, ids: Tensor, *, best: bool = False
+) -> BlockSums:
+    """The sums of states (Q, D) for tokens as in `target_logprobs`; among equals the first is the best."""
     log_sums, largest = (torch.full((len(states),), -torch.inf) for _ in range(2))
     most_likely = torch.zeros(len(states), dtype=torch.int64)
     targets = torch.empty(len(ids))
-    for start in range(0, head.out_features, columns):
-        block = slice(start, start + columns)
-        product = nn.functional.linear(states, head.weight[block], None if head.bias is None else head.bias[block])
+    for block, product in head_blocks(head, states.to(head.weight.dtype)):
         logits = scaled_logits(model, product.float())
         here = ((ids >= block.start) & (ids < block.stop)).nonzero()[:, 0]
-        targets[here] = logits[rows[here], ids[here] - start]
+        targets[here] = logits[rows[here], ids[here] - block.start]
         log_sums = torch.logaddexp(log_sums, logits.logsumexp(-1))
         if best:
             values, places = logits.max(-1)
-            most_likely = torch.where(values > largest, places + start, most_likely)
+            most_likely = torch.where(values > largest, places + block.start, most_likely)
             largest = torch.maximum(values, largest)
-    return TargetLogprobs(targets - log_sums[rows], most_likely[rows] == ids if best else None)
+    return BlockSums(targets, log_sums, most_likely[rows] == ids if best else None)
