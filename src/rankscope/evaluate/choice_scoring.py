@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rankscope.evaluate.answer_count import count_answers
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Reads, RowBatch, TreeBatch, prompt_tree, tree_batch
 from rankscope.model.attention.joined_attention import log_sums_by_kernel
 from rankscope.model.attention.kv_cache import prefix_kv
@@ -76,6 +77,7 @@ def _sums(model: PreTrainedModel, plan: ChoicePlan, misses: Tensor | None) -> Te
             found = tree_logprobs(model, trees, misses, team)
         for reads, logprobs in found:
             sums.index_add_(0, reads.target_choice, logprobs.double())
+            count_answers(len(reads.target_choice.unique()))
     sums = team.sum(sums)  # a choice has its number from one process, and zero from the others
     if misses is not None:
         misses.copy_(team.sum(misses))
