@@ -75,11 +75,12 @@ def points_of(column: pd.Series) -> pd.Series:
 
 def _as_the_answer_has_them(frame: pd.DataFrame, arms: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The judged points at the chosen settings with the arms' own means and intervals."""
-    known = arms.set_index("arm")
-    for place in frame.index[frame["chosen"].astype(bool) & frame["judged"]]:
-        own = known.loc[str(frame.at[place, "arm"])][columns]
-        if own["gain"] is not None and own["forgetting"] is not None:
-            frame.loc[place, columns] = [float("nan") if value is None else float(value) for value in own]
+    own = {str(row["arm"]): row for row in records(arms, *MEASURES)}
+    chosen = frame["chosen"].astype(bool) & frame["judged"] & frame["arm"].isin(list(own))
+    for column in columns:
+        values = [own.get(str(arm), {}).get(column) for arm in frame["arm"]]
+        answers = pd.Series([np.nan if value is None else value for value in values], frame.index, dtype=float)
+        frame[column] = frame[column].where(~chosen, answers)
     return frame
 
 
