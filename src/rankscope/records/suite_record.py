@@ -8,7 +8,6 @@ from rankscope.study.graders import GradeEntry
 from rankscope.study.study import Kind
 from rankscope.study.study_settings import Metric
 
-
 KIND_NOT_KNOWN = "not known"
 """In place of a suite's kind, which nobody has to say."""
 

@@ -14,6 +14,7 @@ from rankscope.study.problems import Document, Place, Problem, nearest, show
 from rankscope.study.remedy_checks import check_remedies
 from rankscope.study.source_settings import as_its_set
 from rankscope.study.study import Arm, Study, is_task_file
+from rankscope.study.study_settings import is_name
 from rankscope.study.suite_checks import check_auto, check_held_out
 
 RESERVED_LABEL = "base"
@@ -166,6 +167,8 @@ def _check_domains(document: Document) -> list[Problem]:
             expected = "`domain`: the suites with the same one are its in-domain suites"
             problems.append(document.problem(("train", name), "no domain", expected))
             continue
+        if not isinstance(domain, str) or not is_name(domain):
+            continue  # told already: no suite can have it
         if suites and not any(suite.get("domain") == domain for suite in suites):
             expected = f"at least one in-domain suite: one with `domain: {domain}`"
             problems.append(document.problem(("train", name), f"no suite with the domain {show(domain)}", expected))

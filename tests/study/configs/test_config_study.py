@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from config_cases import ALL, NAMES, adapter_config, beside, case, read, study
+from config_cases import ALL, KNOWN, NAMES, adapter_config, beside, case, read, study
 
 from rankscope.study.configs import config_tools
 from rankscope.study.configs.config_file import load_config, read_config
@@ -80,7 +80,7 @@ def test_what_it_costs_to_train_is_carried(folder: Path) -> None:
 
 def test_steps_become_passes_where_rows_were_counted_and_drawn_rows_where_not(folder: Path) -> None:
     counted = study("llamafactory/full-and-pissa.yaml", folder)  # 20 rows, 100 steps of 2; 100 rows would be held out
-    assert any(line.startswith("max_steps: 100: 200 rows are seen") for line in counted.not_carried)
+    assert any(line.startswith("max_steps: 100: a study counts passes") for line in counted.not_carried)
     drawn = load_yaml(study("unsloth/alpaca-4bit.json", folder).text, "study.yaml", "a study")
     assert drawn["budget"]["epochs"] == 1
     assert drawn["train"]["instructions"]["limit"] * 0.9 * 0.9 == pytest.approx(60 * 8, abs=1)
@@ -100,7 +100,7 @@ def test_no_data_and_no_model_is_a_line_each(tmp_path: Path) -> None:
     folder = adapter_config(tmp_path / "mine", peft_type="LORA", r=4, base_model_name_or_path="/nowhere/model")
     config = read_config(load_config(folder), "mine", [tmp_path])
     with pytest.raises(InputProblems) as caught:
-        config_study(config, "mine", tmp_path / "study.yaml", "mine", [tmp_path], lambda path: None)
+        config_study(config, "mine", tmp_path / "study.yaml", "mine", [tmp_path], KNOWN)
     assert [str(problem).split(", expected")[0] for problem in caught.value.problems] == [
         "mine: model: found /nowhere/model, no such folder",
         "mine: data: found no training data (an adapter's settings name no data)",
