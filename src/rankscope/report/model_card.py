@@ -150,9 +150,7 @@ def _lead(verdict: Verdict, row: ArmVerdict, exported: Exported) -> str:
     seeds = ""
     if len(row.seeds) > 1:
         of_them = f"{exported.seed}, of median validation loss" if arm.given is None else f"{exported.seed}"
-        seeds = (
-            f"\n\nThese weights are seed {of_them}; gain, forgetting and the verdict are of all {len(row.seeds)}."
-        )
+        seeds = f"\n\nThese weights are seed {of_them}; gain, forgetting and the verdict are of all {len(row.seeds)}."
     return f"{lead} {result}{place}{seeds}{_dial(row, arm)}{elsewhere}"
 
 
