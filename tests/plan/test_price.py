@@ -76,4 +76,6 @@ def test_gpu_hours_of_a_study_without_gpus_cost_no_money() -> None:
 
 
 def test_money_has_cents_where_they_matter() -> None:
-    assert [money(amount) for amount in (0.0, 99.994, 1234.6)] == ["0.00", "99.99", "1,235"]
+    assert [money(amount) for amount in (0.0, 0.004, 0.006, 99.994, 1234.6)] == [
+        "0.00", "less than 0.01", "0.01", "99.99", "1,235",
+    ]  # fmt: skip

@@ -222,8 +222,8 @@ def _kinds(plan: Plan) -> list[str]:
     names = list(dict.fromkeys(suite.name for suite in plan.suites if suite.kind is None and judged(suite)))
     if not names:
         return []
-    told = "not known (no `kind: recall` or `kind: reasoning`)"
-    return [f"{listing(names)}: whether this is recall or reasoning is {told}; answers are compared as they stand"]
+    told = "whether this is recall or reasoning is not known (`kind` says it): tables by kind are without it"
+    return [f"{listing(names)}: {told}"]
 
 
 def _held_out(plan: Plan) -> list[str]:

@@ -96,4 +96,6 @@ def no_gpu_hours(price: Price) -> str:
 
 def money(amount: float) -> str:
     """An amount without a currency: cents below 100, whole numbers above."""
+    if 0 < amount < 0.005:
+        return "less than 0.01"
     return f"{amount:,.2f}" if amount < 100 else f"{amount:,.0f}"
