@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import os
 import platform
@@ -166,6 +167,11 @@ def _has_mps() -> bool:
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "rankscope": __version__}  # an editable install's metadata gets old
     for name in _PACKAGES:
         try:
@@ -175,8 +181,10 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def commit() -> str | None:
-    """The commit of the source tree rankscope runs from, with + where it was changed; None outside a checkout."""
+    """The commit of the source tree rankscope runs from, with + where it was changed; None outside a checkout. Asked
+    once: what runs is what was imported."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
