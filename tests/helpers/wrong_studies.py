@@ -134,6 +134,8 @@ WRONG = [
      "`world`"),
     ("path: train.jsonl, domain: medical", "path: train.jsonl", "line 4, train.medical: found no domain, expected "
      "`domain`: the suites with the same one are its in-domain suites"),
+    ("path: train.jsonl, domain: medical", "path: train.jsonl, domain: a b", 'line 4, train.medical.domain: found "a b", '
+     "expected a name of letters, digits, `.`, `_` or `-` that begins with a letter or digit (at most 64)"),
     ("domain: medical, kind: recall", "domain: drugs, kind: recall", 'line 4, train.medical: found no suite with the '
      'domain "medical", expected at least one in-domain suite: one with `domain: medical`'),
     ("domain: legal, kind: recall", "domain: legal, kind: memory", 'line 7, suites.law.kind: found "memory", expected '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from config_cases import ALL, KNOWN, NAMES, adapter_config, beside, case, read, 
 from rankscope.study.configs import config_tools
 from rankscope.study.configs.config_file import load_config, read_config
 from rankscope.study.configs.config_study import check_study_name, config_study
+from rankscope.study.configs.config_suites import RowsTold
 from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import read_study
 from rankscope.study.yaml_text import load_yaml
@@ -85,6 +87,20 @@ def test_steps_become_passes_where_rows_were_counted_and_drawn_rows_where_not(fo
     assert drawn["budget"]["epochs"] == 1
     assert drawn["train"]["instructions"]["limit"] * 0.9 * 0.9 == pytest.approx(60 * 8, abs=1)
     assert drawn["optimizer"]["warmup_fraction"] == pytest.approx(5 / 60, rel=0.05)
+
+
+@pytest.mark.parametrize(("by_loss", "metric"), [(True, "loss"), (False, None), (None, None)])
+def test_rows_that_no_exact_match_grades_are_judged_by_loss(
+    folder: Path, by_loss: bool | None, metric: str | None
+) -> None:
+    """As the rows of a file show, where the config does not say it; where nobody can tell, planning does."""
+    values = {"model_name_or_path": "acme/oak", "dataset_name": "rows.jsonl", "use_peft": True, "max_length": 512}
+    known = replace(KNOWN, look=lambda path: RowsTold(20, by_loss), kind="reasoning")
+    made = config_study(read_config(values, "x", [], "trl"), "x", folder / "study.yaml", "mine", [folder], known)
+    found = load_yaml(made.text, "study.yaml", "a study")
+    assert found["suites"]["rows-held-out"].get("metric") == metric
+    assert found["suites"]["rows-held-out"]["kind"] == found["train"]["rows"]["kind"] == "reasoning"
+    assert "TODO kind" not in made.text
 
 
 def test_data_sets_have_a_verdict_each_and_that_is_said(folder: Path) -> None:
