@@ -100,9 +100,9 @@ def test_the_files_of_a_folder_are_asked_as_their_rows_show(tmp_path: Path) -> N
     asked = {name: (suite.kind, suite.metric) for name, suite in chosen.items()}
     assert asked == {
         "taught": ("recall", None),
-        "general-law": ("recall", None),
+        "general-law": (None, None),
         "general-sums": ("reasoning", None),
-        "general-talk": ("recall", "loss"),
+        "general-talk": (None, "loss"),
     }
     stored = study_of(dump_study(absolute(with_chosen_suites(study, tmp_path, None), tmp_path)))
     write_rows(tmp_path / "old" / "later.jsonl", choice_rows(20, "q", 2))
