@@ -22,6 +22,7 @@ from rankscope.records.readable_numbers import (
     rate,
     training_time,
 )
+from rankscope.records.suite_record import KIND_NOT_KNOWN
 from rankscope.report.chart_drawing import Pair, plain, relation_name
 from rankscope.report.suite_changes import change_frame
 from rankscope.report.units import IN_NATS, IN_POINTS, MEASURES, Unit, header_units, units_in
@@ -153,7 +154,8 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
             rows.append(
                 [
                     *pair_cells(row["model"], row["train_set"]),
-                    *(text_cell(row[name]) for name in ("arm", "suite", "domain", "kind")),
+                    *(text_cell(row[name]) for name in ("arm", "suite", "domain")),
+                    text_cell(row["kind"] or KIND_NOT_KNOWN),
                     text_cell(relation_name(row["relation"])),
                     number_cell(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
                     number_cell(chance, "" if chance is None else percent(chance)),
