@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from made_inside import inside_tables
-from made_report import make_large_report, make_report, make_verdict
+from made_report import in_nats, make_large_report, make_report, make_verdict
 from test_front_charts import POINTS, at_margins
 
 from rankscope.report.page import render
@@ -221,6 +221,23 @@ def test_axe_finds_nothing_and_charts_are_no_wider_than_their_place(
     assert width > 560 or region.evaluate("(box) => box.scrollWidth - box.clientWidth") <= 1, "numbers are not cut off"
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
     assert visit.page.evaluate(WIDE) == []
+
+
+@pytest.mark.parametrize(("unit", "width", "theme"), [("points", 390, "dark"), ("nats", 1400, "light")])
+def test_axe_finds_nothing_where_the_margin_slides(
+    browser: Any, tmp_path: Path, unit: str, width: int, theme: str
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+    report = make_report([at_margins()])
+    report.tables["operating_points"] = POINTS
+    path = tmp_path / "slider.html"
+    path.write_text(render(report if unit == "points" else in_nats(report)), encoding="utf-8")
+    visit = Visit(browser, path, color_scheme=theme, viewport={"width": width, "height": 844})
+    assert visit.page.locator("input[type=range]").count() == 1
+    visit.page.evaluate("document.querySelectorAll('.part, .how').forEach((part) => { part.open = true; })")
+    found = axe.Axe().run(visit.page, options={"resultTypes": ["violations"]})
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found.response["violations"]] == []
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])

@@ -86,6 +86,7 @@ def fit(
         for member, own in zip(pack.members, settings, strict=True)
     ]
     results = restore(trainees, checkpoints, len(batches), common.micro_batch_tokens)
+    first = max(len(result.steps) for result in results)
     last = len(batches) if until_step is None else min(until_step, len(batches))
     forward = pack.training_forward()
     remedies = [own.remedies for own in settings]
@@ -94,7 +95,7 @@ def fit(
     replayed = _replayed_rows(batches, rows, common)
     clock = _Clock(common.checkpoint_seconds)
     with _training(pack.model, forward, checkpointing=_twice(settings, results)):
-        for step in range(max(len(result.steps) for result in results), last):
+        for step in range(first, last):
             if not (alive := [i for i, result in enumerate(results) if result.state != "diverged"]):
                 return results
             now = StepRows([rows[i] for i in batches[step]], replayed[step])
@@ -113,7 +114,7 @@ def fit(
                 save(results, trainees, checkpoints)
             if stopping:
                 return [_paused(result, "stopped by a signal") for result in results]
-    if until_step is not None:
+    if until_step is not None and first < last:
         save(results, trainees, checkpoints)
     return [_paused(result) if last < len(batches) else _judge(result) for result in results]
 
