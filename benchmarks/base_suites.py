@@ -44,6 +44,8 @@ from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import read_study
 from rankscope.study.study import ModelSpec, SuiteSource
 
+Dtype = Literal["float32", "bfloat16"]
+Device = Literal["cpu", "cuda"]
 STUDY = Path(__file__).resolve().parents[1] / "studies" / "gemma.yaml"
 CONFIDENCE = 0.95
 QUICK_ITEMS = 24
@@ -81,11 +83,11 @@ class Bench:
     encoder: Encoder
     scoring: LoadedModel
     exact: LoadedModel
-    device: Literal["cpu", "cuda"]
+    device: Device
     context_tokens: int
 
 
-def bench_of(spec: ModelSpec, folder: Path, dtype: Literal["float32", "bfloat16"], device: Literal["cpu", "cuda"]) -> Bench:
+def bench_of(spec: ModelSpec, folder: Path, dtype: Dtype, device: Device) -> Bench:
     """The model, loaded. Raises InputProblems where it cannot be."""
     facts = inspect_model(spec, folder, device=device)
     exact = load_model(spec, folder, "float32", device)

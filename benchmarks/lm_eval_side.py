@@ -24,9 +24,7 @@ class Answer:
     nats: tuple[float, ...] = ()
 
 
-def lm_eval_answers(
-    base: LoadedModel, items: Sequence[Item], source: SuiteSource, context_tokens: int
-) -> list[Answer]:
+def lm_eval_answers(base: LoadedModel, items: Sequence[Item], source: SuiteSource, context_tokens: int) -> list[Answer]:
     """An answer to each item, all of one form. Raises ImportError without lm-eval."""
     from lm_eval.models.huggingface import HFLM
 
