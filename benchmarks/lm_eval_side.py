@@ -28,19 +28,25 @@ def lm_eval_answers(base: LoadedModel, items: Sequence[Item], source: SuiteSourc
     """An answer to each item, all of one form. Raises ImportError without lm-eval."""
     from lm_eval.models.huggingface import HFLM
 
-    logging.disable(logging.WARNING)
-    model = HFLM(
-        pretrained=base.model, tokenizer=base.tokenizer, batch_size=BATCH_SIZE, max_length=context_tokens,
-        device=str(base.model.device),
-    )  # fmt: skip
-    if items[0].form == "choices":
-        return _chosen(model, items, source)
-    if items[0].form == "text":
-        from lm_eval.api.instance import Instance
+    told = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it warns of every prompt that begins with BOS
+    try:
+        model = HFLM(
+            pretrained=base.model, tokenizer=base.tokenizer, batch_size=BATCH_SIZE, max_length=context_tokens,
+            device=str(base.model.device),
+        )  # fmt: skip
+        ways = {"choices": _chosen, "text": _read}
+        return ways.get(items[0].form, _written)(model, items, source)
+    finally:
+        logging.disable(told)
 
-        asked = [Instance("loglikelihood_rolling", {}, (item.prompt_text,), i) for i, item in enumerate(items)]
-        return [Answer("", (float(value),)) for value in model.loglikelihood_rolling(asked, disable_tqdm=True)]
-    return _written(model, items, source)
+
+def _read(model: object, items: Sequence[Item], _: SuiteSource) -> list[Answer]:
+    """The log-likelihood of each whole text."""
+    from lm_eval.api.instance import Instance
+
+    asked = [Instance("loglikelihood_rolling", {}, (item.prompt_text,), i) for i, item in enumerate(items)]
+    return [Answer("", (float(value),)) for value in model.loglikelihood_rolling(asked, disable_tqdm=True)]  # type: ignore[attr-defined]
 
 
 def _chosen(model: object, items: Sequence[Item], source: SuiteSource) -> list[Answer]:
