@@ -9,8 +9,9 @@ forgets where the base is surely above chance, by the test that the verdict uses
 
 `--compared` items of each suite, spread over it, are answered by lm-eval's `hf` model too, from the same strings and
 the same weights, always in fp32: in bf16 rounding alone moves answers that are near to one another. Of plain text each
-row's beginning is compared. Seconds are those of one pass, in one process; the difference is the largest of any choice
-or text, in nats. A last line of a suite that is missing in ../shared/data, or of lm-eval's, says why.
+row's beginning is compared. The difference is the largest of any choice or text, in nats; seconds are those of one
+pass, in one process. A suite whose rows are not there says so, and so does every suite without lm-eval. `--only` takes
+several words with commas between them.
 """
 
 from __future__ import annotations
@@ -227,7 +228,7 @@ def main() -> None:
     bench = bench_of(spec, folder, arguments.dtype, arguments.device)
     table = Table(arguments, HEAD, line)
     for name, source in study.suites.items():
-        if arguments.only in name:
+        if any(word in name for word in arguments.only.split(",")):
             most = [count for count in (source.limit, limit) if count]
             table.add(suite_row(name, source.model_copy(update={"limit": min(most, default=None)}), bench, compared))
 
