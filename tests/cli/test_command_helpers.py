@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from rankscope.cli.command_helpers import ends_errors
+from rankscope.cli import command_helpers
+from rankscope.cli.command_helpers import AnswersScored, ends_errors
 from rankscope.edges.storages import Busy
 from rankscope.study.problems import InputProblems, Problem
 
@@ -73,3 +74,18 @@ def test_a_fault_of_ours_is_one_line_that_names_a_report(
     assert "ZeroDivisionError: a secret place of ***" in text
     assert "hf_AbCdEfGh" not in text
     assert "torch " in text
+
+
+def test_scoring_says_how_far_it_is_and_how_long_it_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing in the first second, then not more than a line in five."""
+    clock = iter([0.0, 0.5, 10.0, 12.0, 40.0])
+    monkeypatch.setattr(command_helpers.time, "monotonic", lambda: next(clock))
+    told = AnswersScored()
+    for done in (5, 100, 120, 800):
+        told("the base", done, 1000)
+    assert capsys.readouterr().err.splitlines() == [
+        "scoring the base: 100 of 1,000 answers, time left: 1.5 min",
+        "scoring the base: 800 of 1,000 answers, time left: 10 s",
+    ]

@@ -136,7 +136,7 @@ def test_text_without_a_prompt_scores_all_but_the_first_token(llama: PreTrainedM
 def test_logits_are_read_in_chunks(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     items = random_items(12, seed=8)
     wanted = choice_logprobs(llama, items, token_budget=300)
-    monkeypatch.setattr("rankscope.model.forward.CHUNK_ELEMENTS", {"cpu": 1000})
+    monkeypatch.setattr("rankscope.model.output_head.CHUNK_ELEMENTS", {"cpu": 1000})
     assert_close(choice_logprobs(llama, items, token_budget=300), wanted, nats=1e-5)
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rankscope.data.training_batches import collate
-from rankscope.model.forward import head_logits
 from rankscope.model.load import LoadedModel, load_model
 from rankscope.model.methods.attach import Adapted
 from rankscope.model.model_source import no_progress_bars
+from rankscope.model.output_head import head_logits
 from rankscope.records import Example, Item
 from rankscope.study.study import ModelSpec
 

@@ -18,9 +18,9 @@ from rankscope.model.forward import (
     NotFinite,
     compare_head,
     forward_of,
-    head_logits,
     hidden_states,
 )
+from rankscope.model.output_head import head_logits, target_logprobs
 
 VOCABULARY = 97
 SMALL: dict[str, Any] = {
@@ -102,8 +102,8 @@ def test_logits_at_positions_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("Gemma2")
     forward = forward_of(model)
     positions = torch.tensor([0, 3, 8, 9, 17])
-    monkeypatch.setattr("rankscope.model.forward.CHUNK_ELEMENTS", {"cpu": 2 * VOCABULARY})
-    monkeypatch.setattr("rankscope.model.forward.LEAST_CHUNK_ROWS", 1)
+    monkeypatch.setattr("rankscope.model.output_head.CHUNK_ELEMENTS", {"cpu": 2 * VOCABULARY})
+    monkeypatch.setattr("rankscope.model.output_head.LEAST_CHUNK_ROWS", 1)
     with torch.no_grad():
         own = model(TOKENS).logits.flatten(0, 1)[positions]
         parts = list(forward.logits_at(TOKENS, positions))
@@ -111,6 +111,32 @@ def test_logits_at_positions_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(torch.cat(parts), own, atol=1e-5, rtol=1e-5)
         forward.direct = False
         torch.testing.assert_close(torch.cat(list(forward.logits_at(TOKENS, positions))), own, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["Gemma2", "Llama", "Phi"])
+def test_log_probabilities_in_blocks_of_the_vocabulary(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that do not divide the vocabulary, a last one of one column, targets in each of them, and of equal tokens
+    the first as the best; soft-capping and a head with a bias."""
+    model = make(family)
+    with torch.no_grad():
+        weight = model.get_output_embeddings().weight
+        weight[70], weight[80] = weight[3], weight[3]
+        states = hidden_states(model, TOKENS).flatten(0, 1)
+        logits = model(TOKENS).logits.flatten(0, 1).double()
+        logits[:, 70] = logits[:, 80] = logits[:, 3]
+        rows = torch.arange(len(states)).repeat_interleave(3)
+        ids = torch.stack(
+            [torch.arange(len(states)) * 5 % VOCABULARY, logits.argmax(-1), torch.full((len(states),), 96)]
+        )
+        ids = ids.T.flatten()
+        wanted = logits.log_softmax(-1)[rows, ids]
+        for rows_at_once, columns in ((512, 32), (4, 16), (5, 96), (1, 8)):
+            for name, value in (("MOST_ROWS", rows_at_once), ("_LEAST_COLUMNS", columns), ("_MOST_COLUMNS", columns)):
+                monkeypatch.setattr(f"rankscope.model.output_head.{name}", value)
+            found = target_logprobs(model, states, rows, ids, best=True)
+            torch.testing.assert_close(found.logprobs.double(), wanted, atol=1e-5, rtol=1e-5)
+            assert found.best is not None
+            assert torch.equal(found.best, ids == logits.argmax(-1)[rows])
 
 
 def test_a_head_that_does_more_falls_back_to_the_models_own(caplog: pytest.LogCaptureFixture) -> None:

@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 import rankscope.evaluate.adapter_scoring as adapter_module
 import rankscope.tools.score as score_module
 from rankscope.cli import app
+from rankscope.tools.score_request import model_spec, suite_options
 
 COUNT = 24
 
@@ -84,6 +85,28 @@ def test_adapters_in_one_forward_give_the_same_table(
     base, adapted = two[two["run_id"] == "base"], two[two["run_id"] != "base"]
     assert len(adapted) == 2 * len(base)
     assert list(base["choice_logprobs"].dropna().iloc[0]) != list(adapted["choice_logprobs"].dropna().iloc[0])
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_progress_counts_every_answer_once(here: Path, together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choices, texts and written answers of the base and of two adapters, scored in turn or in one forward."""
+    if together:
+        monkeypatch.setattr(adapter_module, "DEVICES", {"cpu"})
+    heard: list[tuple[str, int, int]] = []
+    suites = [str(here / name) for name in ("trees.jsonl", "text.jsonl", "sums.jsonl")]
+    adapters = [str(here / "one"), str(here / "two")]
+    score_module.score_models(
+        model_spec(str(here / "model"), dtype="float32", chat="auto"), adapters, suites,
+        suite_options(kind="auto", choices="text", limit=None, max_new_tokens=4, num_fewshot=None, metric=None),
+        lambda *told: heard.append(told),
+    )  # fmt: skip
+    choices = len(choice_rows(1, "m", 0)[0]["choices"])
+    whole = 3 * (choices * COUNT + 1 + 3)
+    assert {total for _, _, total in heard} == {whole}
+    done = [count for _, count, _ in heard]
+    assert done == sorted(done)
+    assert done[-1] == whole
+    assert {what for what, _, _ in heard} >= {"the base", *adapters}
 
 
 def test_json_table_and_items_agree_and_the_base_is_loaded_once(here: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -205,7 +205,7 @@ def test_the_base_of_every_method_is_the_untouched_model(tiny_folder: Path, arm:
 
 def _with_loss(forward: Any, rows: Sequence[Example]) -> Tensor:
     from rankscope.data.training_batches import collate
-    from rankscope.model.forward import head_logits
+    from rankscope.model.output_head import head_logits
 
     with forward.ready():
         return torch.log_softmax(head_logits(forward.model, forward.target_states(collate(rows))), -1)

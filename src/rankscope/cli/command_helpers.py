@@ -83,21 +83,42 @@ def print_verdict(folder: StudyFolder) -> None:
         typer.echo(f"\nThe report: {folder.report_place}")
 
 
-class RowsRead:
-    """Says on stderr what is being read and encoded: after a second, and then every few."""
+class _NowAndThen:
+    """Says on stderr how far something is: after a second, and then every few."""
 
     _FIRST_SECONDS, _EVERY_SECONDS = 1.0, 5.0
 
     def __init__(self) -> None:
-        self._next = time.monotonic() + self._FIRST_SECONDS
+        self._begun = time.monotonic()
+        self._next = self._begun + self._FIRST_SECONDS
+
+    def _say(self, line: Callable[[float], str]) -> None:
+        """`line` of the seconds that have gone by."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._EVERY_SECONDS
+            typer.echo(line(now - self._begun), err=True)
+
+
+class RowsRead(_NowAndThen):
+    """What is being read and encoded."""
 
     def __call__(self, name: str, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + self._EVERY_SECONDS
         of = f"{done:,} of {total:,} rows" if total is not None else f"{done:,} rows"
-        typer.echo(f"reading {name}: {of}", err=True)
+        self._say(lambda _: f"reading {name}: {of}")
+
+
+class AnswersScored(_NowAndThen):
+    """What is being scored, and how long the rest takes at the pace so far."""
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        def line(seconds: float) -> str:
+            from rankscope.records.readable_numbers import duration
+
+            left = duration(seconds * (total - done) / done) if done else "not known yet"
+            return f"scoring {name}: {done:,} of {total:,} answers, time left: {left}"
+
+        self._say(line)
 
 
 _P = ParamSpec("_P")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankscope.cli.command_helpers import Json, check_writable, quiet
+from rankscope.cli.command_helpers import AnswersScored, Json, check_writable, quiet
 
 if TYPE_CHECKING:
     from rankscope.tools.score import Scored
@@ -149,7 +149,7 @@ def score(
     for out in (items.parent if items else None, harness_output):
         if out is not None:
             check_writable(out)
-    scored = score_models(spec, adapter or [], suite, options)
+    scored = score_models(spec, adapter or [], suite, options, AnswersScored())
     summary = summarise(scored, confidence)
     _write(scored, items, harness_output)
     if json_:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rankscope.evaluate.answer_count import count_answers
 from rankscope.evaluate.choice_scoring import choice_logprobs, layout_of, probe_item, target_logprobs, trees_for
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Reads
 from rankscope.evaluate.score_suites import SuitePlan
@@ -103,6 +104,7 @@ def packed_logprobs(pack: Pack, plan: ChoicePlan) -> list[Logprobs | None]:
                     found = target_logprobs(model, batch.input_ids.repeat(count)[None], reads, **arguments)
                     if counts:
                         sums.index_add_(0, reads.target_choice, found.double())
+                        count_answers(len(reads.target_choice.unique()))
     rows = team.sum(sums).view(count, -1)
     return [plan.by_item(row.tolist()) if bool(torch.isfinite(row).all()) else None for row in rows]
 

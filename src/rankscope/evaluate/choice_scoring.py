@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rankscope.evaluate.answer_count import count_answers
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Reads, RowBatch, TreeBatch, prompt_tree, tree_batch
 from rankscope.model.attention.joined_attention import log_sums_by_kernel
 from rankscope.model.attention.kv_cache import prefix_kv
@@ -76,6 +77,7 @@ def _sums(model: PreTrainedModel, plan: ChoicePlan, misses: Tensor | None) -> Te
             found = tree_logprobs(model, trees, misses, team)
         for reads, logprobs in found:
             sums.index_add_(0, reads.target_choice, logprobs.double())
+            count_answers(len(reads.target_choice.unique()))
     sums = team.sum(sums)  # a choice has its number from one process, and zero from the others
     if misses is not None:
         misses.copy_(team.sum(misses))
@@ -140,18 +142,13 @@ def target_logprobs(
     """Log-probabilities (M,) in fp32, on the CPU, of the scored tokens of a batch. `misses`, where it is given, counts
     of every choice the tokens that are not the most likely where they stand."""
     device = compute_device(model)
-    target_read, target_ids = moved(reads.target_read, device), moved(reads.target_ids, device)
-    found: list[Tensor] = []
-    start = done = 0
-    for logits in forward_of(model).logits_at(moved(input_ids, device), moved(reads.read, device), **arguments):
-        stop = start + len(logits)
-        last = int(torch.searchsorted(reads.target_read, stop))
-        rows, ids = target_read[done:last] - start, target_ids[done:last]
-        found.append(logits.log_softmax(-1)[rows, ids])
-        if misses is not None:
-            misses.index_add_(0, reads.target_choice[done:last], (logits.argmax(-1)[rows] != ids).long().cpu())
-        start, done = stop, last
-    return torch.cat(found).cpu()
+    found = forward_of(model).target_logprobs_at(
+        moved(input_ids, device), moved(reads.read, device), reads.target_read, reads.target_ids,
+        best=misses is not None, **arguments,
+    )  # fmt: skip
+    if misses is not None and found.best is not None:
+        misses.index_add_(0, reads.target_choice, (~found.best).long())
+    return found.logprobs
 
 
 # ---- may this model run trees? --------------------------------------------------------------------------------------

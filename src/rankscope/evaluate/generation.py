@@ -19,6 +19,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from rankscope.evaluate.answer_count import count_answers
 from rankscope.evaluate.stop_strings import FirstStop, StopStrings
 from rankscope.model.attention.kv_cache import Decoder, decodes_in_cache
 from rankscope.model.attention.scoring_layout import moved
@@ -110,6 +111,7 @@ def write(
         else:
             for row in waiting:
                 _own_generate(model, row, ending, choose)
+                count_answers(1)
 
 
 def most_likely_of(logits: Tensor, rows: Sequence[WrittenRow]) -> Tensor:
@@ -224,6 +226,7 @@ def _decode(
             continue
         done = {index for index in fresh if index not in ended and ending.take(active[index], tokens[index])}
         if done:
+            count_answers(len(done))
             cache.end(done)
             ended |= done
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rankscope.model.forward import chunk_rows, head_logits
+from rankscope.model.output_head import chunk_rows, head_logits
 
 
 class BaseStates(NamedTuple):
@@ -44,7 +44,7 @@ def summed_losses_near_base(
 
 
 class _NearBase(torch.autograd.Function):
-    """As `forward._HeadLoss`: the gradient of a sum is known as soon as its chunk is, so no logits are kept."""
+    """As `head_loss._HeadLoss`: the gradient of a sum is known as soon as its chunk is, so no logits are kept."""
 
     @staticmethod
     def forward(

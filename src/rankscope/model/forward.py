@@ -1,7 +1,6 @@
-"""Final hidden states without vocabulary logits, logits only where they are read, and a loss that makes them in chunks.
+"""Final hidden states without vocabulary logits, and logits only where they are read.
 
-Shapes: B batch, T tokens, D hidden size, V vocabulary, Q positions read, P positions with loss, N arms, whose positions
-stand one after another.
+Shapes: B batch, T tokens, D hidden size, V vocabulary, Q positions read.
 """
 
 from __future__ import annotations
@@ -13,31 +12,27 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from rankscope.model.attention.registration import FastPathCheck, why_different
 from rankscope.model.decoder_parts import blocks, feed_forward_name, text_config
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
+from rankscope.model.output_head import (
+    HeadMismatch,
+    TargetLogprobs,
+    chunk_rows,
+    head_logits,
+    of_logits,
+    target_logprobs,
+)
 from rankscope.model.sharding.shard import compute_device, gathered, is_sharded
 
 PROBE_TOKENS = 8
-CHUNK_ELEMENTS = {"cpu": 1 << 20}
-"""Logits held at once, by device; a chunk that stays in a core's cache is faster on CPU."""
-
-_CHUNK_ELEMENTS_ELSE = 1 << 27
-"""On devices not named there: half a gigabyte in fp32, a thousand rows of a vocabulary of 128,256, so that the products
-with the head are large."""
-
-LEAST_CHUNK_ROWS = 32
 
 
 class NotFinite(ArithmeticError):
     """The model's numbers are NaN or infinite: a failed run, never an answer."""
-
-
-class HeadMismatch(RuntimeError):
-    """Final hidden states and the output head do not reproduce the model's own logits."""
 
 
 def hidden_states(
@@ -64,29 +59,6 @@ def hidden_states(
     if not isinstance(states, Tensor):
         raise HeadMismatch(f"{type(model).__name__}: its decoder gives no final hidden states")
     return states
-
-
-def head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Logits (..., V) in fp32 of final hidden states (..., D).
-
-    Logit scaling (Granite divides, Cohere and Falcon-H1 multiply) and soft-capping, cap * tanh(logits / cap) (Gemma 2,
-    arXiv 2408.00118, section 2), are taken from the config.
-
-    Raises HeadMismatch where the model has no output head.
-    """
-    head = model.get_output_embeddings()
-    if head is None:
-        raise HeadMismatch(f"{type(model).__name__}: it has no output head")
-    logits: Tensor = head(hidden.to(head.weight.dtype)).float()
-    config = model.config.get_text_config(decoder=True)
-    for name in ("logit_scale", "lm_head_multiplier"):
-        if isinstance(scale := getattr(config, name, None), int | float):
-            logits = logits * scale
-    if isinstance(scale := getattr(config, "logits_scaling", None), int | float):
-        logits = logits / scale
-    if cap := getattr(config, "final_logit_softcapping", None):
-        logits = torch.tanh(logits / cap) * cap
-    return logits
 
 
 @contextmanager
@@ -156,20 +128,31 @@ class Forward:
         Raises HeadMismatch where the model's decoder gives no final hidden states.
         """
         if not self.direct:
-            own = self.model(input_ids=input_ids, use_cache=kwargs.pop("use_cache", False), **kwargs).logits
-            yield own.flatten(0, 1)[positions].float()
+            yield self._own_logits(input_ids, positions, **kwargs)
             return
-        few = self.skips and len(positions) < input_ids.numel()
-        with last_feed_forward_at(self.model, positions) if few else nullcontext():
-            states = hidden_states(self.model, input_ids, **kwargs)
-        for part in states.flatten(0, 1)[positions].split(chunk_rows(self.model)):
+        for part in self._states_at(input_ids, positions, **kwargs).split(chunk_rows(self.model)):
             yield head_logits(self.model, part)
 
+    def target_logprobs_at(
+        self, input_ids: Tensor, positions: Tensor, rows: Tensor, ids: Tensor, *, best: bool = False, **kwargs: Any
+    ) -> TargetLogprobs:
+        """As `output_head.target_logprobs`: tokens `ids` (M,), each after the position that `rows` (M,) names of
+        `positions` (Q,) into B*T."""
+        if not self.direct:
+            own = of_logits(self._own_logits(input_ids, positions, **kwargs), rows, ids, best=best)
+            return TargetLogprobs(own.logprobs.cpu(), None if own.best is None else own.best.cpu())
+        states = self._states_at(input_ids, positions, **kwargs)
+        return target_logprobs(self.model, states, rows, ids, best=best)
 
-def chunk_rows(model: PreTrainedModel) -> int:
-    """Rows of logits to hold at once; of a large vocabulary enough that the head's weight is not read for each few."""
-    vocabulary = text_config(model).vocab_size
-    return max(LEAST_CHUNK_ROWS, CHUNK_ELEMENTS.get(compute_device(model).type, _CHUNK_ELEMENTS_ELSE) // vocabulary)
+    def _own_logits(self, input_ids: Tensor, positions: Tensor, **kwargs: Any) -> Tensor:
+        own: Tensor = self.model(input_ids=input_ids, use_cache=kwargs.pop("use_cache", False), **kwargs).logits
+        return own.flatten(0, 1)[positions].float()
+
+    def _states_at(self, input_ids: Tensor, positions: Tensor, **kwargs: Any) -> Tensor:
+        """Final hidden states (Q, D)."""
+        few = self.skips and len(positions) < input_ids.numel()
+        with last_feed_forward_at(self.model, positions) if few else nullcontext():
+            return hidden_states(self.model, input_ids, **kwargs).flatten(0, 1)[positions]
 
 
 # ---- what may this model do? -----------------------------------------------------------------------------------------
@@ -222,68 +205,3 @@ def _compare_skipping(model: PreTrainedModel) -> str:
         whole = torch.cat(list(Forward(model, direct=True, skips=False).logits_at(tokens, positions)))
         found = torch.cat(list(Forward(model, direct=True, skips=True).logits_at(tokens, positions)))
     return why_different(found, whole, 1e-5 if model.dtype == torch.float32 else 2e-2)
-
-
-# ---- the loss of completions, a chunk of logits at a time ------------------------------------------------------------
-
-
-def summed_cross_entropy(model: PreTrainedModel, states: Tensor, target_ids: Tensor, arms: int = 1) -> Tensor:
-    """(N,): cross-entropy in nats, summed over each arm's completion tokens; states are (P, D), targets (P,).
-
-    Only a chunk of logits exists at a time, in the backward pass too: the gradient of a sum is known as soon as its
-    chunk is. It reaches the head's weights where those are trained.
-    """
-    head = [p for p in model.get_output_embeddings().parameters() if p.requires_grad]
-    if not torch.is_grad_enabled() or (not states.requires_grad and not head):
-        return torch.stack([_chunk_losses(model, s, t) for s, t in _by_arm(states, target_ids, arms)])
-    losses: Tensor = _HeadLoss.apply(states, model, target_ids, arms, *head)
-    return losses
-
-
-def _by_arm(states: Tensor, target_ids: Tensor, arms: int) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(states.chunk(arms), target_ids.chunk(arms), strict=True))
-
-
-def _chunk_losses(model: PreTrainedModel, states: Tensor, target_ids: Tensor) -> Tensor:
-    rows = chunk_rows(model)
-    parts = zip(states.split(rows), target_ids.split(rows), strict=True)
-    return torch.stack([_loss(model, s, t) for s, t in parts]).sum()
-
-
-def _loss(model: PreTrainedModel, states: Tensor, target_ids: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(head_logits(model, states), target_ids, reduction="sum")
-
-
-class _HeadLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, states: Tensor, model: PreTrainedModel, target_ids: Tensor, arms: int, *head: nn.Parameter
-    ) -> Tensor:
-        rows = chunk_rows(model)
-        gradient, sums = torch.empty_like(states), []
-        of_head = [torch.zeros_like(p, dtype=torch.float32) for p in head]
-        start = 0
-        with torch.enable_grad():
-            for own, targets in _by_arm(states.detach(), target_ids, arms):
-                total = states.new_zeros((), dtype=torch.float32)
-                for part, wanted in zip(own.split(rows), targets.split(rows), strict=True):
-                    part.requires_grad_(True)
-                    loss = _loss(model, part, wanted)
-                    found = torch.autograd.grad(loss, [part, *head])
-                    gradient[start : start + len(part)] = found[0]
-                    start += len(part)
-                    total += loss.detach()
-                    for held, new in zip(of_head, found[1:], strict=True):
-                        held += new
-                sums.append(total)
-        ctx.save_for_backward(gradient, *of_head)
-        ctx.dtypes = [p.dtype for p in head]
-        return torch.stack(sums)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Of several arms each has its own factor; the head is trained by one arm alone."""
-        states, *of_head = ctx.saved_tensors
-        by_arm = gradients[0].repeat_interleave(len(states) // len(gradients[0]))
-        head = [(held * gradients[0]).to(dtype) for held, dtype in zip(of_head, ctx.dtypes, strict=True)]
-        return states * by_arm[:, None].to(states.dtype), None, None, None, *head

@@ -5,7 +5,7 @@ The base is loaded once, adapters come and go on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from rankscope.decide.crossed_statistics import SuiteArrays, estimate, gain_cont
 from rankscope.decide.gain_and_forgetting import intervals
 from rankscope.decide.paired_items import cluster_numbers
 from rankscope.evaluate.adapter_scoring import Logprobs, suites_logprobs
+from rankscope.evaluate.answer_count import AnswerProgress, answers_asked, counting_answers
 from rankscope.evaluate.lm_eval.load_task import run_lm_eval
 from rankscope.evaluate.lm_eval.result_files import ScoredModel, write_result_files
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
@@ -73,8 +74,17 @@ class Scored:
         )
 
 
-def score_models(spec: ModelSpec, adapters: Sequence[str], suites: Sequence[str], options: SuiteOptions) -> Scored:
+def score_models(
+    spec: ModelSpec,
+    adapters: Sequence[str],
+    suites: Sequence[str],
+    options: SuiteOptions,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Scored:
     """Score the base and every adapter on every suite. Raises InputProblems before anything is scored.
+
+    `progress` is told what is scored, how many answers of all are done, and how many there are (of the base and of all
+    adapters, choices and texts counted one by one).
 
     `dtype: auto` is bfloat16 on CUDA and float32 elsewhere: the same numbers whatever else the machine does.
 
@@ -103,13 +113,17 @@ def score_models(spec: ModelSpec, adapters: Sequence[str], suites: Sequence[str]
     predictions: dict[str | None, list[Prediction]] = {}
     failed: dict[str | None, str] = {}
     every: list[str | None] = [None, *adapters]
-    known = _known(loaded, adapters, plans)
-    for arm in every:
-        try:
-            with attach(loaded, SavedAdapter(Path(arm))) if arm is not None else nullcontext():
-                predictions[arm] = _score(loaded, plans, known.get(arm, {}))
-        except NotFinite as error:
-            failed[arm] = str(error)
+    told = AnswerProgress(progress, len(every) * sum(answers_asked(plan.items) for plan in plans))
+    with counting_answers(told.add):
+        told.what = f"{len(adapters)} adapters together"
+        known = _known(loaded, adapters, plans)
+        for arm in every:
+            told.what = arm or "the base"
+            try:
+                with attach(loaded, SavedAdapter(Path(arm))) if arm is not None else nullcontext():
+                    predictions[arm] = _score(loaded, plans, known.get(arm, {}))
+            except NotFinite as error:
+                failed[arm] = str(error)
     notes = [
         *_notes(asked, predictions),
         *(note for adapter in adapters for note in other_base(loaded.model, Path(adapter))),

@@ -18,7 +18,7 @@ from torch import Tensor
 from rankscope.data.training_batches import collate, repeated
 from rankscope.model.attention.unpadded_rows import TrainingForward
 from rankscope.model.base_divergence import BaseStates, LossSums, summed_losses_near_base
-from rankscope.model.forward import summed_cross_entropy
+from rankscope.model.head_loss import summed_cross_entropy
 from rankscope.model.sharding.shard import compute_device, gathered, in_forward
 from rankscope.model.sharding.team import SOLO, Team
 from rankscope.records import Example

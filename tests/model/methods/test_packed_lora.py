@@ -19,7 +19,7 @@ from tiny_families import FAMILIES
 from torch import Tensor
 
 from rankscope.data.training_batches import collate, repeated
-from rankscope.model.forward import summed_cross_entropy
+from rankscope.model.head_loss import summed_cross_entropy
 from rankscope.model.methods import packed_lora
 from rankscope.model.methods.attach import Adapted, NewAdapter, Pack, attach
 from rankscope.model.methods.packed_linear import PackedLinear

@@ -5,21 +5,30 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rankscope.model import forward
-from rankscope.model.forward import summed_cross_entropy
+from rankscope.model import head_loss, output_head
+from rankscope.model.head_loss import summed_cross_entropy
 
 WIDTH, VOCABULARY = 16, 53
 CAP = 2.0
 
 
-@pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "chunk_rows", lambda model: 4)
+@pytest.fixture(autouse=True, params=["whole rows", "blocks of the vocabulary", "blocks, in groups of positions"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How logits are made: four whole rows at a time; or blocks of 16 columns, for all positions or seven at a time."""
+    name = str(request.param)
+    monkeypatch.setattr(head_loss, "chunk_rows", lambda model: 4)
+    if name != "whole rows":
+        for limit in ("_LEAST_COLUMNS", "_MOST_COLUMNS"):
+            monkeypatch.setattr(output_head, limit, 16)
+    if name == "blocks, in groups of positions":
+        for module in (head_loss, output_head):
+            monkeypatch.setattr(module, "MOST_ROWS", 7)
+    return name
 
 
 def make(family: str, *, tied: bool, dtype: torch.dtype = torch.float32, trained: bool = False) -> PreTrainedModel:
@@ -52,7 +61,7 @@ FACTORS = torch.tensor([0.25, 3.0, 0.0, -1.5])
 """What a loss is multiplied by after it, for each arm; 0 for an arm that has none."""
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(arms=st.integers(1, 4), each=st.integers(1, 11), family=st.sampled_from(["Llama", "Gemma2"]))
 def test_loss_and_gradient_of_states(arms: int, each: int, family: str) -> None:
     model, (states, targets) = make(family, tied=True), drawn(arms * each)
@@ -113,7 +122,9 @@ def test_a_model_in_float64_has_a_loss_no_worse_than_fp32() -> None:
     assert torch.autograd.grad(loss.sum(), states)[0].dtype == torch.float64
 
 
-def test_no_more_than_a_chunk_of_logits_exists() -> None:
+def test_no_more_than_a_chunk_of_logits_exists(way: str) -> None:
+    if way != "whole rows":
+        pytest.skip("blocks do not call the head")
     seen = []
     model, (states, targets) = make("Llama", tied=True), drawn(22)
     model.get_output_embeddings().register_forward_hook(lambda _, __, out: seen.append(out.shape[0]))
