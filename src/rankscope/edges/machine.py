@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import os
 import platform
@@ -165,6 +166,11 @@ def _has_mps() -> bool:
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -174,8 +180,10 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def commit() -> str | None:
-    """The commit of the source tree rankscope runs from, with + where it was changed; None outside a checkout."""
+    """The commit of the source tree rankscope runs from, with + where it was changed; None outside a checkout. Asked
+    once: what runs is what was imported."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from rankscope.edges.checked_files import StoredCheckpoints
+from rankscope.edges.freed_memory import give_back_freed_memory
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
 from rankscope.jobs.candidate_training import Stopped, train_in_gang
 from rankscope.jobs.dial_scoring import (
@@ -61,6 +62,7 @@ def score_candidate(
     context: JobContext, search: PlannedSearch, arm: Arm, rate: float, checkpoint: StoredCheckpoints
 ) -> ScoredCandidate:
     """What a rate scores where its checkpoint stands, at the end of its training."""
+    give_back_freed_memory()
     if search.scoring.alone:
         with candidate_at_dials(context, search, arm, rate, checkpoint) as sides:
             return _scored(context, search, arm, rate, sides)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rankscope.edges.freed_memory import give_back_freed_memory
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.gang_work import hand_to_gang
 from rankscope.jobs.job_context import JobContext
@@ -39,6 +40,7 @@ def train_arms(
 
     Where a stop is asked for, the losses say nothing. `save_to` gets the weights of the first candidate.
     """
+    give_back_freed_memory()  # of the candidate before, whose blocks would lie unused between this one's
     objective, data = context.objective, context.training(search.model, search.train_set)
     first = candidates[0][0]
     base = context.base(search.model, own=first.traits.whole, arm=first)
