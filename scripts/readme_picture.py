@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 import rankscope
-from rankscope.report.model_card import png
+from rankscope.report.card_picture import png
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.pipeline import Outcome, run_study
 from rankscope.records import VerdictFile
+from rankscope.records.suite_record import KIND_NOT_KNOWN
 from rankscope.report.verdict_text import print_results
 from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import read_study
@@ -77,7 +78,7 @@ def test_a_study_of_losses_ends_with_an_answer(tmp_path: Path) -> None:
 def test_points_and_nats_stand_in_one_study(tmp_path: Path) -> None:
     suites = {
         "taught": {"path": "taught.jsonl", "domain": "trees", "kind": "recall"},
-        "other": {"path": "other.jsonl", "domain": "stones", "kind": "recall"},
+        "other": {"path": "other.jsonl", "domain": "stones"},
         "talk": LOSSES["talk"],
     }
     out = tmp_path / "out"
@@ -91,6 +92,8 @@ def test_points_and_nats_stand_in_one_study(tmp_path: Path) -> None:
     assert set(pd.read_parquet(out / "tables" / "flips.parquet")["suite"]) == {"taught", "other"}
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Change of suites judged by loss" in page
+    assert f">{KIND_NOT_KNOWN}</td>" in page, "the kind of `other`, which nobody said"
+    assert "other: whether this is recall or reasoning is not known" in (out / "plan.json").read_text("utf-8")
     assert re.search(r"\d\.\d{3} nats</td>", page), "the table suite by suite has losses"
     (verdict,) = verdicts_of(out).verdicts
     lora = next(arm for arm in verdict.arms if arm.label == "lora-r2")
@@ -108,14 +111,6 @@ def test_another_metric_of_rows_is_refused_with_its_line(tmp_path: Path) -> None
     with pytest.raises(InputProblems) as error:
         read_study(study)
     assert 'metric: found "rouge", expected loss; other metrics are those of a task' in str(error.value)
-
-
-def test_a_loss_of_no_kind_is_refused(tmp_path: Path) -> None:
-    suites = {**LOSSES, "text": {"path": "text.jsonl", "metric": "loss"}}
-    study = loss_study(tmp_path / "input", suites=suites)
-    with pytest.raises(InputProblems) as error:
-        run(study, tmp_path / "out")
-    assert str(error.value) == "text.jsonl: suites.text.kind: found nothing, expected recall or reasoning"
 
 
 # ---- graders --------------------------------------------------------------------------------------------------------

@@ -208,8 +208,8 @@ BAD_STUDIES = {
     "an unknown key": ({"budgets": {}}, "budget"),
     "a file that is not there": ({"train": {"trees": {"path": "none.jsonl", "domain": "trees"}}}, "none.jsonl"),
     "a folder for a file": ({"train": {"trees": {"path": "model", "domain": "trees"}}}, "folder"),
-    "a suite nobody can score": (
-        {"suites": {"taught": {"path": "taught.jsonl", "domain": "trees"}}}, "kind"
+    "a gain nobody can measure": (
+        {"suites": {"text": {"path": "text.jsonl", "domain": "trees"}}}, "only plain text"
     ),
 }  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 import yaml
 from command_line import call, problems
@@ -13,7 +14,15 @@ from tiny_study import tiny_study
 from typer.testing import CliRunner
 
 from rankscope.cli import app
-from rankscope.study.read_study import read_study
+from rankscope.study.data_study import LEAST_ROWS
+from rankscope.study.read_study import read_study, study_of
+
+
+@pytest.fixture(autouse=True)
+def _no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub at an address where nobody answers, and an empty cache."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +54,8 @@ def test_init_asks_and_asks_again_where_an_answer_is_wrong(study: Path, tmp_path
     data, out = study.parent, tmp_path / "study.yaml"
     answers = [
         "a b", "oaks", "./no-such-model", str(data / "model"), "none.jsonl", str(data), str(data / "train.jsonl"),
-        "what is it", "trees", "", str(data / "taught.jsonl"), str(data / "other.jsonl"), str(data / "other.jsonl"), "",
+        "what is it", "trees", "", str(data / "taught.jsonl"), "numbers", "recall", str(data / "other.jsonl"),
+        str(data / "other.jsonl"), "",
     ]  # fmt: skip
     result = CliRunner().invoke(app, ["init", "--ask", "--out", str(out)], input="\n".join(answers) + "\n")
     assert result.exit_code == 0, result.output
@@ -54,8 +64,10 @@ def test_init_asks_and_asks_again_where_an_answer_is_wrong(study: Path, tmp_path
     told = [line for line in result.stderr.splitlines() if ": found " in line]
     assert [line.split(": found")[0] for line in told] == [
         "init: --name", "./no-such-model: --model", "none.jsonl: --train", f"{data}: --train", "init: --domain",
-        "init: --test", "init: --keep",
+        "init: --test", "init: --kind", "init: --keep",
     ]  # fmt: skip
+    assert settings["suites"]["trees"]["kind"] == settings["train"]["trees"]["kind"] == "recall"
+    assert "kind" not in settings["suites"]["other"]
 
 
 def test_an_empty_answer_takes_what_a_flag_said(study: Path, tmp_path: Path) -> None:
@@ -70,9 +82,11 @@ def test_an_empty_answer_takes_what_a_flag_said(study: Path, tmp_path: Path) -> 
         "--domain",
         "trees",
     ]
-    result = CliRunner().invoke(app, ["init", "--ask", "--out", str(out), *flags], input="\n" * 6)
+    result = CliRunner().invoke(app, ["init", "--ask", "--out", str(out), *flags], input="\n" * 7)
     assert result.exit_code == 0, result.output
-    assert read_study(out).train["trees"].path == str(data / "train.jsonl")
+    made = read_study(out)
+    assert (made.train["trees"].path, made.suites["trees"].kind) == (str(data / "train.jsonl"), None)
+    assert "TODO kind" in out.read_text()
 
 
 def test_nothing_is_asked_where_the_file_exists(tmp_path: Path) -> None:
@@ -104,6 +118,7 @@ def test_a_config_becomes_a_study_and_what_is_lost_is_told(tmp_path: Path) -> No
     assert "from axolotl's config" in result.stdout
     told = [line for line in result.stderr.splitlines() if line.startswith("not carried over: ")]
     assert len(told) == 3
+    assert "no `general` suite" in result.stderr
     assert read_study(out).name == "qlora-small"
 
 
@@ -117,7 +132,8 @@ def test_flags_stand_in_place_of_what_a_config_says(tmp_path: Path, study: Path)
     result = call("init", "--from", folder, "--out", out, "--domain", "trees", *words)
     assert result.exit_code == 0, result.output
     made = read_study(out)
-    assert (list(made.train), set(made.suites)) == (["trees"], {"trees-held-out", "other-kept", "general"})
+    assert (list(made.train), set(made.suites)) == (["trees"], {"trees-held-out", "other-kept"})
+    assert (made.suites["trees-held-out"].kind, made.suites["other-kept"].kind) == (None, None)
     assert [arm.rank for arm in made.expand_arms()] == [None, 1, 4, 16]
 
 
@@ -148,16 +164,17 @@ def test_rows_become_a_study_of_the_size_that_fits(study: Path, tmp_path: Path) 
     assert "guessing is right in 33%" in text
     made = read_study(out)
     assert made.suites["train-held-out"].held_out == "train"
-    assert {"general", "other"} < set(made.suites)
+    assert {name: suite.kind for name, suite in made.suites.items()} == {"train-held-out": None, "other": None}
     assert list(made.seeds) == [0, 1, 2]  # type: ignore[arg-type]
 
 
 def test_a_kind_is_asked_for_and_then_no_todo(study: Path, tmp_path: Path) -> None:
     data, out = study.parent, tmp_path / "study.yaml"
-    words = ["init", str(data / "sums.jsonl"), "--model", "acme/none", "--ask", "--out", str(out)]
+    (tmp_path / "sums.jsonl").write_text((data / "sums.jsonl").read_text() * 3)
+    words = ["init", str(tmp_path / "sums.jsonl"), "--model", "acme/none", "--ask", "--out", str(out)]
     result = CliRunner().invoke(app, words, input="numbers\nreasoning\n")
     assert result.exit_code == 0, result.output
-    assert 'kind: found "numbers", expected recall or reasoning' in result.stderr
+    assert '--kind: found "numbers", expected recall or reasoning' in result.stderr
     assert "acme/none is not on this machine yet" in out.read_text()
     made = read_study(out)
     assert (made.suites["sums-held-out"].kind, "TODO kind" in out.read_text()) == ("reasoning", False)
@@ -171,5 +188,68 @@ def test_wrong_times_and_rows_are_a_line(study: Path, tmp_path: Path) -> None:
         )
     (tmp_path / "odd.jsonl").write_text('{"colour": "red"}\n')
     assert "found only the columns colour" in problems(call("init", tmp_path / "odd.jsonl", "--out", out))[0]
-    assert "--train beside" in problems(call("init", data / "train.jsonl", "--train", "x", "--out", out))[0]
+    assert '--kind: found "memory"' in problems(call("init", data / "train.jsonl", "--kind", "memory", "--out", out))[0]
+    assert problems(call("init", data / "train.jsonl", "--domain", "a b", "--out", out)) == [
+        'init: --domain: found "a b", expected a name of letters, digits, `.`, `_` or `-` that begins with a letter or '
+        "digit (at most 64)"
+    ]
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        (["ROWS", "--train", "x", "--tool", "nonsense"], ["--tool", "--train"]),
+        (["--from", "CONFIG", "--time", "nonsense", "--ask"], ["--ask", "--time"]),
+        (["--domain", "mine", "--kind", "recall", "--time", "1h"], ["--domain", "--kind", "--time"]),
+        (["--ask", "--tool", "trl"], ["--tool"]),
+    ],
+)
+def test_an_option_that_would_say_nothing_is_a_line(
+    study: Path, tmp_path: Path, words: list[str], flags: list[str]
+) -> None:
+    out = tmp_path / "study.yaml"
+    swapped = {"ROWS": str(study.parent / "train.jsonl"), "CONFIG": str(case("trl/short.yaml"))}
+    told = problems(call("init", *(swapped.get(word, word) for word in words), "--out", out))
+    assert [line.split(": found it beside")[0] for line in told] == [f"init: {flag}" for flag in flags]
+    assert all(line.endswith(" alone there") for line in told)
+    assert not out.exists()
+
+
+def test_what_rows_a_study_needs_at_least(study: Path, tmp_path: Path) -> None:
+    """One fewer is refused; so many are planned, which is how they are sized."""
+    data = study.parent
+    few, enough, out = tmp_path / "few.jsonl", tmp_path / "enough.jsonl", tmp_path / "study.yaml"
+    for path, count in ((few, LEAST_ROWS - 1), (enough, LEAST_ROWS)):
+        rows = [{"question": f"Which tree is {i}?", "answer": f"oak {i}"} for i in range(count)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--model", data / "model", "--out", out]
+    assert problems(call("init", few, *words)) == [
+        f"{few}: found {LEAST_ROWS - 1} rows, expected at least {LEAST_ROWS}: a tenth is asked instead of trained on, "
+        "and one question decides nothing"
+    ]
+    result = call("init", enough, *words)
+    assert result.exit_code == 0, result.output
+    assert "is not said (--kind, --ask)" in result.stdout
+    made = read_study(out)
+    assert (made.train["enough"].kind, made.suites["enough-held-out"].kind) == (None, None)
+    repeated = tmp_path / "repeated.jsonl"
+    repeated.write_text(few.read_text().splitlines()[0].join(["", "\n"]) * 40)
+    assert "found 0 of 1 rows" in problems(call("init", repeated, *words[:2], "--out", tmp_path / "b.yaml"))[0]
+    assert not (tmp_path / "b.yaml").exists()
+
+
+def test_ready_suites_stand_where_some_can_be_had(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What init wrote where nothing can be reached is planned there; the line that is left out is a line of a study."""
+    data, out = study.parent, tmp_path / "study.yaml"
+    words = [data / "train.jsonl", "--model", "acme/none"]
+    assert call("init", *words, "--out", out).exit_code == 0
+    assert set(read_study(out).suites) == {"train-held-out"}
+    lines = out.read_text().splitlines()
+    assert any("No ready suite can be reached" in line for line in lines)
+    taken = [f"  {line[4:]}" if line.startswith(("  # general", "  #   ")) else line for line in lines]
+    (tmp_path / "train.jsonl").touch()
+    assert study_of("\n".join(taken)).suites["general"].auto == "ready"
+    monkeypatch.setattr("rankscope.cli.init_sources.why_no_ready_suite", lambda: None)
+    assert call("init", *words, "--out", tmp_path / "b.yaml").exit_code == 0
+    assert read_study(tmp_path / "b.yaml").suites["general"].auto == "ready"

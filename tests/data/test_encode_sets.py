@@ -218,12 +218,19 @@ def test_numbers_are_a_form_of_reasoning() -> None:
 
 
 def test_suites_that_nobody_can_score() -> None:
-    assert "suites.suite.kind: found nothing, expected recall or reasoning" in problem_of(suite_of, CHOICES)
     said = problem_of(suite_of, [*CHOICES, ask(9)], kind="recall")
     assert "found 6 of form choices (line 0) and 1 of form open (line 9), expected one form in all rows" in said
     said = problem_of(suite_of, [ask(1, answer="12"), ask(2, answer="12"), ask(3, answer="twelve")], kind="reasoning")
     assert "1 of form open (line 3)" in said
-    assert "`kind: recall`" in said
+    assert "no `kind: reasoning`" in said
+
+
+def test_a_suite_of_which_nobody_said_the_kind_is_asked_as_one_of_recall() -> None:
+    for rows in (CHOICES, [ask(1, answer="12"), ask(2, answer="twelve #### 12")]):
+        suite, facts = suite_of(rows)
+        recalled, of_recall = suite_of(rows, kind="recall")
+        assert (facts.kind, facts.form, facts.content_sha256) == (None, of_recall.form, of_recall.content_sha256)
+        assert [item.prompt_ids for item in suite.items] == [item.prompt_ids for item in recalled.items]
 
 
 def test_a_gain_needs_a_suite_with_answers() -> None:

@@ -60,7 +60,7 @@ def test_what_is_asked_is_neither_trained_nor_validated_on(tmp_path: Path) -> No
     assert mine | left == {row["id"] for row in rows}
     assert encoded.training["trees"].dropped == {"held out for suite mine": 8}
     facts = encoded.suites["mine"]
-    assert (facts.domain, facts.kind, facts.form, facts.metric) == ("trees", "recall", "choices", "score")
+    assert (facts.domain, facts.kind, facts.form, facts.metric) == ("trees", None, "choices", "score")
     assert facts.held_out == "trees"
 
 

@@ -18,7 +18,7 @@ kept = sys.argv[1] == "keep" and keep_freed_memory()
 if sys.argv[1] == "keep" and not kept:
     raise SystemExit(77)
 def once():
-    return torch.ones(16 << 20)  # 64 MiB
+    return torch.ones(12 << 20)  # 48 MiB
 for _ in range(40):  # glibc needs a few turns until small pieces between the blocks are gone
     once()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -53,6 +53,24 @@ before = psutil.Process().memory_info().rss
 give_back_freed_memory()
 print(before - psutil.Process().memory_info().rss)
 """
+
+
+LARGE = """
+import psutil, torch
+from rankscope.edges.freed_memory import keep_freed_memory
+if not keep_freed_memory():
+    raise SystemExit(77)
+small = []
+for turn in range(12):  # a small block that stays takes a part of the large one's place
+    large = torch.ones(32 << 20)  # 128 MiB
+    del large
+    small.append(torch.ones(1 << 18))
+print(psutil.Process().memory_info().rss)
+"""
+
+
+def test_the_largest_blocks_never_pile_up() -> None:
+    assert printed(LARGE) < printed("import psutil, torch; print(psutil.Process().memory_info().rss)") + (100 << 20)
 
 
 def test_between_jobs_it_goes_back() -> None:

@@ -11,6 +11,7 @@ import warnings
 import pytest
 import torch
 
+import rankscope
 from rankscope.edges import machine
 from rankscope.edges.machine import is_running, quiet_libraries
 
@@ -74,3 +75,14 @@ def test_a_mac_s_gpu_is_seen_where_torch_has_it(monkeypatch: pytest.MonkeyPatch)
     assert machine._has_mps()
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert not machine._has_mps()
+
+
+def test_the_version_that_is_recorded_is_that_of_the_code_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metadata of an editable install stays as it was when it was installed."""
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.1")
+    machine._versions.cache_clear()  # a process asks once
+    try:
+        found = machine.versions()
+    finally:
+        machine._versions.cache_clear()
+    assert (found["rankscope"], found["torch"]) == (rankscope.__version__, "0.0.1")

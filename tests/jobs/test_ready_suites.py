@@ -13,9 +13,10 @@ from made_facts import machine_facts
 from tiny_study import choice_rows, tiny_study, write_rows
 
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.jobs import ready_suites
+from rankscope.evaluate import reachable_suites
+from rankscope.evaluate.reachable_suites import READY_SUITES
 from rankscope.jobs.planning import StudyPlanner
-from rankscope.jobs.ready_suites import READY_SUITES, with_chosen_suites
+from rankscope.jobs.ready_suites import with_chosen_suites
 from rankscope.records import Plan
 from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import absolute, dump_study, read_study, study_of
@@ -45,7 +46,7 @@ def as_hub_sets(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> No
         table = pyarrow.Table.from_pylist(choice_rows(30, f"g{i}x", i))
         pyarrow.parquet.write_table(table, own / "test-00000-of-00001.parquet")
         made[f"set{i}"] = SuiteSource(hub=str(own.parent), split="test", kind="recall")
-    monkeypatch.setattr(ready_suites, "READY_SUITES", {"gone": SuiteSource(hub=str(folder / "no")), **made})
+    monkeypatch.setattr(reachable_suites, "READY_SUITES", {"gone": SuiteSource(hub=str(folder / "no")), **made})
 
 
 def planned(study: Study, base: Path, out: StudyFolder, *, settle: bool = False) -> Plan:
@@ -77,7 +78,7 @@ def test_a_study_that_goes_on_keeps_what_was_chosen(tmp_path: Path, monkeypatch:
     plan = planned(study, tmp_path, out, settle=True)
     said = [text for text in plan.warnings if text.startswith("general: auto chose general-set0 (")]
     assert len(said) == 1
-    monkeypatch.setattr(ready_suites, "READY_SUITES", {})  # now nothing could be reached
+    monkeypatch.setattr(reachable_suites, "READY_SUITES", {})  # now nothing could be reached
     again = planned(study, tmp_path, out)
     assert [suite.content_sha256 for suite in again.suites] == [suite.content_sha256 for suite in plan.suites]
     assert said[0] in again.warnings
@@ -99,9 +100,9 @@ def test_the_files_of_a_folder_are_asked_as_their_rows_show(tmp_path: Path) -> N
     asked = {name: (suite.kind, suite.metric) for name, suite in chosen.items()}
     assert asked == {
         "taught": ("recall", None),
-        "general-law": ("recall", None),
+        "general-law": (None, None),
         "general-sums": ("reasoning", None),
-        "general-talk": ("recall", "loss"),
+        "general-talk": (None, "loss"),
     }
     stored = study_of(dump_study(absolute(with_chosen_suites(study, tmp_path, None), tmp_path)))
     write_rows(tmp_path / "old" / "later.jsonl", choice_rows(20, "q", 2))
@@ -123,7 +124,7 @@ def test_where_nothing_can_be_reached_one_line_says_what_to_do(
     general: Any, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks_apart = {name: source for name, source in READY_SUITES.items() if source.harness is None}
-    monkeypatch.setattr(ready_suites, "READY_SUITES", tasks_apart)
+    monkeypatch.setattr(reachable_suites, "READY_SUITES", tasks_apart)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputProblems) as caught:
         with_chosen_suites(asking(tmp_path, general), tmp_path, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rankscope.plan.price import Price, cost_of, money, parse_price
+from rankscope.plan.price import Price, cost_of, money, no_gpu_hours, parse_price
 from rankscope.records import Schedule, ScheduledJob
 from rankscope.study.problems import InputProblems
 
@@ -51,6 +51,7 @@ def test_a_number_too_large_for_money_is_no_price() -> None:
 
 def test_gpus_are_paid_for_until_the_last_job_has_ended() -> None:
     cost = cost_of(made(), Price(2.5, "gpu-hour"))
+    assert cost is not None
     assert (cost.hours, cost.units, cost.busy_units) == (2.0, 4.0, 3.0)
     assert (cost.amount, cost.busy_amount) == (10.0, 7.5)
     assert cost.as_json()["amount"] == 10.0
@@ -61,16 +62,20 @@ def test_gpus_are_paid_for_until_the_last_job_has_ended() -> None:
 
 def test_a_machine_is_paid_for_by_the_hour() -> None:
     cost = cost_of(made("cpu"), Price(0.4, "hour"))
+    assert cost is not None
     assert (cost.units, cost.amount) == (2.0, 0.8)
     assert cost.said == "At 0.4 per hour of the machine: about 0.80 for 2.0 h."
     nodes = cost_of(made().model_copy(update={"node_count": 2}), Price(0.4, "hour"))
+    assert nodes is not None
     assert (nodes.hours, nodes.units, nodes.amount) == (2.0, 4.0, 1.6), "each node has its price"
 
 
 def test_gpu_hours_of_a_study_without_gpus_cost_no_money() -> None:
-    with pytest.raises(InputProblems, match=r"^--price: found a price of GPU hours .*, expected 3/hour"):
-        cost_of(made("cpu"), Price(2.5, "gpu-hour"))
+    assert cost_of(made("cpu"), Price(2.5, "gpu-hour")) is None
+    assert "--price 2.5/hour prices the hours of this machine" in no_gpu_hours(Price(2.5, "gpu-hour"))
 
 
 def test_money_has_cents_where_they_matter() -> None:
-    assert [money(amount) for amount in (0.0, 99.994, 1234.6)] == ["0.00", "99.99", "1,235"]
+    assert [money(amount) for amount in (0.0, 0.004, 0.006, 99.994, 1234.6)] == [
+        "0.00", "less than 0.01", "0.01", "99.99", "1,235",
+    ]  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from tiny_study import tiny_study
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -187,6 +188,10 @@ def test_what_is_exported_is_the_arm_at_its_dial(
     card = (tmp_path / "exported" / "README.md").read_text(encoding="utf-8")
     assert "0.5 of the trained change" in card
     assert "- dial: 0.5" in card
+    results = yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"]
+    (metric,) = next(one["metrics"] for one in results if one["dataset"]["name"] == "taught")
+    assert metric["name"] == "accuracy, seed 0, these weights"
+    assert metric["value"] == pytest.approx(recorded[recorded["suite"] == "taught"]["score"].mean(), abs=1e-6)
 
     tokenizer = AutoTokenizer.from_pretrained(study.parent / "model")
     if arm == "full" or merged:

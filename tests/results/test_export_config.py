@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 import yaml
 from command_line import call, problems
 from tiny_study import tiny_study
+from tool_keys import AXOLOTL, AXOLOTL_DATA, LLAMAFACTORY, misfits, trainer_keys
 
 from rankscope.results.tool_configs import tool_writers
 from rankscope.results.tool_configs.trained_arm import TrainedArm
 from rankscope.study.configs.config_file import read_config
 from rankscope.study.methods import Arm
+from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import read_study
 from rankscope.study.study import Study
 
@@ -56,6 +59,33 @@ def test_what_is_written_is_read_back_by_our_own_reader(tmp_path: Path, tool: st
         assert (config.weight_decay, config.clip_norm, config.sequence_tokens) == (0, 1, 99)
     said = files.get("README.md", text)
     assert "dial 0.5: after training multiply lora_alpha by 0.5 in adapter_config.json: 6 in place of 12" in said
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "rslora", "dora", "pissa", "last-k-layers"])
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_every_key_is_one_of_the_tool_s_own_schema(tmp_path: Path, method: str, quantization: str | None) -> None:
+    """axolotl and LLaMA-Factory, whose code is not installed here: by the keys and types of their sources."""
+    none: dict[str, Any] = {"rank": None, "alpha": None, "targets": None, "dropout": 0.0}
+    own = {"full": none, "last-k-layers": {**none, "layers": 1}}.get(method, {"targets": "all-linear"})
+    one = trained(tmp_path, method=method, **own)
+    model = {"quantization": quantization, "trust_remote_code": True, "revision": "abc"}
+    one = replace(one, learning_rate=1e-5, model=one.model.model_copy(update=model))
+    named = {"axolotl": AXOLOTL, "llamafactory": {**LLAMAFACTORY, **trainer_keys()}}
+    for tool, known in named.items():
+        writer = tool_writers()[tool]
+        if method not in writer.methods:
+            continue
+        (text,) = writer.write(one).values()
+        settings = yaml.safe_load(text)
+        assert misfits(settings, known) == []
+        for data in (*settings.get("datasets", ()), *settings.get("test_datasets", ())):
+            assert misfits(data, AXOLOTL_DATA) == []
+
+
+def test_an_alpha_that_axolotl_refuses_is_a_line(tmp_path: Path) -> None:
+    one = trained(tmp_path, alpha=1.5)
+    with pytest.raises(InputProblems, match=r"--config: axolotl: found alpha 1\.5, expected a whole number"):
+        tool_writers()["axolotl"].write(one)
 
 
 @pytest.mark.parametrize("tool", sorted(tool_writers()))

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from rankscope.study.configs.config_suites import RowsTold
 from rankscope.study.problems import InputProblems
-from rankscope.tools.first_look import count_rows, first_look, is_here
+from rankscope.tools.first_look import count_rows, first_look, is_here, rows_told
 
 QUESTION = {"question": "Who?", "answer": "Ann"}
 
@@ -43,6 +44,15 @@ def test_shapes(
     look = first_look(rows(tmp_path / "a.jsonl", *[record] * 3))
     assert (look.row_count, look.columns, look.shape) == (3, None, shape)
     assert (look.judged_by_loss, look.reasoning, look.chance) == (by_loss, reasoning, chance)
+    assert look.loss_as_reasoning == by_loss
+
+
+def test_a_worked_solution_is_judged_by_its_loss_unless_it_is_asked_for_by_its_number(tmp_path: Path) -> None:
+    solution = "First " + "add two and two and then take one away, " * 3 + "which is #### 3"
+    look = first_look(rows(tmp_path / "a.jsonl", *[{"question": "2+2-1?", "answer": solution}] * 3))
+    assert (look.reasoning, look.by_loss(None), look.by_loss("recall"), look.by_loss("reasoning")) == (
+        True, True, True, False,
+    )  # fmt: skip
 
 
 def test_a_record_that_cannot_be_read_is_told_wherever_it_stands(tmp_path: Path) -> None:
@@ -80,6 +90,8 @@ def test_what_cannot_be_read_is_a_line(tmp_path: Path) -> None:
         first_look(rows(tmp_path / "b.jsonl", *[QUESTION] * 3, {"question": "Who?", "answer": {}}))
     assert count_rows(tmp_path / "none.jsonl") is None
     assert count_rows(rows(tmp_path / "c.jsonl", *[QUESTION] * 7)) == 7
+    assert rows_told(tmp_path / "c.jsonl") == RowsTold(count=7, judged_by_loss=False)
+    assert rows_told(rows(tmp_path / "d.jsonl", *[{"colour": "red"}] * 3)) == RowsTold(count=3, judged_by_loss=None)
 
 
 def test_which_models_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def plan(
         ),
     ] = None,
     price: Annotated[
-        str | None, typer.Option("--price", metavar="P/UNIT", help="Money too: 2.5/gpu-hour, or 3/hour (the machine).")
+        str | None, typer.Option("--price", metavar="P/UNIT", help="Money too: 3/hour (the machine), or 2.5/gpu-hour.")
     ] = None,
 ) -> None:
     """Print every run with its parameters, FLOPs, memory, disk and time, and what does not fit. Trains nothing.
@@ -44,7 +44,7 @@ def plan(
     """
     quiet()
     from rankscope.plan.described_machine import described_machine
-    from rankscope.plan.price import cost_of, parse_price
+    from rankscope.plan.price import cost_of, no_gpu_hours, parse_price
     from rankscope.plan.schedule import what_is_left
     from rankscope.study.read_study import read_study
 
@@ -76,7 +76,9 @@ def plan(
     cost = cost_of(left, asked_price) if left is not None and asked_price is not None else None
     if json_:
         record = planned.model_dump(mode="json")
-        typer.echo(json.dumps(record if cost is None else {**record, "cost": cost.as_json()}, indent=1))
+        if asked_price is not None:
+            record["cost"] = None if cost is None else cost.as_json()
+        typer.echo(json.dumps(record, indent=1))
         return
     from rankscope.report.terminal_tables import console, print_plan
     from rankscope.results.suite_levels import context_warnings, suite_levels
@@ -84,7 +86,9 @@ def plan(
     runs = {run.run_id for run in planned.runs}
     states_known = {key: status.state for key, status in states.items() if status is not None and key in runs}
     told = [*suite_levels(folder, planned), *(f"{text}." for text in context_warnings(folder, planned))]
-    print_plan(console(), planned, states_known, [*([cost.said] if cost is not None else []), *told], left)
+    if left is not None and asked_price is not None:
+        told.insert(0, no_gpu_hours(asked_price) if cost is None else cost.said)
+    print_plan(console(), planned, states_known, told, left)
 
 
 def _ids(planned: Plan) -> list[str]:

@@ -24,8 +24,8 @@ def encode_suite(name: str, source: SuiteSource, rows: RowReader | TaskRows, by:
     (the room that is left then limits what may be generated); of a text the prefix token and the text.
     `token_count` of the facts counts prompts and choices once each.
 
-    Raises InputProblems for a suite that nobody can score: rows of several forms, no `kind` though it is no plain
-    text, or no item that fits; and what reading the rows raises.
+    Raises InputProblems for a suite that nobody can score: rows of several forms, or no item that fits; and what
+    reading the rows raises.
     """
     with SuiteWriter(by.into) as writer:
         work = _SuiteItems(name, source, rows.file, by, writer)
@@ -71,7 +71,6 @@ class _SuiteItems:
         self._by.progress(place, 0, count)
         self._by.asked.add(self._name, task.rows)
         made = task.items(self._by.encoder)
-        self._check_kind(made.items[0].form)
         self._add(made.items, made.needed)
         self._by.progress(place, count, count)
         return made, made.items[0].form
@@ -85,10 +84,9 @@ class _SuiteItems:
             )
             expected = "one form in all rows"
             if set(self._forms) == {"open", "number"}:
-                expected = "only numbers as answers, or `kind: recall` to grade them as words"
+                expected = "only numbers as answers, or no `kind: reasoning`, to grade them as words"
             raise InputProblems([Problem(self._file, f"suites.{self._name}", " and ".join(shares), expected)])
         form = next(iter(self._forms))
-        self._check_kind(form)
         if error is not None:
             raise error
         if rows.bad_count:
@@ -139,8 +137,3 @@ class _SuiteItems:
         else:
             return True
         return False
-
-    def _check_kind(self, form: Form) -> None:
-        if self._source.kind is None and form != "text":
-            expected = "recall or reasoning"
-            raise InputProblems([Problem(self._file, f"suites.{self._name}.kind", "nothing", expected)])

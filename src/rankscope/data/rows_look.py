@@ -12,9 +12,9 @@ from rankscope.study.study import Kind, SuiteSource
 
 @dataclass(frozen=True)
 class RowsLook:
-    """`kind`: reasoning where every answer is a number, else recall. `questions`: whether every row has a question."""
+    """`kind`: reasoning where every answer is a number, else not known. `questions`: whether every row has one."""
 
-    kind: Kind
+    kind: Kind | None
     questions: bool
 
 
@@ -25,4 +25,4 @@ def look_at_rows(source: SuiteSource, *, base: Path, name: str) -> RowsLook:
     for batch in reader.batches():
         numbers &= all(form_of(row, reasoning=True) == "number" for row in batch)
         questions &= all(row.question is not None for row in batch)
-    return RowsLook("reasoning" if numbers else "recall", questions)
+    return RowsLook("reasoning" if numbers else None, questions)

@@ -156,7 +156,7 @@ def forgetting_by_run(scores: pd.DataFrame, changes: pd.DataFrame | None = None)
     run's; a run that lacks one of them is left out. `scores` is the scores table, `changes` that of forgetting, which
     says of which suites nothing can be forgotten.
     """
-    kept = scores[scores["kind"].notna() & (scores["relation"] != "in-domain") & scores["accuracy"].notna()]
+    kept = scores[(scores["relation"] != "in-domain") & scores["accuracy"].notna()]
     if changes is not None:
         keys = ["model", "train_set", "suite"]
         guessed = changes.loc[changes["left_out"].notna(), keys].drop_duplicates()

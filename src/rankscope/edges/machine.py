@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from rankscope import __version__
 from rankscope.edges.cores import core_count
 from rankscope.edges.gpu_facts import GpuFacts, gpu_facts
 from rankscope.edges.matrix_speed import matrix_flops_per_second
@@ -106,7 +107,7 @@ def is_running(pid: int) -> bool:
         return True
 
 
-_PACKAGES = ("rankscope", "torch", "transformers", "peft", "tokenizers", "datasets", "numpy", "pandas", "scipy")
+_PACKAGES = ("torch", "transformers", "peft", "tokenizers", "datasets", "numpy", "pandas", "scipy")
 
 
 def look_at_machine(folder: Path, *, measure: bool = True) -> MachineFacts:
@@ -171,7 +172,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "rankscope": __version__}  # an editable install's metadata gets old
     for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)

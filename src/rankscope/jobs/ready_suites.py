@@ -7,45 +7,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from rankscope.data.hub_data import HUB_ERRORS, hub_revision
 from rankscope.data.rows_look import look_at_rows
-from rankscope.evaluate.lm_eval.load_task import load_task
+from rankscope.evaluate.reachable_suites import reachable_suites
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.source_settings import READY
 from rankscope.study.study import Study, SuiteSource
 
-READY_SUITES: dict[str, SuiteSource] = {
-    "mmlu": SuiteSource(
-        hub="cais/mmlu", bad_rows="drop", config="all", split="test", kind="recall", choices="letters",
-        columns={"question": "question", "choices": "choices", "answer_index": "answer", "cluster": "subject"},
-    ),
-    "commonsense_qa": SuiteSource(
-        hub="tau/commonsense_qa", bad_rows="drop", split="validation", kind="recall",
-        columns={"id": "id", "question": "question", "choices": "choices.text", "answer_index": "answerKey"},
-    ),
-    "gsm8k": SuiteSource(
-        hub="openai/gsm8k", bad_rows="drop", config="main", split="test", kind="reasoning",
-        columns={"question": "question", "answer": "answer"},
-    ),
-    "openbookqa": SuiteSource(
-        hub="allenai/openbookqa", bad_rows="drop", config="main", split="test", kind="recall",
-        columns={"id": "id", "question": "question_stem", "choices": "choices.text", "answer_index": "answerKey"},
-    ),
-    "arc_easy": SuiteSource(harness="arc_easy", kind="recall"),
-    "hellaswag": SuiteSource(harness="hellaswag", kind="recall"),
-    "winogrande": SuiteSource(harness="winogrande", kind="recall"),
-}  # fmt: skip
-"""Tried in this order."""
-
-MOST_SUITES, ITEMS = 4, 300
-"""So many are taken, and so many items of each where the study gives no `limit`."""
+ITEMS = 300
+"""Of each ready suite, where the study gives no `limit`."""
 
 _ROW_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-_PROBE_SECONDS = 5.0
 
 
 def with_chosen_suites(asked: Study, base: Path, before: Study | None) -> Study:
@@ -93,54 +66,15 @@ def _chosen(name: str, source: SuiteSource, study: Study, base: Path) -> dict[st
 
 
 def _ready(name: str, study: Study) -> dict[str, SuiteSource]:
-    """The first of the ready suites whose data can be had. Of each that cannot the reason is kept."""
-    found: dict[str, SuiteSource] = {}
-    why: dict[str, None] = {}
-    with _offline_where_no_hub_answers():
-        for key, source in READY_SUITES.items():
-            try:
-                _reach(source, f"suites.{name}")
-            except InputProblems as error:
-                why[error.problems[0].found] = None
-                continue
-            found[key] = source
-            if len(found) == MOST_SUITES:
-                break
-    if not found:
+    """The ready suites that can be had. Raises InputProblems where none can, with the reason of each."""
+    reached = reachable_suites(f"suites.{name}")
+    if not reached.suites:
         expected = (
             "a network, their copies in the cache, `{auto: FOLDER}` with a folder of your own files of rows, or a "
             "study without this suite"
         )
-        raise InputProblems([Problem(study.name, f"suites.{name}", f"no ready suite ({'; '.join(why)})", expected)])
-    return found
-
-
-def _reach(source: SuiteSource, place: str) -> None:
-    """Raises InputProblems where a suite cannot be had: of a data set only its description is fetched."""
-    if source.harness is not None:
-        load_task(source, base=Path(), name=place)
-    else:
-        hub_revision(source, place)
-
-
-@contextmanager
-def _offline_where_no_hub_answers() -> Iterator[None]:
-    """Where the hub does not answer, the libraries look in their caches only, and do not try for half a minute each."""
-    import datasets
-    from huggingface_hub import constants, get_session
-
-    try:
-        get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
-        offline = False
-    except HUB_ERRORS:
-        offline = True
-    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    if offline:
-        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+        raise InputProblems([Problem(study.name, f"suites.{name}", f"no ready suite ({reached.why_not})", expected)])
+    return reached.suites
 
 
 def _folder(source: SuiteSource, base: Path) -> Path:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankscope.plan.gang_choice import can_shard
-from rankscope.plan.selection_split import split_problems
+from rankscope.plan.selection_split import judged, split_problems
 from rankscope.plan.worker_share import place_problems
 from rankscope.records import MachineFacts, ModelFacts, Plan, PlannedChoice, PlannedRun
 from rankscope.records.arm_record import TRAINED_ELSEWHERE
 from rankscope.records.machine_facts import Device
+from rankscope.records.readable_numbers import listing
 from rankscope.study.graders import grader_of
 from rankscope.study.methods import METHODS
 from rankscope.study.problems import InputProblems, Problem
@@ -120,7 +121,8 @@ def study_warnings(study: Study, plan: Plan, machine: MachineFacts, totals: dict
         *_dequantized(study),
         *_rates(study),
         *_scales(study),
-        *_suites(study),
+        *_suites(study, plan),
+        *_kinds(plan),
         *_held_out(plan),
         *_chosen(study),
         *_given(study),
@@ -205,13 +207,23 @@ def _scales(study: Study) -> list[str]:
     return found
 
 
-def _suites(study: Study) -> list[str]:
-    scored = [suite for suite in study.suites.values() if suite.kind is not None]
+def _suites(study: Study, plan: Plan) -> list[str]:
+    plain = {suite.name for suite in plan.suites if not judged(suite)}
+    scored = [suite for name, suite in study.suites.items() if name not in plain]
     return [
         f"{name}: no suite outside the domain {source.domain}, so its forgetting cannot be measured"
         for name, source in study.train.items()
         if all(suite.domain == source.domain for suite in scored)
     ]
+
+
+def _kinds(plan: Plan) -> list[str]:
+    """Suites that decide, of which nobody said whether they are recall or reasoning."""
+    names = list(dict.fromkeys(suite.name for suite in plan.suites if suite.kind is None and judged(suite)))
+    if not names:
+        return []
+    told = "whether this is recall or reasoning is not known (`kind` says it): tables by kind are without it"
+    return [f"{listing(names)}: {told}"]
 
 
 def _held_out(plan: Plan) -> list[str]:

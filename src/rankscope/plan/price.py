@@ -72,15 +72,13 @@ def parse_price(text: str) -> Price:
     return Price(amount, "gpu-hour" if found.group(2) == "gpu-hour" else "hour")
 
 
-def cost_of(schedule: Schedule, price: Price) -> Cost:
-    """What a schedule costs. Raises InputProblems where GPU hours are priced and nothing runs on a GPU."""
+def cost_of(schedule: Schedule, price: Price) -> Cost | None:
+    """What a schedule costs; None where GPU hours are priced and nothing runs on a GPU."""
     hours = schedule.makespan_seconds / 3600
     units = busy = hours * schedule.node_count
     if price.unit == "gpu-hour":
         if schedule.device != "cuda":
-            found = "a price of GPU hours for a study that runs without a CUDA GPU"
-            expected = "3/hour (the whole machine), or --gpus 8x80GB to plan for GPUs"
-            raise InputProblems([Problem("--price", "", found, expected)])
+            return None
         units, busy = hours * len(schedule.devices), schedule.gpu_hours
     return Cost(
         price=price.amount, unit=price.unit, hours=hours, units=units, busy_units=busy,
@@ -88,6 +86,16 @@ def cost_of(schedule: Schedule, price: Price) -> Cost:
     )  # fmt: skip
 
 
+def no_gpu_hours(price: Price) -> str:
+    """What is said in place of a cost where no GPU is used."""
+    return (
+        f"No GPU is used here, so a price of GPU hours says nothing: --price {price.amount:g}/hour prices the hours of "
+        "this machine, --gpus 8x80GB plans for GPUs."
+    )
+
+
 def money(amount: float) -> str:
     """An amount without a currency: cents below 100, whole numbers above."""
+    if 0 < amount < 0.005:
+        return "less than 0.01"
     return f"{amount:,.2f}" if amount < 100 else f"{amount:,.0f}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rankscope.study.problems import InputProblems, Problem, show
 
@@ -37,6 +37,11 @@ SIZES = (
     StudySize(ranks=(8,), full=False, rows=200, items=50, epochs=1, dials=(0.5, 1.0)),
 )
 """Rows go first, then epochs and items, then arms: three seeds stay, since fewer decide nothing."""
+
+
+def with_ranks_up_to(size: StudySize, most: float) -> StudySize:
+    """Without larger ranks; the largest alone, at `most`, where all are larger."""
+    return replace(size, ranks=tuple(rank for rank in size.ranks if rank <= most) or (int(most),))
 
 
 def seconds_of(text: str) -> float:

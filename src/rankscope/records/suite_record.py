@@ -8,6 +8,9 @@ from rankscope.study.graders import GradeEntry
 from rankscope.study.study import Kind
 from rankscope.study.study_settings import Metric
 
+KIND_NOT_KNOWN = "not known"
+"""In place of a suite's kind, which nobody has to say."""
+
 
 class HarnessFacts(Record):
     """The task of lm-eval that a suite is; `task_sha256` is lm-eval's own `task_hashes` entry for these documents."""

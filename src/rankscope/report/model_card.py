@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
-import vl_convert
 
 from rankscope.records import ArmVerdict, SuiteOutcome, Verdict
 from rankscope.records.readable_numbers import (
@@ -17,10 +18,8 @@ from rankscope.records.readable_numbers import (
     percent,
     training_time,
 )
-from rankscope.report.chart_drawing import Chart, spec_of
-from rankscope.report.rank_charts import arm_frame, of_pair, seed_frame
+from rankscope.records.suite_record import KIND_NOT_KNOWN
 from rankscope.report.serving_lines import Files, serving_lines
-from rankscope.report.tradeoff_charts import tradeoff_chart
 from rankscope.report.verdict_text import (
     confidence_sentence,
     forgotten_sentence,
@@ -30,32 +29,42 @@ from rankscope.study.study import Arm
 from rankscope.study.yaml_text import dump_yaml
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What the card lies beside: the run of `arm` with this seed, in these `files`; `picture`: the trade-off's file."""
+
+    arm: Arm
+    seed: int
+    files: Files = "adapter"
+    picture: str | None = None
+
+
 def model_card(
     verdict: Verdict,
     row: ArmVerdict,
-    arm: Arm,
+    exported: Exported,
     scores: pd.DataFrame,
     study: Mapping[str, Any],
     provenance: Mapping[str, Any],
-    picture: str | None = None,
-    files: Files = "adapter",
 ) -> str:
-    """The card as Markdown with YAML front matter (the Hub's model-index: the arm's mean accuracy on every suite).
+    """The card as Markdown with YAML front matter (the Hub's model-index: the exported seed's accuracy on every suite,
+    and the mean over seeds).
 
-    `row` is the arm's part of `verdict`, `arm` its settings, `scores` the table of that name (share correct by run
-    and suite), `study` and `provenance` as the report gets them, `picture` the trade-off's file beside the card,
-    `files` what else is there.
+    `row` is the arm's part of `verdict`, `scores` the table of that name (share correct by run and suite), `study` and
+    `provenance` as the report gets them.
     """
+    arm, files, picture = exported.arm, exported.files, exported.picture
+    mine = _own_scores(scores, verdict, row)
     parts = [
-        f"---\n{dump_yaml(_front_matter(verdict, row, arm, study, files))}---",
+        f"---\n{dump_yaml(_front_matter(verdict, row, exported, mine, study))}---",
         f"# {row.label} of study {_inline(study.get('name', ''))}",
-        _lead(verdict, row, arm),
+        _lead(verdict, row, exported),
         "## Verdict",
         *(_inline(f"**{a.headline}.** {a.sentence} {a.details}") for a in verdict.answers),
         f"{_inline(confidence_sentence(verdict, _confidence(study)))}\n\n{_inline(verdict.rule)}",
         *([f"![Gain against forgetting of every arm of the study]({picture})"] if picture is not None else []),
         f"## What was forgotten\n\n{_inline(forgotten_sentence(row))}",
-        f"## Suites\n\n{_suite_table(row, scores, verdict)}",
+        f"## Suites\n\n{_suite_table(row, mine, exported.seed)}",
         f"## Load it\n\n{_loading(verdict, arm, study, files)}",
         f"## Serve it\n\n{serving_lines(arm, _base_place(verdict, study), _name(row, study), files)}",
         f"## Settings\n\n{_settings(row, arm, study)}",
@@ -69,21 +78,17 @@ def _name(row: ArmVerdict, study: Mapping[str, Any]) -> str:
 
 
 def _front_matter(
-    verdict: Verdict, row: ArmVerdict, arm: Arm, study: Mapping[str, Any], files: Files
+    verdict: Verdict, row: ArmVerdict, exported: Exported, mine: pd.DataFrame, study: Mapping[str, Any]
 ) -> dict[str, Any]:
-    base = _base_id(verdict, study)
+    base, arm, files = _base_id(verdict, study), exported.arm, exported.files
     results = [
         {
             "task": {"type": "question-answering"},
             "dataset": {"name": outcome.suite, "type": outcome.suite},
-            "metrics": [{"type": kind, "value": round(value, 6), "name": f"{name}, mean over seeds"}],
+            "metrics": metrics,
         }
         for outcome in row.per_suite
-        for kind, value, name in (
-            ("accuracy", outcome.accuracy, "accuracy"),
-            ("loss", outcome.loss_nats, "loss of the reference in nats per token"),
-        )
-        if value is not None
+        if (metrics := _metrics(outcome, row, exported.seed, mine))
     ]
     by_peft = arm.traits.peft_format and files == "adapter"
     return {
@@ -92,6 +97,27 @@ def _front_matter(
         "tags": ["rankscope", arm.method, *(["peft"] if by_peft else []), *(["gguf"] if files == "gguf" else [])],
         "model-index": [{"name": _name(row, study), "results": results}],
     }
+
+
+def _metrics(outcome: SuiteOutcome, row: ArmVerdict, seed: int, mine: pd.DataFrame) -> list[dict[str, Any]]:
+    """The exported seed's own number on a suite, and the mean over seeds, where there are several."""
+    kind, name = ("accuracy", "accuracy") if outcome.loss_nats is None else ("loss", "loss in nats per token")
+    own = _by_seed(outcome, mine).get(seed)
+    mean = outcome.accuracy if outcome.loss_nats is None else outcome.loss_nats
+    told = [(own, f"seed {seed}, these weights")]
+    if len(row.seeds) > 1 or own is None:
+        told.append((mean, f"mean over seeds {', '.join(map(str, row.seeds))}"))
+    return [
+        {"type": kind, "value": round(value, 6), "name": f"{name}, {of}"} for value, of in told if value is not None
+    ]
+
+
+def _own_scores(scores: pd.DataFrame, verdict: Verdict, row: ArmVerdict) -> pd.DataFrame:
+    """The rows of the arm's runs."""
+    if not {"model", "train_set", "arm", "suite", "seed", "accuracy"} <= set(scores.columns):
+        return scores.iloc[:0]
+    own = (scores["model"] == verdict.model) & (scores["train_set"] == verdict.train_set)
+    return scores[own & (scores["arm"] == row.label)].sort_values("seed")
 
 
 def _base_id(verdict: Verdict, study: Mapping[str, Any]) -> str:
@@ -109,7 +135,8 @@ def _confidence(study: Mapping[str, Any]) -> float | None:
     return None if value is None else float(value)
 
 
-def _lead(verdict: Verdict, row: ArmVerdict, arm: Arm) -> str:
+def _lead(verdict: Verdict, row: ArmVerdict, exported: Exported) -> str:
+    arm = exported.arm
     where = "trained" if arm.given is None else "judged"
     lead = f"{arm.traits.described(arm)} for `{verdict.model}`, {where} on `{verdict.train_set}`."
     result = (
@@ -120,7 +147,11 @@ def _lead(verdict: Verdict, row: ArmVerdict, arm: Arm) -> str:
     chosen = verdict.recommended.label if verdict.recommended else None
     place = "" if chosen == row.label else f" It is not the recommended arm; its status is: {verdict.status_of(row)}."
     elsewhere = "" if verdict.elsewhere_sentence is None else f"\n\n{_inline(verdict.elsewhere_sentence)}"
-    return f"{lead} {result}{place}{_dial(row, arm)}{elsewhere}"
+    seeds = ""
+    if len(row.seeds) > 1:
+        of_them = f"{exported.seed}, of median validation loss" if arm.given is None else f"{exported.seed}"
+        seeds = f"\n\nThese weights are seed {of_them}; gain, forgetting and the verdict are of all {len(row.seeds)}."
+    return f"{lead} {result}{place}{seeds}{_dial(row, arm)}{elsewhere}"
 
 
 def _dial(row: ArmVerdict, arm: Arm) -> str:
@@ -139,30 +170,33 @@ def _worth(accuracy: float | None, loss: float | None) -> str:
     return percent(accuracy) if loss is None else f"{nats(loss, sign=False)} nats"
 
 
-def _suite_table(row: ArmVerdict, scores: pd.DataFrame, verdict: Verdict) -> str:
+def _suite_table(row: ArmVerdict, mine: pd.DataFrame, seed: int) -> str:
     lines = [
-        "| suite | relation | kind | items | guessing | base | this arm | change | by seed |",
-        "|---|---|---|---:|---:|---:|---:|---|---|",
+        f"| suite | relation | kind | items | guessing | base | seed {seed} | mean of seeds | change | by seed |",
+        "|---|---|---|---:|---:|---:|---:|---:|---|---|",
     ]
     for outcome in row.per_suite:
+        seeds, by_loss = _by_seed(outcome, mine), outcome.loss_nats is not None
+        worth = partial(nats, sign=False) if by_loss else percent
         lines.append(
-            f"| {_inline(outcome.suite)} | {outcome.relation} | {outcome.kind or ''} | {outcome.item_count:,} "
+            f"| {_inline(outcome.suite)} | {outcome.relation} "
+            f"| {outcome.kind or KIND_NOT_KNOWN} | {outcome.item_count:,} "
             f"| {percent(outcome.chance) if outcome.chance is not None else ''} "
             f"| {_worth(outcome.base_accuracy, outcome.base_loss_nats)} "
+            f"| {worth(seeds[seed]) if seed in seeds else ''} "
             f"| {_worth(outcome.accuracy, outcome.loss_nats)} "
             f"| {interval_of(outcome.change, outcome.metric)} "
-            f"| {_by_seed(outcome, row, scores, verdict)} |"
+            f"| {', '.join(map(worth, seeds.values()))} |"
         )
     lines += ["", *(_inline(f"{o.left_out}.") for o in row.per_suite if o.left_out)]
     return "\n".join(lines).rstrip() if row.per_suite else "No suite was scored."
 
 
-def _by_seed(outcome: SuiteOutcome, row: ArmVerdict, scores: pd.DataFrame, verdict: Verdict) -> str:
-    if not {"model", "train_set", "arm", "suite", "seed", "accuracy"} <= set(scores.columns):
-        return ""
-    mine = scores[(scores["model"] == verdict.model) & (scores["train_set"] == verdict.train_set)]
-    mine = mine[(mine["arm"] == row.label) & (mine["suite"] == outcome.suite)].sort_values("seed")
-    return ", ".join(percent(float(value)) for value in mine["accuracy"].dropna())
+def _by_seed(outcome: SuiteOutcome, mine: pd.DataFrame) -> dict[int, float]:
+    """The accuracy of each seed on a suite, or its loss over all tokens in nats where that is what judges."""
+    column = "accuracy" if outcome.loss_nats is None else "loss_nats_per_token"
+    known = mine[mine["suite"] == outcome.suite].dropna(subset=[column])
+    return {int(seed): float(value) for seed, value in zip(known["seed"], known[column], strict=True)}
 
 
 def _loading(verdict: Verdict, arm: Arm, study: Mapping[str, Any], files: Files) -> str:
@@ -190,9 +224,16 @@ def _settings(row: ArmVerdict, arm: Arm, study: Mapping[str, Any]) -> str:
     return "\n".join(f"- {key}: {_inline(str(value))}" for key, value in facts.items())
 
 
+_TOLD = ("commit", "versions", "machine", "device", "dtype", "model_sha256", "train_sha256", "suites_sha256")
+"""Of where the numbers came from what a reader of a card needs; how the work was shared out stands in the study."""
+
+
 def _provenance(provenance: Mapping[str, Any]) -> str:
     lines = []
-    for key, value in provenance.items():
+    for key in _TOLD:
+        if key not in provenance:
+            continue
+        value = provenance[key]
         if isinstance(value, Mapping):
             value = ", ".join(f"{name} {entry}" for name, entry in value.items())
         lines.append(f"- {key.replace('_', ' ')}: {_inline('not known' if value is None else str(value))}")
@@ -203,30 +244,3 @@ def _inline(text: str) -> str:
     """One line of Markdown: names from a study can neither open HTML nor break a table."""
     text = " ".join(str(text).split())
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-
-
-_SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name: nothing is loaded from there
-CONFIG: dict[str, Any] = {
-    "background": "white",
-    "view": {"stroke": None},
-    "axis": {"gridColor": "#e3e6ea", "labelColor": "#59626d", "titleColor": "#59626d", "titleFontWeight": "normal"},
-    "title": {"anchor": "start", "color": "#1b1f24", "fontSize": 14, "offset": 14},
-    "range": {"category": ["#0072b2", "#d55e00", "#00845f", "#b0457f", "#8a6d00", "#3a9bd1", "#5b4ba8", "#4d4d4d"]},
-}
-"""The colours of page.js, after Okabe and Ito."""
-
-
-def png(drawn: Chart) -> bytes:
-    """The chart as PNG, one and a half times its size in pixels."""
-    spec = {"$schema": _SCHEMA, **spec_of(drawn), "config": CONFIG}
-    return bytes(vl_convert.vegalite_to_png(spec, scale=1.5))
-
-
-def trade_off_png(
-    verdict: Verdict, seeds: pd.DataFrame | None, *, retention_margin: float, min_gain: float
-) -> bytes | None:
-    """Gain against forgetting of every arm; margins are shares (0.03). None where no arm has both."""
-    arms = arm_frame(verdict)
-    points = seed_frame(of_pair(seeds, verdict), arms)
-    drawn = tradeoff_chart(arms, points, retention_margin=100 * retention_margin, min_gain=100 * min_gain)
-    return None if drawn is None else png(drawn)

@@ -22,6 +22,7 @@ from rankscope.records.readable_numbers import (
     rate,
     training_time,
 )
+from rankscope.records.suite_record import KIND_NOT_KNOWN
 from rankscope.report.chart_drawing import Pair, plain, relation_name
 from rankscope.report.suite_changes import IN_NATS, change_frame
 
@@ -147,7 +148,8 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
         rows.append(
             [
                 *pair_cells(row["model"], row["train_set"]),
-                *(text_cell(row[name]) for name in ("arm", "suite", "domain", "kind")),
+                *(text_cell(row[name]) for name in ("arm", "suite", "domain")),
+                text_cell(row["kind"] or KIND_NOT_KNOWN),
                 text_cell(relation_name(row["relation"])),
                 number_cell(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
                 text_cell(""),
@@ -165,7 +167,8 @@ def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interva
         rows.append(
             [
                 *pair_cells(row["model"], row["train_set"]),
-                *(text_cell(row[name]) for name in ("arm", "suite", "domain", "kind")),
+                *(text_cell(row[name]) for name in ("arm", "suite", "domain")),
+                text_cell(row["kind"] or KIND_NOT_KNOWN),
                 text_cell(relation_name(row["relation"])),
                 number_cell(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
                 number_cell(row.get("chance"), "" if row.get("chance") is None else percent(row["chance"])),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,7 +17,8 @@ from rankscope.model.weights.adapter_file import CONFIG, adapter_config
 from rankscope.model.weights.dialled import Interpolation
 from rankscope.model.weights.gguf_file import NotForGguf, write_gguf
 from rankscope.records import ArmVerdict, Plan, PlannedRun, Verdict
-from rankscope.report.model_card import model_card, trade_off_png
+from rankscope.report.card_picture import trade_off_png
+from rankscope.report.model_card import Exported, model_card
 from rankscope.report.serving_lines import GGUF_FILE, MODELFILE, Files, modelfile
 from rankscope.results.frames import planned_study, runs_frame
 from rankscope.results.write_results import provenance_of
@@ -56,20 +56,24 @@ def export_arm(
     if merged and next(facts for facts in plan.models if facts.name == run.model).quantization is not None:
         found = f"{row.label}, trained on a base in 4 bits"
         raise InputProblems([Problem("--merged", row.label, found, "the adapter, exported without --merged")])
+    scores = folder.read_table("scores")
+    if scores is None:
+        raise _nothing(folder, "no tables/scores.parquet", "the tables; `rankscope report` rebuilds them")
     picture = trade_off_png(
         verdict, folder.read_table("seeds"),
         retention_margin=study.decision.retention_margin, min_gain=study.decision.min_gain,
     )  # fmt: skip
     whole = merged or run.arm.traits.whole
-    card = partial(_card, folder, plan, study, verdict, row, run, PICTURE if picture is not None else None)
-    cards: dict[Files, str] = {files: card(files) for files in ("adapter", "model", "gguf")}
-
+    settings = study.model_dump(mode="json", by_alias=True, exclude_none=True)
+    provenance = provenance_of(folder, plan)
     with out_folder(out) as target:
         target.mkdir()
         _fill(folder, study, run, target, dial=row.dial, merged=merged)
         in_gguf = gguf and _write_gguf(target, f"{study.name}-{row.label}", notice)
-        written = cards["gguf" if in_gguf else "model" if whole else "adapter"]
-        (target / "README.md").write_text(written, encoding="utf-8")
+        files: Files = "gguf" if in_gguf else "model" if whole else "adapter"
+        exported = Exported(run.arm, run.seed, files, PICTURE if picture is not None else None)
+        card = model_card(verdict, row, exported, scores, settings, provenance)
+        (target / "README.md").write_text(card, encoding="utf-8")
         if picture is not None:
             (target / PICTURE).write_bytes(picture)
     what = ("model, with model.gguf," if in_gguf else "model") if whole else "adapter"
@@ -108,23 +112,6 @@ def _choose(folder: StudyFolder, verdicts: list[Verdict], arm: str | None) -> tu
     if arm is None:
         raise _nothing(folder, "no arm is recommended", f"an arm named with --arm: {labels}")
     raise _nothing(folder, f"no arm {arm}", f"one of {labels}")
-
-
-def _card(
-    folder: StudyFolder,
-    plan: Plan,
-    study: Study,
-    verdict: Verdict,
-    row: ArmVerdict,
-    run: PlannedRun,
-    picture: str | None,
-    files: Files,
-) -> str:
-    scores = folder.read_table("scores")
-    if scores is None:
-        raise _nothing(folder, "no tables/scores.parquet", "the tables; `rankscope report` rebuilds them")
-    settings = study.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return model_card(verdict, row, run.arm, scores, settings, provenance_of(folder, plan), picture, files)
 
 
 def _write_gguf(target: Path, name: str, notice: Callable[[str], None]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rankscope.edges.out_folder import check_out, out_folder
@@ -15,8 +15,8 @@ from rankscope.results.tool_configs.trained_arm import TrainedArm
 from rankscope.study.problems import InputProblems, Problem, nearest, show
 from rankscope.study.study import Study
 
-WriteRows = Callable[[Path, Path, bool], object]
-"""Writes the rows of a token file into a folder, as lines or as a saved data set."""
+WriteRows = Callable[[Path, Sequence[Path], bool], object]
+"""Writes the rows of a token file, those to train on and those to validate on, each as lines or as a saved data set."""
 
 
 def export_config(folder: StudyFolder, out: str | Path, *, arm: str | None, tool: str, write_rows: WriteRows) -> str:
@@ -39,8 +39,9 @@ def export_config(folder: StudyFolder, out: str | Path, *, arm: str | None, tool
         target.mkdir()
         for name, text in writer.write(trained).items():
             (target / name).write_text(text, encoding="utf-8")
-        if writer.needs_rows:
-            write_rows(folder.tokens(_facts(plan, run).content_sha256), target, writer.rows_as_folder)
+        if writer.rows:
+            tokens = folder.tokens(_facts(plan, run).content_sha256)
+            write_rows(tokens, [target / name for name in writer.rows], writer.rows_as_folder)
     return f"the config of {row.label} for {writer.title}"
 
 

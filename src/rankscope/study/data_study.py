@@ -11,23 +11,38 @@ from rankscope.study.study_settings import Kind
 from rankscope.study.yaml_text import dump_yaml
 
 _MOST_READY_ITEMS = 300
-_TODO = "# TODO kind: recall (learned by heart) or reasoning (worked out)? {why} `{kind}` stands until you say."
+KIND_TODO = (
+    "# TODO kind: recall (what was learned by heart) or reasoning (what is worked out)? Nobody said, so none stands\n"
+    "# here, and the report says that it is not known."
+)
+"""Stands above suites of which nobody said the kind."""
+_WORKED_OUT = (
+    " Most answers are numbers or worked out: `kind: reasoning`, here and on the training set,\n"
+    "# trains a solution whole and asks for the number that follows its ####."
+)
+LEAST_ROWS = 15
+"""Of which a tenth, rounded, is two: the least that a held-out suite asks."""
 
 
 @dataclass(frozen=True)
 class FirstLook:
     """What the rows of a file are. `columns`: proposed, where rows have other names for our fields, and
     then `unread`: the columns that are no part of them; `shape`: in words; `judged_by_loss`: no exact match would grade
-    them; `reasoning`: most answers are worked out, or numbers; `chance`: the accuracy of guessing, None where items are
-    judged by loss."""
+    whole answers; `loss_as_reasoning`: nor what follows a solution's ####; `reasoning`: most answers are worked out, or
+    numbers; `chance`: the accuracy of guessing, None where whole answers are judged by loss."""
 
     row_count: int
     columns: dict[str, str] | None
     unread: tuple[str, ...]
     shape: str
     judged_by_loss: bool
+    loss_as_reasoning: bool
     reasoning: bool
     chance: float | None
+
+    def by_loss(self, kind: Kind | None) -> bool:
+        """Whether suites of these rows are judged by the loss of their answers, asked as this kind."""
+        return self.loss_as_reasoning if kind == "reasoning" else self.judged_by_loss
 
 
 class Size(Protocol):
@@ -59,10 +74,12 @@ class DataFlags:
     domain: str
     kind: Kind | None
     keep: dict[str, str]
+    no_general: str | None = None
+    """Why no ready suite can be had here; None where some can, or where none is needed."""
 
 
 def data_study(look: FirstLook, flags: DataFlags, size: Size, why_this_size: str, *, stand_in: bool = False) -> str:
-    """The text of the study file. A kind that the user did not say stands under a TODO, never without.
+    """The text of the study file. Of a kind that the user did not say there is a TODO, and no more.
 
     `stand_in`: in place of ready suites, which would be fetched, as many of the bundled world, to estimate its time.
     """
@@ -71,15 +88,12 @@ def data_study(look: FirstLook, flags: DataFlags, size: Size, why_this_size: str
         train["columns"] = look.columns
     if look.row_count > size.rows:
         train["limit"] = size.rows
-    kind = flags.kind or ("reasoning" if look.reasoning else "recall")
-    if kind == "reasoning":
-        train["kind"] = kind
-    asked: dict[str, Any] = {"held_out": flags.domain, "share": HELD_OUT_SHARE, "limit": size.items, "kind": kind}
-    if look.judged_by_loss:
+    asked: dict[str, Any] = {"held_out": flags.domain, "share": HELD_OUT_SHARE, "limit": size.items}
+    if flags.kind is not None:
+        train["kind"] = asked["kind"] = flags.kind
+    if look.by_loss(flags.kind):
         asked["metric"] = "loss"
-    kept: dict[str, Any] = {
-        name: {"path": path, "kind": "recall", "limit": size.items} for name, path in flags.keep.items()
-    }
+    kept: dict[str, Any] = {name: {"path": path, "limit": size.items} for name, path in flags.keep.items()}
     lines = [
         f"# A first study of {flags.path}: {look.row_count:,} rows, {look.shape}.",
         f"# {why_this_size}",
@@ -92,15 +106,11 @@ def data_study(look: FirstLook, flags: DataFlags, size: Size, why_this_size: str
         "train:",
         _indented({flags.domain: train}),
         "",
-        f"# {_judged(look)}",
-        *([] if flags.kind is not None else [_TODO.format(why=_why(look), kind=kind)]),
+        f"# {_judged(look, flags.kind)}",
+        *([] if flags.kind is not None else [KIND_TODO + (_WORKED_OUT if look.reasoning else "")]),
         "suites:",
         _indented({f"{flags.domain}-held-out": asked}),
-        *(
-            []
-            if not kept
-            else ["  # TODO kind of these: recall or reasoning? `recall` stands until you say.", _indented(kept)]
-        ),
+        *(["  # TODO kind of these too: recall or reasoning?", _indented(kept)] if kept else []),
         *_general(flags, size, stand_in=stand_in),
         "",
         *_arms(size),
@@ -122,8 +132,21 @@ def _general(flags: DataFlags, size: Size, *, stand_in: bool) -> list[str]:
         entry = {"kind": "recall", "limit": limit}
         worlds = {name.replace("/", "-"): {"world": f"{name}/test", **entry} for name in names}
         return ["  # What the bundled model was made on. For a model of yours: `general: auto`.", _indented(worlds)]
-    auto = _indented({"general": {"auto": "ready", "limit": limit}})
-    return ["  # Ready suites: what is forgotten of them counts. Questions of your own say more (--keep).", auto]
+    ready = _indented({"general": {"auto": "ready", "limit": limit}})
+    told = "Ready suites: what is forgotten of them counts. Questions of your own say more (--keep)."
+    return [f"  # {told}", *general_lines(ready, flags.no_general)]
+
+
+def general_lines(entry: str, why_not: str | None) -> list[str]:
+    """The line of ready suites; as a comment, with the reason, where none of them can be had on this machine."""
+    if why_not is None:
+        return [entry]
+    plain = " ".join("".join(c if c.isprintable() else " " for c in why_not).split())
+    told = f"No ready suite can be reached from this machine ({plain}): with a network, take away the # below."
+    return [
+        textwrap.fill(told, 116, initial_indent="  # ", subsequent_indent="  # ", break_long_words=False),
+        textwrap.indent(textwrap.dedent(entry), "  # "),
+    ]
 
 
 def _proposed(look: FirstLook) -> list[str]:
@@ -131,17 +154,13 @@ def _proposed(look: FirstLook) -> list[str]:
     return [f"# TODO columns: these were told from their names. Is every one right?{unread}"]
 
 
-def _judged(look: FirstLook) -> str:
+def _judged(look: FirstLook, kind: Kind | None) -> str:
     """How held-out rows are scored, and what guessing gives."""
-    if look.judged_by_loss:
+    if look.by_loss(kind):
         return "Held-out rows are judged by the loss of their answers, which have no one right wording."
     if look.chance:
         return f"Held-out rows are questions with choices: guessing is right in {look.chance:.0%}."
     return "Held-out rows are asked and compared by exact match: guessing is never right."
-
-
-def _why(look: FirstLook) -> str:
-    return "Most answers are numbers or worked out:" if look.reasoning else "Nothing in the rows says:"
 
 
 def _arms(size: Size) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from string import Template
 from typing import get_args
 
+from rankscope.study.data_study import KIND_TODO
 from rankscope.study.problems import InputProblems, Problem, show
 from rankscope.study.read_study import read_study
 from rankscope.study.study_settings import NAME, Kind, is_name
@@ -37,7 +38,7 @@ _WORLD_SUITES = """\
   # mine: {path: test.jsonl, domain: mine, kind: recall, choices: letters, limit: 500}
   # gsm8k: {hub: openai/gsm8k, config: main, split: test, kind: reasoning, limit: 500}"""
 
-_NO_SUITE = "\n  # general: {path: what-it-must-not-forget.jsonl, kind: recall}"
+_NO_SUITE = "\n  # general: {path: what-it-must-not-forget.jsonl}"
 
 
 def study_template(
@@ -48,13 +49,15 @@ def study_template(
     domain: str = "mine",
     test_path: str = "test.jsonl",
     keep_paths: Mapping[str, str] | None = None,
+    kind: Kind | None = None,
     arms: str | None = None,
 ) -> str:
     """The text of a commented study file. Without `train_path` it runs as it is, on the bundled world.
 
     With it, `test_path` is the suite that measures the gain and `keep_paths` maps the names of further suites to their
-    files. `name`, `domain` and those names are names as studies have them (letters, digits, `.`, `_`, `-`). `arms` are
-    the lines of that section, as `arms_lines` makes them.
+    files. `name`, `domain` and those names are names as studies have them (letters, digits, `.`, `_`, `-`). `kind` is
+    that of the training rows and their suite, None where nobody said it; `arms` are the lines of that section, as
+    `arms_lines` makes them.
     """
     train, suites = _WORLD_TRAIN, _WORLD_SUITES
     if train_path is not None:
@@ -62,10 +65,12 @@ def study_template(
         own = domain
         while own in keep:
             own += "-test"
-        train = _entries({domain: {"path": train_path, "domain": domain}})
-        asked = {own: {"path": test_path, "domain": domain, "kind": "recall"}}
-        suites = _entries(asked | {suite: {"path": path, "kind": "recall"} for suite, path in keep.items()})
+        said = {} if kind is None else {"kind": kind}
+        train = _entries({domain: {"path": train_path, "domain": domain, **said}})
+        asked = {own: {"path": test_path, "domain": domain, **said}}
+        suites = _entries(asked | {suite: {"path": path} for suite, path in keep.items()})
         suites += "" if keep else _NO_SUITE
+        suites = suites if kind is not None else f"{textwrap.indent(KIND_TODO, '  ')}\n{suites}"
     text = (resources.files("rankscope") / "assets" / "study_template.yaml").read_text("utf-8")
     return Template(text).substitute(
         name=dump_yaml({"name": name}).strip(),
@@ -97,6 +102,7 @@ class InitFlags:
     test: Path | None = None
     domain: str = "mine"
     keep: Sequence[Path] = ()
+    kind: Kind | None = None
 
 
 def write_first_study(out: Path, flags: InitFlags, arms: str | None = None) -> None:
@@ -114,6 +120,7 @@ def write_first_study(out: Path, flags: InitFlags, arms: str | None = None) -> N
         domain=flags.domain,
         test_path="" if flags.test is None else relative(flags.test, out),
         keep_paths={suite_name(path): relative(path, out) for path in flags.keep},
+        kind=flags.kind,
         arms=arms,
     )
     write_checked(out, text)
@@ -169,7 +176,7 @@ def check_model(text: str) -> Problem | None:
 
 def check_kind(text: str) -> Problem | None:
     """What is wrong with the kind of a suite."""
-    return None if text in get_args(Kind) else Problem("init", "kind", show(text), " or ".join(get_args(Kind)))
+    return None if text in get_args(Kind) else Problem("init", "--kind", show(text), " or ".join(get_args(Kind)))
 
 
 def check_rows(option: str, path: Path) -> Problem | None:

@@ -87,14 +87,13 @@ OF_THE_SET = ("domain", "kind", "choices", "template")
 
 
 def as_its_set(suite: Mapping[str, Any], sets: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, as written, of a suite with `held_out`, with what it has from its training set filled in; its kind
-    is recall where neither says one."""
+    """The settings, as written, of a suite with `held_out`, with what it has from its training set filled in."""
     own = sets.get(suite["held_out"]) if isinstance(suite["held_out"], str) else None
     if not isinstance(own, Mapping):
         return dict(suite)
     given = {key: value for key, value in suite.items() if value is not None}
     from_set = {key: own[key] for key in OF_THE_SET if own.get(key) is not None}
-    return {"kind": "recall", **from_set, **given}
+    return {**from_set, **given}
 
 
 _NAMES = sorted(name for name, grader in GRADERS.items() if not grader.model_fields)
@@ -107,7 +106,8 @@ class SuiteSource(Source):
 
     kind: Kind | None = Field(
         default=None,
-        description="recall or reasoning. Only a suite of plain text (reported, not decided on) has none.",
+        description="recall or reasoning. reasoning compares numbers as numbers, and of a worked solution what follows "
+        "####. Without, answers are compared as words, as those of recall are, and tables by kind leave the suite out.",
     )
     harness: str | None = Field(
         default=None,

@@ -161,7 +161,7 @@ class Study(Frozen):
         ],
     ] = Field(
         min_length=1,
-        description="at least one suite, by name. A training set needs one of its domain, with a kind.",
+        description="at least one suite, by name. A training set needs one of its domain.",
     )
     arms: dict[Name, Annotated[ArmEntry, Field(description="a mapping of an arm's settings")]] = Field(
         min_length=1, description="at least one arm, by label. The label is the method unless `method` is given."

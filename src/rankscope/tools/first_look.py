@@ -12,6 +12,7 @@ from rankscope.data.question_rows import FINAL_MARK, split_solution
 from rankscope.data.row_files import Records, open_file
 from rankscope.data.row_shapes import mapped, parse
 from rankscope.records import Row
+from rankscope.study.configs.config_suites import RowsTold
 from rankscope.study.data_study import FirstLook
 from rankscope.study.problems import InputProblems, Problem
 
@@ -31,24 +32,20 @@ def first_look(path: Path) -> FirstLook:
     first = next(records.batches(), [])[:_LOOKED_AT]
     values = [value for _, value in first if isinstance(value, dict)]
     names = list(dict.fromkeys(str(key) for value in values for key in value))
-    rows, columns = _read(first, records, path, None), None
+    (rows, bad), columns = _parsed(first, records, path, None), None
     if len(rows) * 2 < len(first):
         columns = _proposed(names)
-        rows = _read(first, records, path, columns) if columns else []
-    if not rows and not names and (problem := _first_bad(first, records, path)) is not None:
-        raise InputProblems([problem])
+        rows = _parsed(first, records, path, columns)[0] if columns else []
+    if bad is not None and not columns and (rows or not names):
+        raise InputProblems([bad])
     if not rows:
         raise InputProblems([wrong_columns(names, str(path), len(first))])
-    if len(rows) < len(first) and columns is None:
-        problem = _first_bad(first, records, path)
-        raise InputProblems([problem] if problem is not None else [])
-    shape = Counter(form_of(row, reasoning=False) for row in rows).most_common(1)[0][0]
-    judged_by_loss = shape == "text" or (shape == "open" and _has_no_one_wording(rows))
+    whole, final = (_judged_by_loss(rows, reasoning=reasoning) for reasoning in (False, True))
     unread = tuple(name for name in names if columns and name not in (*columns.values(), "id"))
     return FirstLook(
         row_count=_count(open_file(path, str(path))), columns=columns, unread=unread, shape=_words(rows[0]),
-        judged_by_loss=judged_by_loss,
-        reasoning=_looks_worked_out(rows), chance=_chance(rows) if not judged_by_loss else None,
+        judged_by_loss=whole, loss_as_reasoning=final, reasoning=_looks_worked_out(rows),
+        chance=_chance(rows) if not whole else None,
     )  # fmt: skip
 
 
@@ -63,6 +60,25 @@ def is_here(model: str) -> bool:
         return isinstance(try_to_load_from_cache(model, "config.json"), str)
     except HFValidationError:
         return False
+
+
+def why_no_ready_suite() -> str | None:
+    """Why none of the suites that `general: auto` stands for can be had on this machine; None where some can."""
+    from rankscope.edges.machine import quiet_libraries
+    from rankscope.evaluate.reachable_suites import reachable_suites  # the hub's libraries come with it
+
+    quiet_libraries()
+    reached = reachable_suites("suites.general")
+    return None if reached.suites else reached.why_not
+
+
+def rows_told(path: Path) -> RowsTold:
+    """How many rows a file that a config names has, and whether they are judged by loss, as far as can be told."""
+    try:
+        look = first_look(path)
+    except InputProblems:
+        return RowsTold(count=count_rows(path), judged_by_loss=None)
+    return RowsTold(count=look.row_count, judged_by_loss=look.judged_by_loss)
 
 
 def count_rows(path: Path) -> int | None:
@@ -84,27 +100,28 @@ def _proposed(names: list[str]) -> dict[str, str]:
     return columns | {field: field for field in extra if field in names and field not in columns.values()}
 
 
-def _read(first: list[tuple[int, object]], records: Records, path: Path, columns: dict[str, str] | None) -> list[Row]:
-    parsed = (
+def _parsed(
+    first: list[tuple[int, object]], records: Records, path: Path, columns: dict[str, str] | None
+) -> tuple[list[Row], Problem | None]:
+    """The rows that can be read with these columns, and what is wrong with the first that cannot."""
+    parsed = [
         parse(mapped(value, columns, cells=records.cells), file=str(path), place=f"{records.unit} {number}")
         for number, value in first
-    )
-    return [row for row in parsed if isinstance(row, Row)]
+    ]
+    bad = next((row for row in parsed if isinstance(row, Problem)), None)
+    return [row for row in parsed if isinstance(row, Row)], bad
 
 
-def _first_bad(first: list[tuple[int, object]], records: Records, path: Path) -> Problem | None:
-    parsed = (
-        parse(mapped(value, None, cells=records.cells), file=str(path), place=f"{records.unit} {number}")
-        for number, value in first
-    )
-    return next((row for row in parsed if isinstance(row, Problem)), None)
-
-
-def _has_no_one_wording(rows: list[Row]) -> bool:
-    """Whether answers are conversations, completions of text, or long: no exact match would grade them."""
+def _judged_by_loss(rows: list[Row], *, reasoning: bool) -> bool:
+    """Whether no exact match would grade answers: of text, conversations and completions, and where they are long.
+    `reasoning`: of a worked solution what follows its #### is asked for."""
+    shape = Counter(form_of(row, reasoning=False) for row in rows).most_common(1)[0][0]
+    if shape != "open":
+        return shape == "text"
     if rows[0].question is None:
         return True
-    answers = [split_solution(row.answer or "")[1] for row in rows]
+    answers = [row.answer or "" for row in rows]
+    answers = [split_solution(answer)[1] for answer in answers] if reasoning else answers
     return fmean(len(answer.split()) for answer in answers) > _LONG_ANSWER_WORDS
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,15 +14,15 @@ NO_LOSS = -100
 """The label of a token without loss, as torch's cross-entropy ignores it."""
 
 
-def write_trained_rows(tokens: Path, folder: Path, as_data_set: bool) -> None:
-    """Write train.jsonl and validation.jsonl of a training set's token file into `folder`; with `as_data_set` the
-    rows to train on as a saved data set in its folder `tokenized`, which LLaMA-Factory takes."""
+def write_trained_rows(tokens: Path, places: Sequence[Path], as_folder: bool) -> None:
+    """Write the rows of a training set's token file: those that were trained on to the first of `places`, those that
+    were validated on to the second, where there is one. A file of lines each, or `as_folder` a saved data set."""
     rows = open_training(tokens)
-    if as_data_set:
-        _save(rows.train, folder / "tokenized")
-        return
-    for name, part in (("train", rows.train), ("validation", rows.validation)):
-        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as stream:
+    for place, part in zip(places, (rows.train, rows.validation), strict=False):
+        if as_folder:
+            _save(part, place)
+            continue
+        with place.open("w", encoding="utf-8") as stream:
             stream.writelines(f"{json.dumps(row)}\n" for row in map(token_row, part))
 
 

@@ -179,7 +179,6 @@ def test_what_cannot_be_used_is_one_line(model: LoadedModel, tmp_path: Path, mon
         ({**CONTINUED, "metric_list": [{"metric": "perplexity"}]}, {}, "found the metrics perplexity"),
         ({}, {"metric": "f1"}, r'metric: found "f1", expected one of acc, acc_norm'),
         ({}, {"metric": "acc,strict"}, 'found "strict", expected a filter of the task: none'),
-        ({}, {"kind": None}, "kind: found nothing"),
         ({"doc_to_target": "{{nowhere.at.all}}"}, {}, "towns"),
         ({"repeats": 3}, {}, "found 3 answers to each question"),
         ({"unsafe_code": True}, {}, "runs what the model writes"),

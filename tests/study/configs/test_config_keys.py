@@ -40,3 +40,14 @@ def test_what_nobody_took_is_told_and_what_is_false_is_not_lost() -> None:
         "on: true: why", "of no effect on what a study measures: log_every",
         "lora_rr: not known here; did you mean `lora_r`?", "list[0].x: not known here",
     ]  # fmt: skip
+
+
+def test_the_nearest_key_is_one_of_the_same_section() -> None:
+    keys = ConfigKeys({"SFTConfig": {"weirdo": 1, "learning_rat": 2, "lora_alph": 3}}, "x.json")
+    inner = keys.section("SFTConfig")
+    inner.number("learning_rate"), inner.take("warmup")
+    keys.finish([], ["SFTConfig", "lora_alpha"])
+    assert keys.not_carried == [
+        "SFTConfig.weirdo: not known here", "SFTConfig.learning_rat: not known here; did you mean `learning_rate`?",
+        "SFTConfig.lora_alph: not known here",
+    ]  # fmt: skip

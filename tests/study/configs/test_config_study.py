@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from config_cases import ALL, NAMES, adapter_config, beside, case, read, study
+from config_cases import ALL, KNOWN, NAMES, adapter_config, beside, case, read, study
 
 from rankscope.study.configs import config_tools
 from rankscope.study.configs.config_file import load_config, read_config
 from rankscope.study.configs.config_study import check_study_name, config_study
+from rankscope.study.configs.config_suites import RowsTold
 from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import read_study
 from rankscope.study.yaml_text import load_yaml
@@ -80,11 +82,25 @@ def test_what_it_costs_to_train_is_carried(folder: Path) -> None:
 
 def test_steps_become_passes_where_rows_were_counted_and_drawn_rows_where_not(folder: Path) -> None:
     counted = study("llamafactory/full-and-pissa.yaml", folder)  # 20 rows, 100 steps of 2; 100 rows would be held out
-    assert any(line.startswith("max_steps: 100: 200 rows are seen") for line in counted.not_carried)
+    assert any(line.startswith("max_steps: 100: a study counts passes") for line in counted.not_carried)
     drawn = load_yaml(study("unsloth/alpaca-4bit.json", folder).text, "study.yaml", "a study")
     assert drawn["budget"]["epochs"] == 1
     assert drawn["train"]["instructions"]["limit"] * 0.9 * 0.9 == pytest.approx(60 * 8, abs=1)
     assert drawn["optimizer"]["warmup_fraction"] == pytest.approx(5 / 60, rel=0.05)
+
+
+@pytest.mark.parametrize(("by_loss", "metric"), [(True, "loss"), (False, None), (None, None)])
+def test_rows_that_no_exact_match_grades_are_judged_by_loss(
+    folder: Path, by_loss: bool | None, metric: str | None
+) -> None:
+    """As the rows of a file show, where the config does not say it; where nobody can tell, planning does."""
+    values = {"model_name_or_path": "acme/oak", "dataset_name": "rows.jsonl", "use_peft": True, "max_length": 512}
+    known = replace(KNOWN, look=lambda path: RowsTold(20, by_loss), kind="reasoning")
+    made = config_study(read_config(values, "x", [], "trl"), "x", folder / "study.yaml", "mine", [folder], known)
+    found = load_yaml(made.text, "study.yaml", "a study")
+    assert found["suites"]["rows-held-out"].get("metric") == metric
+    assert found["suites"]["rows-held-out"]["kind"] == found["train"]["rows"]["kind"] == "reasoning"
+    assert "TODO kind" not in made.text
 
 
 def test_data_sets_have_a_verdict_each_and_that_is_said(folder: Path) -> None:
@@ -100,7 +116,7 @@ def test_no_data_and_no_model_is_a_line_each(tmp_path: Path) -> None:
     folder = adapter_config(tmp_path / "mine", peft_type="LORA", r=4, base_model_name_or_path="/nowhere/model")
     config = read_config(load_config(folder), "mine", [tmp_path])
     with pytest.raises(InputProblems) as caught:
-        config_study(config, "mine", tmp_path / "study.yaml", "mine", [tmp_path], lambda path: None)
+        config_study(config, "mine", tmp_path / "study.yaml", "mine", [tmp_path], KNOWN)
     assert [str(problem).split(", expected")[0] for problem in caught.value.problems] == [
         "mine: model: found /nowhere/model, no such folder",
         "mine: data: found no training data (an adapter's settings name no data)",

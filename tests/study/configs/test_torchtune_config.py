@@ -48,4 +48,4 @@ def test_builders_of_data_and_optimizers(tmp_path: Path) -> None:
     assert [data.where for data in mixed.train] == ["acme/novels", "Open-Orca/SlimOrca-Dedup"]
     assert (mixed.adapter.method, mixed.schedule, mixed.sequence_tokens) == ("dora", "constant", 4096)
     whole = read("torchtune/full-1b.yaml", tmp_path)
-    assert (whole.adapter.method, whole.max_steps, whole.train[0].where) == ("full", 25, "tatsu-lab/alpaca")
+    assert (whole.adapter.method, whole.max_steps_per_epoch, whole.train[0].where) == ("full", 25, "tatsu-lab/alpaca")

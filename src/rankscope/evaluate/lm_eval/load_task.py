@@ -12,6 +12,7 @@ import logging
 import random
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,10 +92,12 @@ def _load(harness: str, base: Path, name: str) -> Task:
 
 
 def _own_file(task: str) -> Path | None:
-    """lm-eval's file of a task, where the file has the task's name, as most have."""
+    """lm-eval's file of a task, where the file or its folder has the task's name, as most have."""
     import lm_eval.tasks
 
-    for path in Path(lm_eval.tasks.__file__).parent.rglob(f"{task}.yaml"):
+    root = Path(lm_eval.tasks.__file__).parent
+    in_folders = (path for folder in root.rglob(task) for path in sorted(folder.glob("*.yaml")))
+    for path in chain(root.rglob(f"{task}.yaml"), in_folders):
         if any(line.strip() in (f"task: {task}", f'task: "{task}"') for line in path.read_text("utf-8").splitlines()):
             return path
     return None

@@ -15,13 +15,18 @@ from rankscope.results.tool_configs.trained_arm import (
     only_said,
     told,
 )
+from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.yaml_text import dump_yaml
 
 NAME = "axolotl.yaml"
 
 
 def write(trained: TrainedArm) -> Mapping[str, str]:
-    """axolotl.yaml. Rows are tokens: a data set without a `type`."""
+    """axolotl.yaml. Rows are tokens: a data set without a `type`. Raises InputProblems for an alpha with a fraction,
+    which axolotl's schema refuses."""
+    if trained.low_rank and not isinstance(trained.alpha, int):
+        expected = "a whole number, or another tool"
+        raise InputProblems([Problem("--config", "axolotl", f"alpha {trained.alpha:g}", expected)])
     arm, whole, nf4 = trained.arm, trained.arm.method == "full", trained.model.quantization == "nf4"
     budget, optimizer = trained.study.budget, trained.study.optimizer
     settings = only_said(

@@ -59,6 +59,6 @@ def write(trained: TrainedArm) -> Mapping[str, str]:
 WRITERS = (
     ToolWriter(
         name="llamafactory", title="LLaMA-Factory", methods=("full", "last-k-layers", *LOW_RANK), write=write,
-        rows_as_folder=True,
+        rows=(ROWS,), rows_as_folder=True,
     ),
 )  # fmt: skip

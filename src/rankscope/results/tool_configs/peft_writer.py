@@ -40,4 +40,4 @@ def write(trained: TrainedArm) -> Mapping[str, str]:
     }
 
 
-WRITERS = (ToolWriter(name="peft", title="PEFT", methods=LOW_RANK, write=write, needs_rows=False),)
+WRITERS = (ToolWriter(name="peft", title="PEFT", methods=LOW_RANK, write=write, rows=()),)

@@ -70,15 +70,16 @@ class TrainedArm:
 
 @dataclass(frozen=True)
 class ToolWriter:
-    """How an arm's training is written for one tool. `write`: the files' names with their texts; `rows_as_folder`:
-    rows are a saved data set, where it reads no lines of tokens; `methods`: what it can train."""
+    """How an arm's training is written for one tool. `write`: the files' names with their texts; `rows`: what the rows
+    that were trained on, and after them those that were validated on, are called, as far as the tool reads them;
+    `rows_as_folder`: a saved data set, where it reads no lines of tokens; `methods`: what it can train."""
 
     name: str
     title: str
     methods: tuple[str, ...]
     write: Callable[[TrainedArm], Mapping[str, str]]
+    rows: tuple[str, ...] = (TRAIN_ROWS, VALIDATION_ROWS)
     rows_as_folder: bool = False
-    needs_rows: bool = True
 
 
 def told(trained: TrainedArm, *, own: tuple[str, ...] = ()) -> list[str]:

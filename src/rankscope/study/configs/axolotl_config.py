@@ -163,7 +163,7 @@ def _model(keys: ConfigKeys, quantization: Any, *, plain: bool) -> BaseModel:
         )
     return BaseModel(
         id=keys.text("base_model"),
-        revision=keys.text("revision_of_model"),
+        revision=keys.text("revision_of_model", "model_revision"),
         trust_remote_code=keys.flag("trust_remote_code"),
         quantization=quantization,
         chat="never" if plain else "auto",

@@ -135,18 +135,23 @@ class ConfigKeys:
 
     def finish(self, no_matter: Iterable[str], known: Iterable[str] = ()) -> None:
         """Tell of every key that nobody took: those that decide no result here (`no_matter`: names, or beginnings that
-        end with `*`) on one line, all others as keys that are not known. Raises InputProblems with what was wrong."""
+        end with `*`) on one line, all others as keys that are not known, each with the nearest of those that
+        its section was asked for, at the top of the `known` ones too. Raises InputProblems with what was wrong."""
         plain: list[str] = []
         unknown: list[str] = []
-        names = tuple(no_matter)
+        names, at_top = tuple(no_matter), tuple(known)
         for keys in self._all():
+            asked = (*sorted(keys._taken), *(at_top if keys is self else ()))
             for key in keys._values:
-                if key not in keys._taken and keys.has(key):
-                    (plain if _is_among(key, names) else unknown).append(keys.name(key))
+                if key in keys._taken or not keys.has(key):
+                    continue
+                if _is_among(key, names):
+                    plain.append(keys.name(key))
+                else:
+                    unknown.append(f"{keys.name(key)}: not known here{nearest(key, asked)}")
         if plain:
             self.not_carried.append(f"of no effect on what a study measures: {', '.join(plain)}")
-        for key in unknown:
-            self.not_carried.append(f"{key}: not known here{nearest(key, tuple(known))}")
+        self.not_carried += unknown
         self.check()
 
     def check(self) -> None:

@@ -64,6 +64,7 @@ class Adapter:
 @dataclass(frozen=True)
 class TrainingConfig:
     """One config. None: it does not say. `batch_size`: rows of one optimizer step of one device, accumulated ones too.
+    `max_steps` counts over all epochs, `max_steps_per_epoch` cuts each of them where it is longer.
     `not_carried`: one line for each thing that a study cannot say, or says in another way."""
 
     tool: str
@@ -76,6 +77,7 @@ class TrainingConfig:
     batch_size: int | None = None
     epochs: float | None = None
     max_steps: int | None = None
+    max_steps_per_epoch: int | None = None
     validation_share: float | None = None
     validation_rows: int | None = None
     learning_rate: float | None = None

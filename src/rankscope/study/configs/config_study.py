@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rankscope.study.configs.config_places import model_entry, set_names, source_of
 from rankscope.study.configs.config_record import Adapter, DataSet, TrainingConfig
+from rankscope.study.configs.config_steps import rows_to_draw, validation_of, warmup_share
+from rankscope.study.configs.config_suites import KnownBeside, SuiteData, suite_lines
 from rankscope.study.configs.config_training import training_lines
 from rankscope.study.problems import InputProblems, Problem, show
-from rankscope.study.source_settings import HELD_OUT_SHARE
 from rankscope.study.study_settings import is_name
 from rankscope.study.yaml_text import dump_yaml
 
-CountRows = Callable[[Path], int | None]
-"""How many rows a file has; None where it cannot be read."""
-
-_KIND = (
-    "# TODO kind: recall (what was learned by heart) or reasoning (what is worked out)? `recall` stands until you say."
-)
 _RANKS_WITHOUT = (4, 16, 64)
 _NEIGHBOUR = 4
 """Ranks beside theirs are so many times smaller and larger: the difference between neighbours is rarely seen."""
@@ -37,9 +31,10 @@ class ConfigStudy:
 
 
 def config_study(
-    config: TrainingConfig, file: str, out: Path, name: str, folders: Sequence[Path], count_rows: CountRows
+    config: TrainingConfig, file: str, out: Path, name: str, folders: Sequence[Path], known: KnownBeside
 ) -> ConfigStudy:
-    """The study at `out` of the config `file`; its relative paths are looked for from `folders`.
+    """The study at `out` of the config `file`; its relative paths are looked for from `folders`. `known`: what is known
+    beside the config.
 
     Raises InputProblems where there is no training data, or a file or folder that it names is not there.
     """
@@ -63,18 +58,20 @@ def config_study(
             f"{len(names)} data sets are mixed into one training by {config.tool}; here each is a training set with a "
             "verdict of its own. To study the mix, put their rows into one file"
         )
-    rows = _rows_of(train, out, count_rows)
+    rows = _rows_of(train, out, known)
+    config = _of_cut_epochs(config, rows)
     if config.max_steps is not None and rows is None and len(train) == 1:
         config = _of_drawn_rows(config, train[0], notes)
     settings, told = training_lines(config, rows)
+    kind = {} if known.kind is None else {"kind": known.kind}
     notes += told
     sections = [
         f"# From {config.tool}'s config {Path(file).name}, by rankscope init --from (docs/from-your-config.md).\n"
         "# What it would do: rankscope plan FILE. What could not be carried over is listed at the end.",
         dump_yaml({"name": name}).rstrip(),
         dump_yaml({"model": model if len(model) > 1 else model["id"]}).rstrip(),
-        "train:\n" + _indented({name: {**one, "domain": name} for name, one in zip(names, train, strict=True)}),
-        _suites(names, config, test, keep),
+        "train:\n" + _indented({name: {**one, "domain": name, **kind} for name, one in zip(names, train, strict=True)}),
+        suite_lines(SuiteData(names, config, train, test, keep, out), known),
         _arms(config.adapter, config),
         *settings,
     ]
@@ -91,11 +88,11 @@ def _sources(
     return [one for one in made if not isinstance(one, Problem)]
 
 
-def _rows_of(train: list[dict[str, Any]], out: Path, count_rows: CountRows) -> int | None:
+def _rows_of(train: list[dict[str, Any]], out: Path, known: KnownBeside) -> int | None:
     """Rows of the one training set where it is a file that can be counted; of several, each has its own number."""
     if len(train) != 1 or "path" not in train[0]:
         return None
-    count = count_rows(out.parent / train[0]["path"])
+    count = known.look(out.parent / train[0]["path"]).count
     return count if count is None or "limit" not in train[0] else min(count, train[0]["limit"])
 
 
@@ -111,41 +108,28 @@ def _of_whole_splits(config: TrainingConfig, notes: list[str]) -> TrainingConfig
     return replace(config, train=tuple(map(whole, config.train)), test=tuple(map(whole, config.test)))
 
 
+def _of_cut_epochs(config: TrainingConfig, rows: int | None) -> TrainingConfig:
+    """A number of steps that ends each epoch, as a number of steps in all; none where no epoch is as long."""
+    most = config.max_steps_per_epoch
+    if most is None:
+        return config
+    batch, epochs = config.batch_size or 1, config.epochs or 1
+    whole = None if rows is None else (rows - round((config.validation_share or 0) * rows)) // batch
+    steps = None if whole is not None and whole <= most else round(most * epochs)
+    return replace(config, max_steps=steps, max_steps_per_epoch=None)
+
+
 def _of_drawn_rows(config: TrainingConfig, source: dict[str, Any], notes: list[str]) -> TrainingConfig:
     """Of a number of steps on a data set of unknown size: one pass over as many rows, drawn at random."""
     seen = (config.max_steps or 0) * (config.batch_size or 1)
-    share = (1 - HELD_OUT_SHARE) * (1 - (config.validation_share or 0.1))
-    source["limit"] = min(source.get("limit", 10**9), math.ceil(seen / share))
+    source["limit"] = min(source.get("limit", 10**9), rows_to_draw(seen, validation_of(config)))
     notes.append(
         f"max_steps: {config.max_steps}: {seen} rows are seen there: here one pass over as many, drawn at random "
         f"(limit: {source['limit']}, of which a part is held out); less where the data set is smaller"
     )
     steps, warmup = config.max_steps or 1, config.warmup_steps
-    fraction = float(f"{warmup / steps:.2g}") if warmup and warmup < steps else config.warmup_fraction
+    fraction = warmup_share(warmup, steps) if warmup and warmup < steps else config.warmup_fraction
     return replace(config, epochs=1, max_steps=None, warmup_steps=None, warmup_fraction=fraction)
-
-
-def _suites(
-    names: Sequence[str], config: TrainingConfig, test: list[dict[str, Any]], keep: list[dict[str, Any]]
-) -> str:
-    """A held-out share of every training set, the config's own test sets, and general ones."""
-    lines = [
-        "# A suite of a training set's domain measures the gain, every other one what is forgotten. `held_out` is a",
-        "# share of the training rows that is asked and never trained on; `general: auto` are small ready suites.",
-        "# Better: questions of your own on what it must not forget, such as {path: law.jsonl, kind: recall}.",
-        f"{_KIND}\nsuites:",
-    ]
-    for name, data in zip(names, config.train, strict=True):
-        entry: dict[str, Any] = {"held_out": name, "share": HELD_OUT_SHARE, "kind": "recall"}
-        if data.judged_by_loss:
-            entry["metric"] = "loss"
-        lines.append(_indented({f"{name}-held-out": entry}))
-    for data, source, name in zip(config.test, test, set_names(config.test), strict=True):
-        domain = next((n for n, one in zip(names, config.train, strict=True) if one.where == data.where), names[0])
-        lines.append(_indented({f"{name}-test": {**source, "domain": domain, "kind": "recall", "metric": "loss"}}))
-    for source, name in zip(keep, set_names(config.keep), strict=True):
-        lines.append(_indented({f"{name}-kept": {**source, "kind": "recall"}}))
-    return "\n".join([*lines, "  general: auto"])
 
 
 def _arms(adapter: Adapter, config: TrainingConfig) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rankscope.study.configs.config_record import TrainingConfig
+from rankscope.study.configs.config_steps import passes_for, rows_left, steps_of, validation_of, warmup_share
 from rankscope.study.yaml_text import dump_yaml
 
 _NEVER_CLIPS = 1e6
@@ -54,34 +55,32 @@ def _seeds(config: TrainingConfig) -> str:
     return f"# One seed describes; three or more can decide.\n{dump_yaml({'seeds': seeds}).rstrip()}"
 
 
-def _step_count(config: TrainingConfig, rows: int | None) -> float | None:
-    """Optimizer steps of their training, where that can be told."""
+def _step_count(config: TrainingConfig, rows: int | None) -> int | None:
+    """Optimizer steps of the study's training, where that can be told."""
     if config.max_steps is not None:
-        return float(config.max_steps)
+        return config.max_steps
     if rows is None or config.batch_size is None or config.epochs is None:
         return None
-    return config.epochs * _trained(config, rows) / config.batch_size
-
-
-def _trained(config: TrainingConfig, rows: int) -> float:
-    """Rows that are trained on once the validation rows are out."""
-    return max(1.0, rows * (1 - (config.validation_share or 0.0)) - (config.validation_rows or 0))
+    return steps_of(config.epochs, rows_left(rows, validation_of(config)), config.batch_size)
 
 
 def _epochs(config: TrainingConfig, rows: int | None, notes: list[str]) -> float | None:
     """Passes over the rows; of a number of steps as many as these are, where the rows were counted."""
     if config.max_steps is None:
         return config.epochs
-    seen = config.max_steps * (config.batch_size or 1)
+    batch = config.batch_size or 1
+    seen = config.max_steps * batch
     if rows is not None:
-        epochs = float(f"{seen / _trained(config, rows):.3g}")
+        trained = rows_left(rows, validation_of(config))
+        epochs = passes_for(config.max_steps, trained, batch)
         notes.append(
-            f"max_steps: {config.max_steps}: {seen} rows are seen, {epochs:g} passes over the {rows} there are"
+            f"max_steps: {config.max_steps}: a study counts passes: {epochs:.12g} over the {trained} of {rows} rows "
+            "that stay to train on are as many steps (a few fewer where rows repeat or are too long)"
         )
         return epochs
     notes.append(
         f"max_steps: {config.max_steps}: a study counts passes. {seen} rows are seen: set budget.epochs to {seen} "
-        "divided by the rows (it stands at the config's epochs)"
+        "divided by the rows that the plan says are trained on (it stands at the config's epochs)"
     )
     return config.epochs
 
@@ -91,7 +90,7 @@ def _warmup(config: TrainingConfig, rows: int | None, notes: list[str]) -> float
         return config.warmup_fraction
     steps = _step_count(config, rows)
     if steps is not None and steps > config.warmup_steps:
-        return float(f"{config.warmup_steps / steps:.2g}")
+        return warmup_share(config.warmup_steps, steps)
     why = (
         "more than the steps there are"
         if steps is not None

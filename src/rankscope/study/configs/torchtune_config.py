@@ -68,7 +68,7 @@ def read(keys: ConfigKeys, beside: Beside) -> TrainingConfig:
     config = TrainingConfig(
         tool="torchtune", model=base, adapter=adapter, train=data.train, test=data.test, no_data=data.why_none,
         sequence_tokens=tokenizer.count("max_seq_len"), batch_size=batch, epochs=epochs,
-        max_steps=round(steps * epochs) if steps else None, validation_share=data.validation_share,
+        max_steps_per_epoch=steps if steps and steps > 0 else None, validation_share=data.validation_share,
         learning_rate=optimizer.number("lr"), schedule=_schedule(scheduler),
         warmup_steps=scheduler.count("num_warmup_steps"),
         warmup_fraction=None if scheduler.has("num_warmup_steps") else 0.0,
