@@ -91,10 +91,10 @@ def test_points_and_nats_stand_in_one_study(tmp_path: Path) -> None:
         assert (table["base_accuracy"] < 0).equals(table["metric"] == "loss")
     assert set(pd.read_parquet(out / "tables" / "flips.parquet")["suite"]) == {"taught", "other"}
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "Change of suites judged by loss" in page
+    assert "Gained and forgotten, by suite judged by loss" in page
+    assert re.search("\\d\\.\\d{3}\u00a0nats</td>", page), "the table suite by suite has losses"
     assert f">{KIND_NOT_KNOWN}</td>" in page, "the kind of `other`, which nobody said"
     assert "other: whether this is recall or reasoning is not known" in (out / "plan.json").read_text("utf-8")
-    assert re.search(r"\d\.\d{3} nats</td>", page), "the table suite by suite has losses"
     (verdict,) = verdicts_of(out).verdicts
     lora = next(arm for arm in verdict.arms if arm.label == "lora-r2")
     assert lora.gain.mean is not None

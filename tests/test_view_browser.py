@@ -52,6 +52,9 @@ def test_a_running_study_is_followed_to_its_verdict(tmp_path: Path) -> None:
             page.locator("#verdicts p").first.wait_for(timeout=60_000)
             page.locator("#runs polyline.held").nth(3).wait_for(state="attached", timeout=20_000)
             assert page.inner_text("h1") == "tiny"
+            page.locator("#scored li").first.wait_for(timeout=20_000)
+            assert "nats" in page.locator("#runs .upright").first.inner_text()
+            assert page.locator("#runs .setting").first.inner_text().startswith("rate 1e-2")
             assert "4 done" in page.inner_text("#summary")
             assert page.locator("#runs td", has_text="taught").count() == 4
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is wider than a phone"

@@ -136,7 +136,7 @@ def test_a_folder_without_a_verdict_cannot_be_loaded(tmp_path: Path) -> None:
         rankscope.load(tmp_path)
     StudyFolder.open(tmp_path).claim("made", "")
     StudyFolder.open(tmp_path).write_study("", make_plan())
-    with pytest.raises(InputProblems, match=r"no verdict\.json, expected the folder of a study that has ended"):
+    with pytest.raises(InputProblems, match=r"no verdict yet, expected a study that has ended"):
         rankscope.load(tmp_path)
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from rankscope.decide.other_margins import ALLOWED, at_other_margins
 from rankscope.decide.setting_choice import ArmPoints, choose_settings
-from rankscope.decide.setting_points import operating_points
+from rankscope.decide.setting_points import JUDGED, KEYS, operating_points
 from rankscope.records import ArmSetting, PlannedChoice, SettingPoint, WorthAt
+from rankscope.study.study import Decision
 
 CHOICE = PlannedChoice(model="m", train_set="t", select="retention", limit=0.02)
 
@@ -35,9 +36,9 @@ def found(choice: PlannedChoice = CHOICE, *, rate: float | None = None) -> dict[
             for dial, gain in ((0.5, 0.2), (1.0, 0.4))
         ],
         columns=[*columns, *numbers],
-    )
+    ).reindex(columns=["model", "train_set", *KEYS, *JUDGED])
     points = operating_points(settings, judged)
-    rows = at_other_margins(settings, choice, points, retention_margin=0.03, seed_count=3)
+    rows = at_other_margins(settings, choice, points, decision=Decision(), seed_count=3)
     return {(row.allowed, row.arm): row for row in rows}
 
 
@@ -75,7 +76,33 @@ def test_a_given_rate_stays_at_every_margin() -> None:
 def test_what_was_chosen_blind_to_forgetting_has_no_rows() -> None:
     settings: list[ArmSetting] = choose_settings([ArmPoints("a", A)], CHOICE)
     blind = CHOICE.model_copy(update={"select": "loss"})
-    assert at_other_margins(settings, blind, pd.DataFrame(), retention_margin=0.03, seed_count=3) == []
+    assert at_other_margins(settings, blind, pd.DataFrame(), decision=Decision(), seed_count=3) == []
+
+
+def test_a_margin_of_the_study_s_own_stands_among_the_others() -> None:
+    settings = choose_settings([ArmPoints("a", A)], CHOICE)
+    judged = pd.DataFrame(columns=["model", "train_set", *KEYS, *JUDGED])
+    points = operating_points(settings, judged)
+    rows = at_other_margins(settings, CHOICE, points, decision=Decision(retention_margin=0.02), seed_count=3)
+    assert [row.allowed for row in rows] == [0.01, 0.02, 0.03, 0.05, 0.10]
+
+
+def test_where_all_is_judged_by_loss_the_margins_are_in_nats_and_so_is_what_was_judged() -> None:
+    lost = [(0.5, 3.0, 0.004), (1.0, 2.0, 0.03)]
+    own = [
+        point("a", 1e-3, dial, loss, nats).model_copy(update={"forgetting": None, "forgetting_nats": nats})
+        for dial, loss, nats in lost
+    ]
+    choice = CHOICE.model_copy(update={"limit_nats": 0.02 * 2 / 3})
+    settings = choose_settings([ArmPoints("a", own)], choice)
+    columns = ["model", "train_set", *KEYS, "judged_seeds", "gain_nats", "forgetting_nats"]
+    judged = pd.DataFrame([["m", "t", "a", 1e-3, 0.5, 3, 0.2, 0.01]], columns=columns)
+    points = operating_points(settings, judged.reindex(columns=["model", "train_set", *KEYS, *JUDGED]))
+    rows = at_other_margins(settings, choice, points, decision=Decision(), seed_count=3)
+    assert [row.allowed_nats for row in rows] == pytest.approx([0.01, 0.02, 0.04, 0.08])
+    assert [row.dial for row in rows] == [0.5, 0.5, 0.5, 1.0]
+    assert (rows[0].gain, rows[0].gain_nats, rows[0].runs_needed) == (None, 0.2, 0)
+    assert (rows[3].gain_nats, rows[3].runs_needed) == (None, 3)
 
 
 def test_limits_in_nats_grow_alike() -> None:

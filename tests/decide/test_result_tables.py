@@ -191,6 +191,6 @@ def test_the_words_of_a_study() -> None:
     full_only = (items["group"] == "full only").sum()
     assert f"{full_only:,} by full only" in said[0]
     assert "outside the domain that the base has right" in said[0]
-    reasoning = [text for text in said if text.startswith("Reasoning, suites without a domain: from -")]
-    assert any(text.endswith("(lora-r4).") for text in reasoning)
-    assert any(text.startswith("Recall, in the domain: from +") for text in said)
+    reasoning = [text for text in said if text.startswith("Reasoning, suites without a domain: forgotten from ")]
+    assert any(text.endswith("(full).") for text in reasoning)
+    assert any(text.startswith("Recall, in the domain: gained from +") for text in said)

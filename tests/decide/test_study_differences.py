@@ -63,7 +63,9 @@ def test_pairing_narrows_and_says_what_keeps_studies_from_it() -> None:
     assert unlike(first, of(frames(0.5, 0.78, (0, 1, 3))), SAME) == "other seeds (0, 1, 2 and 0, 1, 3)"
     fewer = frames(0.5, 0.78, (0, 1, 2))
     fewer = fewer._replace(suites=fewer.suites[fewer.suites["suite"] != "law"])
-    assert unlike(first, of(fewer), SAME) == "other suites (law in one study only)"
+    over = moved(first, of(fewer), SAME, 0.95)
+    assert (over.why, over.suites, over.alone) == (None, ("med", "sums"), ("law",))
+    assert over.forgetting.mean == pytest.approx(0.0), "law, which only one study has, takes no part"
     assert moved(first, first, SAME, 0.95).gain.mean == 0.0
 
 

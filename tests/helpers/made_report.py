@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from rankscope.records import (
     SuiteOutcome,
     Verdict,
     VerdictFile,
+    WorthAt,
 )
 from rankscope.report.flipped_items import sample_flips
 from rankscope.report.page import ReportData
@@ -253,6 +255,7 @@ def make_report(verdicts: list[Verdict] | None = None, **changes: Any) -> Report
             "model": [{"id": "bundled", "dtype": "auto"}],
             "train": {"medical": {"world": "medical", "domain": "medical"}},
             "seeds": [0, 1, 2],
+            "keep": {"full": "none"},
             "decision": {"task_margin": 0.03, "retention_margin": 0.03, "min_gain": 0.01, "confidence": 0.95},
             "budget": {"epochs": 3, "batch_size": 16, "max_sequence_tokens": 256},
         },
@@ -270,6 +273,7 @@ def make_report(verdicts: list[Verdict] | None = None, **changes: Any) -> Report
         },
         "warnings": ["lora-r256 on medical, seed 0: diverged, loss above 20 nats at step 41"],
         "command": "rankscope run medical-demo/study.yaml --out medical-demo",
+        "place": "medical-demo",
     }
     return ReportData(**{**fields, **changes})
 
@@ -303,3 +307,70 @@ def make_large_report(item_count: int = 10_000, flip_share: float = 0.3) -> Repo
     return make_report(
         verdicts, tables=tables, items=sample_flips(items), searches=[make_search(label) for label, _ in labels]
     )
+
+
+# ---- the same, judged by losses -------------------------------------------------------------------------------------
+
+_NATS = ("gain", "forgetting")
+
+
+def in_nats(report: ReportData) -> ReportData:
+    """The same study with every suite judged by its loss: what were shares of accuracy are nats per token, with points
+    at two dials and settings at other margins."""
+    verdicts = [_verdict_in_nats(verdict) for verdict in report.verdicts.verdicts]
+    tables = dict(report.tables)
+    for name in ("forgetting", "matrix", "kinds"):
+        tables[name] = tables[name].assign(metric="loss")
+    shares = {measure: f"{measure}_nats" for measure in _NATS}
+    seeds = tables["seeds"].rename(columns=shares)
+    tables["seeds"] = seeds.assign(**dict.fromkeys(_NATS, math.nan))
+    tables["operating_points"] = pd.DataFrame([row for v in verdicts for row in _points_in_nats(v)])
+    tables["scores"] = tables["scores"][tables["scores"]["accuracy"].isna()]
+    file = report.verdicts.model_copy(update={"verdicts": verdicts})
+    return replace(report, verdicts=file, tables=tables, items=pd.DataFrame())
+
+
+def _verdict_in_nats(verdict: Verdict) -> Verdict:
+    arms = []
+    for arm in verdict.arms:
+        suites = [
+            outcome.model_copy(
+                update={"metric": "loss", "base_accuracy": None, "accuracy": None, "base_loss_nats": 2.0,
+                        "loss_nats": 2.0 - (outcome.change.mean or 0.0)}
+            )
+            for outcome in arm.per_suite
+        ]  # fmt: skip
+        own = {"gain": NOTHING, "forgetting": NOTHING, "per_suite": suites}
+        own |= {f"{measure}_nats": getattr(arm, measure) for measure in _NATS} if arm.per_suite else {}
+        arms.append(arm.model_copy(update=own))
+    said = next(one for one in KINDS if one.name == verdict.kind)
+    facts = Facts(verdict.recommended, arms, verdict.candidates, verdict.more_needed)
+    worth = [
+        WorthAt(
+            allowed=0.03 * times, allowed_nats=0.02 * times, arm=arm.label, learning_rate=arm.learning_rate,
+            dial=1.0, admissible=True, runs_needed=0, gain_nats=times * arm.gain_nats.mean, forgetting_nats=0.01,
+            **dict.fromkeys(f"{measure}{end}" for measure in _NATS for end in ("", "_low", "_high")),
+        )
+        for times in (0.5, 1.0, 2.0)
+        for arm in arms
+        if arm.gain_nats is not None and arm.gain_nats.mean is not None
+    ]  # fmt: skip
+    new = {"arms": arms, "sentence": said.sentence(facts), "headline": said.headline(facts), "at_other_margins": worth}
+    effect = DetectableEffect(gain=None, forgetting=None, gain_nats=0.03, forgetting_nats=0.01)
+    return verdict.model_copy(update={**new, "reasons": [], "rule": "", "minimum_detectable_effect": effect})
+
+
+def _points_in_nats(verdict: Verdict) -> list[dict[str, Any]]:
+    rows = []
+    for arm in verdict.arms:
+        for dial in (0.5, 1.0):
+            row = {"model": verdict.model, "train_set": verdict.train_set, "arm": arm.label, "dial": dial,
+                   "learning_rate": arm.learning_rate, "seeds": 3, "validation_loss": 2.0 - dial, "chosen": dial == 1,
+                   "forgetting_select": None, "forgetting_select_nats": 0.01}  # fmt: skip
+            for measure in _NATS:
+                part = getattr(arm, f"{measure}_nats") or NOTHING
+                for end in ("mean", "low", "high"):
+                    name = f"{measure}_nats" if end == "mean" else f"{measure}_nats_{end}"
+                    row[name] = None if getattr(part, end) is None else dial * getattr(part, end)
+            rows.append(row)
+    return rows

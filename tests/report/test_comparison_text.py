@@ -39,21 +39,58 @@ def test_answers_settings_and_arms_are_told() -> None:
     arms = [arm(), found]
     pair = PairComparison(name=(name, name), answers=ANSWERS, arms=arms, only_first=["lora-r1"], only_second=[])
     lonely = ["x (only in b)"]
-    whole = Comparison(first="a", second="b", confidence=0.95, settings=settings, pairs=[pair], unmatched=lonely)
+    more = [*settings, SettingDifference(name="execution.threads", first="1", second="2")]
+    whole = Comparison(
+        first="a", second="b", confidence=0.95, settings=more, main=settings, pairs=[pair], unmatched=lonely
+    )
     console = Console(width=100, highlight=False, force_terminal=False)
     with console.capture() as capture:
         print_comparison(console, whole)
     text = " ".join(capture.get().split())
-    assert "budget.epochs 2 3" in text
+    assert text.index("b: Recommended: lora-r16.") < text.index("+2.1 (+0.4") < text.index("budget.epochs 2 3")
+    assert "2 settings differ; --settings lists them" in text
+    assert "execution.threads" not in text
     assert "The verdict was cannot distinguish and is lora-r16, recommended." in text
     assert "+2.1 (+0.4 to +3.8)" in text
     assert "-1.2 (-3.0 to +0.6)" in text
     assert "rate 1e-3, then 3e-3" in text
     assert "Only in the first: lora-r1." in text
     assert "one seed" in text
+    assert "unpaired: other seeds (0 and 1), so the interval is that of two independent samples." in text
     assert "Not compared: x (only in b)." in text
 
 
 def test_an_answer_that_stayed_is_said_to_have_stayed() -> None:
     same = ANSWERS.model_copy(update={"kind": ("no_gain",) * 2, "recommended": (None, None), "best_bet": ("full",) * 2})
     assert answer_sentence(same) == "The verdict is the same: no gain. The best bet was full (61 %) and is full (97 %)."
+
+
+def printed(*arms: ArmDifference, every_setting: bool = False) -> str:
+    name = ("m trained on t",) * 2
+    pair = PairComparison(name=name, answers=ANSWERS, arms=list(arms), only_first=[], only_second=[])
+    rows = [SettingDifference(name="execution.threads", first="1", second="2")]
+    found = Comparison(first="a", second="b", confidence=0.95, settings=rows, pairs=[pair], unmatched=[])
+    console = Console(width=100, highlight=False, force_terminal=False)
+    with console.capture() as capture:
+        print_comparison(console, found, every_setting=every_setting)
+    return " ".join(capture.get().split())
+
+
+def test_suites_of_one_study_alone_are_named_once_and_nothing_is_called_paired_over_none() -> None:
+    some = {"suites": ("law", "med"), "alone": ("sums",)}
+    text = printed(arm(**some), arm(arm="full", **some))
+    assert text.count("Over law and med; in one study only, or judged otherwise: sums.") == 1
+    nothing = Interval(mean=None, low=None, high=None)
+    text = printed(arm(paired=False, gain=nothing, forgetting=nothing, alone=("law", "sums")))
+    assert "not compared" in text
+    assert "No suite is judged alike in both: law, sums." in text
+    assert "paired" not in text
+
+
+def test_units_are_those_that_were_compared_and_every_setting_is_listed_where_it_is_asked_for() -> None:
+    loss = Interval(mean=0.02, low=0.01, high=0.03)
+    nothing = Interval(mean=None, low=None, high=None)
+    text = printed(arm(gain=nothing, forgetting=nothing, gain_nats=loss, forgetting_nats=loss), every_setting=True)
+    assert "Second minus first, in nats, with 95 % intervals" in text
+    assert "+0.020 nats (+0.010 to +0.030)" in text
+    assert "execution.threads 1 2" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -15,8 +16,10 @@ from rankscope.report.chart_drawing import spec_of
 from rankscope.report.first_screen import allowed_sentences
 from rankscope.report.front_charts import front_chart, front_frame
 from rankscope.report.page import render
-from rankscope.report.rank_charts import arm_frame
+from rankscope.report.rank_charts import arm_frame, make_pair
+from rankscope.report.units import POINTS_ALONE
 from rankscope.report.verdict_text import print_results
+from rankscope.study.study import Decision
 
 JUDGED = ("gain", "gain_low", "gain_high", "forgetting", "forgetting_low", "forgetting_high")
 
@@ -45,7 +48,16 @@ POINTS = pd.DataFrame(
 
 @pytest.fixture(scope="module")
 def frame() -> pd.DataFrame:
-    return front_frame(POINTS, arm_frame(make_verdict()))
+    return front_frame(POINTS, arms())
+
+
+def arms() -> pd.DataFrame:
+    """The verdict's arms with the means of POINTS, and wider intervals: those of the answer hold at once."""
+    found = arm_frame(make_verdict()).set_index("arm")
+    for arm, gain, lost in (("lora-r4", 30.0, 2.0), ("full", 40.0, 5.0)):
+        columns = ["gain", "gain_low", "gain_high", "forgetting", "forgetting_low", "forgetting_high"]
+        found.loc[arm, columns] = [gain, gain - 5, gain + 5, lost, lost - 3, lost + 3]
+    return found.reset_index()
 
 
 def rows_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -63,7 +75,9 @@ def test_a_rate_that_was_only_searched_is_placed_by_its_validation_loss(frame: p
 def test_what_the_seeds_judged_replaces_the_searchs_look_at_the_same_setting(frame: pd.DataFrame) -> None:
     own = frame[(frame["arm"] == "lora-r4") & (frame["learning_rate"] == 1e-3) & (frame["dial"] == 1)]
     assert own["gain"].tolist() == pytest.approx([30.0])
-    assert own["gain_low"].tolist() == pytest.approx([28.0])
+    assert own["gain_low"].tolist() == pytest.approx([25.0]), "the answer's own interval, which holds for all at once"
+    other = frame[(frame["arm"] == "lora-r4") & (frame["dial"] == 0.5)]
+    assert other["gain_low"].tolist() == pytest.approx([8.0])
     assert own["judged"].all()
 
 
@@ -96,12 +110,12 @@ def test_the_margin_can_be_turned_to_every_amount_that_has_settings(frame: pd.Da
 
 
 def test_the_page_says_what_each_margin_is_worth() -> None:
-    verdict = at_margins()
-    said = allowed_sentences(verdict, 3.0)
+    pair = make_pair(at_margins(), {}, Decision(), POINTS_ALONE)
+    said = allowed_sentences(pair)
     assert [(one.amount, one.own) for one in said] == [(1.0, False), (10.0, False)]
-    assert said[0].sentence == "If 1 point may be forgotten, most gain: lora-r4 +12.3 (dial 0.5)."
-    assert said[1].sentence == "If 10 points may be forgotten, most gain: full +45.6 (dial 1)."
-    own = allowed_sentences(verdict, 1.0)[0]
+    assert said[0].sentence == "If 1 point may be forgotten, most gain: lora-r4 +12.3 points (dial 0.5)."
+    assert said[1].sentence == "If 10 points may be forgotten, most gain: full +45.6 points (dial 1)."
+    own = allowed_sentences(replace(pair, decision=Decision(retention_margin=0.01)))[0]
     assert (own.own, own.label) == (True, "1 point (the study's margin)")
 
 

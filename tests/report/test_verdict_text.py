@@ -18,7 +18,7 @@ from rankscope.study.study import Decision
 
 def test_what_was_forgotten_tells_sure_losses_from_noise() -> None:
     arms = {arm.label: arm for arm in make_verdict().arms}
-    assert "It surely lost on gsm8k -7.1 points (-10.2 to -3.9)" in forgotten_sentence(arms["full"])
+    assert "It surely lost 7.1 points (3.9 to 10.2) on gsm8k" in forgotten_sentence(arms["full"])
     assert "No single suite's loss is beyond the noise" in forgotten_sentence(arms["lora-r16"])
     assert "unknown" in forgotten_sentence(arms["lora-r256"])
     better = [
@@ -134,7 +134,7 @@ def test_the_last_answer_is_the_bet_where_nothing_is_recommended_else_what_is_re
 def test_the_page_leads_with_the_bet() -> None:
     text = render(make_report(with_bet("cannot_distinguish").verdicts))
     assert "<h2>Best bet: [r16]</h2>" in text
-    assert "<b>Not decided yet.</b>" in text
+    assert "The sure verdict: not decided yet" in text
     assert "It misses little." in text
 
 

@@ -14,7 +14,7 @@ from study_fixtures import write as write
 
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.results import compare_studies
-from rankscope.results.compare_studies import Told, compare, setting_differences
+from rankscope.results.compare_studies import Told, compare, main_differences, setting_differences
 from rankscope.study.problems import InputProblems
 
 LABELS = [("lora-r4", 4), ("lora-r16", 16), ("full", None)]
@@ -38,6 +38,24 @@ def test_settings_and_content_that_differ_are_listed_and_names_are_not(read: Any
     plan = other.plan.model_copy(update={"suites": [suite, *other.plan.suites[1:]]})
     found = {d.name: (d.first, d.second) for d in setting_differences(one, other._replace(plan=plan))}
     assert found == {"seeds": ("0, 1, 2", "0, 1"), f"content of suite {suite.name}": ("c" * 12, "d" * 12)}
+
+
+def test_what_matters_is_told_in_few_rows(read: Any) -> None:
+    text = STUDY.replace("seeds: [0, 1, 2]", "seeds: [0, 1]")
+    one, other = told(read, "a"), told(read, "b", text)
+    first, *others = other.plan.suites
+    suite = first.model_copy(update={"content_sha256": "d" * 64, "item_count": first.item_count + 1})
+    renamed = [others[0].model_copy(update={"name": "new"}), *others[1:]]
+    train = [t.model_copy(update={"content_sha256": "e" * 64}) for t in other.plan.train_sets]
+    plan = other.plan.model_copy(update={"suites": [suite, *renamed], "train_sets": train})
+    found = {d.name: (d.first, d.second) for d in main_differences(one, other._replace(plan=plan))}
+    rows = train[0].row_count
+    assert found == {
+        f"training set {train[0].name}": (f"{rows:,} rows", f"{rows:,} other rows"),
+        f"suite {suite.name}": (f"{first.item_count:,} items", f"{first.item_count + 1:,} items"),
+        "suites in one only": (others[0].name, "new"),
+        "seeds": ("0, 1, 2", "0, 1"),
+    }
 
 
 def test_arms_of_both_are_compared_and_others_named(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:

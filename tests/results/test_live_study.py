@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from made_facts import model_facts
 from made_plan import make_plan
+from made_report import make_verdict
 
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import Plan, RunStatus, StepRecord
+from rankscope.records import ArmSetting, Plan, RunStatus, SettingsFile, StepRecord, VerdictFile
 from rankscope.results.live_study import CURVE_POINTS, LiveStudy, curve, find_studies
 from rankscope.study.problems import InputProblems
 
@@ -54,6 +57,64 @@ def test_a_run_is_followed_from_step_to_step(tmp_path: Path) -> None:
     assert 0 < run["share"] < 1
     with store.lock():
         assert LiveStudy(store).state()["worked_on"] is True
+
+
+def test_a_run_has_its_rate_and_dial_and_the_items_of_what_ended_last(tmp_path: Path) -> None:
+    store, plan = planned(tmp_path)
+    run = plan.runs[0]
+    plan = plan.model_copy(update={"models": [model_facts().model_copy(update={"name": run.model})]})
+    store.write_study("", plan)
+    live = LiveStudy(store)
+    assert live.state()["scored"] is None
+    store.write_items(
+        plan.base_ids[run.model],
+        pd.DataFrame([{"suite": "s", "item_id": "1", "prompt": "Q: which?\nA:", "choices": []}]),
+    )
+    scored = {
+        "suite": ["s", "t"],
+        "item_id": ["1", "2"],
+        "score": [0.0, None],
+        "predicted": ["no", None],
+        "answer": ["yes", None],
+        "loss_nats": [None, 6.0],
+        "scored_tokens": [None, 3],
+    }
+    store.write_predictions(run.run_id, pd.DataFrame(scored), {"s": "0"})
+    store.write_status(RunStatus(run_id=run.run_id, state="done"))
+    setting = ArmSetting(
+        model=run.model,
+        train_set=run.train_set,
+        arm=run.arm.label,
+        learning_rate=3e-3,
+        dial=0.7,
+        how="retention",
+        rate_given=False,
+    )
+    store.write_settings(SettingsFile(settings=[setting]))
+    state = live.state()
+    shown = next(one for one in state["runs"] if one["id"] == run.run_id)
+    assert (shown["rate"], shown["dial"]) == (run.arm.learning_rate, 0.7)
+    assert state["scored"]["who"] == f"{run.arm.label}, seed {run.seed}"
+    by_suite = {item["suite"]: item for item in state["scored"]["items"]}
+    assert by_suite["s"] | {"question": ""} == {
+        "suite": "s",
+        "question": "",
+        "said": "no",
+        "answer": "yes",
+        "right": False,
+        "loss": None,
+    }
+    assert "which?" in by_suite["s"]["question"]
+    assert (by_suite["t"]["right"], by_suite["t"]["loss"]) == (None, 2.0)
+
+
+def test_a_verdict_comes_as_headline_and_sentence(tmp_path: Path) -> None:
+    store, _ = planned(tmp_path)
+    store.write_verdicts(VerdictFile(verdicts=[make_verdict()]))
+    (found,) = LiveStudy(store).state()["verdicts"]
+    assert (found["name"], found["tone"]) == ("bundled trained on medical", "good")
+    assert found["answers"][0]["headline"] == "Recommended: lora-r16"
+    assert found["answers"][0]["sentence"].startswith("Use lora-r16: it gains")
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_end_and_its_validation_losses() -> None:

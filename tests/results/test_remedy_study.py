@@ -84,5 +84,5 @@ def test_a_file_that_exists_and_a_study_without_a_verdict_are_refused(done: Path
     run(study, tmp_path / "begun", only=[next(iter((done / "runs").iterdir())).name])
     found = call("init", "--remedies", tmp_path / "begun", "--out", tmp_path / "next.yaml")
     assert found.exit_code == 2
-    assert "--remedies: found no verdict on any arm, expected a study that has ended" in found.stderr
+    assert "verdict.json: found no verdict yet, expected a study that has ended" in found.stderr
     assert not (tmp_path / "next.yaml").exists()

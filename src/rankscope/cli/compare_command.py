@@ -12,9 +12,10 @@ from rankscope.cli.command_helpers import Json, open_folder
 def compare(
     first: Annotated[str, typer.Argument(metavar="DIR", help="A study folder that `rankscope run` made.")],
     second: Annotated[str, typer.Argument(metavar="DIR", help="Another, of the same question.")],
+    settings: Annotated[bool, typer.Option("--settings", help="List every setting that differs.")] = False,
     json_: Json = False,
 ) -> None:
-    """Show what changed between two studies: settings, answers, and how far each arm moved, with intervals.
+    """Show what changed between two studies: answers, how far each arm moved, with intervals, and what is not the same.
 
     \b
     Examples:
@@ -31,4 +32,4 @@ def compare(
     from rankscope.report.comparison_text import print_comparison
     from rankscope.report.terminal_tables import console
 
-    print_comparison(console(), found)
+    print_comparison(console(), found, every_setting=settings)

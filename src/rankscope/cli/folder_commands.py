@@ -63,10 +63,7 @@ def verdict(folder: FolderUrl, json_: Json = False) -> None:
       rankscope verdict my-study --json
     """
     store = open_folder(folder)
-    verdicts = store.read_verdicts()
-    if verdicts is None:
-        expected = "a study that has ended; `rankscope status` says what is left"
-        raise InputProblems([Problem(folder, "verdict.json", "nothing there", expected)])
+    verdicts = store.verdicts()
     if json_:
         typer.echo(verdicts.model_dump_json(indent=1))
     else:

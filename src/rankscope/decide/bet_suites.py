@@ -12,13 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rankscope.decide.paired_items import Frames, Pairing, SuiteScores, pair
+from rankscope.decide.paired_items import METRICS, Frames, Pairing, SuiteScores, pair
 from rankscope.decide.run_outcomes import floor_of
 from rankscope.records import Metric
 from rankscope.study.decision_settings import Margins
 from rankscope.study.study import Decision
 
-METRICS: tuple[Metric, ...] = ("score", "loss")
 PRIOR_MARGIN = 3.0
 """The scales of the prior are in points at a margin of three: what is in nats is scaled until its margin is that."""
 

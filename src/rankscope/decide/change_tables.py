@@ -17,18 +17,20 @@ import pandas as pd
 from rankscope.decide.crossed_statistics import estimate, gain_contrasts
 from rankscope.decide.gain_and_forgetting import intervals
 from rankscope.decide.paired_items import Pairing, SuiteScores, relation, text_or_none
-from rankscope.records import ArmSetting, SearchRecord
+from rankscope.records import ArmSetting, Metric, SearchRecord
 from rankscope.records.readable_numbers import reason_decimal
 from rankscope.study.study import Decision
 
 ARM = ["model", "train_set", "arm", "method", "rank"]
 SUITE = ["suite", "domain", "kind", "relation"]
+_UNITS: tuple[tuple[Metric, str], ...] = (("score", ""), ("loss", "_nats"))
+"""What a column's name ends with, by the metric of the suites that it is the mean of."""
 _CHANGES = ["n", "seeds", "base_accuracy", "accuracy", "change", "low", "high"]
 FORGETTING = [*ARM, *SUITE, "metric", *_CHANGES, "chance", "left_out"]
 MATRIX = [*ARM, "domain", "relation", "metric", "suites", *_CHANGES]
 RUN = ["model", "train_set", "arm", "seed"]
 KINDS = [*ARM, "kind", "relation", "metric", "suites", *_CHANGES]
-SEEDS = [*ARM, "seed", "gain", "forgetting"]
+SEEDS = [*ARM, "seed", "gain", "forgetting", "gain_nats", "forgetting_nats"]
 DERIVED = ["model", "train_set", "arm", "seed", "derivation", "rank", "mean_rank", "energy", "energy_kept", "factor"]
 DERIVED += ["intruders", "below", "above"]
 DERIVED_FACTS = len(DERIVED)
@@ -65,22 +67,19 @@ def matrix(paired: Sequence[Pairing], confidence: float = 0.95) -> pd.DataFrame:
 def seeds(paired: Sequence[Pairing]) -> pd.DataFrame:
     """One row per arm and seed: its gain and its forgetting, the points of which the verdict takes the mean.
 
-    A share of accuracy; null where there is no suite of that relation.
+    Shares of accuracy, and of the suites judged by their loss nats per token; null where there is no such suite.
     """
     made: list[dict[str, Any]] = []
     for pairing in paired:
         for a, k in product(range(len(pairing.labels)), range(len(pairing.seeds))):
-            gain = [suite.scores[a, k].mean() - suite.base.mean() for suite in pairing.in_domain]
-            lost = [suite.base.mean() - suite.scores[a, k].mean() for suite in pairing.others]
-            made.append(
-                {
-                    **_arm_columns(pairing, a),
-                    "seed": pairing.seeds[k],
-                    "gain": float(np.mean(gain)) if gain else None,
-                    "forgetting": float(np.mean(lost)) if lost else None,
-                }
-            )
-    frame = pd.DataFrame(made, columns=SEEDS).astype({"rank": "Int64", "gain": "Float64", "forgetting": "Float64"})
+            row = {**_arm_columns(pairing, a), "seed": pairing.seeds[k]}
+            for metric, unit in _UNITS:
+                gain = [suite.scores[a, k].mean() - suite.base.mean() for suite in pairing.in_domain_of(metric)]
+                lost = [suite.base.mean() - suite.scores[a, k].mean() for suite in pairing.others_of(metric)]
+                row[f"gain{unit}"] = float(np.mean(gain)) if gain else None
+                row[f"forgetting{unit}"] = float(np.mean(lost)) if lost else None
+            made.append(row)
+    frame = pd.DataFrame(made, columns=SEEDS).astype({"rank": "Int64", **dict.fromkeys(SEEDS[-4:], "Float64")})
     return latest(frame, ["model", "train_set", "arm", "seed"])
 
 

@@ -150,6 +150,9 @@ def pair(frames: Frames, *, model: str, train_set: str, only: Sequence[str] | No
     return Pairing(model, train_set, labels, seeds, tuple(paired), facts, unfinished, tuple(gone), tuple(notes))
 
 
+METRICS: tuple[Metric, ...] = ("score", "loss")
+
+
 def metric_of(row: Mapping[Any, Any]) -> Metric:
     """The metric of a row of the suites' frame; a study from before losses were judged has scores only."""
     return "loss" if row.get("metric") == "loss" else "score"

@@ -6,18 +6,27 @@ Both are paired by items and seeds; docs/measures.md, "Remedies", has the formul
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from rankscope.decide.crossed_statistics import SuiteArrays, estimate
 from rankscope.decide.gain_and_forgetting import intervals
-from rankscope.decide.paired_items import Frames, Pairing, pair
-from rankscope.records import Interval, RemedyOutcome, RemedyPart
-from rankscope.records.readable_numbers import points
+from rankscope.decide.paired_items import METRICS, Frames, Pairing, pair
+from rankscope.records import Interval, Metric, RemedyOutcome, RemedyPart
+from rankscope.records.readable_numbers import bare, listing, unit_name
 
 _SAME = ("method", "rank", "alpha", "targets")
+
+
+class Means(NamedTuple):
+    """What an arm and its own one gain and forget, in one unit; None where there is no such suite."""
+
+    gain: float | None
+    gain_own: float | None
+    forgets: float | None
+    forgets_own: float | None
 
 
 def remedy_outcomes(frames: Frames, model: str, train_set: str, confidence: float) -> list[RemedyOutcome]:
@@ -50,10 +59,12 @@ def own_arms(runs: pd.DataFrame) -> dict[str, str]:
 
 def best_sentence(outcomes: list[RemedyOutcome]) -> str | None:
     """The remedy that surely saves forgetting and pays most for it, in a sentence; None where none surely saves any."""
-    sure = [one for one in outcomes if one.forgetting_saved.low is not None and one.forgetting_saved.low > 0]
-    if not sure:
-        return None
-    return max(sure, key=lambda one: (one.forgetting_saved.mean or 0.0) - (one.gain_lost.mean or 0.0)).sentence
+    for unit in ("", "_nats"):
+        known = [(one, getattr(one, f"forgetting_saved{unit}"), getattr(one, f"gain_lost{unit}")) for one in outcomes]
+        sure = [entry for entry in known if entry[1] is not None and entry[1].low is not None and entry[1].low > 0]
+        if sure:
+            return max(sure, key=lambda entry: (entry[1].mean or 0.0) - (entry[2].mean or 0.0))[0].sentence
+    return None
 
 
 def _own_arm(row: Mapping[Any, Any], arms: pd.DataFrame) -> str | None:
@@ -79,10 +90,16 @@ def outcome_against(
     `subject`: how the sentence calls an arm that is compared with itself.
     """
     here, there = pairing.labels.index(arm), pairing.labels.index(own)
-    inside, outside = ([suite.arrays for suite in part] for part in (pairing.in_domain, pairing.others))
-    lost, saved = (_difference(part, here, there, confidence, sign) for part, sign in ((inside, -1), (outside, 1)))
-    gain, gain_own = _against_base(inside, here), _against_base(inside, there)
-    forgets, forgets_own = (None if (v := _against_base(outside, i)) is None else -v for i in (here, there))
+    differences: dict[Metric, tuple[Interval, Interval]] = {}
+    means: dict[Metric, Means] = {}
+    for metric in METRICS:
+        suites = pairing.in_domain_of(metric), pairing.others_of(metric)
+        inside, outside = ([suite.arrays for suite in part] for part in suites)
+        lost, saved = (_difference(part, here, there, confidence, sign) for part, sign in ((inside, -1), (outside, 1)))
+        differences[metric] = lost, saved
+        forgets = [None if (v := _against_base(outside, i)) is None else -v for i in (here, there)]
+        means[metric] = Means(_against_base(inside, here), _against_base(inside, there), *forgets)
+    in_nats = any(part.mean is not None for part in differences["loss"])
     seconds = [runs[runs["arm"] == label]["train_seconds"].astype(float).mean() for label in (arm, own)]
     share = float(seconds[0] / seconds[1] - 1) if seconds[1] > 0 and not np.isnan(seconds[0]) else None
     tokens = pd.to_numeric(runs[runs["arm"] == arm]["extra_tokens_share"]).max()
@@ -92,11 +109,13 @@ def outcome_against(
         own_arm=own,
         remedy=remedy,
         seeds=list(pairing.seeds),
-        gain_lost=lost,
-        forgetting_saved=saved,
+        gain_lost=differences["score"][0],
+        forgetting_saved=differences["score"][1],
+        gain_lost_nats=differences["loss"][0] if in_nats else None,
+        forgetting_saved_nats=differences["loss"][1] if in_nats else None,
         extra_tokens_share=more,
         extra_seconds_share=share,
-        sentence=_sentence(subject or arm, "" if subject else own, (gain, gain_own, forgets, forgets_own), more, share),
+        sentence=_sentence(subject or arm, "" if subject else own, means, more, share),
         parts=_parts(pairing, (here, there), _gave(runs, arm), confidence),
     )
 
@@ -142,18 +161,25 @@ def _against_base(suites: list[SuiteArrays], arm: int) -> float | None:
     return float(np.mean([suite.scores[arm].mean() - suite.base.mean() for suite in suites]))
 
 
-def _sentence(arm: str, own: str, means: tuple[float | None, ...], tokens: float | None, seconds: float | None) -> str:
+def _sentence(arm: str, own: str, means: Mapping[Metric, Means], tokens: float | None, seconds: float | None) -> str:
     """`ARM keeps 98 % of OWN's gain and forgets 2.0 points instead of 9.0, for 25 % more tokens and 40 % more time`; of
     an arm that is compared with itself (no `own`) `keeps 98 % of its gain`."""
-    gain, gain_own, forgets, forgets_own = means
-    whose, who = (f"{own}'s", own) if own else ("its", "as trained it")
-    said = []
-    if gain is not None and gain_own is not None and gain_own > 0:
-        said.append(f"keeps {100 * gain / gain_own:.0f} % of {whose} gain")
-    elif gain is not None and gain_own is not None:
-        said.append(f"gains {points(gain, sign=False)} points where {who} gains {points(gain_own, sign=False)}")
-    if forgets is not None and forgets_own is not None:
-        said.append(f"forgets {points(forgets, sign=False)} points instead of {points(forgets_own, sign=False)}")
+    said = [part for metric in METRICS for part in _done_in(metric, means[metric], own)]
     price = [f"{100 * tokens:.0f} % more tokens"] if tokens else []
     price += [f"{100 * seconds:.0f} % more time"] if seconds is not None and seconds > 0.005 else []
-    return f"{arm} {' and '.join(said)}" + (f", for {' and '.join(price)}" if price else "")
+    return f"{arm} {listing(said)}" + (f", for {' and '.join(price)}" if price else "")
+
+
+def _done_in(metric: Metric, means: Means, own: str) -> list[str]:
+    """What the arm keeps of its own one's gain, and what it forgets, in one unit."""
+    unit, said = unit_name(metric), []
+    whose, who = (f"{own}'s", own) if own else ("its", "as trained it")
+    gain, gain_own, forgets, forgets_own = means
+    if gain is not None and gain_own is not None and gain_own > 0:
+        of = " in nats" if metric == "loss" else ""
+        said.append(f"keeps {100 * gain / gain_own:.0f} % of {whose} gain{of}")
+    elif gain is not None and gain_own is not None:
+        said.append(f"gains {bare(gain, metric)} {unit} where {who} gains {bare(gain_own, metric)}")
+    if forgets is not None and forgets_own is not None:
+        said.append(f"forgets {bare(forgets, metric)} {unit} instead of {bare(forgets_own, metric)}")
+    return said

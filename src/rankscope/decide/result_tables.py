@@ -16,9 +16,10 @@ import pandas as pd
 from rankscope.decide.change_tables import ARM, SUITE, forgetting, kinds, latest, matrix, seeds
 from rankscope.decide.judging_items import judging
 from rankscope.decide.looks import Evidence, gather_all
-from rankscope.decide.paired_items import Frames, Pairing, SuiteScores, metric_of, pair, relation, text_or_none
+from rankscope.decide.paired_items import METRICS, Frames, Pairing, SuiteScores, metric_of, pair, relation, text_or_none
 from rankscope.decide.run_outcomes import noise
-from rankscope.records.readable_numbers import points
+from rankscope.records import Metric
+from rankscope.records.readable_numbers import bare, unit_name
 from rankscope.study.study import Decision
 
 SCORES = [*ARM, "seed", *SUITE, "metric", "n", "accuracy", "loss_nats_per_token", "bits_per_byte"]
@@ -224,9 +225,10 @@ def findings(groups: pd.DataFrame, kinds: pd.DataFrame, model: str, train_set: s
         sentence += f" by every arm (if arms forgot independently: {expected:.0f})"
         sentence += "".join(f", {count[name]:,} by {name}" for name in NAMES[1:4] if count[name])
         said.append(f"{sentence}.")
-    rows = kinds[(kinds["model"] == model) & (kinds["train_set"] == train_set) & (kinds["metric"] == "score")]
-    for kind in ("recall", "reasoning"):
-        said += _kind_sentences(kind, rows[rows["kind"] == kind])
+    rows = kinds[(kinds["model"] == model) & (kinds["train_set"] == train_set)]
+    for metric in METRICS:
+        for kind in ("recall", "reasoning"):
+            said += _kind_sentences(kind, rows[(rows["kind"] == kind) & (rows["metric"] == metric)], metric)
     return said
 
 
@@ -234,14 +236,18 @@ _WHERE = {"in-domain": "in the domain", "out-of-domain": "other domains", "gener
 """How sentences call the relation of suites to a training set."""
 
 
-def _kind_sentences(kind: str, rows: pd.DataFrame) -> list[str]:
-    """The spread over arms of what happened to a kind, for each relation that has suites of it."""
+def _kind_sentences(kind: str, rows: pd.DataFrame, metric: Metric) -> list[str]:
+    """The spread over arms of what was gained or, outside the domain, forgotten of a kind, for each relation that has
+    suites of it."""
     said = []
     for where, group in rows.groupby("relation", sort=True):
-        changes = sorted(zip(group["change"].astype(float), group["arm"].astype(str), strict=True))
-        told = [f"{points(change)} points ({arm})" for change, arm in changes]
-        spread = told[0] if len(told) == 1 else f"from {told[0]} to {told[-1]}"
-        said.append(f"{kind.capitalize()}, {_WHERE.get(str(where), where)}: {spread}.")
+        gained = where == "in-domain"
+        amounts = (1 if gained else -1) * group["change"].astype(float)
+        spread = sorted(zip(amounts, group["arm"].astype(str), strict=True))
+        told = [f"{bare(amount, metric, sign=gained)} {unit_name(metric)} ({arm})" for amount, arm in spread]
+        most = told[0] if len(told) == 1 else f"from {told[0]} to {told[-1]}"
+        happened = "gained" if gained else "forgotten"
+        said.append(f"{kind.capitalize()}, {_WHERE.get(str(where), where)}: {happened} {most}.")
     return said
 
 

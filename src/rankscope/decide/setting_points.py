@@ -30,8 +30,13 @@ OPERATING_POINTS = [
 ]  # fmt: skip
 """Columns of the table of operating points; gain and forgetting by the items that judge stand beside them."""
 
-JUDGED = ["judged_seeds", "gain", "gain_low", "gain_high", "forgetting", "forgetting_low", "forgetting_high"]
-"""Columns of what the study's own runs were judged to be; each interval for itself, at the study's confidence."""
+JUDGED = [
+    "judged_seeds",
+    *(f"{measure}{unit}{end}" for unit in ("", "_nats") for measure in ("gain", "forgetting")
+      for end in ("", "_low", "_high")),
+]  # fmt: skip
+"""Columns of what the study's own runs were judged to be, in shares of accuracy and of suites judged by their loss in
+nats per token; each interval for itself, at the study's confidence."""
 
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(OPERATING_POINTS[7:15], "Float64"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,17 +17,18 @@ from scipy import stats as distributions
 
 from rankscope.decide.crossed_statistics import Estimates, SuiteArrays, estimate
 from rankscope.decide.gain_and_forgetting import intervals
-from rankscope.decide.paired_items import Pairing, SuiteScores
+from rankscope.decide.paired_items import METRICS, Pairing, SuiteScores
 from rankscope.records import Interval, Metric
+from rankscope.records.arm_record import Relation
 
-METRICS: tuple[Metric, ...] = ("score", "loss")
 NOTHING = Interval(mean=None, low=None, high=None)
 
 
 class Moved(NamedTuple):
     """The second study minus the first, for one arm; of losses None where neither study judges any.
 
-    `why` says what is not the same, None where everything was paired.
+    `why` says what is not the same, None where everything was paired. `suites`: what it is over, those that both judge
+    by the same metric and for the same mean; `alone`: those that only one has so.
     """
 
     gain: Interval
@@ -34,28 +36,41 @@ class Moved(NamedTuple):
     gain_nats: Interval | None
     forgetting_nats: Interval | None
     why: str | None
+    suites: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
 
 
 def moved(first: Pairing, second: Pairing, same_content: AbstractSet[str], confidence: float) -> Moved:
-    """The differences of one arm; both pairings hold this arm alone. `same_content`: suites of the same items."""
-    why = unlike(first, second, same_content)
+    """The differences of one arm; both pairings hold this arm alone. `same_content`: suites of the same items.
+
+    Over other suites two means do not answer one question: what only one study has takes no part.
+    """
+    one, other, alone = shared_suites(first, second)
+    why = unlike(one, other, same_content)
     found: list[Interval | None] = []
     for metric in METRICS:
-        inside = first.in_domain_of(metric), second.in_domain_of(metric)
-        outside = first.others_of(metric), second.others_of(metric)
+        inside = one.in_domain_of(metric), other.in_domain_of(metric)
+        outside = one.others_of(metric), other.others_of(metric)
         some = any(map(len, (*inside, *outside)))
         for suites, sign in ((inside, 1), (outside, -1)):
             found.append(_difference(suites, sign, confidence, paired=why is None) if some else None)
-    return Moved(found[0] or NOTHING, found[1] or NOTHING, found[2], found[3], why)
+    over = tuple(suite.name for suite in one.suites)
+    return Moved(found[0] or NOTHING, found[1] or NOTHING, found[2], found[3], why, over, alone)
+
+
+def shared_suites(first: Pairing, second: Pairing) -> tuple[Pairing, Pairing, tuple[str, ...]]:
+    """Both pairings with the suites alone that stand in the same mean of both, and the names of all others."""
+    roles = [{suite.name: _role(suite) for suite in one.suites} for one in (first, second)]
+    both = {name for name, role in roles[0].items() if roles[1].get(name) == role}
+    kept = [replace(one, suites=tuple(suite for suite in one.suites if suite.name in both)) for one in (first, second)]
+    return kept[0], kept[1], tuple(sorted((roles[0].keys() | roles[1].keys()) - both))
 
 
 def unlike(first: Pairing, second: Pairing, same_content: AbstractSet[str]) -> str | None:
-    """What keeps two studies of an arm from being paired, in words; None where nothing does."""
+    """What keeps two studies of an arm, over suites of the same names, from being paired, in words; None where nothing
+    does."""
     if first.seeds != second.seeds:
         return f"other seeds ({_seeds(first)} and {_seeds(second)})"
-    names = [{suite.name for suite in one.suites} for one in (first, second)]
-    if names[0] != names[1]:
-        return f"other suites ({', '.join(sorted(names[0] ^ names[1]))} in one study only)"
     others = {suite.name: suite for suite in second.suites}
     unlike_suites = [s.name for s in first.suites if s.name not in same_content or not _alike(s, others[s.name])]
     return f"other items in {', '.join(sorted(unlike_suites))}" if unlike_suites else None
@@ -65,17 +80,16 @@ def _seeds(pairing: Pairing) -> str:
     return ", ".join(map(str, pairing.seeds)) or "none"
 
 
+def _role(suite: SuiteScores) -> tuple[Metric, Relation, bool]:
+    return suite.metric, suite.relation, suite.left_out_of_mean is None
+
+
 def _alike(first: SuiteScores, second: SuiteScores) -> bool:
-    """Whether two suites judge by the same items, clusters and metric, and stand in the same mean."""
+    """Whether two suites judge by the same items and clusters."""
     clusters = (first.clusters is None) == (second.clusters is None) and (
         first.clusters is None or np.array_equal(first.clusters, second.clusters)  # type: ignore[arg-type]
     )
-    role = (first.metric, first.relation, first.left_out_of_mean is None)
-    return (
-        clusters
-        and first.item_ids == second.item_ids
-        and role == (second.metric, second.relation, second.left_out_of_mean is None)
-    )
+    return clusters and first.item_ids == second.item_ids
 
 
 def _difference(

@@ -212,6 +212,14 @@ class StudyRecords:
         """verdict.json; None before the first verdict."""
         return self._record("verdict.json", VerdictFile)
 
+    def verdicts(self) -> VerdictFile:
+        """verdict.json. Raises InputProblems before the first verdict."""
+        found = self.read_verdicts()
+        if found is None:
+            expected = "a study that has ended; `rankscope status` says what is left"
+            raise InputProblems([Problem(self.url, "verdict.json", "no verdict yet", expected)])
+        return found
+
     def write_verdicts(self, verdicts: VerdictFile) -> None:
         """Replace verdict.json."""
         self.storage.write("verdict.json", record_json(verdicts))

@@ -107,7 +107,8 @@ class RemedyPart(Record):
 
 class RemedyOutcome(Record):
     """What an arm's remedy is worth against its own arm without it, paired by items and seeds: gain lost and forgetting
-    saved, shares of accuracy; and its price, shares of the own arm's task tokens and training seconds."""
+    saved, shares of accuracy, and of suites judged by their loss in nats per token (None where there are none); and its
+    price, shares of the own arm's task tokens and training seconds."""
 
     arm: str
     own_arm: str
@@ -118,5 +119,7 @@ class RemedyOutcome(Record):
     extra_tokens_share: float | None
     extra_seconds_share: float | None
     sentence: str
+    gain_lost_nats: Interval | None = None
+    forgetting_saved_nats: Interval | None = None
     parts: list[RemedyPart] = []
     """Forgetting apart, where suites gave prompts: what is kept of these is no evidence of others."""

@@ -20,6 +20,7 @@ class AnswerDifference(Record):
 
     kind: tuple[str, str]
     headline: tuple[str, str]
+    sentence: tuple[str, str] = ("", "")
     recommended: tuple[str | None, str | None]
     best_bet: tuple[str | None, str | None]
     probability: tuple[float | None, float | None]
@@ -30,7 +31,8 @@ class ArmDifference(Record):
     their loss in nats per token (None where there are none).
 
     `paired`: on the same items and seeds; else `why` says what is not the same, and the interval is that of two
-    independent samples. `learning_rate` and `dial` are those at which it was judged in each.
+    independent samples. `suites` are those that both judge alike, over which the means are, `alone` those that only one
+    study has so. `learning_rate` and `dial` are those at which it was judged in each.
     """
 
     arm: str
@@ -43,6 +45,8 @@ class ArmDifference(Record):
     forgetting: Interval
     gain_nats: Interval | None = None
     forgetting_nats: Interval | None = None
+    suites: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
 
 
 class PairComparison(Record):
@@ -64,6 +68,8 @@ class Comparison(Record):
     second: str
     confidence: float
     settings: list[SettingDifference]
+    main: list[SettingDifference] = []
+    """What matters most of them, in a few rows: model, data, suites, arms, seeds, budget, margins."""
     pairs: list[PairComparison]
     unmatched: list[str]
     """Base models and training sets that only one study has."""

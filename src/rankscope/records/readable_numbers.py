@@ -119,12 +119,42 @@ def interval_of(interval: Interval, metric: Metric, *, sign: bool = True) -> str
     return interval_points(interval, sign=sign) if metric == "score" else interval_nats(interval, sign=sign)
 
 
+def lost_interval(change: Interval) -> Interval:
+    """A change from the base as what was lost: above 0 is loss, as of forgetting everywhere."""
+    ends = (change.mean, change.high, change.low)
+    mean, low, high = (None if value is None else -value for value in ends)
+    return Interval(mean=mean, low=low, high=high)
+
+
 def interval_in_units(share: Interval, loss: Interval | None, *, sign: bool = True) -> str:
     """What was measured in points, in nats, or in both."""
     if loss is None or loss.mean is None:
         return interval_points(share, sign=sign)
     told = interval_nats(loss, sign=sign)
     return told if share.mean is None else f"{interval_points(share, sign=sign)} and {told}"
+
+
+def unit_name(metric: Metric) -> str:
+    """`points` of a score, `nats` of a loss."""
+    return "points" if metric == "score" else "nats"
+
+
+def bare(value: float | None, metric: Metric, *, sign: bool = False) -> str:
+    """A measured number without its unit: `3.0` points, `0.020` nats; `sign` gives one above 0 its plus."""
+    return points(value, sign=sign) if metric == "score" else nats(value, sign=sign)
+
+
+def in_units(share: Interval, loss: Interval | None, *, sign: bool = True) -> list[tuple[Metric, str, str]]:
+    """The metric, the mean and the range (`+1.0 to +3.0`, `no interval`), without a unit, of points and of nats as far
+    as they were measured."""
+    parts: tuple[tuple[Metric, Interval | None], ...] = (("score", share), ("loss", loss))
+    found: list[tuple[Metric, str, str]] = []
+    for metric, part in parts:
+        if part is not None and part.mean is not None:
+            known = part.low is not None and part.high is not None
+            ends = [bare(end, metric, sign=sign) for end in (part.low, part.high)]
+            found.append((metric, bare(part.mean, metric, sign=sign), " to ".join(ends) if known else "no interval"))
+    return found
 
 
 def reason_amount(value: float, metric: Metric) -> str:

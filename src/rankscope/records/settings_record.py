@@ -107,11 +107,14 @@ class ArmSetting(Record):
 class WorthAt(Record):
     """What an arm is worth if `allowed` (a share of accuracy) may be forgotten: its setting by the same rule.
 
-    `admissible`: its fitted forgetting is within the limit. Gain and forgetting, with intervals each for itself at the
-    study's confidence, where the study's seeds were trained at that rate; else None, and `runs_needed` runs would tell.
+    `allowed_nats`: what then may be forgotten of suites judged by their loss, in nats per token, as margin is to
+    margin; None where there are none. `admissible`: its fitted forgetting is within the limit. Gain and forgetting, in
+    shares of accuracy and in nats, with intervals each for itself at the study's confidence, where the study's seeds
+    were trained at that rate; else None, and `runs_needed` runs would tell.
     """
 
     allowed: float
+    allowed_nats: float | None = None
     arm: str
     learning_rate: float | None
     dial: float
@@ -123,6 +126,12 @@ class WorthAt(Record):
     forgetting: float | None
     forgetting_low: float | None
     forgetting_high: float | None
+    gain_nats: float | None = None
+    gain_nats_low: float | None = None
+    gain_nats_high: float | None = None
+    forgetting_nats: float | None = None
+    forgetting_nats_low: float | None = None
+    forgetting_nats_high: float | None = None
 
 
 class SettingsFile(Record):

@@ -9,8 +9,10 @@ import vl_convert
 
 from rankscope.records import Verdict
 from rankscope.report.chart_drawing import Chart, spec_of
-from rankscope.report.rank_charts import arm_frame, of_pair, seed_frame
-from rankscope.report.tradeoff_charts import tradeoff_chart
+from rankscope.report.rank_charts import make_pair
+from rankscope.report.tradeoff_charts import tradeoff_of
+from rankscope.report.units import units_of
+from rankscope.study.study import Decision
 
 _SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name: nothing is loaded from there
 CONFIG: dict[str, Any] = {
@@ -29,11 +31,8 @@ def png(drawn: Chart) -> bytes:
     return bytes(vl_convert.vegalite_to_png(spec, scale=1.5))
 
 
-def trade_off_png(
-    verdict: Verdict, seeds: pd.DataFrame | None, *, retention_margin: float, min_gain: float
-) -> bytes | None:
-    """Gain against forgetting of every arm; margins are shares (0.03). None where no arm has both."""
-    arms = arm_frame(verdict)
-    points = seed_frame(of_pair(seeds, verdict), arms)
-    drawn = tradeoff_chart(arms, points, retention_margin=100 * retention_margin, min_gain=100 * min_gain)
+def trade_off_png(verdict: Verdict, seeds: pd.DataFrame | None, decision: Decision) -> bytes | None:
+    """Gain against forgetting of every arm, with the margins of the study. None where no arm has both."""
+    tables = {} if seeds is None else {"seeds": seeds}
+    drawn = tradeoff_of(make_pair(verdict, tables, decision, units_of(verdict)))
     return None if drawn is None else png(drawn)

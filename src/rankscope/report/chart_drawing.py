@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,8 @@ import pandas as pd
 
 from rankscope.records import Verdict
 from rankscope.records.readable_numbers import is_number
+from rankscope.report.units import POINTS_ALONE, Units
+from rankscope.study.study import Decision
 
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.HConcatChart | alt.ConcatChart
 Record = dict[str, Any]
@@ -31,9 +34,6 @@ WIDTH, HEIGHT = 345, 220
 """Pixels of a chart that takes half the page's width."""
 PLOT_WIDTH = 780
 """Pixels of one that takes all of it."""
-POINTS = "percentage points"
-FORMATS = {"gain": "+.1f", "forgetting": ".1f"}
-"""How charts write them, in points: a gain has its sign, forgetting is an amount, as in sentences and tables."""
 WITHOUT_DOMAIN = "no domain"
 """What a page calls suites that name no domain (`general` in tables): `general` may also be a suite's own name."""
 
@@ -190,6 +190,40 @@ def arm_axis(rows: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(str(label) for _, label in sorted({(row["order"], row["arm"]) for row in rows})))
 
 
+def short_names(names: Sequence[str], most: int) -> dict[str, str]:
+    """A label for each name of at most about `most` characters: the middle of a longer one is left out.
+
+    Where two then look alike, what they begin and end with in common is left out instead, so that they differ.
+    """
+    found = {name: cut_label(name, most) for name in names}
+    for label in [label for label, count in Counter(found.values()).items() if count > 1]:
+        alike = [name for name in found if found[name] == label]
+        start = _common([*alike])
+        end = _common([name[start:][::-1] for name in alike])
+        for name in alike:
+            own = name[max(0, start - 2) : len(name) - end + 2 if end > 2 else len(name)]
+            found[name] = f"…{own}" if len(own) <= most else f"…{own[:most]}…"
+    return found
+
+
+def _common(texts: Sequence[str]) -> int:
+    """How many characters all these texts begin with in common."""
+    columns = (len(set(column)) for column in zip(*texts, strict=False))
+    return next((place for place, kinds in enumerate(columns) if kinds > 1), min(map(len, texts)))
+
+
+def cut_label(name: str, most: int) -> str:
+    """The name, or its beginning and its end where it is longer."""
+    head = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:head]}…{name[head - most + 1 :]}"
+
+
+def label_expression(short: Mapping[str, str]) -> dict[str, Any]:
+    """What an axis needs to write these labels in the place of the names; nothing where all are as they are."""
+    cut = {name: label for name, label in short.items() if name != label}
+    return {"labelExpr": f"({json.dumps(cut)})[datum.label] || datum.label"} if cut else {}
+
+
 # ---- sections of the page -------------------------------------------------------------------------------------------
 
 
@@ -221,13 +255,18 @@ def relation_name(relation: object) -> str:
 
 @dataclass(frozen=True)
 class Pair:
-    """One base model and training set with its ready frames (rank_charts.py) and its margins in points."""
+    """One base model and training set with its ready frames (rank_charts.py), which are in `units`, and its margins."""
 
     verdict: Verdict
     name: str
     arms: pd.DataFrame
     seeds: pd.DataFrame
-    margins: dict[str, float]
+    decision: Decision
+    units: Units = field(default_factory=lambda: POINTS_ALONE)
+
+    def margin(self, measure: str) -> float:
+        """The least gain that counts, or the forgetting that is allowed, as it is shown."""
+        return self.units[measure].margin(self.decision, measure)
 
 
 def figure(drawn: Chart | None, caption: str, name: str = "") -> list[Figure]:

@@ -9,10 +9,8 @@ import pandas as pd
 
 from rankscope.records.readable_numbers import duration, size
 from rankscope.report.chart_drawing import (
-    FORMATS,
     HEIGHT,
     PLOT_WIDTH,
-    POINTS,
     SHAPES,
     WIDTH,
     Chart,
@@ -32,6 +30,7 @@ from rankscope.report.chart_drawing import (
     tooltips,
 )
 from rankscope.report.rank_charts import of_pair
+from rankscope.report.units import IN_POINTS
 from rankscope.study.methods import METHODS
 
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -186,11 +185,11 @@ def truncation_chart(curve: pd.DataFrame, measure: str) -> Chart | None:
             ("series", "which", ""),
             ("arm", "arm", ""),
             ("rank", "rank", ".1f"),
-            ("value", f"{measure} (points)", FORMATS[measure]),
+            ("value", f"{measure} (points)", IN_POINTS.form(measure)),
         ),
     )
     return layer(base.mark_line(strokeWidth=1.6), base.mark_point(filled=True, size=60).encode(shape=shape)).properties(
-        width=WIDTH, height=HEIGHT, title=f"{measure.capitalize()}: trained and truncated ({POINTS})"
+        width=WIDTH, height=HEIGHT, title=f"{measure.capitalize()}: trained and truncated ({IN_POINTS.name})"
     )
 
 
@@ -212,7 +211,7 @@ def intervention_chart(bars: pd.DataFrame) -> Chart | None:
     ).properties(width=PLOT_WIDTH // 2 - 150, height=alt.Step(28))
     facet = alt.Facet("measure:N", header=alt.Header(title=None, labelFontWeight="bold"))
     return drawn.facet(facet=facet, columns=2, data=inline(rows)).properties(
-        title=f"Intruder dimensions scaled ({POINTS})"
+        title=f"Intruder dimensions scaled ({IN_POINTS.name})"
     )
 
 

@@ -5,25 +5,23 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from rankscope.records import ArmVerdict, Interval, Verdict, WorthAt
+from rankscope.records import Answer, ArmVerdict, Interval, Verdict, WorthAt
 from rankscope.records.readable_numbers import (
     NOT_MEASURED,
-    counted_points,
     duration,
-    interval_of,
+    in_units,
     listing,
-    nats,
-    nats_lost,
     parameters,
-    points,
-    points_lost,
+    rate,
     size,
     training_time,
+    unit_name,
 )
 from rankscope.report.chart_drawing import Figure, Pair
-from rankscope.report.verdict_text import lost_suites
+from rankscope.report.margins_text import amount_allowed
+from rankscope.report.units import Unit, units_in
+from rankscope.report.verdict_text import lost_on, lost_suites
 from rankscope.study.methods import METHODS
 
 MOST_NAMED = 3
@@ -50,7 +48,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What arms are worth at one amount of forgetting, in points and in words; `own`: it is the study's margin."""
+    """What arms are worth at one amount of forgetting, as the picture shows it and in words; `own`: it is the study's
+    margin."""
 
     amount: float
     label: str
@@ -60,13 +59,21 @@ class Allowed:
 
 @dataclass(frozen=True)
 class FirstScreen:
-    """The answer for one base model and training set. `picture` is the id and the figure of its chart."""
+    """The answer for one base model and training set. `picture` is the id and the figure of its chart.
+
+    `answers` are said in full below: at once come the first one's headline, and of the others `beside`; `arm` is what
+    the numbers are of, with its setting, and `ranges` says at what level their ranges hold.
+    """
 
     name: str
     tone: str
-    answers: Sequence[Any]
+    answers: Sequence[Answer]
+    beside: list[str]
+    margin: str
     arm: str | None
+    setting: str
     numbers: list[Number]
+    ranges: str
     steps: list[Step]
     allowed: list[Allowed] = field(default_factory=list)
     picture: tuple[str, Figure] | None = None
@@ -83,13 +90,41 @@ def first_screen(pair: Pair, place: str, picture: tuple[str, Figure] | None, kee
         name=pair.name,
         tone=verdict.tone,
         answers=verdict.answers,
+        beside=[_beside(answer, verdict) for answer in verdict.answers[1:]],
+        margin=margin_words(pair),
         arm=None if arm is None else arm.label,
+        setting="" if arm is None else _setting(arm),
         numbers=[] if arm is None else [_gain(arm), _forgetting(arm), _cost(arm)],
+        ranges="" if arm is None else _ranges(pair),
         steps=next_steps(verdict, place, keep_full),
-        allowed=allowed_sentences(verdict, pair.margins["retention"]),
+        allowed=allowed_sentences(pair),
         picture=picture,
         caveat=verdict.elsewhere_sentence,
     )
+
+
+def _beside(answer: Answer, verdict: Verdict) -> str:
+    """A second answer's headline; of the sure verdict beside a bet with what it is, for it may seem to contradict."""
+    said = answer.headline
+    return said if verdict.recommended is not None else f"The sure verdict: {said[0].lower()}{said[1:]}"
+
+
+def margin_words(pair: Pair) -> str:
+    """`3 points`, `0.02 nats`, or both: what the study allows to be forgotten."""
+    units = units_in(pair.verdict, "forgetting") or [pair.units["forgetting"]]
+    return listing([amount_allowed(unit.margin(pair.decision, "forgetting"), unit) for unit in units])
+
+
+def _setting(arm: ArmVerdict) -> str:
+    """`lora-r16 at rate 1e-3, dial 0.7`."""
+    known = [] if arm.learning_rate is None else [f"rate {rate(arm.learning_rate)}"]
+    known += [] if arm.dial == 1 else [f"dial {arm.dial:g}"]
+    return f"{arm.label} at {', '.join(known)}" if known else arm.label
+
+
+def _ranges(pair: Pair) -> str:
+    percent = f"{100 * pair.decision.confidence:g} %"
+    return f"Ranges, and bars in the picture: {percent} for all arms at once; of a single suite: {percent} for itself."
 
 
 def named_arm(verdict: Verdict) -> ArmVerdict | None:
@@ -114,7 +149,7 @@ def _forgetting(arm: ArmVerdict) -> Number:
     worst = next(iter(lost_suites(arm)), None)
     told = "no suite went down" if value != NOT_MEASURED else "no suite lies outside the training domain"
     if worst is not None:
-        told = f"worst: {worst.suite} {interval_of(worst.change, worst.metric)}"
+        told = f"worst: {lost_on(worst)} on {worst.suite}"
     return Number("Forgetting", value, parts, told)
 
 
@@ -131,19 +166,11 @@ def _cost(arm: ArmVerdict) -> Number:
 
 def _amount(share: Interval, loss: Interval | None, *, lost: bool) -> tuple[str, str]:
     """A mean with its unit, and its range; of suites judged by loss too where there are some."""
-    found = []
-    for interval, unit, written in (
-        (share, "points", points_lost if lost else points),
-        (loss, "nats", nats_lost if lost else nats),
-    ):
-        if interval is None or interval.mean is None:
-            continue
-        known = interval.low is not None and interval.high is not None
-        span = f"{written(interval.low)} to {written(interval.high)}" if known else "no interval"
-        found.append((f"{written(interval.mean)} {unit}", span))
+    found = in_units(share, loss, sign=not lost)
     if not found:
         return NOT_MEASURED, ""
-    return " and ".join(value for value, _ in found), "; ".join(span for _, span in found)
+    values = " and ".join(f"{value} {unit_name(metric)}" for metric, value, _ in found)
+    return values, "; ".join(span for _, _, span in found)
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:
@@ -194,21 +221,26 @@ def _taken(verdict: Verdict, place: str, keep_full: str) -> list[Step]:
 # ---- other margins --------------------------------------------------------------------------------------------------
 
 
-def allowed_sentences(verdict: Verdict, margin: float) -> list[Allowed]:
-    """For each amount of forgetting with known settings, the least first, what gains most; `margin` in points."""
-    found = []
-    for amount in sorted({one.allowed for one in verdict.at_other_margins}):
-        own = abs(100 * amount - margin) < 1e-6
-        mine = [one for one in verdict.at_other_margins if one.allowed == amount]
-        label = counted_points(amount) + (" (the study's margin)" if own else "")
-        found.append(Allowed(round(100 * amount, 6), label, _most_gain(mine, counted_points(amount)), own))
+def allowed_sentences(pair: Pair) -> list[Allowed]:
+    """For each amount of forgetting with known settings, the least first, what gains most."""
+    found, verdict, unit = [], pair.verdict, pair.units["forgetting"]
+    for allowed in sorted({one.allowed for one in verdict.at_other_margins}):
+        mine = [one for one in verdict.at_other_margins if one.allowed == allowed]
+        shown = unit.worth(mine[0], "allowed")
+        if shown is None:
+            continue
+        own = abs(shown - pair.margin("forgetting")) < 1e-6
+        words = amount_allowed(shown, unit)
+        label = f"{words} (the study's margin)" if own else words
+        said = "The answer is for this margin." if own else _most_gain(mine, words, pair.units["gain"])
+        found.append(Allowed(round(shown, 6), label, said, own))
     return found
 
 
-def _most_gain(worth: Sequence[WorthAt], amount: str) -> str:
-    judged = [(one.gain, one) for one in worth if one.gain is not None and one.admissible]
+def _most_gain(worth: Sequence[WorthAt], amount: str, unit: Unit) -> str:
+    judged = [(gain, one) for one in worth if one.admissible and (gain := unit.worth(one, "gain")) is not None]
     if not judged:
         return f"No arm was judged at a setting that is expected to forget at most {amount}."
     judged.sort(key=lambda entry: -entry[0])
-    told = [f"{one.arm} {points(gain)} (dial {one.dial:g})" for gain, one in judged[:MOST_NAMED]]
+    told = [f"{one.arm} {unit.said(gain)} {unit.short} (dial {one.dial:g})" for gain, one in judged[:MOST_NAMED]]
     return f"If {amount} may be forgotten, most gain: {', '.join(told)}."

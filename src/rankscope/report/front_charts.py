@@ -10,11 +10,9 @@ import pandas as pd
 from scipy.optimize import isotonic_regression
 
 from rankscope.records import WorthAt
-from rankscope.records.readable_numbers import NOT_MEASURED, points, points_lost, rate
+from rankscope.records.readable_numbers import NOT_MEASURED, rate
 from rankscope.report.chart_drawing import (
-    FORMATS,
     PLOT_WIDTH,
-    POINTS,
     SHAPES,
     Chart,
     Pair,
@@ -27,49 +25,70 @@ from rankscope.report.chart_drawing import (
     tooltips,
 )
 from rankscope.report.page_tables import Cell, DataTable
-from rankscope.report.rank_charts import ENDS, of_pair
+from rankscope.report.rank_charts import ENDS, measure_tooltip, of_pair
+from rankscope.report.units import MEASURES, POINTS_ALONE, Units, title_units
 
 FRONT_HEIGHT = 400
-
-_MEASURES = tuple(f"{measure}{end}" for measure in ("gain", "forgetting") for end in ENDS)
 
 # ---- the picture ----------------------------------------------------------------------------------------------------
 
 
-def front_frame(points: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
-    """The points of one base model and training set, in percentage points, in the order of `arm_frame`'s arms.
+def front_frame(points: pd.DataFrame, arms: pd.DataFrame, units: Units = POINTS_ALONE) -> pd.DataFrame:
+    """The points of one base model and training set, as they are shown in `units`, in the order of `arm_frame`'s arms.
 
-    `points`: the columns of tables/operating_points.parquet. A rate that was only searched has no gain of its own: its
+    `points`: the columns of tables/operating_points.parquet.
+    The setting that was chosen has the numbers of `arms`, which the answer has too: their intervals hold at once, those
+    of the table each for itself. A rate
     validation loss is put where the judged points' gain has it (never rising with the loss), its forgetting is that of
     the items that choose. Columns: arm, order, series, learning_rate, dial, seeds, judged, chosen, and gain and
     forgetting with their ends.
     """
-    if points.empty or arms.empty or "gain" not in points.columns:
+    columns = {f"{m}{end}": f"{m}{units[m].suffix}{end}" for m in MEASURES for end in ENDS}
+    if points.empty or arms.empty or not set(columns.values()) <= set(points.columns):
         return pd.DataFrame()
     frame = points.merge(arms[["arm", "order"]].astype({"order": int}), on="arm")
+    for name, column in columns.items():
+        factor = units[name.split("_")[0]].factor
+        frame[name] = factor * points_of(frame[column])
+    unit = units["forgetting"]
+    frame["forgetting_select"] = unit.factor * points_of(frame[f"forgetting_select{unit.suffix}"])
     frame["judged"] = frame["gain"].notna() & frame["forgetting"].notna()
     keys = ["arm", "learning_rate", "dial"]
     frame = frame.sort_values(["judged", "chosen"], ascending=False).drop_duplicates(keys)
-    for name in _MEASURES:
-        frame[name] = 100 * frame[name].astype("Float64").astype(float)
-    loss = frame["validation_loss"].astype("Float64").astype(float)
+    frame = _as_the_answer_has_them(frame, arms, list(columns))
+    loss = points_of(frame["validation_loss"])
     judged = frame["judged"] & loss.notna()
     if judged.any():
         searched = ~frame["judged"]
         falling = -isotonic_regression(-frame.loc[judged, "gain"].to_numpy()[np.argsort(loss[judged].to_numpy())]).x
         frame.loc[searched, "gain"] = np.interp(loss[searched], np.sort(loss[judged].to_numpy()), falling)
-        frame.loc[searched, "forgetting"] = 100 * frame.loc[searched, "forgetting_select"].astype("Float64").astype(
-            float
-        )
+        frame.loc[searched, "forgetting"] = frame.loc[searched, "forgetting_select"]
     known = frame["learning_rate"].notna()  # not of an arm that was trained elsewhere
     frame["series"] = frame["arm"].where(~known, frame["arm"] + " at " + frame["learning_rate"].map(rate))
     return frame.sort_values(["order", "judged", "learning_rate", "dial"]).reset_index(drop=True)
 
 
+def points_of(column: pd.Series) -> pd.Series:
+    """A column of a table as plain floats, NaN where it is null."""
+    return column.astype("Float64").astype(float)
+
+
+def _as_the_answer_has_them(frame: pd.DataFrame, arms: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The judged points at the chosen settings with the arms' own means and intervals."""
+    own = {str(row["arm"]): row for row in records(arms, *MEASURES)}
+    chosen = frame["chosen"].astype(bool) & frame["judged"] & frame["arm"].isin(list(own))
+    for column in columns:
+        values = [own.get(str(arm), {}).get(column) for arm in frame["arm"]]
+        answers = pd.Series([np.nan if value is None else value for value in values], frame.index, dtype=float)
+        frame[column] = frame[column].where(~chosen, answers)
+    return frame
+
+
 class _Axes:
     """The two scales: they hold what is judged and the margin; hollow points far beyond are cut off at the edge."""
 
-    def __init__(self, judged: list[Record], hollow: list[Record], margins: Sequence[float]) -> None:
+    def __init__(self, judged: list[Record], hollow: list[Record], margins: Sequence[float], units: Units) -> None:
+        self._units = units
         gains = [row[f"gain{end}"] for row in judged for end in ENDS] + [row["gain"] for row in hollow]
         losses = [row["forgetting"] for row in judged]
         losses += [row[f"forgetting{end}"] for row in judged if row["chosen"] for end in ENDS[1:]]
@@ -81,18 +100,30 @@ class _Axes:
         self._y = alt.Scale(domain=list(self.y_limits), nice=False, zero=False)
 
     def x(self, field: str = "gain") -> alt.X:
-        return alt.X(f"{field}:Q", scale=self._x, title=f"Gain on in-domain suites ({POINTS}): right is better")
+        return alt.X(
+            f"{field}:Q", scale=self._x, title=f"Gain on in-domain suites ({self._units['gain'].name}): right is better"
+        )
 
     def y(self, field: str = "forgetting") -> alt.Y:
-        return alt.Y(f"{field}:Q", scale=self._y, title=f"Forgetting elsewhere ({POINTS}): down is better")
+        return alt.Y(
+            f"{field}:Q",
+            scale=self._y,
+            title=f"Forgetting elsewhere ({self._units['forgetting'].name}): down is better",
+        )
 
 
-def front_chart(frame: pd.DataFrame, *, retention_margin: float, worth: Sequence[WorthAt] = ()) -> Chart | None:
-    """Forgetting (y) against gain (x), a curve for each arm and rate over its dials; the margin is in points.
+def front_chart(
+    frame: pd.DataFrame,
+    *,
+    retention_margin: float,
+    worth: Sequence[WorthAt] = (),
+    units: Units = POINTS_ALONE,
+) -> Chart | None:
+    """Forgetting (y) against gain (x), a curve for each arm and rate over its dials; the margin is as shown.
 
     Filled: judged by all seeds, with intervals. Hollow: other rates, from the search's one seed. A ring: the setting
-    that each arm would have at the margin. The margin is the chart's parameter `margin` (points), which a page may turn
-    to any amount that `worth` has settings for. Columns: those of `front_frame`.
+    that each arm would have at the margin. The margin is the chart's parameter `margin` (points or nats), which a page
+    may turn to any amount that `worth` has settings for. Columns: those of `front_frame`, in `units`.
     """
     rows = records(frame, "gain", "forgetting")
     if not rows:
@@ -100,16 +131,18 @@ def front_chart(frame: pd.DataFrame, *, retention_margin: float, worth: Sequence
     judged = [row for row in rows if row["judged"]]
     hollow = [row for row in rows if not row["judged"]]
     names = list(dict.fromkeys(str(row["arm"]) for row in sorted(rows, key=lambda row: row["order"])))
-    allowed = [100 * one.allowed for one in worth]
-    plane = _Axes(judged, hollow, [retention_margin, *sorted(set(allowed))])
+    allowed = {at for one in worth if (at := units["forgetting"].worth(one, "allowed")) is not None}
+    plane = _Axes(judged, hollow, [retention_margin, *sorted(allowed)], units)
     legend = alt.Legend(title=None, orient="top", symbolOpacity=1, columns=6)
     colour = alt.Color("arm:N", scale=alt.Scale(domain=names), legend=legend)
     shapes = [SHAPES[i % len(SHAPES)] for i in range(len(names))]
     shape = alt.Shape("arm:N", scale=alt.Scale(domain=names, range=shapes), legend=legend)
     parts = [*_beyond(plane), *_curves(rows, plane, colour), *_bars(judged, plane, colour)]
-    parts += [*_dots(judged, hollow, plane, (colour, shape)), _rings(judged, worth, plane, colour)]
+    parts += [*_dots(judged, hollow, plane, (colour, shape), units), _rings(judged, worth, plane, colour, units)]
     drawn = layer(*parts).add_params(alt.param(name="margin", value=retention_margin))
-    return drawn.properties(width=PLOT_WIDTH, height=FRONT_HEIGHT, title=f"Gain against forgetting ({POINTS})")
+    return drawn.properties(
+        width=PLOT_WIDTH, height=FRONT_HEIGHT, title=f"Gain against forgetting ({title_units(units)})"
+    )
 
 
 def _beyond(plane: _Axes) -> list[alt.Chart]:
@@ -151,15 +184,13 @@ def _bars(judged: list[Record], plane: _Axes, colour: alt.Color) -> list[alt.Cha
 
 
 def _dots(
-    judged: list[Record], hollow: list[Record], plane: _Axes, marks: tuple[alt.Color, alt.Shape]
+    judged: list[Record], hollow: list[Record], plane: _Axes, marks: tuple[alt.Color, alt.Shape], units: Units
 ) -> list[alt.Chart]:
     colour, shape = marks
-    words = ("(points)", "from", "to")
     told = tooltips(
         ("arm", "arm", ""), ("learning_rate", "learning rate", ".2~e"), ("dial", "dial", ".2~f"),
         ("seeds", "seeds", "d"),
-        *((f"{m}{end}", f"{m} {word}", FORMATS[m]) for m in ("gain", "forgetting") for end, word in
-          zip(ENDS, words, strict=True)),
+        *measure_tooltip(units, *MEASURES),
     )  # fmt: skip
     at = {"x": plane.x(), "y": plane.y(), "color": colour}
     open_dots = chart(hollow).mark_point(filled=False, size=45, opacity=0.9, clip=True)
@@ -170,13 +201,18 @@ def _dots(
     ]
 
 
-def _rings(judged: list[Record], worth: Sequence[WorthAt], plane: _Axes, colour: alt.Color) -> alt.Chart:
+def _rings(judged: list[Record], worth: Sequence[WorthAt], plane: _Axes, colour: alt.Color, units: Units) -> alt.Chart:
     """Around the settings at the parameter `margin`, or where other margins are not known around those judged at."""
-    rows: list[Record] = [
-        {"arm": one.arm, "allowed": 100 * one.allowed, "gain": 100 * one.gain, "forgetting": 100 * one.forgetting}
+    gain, lost = units["gain"], units["forgetting"]
+    found: list[Record] = [
+        {
+            "arm": one.arm, "allowed": lost.worth(one, "allowed"), "gain": gain.worth(one, "gain"),
+            "forgetting": lost.worth(one, "forgetting"),
+        }
         for one in worth
-        if one.gain is not None and one.forgetting is not None and one.admissible
-    ]
+        if one.admissible
+    ]  # fmt: skip
+    rows = [row for row in found if None not in row.values()]
     ring = chart(rows or [row for row in judged if row["chosen"]])
     ring = ring.transform_filter("abs(datum.allowed - margin) < 1e-6") if rows else ring
     return ring.mark_point(size=330, strokeWidth=2, shape="circle").encode(x=plane.x(), y=plane.y(), color=colour)
@@ -184,44 +220,47 @@ def _rings(judged: list[Record], worth: Sequence[WorthAt], plane: _Axes, colour:
 
 def has_front(pair: Pair, tables: Tables) -> bool:
     """Whether there is such a picture."""
-    frame = front_frame(of_pair(tables.get("operating_points"), pair.verdict), pair.arms)
+    frame = front_frame(of_pair(tables.get("operating_points"), pair.verdict), pair.arms, pair.units)
     return bool(records(frame, "gain", "forgetting"))
 
 
 def front_of(pair: Pair, tables: Tables) -> Chart | None:
     """The picture of one base model and training set, its margin to be turned over the margins that are known."""
-    frame = front_frame(of_pair(tables.get("operating_points"), pair.verdict), pair.arms)
-    return front_chart(frame, retention_margin=pair.margins["retention"], worth=pair.verdict.at_other_margins)
+    frame = front_frame(of_pair(tables.get("operating_points"), pair.verdict), pair.arms, pair.units)
+    worth = pair.verdict.at_other_margins
+    return front_chart(frame, retention_margin=pair.margin("forgetting"), worth=worth, units=pair.units)
 
 
 def margins_table(pairs: list[Pair]) -> DataTable:
-    """What each arm is worth if so many points of forgetting are allowed."""
+    """What each arm is worth if so much forgetting is allowed."""
     several = len(pairs) > 1
+    gain, lost = (" or ".join({pair.units[measure].short: None for pair in pairs}) for measure in MEASURES)
     columns = [
         *([("model, trained on", False)] if several else []),
-        ("points allowed", True), ("arm", False), ("learning rate", True), ("dial", True), ("gain (points)", True),
-        ("forgetting (points)", True), ("judged by", False),
+        (f"{lost} allowed", True), ("arm", False), ("learning rate", True), ("dial", True), (f"gain ({gain})", True),
+        (f"forgetting ({lost})", True), ("judged by", False),
     ]  # fmt: skip
     rows = []
     for pair in pairs:
         order = {arm.label: place for place, arm in enumerate(pair.verdict.arms_by_size)}
         lead = [Cell(pair.name, pair.name)] if several else []
         found = sorted(pair.verdict.at_other_margins, key=lambda one: (one.allowed, order.get(one.arm, len(order))))
-        rows += [[*lead, *_margin_cells(one)] for one in found]
+        rows += [[*lead, *_margin_cells(one, pair.units)] for one in found]
     return DataTable("margins", "What each arm is worth at other margins", columns, rows)
 
 
-def _margin_cells(one: WorthAt) -> list[Cell]:
-    judged = one.gain is not None
-    told = "all seeds" if judged else f"nobody yet: {one.runs_needed} runs would tell"
+def _margin_cells(one: WorthAt, units: Units) -> list[Cell]:
+    values = [(units[measure], units[measure].worth(one, measure), measure) for measure in MEASURES]
+    told = f"nobody yet: {one.runs_needed} runs would tell" if one.runs_needed else "all seeds"
     if not one.admissible:
         told += "; is expected to forget more"
     measured = [
-        Cell(written(value), value) if value is not None else Cell(NOT_MEASURED, "")
-        for value, written in ((one.gain, points), (one.forgetting, points_lost))
+        Cell(NOT_MEASURED, "") if value is None else Cell(unit.said(value, sign=measure == "gain"), value)
+        for unit, value, measure in values
     ]
+    allowed = units["forgetting"].worth(one, "allowed")
     return [
-        Cell(f"{100 * one.allowed:g}", one.allowed),
+        Cell("" if allowed is None else f"{allowed:.3g}", "" if allowed is None else allowed),
         Cell(one.arm, one.arm),
         Cell(rate(one.learning_rate), one.learning_rate if one.learning_rate is not None else ""),
         Cell(f"{one.dial:g}", one.dial),

@@ -6,8 +6,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from rankscope.records import Verdict, WorthAt
-from rankscope.records.readable_numbers import points
+from rankscope.records.readable_numbers import NOT_MEASURED
 from rankscope.report.plain_table import plain_table
+from rankscope.report.units import Unit, units_of
 
 
 def margins_text(verdict: Verdict) -> Table:
@@ -15,21 +16,29 @@ def margins_text(verdict: Verdict) -> Table:
 
     `not judged`: at a rate that the study's seeds were not trained at; `-`: no setting is expected to keep so little.
     """
+    units = units_of(verdict)
     cells = {(one.arm, one.allowed): one for one in verdict.at_other_margins}
-    amounts = sorted({one.allowed for one in verdict.at_other_margins})
+    amounts = {one.allowed: units["forgetting"].worth(one, "allowed") for one in verdict.at_other_margins}
     table = plain_table()
     table.add_column("arm", overflow="fold", min_width=8)
-    for amount in amounts:
-        heading = "1 point" if amount == 0.01 else f"{100 * amount:g} points"
-        table.add_column(heading, justify="right", no_wrap=True)
+    for allowed in sorted(amounts):
+        table.add_column(amount_allowed(amounts[allowed], units["forgetting"]), justify="right", no_wrap=True)
     for arm in verdict.arms_by_size:
-        own = [cells.get((arm.label, amount)) for amount in amounts]
+        own = [cells.get((arm.label, amount)) for amount in sorted(amounts)]
         if any(own):
-            table.add_row(escape(arm.label), *(_worth(one) for one in own))
+            table.add_row(escape(arm.label), *(_worth(one, units["gain"]) for one in own))
     return table
 
 
-def _worth(one: WorthAt | None) -> str:
+def amount_allowed(shown: float | None, unit: Unit) -> str:
+    """`1 point`, `3 points`, `0.02 nats`: forgetting that may be allowed, as it is shown."""
+    if shown is None:
+        return NOT_MEASURED
+    return f"{shown:.3g} {unit.short[:-1] if f'{shown:.3g}' == '1' else unit.short}"
+
+
+def _worth(one: WorthAt | None, unit: Unit) -> str:
     if one is None or not one.admissible:
         return "-"
-    return "not judged" if one.gain is None else f"{points(one.gain)} x{one.dial:g}"
+    gain = unit.worth(one, "gain")
+    return "not judged" if gain is None else f"{unit.said(gain)} x{one.dial:g}"

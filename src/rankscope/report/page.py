@@ -7,7 +7,7 @@ of `make_sections`; what stands in the file is written by `page_parts.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from rankscope import __version__
-from rankscope.records import Plan, SearchRecord, VerdictFile
+from rankscope.records import Plan, SearchRecord, Verdict, VerdictFile
 from rankscope.report import page_tables, verdict_text
 from rankscope.report.activation_charts import attention_section, diagnostics_section, drift_section
 from rankscope.report.chart_drawing import Figure, Pair, Section, Tables, figure
@@ -30,7 +30,9 @@ from rankscope.report.remedy_table import remedies_table, remedy_parts_table
 from rankscope.report.suite_changes import matrix_section
 from rankscope.report.tradeoff_charts import kind_section, tradeoff_of, tradeoff_section
 from rankscope.report.training_charts import learning_section, search_section
+from rankscope.report.units import IN_POINTS, MEASURES, units_in
 from rankscope.report.weight_charts import overlap_section, weights_section
+from rankscope.study.study import Decision
 
 _INSIDE = ("spectra", "hidden", "attention", "neurons", "derived")
 
@@ -53,7 +55,7 @@ class ReportData:
     provenance: dict[str, Any]
     warnings: list[str]
     command: str
-    place: str = "STUDY"
+    place: str
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class Sections:
 
     engineer: list[Section]
     researcher: list[Section]
+
+    def drawn(self, tabled: Container[str] = ()) -> Sections:
+        """Those that have a figure, and those whose id is in `tabled`: they have a table."""
+        parts = (self.engineer, self.researcher)
+        return Sections(*([s for s in part if s.figures or s.id in tabled] for part in parts))
 
     @property
     def all(self) -> list[Section]:
@@ -73,9 +80,15 @@ def render(report: ReportData) -> str:
     """The page as HTML text. Everything that is not ours (prompts, answers, names) is escaped."""
     pairs = make_pairs(report.verdicts, report.tables, report.study)
     sections = make_sections(pairs, report.verdicts, report.tables, report.searches)
-    confidence = report.study.get("decision", {}).get("confidence")
-    interval = f"{100 * confidence:g} % interval" if confidence is not None else "interval"
-    first = first_screens(pairs, report.tables, report.place, report.study.get("keep", {}).get("full", "none"))
+    confidence = Decision.model_validate(report.study.get("decision", {})).confidence
+    interval = f"{100 * confidence:g} % interval"
+    first = first_screens(pairs, report.tables, report.place, report.study["keep"]["full"])
+    tables = _tables_of(report, pairs, interval)
+    kept = sections.drawn([name for name in ("rates", "costs") if tables[name].rows])
+    items = _items_of(report)
+    has_items = bool(items["total"]) or items["without_items"]
+    answers = [_answer(pair, confidence) for pair in pairs]
+    gone = [s for s in sections.all if s not in kept.all]
     pictures = [screen.picture for screen in first if screen.picture is not None]
     charts = {f"chart-{s.id}-{i}": figure.spec for s in sections.all for i, figure in enumerate(s.figures)}
     code = scripts()
@@ -84,9 +97,13 @@ def render(report: ReportData) -> str:
         name=report.study.get("name") or (report.plan.study if report.plan else "study"),
         first=first,
         still=still_picture(pictures[0][1]) if pictures else None,
-        answers=[_answer(pair, confidence) for pair in pairs],
+        answers=answers,
+        has_items=has_items,
+        has_suites=bool(tables["suites"].rows or tables["texts"].rows or any(one["suites"] for one in answers)),
         notes=report.verdicts.notes,
-        sections=sections,
+        sections=kept,
+        left_out=[*_left_out(gone), *([] if has_items else [NO_ITEMS])],
+        told_units=told_units(report.verdicts.verdicts),
         charts=json_text({name: shown.spec for name, shown in pictures} | charts),
         provenance=_flat(report.provenance),
         settings=_flat(report.study),
@@ -96,9 +113,23 @@ def render(report: ReportData) -> str:
         css=Markup(file_text("page.css")),
         scripts=code,
         policy=policy(code),
-        **_tables_of(report, pairs, interval),
-        **_items_of(report),
+        **tables,
+        **items,
     )  # fmt: skip
+
+
+NO_ITEMS = "Items: no item flipped, or no arm was scored item by item; a loss does not flip."
+
+
+def _left_out(gone: Sequence[Section]) -> list[str]:
+    """The sections without a figure, each with why."""
+    return [f"{section.title}: {section.missing[0].lower()}{section.missing[1:]}" for section in gone]
+
+
+def told_units(verdicts: Sequence[Verdict]) -> str:
+    """The units that gain and forgetting are measured in, in words."""
+    every = {unit.name: None for verdict in verdicts for measure in MEASURES for unit in units_in(verdict, measure)}
+    return " or ".join(sorted(every, reverse=True)) or IN_POINTS.name
 
 
 def _tables_of(report: ReportData, pairs: list[Pair], interval: str) -> dict[str, page_tables.DataTable]:
@@ -165,7 +196,7 @@ def first_screens(pairs: Sequence[Pair], tables: Tables, place: str, keep_full: 
     return screens
 
 
-def _answer(pair: Pair, confidence: float | None) -> dict[str, Any]:
+def _answer(pair: Pair, confidence: float) -> dict[str, Any]:
     """What is said of a verdict below the first screen: what was forgotten, and for the researcher how sure it is."""
     verdict = pair.verdict
     sure = (

@@ -165,6 +165,9 @@ for (const box of document.querySelectorAll(".allow")) {
     shown.textContent = now.dataset.label;
     range.setAttribute("aria-valuetext", now.dataset.label);
     for (const line of worth) line.hidden = line !== now;
+    const held = box.closest(".verdict").querySelector(".held");
+    held.textContent = now.hasAttribute("data-own") ? "" : "The answer and its numbers are for the study's margin of "
+      + held.dataset.margin + "; the picture shows " + now.dataset.label + ".";
     turned.set(box.dataset.chart, Number(now.dataset.amount));
     showMargin(box.dataset.chart);
   };
@@ -182,7 +185,7 @@ function showMargin(id) {
 let printing = false, unfolded = [];
 window.addEventListener("beforeprint", () => {
   printing = true;
-  unfolded = Array.from(document.querySelectorAll("details.part, details.how")).filter((part) => !part.open);
+  unfolded = Array.from(document.querySelectorAll("details.part, details.how, details.why")).filter((part) => !part.open);
   for (const part of unfolded) part.open = true;
   if (root.dataset.ready !== "light") draw("light", false);
 });

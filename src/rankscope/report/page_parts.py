@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 import vl_convert
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from rankscope.report.chart_drawing import Figure
 
@@ -62,9 +62,15 @@ def still_picture(shown: Figure) -> Markup:
     return Markup(vl_convert.vegalite_to_svg(shown.spec | {"config": config}))
 
 
-def _typeset(text: str) -> str:
-    """A proper minus sign before a number, and no line that begins with a percent sign."""
-    return re.sub(r"(?<=\d) %", "\u00a0%", re.sub(r"(?<![\w.\-/])-(?=\d)", "−", text))
+_UNIT = r"%|points?\b|nats\b|s\b|min\b|h\b|[kMGT]?B\b|[kMG]\b"
+_WHOLE = re.compile(r"(?<![\w.])\d+(?:\.\d+)?e-\d+")
+
+
+def typeset(text: str) -> Markup:
+    """Escaped text with a proper minus sign before a number, no line that begins with a unit, and none that breaks
+    within a number such as 1e-3."""
+    text = re.sub(rf"(?<=\d) (?={_UNIT})", "\u00a0", re.sub(r"(?<![\w.\-/])-(?=\d)", "−", text))
+    return Markup(_WHOLE.sub(lambda found: f'<span class="whole">{found[0]}</span>', str(escape(text))))
 
 
 def environment() -> jinja2.Environment:
@@ -76,5 +82,5 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters["typeset"] = _typeset
+    found.filters["typeset"] = typeset
     return found

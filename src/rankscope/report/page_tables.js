@@ -15,13 +15,15 @@ function saveCsv(name, rows) {
 for (const button of document.querySelectorAll("[data-csv]")) {
   button.addEventListener("click", () => {
     const table = $(button.dataset.csv);
-    const rows = [...table.rows].map((row) => [...row.cells].map((cell) => cell.textContent.trim().replaceAll("−", "-")));
+    const rows = [...table.rows].map((row) => [...row.cells].map((cell) => cell.textContent.trim().replaceAll("−", "-").replaceAll("\u00a0", " ")));
     saveCsv(button.dataset.csv, rows);
   });
 }
 
 // ---- the numbers of a chart: for whoever cannot see it, or wants to calculate with it ------------------------------
 const NUMBERS = 500;  // rows of a chart's table that are shown
+// Columns that only place marks and writing.
+const PLACING = new Set(["order", "rank_position", "series", "panel", "shown", "where", "label_at"]);
 function rowsOf(spec) {
   // A chart's layers may hold parts of the same rows: the widest kind of row is what it was drawn from.
   const kinds = new Map();
@@ -37,7 +39,7 @@ function rowsOf(spec) {
 for (const details of document.querySelectorAll("details.numbers")) {
   const rows = () => {
     const found = rowsOf(specs[details.dataset.chart]);
-    const columns = Object.keys(found[0] || {});
+    const columns = Object.keys(found[0] || {}).filter((column) => !PLACING.has(column));
     return [columns, ...found.map((row) => columns.map((column) => row[column] === null ? "" : row[column]))];
   };
   details.querySelector("button").addEventListener("click", () => saveCsv(details.dataset.chart, rows()));
@@ -54,7 +56,11 @@ for (const details of document.querySelectorAll("details.numbers")) {
     const shown = body.slice(0, NUMBERS);
     place.createTBody().append(...shown.map((line) => {
       const made = element("tr");
-      made.append(...line.map((value) => element("td", String(value), typeof value === "number" ? "number" : undefined)));
+      made.append(...line.map((value, place) => {
+        const cell = element("td", String(value), typeof value === "number" ? "number" : undefined);
+        cell.dataset.name = head[place].replaceAll("_", " ");
+        return cell;
+      }));
       return made;
     }));
     if (shown.length < body.length) details.append(element("p", "The first " + NUMBERS + " of " + body.length + " rows; the CSV has them all.", "reads"));

@@ -24,7 +24,8 @@ from rankscope.records.readable_numbers import (
 )
 from rankscope.records.suite_record import KIND_NOT_KNOWN
 from rankscope.report.chart_drawing import Pair, plain, relation_name
-from rankscope.report.suite_changes import IN_NATS, change_frame
+from rankscope.report.suite_changes import change_frame
+from rankscope.report.units import IN_NATS, IN_POINTS, MEASURES, Unit, header_units, units_in
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,16 @@ def interval_cells(interval: Interval, written: Callable[[float | None], str] = 
     return [mean, Cell(f"{written(interval.low)} to {written(interval.high)}", interval.low)]
 
 
-def _in_each_unit(share: Interval, loss: Interval | None, *, lost: bool = False) -> list[Cell]:
+def cells_in_units(share: Interval, loss: Interval | None, *, lost: bool = False) -> list[Cell]:
     """The same of points and nats, with both in a cell where suites of both kinds were measured; `lost`: forgetting."""
     in_points, in_nats = (points_lost, nats_lost) if lost else (points, nats)
     if loss is None or loss.mean is None:
         return interval_cells(share, in_points)
-    known = loss.low is not None and loss.high is not None
-    own = [f"{in_nats(loss.mean)} nats", f"{in_nats(loss.low)} to {in_nats(loss.high)}" if known else "no interval"]
+    own = interval_cells(loss, in_nats)
     if share.mean is None:
-        return [Cell(own[0], loss.mean), Cell(own[1], "" if loss.low is None else loss.low)]
-    both = zip(interval_cells(share, in_points), own, strict=True)
-    return [Cell(f"{cell.text}; {text}", cell.sort) for cell, text in both]
+        return own
+    both = zip(interval_cells(share, in_points), own, (" nats", ""), strict=True)
+    return [Cell(f"{cell.text}; {other.text}{unit}", cell.sort) for cell, other, unit in both]
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -99,11 +99,11 @@ def columns_of_pairs(
 def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
     """Every arm of every model and training set: settings, result, cost."""
     pair_columns, pair_cells = columns_of_pairs([pair.verdict for pair in pairs])
-    units = "points or nats" if any(pair.verdict.in_nats for pair in pairs) else "points"
+    gain, lost = (header_units([pair.verdict for pair in pairs], measure) for measure in MEASURES)
     columns = [
         *pair_columns,
         ("arm", False), ("trainable parameters", True), ("learning rate", True), ("dial", True), ("seeds", True),
-        (f"gain ({units})", True), (interval_name, True), (f"forgetting ({units})", True), (interval_name, True),
+        (f"gain ({gain})", True), (interval_name, True), (f"forgetting ({lost})", True), (interval_name, True),
         ("status", False), ("train time", True),
     ]  # fmt: skip
     rows = []
@@ -121,8 +121,8 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
                     number_cell(arm.learning_rate, arm_rate(arm)),
                     number_cell(arm.dial, f"{arm.dial:g}"),
                     number_cell(len(arm.seeds), str(len(arm.seeds))),
-                    *_in_each_unit(arm.gain, arm.gain_nats),
-                    *_in_each_unit(arm.forgetting, arm.forgetting_nats, lost=True),
+                    *cells_in_units(arm.gain, arm.gain_nats),
+                    *cells_in_units(arm.forgetting, arm.forgetting_nats, lost=True),
                     Cell(status, status, f"status {status.replace(' ', '-')}"),
                     number_cell(arm.cost.train_seconds, training_time(arm.cost)),
                 ]
@@ -131,60 +131,57 @@ def arms_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
 
 
 def suites_table(verdicts: VerdictFile, forgetting: pd.DataFrame | None, interval_name: str) -> DataTable:
-    """Every arm on every suite, with the base's accuracy or loss and the change."""
-    changes = change_frame(forgetting, verdicts.verdicts)
-    losses = change_frame(forgetting, verdicts.verdicts, IN_NATS)
+    """Every arm on every suite: the base's accuracy or loss and its own, and what it gained or, outside the training
+    domain, forgot."""
+    changes = {unit: change_frame(forgetting, verdicts.verdicts, unit) for unit in (IN_NATS, IN_POINTS)}
     pair_columns, pair_cells = columns_of_pairs(verdicts.verdicts)
-    units = "points" if losses.empty else "points or nats"
+    units = " or ".join(unit.short for unit in (IN_POINTS, IN_NATS) if not changes[unit].empty) or "points"
     columns = [
         *pair_columns,
         ("arm", False), ("suite", False), ("domain", False), ("kind", False), ("relation", False), ("items", True),
-        ("guessing", True), ("base", True), ("arm", True), (f"change ({units})", True), (interval_name, True),
+        ("guessing", True), ("base", True), ("arm", True), (f"gain ({units})", True), (f"forgetting ({units})", True),
+        (interval_name, True),
     ]  # fmt: skip
     rows = []
-    for row in _rows(losses):
-        told = (row["change_low"], row["change_high"])
-        interval = "" if None in told else f"{nats(told[0])} to {nats(told[1])}"
-        rows.append(
-            [
-                *pair_cells(row["model"], row["train_set"]),
-                *(text_cell(row[name]) for name in ("arm", "suite", "domain")),
-                text_cell(row["kind"] or KIND_NOT_KNOWN),
-                text_cell(relation_name(row["relation"])),
-                number_cell(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
-                text_cell(""),
-                *(
-                    number_cell(loss, f"{nats(loss, sign=False)} nats")
-                    for loss in (-row["base_accuracy"], -row["accuracy"])
-                ),
-                number_cell(row["change"], f"{nats(row['change'])} nats"),
-                number_cell(row["change_low"], interval),
-            ]
-        )
-    for row in _rows(changes):
-        share = {name: None if row[name] is None else row[name] / 100 for name in _SHARES}
-        change = Interval(mean=share["change"], low=share["change_low"], high=share["change_high"])
-        rows.append(
-            [
-                *pair_cells(row["model"], row["train_set"]),
-                *(text_cell(row[name]) for name in ("arm", "suite", "domain")),
-                text_cell(row["kind"] or KIND_NOT_KNOWN),
-                text_cell(relation_name(row["relation"])),
-                number_cell(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
-                number_cell(row.get("chance"), "" if row.get("chance") is None else percent(row["chance"])),
-                number_cell(share["base_accuracy"], percent(share["base_accuracy"])),
-                number_cell(share["accuracy"], percent(share["accuracy"])),
-                *interval_cells(change),
-            ]
-        )
+    for unit, frame in changes.items():
+        named = f" {unit.short}" if unit is IN_NATS else ""
+        for row in _rows(frame):
+            inside = row["relation"] == "in-domain"
+            amount = None if row["amount"] is None else unit.said(row["amount"], sign=inside) + named
+            ends = [None if row[end] is None else unit.said(row[end], sign=inside) for end in _ENDS]
+            shown = number_cell(row["amount"], NOT_MEASURED if amount is None else amount)
+            chance = row.get("chance") if unit is IN_POINTS else None
+            rows.append(
+                [
+                    *pair_cells(row["model"], row["train_set"]),
+                    *(text_cell(row[name]) for name in ("arm", "suite", "domain")),
+                    text_cell(row["kind"] or KIND_NOT_KNOWN),
+                    text_cell(relation_name(row["relation"])),
+                    number_cell(row["items"], "" if row["items"] is None else f"{row['items']:,}"),
+                    number_cell(chance, "" if chance is None else percent(chance)),
+                    *(_level(row[name], unit) for name in ("base_accuracy", "accuracy")),
+                    *([shown, Cell("", "")] if inside else [Cell("", ""), shown]),
+                    number_cell(row["amount_low"], "no interval" if None in ends else " to ".join(map(str, ends))),
+                ]
+            )
     return DataTable("suites", "Every arm on every suite", columns, rows)
 
 
-_SHARES = ("base_accuracy", "accuracy", "change", "change_low", "change_high")
+_ENDS = ("amount_low", "amount_high")
+
+
+def _level(value: float | None, unit: Unit) -> Cell:
+    """What the base or an arm has on a suite: the share correct, or the loss (a table has minus it)."""
+    if value is None:
+        return Cell(NOT_MEASURED, "")
+    if unit is IN_NATS:
+        return number_cell(-value, f"{nats(-value, sign=False)} nats")
+    return number_cell(value / unit.factor, percent(value / unit.factor))
 
 
 def losses_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
-    """Gain and forgetting of every arm over the suites that are judged by their loss, in nats per token."""
+    """Gain and forgetting of every arm over the suites that are judged by their loss, in nats per token; only
+    where others are judged by their score, else the table of arms has it."""
     pair_columns, pair_cells = columns_of_pairs([pair.verdict for pair in pairs])
     columns = [
         *pair_columns,
@@ -194,8 +191,9 @@ def losses_table(pairs: Sequence[Pair], interval_name: str) -> DataTable:
     nothing = Interval(mean=None, low=None, high=None)
     rows = []
     for pair in pairs:
+        mixed = any(len(units_in(pair.verdict, measure)) > 1 for measure in MEASURES)
         for arm in pair.verdict.arms_by_size:
-            if arm.gain_nats is None and arm.forgetting_nats is None:
+            if not mixed or (arm.gain_nats is None and arm.forgetting_nats is None):
                 continue
             status = pair.verdict.status_of(arm)
             rows.append(
@@ -236,14 +234,17 @@ def text_table(scores: pd.DataFrame | None) -> DataTable:
 
 
 def rates_table(rates: pd.DataFrame | None) -> DataTable:
-    """Every rate that a search tried: its loss, and what it gained and forgot on the items that choose settings."""
+    """Every rate that a search tried: its loss, and what it gained and forgot on the items that choose settings, where
+    these have scores."""
+    tried = [] if rates is None else _rows(rates)
+    probed = any(row[measure] is not None for row in tried for measure in MEASURES)
+    looked_at = [("gain (points)", True), ("forgetting (points)", True), ("items that choose", True)] * probed
     columns = [
         ("model", False), ("trained on", False), ("arm", False), ("learning rate", True), ("steps", True),
-        ("validation loss", True), ("gain (points)", True), ("forgetting (points)", True), ("items that choose", True),
-        ("choice", False),
+        ("validation loss", True), *looked_at, ("choice", False),
     ]  # fmt: skip
     rows = []
-    for row in [] if rates is None else _rows(rates):
+    for row in tried:
         loss, gain, lost = row["validation_loss"], row["gain"], row["forgetting"]
         rows.append(
             [
@@ -251,9 +252,11 @@ def rates_table(rates: pd.DataFrame | None) -> DataTable:
                 number_cell(row["learning_rate"], rate(row["learning_rate"])),
                 number_cell(row["steps"], "" if row["steps"] is None else f"{row['steps']:,.0f}"),
                 number_cell(loss, "diverged" if loss is None else nats(loss, sign=False)),
-                number_cell(gain, NOT_MEASURED if gain is None else points(gain)),
-                number_cell(lost, NOT_MEASURED if lost is None else points_lost(lost)),
-                number_cell(row["probe_items"], "" if row["probe_items"] is None else f"{row['probe_items']:,.0f}"),
+                *[
+                    number_cell(gain, NOT_MEASURED if gain is None else points(gain)),
+                    number_cell(lost, NOT_MEASURED if lost is None else points_lost(lost)),
+                    number_cell(row["probe_items"], "" if row["probe_items"] is None else f"{row['probe_items']:,.0f}"),
+                ][: len(looked_at)],
                 text_cell("chosen" if row["chosen"] else "", "chosen"),
             ]
         )

@@ -9,11 +9,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from rankscope.records import Interval, Verdict, VerdictFile
+from rankscope.records import ArmVerdict, Interval, Verdict, VerdictFile
 from rankscope.report.chart_drawing import (
-    FORMATS,
     HEIGHT,
-    POINTS,
     SHAPES,
     WIDTH,
     Chart,
@@ -21,6 +19,7 @@ from rankscope.report.chart_drawing import (
     Pair,
     Record,
     Section,
+    Tables,
     chart,
     domain,
     figure,
@@ -29,6 +28,8 @@ from rankscope.report.chart_drawing import (
     spread,
     tooltips,
 )
+from rankscope.report.units import IN_POINTS, MEASURES, POINTS_ALONE, Unit, Units, units_in, units_of
+from rankscope.study.study import Decision
 
 ENDS = ("", "_low", "_high")
 """Suffixes of a mean's column and of its interval's."""
@@ -36,19 +37,17 @@ ENDS = ("", "_low", "_high")
 # ---- frames ---------------------------------------------------------------------------------------------------------
 
 
-def make_pairs(verdicts: VerdictFile, tables: dict[str, pd.DataFrame], study: dict[str, Any]) -> list[Pair]:
+def make_pairs(verdicts: VerdictFile, tables: Tables, study: Mapping[str, Any]) -> list[Pair]:
     """The frames and margins of every base model and training set; `study` is the study's settings as a dict."""
-    decision = study.get("decision", {})
-    margins = {
-        "retention": 100 * float(decision.get("retention_margin", 0.03)),
-        "gain": 100 * float(decision.get("min_gain", 0.01)),
-    }
-    pairs = []
-    for verdict in verdicts.verdicts:
-        arms = arm_frame(verdict)
-        seeds = seed_frame(of_pair(tables.get("seeds"), verdict), arms)
-        pairs.append(Pair(verdict, verdict.name, arms, seeds, margins))
-    return pairs
+    decision = Decision.model_validate(study.get("decision", {}))
+    return [make_pair(verdict, tables, decision, units_of(verdict)) for verdict in verdicts.verdicts]
+
+
+def make_pair(verdict: Verdict, tables: Tables, decision: Decision, units: Units) -> Pair:
+    """The frames of one base model and training set in these units."""
+    arms = arm_frame(verdict, units)
+    seeds = seed_frame(of_pair(tables.get("seeds"), verdict), arms, units)
+    return Pair(verdict, verdict.name, arms, seeds, decision, units)
 
 
 def of_pair(frame: pd.DataFrame | None, verdict: Verdict) -> pd.DataFrame:
@@ -61,22 +60,25 @@ def of_pair(frame: pd.DataFrame | None, verdict: Verdict) -> pd.DataFrame:
     return frame
 
 
-def seed_frame(outcomes: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
-    """Gain and forgetting of each seed, in points; needs columns arm, seed, gain, forgetting (shares)."""
-    if outcomes.empty or not {"arm", "seed", "gain", "forgetting"} <= set(outcomes.columns):
+def seed_frame(outcomes: pd.DataFrame, arms: pd.DataFrame, units: Units = POINTS_ALONE) -> pd.DataFrame:
+    """Gain and forgetting of each seed, as they are shown; needs arm, seed, and the columns of both in `units`."""
+    named = {measure: f"{measure}{units[measure].suffix}" for measure in MEASURES}
+    if outcomes.empty or not {"arm", "seed", *named.values()} <= set(outcomes.columns):
         return pd.DataFrame()
     frame = outcomes.merge(arms[["arm", "family"]], on="arm")
-    frame = frame.assign(gain=100 * frame["gain"], forgetting=100 * frame["forgetting"])
+    frame = frame.assign(**{measure: units[measure].factor * frame[column] for measure, column in named.items()})
     return frame[["arm", "family", "seed", "gain", "forgetting"]].dropna()
 
 
-def arm_frame(verdict: Verdict) -> pd.DataFrame:
-    """One row an arm. Gain and forgetting in percentage points; `rank_position` sets families at one rank apart.
+def arm_frame(verdict: Verdict, units: Units | None = None) -> pd.DataFrame:
+    """One row an arm. Gain and forgetting in the verdict's own units (None), percentage points or nats per token;
+    `rank_position` sets families at one rank apart.
 
     Columns: arm, order, family, method, rank, rank_position, trainable_parameters, learning_rate, seeds, status,
     recommended, on_front, gain, gain_low, gain_high, forgetting, forgetting_low, forgetting_high, train_seconds,
     peak_memory_bytes, adapter_bytes.
     """
+    units = units or units_of(verdict)
     arms = verdict.arms_by_size
     families = list(dict.fromkeys(family(arm.label, arm.rank) for arm in arms if arm.rank is not None))
     recommended = verdict.recommended.label if verdict.recommended else None
@@ -97,8 +99,8 @@ def arm_frame(verdict: Verdict) -> pd.DataFrame:
                 "seeds": len(arm.seeds),
                 "status": arm.status,
                 "recommended": arm.label == recommended,
-                **_interval("gain", arm.gain),
-                **_interval("forgetting", arm.forgetting),
+                **_interval("gain", arm, units),
+                **_interval("forgetting", arm, units),
                 "train_seconds": arm.cost.train_seconds,
                 "peak_memory_bytes": arm.cost.peak_memory_bytes,
                 "adapter_bytes": arm.cost.adapter_bytes,
@@ -127,28 +129,28 @@ def family(label: str, rank: int | None) -> str:
     return re.sub(rf"-r{rank}$", "", label) if rank is not None else label
 
 
-def _points(value: float | None) -> float | None:
-    return None if value is None else 100 * value
-
-
-def _interval(name: str, interval: Interval) -> dict[str, float | None]:
-    return {
-        name: _points(interval.mean),
-        f"{name}_low": _points(interval.low),
-        f"{name}_high": _points(interval.high),
-    }
+def _interval(measure: str, arm: ArmVerdict, units: Units) -> dict[str, float | None]:
+    unit = units[measure]
+    part: Interval | None = getattr(arm, f"{measure}{unit.suffix}")
+    ends = (None, None, None) if part is None else (part.mean, part.low, part.high)
+    return {f"{measure}{end}": unit.shown(value) for end, value in zip(ENDS, ends, strict=True)}
 
 
 # ---- against rank ---------------------------------------------------------------------------------------------------
 
 
-def arm_tooltip(*measures: str) -> list[alt.Tooltip]:
-    """What the mouse shows of an arm: its settings, and these measures with their intervals."""
-    numbers = [
-        (f"{measure}{end}", f"{measure} {word}", FORMATS[measure])
+def measure_tooltip(units: Units, *measures: str) -> list[tuple[str, str, str]]:
+    """(field, title, format) of these measures with their intervals."""
+    return [
+        (f"{measure}{end}", f"{measure} {word}", units[measure].form(measure))
         for measure in measures
-        for end, word in zip(ENDS, ("(points)", "from", "to"), strict=True)
+        for end, word in zip(ENDS, (f"({units[measure].short})", "from", "to"), strict=True)
     ]
+
+
+def arm_tooltip(units: Units, *measures: str) -> list[alt.Tooltip]:
+    """What the mouse shows of an arm: its settings, and these measures with their intervals."""
+    numbers = measure_tooltip(units, *measures)
     return tooltips(
         ("arm", "arm", ""),
         ("trainable_parameters", "trainable parameters", ",d"),
@@ -170,10 +172,12 @@ def family_marks(rows: list[Record], *, always: bool, columns: int) -> tuple[alt
     return colour, alt.Shape("family:N", scale=alt.Scale(domain=families, range=shapes), legend=legend)
 
 
-def rank_chart(arms: pd.DataFrame, measure: str, *, margin: float, margin_name: str) -> Chart | None:
+def rank_chart(
+    arms: pd.DataFrame, measure: str, *, margin: float, margin_name: str, unit: Unit = IN_POINTS
+) -> Chart | None:
     """Gain or forgetting (`measure`) against rank, log axis; arms without a rank are lines with a band.
 
-    `margin` in percentage points is drawn dashed and called `margin_name`. Columns: those of `arm_frame`.
+    `margin`, as it is shown, is drawn dashed and called `margin_name`. Columns: those of `arm_frame`, in `unit`.
     """
     rows = records(arms, measure)
     ranked = [row for row in rows if row["rank"] is not None]
@@ -185,30 +189,34 @@ def rank_chart(arms: pd.DataFrame, measure: str, *, margin: float, margin_name: 
     axis = alt.Axis(values=ranks, format="d", grid=False)
     x = alt.X("rank_position:Q", scale=x_scale, title="LoRA rank (log scale)", axis=axis)
     y_scale = alt.Scale(domain=list(limits), nice=False, zero=False)
-    y = alt.Y(f"{measure}:Q", scale=y_scale, title=f"{measure.capitalize()} ({POINTS})")
+    y_title = f"{measure.capitalize()} ({unit.name})"
+    told = arm_tooltip({measure: unit}, measure)
+    y = alt.Y(f"{measure}:Q", scale=y_scale, title=y_title)
     colour, shape = family_marks(ranked, always=False, columns=3)
     known = [row for row in ranked if row[f"{measure}_low"] is not None and row[f"{measure}_high"] is not None]
-    low = alt.Y(f"{measure}_low:Q", scale=y_scale, title=f"{measure.capitalize()} ({POINTS})")
+    low = alt.Y(f"{measure}_low:Q", scale=y_scale, title=y_title)
     bars = chart(known).mark_rule(strokeWidth=1.6).encode(x=x, y=low, y2=f"{measure}_high:Q", color=colour)
     line = chart(ranked).mark_line(strokeWidth=2).encode(x=x, y=y, color=colour)
     dots = chart(ranked).mark_point(filled=True, size=75, opacity=1)
-    dots = dots.encode(x=x, y=y, color=colour, shape=shape, tooltip=arm_tooltip(measure))
+    dots = dots.encode(x=x, y=y, color=colour, shape=shape, tooltip=told)
     others = [row for row in rows if row["rank"] is None]
     marks: list[Record] = [{"at": 0.0, "text": "base"}, {"at": margin, "text": margin_name}]
-    back = [*_levels(others, measure, y_scale), *_marks(marks, others, measure, y_scale, limits)]
+    back = [*_levels(others, measure, (low, y), told), *_marks(marks, others, measure, y_scale, limits)]
     title = {"gain": "What was learned, by rank", "forgetting": "What was forgotten, by rank"}[measure]
-    return layer(*back, bars, line, dots).properties(width=WIDTH, height=HEIGHT, title=f"{title} ({POINTS})")
+    return layer(*back, bars, line, dots).properties(width=WIDTH, height=HEIGHT, title=f"{title} ({unit.name})")
 
 
-def _levels(others: list[Record], measure: str, y_scale: alt.Scale) -> list[alt.Chart]:
+def _levels(
+    others: list[Record], measure: str, heights: tuple[alt.Y, alt.Y], told: list[alt.Tooltip]
+) -> list[alt.Chart]:
     """Arms without a rank, full fine-tuning above all: a line across, and the band of its interval."""
+    low, y = heights
     known = [row for row in others if row[f"{measure}_low"] is not None and row[f"{measure}_high"] is not None]
     bands = chart(known).mark_rect(opacity=0.16, color="gray")
     lines = chart(others).mark_rule(strokeWidth=2, color="gray")
-    low = alt.Y(f"{measure}_low:Q", scale=y_scale, title=f"{measure.capitalize()} ({POINTS})")
     return [
         bands.encode(y=low, y2=f"{measure}_high:Q"),
-        lines.encode(y=alt.Y(f"{measure}:Q", scale=y_scale), tooltip=arm_tooltip(measure)),
+        lines.encode(y=y, tooltip=told),
     ]
 
 
@@ -229,13 +237,16 @@ def _marks(
 
 
 def rank_section(pairs: list[Pair]) -> Section:
-    """Gain and forgetting against rank, for every pair."""
+    """Gain and forgetting against rank, for every pair, in each unit that they were measured in."""
     found: list[Figure] = []
     for pair in pairs:
-        for measure, margin, name in (("gain", "gain", "least gain"), ("forgetting", "retention", "margin")):
-            drawn = rank_chart(pair.arms, measure, margin=pair.margins[margin], margin_name=name)
-            caption = f"{measure} against LoRA rank, with intervals"
-            found += figure(drawn, caption, pair.name if len(pairs) > 1 else "")
+        for measure, name in (("gain", "least gain"), ("forgetting", "margin")):
+            for unit in units_in(pair.verdict, measure):
+                arms = arm_frame(pair.verdict, {**pair.units, measure: unit})
+                margin = unit.margin(pair.decision, measure)
+                drawn = rank_chart(arms, measure, margin=margin, margin_name=name, unit=unit)
+                caption = f"{measure} in {unit.short} against LoRA rank, with intervals"
+                found += figure(drawn, caption, pair.name if len(pairs) > 1 else "")
     return Section(
         "rank",
         "Gain and forgetting by rank",

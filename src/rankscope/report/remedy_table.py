@@ -7,23 +7,33 @@ from collections.abc import Sequence
 from rankscope.records import RemedyOutcome
 from rankscope.records.readable_numbers import NOT_MEASURED, percent, points_lost
 from rankscope.report.chart_drawing import Pair
-from rankscope.report.page_tables import DataTable, columns_of_pairs, interval_cells, number_cell, text_cell
+from rankscope.report.page_tables import (
+    DataTable,
+    cells_in_units,
+    columns_of_pairs,
+    interval_cells,
+    number_cell,
+    text_cell,
+)
+from rankscope.report.units import MEASURES, header_units
 
 
 def remedies_table(pairs: Sequence[Pair]) -> DataTable:
     """What each remedy is worth against its own arm, and its price."""
     verdicts = [pair.verdict for pair in pairs]
     extra, named = columns_of_pairs(verdicts)
+    gain, lost = (header_units(verdicts, measure) for measure in MEASURES)
     columns = [
-        *extra, ("arm", False), ("remedy", False), ("against", False), ("gain lost (points)", True), ("interval", True),
-        ("forgetting saved (points)", True), ("interval", True), ("more tokens", True), ("more time", True),
+        *extra, ("arm", False), ("remedy", False), ("against", False),
+        (f"gain lost ({gain})", True), ("interval", True), (f"forgetting saved ({lost})", True), ("interval", True),
+        ("more tokens", True), ("more time", True),
     ]  # fmt: skip
     rows = [
         [
             *named(verdict.model, verdict.train_set),
             *map(text_cell, (one.arm, one.remedy, one.own_arm)),
-            *interval_cells(one.gain_lost),
-            *interval_cells(one.forgetting_saved),
+            *cells_in_units(one.gain_lost, one.gain_lost_nats),
+            *cells_in_units(one.forgetting_saved, one.forgetting_saved_nats),
             *(number_cell(share, NOT_MEASURED if share is None else percent(share)) for share in _price(one)),
         ]
         for verdict in verdicts

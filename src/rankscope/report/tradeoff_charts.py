@@ -8,11 +8,10 @@ import altair as alt
 import pandas as pd
 
 from rankscope.report.chart_drawing import (
-    FORMATS,
     PLOT_WIDTH,
-    POINTS,
     SHAPES,
     Chart,
+    Figure,
     Pair,
     Record,
     Section,
@@ -31,7 +30,8 @@ from rankscope.report.chart_drawing import (
     tooltips,
 )
 from rankscope.report.rank_charts import ENDS, arm_tooltip, family_marks
-from rankscope.report.suite_changes import CHANGE_TOOLTIP, change_frame
+from rankscope.report.suite_changes import change_frame, change_tooltip
+from rankscope.report.units import IN_NATS, IN_POINTS, MEASURES, POINTS_ALONE, Unit, Units, title_units
 
 PLANE_HEIGHT = 340
 
@@ -41,7 +41,10 @@ PLANE_HEIGHT = 340
 class _Plane:
     """The plane's two scales with their limits, fixed so that labels can be placed before anything is drawn."""
 
-    def __init__(self, rows: list[Record], faint: list[Record], retention_margin: float, min_gain: float) -> None:
+    def __init__(
+        self, rows: list[Record], faint: list[Record], retention_margin: float, min_gain: float, units: Units
+    ) -> None:
+        self._units = units
         gains = [row[f"gain{end}"] for row in rows for end in ENDS] + [row["gain"] for row in faint]
         losses = [row[f"forgetting{end}"] for row in rows for end in ENDS] + [row["forgetting"] for row in faint]
         self.x_limits = domain(gains, include=(0, min_gain))
@@ -50,34 +53,39 @@ class _Plane:
         self._y = alt.Scale(domain=list(self.y_limits), nice=False, zero=False)
 
     def x(self, field: str) -> alt.X:
-        title = f"Gain on in-domain suites ({POINTS}): right is better"
+        title = f"Gain on in-domain suites ({self._units['gain'].name}): right is better"
         return alt.X(f"{field}:Q", scale=self._x, title=title, axis=alt.Axis(tickCount=10))
 
     def y(self, field: str) -> alt.Y:
-        title = f"Forgetting elsewhere ({POINTS}): down is better"
+        title = f"Forgetting elsewhere ({self._units['forgetting'].name}): down is better"
         return alt.Y(f"{field}:Q", scale=self._y, title=title, axis=alt.Axis(tickCount=7))
 
 
 def tradeoff_chart(
-    arms: pd.DataFrame, seeds: pd.DataFrame, *, retention_margin: float, min_gain: float
+    arms: pd.DataFrame,
+    seeds: pd.DataFrame,
+    *,
+    retention_margin: float,
+    min_gain: float,
+    units: Units = POINTS_ALONE,
 ) -> Chart | None:
     """Gain (x) against forgetting (y), an arm a point, its seeds faint, the front joined, the base at the origin.
 
-    The margins are percentage points; what lies beyond them is shaded. Columns: `arm_frame`'s and `seed_frame`'s.
+    The margins are as shown, in `units`; what lies beyond them is shaded. Columns: `arm_frame`'s and `seed_frame`'s.
     """
     rows = records(arms, "gain", "forgetting")
     if not rows:
         return None
     faint = records(seeds, "gain", "forgetting")
-    plane = _Plane(rows, faint, retention_margin, min_gain)
+    plane = _Plane(rows, faint, retention_margin, min_gain, units)
     colour, shape = family_marks(rows, always=True, columns=6)
     at = {"x": plane.x("gain"), "y": plane.y("forgetting"), "color": colour}
-    told = tooltips(("arm", "arm", ""), ("seed", "seed", "d"), *((m, m, FORMATS[m]) for m in ("gain", "forgetting")))
+    told = tooltips(("arm", "arm", ""), ("seed", "seed", "d"), *((m, m, units[m].form(m)) for m in MEASURES))
     cloud = chart(faint).mark_point(filled=True, size=26, opacity=0.4).encode(**at, tooltip=told)
     chosen = [row for row in rows if row["recommended"]]
     ring = chart(chosen).mark_point(filled=False, size=360, strokeWidth=2, shape="circle").encode(**at)
     dots = chart(rows).mark_point(filled=True, size=95, opacity=1)
-    dots = dots.encode(**at, shape=shape, tooltip=arm_tooltip("gain", "forgetting"))
+    dots = dots.encode(**at, shape=shape, tooltip=arm_tooltip(units, *MEASURES))
     front = [row for row in rows if row["on_front"]]
     line = chart(front).mark_line(strokeDash=[2, 3], color="gray")
     parts = [
@@ -89,7 +97,7 @@ def tradeoff_chart(
         dots,
         *_plane_labels(rows, faint, plane),
     ]
-    title = f"The trade-off: gain against forgetting ({POINTS})"
+    title = f"The trade-off: gain against forgetting ({title_units(units)})"
     return layer(*parts).properties(width=PLOT_WIDTH, height=PLANE_HEIGHT, title=title)
 
 
@@ -153,8 +161,8 @@ def _plane_labels(rows: list[Record], faint: list[Record], plane: _Plane) -> lis
 
 def tradeoff_of(pair: Pair) -> Chart | None:
     """The plane of one base model and training set."""
-    retention, gain = pair.margins["retention"], pair.margins["gain"]
-    return tradeoff_chart(pair.arms, pair.seeds, retention_margin=retention, min_gain=gain)
+    retention, gain = pair.margin("forgetting"), pair.margin("gain")
+    return tradeoff_chart(pair.arms, pair.seeds, retention_margin=retention, min_gain=gain, units=pair.units)
 
 
 def tradeoff_section(pairs: list[Pair]) -> Section:
@@ -174,8 +182,9 @@ def tradeoff_section(pairs: list[Pair]) -> Section:
 # ---- recall and reasoning -------------------------------------------------------------------------------------------
 
 
-def kind_chart(kinds: pd.DataFrame) -> Chart | None:
-    """Change on recall and on reasoning, arms in order of size; a panel for each relation to the training set."""
+def kind_chart(kinds: pd.DataFrame, unit: Unit = IN_POINTS) -> Chart | None:
+    """Gain or forgetting on recall and on reasoning, arms in order of size; a panel for each relation to the training
+    set. Columns: those of `change_frame`."""
     rows = [row for row in records(kinds, "change") if row["kind"] is not None]
     if not rows:
         return None
@@ -187,38 +196,44 @@ def kind_chart(kinds: pd.DataFrame) -> Chart | None:
     legend = alt.Legend(title=None, orient="top")
     colour = alt.Color("kind:N", scale=alt.Scale(domain=names), legend=legend)
     shape = alt.Shape("kind:N", scale=alt.Scale(domain=names, range=SHAPES[: len(names)]), legend=legend)
-    told = tooltips(("arm", "arm", ""), ("kind", "kind", ""), ("relation", "relation", ""), *CHANGE_TOOLTIP)
-    change = "Change (points)"
-    whole = "isValid(datum.change_low) && isValid(datum.change_high)"
+    told = tooltips(("arm", "arm", ""), ("kind", "kind", ""), ("relation", "relation", ""), *change_tooltip(unit))
+    amount = f"{unit.short.capitalize()}"
+    whole = "isValid(datum.amount_low) && isValid(datum.amount_high)"
     bars = alt.Chart().transform_filter(whole).mark_rule(strokeWidth=1.6)
     dots = alt.Chart().mark_point(filled=True, size=65, opacity=1)
     parts = layer(
         alt.Chart().mark_rule(color="gray").encode(y=alt.datum(0)),
-        bars.encode(x=x, xOffset=offset, y=alt.Y("change_low:Q", title=change), y2="change_high:Q", color=colour),
-        dots.encode(x=x, xOffset=offset, y=alt.Y("change:Q", title=change), color=colour, shape=shape, tooltip=told),
+        bars.encode(x=x, xOffset=offset, y=alt.Y("amount_low:Q", title=amount), y2="amount_high:Q", color=colour),
+        dots.encode(x=x, xOffset=offset, y=alt.Y("amount:Q", title=amount), color=colour, shape=shape, tooltip=told),
     )
-    names_of = {"in-domain": "suites in the domain", "out-of-domain": "suites of other domains"}
-    panels = names_of | {"general": "suites without a domain"}
+    panels = {
+        "in-domain": "gained on suites in the domain",
+        "out-of-domain": "forgotten of suites of other domains",
+        "general": "forgotten of suites without a domain",
+    }
     for entry in rows:
         entry["panel"] = panels[str(entry["relation"])]
     row = alt.Row("panel:N", sort=list(panels.values()), header=panel_header())
     faceted = parts.properties(width=PLOT_WIDTH, height=110).facet(row=row, data=inline(rows))
-    title = f"Recall and reasoning: change from the base ({POINTS})"
+    title = f"Recall and reasoning: gain and forgetting ({unit.name})"
     return faceted.resolve_scale(y="independent").properties(title=title)
 
 
 def kind_section(pairs: list[Pair], tables: Tables) -> Section:
     """Recall and reasoning by arm, for every pair."""
 
-    def kinds(pair: Pair) -> Chart | None:
-        return kind_chart(change_frame(tables.get("kinds"), [pair.verdict]))
+    def kinds(unit: Unit) -> list[Figure]:
+        def draw(pair: Pair) -> Chart | None:
+            return kind_chart(change_frame(tables.get("kinds"), [pair.verdict], unit), unit)
+
+        return each(pairs, draw, f"gain and forgetting on recall and on reasoning suites by arm, in {unit.short}")
 
     return Section(
         "kinds",
         "Recall and reasoning",
         "Whether knowledge (recall) or skill (reasoning) moved more.",
-        "Arms from the fewest trainable parameters to the most; each panel has its own scale. Below the line at 0 the "
-        "arm does worse than the base.",
-        each(pairs, kinds, "change on recall and on reasoning suites by arm"),
+        "Arms from the fewest trainable parameters to the most; each panel has its own scale. What is gained in the "
+        "domain is better above 0, what is forgotten elsewhere is worse above 0.",
+        [*kinds(IN_POINTS), *kinds(IN_NATS)],
         "No suite names its kind, or none was scored for both the base and an arm.",
     )

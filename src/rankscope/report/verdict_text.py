@@ -17,6 +17,7 @@ from rankscope.records.readable_numbers import (
     interval_in_units,
     interval_of,
     listing,
+    lost_interval,
     nats,
     parameters,
     percent,
@@ -26,6 +27,7 @@ from rankscope.records.readable_numbers import (
 from rankscope.report.margins_text import margins_text
 from rankscope.report.plain_table import plain_table
 from rankscope.report.terminal_tables import WIDE_COLUMNS
+from rankscope.report.units import IN_NATS, IN_POINTS, MEASURES, units_in, units_of
 
 _STYLES = {
     "recommended": "bold green",
@@ -98,6 +100,11 @@ def lost_suites(arm: ArmVerdict) -> list[SuiteOutcome]:
     return sorted(lost, key=lambda outcome: (outcome.metric == "loss", outcome.change.mean or 0.0))
 
 
+def lost_on(outcome: SuiteOutcome) -> str:
+    """`4.5 points (1.9 to 7.0)`: what an arm lost on a suite, above 0 a loss."""
+    return interval_of(lost_interval(outcome.change), outcome.metric, sign=False)
+
+
 def forgotten_sentence(arm: ArmVerdict) -> str:
     """What an arm forgot, suite by suite, and which losses are surely losses."""
     others = [outcome for outcome in arm.per_suite if outcome.relation != "in-domain"]
@@ -109,12 +116,12 @@ def forgotten_sentence(arm: ArmVerdict) -> str:
     if not lost:
         return f"{arm.label} lost nothing on {listing([outcome.suite for outcome in others])}."
     sure = [outcome for outcome in lost if outcome.change.high is not None and outcome.change.high < 0]
-    told = [f"{outcome.suite} {interval_of(outcome.change, outcome.metric)}" for outcome in (sure or lost)[:5]]
+    told = [f"{lost_on(outcome)} on {outcome.suite}" for outcome in (sure or lost)[:5]]
     more = len(sure or lost) - len(told)
     where = "; ".join(told) + (f", and {more} more" if more > 0 else "")
     overall = f"{arm.label} forgets {interval_in_units(arm.forgetting, arm.forgetting_nats, sign=False)} overall"
     if sure:
-        return f"{overall}. It surely lost on {where}."
+        return f"{overall}. It surely lost {where}."
     return f"{overall}. No single suite's loss is beyond the noise: {where}."
 
 
@@ -152,7 +159,9 @@ def print_results(console: Console, verdicts: VerdictFile | Verdict) -> None:
 
 
 def _print_one(console: Console, verdict: Verdict) -> None:
-    units = "percentage points, of suites judged by loss in nats" if verdict.in_nats else "percentage points"
+    points_too = any(unit is IN_POINTS for measure in MEASURES for unit in units_in(verdict, measure))
+    units = "percentage points, of suites judged by loss in nats" if points_too else IN_NATS.name
+    units = units if verdict.in_nats else IN_POINTS.name
     console.print(f"[bold]{escape(verdict.name)}[/]: gain and forgetting in {units}", style="")
     console.print(_arms_table(verdict, wide=console.width >= WIDE_COLUMNS))
     first, *others = verdict.answers
@@ -175,7 +184,8 @@ def _print_one(console: Console, verdict: Verdict) -> None:
     elif (noise := noise_sentence(verdict)) is not None:  # else it stands among the reasons
         console.print(Padding(f"[dim]{escape(noise)}[/]", (0, 0, 0, 2)))
     if verdict.at_other_margins:
-        console.print("\nWhat each arm gains (points, at its dial) if you allow so many points of forgetting:")
+        gain, lost = (units_of(verdict)[measure].short for measure in MEASURES)
+        console.print(f"\nWhat each arm gains ({gain}, at its dial) if you allow so many {lost} of forgetting:")
         console.print(margins_text(verdict))
     console.print()
     _print_answer(console, first)  # last, where the eye rests

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rankscope.decide.paired_items import Frames, pair
@@ -17,7 +17,6 @@ from rankscope.records.comparison_record import (
     SettingDifference,
 )
 from rankscope.results.frames import frames_of, planned_study
-from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Study
 
 
@@ -51,6 +50,7 @@ def compare(first: StudyFolder, second: StudyFolder) -> Comparison:
         second=other.url,
         confidence=one.study.decision.confidence,
         settings=setting_differences(one, other),
+        main=main_differences(one, other),
         pairs=[_pair(one, other, *verdicts) for verdicts in matched],
         unmatched=lonely,
     )
@@ -58,11 +58,7 @@ def compare(first: StudyFolder, second: StudyFolder) -> Comparison:
 
 def _told(folder: StudyFolder) -> Told:
     study, plan = planned_study(folder)
-    verdicts = folder.read_verdicts()
-    if verdicts is None:
-        expected = "a study that has ended; `rankscope status` says what is left"
-        raise InputProblems([Problem(folder.url, "verdict.json", "nothing there", expected)])
-    return Told(folder.url, study, plan, frames_of(folder, plan), verdicts.verdicts)
+    return Told(folder.url, study, plan, frames_of(folder, plan), folder.verdicts().verdicts)
 
 
 def _matched(one: Told, other: Told) -> list[tuple[Verdict, Verdict]]:
@@ -111,6 +107,51 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", shown
 
 
+_MAIN = ("budget.", "decision.")
+
+
+def main_differences(one: Told, other: Told) -> list[SettingDifference]:
+    """The differences that decide what two answers can have in common, each in one row: base models, training sets,
+    suites, arms, seeds, budget, margins. Lists name only what the other has not."""
+    sides = (one, other)
+    rows = [SettingDifference(name=name, first=a, second=b) for name, a, b in _content(sides) if a != b]
+    for name, found in (
+        ("suites", [{suite.name for suite in told.plan.suites} for told in sides]),
+        ("arms", [{run.arm.label for run in told.plan.runs} for told in sides]),
+    ):
+        own = [", ".join(sorted(mine - theirs)) or None for mine, theirs in (found, found[::-1])]
+        if own != [None, None]:
+            rows.append(SettingDifference(name=f"{name} in one only", first=own[0], second=own[1]))
+    flat = [setting for setting in setting_differences(one, other) if setting.name.startswith((*_MAIN, "seeds"))]
+    return [*rows, *flat]
+
+
+def _content(sides: tuple[Told, Told]) -> Iterator[tuple[str, str | None, str | None]]:
+    """Base models, and the training sets and suites that both have, with their size where they are not the same."""
+    models = [{m.content_sha256 for m in told.plan.models} for told in sides]
+    if models[0] != models[1]:
+        named = [", ".join(m.source for m in told.plan.models) for told in sides]
+        yield "base model", named[0], named[1] if named[0] != named[1] else f"{named[1]}, other weights"
+    trained = [{t.name: (t.content_sha256, t.row_count) for t in told.plan.train_sets} for told in sides]
+    if trained[0].keys() != trained[1].keys():
+        yield "training sets", ", ".join(trained[0]), ", ".join(trained[1])
+    yield from _sizes("training set", "rows", trained)
+    scored = [{s.name: (s.content_sha256, s.item_count) for s in told.plan.suites} for told in sides]
+    yield from _sizes("suite", "items", scored)
+    metrics = [{s.name: f"judged by {s.metric}" for s in told.plan.suites} for told in sides]
+    for name in metrics[0].keys() & metrics[1].keys():
+        yield f"suite {name}", metrics[0][name], metrics[1][name]
+
+
+def _sizes(
+    kind: str, unit: str, sides: Sequence[Mapping[str, tuple[str, int]]]
+) -> Iterator[tuple[str, str | None, str | None]]:
+    for name, (content, count) in sides[0].items():
+        now, count_now = sides[1].get(name, (content, count))
+        if now != content:
+            yield f"{kind} {name}", f"{count:,} {unit}", f"{count_now:,} {'other ' * (count == count_now)}{unit}"
+
+
 # ---- one base model and training set --------------------------------------------------------------------------------
 
 
@@ -132,6 +173,7 @@ def _answers(first: Verdict, second: Verdict) -> AnswerDifference:
     return AnswerDifference(
         kind=(first.kind, second.kind),
         headline=(first.answers[0].headline, second.answers[0].headline),
+        sentence=(first.answers[0].sentence, second.answers[0].sentence),
         recommended=_both(v.recommended.label if v.recommended else None for v in (first, second)),
         best_bet=_both(bet.label if bet else None for bet in bets),
         probability=_both(bet.probability if bet else None for bet in bets),
@@ -160,11 +202,13 @@ def _arm(one: Told, other: Told, verdicts: tuple[Verdict, Verdict], label: str, 
         arm=label,
         learning_rate=(rows[0].learning_rate, rows[1].learning_rate),
         dial=(rows[0].dial, rows[1].dial),
-        paired=found.why is None,
+        paired=found.why is None and bool(found.suites),
         why=found.why,
         seeds=(list(pairings[0].seeds), list(pairings[1].seeds)),
         gain=found.gain,
         forgetting=found.forgetting,
         gain_nats=found.gain_nats,
         forgetting_nats=found.forgetting_nats,
+        suites=found.suites,
+        alone=found.alone,
     )

@@ -59,10 +59,7 @@ def export_arm(
     scores = folder.read_table("scores")
     if scores is None:
         raise _nothing(folder, "no tables/scores.parquet", "the tables; `rankscope report` rebuilds them")
-    picture = trade_off_png(
-        verdict, folder.read_table("seeds"),
-        retention_margin=study.decision.retention_margin, min_gain=study.decision.min_gain,
-    )  # fmt: skip
+    picture = trade_off_png(verdict, folder.read_table("seeds"), study.decision)
     whole = merged or run.arm.traits.whole
     settings = study.model_dump(mode="json", by_alias=True, exclude_none=True)
     provenance = provenance_of(folder, plan)
@@ -85,10 +82,7 @@ def chosen_run(folder: StudyFolder, arm: str | None) -> tuple[Study, Plan, Verdi
     """The arm that is exported (None: the recommended one), with its verdict and the run of its median validation
     loss. Raises InputProblems where there is none."""
     study, plan = planned_study(folder)
-    verdicts = folder.read_verdicts()
-    if verdicts is None:
-        raise _nothing(folder, "no verdict yet", "a study that has ended; `rankscope status` says what is left")
-    verdict, row = _choose(folder, verdicts.verdicts, arm)
+    verdict, row = _choose(folder, folder.verdicts().verdicts, arm)
     try:
         seed = median_seed(runs_frame(folder, plan), verdict.model, verdict.train_set, row.label)
     except LookupError:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import Plan, PlannedRun
+from rankscope.records import Plan, PlannedRun, SettingsFile
 from rankscope.report.study_progress import Progress, activities, counts, look, seconds_left
+from rankscope.results.live_items import scored_items
 from rankscope.results.tracked_runs import accuracies
 from rankscope.study.problems import InputProblems
 
@@ -69,6 +70,9 @@ class LiveStudy:
         self._worked_on, self._ask_again = False, float("-inf")
         self._curves: dict[str, tuple[int, dict[str, Any]]] = {}
         self._scores: dict[str, dict[str, float]] = {}
+        self._rates: dict[str, float | None] = {}
+        self._done: list[str] = []
+        self._items: tuple[str, list[dict[str, Any]]] = ("", [])
 
     def state(self) -> dict[str, Any]:
         """What the page needs, as JSON values. Raises InputProblems for a damaged record."""
@@ -76,7 +80,7 @@ class LiveStudy:
         progress = look(plan, self._folder.read_status, self._folder.read_rungs)
         worked_on = self._is_worked_on()
         said = activities(plan, progress, self._folder.read_stage(), time.time()) if worked_on else []
-        verdicts = self._folder.read_verdicts()
+        verdicts, chosen = self._folder.read_verdicts(), self._folder.read_settings()
         return {
             "study": plan.study,
             "worked_on": worked_on,
@@ -84,15 +88,16 @@ class LiveStudy:
             "counts": counts(progress),
             "seconds_left": self._left(plan, progress) if worked_on else None,
             "doing": said,
-            "runs": [self._run(plan, run, progress) for run in plan.runs],
+            "runs": [self._run(plan, run, progress, chosen) for run in plan.runs],
             "verdicts": [
-                {"name": v.name, "text": " ".join(f"{a.headline}. {a.sentence}" for a in v.answers)}
+                {"name": v.name, "tone": v.tone, "answers": [{"headline": a[0], "sentence": a[1]} for a in v.answers]}
                 for v in (verdicts.verdicts if verdicts is not None else [])
             ],
+            "scored": self._last_scored(plan, progress),
         }
 
     def _is_worked_on(self) -> bool:
-        """Asked seldom: who asks holds the study's lock for a moment, which whoever begins to work just then meets."""
+        """Asked every few seconds only: of a study in an object store that is a request."""
         if time.monotonic() >= self._ask_again:
             self._worked_on, self._ask_again = self._folder.is_worked_on(), time.monotonic() + _ASK_SECONDS
         return self._worked_on
@@ -104,14 +109,17 @@ class LiveStudy:
         elapsed = time.monotonic() - self._moved
         return seconds_left(plan, progress.shares, self._before.shares, elapsed, progress.optional)
 
-    def _run(self, plan: Plan, run: PlannedRun, progress: Progress) -> dict[str, Any]:
+    def _run(self, plan: Plan, run: PlannedRun, progress: Progress, chosen: SettingsFile | None) -> dict[str, Any]:
         status = progress.statuses[run.run_id]
+        setting = None if chosen is None else chosen.of(run.model, run.train_set, run.arm.label)
         return {
             "id": run.run_id,
             "arm": run.arm.label,
             "model": run.model,
             "train_set": run.train_set,
             "seed": run.seed,
+            "rate": self._rate(run, status.state),
+            "dial": None if setting is None else setting.dial,
             "state": "may run" if run.run_id in progress.optional else status.state,
             "reason": status.reason,
             "share": round(progress.shares[run.run_id], 4),
@@ -124,6 +132,28 @@ class LiveStudy:
             "curve": self._curve(run.run_id, status.steps_done),
             "scores": self._accuracies(run.run_id, status.state),
         }
+
+    def _rate(self, run: PlannedRun, state: str) -> float | None:
+        """The learning rate of a run: the study's own, or the one that was searched, known once the run has begun."""
+        if state != "planned" and self._rates.get(run.run_id) is None:
+            record = self._folder.read_run(run.run_id)
+            self._rates[run.run_id] = None if record is None else record.learning_rate
+        given = run.arm.learning_rate
+        return self._rates.get(run.run_id) or (given if isinstance(given, float) else None)
+
+    def _last_scored(self, plan: Plan, progress: Progress) -> dict[str, Any] | None:
+        """Some items of what was seen to end last: a run, or before any the base."""
+        bases = [(f"the base {m}", m, plan.base_ids[m]) for m, s in progress.bases.items() if s.state == "done"]
+        runs = [(f"{r.arm.label}, seed {r.seed}", r.model, r.run_id) for r in plan.runs]
+        ended = [one for one in runs if progress.statuses[one[2]].state == "done"]
+        self._done += [name for *_, name in [*bases, *ended] if name not in self._done]
+        last = next((one for one in [*bases, *ended] if one[2] == self._done[-1]), None) if self._done else None
+        if last is None:
+            return None
+        who, model, run_id = last
+        if self._items[0] != run_id:
+            self._items = (run_id, scored_items(self._folder, plan, model, run_id))
+        return {"who": who, "items": self._items[1]} if self._items[1] else None
 
     def _curve(self, run_id: str, steps_done: int) -> dict[str, Any]:
         """`train` and `validation`, lists of (step, nats per token)."""

@@ -15,13 +15,13 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Verdict, VerdictFile
 from rankscope.report.chart_drawing import Chart, Pair
 from rankscope.report.cost_charts import cost_chart, cost_frame
-from rankscope.report.front_charts import front_chart, front_frame
+from rankscope.report.front_charts import front_of
 from rankscope.report.rank_charts import arm_frame, make_pairs, of_pair, rank_chart
 from rankscope.report.suite_changes import change_frame, matrix_chart
-from rankscope.report.tradeoff_charts import kind_chart, tradeoff_chart
+from rankscope.report.tradeoff_charts import kind_chart, tradeoff_of
 from rankscope.report.training_charts import curve_points, learning_chart, learning_frame
+from rankscope.report.units import MEASURES, units_of
 from rankscope.results.frames import planned_study
-from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Study
 
 CHARTS = ("gain", "forgetting", "trade_off", "fronts", "matrix", "suites", "kinds", "learning", "cost")
@@ -32,7 +32,7 @@ class Results:
     """What a study has found. In a notebook the object itself shows the answer and the arms.
 
     `tables` maps a name to a tidy frame (docs/records.md lists the columns); every difference of accuracy in them is a
-    share, and in `arms()` and the charts percentage points.
+    share, and in `arms()` and the charts percentage points (of losses: nats per token in both).
     """
 
     folder: str
@@ -53,7 +53,10 @@ class Results:
         return found[0]
 
     def arms(self, model: str | None = None, train_set: str | None = None) -> pd.DataFrame:
-        """A row an arm, fewest trainable parameters first: gain and forgetting in points with intervals, and cost."""
+        """A row an arm, fewest trainable parameters first: gain and forgetting with intervals, and cost.
+
+        In percentage points, or in nats per token where suites are judged by their loss alone.
+        """
         return arm_frame(self.verdict(model, train_set))
 
     def chart(self, name: str, model: str | None = None, train_set: str | None = None) -> Chart:
@@ -69,27 +72,30 @@ class Results:
         return drawn
 
     def _draw(self, name: str, pair: Pair) -> Chart | None:
-        retention, least = pair.margins["retention"], pair.margins["gain"]
+        unit = pair.units["forgetting"]
 
         def changes(table: str) -> pd.DataFrame:
-            return change_frame(self.tables.get(table), [pair.verdict])
+            return change_frame(self.tables.get(table), [pair.verdict], unit)
+
+        def by_rank(measure: str, name: str) -> Chart | None:
+            margin, own = pair.margin(measure), pair.units[measure]
+            return rank_chart(pair.arms, measure, margin=margin, margin_name=name, unit=own)
 
         match name:
             case "gain":
-                return rank_chart(pair.arms, "gain", margin=least, margin_name="least gain")
+                return by_rank("gain", "least gain")
             case "forgetting":
-                return rank_chart(pair.arms, "forgetting", margin=retention, margin_name="margin")
+                return by_rank("forgetting", "margin")
             case "trade_off":
-                return tradeoff_chart(pair.arms, pair.seeds, retention_margin=retention, min_gain=least)
+                return tradeoff_of(pair)
             case "fronts":
-                measured = of_pair(self.tables.get("operating_points"), pair.verdict)
-                return front_chart(front_frame(measured, pair.arms), retention_margin=retention)
+                return front_of(pair, self.tables)
             case "matrix":
-                return matrix_chart(changes("matrix"), "domain", "Change by training set and domain")
+                return matrix_chart(changes("matrix"), "domain", "Gained and forgotten, by domain", unit)
             case "suites":
-                return matrix_chart(changes("forgetting"), "suite", "Change by training set and suite")
+                return matrix_chart(changes("forgetting"), "suite", "Gained and forgotten, by suite", unit)
             case "kinds":
-                return kind_chart(changes("kinds"))
+                return kind_chart(changes("kinds"), unit)
             case "learning":
                 runs = self.tables.get("cost", pd.DataFrame())
                 steps = of_pair(self.tables.get("learning"), pair.verdict)
@@ -101,7 +107,9 @@ class Results:
     def _repr_html_(self) -> str:
         parts = []
         for verdict in self.verdicts:
-            shown = arm_frame(verdict)[["arm", "trainable_parameters", "gain", "forgetting", "status"]]
+            units = units_of(verdict)
+            shown = arm_frame(verdict)[["arm", "trainable_parameters", *MEASURES, "status"]]
+            written = {m: f"{{:{units[m].form(m)}}}".format for m in MEASURES}
             first, *others = verdict.answers
             parts.append(
                 f"<h4>{escape(verdict.name)}: {escape(first.headline)}</h4>"
@@ -109,7 +117,7 @@ class Results:
                 + "".join(
                     f"<p><b>{escape(a.headline)}.</b> {escape(a.sentence)} {escape(a.details)}</p>" for a in others
                 )
-                + f"{shown.to_html(index=False, float_format='{:+.1f}'.format)}"
+                + f"{shown.to_html(index=False, formatters=written)}"
             )
         return "".join(parts)
 
@@ -117,11 +125,8 @@ class Results:
 def load(folder: str | Path) -> Results:
     """The results in a study folder that `rankscope run` made. Raises InputProblems where it holds no verdict yet."""
     held = StudyFolder.open(folder)
-    verdicts = held.read_verdicts()
-    if verdicts is None:
-        held.planned()
-        expected = "the folder of a study that has ended; `rankscope status` says what is left"
-        raise InputProblems([Problem(held.url, "load", "no verdict.json", expected)])
+    held.planned()
+    verdicts = held.verdicts()
     study, _ = planned_study(held)
     names = held.table_names()
     tables = {name: table for name in names if (table := held.read_table(name)) is not None}

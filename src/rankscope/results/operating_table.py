@@ -50,9 +50,11 @@ def judged_at_dials(
                 continue
             where = {"model": setting.model, "train_set": setting.train_set}
             measured = measure_pairing(pair(frames, **where, only=[setting.arm]))
-            (gain,), (lost,) = (intervals(part, confidence, 1) for part in (measured.gain, measured.forgetting))
+            nats = measured.nats
+            parts = [measured.gain, measured.forgetting, *((nats.gain, nats.forgetting) if nats else (None, None))]
+            found = [intervals(part, confidence, 1)[0] for part in parts]
             rate = pd.to_numeric(mine["learning_rate"]).iloc[0]  # missing where an arm was trained elsewhere
-            values = [len(mine), gain.mean, gain.low, gain.high, lost.mean, lost.low, lost.high]
+            values = [len(mine), *(end for one in found for end in (one.mean, one.low, one.high))]
             rows.append([setting.model, setting.train_set, setting.arm, rate, dial, *values])
     frame = pd.DataFrame(rows, columns=["model", "train_set", *KEYS, *JUDGED])
     floats = dict.fromkeys(KEYS[1:], "float64")  # of no rows too: where every run failed

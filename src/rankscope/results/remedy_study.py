@@ -38,8 +38,7 @@ def write_remedy_study(folder: StudyFolder, out: Path) -> list[str]:
     """
     check_out(out)
     study, _ = planned_study(folder)
-    file = folder.read_verdicts()
-    verdicts = [] if file is None else file.verdicts
+    verdicts = folder.verdicts().verdicts
     best = list(dict.fromkeys(map(best_arm, verdicts)))
     labels = [label for label in best if label is not None]
     if not labels:

@@ -110,7 +110,7 @@ def _verdicts(
         told = findings(tables["forgotten_groups"], tables["kinds"], model, train_set)
         worth = at_other_margins(
             settings, plan.choice_of(model, train_set), tables["operating_points"],
-            retention_margin=decision.retention_margin, seed_count=len(study.all_seeds),
+            decision=decision, seed_count=len(study.all_seeds),
         )  # fmt: skip
         update = {
             "findings": [*told, *(f"{sentence}." for sentence in best if sentence is not None)],

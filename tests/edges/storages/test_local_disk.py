@@ -6,8 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
+import portalocker
 import pytest
 
 from rankscope.edges.storages import Busy, open_storage
@@ -105,6 +108,46 @@ def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path
     child.wait()
     with disk.lock("study"):
         pass
+
+
+def test_who_only_looks_never_makes_a_beginner_busy_and_leaves_no_trace(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path)
+    assert not disk.is_locked("study")
+    assert not (tmp_path / ".locks").exists(), "nobody ever locked it, and looking makes no file"
+    with disk.lock("study"):
+        pass
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            disk.is_locked("study")
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(200):
+            with disk.lock("study"):
+                assert (tmp_path / ".locks" / "study.lock").read_text() == str(os.getpid())
+            with disk.lock("study", shared=True):
+                pass
+    finally:
+        over.set()
+        looking.join()
+
+
+def test_a_beginner_waits_for_one_that_looks_slowly_and_not_for_one_that_works(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path)
+    with disk.lock("study"):
+        pass
+    slow = (tmp_path / ".locks" / "study.lock").open()
+    portalocker.lock(slow, portalocker.LOCK_EX)
+    threading.Timer(0.2, slow.close).start()
+    with disk.lock("study"):
+        start = time.monotonic()
+        with pytest.raises(Busy, match=f"pid {os.getpid()}"), disk.lock("study"):
+            pass
+        assert disk.is_locked("study")
+        assert time.monotonic() - start < 0.5
 
 
 def test_array_jobs_share_a_study(tmp_path: Path) -> None:

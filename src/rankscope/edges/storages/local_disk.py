@@ -10,9 +10,11 @@ import contextlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import portalocker
 
@@ -23,6 +25,10 @@ SCHEMES = ("", "file")
 
 DRAFT = ".rankscope-draft"
 LOCKS = ".locks"
+_PATIENCE_SECONDS = 1.0
+"""How long a lock is tried for that is held by nobody who is known to live: who only looks holds it for an instant."""
+_LOOK_SECONDS = 0.03
+_AGAIN_SECONDS = 0.01
 
 
 def open_url(url: str) -> Storage:
@@ -128,34 +134,54 @@ class LocalDisk:
 
     @contextmanager
     def lock(self, name: str, *, shared: bool = False) -> Iterator[None]:
-        path = self.root / LOCKS / f"{name.replace('/', '-')}.lock"
+        path = self._lock_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        flags = (portalocker.LOCK_SH if shared else portalocker.LOCK_EX) | portalocker.LOCK_NB
         with path.open("a+") as stream:
-            try:
-                portalocker.lock(stream, flags)
-            except portalocker.AlreadyLocked:
-                stream.seek(0)
-                holder = stream.read().strip()
+            if not self._taken(stream, portalocker.LOCK_SH if shared else portalocker.LOCK_EX, _PATIENCE_SECONDS):
+                holder = _noted(stream)
                 who = f"another rankscope process (pid {holder}) is" if holder else "other rankscope processes are"
-                raise Busy(f"{self.url}: {who} working on it") from None
-            except portalocker.LockException as error:
-                why = " ".join(str(error).split()) or "no reason given"
-                expected = "a file system with locks (flock), which keep two processes apart: give another --out"
-                raise InputProblems([Problem(self.url, "--out", f"no locks here ({why})", expected)]) from error
+                raise Busy(f"{self.url}: {who} working on it")
             stream.seek(0)
             stream.truncate()
             if not shared:
                 stream.write(str(os.getpid()))
                 stream.flush()
-            yield
+            try:
+                yield
+            finally:
+                if not shared:
+                    stream.truncate(0)
 
     def is_locked(self, name: str) -> bool:
+        """Takes the lock for no longer than it takes to give it back, and notes nothing: whoever begins to work just
+        then waits for that."""
+        path = self._lock_path(name)
         try:
-            with self.lock(name):
-                return False
-        except Busy:
-            return True
+            stream = path.open("r+") if os.access(path, os.W_OK) else path.open()
+        except FileNotFoundError:
+            return False
+        with stream:
+            return not self._taken(stream, portalocker.LOCK_EX, _LOOK_SECONDS)
+
+    def _lock_path(self, name: str) -> Path:
+        return self.root / LOCKS / f"{name.replace('/', '-')}.lock"
+
+    def _taken(self, stream: IO[str], kind: portalocker.LockFlags, patience_seconds: float) -> bool:
+        """Whether the lock could be taken. Tried again for so long unless the process that is noted as its holder
+        lives: then it may be held by one that only looks."""
+        until = time.monotonic() + patience_seconds
+        while True:
+            try:
+                portalocker.lock(stream, kind | portalocker.LOCK_NB)
+                return True
+            except portalocker.AlreadyLocked:
+                if _lives(_noted(stream)) or time.monotonic() >= until:
+                    return False
+                time.sleep(_AGAIN_SECONDS)
+            except portalocker.LockException as error:
+                why = " ".join(str(error).split()) or "no reason given"
+                expected = "a file system with locks (flock), which keep two processes apart: give another --out"
+                raise InputProblems([Problem(self.url, "--out", f"no locks here ({why})", expected)]) from error
 
     def refresh(self) -> None:
         """Nothing: reads are of the disk."""
@@ -185,6 +211,22 @@ class LocalDisk:
                 shutil.rmtree(draft, ignore_errors=True)
             else:
                 draft.unlink(missing_ok=True)
+
+
+def _noted(stream: IO[str]) -> str:
+    """The process id that stands in a lock's file: of the last who held the lock alone; "" where others shared it."""
+    stream.seek(0)
+    return stream.read().strip()
+
+
+def _lives(holder: str) -> bool:
+    try:
+        os.kill(int(holder), 0)
+    except PermissionError:  # somebody else's
+        return True
+    except (ValueError, OverflowError, OSError):
+        return False
+    return True
 
 
 def _is_somebodys(name: str) -> bool:
