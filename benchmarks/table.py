@@ -219,16 +219,22 @@ _HEAD = """\
 
 
 class Table:
-    """Prints every row when it is there, as Markdown, and keeps the JSON file whole after each."""
+    """Prints every row when it is there, as Markdown, and keeps the JSON file whole after each.
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    `head` and `line`: other columns, for a script whose rows hold more than times.
+    """
+
+    def __init__(
+        self, arguments: argparse.Namespace, head: str | None = None, line: Callable[[Row], str] | None = None
+    ) -> None:
         self.rows: list[Row] = []
         self._json: Path | None = arguments.json
-        print(f"Measured on {machine()}.\n\n{_HEAD}", flush=True)
+        self._line = line or _line
+        print(f"Measured on {machine()}.\n\n{head or _HEAD}", flush=True)
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
-        print(_line(row), flush=True)
+        print(self._line(row), flush=True)
         if self._json is not None:
             rows = [asdict(one) for one in self.rows]
             self._json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

@@ -70,6 +70,7 @@ LEFT_OUT = {
     "calibration": "a simulation",
     "ray_throughput": "jobs that sleep",
     "scale": "workers and storages, on the CPU",
+    "base_suites": "what a base knows, not how fast",
 }
 """Scripts that take --device so that all are called alike, and why they say nothing of a GPU."""
 

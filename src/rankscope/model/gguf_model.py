@@ -94,7 +94,6 @@ def _refuse(file: Path) -> None:
         raise _problem(file, "one part of a split file", "a single file: llama-gguf-split --merge makes one")
     try:
         from gguf import GGUFReader
-        from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
     except ImportError as error:
         raise _problem(file, "no package `gguf`, which reads it", "pip install 'rankscope[gguf]'") from error
     try:
@@ -106,12 +105,37 @@ def _refuse(file: Path) -> None:
         raise _problem(file, f"a damaged GGUF file ({type(error).__name__})") from error
     if int(split) > 1:
         raise _problem(file, "one part of a split file", "a single file: llama-gguf-split --merge makes one")
-    if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
+    if _plain(architecture) not in _read_architectures():
         raise _problem(file, f"the architecture {architecture}, which transformers does not read from GGUF")
     if kind is None:
         raise _problem(file, "no tokenizer in the file")
-    if kind == "gpt2" and "tokenizer.ggml.merges" not in fields:
-        raise _problem(file, "a tokenizer without its merges", "a file with tokenizer.ggml.merges")
+    for part in _tokenizer_parts(str(kind), architecture):
+        if f"tokenizer.ggml.{part}" not in fields:
+            raise _problem(file, f"a tokenizer without its {part}", f"a file with tokenizer.ggml.{part}")
+
+
+def _plain(architecture: str) -> str:
+    """A name without the marks that llama.cpp and transformers put differently (qwen2moe, qwen2_moe)."""
+    return architecture.replace("-", "").replace("_", "")
+
+
+def _read_architectures() -> set[str]:
+    """What transformers reads from GGUF, as plain names; it keeps two lists."""
+    from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    others = {"general", "tokenizer"}  # in the first list for the keys that every file has
+    return {_plain(name) for name in (*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS) if name not in others}
+
+
+def _tokenizer_parts(kind: str, architecture: str) -> tuple[str, ...]:
+    """What a tokenizer of this kind cannot be made without. Sentence pieces are put together by their scores, where
+    the file has no merges; Gemma's by their order."""
+    if kind == "gpt2":
+        return "tokens", "merges"
+    if kind in ("llama", "t5") and not architecture.startswith("gemma"):
+        return "tokens", "scores"
+    return ("tokens",)
 
 
 def _problem(file: Path, found: str, expected: str = _READ) -> InputProblems:
