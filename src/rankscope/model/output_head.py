@@ -153,16 +153,16 @@ def sums_in_blocks(
     model: PreTrainedModel, head: nn.Linear, states: Tensor, rows: Tensor, ids: Tensor, *, best: bool = False
 ) -> BlockSums:
     """The sums of states (Q, D) for tokens as in `target_logprobs`; among equals the first is the best."""
-    log_sums, largest = (torch.full((len(states),), -torch.inf) for _ in range(2))
+    of_blocks, largest = [], torch.full((len(states),), -torch.inf)
     most_likely = torch.zeros(len(states), dtype=torch.int64)
     targets = torch.empty(len(ids))
     for block, product in head_blocks(head, states.to(head.weight.dtype)):
         logits = scaled_logits(model, product.float())
         here = ((ids >= block.start) & (ids < block.stop)).nonzero()[:, 0]
         targets[here] = logits[rows[here], ids[here] - block.start]
-        log_sums = torch.logaddexp(log_sums, logits.logsumexp(-1))
+        of_blocks.append(logits.logsumexp(-1))
         if best:
             values, places = logits.max(-1)
             most_likely = torch.where(values > largest, places + block.start, most_likely)
             largest = torch.maximum(values, largest)
-    return BlockSums(targets, log_sums, most_likely[rows] == ids if best else None)
+    return BlockSums(targets, torch.stack(of_blocks).logsumexp(0), most_likely[rows] == ids if best else None)
