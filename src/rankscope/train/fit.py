@@ -88,8 +88,7 @@ def fit(
     results = restore(trainees, checkpoints, len(batches), common.micro_batch_tokens)
     first = max(len(result.steps) for result in results)
     last = len(batches) if until_step is None else min(until_step, len(batches))
-    forward = pack.training_forward()
-    remedies = [own.remedies for own in settings]
+    forward, remedies = pack.training_forward(), [own.remedies for own in settings]
     work = Accumulator(pack, forward, common.objective, remedies, trainees, _tokens(results, common, team), team)
     work.may_checkpoint = all(own.may_checkpoint for own in settings)
     replayed = _replayed_rows(batches, rows, common)
