@@ -110,6 +110,10 @@ def test_export_writes_an_adapter_that_plain_peft_loads(study: Path, done: Path,
     assert not measured or picture.read_bytes().startswith(b"\x89PNG")
     assert problems(call("export", done, "--arm", "lora-r2", "--out", tmp_path / "adapter"))
     assert "lora-r2" in problems(call("export", done, "--arm", "lora-r99", "--out", tmp_path / "x"))[0]
+    (line,) = problems(call("export", done, "--out", tmp_path / "x"))
+    assert "found no arm that is recommended for sure, expected " in line
+    bet = json.loads((done / "verdict.json").read_text())["verdicts"][0]["best_bet"]["label"]
+    assert (f"the best bet by --arm {bet}" in line) == (bet != "base")
     assert "keep" in problems(call("export", done, "--arm", "full", "--out", tmp_path / "x"))[0]
     assert not (tmp_path / "x").exists()
 
@@ -268,6 +272,11 @@ def test_defaults_of_studies_are_yaml_that_init_starts_from(done: Path, tmp_path
         ("full", None, 1),
     ]
     assert yaml.safe_load(call("defaults", done).stdout) == found
+    before = pooled.read_bytes()
+    assert problems(call("defaults", done, "--out", pooled)) == [
+        f"{pooled}: --out: found a file that exists, expected a new file"
+    ]
+    assert pooled.read_bytes() == before
     assert json.loads(call("defaults", done, "--json").stdout) == found
     file = tmp_path / "study.yaml"
     assert call("init", "--from", pooled, "--out", file).exit_code == 0

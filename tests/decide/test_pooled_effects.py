@@ -128,7 +128,7 @@ def test_where_no_arm_keeps_there_is_no_reference_and_no_default() -> None:
 def test_studies_that_cannot_tell_give_no_default() -> None:
     pooled = pool(evidence_arms("one", 0, {}), Decision(task_margin=0.001, retention_margin=0.001))
     assert pooled.default is None
-    assert "cannot tell" in pooled.reason
+    assert "no default can be told yet" in pooled.reason
     assert all(arm.learning_rate is None for arm in pooled.arms)
 
 

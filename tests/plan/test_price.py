@@ -56,7 +56,8 @@ def test_gpus_are_paid_for_until_the_last_job_has_ended() -> None:
     assert (cost.amount, cost.busy_amount) == (10.0, 7.5)
     assert cost.as_json()["amount"] == 10.0
     assert cost.said == (
-        "At 2.5 per GPU hour: about 10.00 for 2.0 h (4 GPU hours until the last job has ended, 2.50 of it idle)."
+        "At 2.5 per GPU hour: about 10.00 for 2.0 h (4 GPU hours until the last job has ended; "
+        "2.50 of the price is for idle GPUs)."
     )
 
 

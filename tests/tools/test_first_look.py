@@ -64,6 +64,16 @@ def test_a_record_that_cannot_be_read_is_told_wherever_it_stands(tmp_path: Path)
         first_look(path)
 
 
+def test_a_broken_line_among_the_first_is_told_in_its_own_words(tmp_path: Path) -> None:
+    file = rows(tmp_path / "a.jsonl", *[QUESTION] * 20)
+    file.write_text(file.read_text() + '{"question": "Who?\n' + json.dumps(QUESTION) + "\n")
+    with pytest.raises(InputProblems) as caught:
+        first_look(file)
+    (problem,) = caught.value.problems
+    assert problem.place == "line 21"
+    assert problem.found.startswith("no valid JSON (")
+
+
 def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
     rows = [{"id": str(i), "prompt_text": f"Name tree {i}.", "gold": "oak", "meta": i} for i in range(3)]
     path = tmp_path / "odd.jsonl"

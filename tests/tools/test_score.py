@@ -228,6 +228,10 @@ def test_wrong_input_is_one_line_each(here: Path, tmp_path: Path) -> None:
         ),
         ((here / "model", *trees, "--limit", 0), "--limit: found 0, expected a whole number of 1 or more"),
         ((here / "model", *trees, "--items", tmp_path / "x.csv"), "expected a file that ends in .parquet or .jsonl"),
+        (
+            (here / "model", *trees, "--items", here / "trees.jsonl"),
+            "trees.jsonl.*, a file that exists, expected a new",
+        ),
         ((here / "model", *trees, "--confidence", 2), "--confidence: found 2"),
     ]
     for words, message in cases:

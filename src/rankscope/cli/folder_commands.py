@@ -178,7 +178,10 @@ def defaults(
       rankscope defaults my-study other-study --out defaults.yaml
     """
     from rankscope.results.evidence import dump_defaults, pool_folders
+    from rankscope.study.init_file import check_out
 
+    if out is not None:
+        check_out(out)
     pooled = pool_folders(folders)
     text = pooled.model_dump_json(indent=1) + "\n" if json_ else dump_defaults(pooled)
     if out is not None:

@@ -61,7 +61,7 @@ def init(
       rankscope init --from defaults.yaml
       rankscope init --remedies my-study --out remedies.yaml
     """
-    from rankscope.study.init_file import InitFlags, check_out, write_first_study
+    from rankscope.study.init_file import InitFlags, check_out, plan_command, write_first_study
 
     check_out(out)
     check_writable(out.parent)
@@ -70,7 +70,7 @@ def init(
         from rankscope.results.remedy_study import write_remedy_study
 
         labels = ", ".join(write_remedy_study(open_folder(remedies), out))
-        typer.echo(f"{out} is written: {labels} with remedies. See what it would do: rankscope plan {out}")
+        typer.echo(f"{out} is written: {labels} with remedies. See what it would do: {plan_command(out)}")
         return
     given = {key for key, source in _sources(context).items() if source == "COMMANDLINE"} - {"data", "from_", "out"}
     flags = InitFlags(name, model, train, test, domain, keep or (), _kind(kind))
@@ -103,7 +103,7 @@ def init(
 
         flags = ask_flags(flags)
     write_first_study(out, flags, arms)
-    typer.echo(f"{out} is written. See what it would do: rankscope plan {out}")
+    typer.echo(f"{out} is written. See what it would do: {plan_command(out)}")
 
 
 @dataclass(frozen=True)

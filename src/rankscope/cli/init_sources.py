@@ -21,7 +21,15 @@ from rankscope.study.configs.config_record import DataSet, TrainingConfig
 from rankscope.study.configs.config_study import check_study_name, config_study
 from rankscope.study.configs.config_suites import KnownBeside
 from rankscope.study.data_study import LEAST_ROWS, DataFlags, data_study
-from rankscope.study.init_file import InitFlags, check_name, check_rows, relative, suite_name, write_checked
+from rankscope.study.init_file import (
+    InitFlags,
+    check_name,
+    check_rows,
+    plan_command,
+    relative,
+    suite_name,
+    write_checked,
+)
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.tools.first_look import first_look, is_here, rows_told, why_no_ready_suite
 
@@ -55,7 +63,7 @@ def from_config(start: Path, values: Any, out: Path, flags: InitFlags, given: se
         typer.echo(
             f"no `general` suite: none of the ready ones can be reached from here ({known.no_general})", err=True
         )
-    typer.echo(f"{out} is written from {config.tool}'s config. See what it would do: rankscope plan {out}")
+    typer.echo(f"{out} is written from {config.tool}'s config. See what it would do: {plan_command(out)}")
 
 
 def _as_flags_say(config: TrainingConfig, flags: InitFlags, given: set[str]) -> TrainingConfig:
@@ -107,7 +115,7 @@ def from_rows(start: Path, out: Path, flags: InitFlags, given: set[str], *, ask:
     typer.echo(f"{out} is written: {look.row_count:,} rows, {look.shape}. {why}")
     if chosen.kind is None:
         typer.echo("Whether answers are recalled or reasoned is not said (--kind, --ask): the report will say so.")
-    typer.echo(f"Next: rankscope plan {out}")
+    typer.echo(f"Next: {plan_command(out)}")
 
 
 def _size(

@@ -131,11 +131,15 @@ def pool(arms: Sequence[StudyArm], decision: Decision) -> Defaults:
     rows = [_row(key, group, decision.confidence) for key, group in groups.items()]
     good = [i for i, row in enumerate(rows) if _good(row, decision)]
     studies = sorted({arm.study for arm in arms})
+    over = "1 study" if len(studies) == 1 else f"{len(studies)} studies"
     if good:
         row = rows[good[0]]
-        said = f"{_name(row)} is the smallest arm that is surely within the margins over these studies."
+        said = (
+            f"{_name(row)} is the smallest arm that surely forgets no more than the margin and surely gains what the "
+            f"best of those arms gains, within the margin, over {over}."
+        )
     else:
-        said = "No arm is surely within the margins over these studies: they cannot tell a default yet."
+        said = f"No arm is surely within the margins over {over}: no default can be told yet."
     return Defaults(
         studies=studies,
         confidence=decision.confidence,

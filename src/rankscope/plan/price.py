@@ -60,7 +60,11 @@ class Cost:
         idle = self.units - self.busy_units
         paid = f"{self.units:,.2g}" if self.units < 10 else f"{self.units:,.0f}"
         text += f" ({paid} GPU hours until the last job has ended"
-        return f"{text}, {money(idle * self.price)} of it idle)." if idle > 0.005 * self.units else f"{text})."
+        return (
+            f"{text}; {money(idle * self.price)} of the price is for idle GPUs)."
+            if idle > 0.005 * self.units
+            else f"{text})."
+        )
 
 
 def parse_price(text: str) -> Price:

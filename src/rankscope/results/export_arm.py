@@ -104,7 +104,11 @@ def _choose(folder: StudyFolder, verdicts: list[Verdict], arm: str | None) -> tu
                 return verdict, row
     labels = ", ".join(dict.fromkeys(row.label for verdict in verdicts for row in verdict.arms))
     if arm is None:
-        raise _nothing(folder, "no arm is recommended", f"an arm named with --arm: {labels}")
+        bets = dict.fromkeys(verdict.best_bet.label for verdict in verdicts if verdict.best_bet is not None)
+        found = "no arm that is recommended for sure"
+        bet = [label for label in bets if label in labels.split(", ")]
+        first = f"the best bet by --arm {' or --arm '.join(bet)}, or another arm" if bet else "an arm named with --arm"
+        raise _nothing(folder, found, f"{first}: {labels}")
     raise _nothing(folder, f"no arm {arm}", f"one of {labels}")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -152,6 +153,11 @@ def _problems(out: Path, flags: InitFlags) -> list[Problem]:
     found += [check_rows(option, path) for option, path in options if path is not None]
     found += [check_keep(path, flags.keep[:i]) for i, path in enumerate(flags.keep)]
     return [problem for problem in found if problem is not None]
+
+
+def plan_command(out: Path) -> str:
+    """The command that plans a study file, as it can be pasted into a shell."""
+    return f"rankscope plan {shlex.quote(str(out))}"
 
 
 def check_out(out: Path) -> None:

@@ -9,7 +9,7 @@ from statistics import fmean
 from rankscope.data.column_proposals import best_columns, wrong_columns
 from rankscope.data.prompts import form_of, is_number
 from rankscope.data.question_rows import FINAL_MARK, split_solution
-from rankscope.data.row_files import Records, open_file
+from rankscope.data.row_files import Records, Unreadable, open_file
 from rankscope.data.row_shapes import mapped, parse
 from rankscope.records import Row
 from rankscope.study.configs.config_suites import RowsTold
@@ -104,9 +104,12 @@ def _parsed(
     first: list[tuple[int, object]], records: Records, path: Path, columns: dict[str, str] | None
 ) -> tuple[list[Row], Problem | None]:
     """The rows that can be read with these columns, and what is wrong with the first that cannot."""
+    places = [(f"{records.unit} {number}", value) for number, value in first]
     parsed = [
-        parse(mapped(value, columns, cells=records.cells), file=str(path), place=f"{records.unit} {number}")
-        for number, value in first
+        Problem(str(path), place, value.found, value.expected)
+        if isinstance(value, Unreadable)
+        else parse(mapped(value, columns, cells=records.cells), file=str(path), place=place)
+        for place, value in places
     ]
     bad = next((row for row in parsed if isinstance(row, Problem)), None)
     return [row for row in parsed if isinstance(row, Row)], bad

@@ -5,6 +5,7 @@ The base is loaded once, adapters come and go on it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -275,8 +276,9 @@ def check_outputs(items: Path | None, confidence: float) -> None:
     problems = []
     if items is not None and items.suffix not in (".parquet", ".jsonl"):
         problems.append(Problem("score", "--items", show(str(items)), "a file that ends in .parquet or .jsonl"))
-    if items is not None and items.is_dir():
-        problems.append(Problem("score", "--items", show(str(items)) + ", a folder", "a file"))
+    if items is not None and os.path.lexists(items):
+        what = "a folder" if items.is_dir() else "a file that exists"
+        problems.append(Problem("score", "--items", f"{show(str(items))}, {what}", "a new file"))
     if not 0.5 <= confidence < 1:
         problems.append(Problem("score", "--confidence", show(confidence), "a number from 0.5 to below 1"))
     if problems:
