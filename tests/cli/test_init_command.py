@@ -100,10 +100,10 @@ def test_init_says_what_is_missing(study: Path, tmp_path: Path) -> None:
     assert "--test" in problems(call("init", "--out", out, "--train", rows))[0]
     assert "--train" in problems(call("init", "--out", out, "--test", rows))[0]
     assert "no such file" in problems(call("init", "--out", out, "--train", "none.jsonl", "--test", rows))[0]
-    assert (
-        "two files"
-        in problems(call("init", "--out", out, "--train", rows, "--test", rows, "--keep", rows, "--keep", rows))[0]
-    )
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(rows.read_bytes())
+    words = ("init", "--out", out, "--train", rows, "--test", other, "--keep", rows, "--keep", rows)
+    assert "two files" in problems(call(*words))[0]
     assert "a b" in problems(call("init", "--out", out, "--name", "a b"))[0]
     assert not out.exists(), "nothing half-written"
 

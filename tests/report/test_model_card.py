@@ -60,6 +60,7 @@ def test_the_card_says_what_it_is_how_to_load_it_and_what_was_forgotten() -> Non
     told = f"{own_scores()['medqa']:.1%}".replace("%", " %")
     line = f"| medqa | in-domain | recall | 400 |  | 31.0 % | {told} | 62.8 % | +31.8 points (+29.3 to +34.3) |"
     assert line in text
+    assert "| world | no domain | " in text, "`general` is also what suites are called"
     assert "These weights are seed 1, of median validation loss; gain, forgetting" in text
     assert "## What was forgotten" in text
     assert "- rank: 16" in text

@@ -113,3 +113,14 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         write_first_study(tmp_path / ("x" * 300), InitFlags())
     write_first_study(tmp_path / "new" / "folder" / "study.yaml", InitFlags())
     assert read_study(tmp_path / "new" / "folder" / "study.yaml").name == "my-study"
+
+
+def test_the_rows_that_are_trained_on_are_no_test(tmp_path: Path) -> None:
+    """By another way to the same file too."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "Who?", "answer": "Ann"}\n' * 20)
+    (tmp_path / "link.jsonl").symlink_to(rows)
+    for test in (rows, tmp_path / "link.jsonl"):
+        with pytest.raises(InputProblems, match="--test: found the rows that are trained on"):
+            write_first_study(tmp_path / "s.yaml", InitFlags(train=rows, test=test))
+    assert not (tmp_path / "s.yaml").exists()

@@ -243,6 +243,15 @@ def test_wrong_input_is_one_line_each(here: Path, tmp_path: Path) -> None:
         assert re.search(message, lines[0]), f"{message!r} is not in {lines[0]!r}"
 
 
+def test_long_answers_that_are_compared_word_for_word_are_told(here: Path, tmp_path: Path) -> None:
+    for words, told in ((3, False), (40, True)):
+        rows = [{"id": "a", "question": "How does an oak grow?", "answer": "slowly " * words}]
+        write_rows(tmp_path / f"{words}.jsonl", rows)
+        result = call("score", here / "model", "--suite", tmp_path / f"{words}.jsonl", "--max-new-tokens", 2)
+        assert result.exit_code == 0
+        assert ("compared word for word" in " ".join(result.output.split())) == told
+
+
 def test_without_lm_eval_one_line_says_what_to_install(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for words in (("harness", "--tasks", "arc_easy"), ("score", here / "model", "--suite", "arc_easy")):

@@ -137,8 +137,8 @@ def score(
       rankscope score ./my-model --suite law.jsonl --adapter ./adapter
     """
     quiet()
-    from rankscope.tools.score import as_json, check_outputs, score_models, summarise
-    from rankscope.tools.score_request import model_spec, suite_options
+    from rankscope.tools.score import as_json, score_models, summarise
+    from rankscope.tools.score_request import check_outputs, model_spec, suite_options
 
     spec = model_spec(model, dtype=dtype, chat=chat)
     options = suite_options(

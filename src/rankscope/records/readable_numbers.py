@@ -225,3 +225,8 @@ def arm_rate(arm: ArmVerdict) -> str:
 def training_time(cost: ArmCost) -> str:
     """How long a run of an arm trained, as `duration` has it."""
     return duration(cost.train_seconds) if cost.trained_here else NOT_TRAINED_HERE
+
+
+def relation_name(relation: object) -> str:
+    """How people are told a suite's relation to a training set; `general` is also what suites are called."""
+    return "no domain" if relation == "general" else str(relation)

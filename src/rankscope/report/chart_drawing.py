@@ -34,8 +34,6 @@ WIDTH, HEIGHT = 345, 220
 """Pixels of a chart that takes half the page's width."""
 PLOT_WIDTH = 780
 """Pixels of one that takes all of it."""
-WITHOUT_DOMAIN = "no domain"
-"""What a page calls suites that name no domain (`general` in tables): `general` may also be a suite's own name."""
 
 
 def records(frame: pd.DataFrame, *needed: str) -> list[Record]:
@@ -246,11 +244,6 @@ class Section:
     figures: list[Figure] = field(default_factory=list)
     missing: str = ""
     wide: bool = True
-
-
-def relation_name(relation: object) -> str:
-    """How a page calls a suite's relation to a training set."""
-    return WITHOUT_DOMAIN if relation == "general" else str(relation)
 
 
 @dataclass(frozen=True)

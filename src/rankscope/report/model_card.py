@@ -16,6 +16,7 @@ from rankscope.records.readable_numbers import (
     interval_of,
     nats,
     percent,
+    relation_name,
     training_time,
 )
 from rankscope.records.suite_record import KIND_NOT_KNOWN
@@ -179,7 +180,7 @@ def _suite_table(row: ArmVerdict, mine: pd.DataFrame, seed: int) -> str:
         seeds, by_loss = _by_seed(outcome, mine), outcome.loss_nats is not None
         worth = partial(nats, sign=False) if by_loss else percent
         lines.append(
-            f"| {_inline(outcome.suite)} | {outcome.relation} "
+            f"| {_inline(outcome.suite)} | {relation_name(outcome.relation)} "
             f"| {outcome.kind or KIND_NOT_KNOWN} | {outcome.item_count:,} "
             f"| {percent(outcome.chance) if outcome.chance is not None else ''} "
             f"| {_worth(outcome.base_accuracy, outcome.base_loss_nats)} "

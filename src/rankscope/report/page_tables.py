@@ -20,10 +20,11 @@ from rankscope.records.readable_numbers import (
     points,
     points_lost,
     rate,
+    relation_name,
     training_time,
 )
 from rankscope.records.suite_record import KIND_NOT_KNOWN
-from rankscope.report.chart_drawing import Pair, plain, relation_name
+from rankscope.report.chart_drawing import Pair, plain
 from rankscope.report.suite_changes import change_frame
 from rankscope.report.units import IN_NATS, IN_POINTS, MEASURES, Unit, header_units, units_in
 

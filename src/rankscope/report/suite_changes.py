@@ -9,6 +9,7 @@ import altair as alt
 import pandas as pd
 
 from rankscope.records import Verdict, VerdictFile
+from rankscope.records.readable_numbers import relation_name
 from rankscope.report.chart_drawing import (
     CHARACTER_PIXELS,
     PLOT_WIDTH,
@@ -24,7 +25,6 @@ from rankscope.report.chart_drawing import (
     layer,
     panel_header,
     records,
-    relation_name,
     short_names,
     tooltips,
 )

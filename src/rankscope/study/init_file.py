@@ -149,6 +149,12 @@ def _problems(out: Path, flags: InitFlags) -> list[Problem]:
         found.append(Problem("init", "--train", "nothing", "the rows to train on, since there are suites"))
     if flags.train is not None and flags.test is None:
         found.append(NO_TEST)
+    if (
+        flags.train is not None
+        and flags.test is not None
+        and os.path.realpath(flags.train) == os.path.realpath(flags.test)
+    ):
+        found.append(Problem("init", "--test", "the rows that are trained on", "others: what was trained says nothing"))
     options = [("--train", flags.train), ("--test", flags.test)]
     found += [check_rows(option, path) for option, path in options if path is not None]
     found += [check_keep(path, flags.keep[:i]) for i, path in enumerate(flags.keep)]

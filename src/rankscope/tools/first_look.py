@@ -17,7 +17,7 @@ from rankscope.study.data_study import FirstLook
 from rankscope.study.problems import InputProblems, Problem
 
 _LOOKED_AT = 200
-_LONG_ANSWER_WORDS = 12
+LONG_ANSWER_WORDS = 12
 """Answers that are longer in the mean have no one right wording, so that exact match says little."""
 _EXTRA = {"question": ("context", "rationale", "aliases", "cluster"), "instruction": ("input", "system")}
 """Fields that a shape may have beside those that tell it, read where a column has just that name."""
@@ -125,7 +125,7 @@ def _judged_by_loss(rows: list[Row], *, reasoning: bool) -> bool:
         return True
     answers = [row.answer or "" for row in rows]
     answers = [split_solution(answer)[1] for answer in answers] if reasoning else answers
-    return fmean(len(answer.split()) for answer in answers) > _LONG_ANSWER_WORDS
+    return fmean(len(answer.split()) for answer in answers) > LONG_ANSWER_WORDS
 
 
 def _looks_worked_out(rows: list[Row]) -> bool:

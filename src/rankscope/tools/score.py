@@ -5,7 +5,6 @@ The base is loaded once, adapters come and go on it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -31,8 +30,9 @@ from rankscope.model.load import LoadedModel, inspect_model, load_model
 from rankscope.model.methods.attach import SavedAdapter, attach
 from rankscope.model.methods.peft_folder import other_base, virtual_token_count
 from rankscope.records import Interval, Prediction, Suite, SuiteFacts
-from rankscope.study.problems import InputProblems, Problem, show
+from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, ModelSpec
+from rankscope.tools.first_look import LONG_ANSWER_WORDS
 from rankscope.tools.score_request import SuiteOptions, read_suites
 
 __all__ = ["Scored", "run_lm_eval", "score_models"]
@@ -161,6 +161,12 @@ def _notes(asked: dict[str, tuple[Suite, SuiteFacts]], predictions: dict[str | N
         for name, (suite, _) in asked.items()
         for why, count in suite.left_out.items()
     ]
+    notes += [
+        f"{name}: answers of {words:.0f} words in the mean are compared word for word, which few models hit; a study "
+        "can judge them by their loss (metric: loss) or by a grader"
+        for name, (suite, _) in asked.items()
+        if suite.grader is None and suite.grading is None and (words := _answer_words(suite)) > LONG_ANSWER_WORDS
+    ]
     base = predictions.get(None)
     notes += [
         f"{adapter} changes nothing: every prediction is exactly the base's"
@@ -168,6 +174,12 @@ def _notes(asked: dict[str, tuple[Suite, SuiteFacts]], predictions: dict[str | N
         if adapter is not None and found == base
     ]
     return notes
+
+
+def _answer_words(suite: Suite) -> float:
+    """Words of a written answer in the mean; 0 where none is written."""
+    counts = [len(item.answers[0].split()) for item in suite.items if item.form == "open" and item.answers]
+    return sum(counts) / len(counts) if counts else 0.0
 
 
 _NOTHING = Interval(mean=None, low=None, high=None)
@@ -269,20 +281,6 @@ def _loss(predictions: list[Prediction] | None) -> float | None:
     """Nats per token over the whole suite."""
     tokens = sum(p.scored_tokens or 0 for p in predictions or [])
     return sum(p.loss_nats or 0.0 for p in predictions or []) / tokens if tokens else None
-
-
-def check_outputs(items: Path | None, confidence: float) -> None:
-    """Raises InputProblems for a file that could not be written in the end, and for a confidence that is none."""
-    problems = []
-    if items is not None and items.suffix not in (".parquet", ".jsonl"):
-        problems.append(Problem("score", "--items", show(str(items)), "a file that ends in .parquet or .jsonl"))
-    if items is not None and os.path.lexists(items):
-        what = "a folder" if items.is_dir() else "a file that exists"
-        problems.append(Problem("score", "--items", f"{show(str(items))}, {what}", "a new file"))
-    if not 0.5 <= confidence < 1:
-        problems.append(Problem("score", "--confidence", show(confidence), "a number from 0.5 to below 1"))
-    if problems:
-        raise InputProblems(problems)
 
 
 def write_items(scored: Scored, path: Path) -> None:

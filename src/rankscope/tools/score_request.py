@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -148,3 +149,17 @@ def _origin(name: str, where: str) -> dict[str, str]:
         expected = "a file of rows, or a task of lm-eval where it is installed (pip install 'rankscope[harness]')"
         raise InputProblems([Problem(where, "--suite", "no such file", expected)])
     return {"harness": where}
+
+
+def check_outputs(items: Path | None, confidence: float) -> None:
+    """Raises InputProblems for a file that could not be written in the end, and for a confidence that is none."""
+    problems = []
+    if items is not None and items.suffix not in (".parquet", ".jsonl"):
+        problems.append(Problem("score", "--items", show(str(items)), "a file that ends in .parquet or .jsonl"))
+    if items is not None and os.path.lexists(items):
+        what = "a folder" if items.is_dir() else "a file that exists"
+        problems.append(Problem("score", "--items", f"{show(str(items))}, {what}", "a new file"))
+    if not 0.5 <= confidence < 1:
+        problems.append(Problem("score", "--confidence", show(confidence), "a number from 0.5 to below 1"))
+    if problems:
+        raise InputProblems(problems)
