@@ -54,7 +54,7 @@ def test_init_asks_and_asks_again_where_an_answer_is_wrong(study: Path, tmp_path
     data, out = study.parent, tmp_path / "study.yaml"
     answers = [
         "a b", "oaks", "./no-such-model", str(data / "model"), "none.jsonl", str(data), str(data / "train.jsonl"),
-        "what is it", "trees", "", str(data / "taught.jsonl"), "numbers", "recall", str(data / "other.jsonl"),
+        "what is it", "trees", "gone.jsonl", str(data / "taught.jsonl"), "numbers", "recall", str(data / "other.jsonl"),
         str(data / "other.jsonl"), "",
     ]  # fmt: skip
     result = CliRunner().invoke(app, ["init", "--ask", "--out", str(out)], input="\n".join(answers) + "\n")
@@ -64,7 +64,7 @@ def test_init_asks_and_asks_again_where_an_answer_is_wrong(study: Path, tmp_path
     told = [line for line in result.stderr.splitlines() if ": found " in line]
     assert [line.split(": found")[0] for line in told] == [
         "init: --name", "./no-such-model: --model", "none.jsonl: --train", f"{data}: --train", "init: --domain",
-        "init: --test", "init: --kind", "init: --keep",
+        "gone.jsonl: --test", "init: --kind", "init: --keep",
     ]  # fmt: skip
     assert settings["suites"]["trees"]["kind"] == settings["train"]["trees"]["kind"] == "recall"
     assert "kind" not in settings["suites"]["other"]
@@ -87,6 +87,20 @@ def test_an_empty_answer_takes_what_a_flag_said(study: Path, tmp_path: Path) -> 
     made = read_study(out)
     assert (made.train["trees"].path, made.suites["trees"].kind) == (str(data / "train.jsonl"), None)
     assert "TODO kind" in out.read_text()
+
+
+def test_who_has_no_questions_beside_the_rows_gets_a_share_of_them_held_out(tmp_path: Path) -> None:
+    rows, out = tmp_path / "plants.jsonl", tmp_path / "study.yaml"
+    lines = (json.dumps({"question": f"Which tree is number {i}?", "answer": f"oak {i}"}) for i in range(40))
+    rows.write_text("\n".join(lines) + "\n")
+    answers = ["plants", "acme/none", str(rows), "trees", "", "recall", ""]
+    result = CliRunner().invoke(app, ["init", "--ask", "--out", str(out)], input="\n".join(answers) + "\n")
+    assert result.exit_code == 0, result.output
+    study = read_study(out)
+    (suite,) = study.suites.values()
+    assert suite.held_out == "trees"
+    assert (study.name, suite.kind) == ("plants", "recall")
+    assert "or `rankscope init FILE`" in problems(call("init", "--train", rows, "--out", tmp_path / "other.yaml"))[0]
 
 
 def test_nothing_is_asked_where_the_file_exists(tmp_path: Path) -> None:

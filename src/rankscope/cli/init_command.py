@@ -102,6 +102,11 @@ def init(
         from rankscope.cli.init_questions import ask_flags
 
         flags = ask_flags(flags)
+        if flags.train is not None and flags.test is None and arms is None:
+            from rankscope.cli.init_sources import from_rows
+
+            from_rows(flags.train, out, flags, {"name", "model", "domain"}, ask=False, time=time)
+            return
     write_first_study(out, flags, arms)
     typer.echo(f"{out} is written. See what it would do: {plan_command(out)}")
 

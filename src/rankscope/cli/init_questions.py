@@ -9,7 +9,7 @@ from typing import cast
 
 import typer
 
-from rankscope.study.init_file import NO_TEST, InitFlags, check_keep, check_kind, check_model, check_name, check_rows
+from rankscope.study.init_file import InitFlags, check_keep, check_kind, check_model, check_name, check_rows
 from rankscope.study.problems import Problem
 from rankscope.study.study_settings import Kind
 
@@ -32,15 +32,14 @@ def ask_flags(flags: InitFlags) -> InitFlags:
         return replace(flags, name=name, model=model)
     about = "What the rows are about, in one word"
     domain = _answer(about, flags.domain, lambda text: check_name("--domain", text))
-    question = "File of questions on what they teach"
-    asked = str(flags.test or "")
-    test = _answer(question, asked, lambda text: check_rows("--test", Path(text)) if text else NO_TEST)
+    question = "File of questions on what they teach (empty: a share of the rows is held out)"
+    test = _answer_file(question, flags.test, lambda path: check_rows("--test", path))
     kind = ask_kind(flags.kind)
     keep = list(flags.keep)
     question = "File of questions it must not forget (empty: no more)"
     while (more := _answer_file(question, None, lambda path: check_keep(path, keep))) is not None:
         keep.append(more)
-    return replace(flags, name=name, model=model, train=train, test=Path(test), domain=domain, kind=kind, keep=keep)
+    return replace(flags, name=name, model=model, train=train, test=test, domain=domain, kind=kind, keep=keep)
 
 
 def _answer(question: str, known: str, check: Callable[[str], Problem | None]) -> str:

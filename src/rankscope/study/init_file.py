@@ -90,7 +90,10 @@ def _entries(sources: dict[str, dict[str, str]]) -> str:
 # ---- what the user gave ---------------------------------------------------------------------------------------------
 
 
-NO_TEST = Problem("init", "--test", "nothing", "questions on what --train teaches, which measure the gain")
+NO_TEST = Problem(
+    "init", "--test", "nothing",
+    "questions on what --train teaches, which measure the gain, or `rankscope init FILE`, which holds out a share",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
