@@ -90,6 +90,18 @@ def test_columns_by_other_names_are_proposed_with_what_belongs_to_them(tmp_path:
     assert look.shape == "questions with answers"
 
 
+def test_two_columns_of_text_are_proposed_though_their_names_tell_nothing(tmp_path: Path) -> None:
+    lines = ["Nr,Frage,Antwort", *(f"{i},Welcher Baum ist Nummer {i}?,Eiche" for i in range(20))]
+    (tmp_path / "q.csv").write_text("\n".join(lines) + "\n")
+    look = first_look(tmp_path / "q.csv")
+    assert look.columns == {"question": "Frage", "answer": "Antwort"}
+    assert look.unread == ("Nr",)
+    three = ["Frage,Antwort,Quelle", *("Welcher Baum?,Eiche,Buch" for _ in range(20))]
+    (tmp_path / "r.csv").write_text("\n".join(three) + "\n")
+    with pytest.raises(InputProblems, match="Frage, Antwort, Quelle"):
+        first_look(tmp_path / "r.csv")
+
+
 def test_what_cannot_be_read_is_a_line(tmp_path: Path) -> None:
     with pytest.raises(InputProblems, match="found only the columns colour"):
         first_look(rows(tmp_path / "a.jsonl", {"colour": "red"}))

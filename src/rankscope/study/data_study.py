@@ -151,7 +151,7 @@ def general_lines(entry: str, why_not: str | None) -> list[str]:
 
 def _proposed(look: FirstLook) -> list[str]:
     unread = f" Not read: {', '.join(look.unread)}." if look.unread else ""
-    return [f"# TODO columns: these were told from their names. Is every one right?{unread}"]
+    return [f"# TODO columns: these were told from their names and what they hold. Is every one right?{unread}"]
 
 
 def _judged(look: FirstLook, kind: Kind | None) -> str:

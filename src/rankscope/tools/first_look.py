@@ -34,7 +34,7 @@ def first_look(path: Path) -> FirstLook:
     names = list(dict.fromkeys(str(key) for value in values for key in value))
     (rows, bad), columns = _parsed(first, records, path, None), None
     if len(rows) * 2 < len(first):
-        columns = _proposed(names)
+        columns = _proposed(names) or _two_texts(values)
         rows = _parsed(first, records, path, columns)[0] if columns else []
     if bad is not None and not columns and (rows or not names):
         raise InputProblems([bad])
@@ -98,6 +98,17 @@ def _proposed(names: list[str]) -> dict[str, str]:
     columns = best_columns(names)
     extra = next((more for field, more in _EXTRA.items() if field in columns), ())
     return columns | {field: field for field in extra if field in names and field not in columns.values()}
+
+
+def _two_texts(values: list[dict[str, object]]) -> dict[str, str]:
+    """The first two columns as question and answer, where no name tells anything and only those two hold text."""
+    texts = [
+        str(name)
+        for name in dict.fromkeys(name for value in values for name in value)
+        if all(isinstance(found := value.get(name), str) and found.strip() and not is_number(found) for value in values)
+        and str(name).lower() != "id"
+    ]
+    return {"question": texts[0], "answer": texts[1]} if len(texts) == 2 else {}
 
 
 def _parsed(
