@@ -48,6 +48,7 @@ def test_answers_settings_and_arms_are_told() -> None:
         print_comparison(console, whole)
     text = " ".join(capture.get().split())
     assert text.index("b: Recommended: lora-r16.") < text.index("+2.1 (+0.4") < text.index("budget.epochs 2 3")
+    assert text.index("Not the same: budget.epochs. What moved may come") < text.index("+2.1 (+0.4")
     assert "2 settings differ; --settings lists them" in text
     assert "execution.threads" not in text
     assert "The verdict was cannot distinguish and is lora-r16, recommended." in text

@@ -12,6 +12,9 @@ from rankscope.records.comparison_record import AnswerDifference, ArmDifference,
 from rankscope.records.readable_numbers import NOT_MEASURED, in_units, listing, rate, whole_percent
 from rankscope.report.plain_table import plain_table
 
+MOST_NAMES = 6
+"""Of settings that are not the same, above what moved."""
+
 MOST_CHARACTERS = 40
 """Of a setting's value; a longer one is cut."""
 
@@ -66,6 +69,12 @@ def _print_pair(console: Console, pair: PairComparison, found: Comparison) -> No
         return
     confidence = f"{100 * found.confidence:g} % intervals, each for itself"
     units = _units(pair.arms)
+    if found.main:
+        names = [one.name for one in found.main]
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        console.print(
+            f"\nNot the same: {escape(', '.join(names[:MOST_NAMES]))}{more}. What moved may come from any of it."
+        )
     console.print(f"\nSecond minus first, in {units}, with {confidence}:")
     table = plain_table()
     table.add_column("arm", overflow="fold", min_width=8)
