@@ -12,13 +12,13 @@ from rankscope.edges.freed_memory import give_back_freed_memory
 
 FAULTS = """
 import resource, sys
-import torch
+import numpy as np
 from rankscope.edges.freed_memory import keep_freed_memory
 kept = sys.argv[1] == "keep" and keep_freed_memory()
 if sys.argv[1] == "keep" and not kept:
     raise SystemExit(77)
 def once():
-    return torch.ones(12 << 20)  # 48 MiB
+    return np.ones(6 << 20)  # 48 MiB
 for _ in range(40):  # glibc needs a few turns until small pieces between the blocks are gone
     once()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
