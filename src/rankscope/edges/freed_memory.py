@@ -11,6 +11,7 @@ import sys
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 LARGEST_KEPT_BYTES = 1 << 26
+"""Of a block that is kept for the next one when it is freed."""
 
 
 def keep_freed_memory() -> bool:

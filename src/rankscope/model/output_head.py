@@ -30,7 +30,6 @@ with the head are large."""
 
 LEAST_CHUNK_ROWS = 32
 
-
 MOST_ROWS = 512
 """Positions that one block of the head meets at once."""
 
@@ -38,6 +37,7 @@ BLOCK_ELEMENTS = 1 << 20
 """Logits of a block; 4 MiB in fp32."""
 
 _LEAST_COLUMNS, _MOST_COLUMNS = 2048, 8192
+"""Of a block; a vocabulary that fits into one is taken whole."""
 
 
 class HeadMismatch(RuntimeError):
