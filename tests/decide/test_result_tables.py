@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from made_studies import Study
 
-from rankscope.decide.paired_items import Frames
-from rankscope.decide.result_tables import findings, forgotten, forgotten_groups, make_tables
+from rankscope.decide.paired_items import Frames, item_values
+from rankscope.decide.result_tables import _run_means, findings, forgotten, forgotten_groups, make_tables
 from rankscope.decide.verdict import decide
 from rankscope.study.study import Decision
 
@@ -50,6 +50,17 @@ def test_text_is_summed_before_it_is_divided(tables: dict[str, pd.DataFrame]) ->
     assert text["loss_nats_per_token"] == pytest.approx(2.0)
     assert text["bits_per_byte"] == pytest.approx(20 / 40 / math.log(2))
     assert text["n"] == 4
+
+
+def test_a_loss_that_judges_is_the_mean_over_items_whatever_their_lengths() -> None:
+    """3 nats over 1 token and 2 over 4: 1.75 by item, as the verdict has it, and 1 by token."""
+    rows = pd.DataFrame(
+        {"run_id": "r", "suite": "s", "model": "m", "train_set": "t", "arm": "a", "seed": 0, "score": np.nan,
+         "loss_nats": [3.0, 2.0], "scored_tokens": [1, 4], "text_bytes": [1, 4]}
+    )  # fmt: skip
+    (found,) = _run_means(rows).to_dict("records")
+    assert found["item_loss_nats"] == pytest.approx(-item_values(rows, "loss").mean()) == pytest.approx(1.75)
+    assert found["loss_nats_per_token"] == pytest.approx(1.0)
 
 
 def test_forgetting_is_that_of_the_verdict(frames: Frames, tables: dict[str, pd.DataFrame]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_studies import Study
@@ -91,3 +93,14 @@ def test_intervals_of_equal_studies_hold_nothing_nineteen_times_in_twenty() -> N
         assert gain.high is not None
         hits += gain.low <= 0 <= gain.high
     assert hits >= 35  # 38 expected; fewer than 35 in one of 70
+
+
+def test_a_suite_that_no_mean_is_over_neither_counts_nor_keeps_from_pairing() -> None:
+    """At chance in both studies, with other items."""
+    sides = []
+    for gain, kept in ((0.5, 0.78), (0.6, 0.70)):
+        one = of(frames(gain, kept))
+        suites = tuple(replace(s, left_out_of_mean="at chance") if s.name == "law" else s for s in one.suites)
+        sides.append(replace(one, suites=suites))
+    found = moved(sides[0], sides[1], SAME - {"law"}, 0.95)
+    assert (found.why, found.suites, found.alone) == (None, ("med", "sums"), ())

@@ -196,13 +196,14 @@ def _grouped(forgetting: pd.DataFrame, column: str) -> pd.DataFrame:
 def _text_scores(verdicts: list[Verdict]) -> pd.DataFrame:
     rows = [
         {"model": verdict.model, "train_set": verdict.train_set, "arm": arm, "seed": seed, "suite": "wiki",
-         "accuracy": math.nan, "loss_nats_per_token": 1.2345, "bits_per_byte": 0.987}
+         "accuracy": math.nan, "loss_nats_per_token": 1.2345, "item_loss_nats": 1.3, "bits_per_byte": 0.987}
         for verdict in verdicts
         for arm, seed in (("base", None), ("full", 0))
     ]  # fmt: skip
     accuracies = [
         {"model": verdict.model, "train_set": verdict.train_set, "arm": arm.label, "seed": seed, "suite": o.suite,
-         "relation": o.relation, "n": o.item_count, "accuracy": o.accuracy, "loss_nats_per_token": math.nan}
+         "relation": o.relation, "n": o.item_count, "accuracy": o.accuracy,
+         "loss_nats_per_token": math.nan, "item_loss_nats": math.nan}
         for verdict in verdicts
         for arm in verdict.arms
         for o in arm.per_suite

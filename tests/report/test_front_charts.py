@@ -91,7 +91,7 @@ def test_the_picture_has_the_numbers_and_a_curve_from_the_base(frame: pd.DataFra
     spec = spec_of(chart)
     rows = rows_of(spec)
     assert {"name": "margin", "value": 3.0} in spec["params"]
-    starts = {row["series"] for row in rows if row.get("dial") == 0}
+    starts = {row["curve"] for row in rows if row.get("dial") == 0}
     assert starts == {"lora-r4 at 1e-3", "lora-r4 at 3e-3", "full at 1e-4"}
     rings = [e for e in spec["layer"] if e["mark"].get("strokeWidth") == 2 and e["mark"]["type"] == "point"]
     (ring,) = rings

@@ -73,7 +73,7 @@ def test_a_run_has_its_rate_and_dial_and_the_items_of_what_ended_last(tmp_path: 
     scored = {
         "suite": ["s", "t"],
         "item_id": ["1", "2"],
-        "score": [0.0, None],
+        "score": [0.4, None],
         "predicted": ["no", None],
         "answer": ["yes", None],
         "loss_nats": [None, 6.0],

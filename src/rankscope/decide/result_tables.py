@@ -22,14 +22,16 @@ from rankscope.records import Metric
 from rankscope.records.readable_numbers import bare, unit_name
 from rankscope.study.study import Decision
 
-SCORES = [*ARM, "seed", *SUITE, "metric", "n", "accuracy", "loss_nats_per_token", "bits_per_byte"]
+SCORES = [*ARM, "seed", *SUITE, "metric", "n", "accuracy", "loss_nats_per_token", "item_loss_nats", "bits_per_byte"]
 FLIPS = ["model", "train_set", "arm", "suite", "item_id", "relation", "kind"]
 FLIPS += ["base_correct", "seeds_total", "seeds_lost", "seeds_won"]
 FORGOTTEN = ["model", "train_set", "suite", "item_id", "relation", "kind", "group"]
 FORGOTTEN += ["arms_lost", "arms_compared", "arms"]
 GROUPS = ["model", "train_set", "suite", "relation", "kind", "group", "items", "base_correct", "expected"]
-RUN = ["model", "train_set", "arm", "seed"]
-SUMMED = ["score", "loss_nats", "scored_tokens", "text_bytes"]
+RIGHT_ABOVE = 0.5
+"""An item with a higher score is called right, one with a lower or the same wrong."""
+_RUN = ["model", "train_set", "arm", "seed"]
+_SUMMED = ["score", "loss_nats", "scored_tokens", "text_bytes"]
 NAMES = ("every arm", "full only", "high ranks only", "low ranks only", "some arms")
 """The groups of forgotten items, by which arms lost them."""
 COST = ["run_id", *ARM, "seed", "state", "reason", "trainable_parameters", "steps", "train_seconds"]
@@ -78,7 +80,8 @@ def scores(frames: Frames) -> pd.DataFrame:
     """One row per run and suite, over the items scored in that run that judge; the base stands once per training set.
 
     accuracy is the mean score (NaN for text); loss_nats_per_token and bits_per_byte are summed over the suite before
-    dividing (NaN where nothing was scored so).
+    dividing, item_loss_nats is the mean over items of each one's own nats per token, which is what judges (NaN where
+    nothing was scored so).
     """
     predictions, suites, runs = frames
     sets = runs[["model", "train_set", "train_domain"]].drop_duplicates(["model", "train_set"])
@@ -88,7 +91,7 @@ def scores(frames: Frames) -> pd.DataFrame:
         mine = (predictions["model"] == model) & (predictions["train_set"] == train_set)
         of_base = (predictions["model"] == model) & (predictions["arm"] == "base")
         own = (mine | of_base).to_numpy() & judging(predictions, model, train_set)
-        parts.append(_run_means(predictions.loc[own, ["run_id", "suite", *RUN, *SUMMED]]).assign(train_set=train_set))
+        parts.append(_run_means(predictions.loc[own, ["run_id", "suite", *_RUN, *_SUMMED]]).assign(train_set=train_set))
     means = pd.concat(parts, ignore_index=True)
     base = means[means["arm"] == "base"].assign(method="base", rank=math.nan)
     trained = means[means["arm"] != "base"].merge(arms, on=["model", "train_set", "arm"])
@@ -105,25 +108,26 @@ def scores(frames: Frames) -> pd.DataFrame:
 def _run_means(predictions: pd.DataFrame) -> pd.DataFrame:
     """Means by run and suite. Only texts with a loss and a size count towards nats per token and bits per byte."""
     keys = ["run_id", "suite"]
-    score, loss, tokens, size = (pd.to_numeric(predictions[name]).astype(float) for name in SUMMED)
+    score, loss, tokens, size = (pd.to_numeric(predictions[name]).astype(float) for name in _SUMMED)
     scored = predictions[keys].assign(score=score).groupby(keys)["score"]
     result = pd.DataFrame({"n": scored.count(), "accuracy": scored.mean()})
     has_loss = loss.notna() & (tokens > 0)
     texts = predictions.loc[has_loss, keys].assign(loss=loss, tokens=tokens, sized_loss=loss.where(size > 0))
-    texts["bytes"] = size.where(size > 0)
+    texts["bytes"], texts["own"] = size.where(size > 0), loss / tokens
     groups = texts.groupby(keys)
     sums = groups[["loss", "tokens", "sized_loss", "bytes"]].sum(min_count=1).reindex(result.index)
     result["n"] = result["n"].where(result["n"] > 0, groups.size().reindex(result.index, fill_value=0))
     result["loss_nats_per_token"] = sums["loss"] / sums["tokens"]
+    result["item_loss_nats"] = groups["own"].mean().reindex(result.index)
     result["bits_per_byte"] = sums["sized_loss"] / math.log(2) / sums["bytes"]
-    runs = predictions.drop_duplicates("run_id")[["run_id", *RUN]]
+    runs = predictions.drop_duplicates("run_id")[["run_id", *_RUN]]
     return result.reset_index().merge(runs, on="run_id").drop(columns="run_id")
 
 
 def flips(paired: Sequence[Pairing]) -> pd.DataFrame:
     """One row per arm and item: whether the base has it right, and how many of the arm's seeds lost it or won it.
 
-    Right is a score above 0.5. Items that never flip stand here too, so that shares can be taken of the table.
+    Right is a score above RIGHT_ABOVE. Items that never flip stand here too, so that shares can be taken of the table.
     """
     made = [
         _flips_of(pairing, a, suite)
@@ -139,8 +143,8 @@ def flips(paired: Sequence[Pairing]) -> pd.DataFrame:
 
 
 def _flips_of(pairing: Pairing, a: int, suite: SuiteScores) -> pd.DataFrame:
-    right = suite.base > 0.5
-    seeds_right = (suite.scores[a] > 0.5).sum(axis=0)
+    right = suite.base > RIGHT_ABOVE
+    seeds_right = (suite.scores[a] > RIGHT_ABOVE).sum(axis=0)
     seeds = len(pairing.seeds)
     return pd.DataFrame(
         {

@@ -59,10 +59,14 @@ def moved(first: Pairing, second: Pairing, same_content: AbstractSet[str], confi
 
 
 def shared_suites(first: Pairing, second: Pairing) -> tuple[Pairing, Pairing, tuple[str, ...]]:
-    """Both pairings with the suites alone that stand in the same mean of both, and the names of all others."""
+    """Both pairings with the suites alone that stand in the same mean of both, and the names of those that only one
+    has, or has so. A suite that no mean of either is over is in none."""
     roles = [{suite.name: _role(suite) for suite in one.suites} for one in (first, second)]
     both = {name for name, role in roles[0].items() if roles[1].get(name) == role}
-    kept = [replace(one, suites=tuple(suite for suite in one.suites if suite.name in both)) for one in (first, second)]
+    kept = [
+        replace(one, suites=tuple(s for s in one.suites if s.name in both and s.left_out_of_mean is None))
+        for one in (first, second)
+    ]
     return kept[0], kept[1], tuple(sorted((roles[0].keys() | roles[1].keys()) - both))
 
 

@@ -38,9 +38,9 @@ def front_frame(points: pd.DataFrame, arms: pd.DataFrame, units: Units = POINTS_
 
     `points`: the columns of tables/operating_points.parquet.
     The setting that was chosen has the numbers of `arms`, which the answer has too: their intervals hold at once, those
-    of the table each for itself. A rate
-    validation loss is put where the judged points' gain has it (never rising with the loss), its forgetting is that of
-    the items that choose. Columns: arm, order, series, learning_rate, dial, seeds, judged, chosen, and gain and
+    of the table each for itself. A rate that was only searched has no gain of its own: it is put where the judged
+    points' gain has its validation loss (never rising with the loss), and its forgetting is that of the items that
+    choose. Columns: arm, order, curve, learning_rate, dial, seeds, judged, chosen, and gain and
     forgetting with their ends.
     """
     columns = {f"{m}{end}": f"{m}{units[m].suffix}{end}" for m in MEASURES for end in ENDS}
@@ -49,14 +49,14 @@ def front_frame(points: pd.DataFrame, arms: pd.DataFrame, units: Units = POINTS_
     frame = points.merge(arms[["arm", "order"]].astype({"order": int}), on="arm")
     for name, column in columns.items():
         factor = units[name.split("_")[0]].factor
-        frame[name] = factor * points_of(frame[column])
+        frame[name] = factor * floats_of(frame[column])
     unit = units["forgetting"]
-    frame["forgetting_select"] = unit.factor * points_of(frame[f"forgetting_select{unit.suffix}"])
+    frame["forgetting_select"] = unit.factor * floats_of(frame[f"forgetting_select{unit.suffix}"])
     frame["judged"] = frame["gain"].notna() & frame["forgetting"].notna()
     keys = ["arm", "learning_rate", "dial"]
     frame = frame.sort_values(["judged", "chosen"], ascending=False).drop_duplicates(keys)
     frame = _as_the_answer_has_them(frame, arms, list(columns))
-    loss = points_of(frame["validation_loss"])
+    loss = floats_of(frame["validation_loss"])
     judged = frame["judged"] & loss.notna()
     if judged.any():
         searched = ~frame["judged"]
@@ -64,11 +64,11 @@ def front_frame(points: pd.DataFrame, arms: pd.DataFrame, units: Units = POINTS_
         frame.loc[searched, "gain"] = np.interp(loss[searched], np.sort(loss[judged].to_numpy()), falling)
         frame.loc[searched, "forgetting"] = frame.loc[searched, "forgetting_select"]
     known = frame["learning_rate"].notna()  # not of an arm that was trained elsewhere
-    frame["series"] = frame["arm"].where(~known, frame["arm"] + " at " + frame["learning_rate"].map(rate))
+    frame["curve"] = frame["arm"].where(~known, frame["arm"] + " at " + frame["learning_rate"].map(rate))
     return frame.sort_values(["order", "judged", "learning_rate", "dial"]).reset_index(drop=True)
 
 
-def points_of(column: pd.Series) -> pd.Series:
+def floats_of(column: pd.Series) -> pd.Series:
     """A column of a table as plain floats, NaN where it is null."""
     return column.astype("Float64").astype(float)
 
@@ -165,10 +165,10 @@ def _curves(rows: list[Record], plane: _Axes, colour: alt.Color) -> list[alt.Cha
     lines = []
     for judged, dash in ((False, [2, 3]), (True, [1, 0])):
         own = [row for row in rows if bool(row["judged"]) == judged]
-        starts = sorted({(row["series"], row["arm"]) for row in own})
-        base = [{"series": s, "arm": a, "gain": 0.0, "forgetting": 0.0, "dial": 0.0} for s, a in starts]
+        starts = sorted({(row["curve"], row["arm"]) for row in own})
+        base = [{"curve": s, "arm": a, "gain": 0.0, "forgetting": 0.0, "dial": 0.0} for s, a in starts]
         drawn = chart([*base, *own]).mark_line(strokeDash=dash, strokeWidth=1.6, opacity=0.8, clip=True)
-        lines.append(drawn.encode(x=plane.x(), y=plane.y(), color=colour, detail="series:N", order="dial:Q"))
+        lines.append(drawn.encode(x=plane.x(), y=plane.y(), color=colour, detail="curve:N", order="dial:Q"))
     return lines
 
 

@@ -194,8 +194,9 @@ def _suite_table(row: ArmVerdict, mine: pd.DataFrame, seed: int) -> str:
 
 
 def _by_seed(outcome: SuiteOutcome, mine: pd.DataFrame) -> dict[int, float]:
-    """The accuracy of each seed on a suite, or its loss over all tokens in nats where that is what judges."""
-    column = "accuracy" if outcome.loss_nats is None else "loss_nats_per_token"
+    """The accuracy of each seed on a suite; where its loss judges, the mean of its items' nats per token, of which the
+    mean over seeds is too."""
+    column = "accuracy" if outcome.loss_nats is None else "item_loss_nats"
     known = mine[mine["suite"] == outcome.suite].dropna(subset=[column])
     return {int(seed): float(value) for seed, value in zip(known["seed"], known[column], strict=True)}
 

@@ -23,7 +23,7 @@ for (const button of document.querySelectorAll("[data-csv]")) {
 // ---- the numbers of a chart: for whoever cannot see it, or wants to calculate with it ------------------------------
 const NUMBERS = 500;  // rows of a chart's table that are shown
 // Columns that only place marks and writing.
-const PLACING = new Set(["order", "rank_position", "series", "panel", "shown", "where", "label_at"]);
+const PLACING = new Set(["order", "rank_position", "curve", "panel", "shown", "label_at"]);
 function rowsOf(spec) {
   // A chart's layers may hold parts of the same rows: the widest kind of row is what it was drawn from.
   const kinds = new Map();
@@ -39,7 +39,9 @@ function rowsOf(spec) {
 for (const details of document.querySelectorAll("details.numbers")) {
   const rows = () => {
     const found = rowsOf(specs[details.dataset.chart]);
-    const columns = Object.keys(found[0] || {}).filter((column) => !PLACING.has(column));
+    const names = Object.keys(found[0] || {});
+    // `where` is `relation` as people are told it.
+    const columns = names.filter((column) => !PLACING.has(column) && !(column === "relation" && names.includes("where")));
     return [columns, ...found.map((row) => columns.map((column) => row[column] === null ? "" : row[column]))];
   };
   details.querySelector("button").addEventListener("click", () => saveCsv(details.dataset.chart, rows()));

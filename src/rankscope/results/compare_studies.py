@@ -139,7 +139,7 @@ def _content(sides: tuple[Told, Told]) -> Iterator[tuple[str, str | None, str | 
     scored = [{s.name: (s.content_sha256, s.item_count) for s in told.plan.suites} for told in sides]
     yield from _sizes("suite", "items", scored)
     metrics = [{s.name: f"judged by {s.metric}" for s in told.plan.suites} for told in sides]
-    for name in metrics[0].keys() & metrics[1].keys():
+    for name in (name for name in metrics[0] if name in metrics[1]):
         yield f"suite {name}", metrics[0][name], metrics[1][name]
 
 

@@ -102,14 +102,13 @@ def _choose(folder: StudyFolder, verdicts: list[Verdict], arm: str | None) -> tu
         for row in verdict.arms:
             if row.label == wanted:
                 return verdict, row
-    labels = ", ".join(dict.fromkeys(row.label for verdict in verdicts for row in verdict.arms))
-    if arm is None:
-        bets = dict.fromkeys(verdict.best_bet.label for verdict in verdicts if verdict.best_bet is not None)
-        found = "no arm that is recommended for sure"
-        bet = [label for label in bets if label in labels.split(", ")]
-        first = f"the best bet by --arm {' or --arm '.join(bet)}, or another arm" if bet else "an arm named with --arm"
-        raise _nothing(folder, found, f"{first}: {labels}")
-    raise _nothing(folder, f"no arm {arm}", f"one of {labels}")
+    labels = list(dict.fromkeys(row.label for verdict in verdicts for row in verdict.arms))
+    if arm is not None:
+        raise _nothing(folder, f"no arm {arm}", f"one of {', '.join(labels)}")
+    bets = {verdict.best_bet.label for verdict in verdicts if verdict.best_bet is not None}
+    named = " or ".join(f"--arm {label}" for label in labels if label in bets)  # the base is no arm
+    expected = f"the best bet by {named}, or another arm" if named else "an arm named with --arm"
+    raise _nothing(folder, "no arm that is recommended for sure", f"{expected}: {', '.join(labels)}")
 
 
 def _write_gguf(target: Path, name: str, notice: Callable[[str], None]) -> bool:

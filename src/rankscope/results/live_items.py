@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from rankscope.decide.result_tables import RIGHT_ABOVE
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Plan
 from rankscope.report.conversations import conversation, middle_cut
@@ -43,7 +44,7 @@ def _item(row: dict[Any, Any], prompts: dict[tuple[str, str], str]) -> dict[str,
         "question": middle_cut(turns[-1].text.strip(), MOST_CHARACTERS) if turns else "",
         "said": _text(row["predicted"]),
         "answer": _text(row["answer"]),
-        "right": float(row["score"]) >= 1 if known else None,
+        "right": float(row["score"]) > RIGHT_ABOVE if known else None,
         "loss": None if known or loss is None else float(loss),
     }
 
