@@ -93,14 +93,48 @@ def test_who_has_no_questions_beside_the_rows_gets_a_share_of_them_held_out(tmp_
     rows, out = tmp_path / "plants.jsonl", tmp_path / "study.yaml"
     lines = (json.dumps({"question": f"Which tree is number {i}?", "answer": f"oak {i}"}) for i in range(40))
     rows.write_text("\n".join(lines) + "\n")
-    answers = ["plants", "acme/none", str(rows), "trees", "", "recall", ""]
-    result = CliRunner().invoke(app, ["init", "--ask", "--out", str(out)], input="\n".join(answers) + "\n")
+    answers = ["plants", "acme/none", str(rows), "trees", str(rows), "", str(rows), "", "recall"]
+    words = ["init", "--ask", "--time", "20m", "--out", str(out)]
+    result = CliRunner().invoke(app, words, input="\n".join(answers) + "\n")
     assert result.exit_code == 0, result.output
     study = read_study(out)
     (suite,) = study.suites.values()
     assert suite.held_out == "trees"
     assert (study.name, suite.kind) == ("plants", "recall")
+    assert result.stderr.count("found the rows that are trained on") == 2, "asked again at once"
+    assert "Not sized to 20m" in result.stdout
     assert "or `rankscope init FILE`" in problems(call("init", "--train", rows, "--out", tmp_path / "other.yaml"))[0]
+
+
+def test_what_came_to_stand_there_while_it_asked_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, out = tmp_path / "plants.jsonl", tmp_path / "study.yaml"
+    rows.write_text("".join(json.dumps({"question": f"Tree {i}?", "answer": "oak"}) + "\n" for i in range(40)))
+
+    def answered(*_: object, **__: object) -> str:
+        out.write_text("mine")
+        return ""
+
+    monkeypatch.setattr("rankscope.cli.init_questions.typer.prompt", answered)
+    words = ("init", rows, "--model", "acme/none", "--ask", "--out", out)
+    assert problems(call(*words))[-1] == f"{out}: --out: found a file that exists, expected a new file"
+    assert out.read_text() == "mine"
+
+
+def test_kept_files_have_names_of_their_own(tmp_path: Path) -> None:
+    """Two of one name are refused, and one that is called as what `init` writes is renamed."""
+    rows = tmp_path / "plants.jsonl"
+    rows.write_text("".join(json.dumps({"question": f"Tree {i}?", "answer": "oak"}) + "\n" for i in range(40)))
+    for place in ("general", "a/law", "b/law"):
+        file = tmp_path / f"{place}.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"question": "Which law?", "answer": "this"}) + "\n")
+    words = ["init", rows, "--model", "acme/none", "--out", tmp_path / "s.yaml"]
+    twice = ["--keep", tmp_path / "a/law.jsonl", "--keep", tmp_path / "b/law.jsonl"]
+    assert "two files named" in problems(call(*words, *twice))[0]
+    assert call(*words, "--keep", tmp_path / "general.jsonl").exit_code == 0
+    assert "general-kept" in read_study(tmp_path / "s.yaml").suites
 
 
 def test_nothing_is_asked_where_the_file_exists(tmp_path: Path) -> None:
@@ -116,7 +150,7 @@ def test_init_says_what_is_missing(study: Path, tmp_path: Path) -> None:
     assert "no such file" in problems(call("init", "--out", out, "--train", "none.jsonl", "--test", rows))[0]
     other = tmp_path / "other.jsonl"
     other.write_bytes(rows.read_bytes())
-    words = ("init", "--out", out, "--train", rows, "--test", other, "--keep", rows, "--keep", rows)
+    words = ("init", "--out", out, "--train", rows, "--test", other, "--keep", other, "--keep", other)
     assert "two files" in problems(call(*words))[0]
     assert "a b" in problems(call("init", "--out", out, "--name", "a b"))[0]
     assert not out.exists(), "nothing half-written"

@@ -81,7 +81,7 @@ def test_a_plan_shows_money(tmp_path: Path) -> None:
     assert found["cost"]["amount"] == pytest.approx(5 * hours)
     assert found["cost"]["busy_amount"] == pytest.approx(2.5 * found["schedule"]["gpu_hours"])
     told = " ".join(call(*words, "--gpus", "2x80GB", "--price", "2.5/gpu-hour").stdout.split())
-    assert "At 2.5 per GPU hour: about " in told
+    assert "At 2.5 per GPU hour: less than 0.01 for " in told
     assert "cost" not in json.loads(call(*words, "--json").stdout)
     assert problems(call(*words, "--price", "cheap")) == [
         '--price: found "cheap", expected a number and a unit: 2.5/gpu-hour (one GPU for an hour), or 3/hour '

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rankscope.plan.price import Price, cost_of, money, no_gpu_hours, parse_price
+from rankscope.plan.price import NO_GPU_HOURS, Price, cost_of, money, parse_price
 from rankscope.records import Schedule, ScheduledJob
 from rankscope.study.problems import InputProblems
 
@@ -73,7 +73,7 @@ def test_a_machine_is_paid_for_by_the_hour() -> None:
 
 def test_gpu_hours_of_a_study_without_gpus_cost_no_money() -> None:
     assert cost_of(made("cpu"), Price(2.5, "gpu-hour")) is None
-    assert "--price 2.5/hour prices the hours of this machine" in no_gpu_hours(Price(2.5, "gpu-hour"))
+    assert "--price AMOUNT/hour prices the hours of this machine" in NO_GPU_HOURS
 
 
 def test_money_has_cents_where_they_matter() -> None:

@@ -96,6 +96,9 @@ def test_two_columns_of_text_are_proposed_though_their_names_tell_nothing(tmp_pa
     look = first_look(tmp_path / "q.csv")
     assert look.columns == {"question": "Frage", "answer": "Antwort"}
     assert look.unread == ("Nr",)
+    turned = ["Antwort,Frage", *("Eiche,Welcher Baum ist das?" for _ in range(20))]
+    (tmp_path / "t.csv").write_text("\n".join(turned) + "\n")
+    assert first_look(tmp_path / "t.csv").columns == {"question": "Frage", "answer": "Antwort"}
     three = ["Frage,Antwort,Quelle", *("Welcher Baum?,Eiche,Buch" for _ in range(20))]
     (tmp_path / "r.csv").write_text("\n".join(three) + "\n")
     with pytest.raises(InputProblems, match="Frage, Antwort, Quelle"):

@@ -89,15 +89,13 @@ class _NowAndThen:
     _FIRST_SECONDS, _EVERY_SECONDS = 1.0, 5.0
 
     def __init__(self) -> None:
-        self._begun = time.monotonic()
-        self._next = self._begun + self._FIRST_SECONDS
+        self._next = time.monotonic() + self._FIRST_SECONDS
 
-    def _say(self, line: Callable[[float], str]) -> None:
-        """`line` of the seconds that have gone by."""
+    def _say(self, line: str) -> None:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + self._EVERY_SECONDS
-            typer.echo(line(now - self._begun), err=True)
+            typer.echo(line, err=True)
 
 
 class RowsRead(_NowAndThen):
@@ -105,20 +103,25 @@ class RowsRead(_NowAndThen):
 
     def __call__(self, name: str, done: int, total: int | None) -> None:
         of = f"{done:,} of {total:,} rows" if total is not None else f"{done:,} rows"
-        self._say(lambda _: f"reading {name}: {of}")
+        self._say(f"reading {name}: {of}")
 
 
 class AnswersScored(_NowAndThen):
-    """What is being scored, and how long the rest takes at the pace so far."""
+    """What is being scored, and how long the rest takes at the pace since the first answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first: tuple[float, int] | None = None
 
     def __call__(self, name: str, done: int, total: int) -> None:
-        def line(seconds: float) -> str:
-            from rankscope.records.readable_numbers import duration
+        from rankscope.records.readable_numbers import duration
 
-            left = duration(seconds * (total - done) / done) if done else "not known yet"
-            return f"scoring {name}: {done:,} of {total:,} answers, time left: {left}"
-
-        self._say(line)
+        now = time.monotonic()
+        self._first = self._first or (now, done)  # before them the model was loaded
+        begun, at_first = self._first
+        left = (now - begun) * (total - done) / (done - at_first) if done > at_first else None
+        time_left = "" if left is None else f", time left: {duration(left)}"
+        self._say(f"scoring {name}: {done:,} of {total:,} answers{time_left}")
 
 
 _P = ParamSpec("_P")

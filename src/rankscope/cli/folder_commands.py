@@ -13,7 +13,6 @@ import typer
 from rankscope.cli.command_helpers import (
     FolderUrl,
     Json,
-    check_writable,
     open_folder,
     print_verdict,
     quiet,
@@ -178,13 +177,12 @@ def defaults(
       rankscope defaults my-study other-study --out defaults.yaml
     """
     from rankscope.results.evidence import dump_defaults, pool_folders
-    from rankscope.study.init_file import check_out
+    from rankscope.study.init_file import check_out, write_new
 
     if out is not None:
         check_out(out)
     pooled = pool_folders(folders)
     text = pooled.model_dump_json(indent=1) + "\n" if json_ else dump_defaults(pooled)
     if out is not None:
-        check_writable(out.parent)
-        out.write_text(text, encoding="utf-8")
+        write_new(out, text.encode("utf-8"))
     typer.echo(text if out is None else f"{pooled.reason} {out} is written.", nl=out is not None)

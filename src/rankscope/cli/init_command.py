@@ -77,7 +77,8 @@ def init(
     start = _start(data, from_)
     arms = None
     if start is None:
-        _check_flags(_OWN_FILES if ask or given & {"train", "test", "keep"} else _NOTHING, given)
+        own = given & {"train", "test", "keep"}
+        _check_flags(_ASKED if ask else _OWN_FILES if own else _NOTHING, given)
     else:
         from rankscope.study.configs.config_file import is_data_file, is_defaults, load_config
 
@@ -101,11 +102,11 @@ def init(
     if ask:
         from rankscope.cli.init_questions import ask_flags
 
-        flags = ask_flags(flags)
-        if flags.train is not None and flags.test is None and arms is None:
+        flags = ask_flags(flags, holds_out=arms is None)
+        if flags.train is not None and flags.test is None:
             from rankscope.cli.init_sources import from_rows
 
-            from_rows(flags.train, out, flags, {"name", "model", "domain"}, ask=False, time=time)
+            from_rows(flags.train, out, flags, {"name", "model", "domain"}, ask=True, time=time)
             return
     write_first_study(out, flags, arms)
     typer.echo(f"{out} is written. See what it would do: {plan_command(out)}")
@@ -122,6 +123,7 @@ class _Way:
 _FILES = ("name", "model", "train", "test", "keep", "domain", "kind", "ask")
 _NOTHING = _Way("a study of the bundled world", ("name", "model", "train", "test", "keep", "ask"))
 _OWN_FILES = _Way("a study of your files", _FILES)
+_ASKED = _Way("what is asked", (*_FILES, "time"))
 _ROWS = _Way("a file of rows", ("name", "model", "keep", "domain", "kind", "time", "ask"))
 _CONFIG = _Way("a config", ("name", "model", "train", "test", "keep", "domain", "kind", "tool"))
 _DEFAULTS = _Way("defaults of earlier studies", _FILES)

@@ -9,7 +9,16 @@ from typing import cast
 
 import typer
 
-from rankscope.study.init_file import InitFlags, check_keep, check_kind, check_model, check_name, check_rows
+from rankscope.study.init_file import (
+    NO_TEST,
+    InitFlags,
+    check_keep,
+    check_kind,
+    check_model,
+    check_name,
+    check_not_trained,
+    check_rows,
+)
 from rankscope.study.problems import Problem
 from rankscope.study.study_settings import Kind
 
@@ -22,8 +31,12 @@ def ask_kind(known: Kind | None) -> Kind | None:
     return cast("Kind", said) if said else None
 
 
-def ask_flags(flags: InitFlags) -> InitFlags:
-    """The flags as the user answers, each checked before the next question; an empty line takes what is known."""
+def ask_flags(flags: InitFlags, *, holds_out: bool) -> InitFlags:
+    """The flags as the user answers, each checked before the next question; an empty line takes what is known.
+
+    `holds_out`: whether a share of the rows may be held out where there are no questions on them. Then nothing is asked
+    of their kind, which a look at the rows proposes.
+    """
     name = _answer("Name of the study", flags.name, lambda text: check_name("--name", text))
     model = _answer("Base model: bundled, a folder, or a hub id", flags.model, check_model)
     question = "File of rows to train on (empty: the bundled world)"
@@ -32,14 +45,25 @@ def ask_flags(flags: InitFlags) -> InitFlags:
         return replace(flags, name=name, model=model)
     about = "What the rows are about, in one word"
     domain = _answer(about, flags.domain, lambda text: check_name("--domain", text))
-    question = "File of questions on what they teach (empty: a share of the rows is held out)"
-    test = _answer_file(question, flags.test, lambda path: check_rows("--test", path))
-    kind = ask_kind(flags.kind)
+
+    def test_problem(text: str) -> Problem | None:
+        if not text:
+            return None if holds_out else NO_TEST
+        return check_rows("--test", Path(text)) or check_not_trained("--test", Path(text), train)
+
+    question = "File of questions on what they teach" + (" (empty: a share of the rows is held out)" * holds_out)
+    test = _answer(question, str(flags.test or ""), test_problem)
+    kind = ask_kind(flags.kind) if test else flags.kind
     keep = list(flags.keep)
     question = "File of questions it must not forget (empty: no more)"
-    while (more := _answer_file(question, None, lambda path: check_keep(path, keep))) is not None:
+
+    def keep_problem(path: Path) -> Problem | None:
+        return check_keep(path, keep) or check_not_trained("--keep", path, train)
+
+    while (more := _answer_file(question, None, keep_problem)) is not None:
         keep.append(more)
-    return replace(flags, name=name, model=model, train=train, test=test, domain=domain, kind=kind, keep=keep)
+    asked = replace(flags, name=name, model=model, train=train, domain=domain, kind=kind, keep=keep)
+    return replace(asked, test=Path(test) if test else None)
 
 
 def _answer(question: str, known: str, check: Callable[[str], Problem | None]) -> str:

@@ -23,8 +23,9 @@ from rankscope.study.configs.config_suites import KnownBeside
 from rankscope.study.data_study import LEAST_ROWS, DataFlags, data_study
 from rankscope.study.init_file import (
     InitFlags,
+    check_keep,
     check_name,
-    check_rows,
+    check_not_trained,
     plan_command,
     relative,
     suite_name,
@@ -59,11 +60,13 @@ def from_config(start: Path, values: Any, out: Path, flags: InitFlags, given: se
     write_checked(out, study.text)
     for line in study.not_carried:
         typer.echo(f"not carried over: {line}", err=True)
-    if known.no_general is not None:
-        typer.echo(
-            f"no `general` suite: none of the ready ones can be reached from here ({known.no_general})", err=True
-        )
+    _tell_no_general(known.no_general)
     typer.echo(f"{out} is written from {config.tool}'s config. See what it would do: {plan_command(out)}")
+
+
+def _tell_no_general(why: str | None) -> None:
+    if why is not None:
+        typer.echo(f"no `general` suite: none of the ready ones can be reached from here ({why})", err=True)
 
 
 def _as_flags_say(config: TrainingConfig, flags: InitFlags, given: set[str]) -> TrainingConfig:
@@ -85,7 +88,8 @@ def from_rows(start: Path, out: Path, flags: InitFlags, given: set[str], *, ask:
     """Write a study of one file of rows, as large as the time allows on this machine. Raises InputProblems."""
     domain = flags.domain if "domain" in given else suite_name(start)
     wrong = [check_name("--name", flags.name), check_name("--domain", domain)]
-    wrong += [check_rows("--keep", path) for path in flags.keep]
+    wrong += [check_keep(path, flags.keep[:place]) for place, path in enumerate(flags.keep)]
+    wrong += [check_not_trained("--keep", path, start) for path in flags.keep]
     if problems := [problem for problem in wrong if problem is not None]:
         raise InputProblems(problems)
     seconds, look = seconds_of(time), first_look(start)
@@ -110,6 +114,10 @@ def from_rows(start: Path, out: Path, flags: InitFlags, given: set[str], *, ask:
         size = SIZES[_MIDDLE_SIZE]
         why = f"Not sized to {time}: {flags.model} is not on this machine yet, which a plan fetches."
     write_checked(out, data_study(look, chosen, size, why))
+    _tell_no_general(chosen.no_general)
+    if look.columns:
+        guessed = ", ".join(f"{field} = {column}" for field, column in look.columns.items())
+        typer.echo(f"columns by guess: {guessed}; `columns:` in {out} says so", err=True)
     if look.unread:
         typer.echo(f"columns that are not read: {', '.join(look.unread)}; `columns:` in {out} says which are", err=True)
     typer.echo(f"{out} is written: {look.row_count:,} rows, {look.shape}. {why}")

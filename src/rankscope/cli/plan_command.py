@@ -44,7 +44,7 @@ def plan(
     """
     quiet()
     from rankscope.plan.described_machine import described_machine
-    from rankscope.plan.price import cost_of, no_gpu_hours, parse_price
+    from rankscope.plan.price import NO_GPU_HOURS, cost_of, parse_price
     from rankscope.plan.schedule import what_is_left
     from rankscope.study.read_study import read_study
 
@@ -87,7 +87,7 @@ def plan(
     states_known = {key: status.state for key, status in states.items() if status is not None and key in runs}
     told = [*suite_levels(folder, planned), *(f"{text}." for text in context_warnings(folder, planned))]
     if left is not None and asked_price is not None:
-        told.insert(0, no_gpu_hours(asked_price) if cost is None else cost.said)
+        told.insert(0, NO_GPU_HOURS if cost is None else cost.said)
     print_plan(console(), planned, states_known, told, left)
 
 

@@ -38,9 +38,10 @@ def out_folder(out: str | Path) -> Iterator[Path]:
     """A local path where the folder is to be made; it stands at `out` when the context ends without an error."""
     text = str(out)
     if not is_url(text):
-        path = Path(out).absolute()
+        path = Path(out).resolve()  # of a link the folder that it leads to, on whatever disk that is
         with open_storage(path.parent).local_draft(path.name) as draft:
             yield draft
+            check_out(path)  # what was put there while this was made is not replaced
         return
     with TemporaryDirectory(prefix="rankscope-out-") as temporary:
         draft = Path(temporary) / "made"

@@ -30,6 +30,10 @@ class Price:
     unit: Unit
 
 
+_LEAST_MONEY = 0.005
+"""Less is rounded to nothing, and is told so."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a schedule takes of a unit, and its money.
@@ -54,7 +58,7 @@ class Cost:
     def said(self) -> str:
         """One sentence for people."""
         unit = {"gpu-hour": "GPU hour", "hour": "hour of the machine"}[self.unit]
-        text = f"At {self.price:g} per {unit}: about {money(self.amount)} for {duration(self.hours * 3600)}"
+        text = f"At {self.price:g} per {unit}: {_about(self.amount)} for {duration(self.hours * 3600)}"
         if self.unit == "hour":
             return f"{text}."
         idle = self.units - self.busy_units
@@ -90,16 +94,19 @@ def cost_of(schedule: Schedule, price: Price) -> Cost | None:
     )  # fmt: skip
 
 
-def no_gpu_hours(price: Price) -> str:
-    """What is said in place of a cost where no GPU is used."""
-    return (
-        f"No GPU is used here, so a price of GPU hours says nothing: --price {price.amount:g}/hour prices the hours of "
-        "this machine, --gpus 8x80GB plans for GPUs."
-    )
+NO_GPU_HOURS = (
+    "No GPU is used here, so a price of GPU hours says nothing: --price AMOUNT/hour prices the hours of this machine, "
+    "--gpus 8x80GB plans for GPUs."
+)
+"""What is said in place of a cost where no GPU is used."""
+
+
+def _about(amount: float) -> str:
+    return money(amount) if 0 < amount < _LEAST_MONEY else f"about {money(amount)}"
 
 
 def money(amount: float) -> str:
     """An amount without a currency: cents below 100, whole numbers above."""
-    if 0 < amount < 0.005:
+    if 0 < amount < _LEAST_MONEY:
         return "less than 0.01"
     return f"{amount:,.2f}" if amount < 100 else f"{amount:,.0f}"

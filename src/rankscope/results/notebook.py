@@ -125,8 +125,9 @@ class Results:
 def load(folder: str | Path) -> Results:
     """The results in a study folder that `rankscope run` made. Raises InputProblems where it holds no verdict yet."""
     held = StudyFolder.open(folder)
-    study, _ = planned_study(held)
+    held.planned()
     verdicts = held.verdicts()
+    study, _ = planned_study(held)
     names = held.table_names()
     tables = {name: table for name in names if (table := held.read_table(name)) is not None}
     return Results(held.url, study, verdicts.verdicts, tables)

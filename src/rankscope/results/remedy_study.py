@@ -8,10 +8,9 @@ from typing import Any
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import Verdict
 from rankscope.results.frames import planned_study
-from rankscope.study.init_file import check_out
+from rankscope.study.init_file import check_out, write_checked
 from rankscope.study.methods import Arm
 from rankscope.study.problems import InputProblems, Problem
-from rankscope.study.read_study import read_study
 from rankscope.study.study import Study
 from rankscope.study.yaml_text import dump_yaml
 
@@ -50,13 +49,7 @@ def write_remedy_study(folder: StudyFolder, out: Path) -> list[str]:
     settings["arms"] = {}
     for label in labels:
         settings["arms"] |= _entries(study, *arms[label], rates.get(label))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(HEADER.format(name=study.name) + dump_yaml(settings), encoding="utf-8")
-    try:
-        read_study(out)
-    except InputProblems:
-        out.unlink()
-        raise
+    write_checked(out, HEADER.format(name=study.name) + dump_yaml(settings))
     return labels
 
 

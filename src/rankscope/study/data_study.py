@@ -78,6 +78,10 @@ class DataFlags:
     """Why no ready suite can be had here; None where some can, or where none is needed."""
 
 
+_KNOWN_WORLDS = ("general/known", "legal/known", "medical/known", "medical/taught")
+"""Of the bundled model what it was made on; the last two only stand in for ready suites where a study is sized."""
+
+
 def data_study(look: FirstLook, flags: DataFlags, size: Size, why_this_size: str, *, stand_in: bool = False) -> str:
     """The text of the study file. Of a kind that the user did not say there is a TODO, and no more.
 
@@ -93,7 +97,11 @@ def data_study(look: FirstLook, flags: DataFlags, size: Size, why_this_size: str
         train["kind"] = asked["kind"] = flags.kind
     if look.by_loss(flags.kind):
         asked["metric"] = "loss"
-    kept: dict[str, Any] = {name: {"path": path, "limit": size.items} for name, path in flags.keep.items()}
+    taken = {f"{flags.domain}-held-out", "general", *(name.replace("/", "-") for name in _KNOWN_WORLDS)}
+    kept: dict[str, Any] = {
+        f"{name}-kept" if name in taken else name: {"path": path, "limit": size.items}
+        for name, path in flags.keep.items()
+    }
     lines = [
         f"# A first study of {flags.path}: {look.row_count:,} rows, {look.shape}.",
         f"# {why_this_size}",
@@ -128,13 +136,13 @@ def _general(flags: DataFlags, size: Size, *, stand_in: bool) -> list[str]:
     """What must not be forgotten: ready suites, of the bundled model the world that it was made on."""
     limit = min(size.items, _MOST_READY_ITEMS)
     if flags.model == "bundled" or stand_in:
-        names = ("general/known", "legal/known", *(("medical/known", "medical/taught") if stand_in else ()))
+        names = _KNOWN_WORLDS if stand_in else _KNOWN_WORLDS[:2]
         entry = {"kind": "recall", "limit": limit}
         worlds = {name.replace("/", "-"): {"world": f"{name}/test", **entry} for name in names}
         return ["  # What the bundled model was made on. For a model of yours: `general: auto`.", _indented(worlds)]
     ready = _indented({"general": {"auto": "ready", "limit": limit}})
     told = "Ready suites: what is forgotten of them counts. Questions of your own say more (--keep)."
-    return [f"  # {told}", *general_lines(ready, flags.no_general)]
+    return [*([f"  # {told}"] if flags.no_general is None else []), *general_lines(ready, flags.no_general)]
 
 
 def general_lines(entry: str, why_not: str | None) -> list[str]:

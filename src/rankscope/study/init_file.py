@@ -130,14 +130,23 @@ def write_first_study(out: Path, flags: InitFlags, arms: str | None = None) -> N
     write_checked(out, text)
 
 
-def write_checked(out: Path, text: str) -> None:
-    """Write a study file that reads without a problem. Raises InputProblems, and then nothing is left at `out`."""
+def write_new(out: Path, content: bytes, option: str = "--out") -> None:
+    """Write a file that is not there; what came to stand there since it was checked is never replaced. Raises
+    InputProblems, which name the option that the file was given by."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+        with out.open("xb") as stream:
+            stream.write(content)
+    except FileExistsError as error:
+        raise InputProblems([Problem(str(out), option, "a file that exists", "a new file")]) from error
     except OSError as error:
         found = f"a file that cannot be written ({error.strerror})"
-        raise InputProblems([Problem(str(out), "--out", found, "a new file")]) from error
+        raise InputProblems([Problem(str(out), option, found, "a new file")]) from error
+
+
+def write_checked(out: Path, text: str) -> None:
+    """Write a study file that reads without a problem. Raises InputProblems, and then nothing is left at `out`."""
+    write_new(out, text.encode("utf-8"))
     try:
         read_study(out)
     except InputProblems:
@@ -152,12 +161,8 @@ def _problems(out: Path, flags: InitFlags) -> list[Problem]:
         found.append(Problem("init", "--train", "nothing", "the rows to train on, since there are suites"))
     if flags.train is not None and flags.test is None:
         found.append(NO_TEST)
-    if (
-        flags.train is not None
-        and flags.test is not None
-        and os.path.realpath(flags.train) == os.path.realpath(flags.test)
-    ):
-        found.append(Problem("init", "--test", "the rows that are trained on", "others: what was trained says nothing"))
+    for option, paths in (("--test", [flags.test] if flags.test else []), ("--keep", flags.keep)):
+        found += [check_not_trained(option, path, flags.train) for path in paths]
     options = [("--train", flags.train), ("--test", flags.test)]
     found += [check_rows(option, path) for option, path in options if path is not None]
     found += [check_keep(path, flags.keep[:i]) for i, path in enumerate(flags.keep)]
@@ -206,6 +211,13 @@ def check_rows(option: str, path: Path) -> Problem | None:
     if not os.access(path, os.R_OK):
         return Problem(str(path), option, "a file that may not be read", expected)
     return Problem(str(path), option, "an empty file", expected) if path.stat().st_size == 0 else None
+
+
+def check_not_trained(option: str, path: Path, train: Path | None) -> Problem | None:
+    """What is wrong with asking the very file that is trained on, by whatever way it is named."""
+    if train is None or os.path.realpath(path) != os.path.realpath(train):
+        return None
+    return Problem("init", option, "the rows that are trained on", "others: what was trained says nothing")
 
 
 def check_keep(path: Path, others: Sequence[Path]) -> Problem | None:

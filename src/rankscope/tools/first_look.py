@@ -101,14 +101,19 @@ def _proposed(names: list[str]) -> dict[str, str]:
 
 
 def _two_texts(values: list[dict[str, object]]) -> dict[str, str]:
-    """The first two columns as question and answer, where no name tells anything and only those two hold text."""
+    """Two columns as question and answer, where no name tells anything and only those two hold text: that with more
+    question marks first."""
     texts = [
         str(name)
         for name in dict.fromkeys(name for value in values for name in value)
         if all(isinstance(found := value.get(name), str) and found.strip() and not is_number(found) for value in values)
         and str(name).lower() != "id"
     ]
-    return {"question": texts[0], "answer": texts[1]} if len(texts) == 2 else {}
+    if len(texts) != 2:
+        return {}
+    asks = {name: sum(str(value[name]).rstrip().endswith("?") for value in values) for name in texts}
+    question, answer = sorted(texts, key=lambda name: -asks[name])  # in their order where neither asks more
+    return {"question": question, "answer": answer}
 
 
 def _parsed(

@@ -30,6 +30,7 @@ from rankscope.model.load import LoadedModel, inspect_model, load_model
 from rankscope.model.methods.attach import SavedAdapter, attach
 from rankscope.model.methods.peft_folder import other_base, virtual_token_count
 from rankscope.records import Interval, Prediction, Suite, SuiteFacts
+from rankscope.study.init_file import write_new
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Arm, ModelSpec
 from rankscope.tools.first_look import LONG_ANSWER_WORDS
@@ -286,8 +287,8 @@ def _loss(predictions: list[Prediction] | None) -> float | None:
 def write_items(scored: Scored, path: Path) -> None:
     """The columns of predictions.parquet, one row for each model and item."""
     frame = scored.frame()
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
-        frame.to_parquet(path, index=False)
+        content = frame.to_parquet(None, index=False)
     else:
-        frame.to_json(path, orient="records", lines=True, force_ascii=False)
+        content = frame.to_json(orient="records", lines=True, force_ascii=False).encode("utf-8")
+    write_new(path, content, "--items")
