@@ -84,7 +84,8 @@ def render(report: ReportData) -> str:
     interval = f"{100 * confidence:g} % interval"
     first = first_screens(pairs, report.tables, report.place, report.study["keep"]["full"])
     tables = _tables_of(report, pairs, interval)
-    kept = sections.drawn([name for name in ("rates", "costs") if tables[name].rows])
+    with_table = (("rates", "rates"), ("cost", "costs"))  # a section and the table that stands in it
+    kept = sections.drawn([section for section, table in with_table if tables[table].rows])
     items = _items_of(report)
     has_items = bool(items["total"]) or items["without_items"]
     answers = [_answer(pair, confidence) for pair in pairs]
