@@ -19,6 +19,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # what others on this machine take must not end our workers
     "RAY_worker_niceness": "0",  # at Ray's 15 a worker gets next to nothing beside whatever else runs here
+    "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "240",  # a client's own server imports Ray, slowly on a busy machine
     # A node is called dead after a few seconds and not after half a minute.
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_failure_threshold": "4",

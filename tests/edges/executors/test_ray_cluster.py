@@ -205,6 +205,32 @@ def test_no_cluster_at_an_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert "(connection refused), expected a running cluster: `ray start --head`" in said("auto")
 
 
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_head_node_that_is_too_busy_for_a_client_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    import ray
+
+    disconnect()
+    asked: list[str] = []
+
+    def init(address: str, **options: Any) -> None:
+        asked.append(address)
+        if len(asked) <= failures:
+            raise ConnectionAbortedError("Initialization failure from server: Proxy failed to Connect to backend!")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"ray://127.0.0.1:{listening.getsockname()[1]}"
+        if failures == 3:
+            assert f"found a cluster at {address} whose head node did not start a server" in said(address)
+        else:
+            assert connect(Execution(on="ray", address=address), "mine") is ray
+            disconnect()
+    assert asked == [address] * 3
+
+
 def test_nodes_with_other_versions_or_without_the_study(
     cluster: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -26,6 +26,8 @@ LOCAL = "local"
 CLIENT = "ray://"
 
 _REACH_SECONDS = 5.0
+_TRIES = 3
+_SERVER_DID_NOT_START = ("Proxy failed to Connect to backend", "Starting Ray client server failed")
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Of a Ray of our own: jobs and their outcomes are a few kilobytes; weights never go through it."""
 
@@ -60,12 +62,29 @@ def connect(execution: Execution, study: str) -> Any:
         address, options = _answering(execution.address, study), {}
     with _own_signal_handlers():
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+            _init_with_patience(ray, address, options)
         except Exception as error:
             raise InputProblems([_why_not(error, address, study)]) from error
     _OURS.append(address)
     _say_it_ourselves()
     return ray
+
+
+def _init_with_patience(ray: Any, address: str, options: dict[str, Any]) -> None:
+    """`ray.init`, again where the head node was too busy: it starts a process for each client and gives up on it after
+    half a minute, which says nothing about the next try."""
+    for last in [False] * (_TRIES - 1) + [True]:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+            return
+        except ConnectionAbortedError as error:
+            if last or not _head_was_busy(str(error)):
+                raise
+
+
+def _head_was_busy(text: str) -> bool:
+    """Whether Ray's words say that a client's own server did not start in time."""
+    return any(words in text for words in _SERVER_DID_NOT_START)
 
 
 def disconnect() -> None:
@@ -131,6 +150,9 @@ def _why_not(error: Exception, address: str, study: str) -> Problem:
         return Problem(study, place, f"{address}: this cluster asks for a token", expected)
     if isinstance(error, ImportError) or "ray[client]" in text:
         return Problem(study, place, f"{address}: no package for Ray's client", "pip install 'ray[client]'")
+    if _head_was_busy(text):
+        found = f"a cluster at {address} whose head node did not start a server for this client in {_TRIES} tries"
+        return Problem(study, place, found, "a head node with a free core; its logs: ray_client_server*.err")
     return Problem(study, place, f"no cluster at {address} ({text[:200]})", _START_A_CLUSTER)
 
 
