@@ -1,5 +1,5 @@
-"""studies/gemma.yaml and studies/gemma-cpu.yaml: they ask the same of the same suites, enough items judge, and they can
-be planned where the public data lie beside the checkout."""
+"""studies/gemma.yaml, and for two cores gemma-cpu.yaml and gemma-cpu-facts.yaml: they ask the same of the same suites,
+enough items judge, and they can be planned where the public data lie beside the checkout."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ def named(name: str) -> Study:
     return read_study(STUDIES / f"{name}.yaml", files=False)
 
 
-def test_the_one_for_two_cores_is_a_part_of_the_other() -> None:
-    whole, part = named("gemma"), named("gemma-cpu")
+PARTS = ["gemma-cpu", "gemma-cpu-facts"]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_what_two_cores_can_train_is_a_part_of_the_other(name: str) -> None:
+    whole, part = named("gemma"), named(name)
     every, some = ({arm.label: arm for arm in study.expand_arms()} for study in (whole, part))
     assert [arm.rank for arm in every.values() if arm.method == "lora"] == RANKS
     assert set(some) == {"full", "lora-r4", "lora-r16", "lora-r64"}
@@ -33,20 +37,22 @@ def test_the_one_for_two_cores_is_a_part_of_the_other() -> None:
         whole.models, whole.seeds, whole.select, whole.decision,
     )  # fmt: skip
     for ours, theirs in ((part.suites, whole.suites), (part.train, whole.train)):
-        for name, source in ours.items():
-            assert source.model_copy(update={"limit": None}) == theirs[name].model_copy(update={"limit": None}), name
+        for own, source in ours.items():
+            assert source.model_copy(update={"limit": None}) == theirs[own].model_copy(update={"limit": None}), own
 
 
-def test_at_least_300_items_of_each_suite_judge() -> None:
-    study = named("gemma-cpu")
-    for name, source in study.suites.items():
-        if source.domain != "commonsense":
+@pytest.mark.parametrize("name", PARTS)
+def test_at_least_300_items_of_each_suite_judge(name: str) -> None:
+    study = named(name)
+    (domain,) = {source.domain for source in study.train.values()}
+    for suite, source in study.suites.items():
+        if source.domain != domain:
             assert source.limit is not None
-            assert source.limit - split_count(source.limit, study.selection) >= LEAST_JUDGED, name
+            assert source.limit - split_count(source.limit, study.selection) >= LEAST_JUDGED, suite
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gemma", "gemma-cpu"])
+@pytest.mark.parametrize("name", ["gemma", *PARTS])
 def test_it_can_be_planned_where_the_data_are(name: str, shared_data: Path) -> None:
     """With the bundled base in place of Gemma, which scripts/gemma_base.py makes; the rows are the same."""
     told = call("plan", STUDIES / f"{name}.yaml", "--json", "--gpus", "1x80GB", "--set", "model=bundled")

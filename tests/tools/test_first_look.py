@@ -115,8 +115,11 @@ def test_what_cannot_be_read_is_a_line(tmp_path: Path) -> None:
         first_look(rows(tmp_path / "b.jsonl", *[QUESTION] * 3, {"question": "Who?", "answer": {}}))
     assert count_rows(tmp_path / "none.jsonl") is None
     assert count_rows(rows(tmp_path / "c.jsonl", *[QUESTION] * 7)) == 7
-    assert rows_told(tmp_path / "c.jsonl") == RowsTold(count=7, judged_by_loss=False)
-    assert rows_told(rows(tmp_path / "d.jsonl", *[{"colour": "red"}] * 3)) == RowsTold(count=3, judged_by_loss=None)
+    assert rows_told(tmp_path / "c.jsonl") == RowsTold(7, judged_by_loss=False, columns=frozenset(QUESTION))
+    assert rows_told(rows(tmp_path / "d.jsonl", *[{"colour": "red"}] * 3)) == RowsTold(
+        3, judged_by_loss=None, columns=frozenset({"colour"})
+    )
+    assert rows_told(tmp_path / "none.jsonl") == RowsTold(None, None)
 
 
 def test_which_models_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,12 +73,22 @@ def why_no_ready_suite() -> str | None:
 
 
 def rows_told(path: Path) -> RowsTold:
-    """How many rows a file that a config names has, and whether they are judged by loss, as far as can be told."""
+    """Of a file that a config names: how many rows, their columns, whether loss judges them, as far as can be told."""
     try:
         look = first_look(path)
     except InputProblems:
-        return RowsTold(count=count_rows(path), judged_by_loss=None)
-    return RowsTold(count=look.row_count, judged_by_loss=look.judged_by_loss)
+        return RowsTold(count=count_rows(path), judged_by_loss=None, columns=_columns(path))
+    return RowsTold(count=look.row_count, judged_by_loss=look.judged_by_loss, columns=_columns(path))
+
+
+def _columns(path: Path) -> frozenset[str] | None:
+    """None where the file cannot be read, or its first rows are not of named fields."""
+    try:
+        first = next(open_file(path, str(path)).batches(), [])[:_LOOKED_AT]
+    except InputProblems:
+        return None
+    names = frozenset(str(key) for _, value in first if isinstance(value, dict) for key in value)
+    return names or None
 
 
 def count_rows(path: Path) -> int | None:

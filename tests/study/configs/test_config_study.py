@@ -103,6 +103,21 @@ def test_rows_that_no_exact_match_grades_are_judged_by_loss(
     assert "TODO kind" not in made.text
 
 
+@pytest.mark.parametrize("field", ["", "\n      field_input: about"])
+def test_a_column_that_no_row_has_is_left_out_where_rows_are_whole_without_it(folder: Path, field: str) -> None:
+    """axolotl takes `input` of a format of the user's own where a row has it."""
+    text = f"base_model: acme/oak\ndatasets:\n  - path: rows.jsonl\n    type:\n      field_output: reply{field}\n"
+    config = read_config(load_yaml(text, "c", "a config"), "c", [], "axolotl")
+    look = replace(KNOWN, look=lambda path: RowsTold(20, True, frozenset({"instruction", "reply"})))
+    made = config_study(config, "c", folder / "study.yaml", "mine", [folder], look)
+    columns = load_yaml(made.text, "study.yaml", "a study")["train"]["rows"]["columns"]
+    assert columns == {"question": "instruction", "answer": "reply"}
+    name = "about" if field else "input"
+    assert f"datasets[0].path: no row has {name}: every prompt is the one without" in made.not_carried
+    unread = config_study(config, "c", folder / "study.yaml", "mine", [folder], KNOWN)
+    assert load_yaml(unread.text, "study.yaml", "a study")["train"]["rows"]["columns"]["context"] == name
+
+
 def test_data_sets_have_a_verdict_each_and_that_is_said(folder: Path) -> None:
     made = study("llamafactory/lora-sft.yaml", folder)
     assert any("2 data sets are mixed" in line for line in made.not_carried)

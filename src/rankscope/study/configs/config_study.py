@@ -18,6 +18,8 @@ from rankscope.study.study_settings import is_name
 from rankscope.study.yaml_text import dump_yaml
 
 _RANKS_WITHOUT = (4, 16, 64)
+_READ_WHERE_THERE = ("context", "input", "system", "rationale")
+"""Fields without which a row is whole."""
 _NEIGHBOUR = 4
 """Ranks beside theirs are so many times smaller and larger: the difference between neighbours is rarely seen."""
 
@@ -53,6 +55,8 @@ def config_study(
     keep = _sources(config.keep, folders, out, file, problems)
     if problems or isinstance(model, Problem):
         raise InputProblems(problems)
+    for one, source in zip((*config.train, *config.test, *config.keep), (*train, *test, *keep), strict=True):
+        _leave_out_absent(one, source, out, known, notes)
     if len(names) > 1:
         notes.append(
             f"{len(names)} data sets are mixed into one training by {config.tool}; here each is a training set with a "
@@ -86,6 +90,17 @@ def _sources(
     made = [source_of(one, folders, out, file) for one in data]
     problems += [one for one in made if isinstance(one, Problem)]
     return [one for one in made if not isinstance(one, Problem)]
+
+
+def _leave_out_absent(data: DataSet, source: dict[str, Any], out: Path, known: KnownBeside, notes: list[str]) -> None:
+    """Without columns that a format reads where a row has them, and that no row of a file has."""
+    columns = source.get("columns") or {}
+    names = known.look(out.parent / source["path"]).columns if columns and "path" in source else None
+    absent = [] if names is None else [one for one in _READ_WHERE_THERE if columns.get(one, None) not in (None, *names)]
+    if absent:
+        source["columns"] = {field: column for field, column in columns.items() if field not in absent}
+        said = ", ".join(str(columns[one]) for one in absent)
+        notes.append(f"{data.place}: no row has {said}: every prompt is the one without")
 
 
 def _rows_of(train: list[dict[str, Any]], out: Path, known: KnownBeside) -> int | None:

@@ -23,10 +23,12 @@ _HEAD = """\
 
 @dataclass(frozen=True)
 class RowsTold:
-    """What a look at a file of rows tells; None: nothing. `judged_by_loss`: no exact match would grade them."""
+    """What a look at a file of rows tells; None: nothing. `judged_by_loss`: no exact match would grade them; `columns`:
+    the names of the first rows' fields."""
 
     count: int | None
     judged_by_loss: bool | None
+    columns: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
