@@ -125,12 +125,19 @@ def bootstrap(
     none. `arms` (n,) numbers each run's arm from 0."""
     plain, partial = np.full(draws, np.nan), np.full(draws, np.nan)
     runs_of = [np.flatnonzero(arms == arm) for arm in range(int(arms.max()) + 1)]
-    for k in range(draws):
-        chosen = np.concatenate([runs_of[arm] for arm in rng.integers(0, len(runs_of), len(runs_of))])
-        ranks = _ranks(x[chosen], y[chosen], given[chosen])
-        plain[k] = _pearson(*ranks[:2])
-        if (found := _residuals(*ranks)) is not None:
-            partial[k] = _pearson(*found)
+    drawn = [
+        np.concatenate([runs_of[arm] for arm in order])
+        for order in rng.integers(0, len(runs_of), (draws, len(runs_of)))
+    ]
+    lengths = np.array([len(chosen) for chosen in drawn])
+    for length in np.unique(lengths):  # of one length where every arm has as many runs: ranked in one go
+        places = np.flatnonzero(lengths == length)
+        chosen = np.stack([drawn[k] for k in places])
+        ranks = [rankdata(values[chosen], axis=1) for values in (x, y, given)]
+        for k, *parts in zip(places, *ranks, strict=True):
+            plain[k] = _pearson(parts[0], parts[1])
+            if (found := _residuals(*parts)) is not None:
+                partial[k] = _pearson(*found)
     return plain, partial
 
 
