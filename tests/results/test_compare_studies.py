@@ -37,7 +37,7 @@ def test_settings_and_content_that_differ_are_listed_and_names_are_not(read: Any
     suite = other.plan.suites[0].model_copy(update={"content_sha256": "d" * 64})
     plan = other.plan.model_copy(update={"suites": [suite, *other.plan.suites[1:]]})
     found = {d.name: (d.first, d.second) for d in setting_differences(one, other._replace(plan=plan))}
-    assert found == {"seeds": ("0, 1, 2", "0, 1"), f"content of suite {suite.name}": ("c" * 12, "d" * 12)}
+    assert found == {"seeds": ("0, 1, 2", "0, 1"), f"content of suite {suite.name}, as tokens": ("c" * 12, "d" * 12)}
 
 
 def test_what_matters_is_told_in_few_rows(read: Any) -> None:
@@ -56,6 +56,33 @@ def test_what_matters_is_told_in_few_rows(read: Any) -> None:
         "suites in one only": (others[0].name, "new"),
         "seeds": ("0, 1, 2", "0, 1"),
     }
+
+
+def test_under_another_base_the_tokens_of_the_same_rows_are_not_other_rows(read: Any) -> None:
+    one, other = told(read, "a"), told(read, "b")
+    train = [t.model_copy(update={"content_sha256": "e" * 64}) for t in other.plan.train_sets]
+    first, *others = (suite.model_copy(update={"content_sha256": "d" * 64}) for suite in other.plan.suites)
+    more = first.model_copy(update={"item_count": first.item_count + 1})
+    models = [m.model_copy(update={"content_sha256": "f" * 64}) for m in other.plan.models]
+    plan = other.plan.model_copy(update={"models": models, "train_sets": train, "suites": [more, *others]})
+    found = {d.name: (d.first, d.second) for d in main_differences(one, other._replace(plan=plan))}
+    assert found == {
+        "base model": (models[0].source, f"{models[0].source}, other weights"),
+        f"suite {first.name}": (f"{first.item_count:,} items", f"{first.item_count + 1:,} items"),
+    }
+
+
+def test_each_base_of_several_has_its_own_rows(read: Any) -> None:
+    one = told(read, "a")
+    second = [t.model_copy(update={"model": "second", "row_count": t.row_count + 5}) for t in one.plan.train_sets]
+    models = [*one.plan.models, *(m.model_copy(update={"name": "second"}) for m in one.plan.models)]
+    plan = one.plan.model_copy(update={"models": models, "train_sets": [*one.plan.train_sets, *second]})
+    moved = [*one.plan.train_sets, *(t.model_copy(update={"content_sha256": "e" * 64}) for t in second)]
+    both = [one._replace(plan=one_plan) for one_plan in (plan, plan.model_copy(update={"train_sets": moved}))]
+    (found,) = main_differences(*both)
+    count = f"{second[0].row_count:,}"
+    assert (found.name, found.first) == (f"training set {second[0].name} for second", f"{count} rows")
+    assert found.second == f"{count} other rows"
 
 
 def test_arms_of_both_are_compared_and_others_named(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rankscope.decide.paired_items import Frames, pair
 from rankscope.decide.study_differences import moved
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import Plan, Verdict
+from rankscope.records import Plan, SuiteFacts, TrainFacts, Verdict
 from rankscope.records.comparison_record import (
     AnswerDifference,
     ArmDifference,
@@ -91,8 +91,7 @@ def _settings(told: Told) -> Iterator[tuple[str, str]]:
         yield f"content of model {facts.name}", facts.content_sha256[:12]
     for kind, found in (("training set", plan.train_sets), ("suite", plan.suites)):
         for data in found:
-            named = f"{data.name} for {data.model}" if several else data.name
-            yield f"content of {kind} {named}", data.content_sha256[:12]
+            yield f"content of {kind} {_named(data, several)}, as tokens", data.content_sha256[:12]
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -132,23 +131,33 @@ def _content(sides: tuple[Told, Told]) -> Iterator[tuple[str, str | None, str | 
     if models[0] != models[1]:
         named = [", ".join(m.source for m in told.plan.models) for told in sides]
         yield "base model", named[0], named[1] if named[0] != named[1] else f"{named[1]}, other weights"
-    trained = [{t.name: (t.content_sha256, t.row_count) for t in told.plan.train_sets} for told in sides]
-    if trained[0].keys() != trained[1].keys():
-        yield "training sets", ", ".join(trained[0]), ", ".join(trained[1])
-    yield from _sizes("training set", "rows", trained)
-    scored = [{s.name: (s.content_sha256, s.item_count) for s in told.plan.suites} for told in sides]
-    yield from _sizes("suite", "items", scored)
+    same = models[0] == models[1]
+    several = any(len(told.plan.models) > 1 for told in sides)
+    trained = [{_named(t, several): (t.content_sha256, t.row_count) for t in told.plan.train_sets} for told in sides]
+    names = [list(dict.fromkeys(t.name for t in told.plan.train_sets)) for told in sides]
+    if set(names[0]) != set(names[1]):
+        yield "training sets", ", ".join(names[0]), ", ".join(names[1])
+    yield from _sizes("training set", "rows", trained, same_base=same)
+    scored = [{_named(s, several): (s.content_sha256, s.item_count) for s in told.plan.suites} for told in sides]
+    yield from _sizes("suite", "items", scored, same_base=same)
     metrics = [{s.name: f"judged by {s.metric}" for s in told.plan.suites} for told in sides]
     for name in (name for name in metrics[0] if name in metrics[1]):
         yield f"suite {name}", metrics[0][name], metrics[1][name]
 
 
+def _named(facts: TrainFacts | SuiteFacts, several: bool) -> str:
+    """Its name, with its base model's where a study has several: each tokenizer makes other rows of one file."""
+    return f"{facts.name} for {facts.model}" if several else facts.name
+
+
 def _sizes(
-    kind: str, unit: str, sides: Sequence[Mapping[str, tuple[str, int]]]
+    kind: str, unit: str, sides: Sequence[Mapping[str, tuple[str, int]]], *, same_base: bool
 ) -> Iterator[tuple[str, str | None, str | None]]:
+    """What both have and is not the same. A hash is of tokens: under another base's tokenizer the same rows have
+    another one, and only their number tells."""
     for name, (content, count) in sides[0].items():
         now, count_now = sides[1].get(name, (content, count))
-        if now != content:
+        if now != content and (same_base or count != count_now):
             yield f"{kind} {name}", f"{count:,} {unit}", f"{count_now:,} {'other ' * (count == count_now)}{unit}"
 
 
