@@ -51,7 +51,7 @@ def test_answers_settings_and_arms_are_told() -> None:
     assert text.index("Not the same: budget.epochs. What moved may come") < text.index("+2.1 (+0.4")
     assert "2 settings differ; --settings lists them" in text
     assert "execution.threads" not in text
-    assert "The verdict was cannot distinguish and is lora-r16, recommended." in text
+    assert 'The verdict was "cannot distinguish" and is "lora-r16, recommended".' in text
     assert "+2.1 (+0.4 to +3.8)" in text
     assert "-1.2 (-3.0 to +0.6)" in text
     assert "rate 1e-3, then 3e-3" in text
@@ -63,7 +63,9 @@ def test_answers_settings_and_arms_are_told() -> None:
 
 def test_an_answer_that_stayed_is_said_to_have_stayed() -> None:
     same = ANSWERS.model_copy(update={"kind": ("no_gain",) * 2, "recommended": (None, None), "best_bet": ("full",) * 2})
-    assert answer_sentence(same) == "The verdict is the same: no gain. The best bet was full (61 %) and is full (97 %)."
+    assert answer_sentence(same) == (
+        'The verdict is the same: "no gain". The best bet was full (61 %) and is full (97 %).'
+    )
 
 
 def printed(*arms: ArmDifference, every_setting: bool = False) -> str:

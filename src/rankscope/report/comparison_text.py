@@ -125,7 +125,7 @@ def answer_sentence(answers: AnswerDifference) -> str:
 
 
 def _verdict(kind: str, label: str | None) -> str:
-    return f"{label}, recommended" if label is not None else kind.replace("_", " ")
+    return f'"{label}, recommended"' if label is not None else f'"{kind.replace("_", " ")}"'
 
 
 def _bet(label: str | None, probability: float | None) -> str:
