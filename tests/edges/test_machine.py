@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -86,3 +87,17 @@ def test_the_version_that_is_recorded_is_that_of_the_code_that_ran(monkeypatch: 
     finally:
         machine._versions.cache_clear()
     assert (found["rankscope"], found["torch"]) == (rankscope.__version__, "0.0.1")
+
+
+def test_ctrl_c_asks_for_a_stop_and_says_so_and_once_more_interrupts(capfd: pytest.CaptureFixture[str]) -> None:
+    with machine.stop_on_signals():
+        signal.raise_signal(signal.SIGTERM)
+        assert machine.stop_requested()
+        assert capfd.readouterr().err == "", "a scheduler reads nothing"
+    assert not machine.stop_requested()
+    with machine.stop_on_signals():
+        signal.raise_signal(signal.SIGINT)
+        assert (machine.stop_requested(), machine.stopped_by_ctrl_c()) == (True, True)
+        assert "Ctrl-C again stops now" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

@@ -33,6 +33,11 @@ _STOP = threading.Event()
 
 _stopped_by: int | None = None
 
+_STOPPING = b"""
+stopping when what is at hand is saved: training at once, items once the model at hand has answered all of them, which
+can take minutes. Ctrl-C again stops now, and what is at hand is done anew
+"""
+
 
 def stop_requested() -> bool:
     """True after a signal asked this process to stop: checkpoint and return."""
@@ -59,6 +64,8 @@ def stop_on_signals() -> Iterator[None]:
         _stopped_by = number
         if number == signal.SIGINT and _STOP.is_set():
             raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            os.write(2, _STOPPING)  # not print, which could be in the middle of a line of its own
         _STOP.set()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
