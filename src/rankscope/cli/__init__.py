@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from typing import Annotated
 
@@ -55,6 +57,7 @@ def main() -> None:
         )
         typer.echo(str(problem), err=True)
         sys.exit(2)
+    atexit.register(gc.freeze)  # or the collector looks through all of torch and pandas once more, for a second
     share_cores()
     let_segments_grow()
     keep_freed_memory()

@@ -97,6 +97,9 @@ def run(
 
 def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: bool = False) -> None:
     quiet()
+    from rankscope.edges.executors import begin
+
+    begin(settings)
     from rankscope.edges.machine import stop_on_signals
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.pipeline import StudyPlanner, run_study

@@ -13,9 +13,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Protocol
 
@@ -134,16 +136,36 @@ def _start_program(task: WorkerTask) -> tuple[Process, Connection]:
     return Program(popen), ours
 
 
+def begin_fork_server() -> None:
+    """Start the fork server where it does not run: it imports what workers need while this process goes on."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    with _without_ctrl_c():
+        forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """What is started here never hears of the terminal's Ctrl-C, in the middle of its imports either."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may say so
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _start_forked(task: WorkerTask) -> tuple[Process, Connection]:
-    """Where the fork server was killed, multiprocessing starts another at a later attempt."""
+    """Where the fork server was killed, another is started at a later attempt."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
     failure: Exception = OSError("no attempt was made")
     for wait_seconds in _START_WAITS_SECONDS:
         time.sleep(wait_seconds)
         ours, theirs = context.Pipe()
         process = context.Process(target=work, args=(theirs, task), daemon=True)
         try:
+            begin_fork_server()
             process.start()
             return process, ours
         except (EOFError, OSError) as error:

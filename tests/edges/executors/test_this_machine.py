@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
-from rankscope.edges.executors import Executor, WorkPlace
+from rankscope.edges.executors import Executor, WorkPlace, begin, this_machine
 from rankscope.edges.executors.this_machine import InProcess, Workers
 from rankscope.edges.study_folder import StudyFolder
+from rankscope.study.study import Execution
 
 
 @dataclass(frozen=True)
@@ -140,3 +143,26 @@ def test_a_fork_server_that_is_killed_costs_the_jobs_at_work_and_says_so(tmp_pat
         workers.close()
     errors = {outcome.job.name: outcome.error for outcome in outcomes}
     assert errors == {"b": "its worker process ended with the fork server that had started it", "c": None}
+
+
+@pytest.mark.parametrize(
+    ("settings", "cores", "driver", "begun"),
+    [
+        ({}, 2, False, True),
+        ({"workers": 3}, 1, False, True),
+        ({}, 1, False, False),
+        ({"workers": 1}, 8, False, False),
+        ({}, 8, True, False),
+        ({"device": "mps"}, 8, False, False),
+        ({"on": "ray"}, 8, False, False),
+    ],
+)
+def test_what_workers_import_is_begun_early_where_several_on_a_cpu_are_to_be_expected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: dict[str, Any], cores: int, driver: bool, begun: bool
+) -> None:
+    found: list[bool] = []
+    monkeypatch.setattr(this_machine, "begin_fork_server", lambda: found.append(True))
+    monkeypatch.setattr(this_machine, "core_count", lambda: cores)
+    monkeypatch.setattr(this_machine, "_GPU_DRIVERS", (str(tmp_path / "none"), str(tmp_path if driver else "none")))
+    begin(SimpleNamespace(execution=Execution(**settings)))  # type: ignore[arg-type]
+    assert found == [True] * begun

@@ -87,6 +87,14 @@ class Site:
     make_executor: Callable[[Plan], Executor]
 
 
+def begin(study: Study) -> None:
+    """Start what the study's executor will probably need and what takes seconds, beside the looking and planning that
+    come first. Nothing depends on it, and an executor that there is not is told of by `site_of`."""
+    begin_own = getattr(named_in(__name__, study.execution.on), "begin", None)
+    if begin_own is not None:
+        begin_own(study.execution)
+
+
 def site_of(study: Study, folder: Path) -> Site:
     """Where the study's own executor works. `folder`: whose disk fills, where that is this machine's.
 

@@ -12,18 +12,31 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
 import psutil
 
-from rankscope.edges.cores import cores_of_workers
+from rankscope.edges.cores import core_count, cores_of_workers
 from rankscope.edges.executors import Executor, Job, JobOutcome, WorkPlace, host_bytes_of, perform, slots_of
 from rankscope.edges.machine import stop_requested
-from rankscope.edges.worker_process import Place, Process, WorkerTask, gpu_names, how_it_ended, start_worker
+from rankscope.edges.worker_process import (
+    Place,
+    Process,
+    WorkerTask,
+    begin_fork_server,
+    gpu_names,
+    how_it_ended,
+    start_worker,
+)
 from rankscope.plan.placement import LOOK_AHEAD, Capacity, Claim, Running, next_to_begin
 from rankscope.plan.resolve import USABLE_MEMORY
 from rankscope.records import Plan
+from rankscope.study.study import Execution
 
 NAME = "local"
+
+_GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""NVIDIA's, AMD's, and that of Windows' subsystem for Linux."""
 
 _LOOK_SECONDS = 0.25
 
@@ -43,6 +56,14 @@ def make(plan: Plan) -> Executor:
         gpus = [*gpu_names(resolved.gpus or range(count), os.environ)]
     cores = cores_of_workers(count, resolved.thread_count)
     return Workers(count, resolved.thread_count, [Place(gpu, own) for gpu, own in zip(gpus, cores, strict=True)])
+
+
+def begin(execution: Execution) -> None:
+    """Where several workers on a CPU are to be expected: let what they need be imported while this process imports what
+    planning needs, and looks at the machine. Whether there is a GPU only torch knows; a driver's file tells enough."""
+    most = core_count() if execution.workers == "auto" else execution.workers
+    if execution.device == "auto" and most > 1 and not any(Path(driver).exists() for driver in _GPU_DRIVERS):
+        begin_fork_server()
 
 
 class InProcess:
