@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+PAPER_CLAIMS = Path(__file__).resolve().parents[1] / "scripts" / "paper_claims.py"
+
 
 def call(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "rankscope", *map(str, words)]
@@ -65,6 +67,28 @@ def test_what_the_demo_teaches_is_learned_and_the_base_knew_nothing_of_it(demo: 
     taught = scores[scores["relation"] == "in-domain"].groupby("arm")["accuracy"].mean()
     assert taught["base"] < 0.35, "chance is a quarter"
     assert taught.drop("base").max() > 0.6
+
+
+@pytest.mark.slow
+def test_the_paper_s_claims_are_held_against_the_demo_in_the_report_s_own_numbers(demo: tuple[Path, str]) -> None:
+    out, _ = demo
+    result = subprocess.run(
+        [sys.executable, str(PAPER_CLAIMS), str(out)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    chosen, trained, inside, layers = result.stdout.split("### ")[1:]
+    points = pd.read_parquet(out / "tables" / "operating_points.parquet")
+    for rows, text in ((points[points["chosen"]], chosen), (points[points["dial"] == 1], trained)):
+        judged = rows.dropna(subset=["gain"])
+        assert set(judged["arm"]) == {"full", "lora-r1", "lora-r4", "lora-r16", "lora-r64"}
+        for row in judged.to_dict("records"):
+            gain = f"{100 * row['gain']:+.1f} ({100 * row['gain_low']:.1f} to {100 * row['gain_high']:.1f})"
+            assert f"| {row['arm']} | {gain} |" in text
+        assert "| r = 64 minus full |" in text
+        assert "| r = 64 minus r = 16 |" in text
+    for text in (inside, layers):
+        assert text.count("| lora-r") >= 4
+        assert "not measured" not in text
 
 
 @pytest.mark.slow
