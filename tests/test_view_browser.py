@@ -31,9 +31,11 @@ def test_a_running_study_is_followed_to_its_verdict(tmp_path: Path) -> None:
         pytest.skip("chromium is not installed")
     arms = {"lora": {"ranks": [2, 4], "learning_rate": 1e-2}}
     study = tiny_study(tmp_path / "input", arms=arms, seeds=[0, 1], model={"id": "model", "dtype": "float32"})
-    runs = start("run", study, "--out", tmp_path / "studies" / "mine", env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
-    while not (tmp_path / "studies" / "mine" / "plan.json").exists():
+    out, environment = tmp_path / "studies" / "mine", {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    runs = start("run", study, "--out", out, env=environment, start_new_session=True)
+    while not (out / "plan.json").exists():
         assert runs.poll() is None, runs.communicate()
+    os.killpg(runs.pid, signal.SIGSTOP)  # or it could be done before a browser is open
     view = start("view", tmp_path / "studies", "--no-browser")
     assert view.stdout is not None
     address = view.stdout.readline().strip()
@@ -48,6 +50,7 @@ def test_a_running_study_is_followed_to_its_verdict(tmp_path: Path) -> None:
             page.on("pageerror", lambda error: faults.append(str(error)))
             page.goto(address)
             page.wait_for_selector("#runs > li[data-state=planned], #runs > li[data-state=running]", timeout=60_000)
+            os.killpg(runs.pid, signal.SIGCONT)
             page.locator("#runs > li[data-state=done]").nth(3).wait_for(timeout=120_000)
             page.locator("#verdicts p").first.wait_for(timeout=60_000)
             page.locator("#runs polyline.held").nth(3).wait_for(state="attached", timeout=20_000)
@@ -60,6 +63,7 @@ def test_a_running_study_is_followed_to_its_verdict(tmp_path: Path) -> None:
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is wider than a phone"
             opened.close()
     finally:
+        os.killpg(runs.pid, signal.SIGCONT)
         view.send_signal(signal.SIGINT)
         said, errors = view.communicate(timeout=30)
         runs.communicate(timeout=60)
