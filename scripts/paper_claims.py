@@ -64,16 +64,14 @@ def _arms(pairing: Pairing, title: str, confidence: float) -> Iterator[str]:
     yield f"### Gain and forgetting {title}, in points\n"
     yield "| | gain | forgetting |\n| --- | --- | --- |"
     for at, label in enumerate(labels):
-        yield _row(label, pairing, _against_base(at, len(labels)), confidence)
+        yield _row(label, pairing, _contrast(at + 1, 0, len(labels)), confidence)
     ranks = sorted((r, at) for at, label in enumerate(labels) if (r := _rank(pairing, label)) is not None)
     full = next((at for at, label in enumerate(labels) if _rank(pairing, label) is None), None)
-    for rank, at in ranks if full is not None else ():
-        yield _row(f"r = {rank} minus full", pairing, _difference(at, full, len(labels)), confidence)
-    for (smaller, before), (rank, at) in pairwise(ranks):
-        yield _row(f"r = {rank} minus r = {smaller}", pairing, _difference(at, before, len(labels)), confidence)
-    if len(ranks) > 2:
-        (smallest, first), (largest, last) = ranks[0], ranks[-1]
-        yield _row(f"r = {largest} minus r = {smallest}", pairing, _difference(last, first, len(labels)), confidence)
+    pairs = [] if full is None else [(f"r = {rank} minus full", at, full) for rank, at in ranks]
+    beside = [*pairwise(ranks), *([(ranks[0], ranks[-1])] if len(ranks) > 2 else [])]
+    pairs += [(f"r = {rank} minus r = {smaller}", at, before) for (smaller, before), (rank, at) in beside]
+    for name, at, other in pairs:
+        yield _row(name, pairing, _contrast(at + 1, other + 1, len(labels)), confidence)
     yield ""
 
 
@@ -81,16 +79,10 @@ def _rank(pairing: Pairing, label: str) -> int | None:
     return pairing.facts(label).rank
 
 
-def _against_base(at: int, count: int) -> np.ndarray:
-    contrast = np.zeros((1, count + 1))
-    contrast[0, [0, at + 1]] = -1, 1
-    return contrast
-
-
-def _difference(at: int, other: int | None, count: int) -> np.ndarray:
-    assert other is not None
-    contrast = np.zeros((1, count + 1))
-    contrast[0, [other + 1, at + 1]] = -1, 1
+def _contrast(plus: int, minus: int, arm_count: int) -> np.ndarray:
+    """(1, 1 + arms): column 0 is the base, column 1 + i arm i."""
+    contrast = np.zeros((1, arm_count + 1))
+    contrast[0, [minus, plus]] = -1, 1
     return contrast
 
 

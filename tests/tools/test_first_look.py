@@ -120,6 +120,8 @@ def test_what_cannot_be_read_is_a_line(tmp_path: Path) -> None:
         3, judged_by_loss=None, columns=frozenset({"colour"})
     )
     assert rows_told(tmp_path / "none.jsonl") == RowsTold(None, None)
+    late = rows(tmp_path / "late.jsonl", *[QUESTION] * 3000, {**QUESTION, "input": "only here"})
+    assert rows_told(late).columns == {*QUESTION, "input"}, "beyond the first look too"
 
 
 def test_which_models_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

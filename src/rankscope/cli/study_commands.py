@@ -99,7 +99,7 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
     quiet()
     from rankscope.edges.executors import begin
 
-    begin(settings)
+    begin(settings)  # before the imports below, which take seconds
     from rankscope.edges.machine import stop_on_signals
     from rankscope.edges.study_folder import StudyFolder
     from rankscope.pipeline import StudyPlanner, run_study

@@ -82,13 +82,13 @@ def rows_told(path: Path) -> RowsTold:
 
 
 def _columns(path: Path) -> frozenset[str] | None:
-    """None where the file cannot be read, or its first rows are not of named fields."""
+    """The names that any row has; None where the file cannot be read, or its rows are not of named fields."""
     try:
-        first = next(open_file(path, str(path)).batches(), [])[:_LOOKED_AT]
+        batches = open_file(path, str(path)).batches()
+        names = {str(key) for batch in batches for _, value in batch if isinstance(value, dict) for key in value}
     except InputProblems:
         return None
-    names = frozenset(str(key) for _, value in first if isinstance(value, dict) for key in value)
-    return names or None
+    return frozenset(names) or None
 
 
 def count_rows(path: Path) -> int | None:

@@ -96,7 +96,7 @@ def _leave_out_absent(data: DataSet, source: dict[str, Any], out: Path, known: K
     """Without columns that a format reads where a row has them, and that no row of a file has."""
     columns = source.get("columns") or {}
     names = known.look(out.parent / source["path"]).columns if columns and "path" in source else None
-    absent = [] if names is None else [one for one in _READ_WHERE_THERE if columns.get(one, None) not in (None, *names)]
+    absent = [] if names is None else [one for one in _READ_WHERE_THERE if columns.get(one) not in (None, *names)]
     if absent:
         source["columns"] = {field: column for field, column in columns.items() if field not in absent}
         said = ", ".join(str(columns[one]) for one in absent)

@@ -24,7 +24,7 @@ _HEAD = """\
 @dataclass(frozen=True)
 class RowsTold:
     """What a look at a file of rows tells; None: nothing. `judged_by_loss`: no exact match would grade them; `columns`:
-    the names of the first rows' fields."""
+    the names that any row has."""
 
     count: int | None
     judged_by_loss: bool | None
