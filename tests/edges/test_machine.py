@@ -101,3 +101,19 @@ def test_ctrl_c_asks_for_a_stop_and_says_so_and_once_more_interrupts(capfd: pyte
         assert "Ctrl-C again stops now" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_stops_though_nobody_reads_any_more(capfd: pytest.CaptureFixture[str]) -> None:
+    """As in `rankscope run study.yaml 2>&1 | tee log`, where the same Ctrl-C ends tee first."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    kept = os.dup(2)
+    os.dup2(writing, 2)
+    try:
+        with machine.stop_on_signals():
+            signal.raise_signal(signal.SIGINT)
+            assert machine.stop_requested()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(writing)

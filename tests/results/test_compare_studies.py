@@ -72,6 +72,15 @@ def test_under_another_base_the_tokens_of_the_same_rows_are_not_other_rows(read:
     }
 
 
+def test_other_rows_of_a_base_that_both_have_are_told_though_one_study_has_a_further_base(read: Any) -> None:
+    one = told(read, "a")
+    second = [m.model_copy(update={"content_sha256": "f" * 64, "name": "second"}) for m in one.plan.models]
+    train = [t.model_copy(update={"content_sha256": "e" * 64}) for t in one.plan.train_sets]
+    plan = one.plan.model_copy(update={"models": [*one.plan.models, *second], "train_sets": train})
+    found = {d.name.partition(" ")[0]: d.second for d in main_differences(one, one._replace(plan=plan))}
+    assert found["training"] == f"{train[0].row_count:,} other rows"
+
+
 def test_each_base_of_several_has_its_own_rows(read: Any) -> None:
     one = told(read, "a")
     second = [t.model_copy(update={"model": "second", "row_count": t.row_count + 5}) for t in one.plan.train_sets]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
@@ -64,9 +65,10 @@ def stop_on_signals() -> Iterator[None]:
         _stopped_by = number
         if number == signal.SIGINT and _STOP.is_set():
             raise KeyboardInterrupt
-        if number == signal.SIGINT:
-            os.write(2, _STOPPING)  # not print, which could be in the middle of a line of its own
         _STOP.set()
+        if number == signal.SIGINT:
+            with contextlib.suppress(OSError):  # nobody may read any more
+                os.write(2, _STOPPING)  # not print, which could be in the middle of a line of its own
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:

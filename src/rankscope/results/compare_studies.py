@@ -131,15 +131,21 @@ def _content(sides: tuple[Told, Told]) -> Iterator[tuple[str, str | None, str | 
     if models[0] != models[1]:
         named = [", ".join(m.source for m in told.plan.models) for told in sides]
         yield "base model", named[0], named[1] if named[0] != named[1] else f"{named[1]}, other weights"
-    same = models[0] == models[1]
     several = any(len(told.plan.models) > 1 for told in sides)
-    trained = [{_named(t, several): (t.content_sha256, t.row_count) for t in told.plan.train_sets} for told in sides]
+    bases = [{m.name: m.content_sha256 for m in told.plan.models} for told in sides]
+    trained = [
+        {_named(t, several): _Size(bases[i][t.model], t.content_sha256, t.row_count) for t in told.plan.train_sets}
+        for i, told in enumerate(sides)
+    ]
     names = [list(dict.fromkeys(t.name for t in told.plan.train_sets)) for told in sides]
     if set(names[0]) != set(names[1]):
         yield "training sets", ", ".join(names[0]), ", ".join(names[1])
-    yield from _sizes("training set", "rows", trained, same_base=same)
-    scored = [{_named(s, several): (s.content_sha256, s.item_count) for s in told.plan.suites} for told in sides]
-    yield from _sizes("suite", "items", scored, same_base=same)
+    yield from _sizes("training set", "rows", trained)
+    scored = [
+        {_named(s, several): _Size(bases[i][s.model], s.content_sha256, s.item_count) for s in told.plan.suites}
+        for i, told in enumerate(sides)
+    ]
+    yield from _sizes("suite", "items", scored)
     metrics = [{s.name: f"judged by {s.metric}" for s in told.plan.suites} for told in sides]
     for name in (name for name in metrics[0] if name in metrics[1]):
         yield f"suite {name}", metrics[0][name], metrics[1][name]
@@ -150,15 +156,22 @@ def _named(facts: TrainFacts | SuiteFacts, several: bool) -> str:
     return f"{facts.name} for {facts.model}" if several else facts.name
 
 
-def _sizes(
-    kind: str, unit: str, sides: Sequence[Mapping[str, tuple[str, int]]], *, same_base: bool
-) -> Iterator[tuple[str, str | None, str | None]]:
-    """What both have and is not the same. A hash is of tokens: under another base's tokenizer the same rows have
-    another one, and only their number tells."""
-    for name, (content, count) in sides[0].items():
-        now, count_now = sides[1].get(name, (content, count))
-        if now != content and (same_base or count != count_now):
-            yield f"{kind} {name}", f"{count:,} {unit}", f"{count_now:,} {'other ' * (count == count_now)}{unit}"
+class _Size(NamedTuple):
+    """Rows or items of one base model: the hashes of its weights and of the rows as its tokens, and their number."""
+
+    base: str
+    content: str
+    number: int
+
+
+def _sizes(kind: str, unit: str, sides: Sequence[Mapping[str, _Size]]) -> Iterator[tuple[str, str | None, str | None]]:
+    """What both have and is not the same. Under another base's tokenizer the same rows have another hash, and only
+    their number tells."""
+    for name, was in sides[0].items():
+        now = sides[1].get(name, was)
+        if now.content != was.content and (now.base == was.base or now.number != was.number):
+            other = "other " * (now.number == was.number)
+            yield f"{kind} {name}", f"{was.number:,} {unit}", f"{now.number:,} {other}{unit}"
 
 
 # ---- one base model and training set --------------------------------------------------------------------------------

@@ -133,13 +133,17 @@ def write_first_study(out: Path, flags: InitFlags, arms: str | None = None) -> N
 def write_new(out: Path, content: bytes, option: str = "--out") -> None:
     """Write a file that is not there; what came to stand there since it was checked is never replaced. Raises
     InputProblems, which name the option that the file was given by."""
+    made = False
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("xb") as stream:
+            made = True
             stream.write(content)
     except FileExistsError as error:
         raise InputProblems([Problem(str(out), option, "a file that exists", "a new file")]) from error
     except OSError as error:
+        if made:  # a part of it, on a disk that is full
+            out.unlink(missing_ok=True)
         found = f"a file that cannot be written ({error.strerror})"
         raise InputProblems([Problem(str(out), option, found, "a new file")]) from error
 

@@ -27,7 +27,8 @@ CLIENT = "ray://"
 
 _REACH_SECONDS = 5.0
 _TRIES = 3
-_SERVER_DID_NOT_START = ("Proxy failed to Connect to backend", "Starting Ray client server failed")
+_SERVER_DID_NOT_ANSWER = "Proxy failed to Connect to backend"
+"""Ray's words where the process that it started for a client was not ready in time."""
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Of a Ray of our own: jobs and their outcomes are a few kilobytes; weights never go through it."""
 
@@ -83,8 +84,8 @@ def _init_with_patience(ray: Any, address: str, options: dict[str, Any]) -> None
 
 
 def _head_was_busy(text: str) -> bool:
-    """Whether Ray's words say that a client's own server did not start in time."""
-    return any(words in text for words in _SERVER_DID_NOT_START)
+    """Whether Ray's words say that a client's own server was not ready in time."""
+    return _SERVER_DID_NOT_ANSWER in text
 
 
 def disconnect() -> None:
