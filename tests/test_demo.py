@@ -84,8 +84,9 @@ def test_the_paper_s_claims_are_held_against_the_demo_in_the_report_s_own_number
         for row in judged.to_dict("records"):
             gain = f"{100 * row['gain']:+.1f} ({100 * row['gain_low']:.1f} to {100 * row['gain_high']:.1f})"
             assert f"| {row['arm']} | {gain} |" in text
-        assert "| r = 64 minus full |" in text
-        assert "| r = 64 minus r = 16 |" in text
+        assert "| lora-r64 minus full |" in text
+        assert "| lora-r64 minus lora-r16 |" in text
+    assert "| lora-r64 minus lora-r1 |" in inside
     for text in (inside, layers):
         assert text.count("| lora-r") >= 4
         assert "not measured" not in text
