@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from tiny_study import choice_rows, tiny_study, write_rows
 
+from rankscope.edges.executors import Executor, Job, JobOutcome
 from rankscope.edges.executors.this_machine import InProcess
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
@@ -19,12 +21,31 @@ from rankscope.records import Plan
 from rankscope.study.read_study import read_study
 
 
-def run(study: Path, out: Path, overrides: list[str] | None = None, only: list[str] | None = None) -> Outcome:
+class Noting(InProcess):
+    """Notes the jobs that it is given together, by kind, in their order."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.given: list[list[str]] = []
+
+    def run(self, jobs: Sequence[Job], idle: Callable[[], None]) -> Iterator[JobOutcome]:
+        if jobs:
+            self.given.append([type(job).__name__ for job in jobs])
+        return super().run(jobs, idle)
+
+
+def run(
+    study: Path,
+    out: Path,
+    overrides: list[str] | None = None,
+    only: list[str] | None = None,
+    executor: Executor | None = None,
+) -> Outcome:
     return run_study(
         StudyPlanner(read_study(study, overrides or []), study.parent),
         StudyFolder.open(out),
         machine=look_at_machine(out, measure=False),
-        make_executor=lambda plan: InProcess(1),
+        make_executor=lambda plan: executor or InProcess(1),
         only=only or [],
     )
 
@@ -135,6 +156,18 @@ def test_a_new_suite_is_scored_without_training_and_a_new_rank_is_one_run(tmp_pa
     found = pd.read_parquet(tmp_path / "out" / "runs" / first.run_id / "predictions.parquet")
     assert (found["suite"] == "new").sum() == 5
     assert len(found) == 40 + 30 + 6 + 2 + 5
+
+
+def test_runs_begin_beside_the_base_where_nothing_waits_for_it(tmp_path: Path) -> None:
+    suites = {"taught": {"path": "taught.jsonl", "domain": "trees", "kind": "recall"}}
+    few = {"seeds": [0], "suites": suites, "budget": {"epochs": 1, "batch_size": 8}}
+    given = tiny_study(tmp_path / "given", **few)
+    assert run(given, tmp_path / "a", executor=(noted := Noting())) == Outcome()
+    assert noted.given == [["ScoreBase", "TrainRuns", "TrainRuns"]], "the base is short and first all the same"
+    searched = tiny_study(tmp_path / "searched", arms={"lora": {"ranks": [2], "learning_rate": "auto"}}, **few)
+    assert run(searched, tmp_path / "b", executor=(noted := Noting())) == Outcome()
+    assert noted.given[:2] == [["ScoreBase"], ["SearchRate"]], "a rate is chosen by what the base can"
+    assert noted.given[-1] == ["TrainRuns"]
 
 
 def test_an_automatic_rate_is_searched_once_and_used(tmp_path: Path) -> None:

@@ -189,15 +189,16 @@ class _Work:
     notice: Callable[[str], None] = lambda _: None
     failed: dict[str, str] = field(default_factory=dict)
 
-    def do(self, what: str, jobs: Sequence[Job]) -> None:
-        """Longest first; what fails is labelled, and the others go on. `what` is how the progress calls these jobs."""
+    def do(self, what: str, jobs: Sequence[Job], first: Sequence[Job] = ()) -> None:
+        """`first`, then the others, longest first; what fails is labelled, and the rest goes on. `what` is how the
+        progress calls these jobs."""
         began = time.time()
-        self.tell(what, 0, len(jobs), began)
-        ordered = sorted(jobs, key=lambda job: -job.seconds)
+        ordered = [*first, *sorted(jobs, key=lambda job: -job.seconds)]
+        self.tell(what, 0, len(ordered), began)
         for done, outcome in enumerate(self.executor.run(ordered, self.idle), start=1):
             if outcome.elsewhere:
-                self.folder.refresh(_REFRESH_SECONDS if outcome.error is None and done < len(jobs) else 0.0)
-            self.tell(what, done, len(jobs), began)
+                self.folder.refresh(_REFRESH_SECONDS if outcome.error is None and done < len(ordered) else 0.0)
+            self.tell(what, done, len(ordered), began)
             if outcome.error is not None:
                 details = outcome.details or outcome.error
                 self.failed.update(outcome.job.mark_failed(self.folder, outcome.error, details))
@@ -254,7 +255,7 @@ def _next(work: _Work, asked: set[str]) -> list[PlannedRun]:
 
 def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     """Bases, and how many arms train together; then searches, and beside the first of them the runs that wait for none;
-    then the runs whose rate was searched.
+    then the runs whose rate was searched. Where nothing waits for the bases, runs begin beside them.
 
     With `only` nothing is measured, and the bases come last where no search waits for them: another process may have
     scored them by then.
@@ -265,16 +266,20 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     waves = search_waves(folder, plan, searched)
     bases = [ScoreBase(folder.url, id_, name, slots=plan.base_gang(name).size) for name, id_ in plan.base_ids.items()]
 
-    if not work.only:
-        measured = [ChoosePacking(folder.url, ids) for ids in undecided(folder, runs)]
-        packs = " and measuring how many arms train best together" if measured else ""
-        work.do(f"scoring the base{packs}", [*bases, *measured])
-    elif searched:
-        work.do("scoring the base", bases)
-    work.do("writing samples to replay", samples_to_write(folder, plan, runs))
-    what = "searching rates, training" if waves else "training"
+    packs = [] if work.only else undecided(folder, runs, work.study, plan.resolved.device)
+    measured = [ChoosePacking(folder.url, ids) for ids in packs]
+    samples = samples_to_write(folder, plan, runs)
+    beside: list[ScoreBase] = []
+    if measured or searched or (samples and not work.only):
+        too = " and measuring how many arms train best together" if measured else ""
+        work.do(f"scoring the base{too}", [*bases, *measured])
+    elif not work.only:
+        beside = bases
+    work.do("writing samples to replay", samples)
+    what = "searching rates, training" if waves else "scoring the base, training" if beside else "training"
     first = waves[0] if waves else []
-    work.do(what, [*first, *training_jobs(folder, [r for r in runs if r not in searched])])
+    at_once = training_jobs(folder, [r for r in runs if r not in searched])
+    work.do(what, [*first, *at_once], first=beside)
     for wave in waves[1:]:
         work.do("searching rates", [job for job in wave if not work.failed.keys() & set(job.waits_for(plan))])
     if searched and not stop_requested():

@@ -22,7 +22,7 @@ from rankscope.study.graders.words_grader import ContainsGrader
 from rankscope.train.fit import FitSettings, fit
 from rankscope.train.training_state import FitResult
 
-_STEPS = 4
+TIMED_STEPS = 4
 """Timed steps, after one that is not: it allocates, and finds out what the model can do."""
 
 _ROWS = 64
@@ -117,7 +117,7 @@ def time_steps(pack: Pack, rows: Sequence[Example], settings: FitSettings) -> tu
 
     start = time.perf_counter()
     count = len(pack.members)
-    result, *_ = fit(pack, rows, [settings] * count, checkpoints=_Unkept(), until_step=_STEPS + 1, on_step=note)
+    result, *_ = fit(pack, rows, [settings] * count, checkpoints=_Unkept(), until_step=TIMED_STEPS + 1, on_step=note)
     batches = order(len(rows), budget.batch_size, budget.epochs, settings.seed)[: len(ends)]
     if len(ends) > 1:
         batches, start = batches[1:], ends[0]

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from rankscope.data.training_batches import order
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.job_context import JobContext, job_context
-from rankscope.jobs.measure_job import SOME_RATE, time_steps
+from rankscope.jobs.measure_job import SOME_RATE, TIMED_STEPS, time_steps
 from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.plan.checkpointing_choice import CheckpointsBlocks
 from rankscope.plan.resolve import USABLE_MEMORY
 from rankscope.records import Gang, Packing, PlannedRun, Resolved
 from rankscope.study.methods.remedy_settings import Replay
+from rankscope.study.study import Study
 
 MOST_TOGETHER = 16
 """Arms in a pack: beyond this no more time was ever saved, and all would be lost together."""
@@ -24,12 +26,20 @@ MOST_TOGETHER = 16
 WORTH_IT = 0.97
 """Another setting is taken where a step takes at most this share of the time: less is noise."""
 
+LIKELY_SAVED = {"cpu": 0.1, "cuda": 0.5}
+"""The share of training that packs are likely to save: on a CPU products bound all but small bases, and of these two
+arms save a sixth; a GPU mostly waits for the launching of its kernels."""
+
+_FIRST_TRIES = 3
+"""Steps of one arm, for each that is timed, before anything is known: of one arm, then of two."""
+
 _LEAST_TOKENS = 1024
 """Micro-batches are not tried smaller: the calls would cost more than the products."""
 
 
-def undecided(folder: StudyFolder, runs: Iterable[PlannedRun]) -> list[tuple[str, ...]]:
-    """Of each base and training set the LoRA runs of one seed, where there are several and nothing was decided.
+def undecided(folder: StudyFolder, runs: Iterable[PlannedRun], study: Study, device: str) -> list[tuple[str, ...]]:
+    """Of each base and training set the LoRA runs of one seed, where there are several, nothing was decided, and
+    deciding takes less than packs are likely to save on such a device.
 
     Arms pack that train on the same rows, those that they replay included.
     """
@@ -40,9 +50,16 @@ def undecided(folder: StudyFolder, runs: Iterable[PlannedRun]) -> list[tuple[str
     found = []
     for (model, train_set), group in groups.items():
         own = [r.run_id for r in group if (r.seed, r.arm.replay) == (group[0].seed, group[0].arm.replay)]
-        if len(own) > 1 and folder.read_packing(model, train_set) is None:
+        known = len(own) < 2 or folder.read_packing(model, train_set) is not None
+        if not known and (study.execution.arms_together != "auto" or _pays(group, device)):
             found.append(tuple(own))
     return found
+
+
+def _pays(runs: Sequence[PlannedRun], device: str) -> bool:
+    """Whether it takes fewer steps to measure than packs are likely to save of those ahead."""
+    likely = LIKELY_SAVED["cuda" if device == "cuda" else "cpu"]
+    return likely * sum(run.step_count for run in runs) >= _FIRST_TRIES * (TIMED_STEPS + 1)
 
 
 def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str, ...]]:
@@ -114,13 +131,21 @@ class ChoosePacking:
 def _best_tokens(context: JobContext, runs: Sequence[PlannedRun], seconds: Seconds) -> int:
     tokens = context.plan.resolved.micro_batch_tokens
     _try(context, runs, 1, tokens, seconds)
-    while tokens // 2 >= _LEAST_TOKENS:
+    largest = _largest_batch_tokens(context, runs[0])
+    while _LEAST_TOKENS <= tokens // 2 < largest:  # else no batch is cut further
         smaller = tokens // 2
         _try(context, runs, 1, smaller, seconds)
         if seconds[1, smaller] > WORTH_IT * seconds[1, tokens]:
             break
         tokens = smaller
     return tokens
+
+
+def _largest_batch_tokens(context: JobContext, run: PlannedRun) -> int:
+    """Of the steps that are timed."""
+    rows, budget = context.objective.training_rows(context.training(run.model, run.train_set)), context.study.budget
+    batches = order(len(rows), budget.batch_size, budget.epochs, run.seed)[: TIMED_STEPS + 1]
+    return max(sum(context.objective.row_tokens(rows[i]) for i in batch) for batch in batches)
 
 
 def _best_count(context: JobContext, runs: Sequence[PlannedRun], tokens: int, seconds: Seconds) -> int:

@@ -28,6 +28,11 @@ class Task:
     claim: Claim
 
 
+def _turn(task: Task) -> tuple[bool, float]:
+    """Bases first, then the longest."""
+    return task.what != "base", -task.claim.seconds
+
+
 @dataclass
 class Work:
     """What a study does: bases (by model) and samples, then searches and runs, then derived runs.
@@ -46,16 +51,22 @@ class Work:
     own_derivations: dict[str, float] = field(default_factory=dict)
 
     def stages(self, base_ids: Mapping[str, str]) -> list[list[Task]]:
-        """The jobs of each stage, those of one in no order. `base_ids` are the bases' run ids, by model."""
-        found = [[Task("base", (base_ids[model],), claim) for model, claim in self.bases.items()]]
-        found.append([Task("samples", (name,), claim) for name, claim in self.samples.items()])
+        """The jobs of each stage, those of one in no order. `base_ids` are the bases' run ids, by model.
+
+        Where neither searches nor samples wait for the bases, runs begin beside them.
+        """
+        bases = [Task("base", (base_ids[model],), claim) for model, claim in self.bases.items()]
+        found = [[Task("samples", (name,), claim) for name, claim in self.samples.items()]]
         runs = [run for run in self.runs if run.fits]
         ends = [0, *self.looks] if self.looks else [0, max((run.seed for run in runs), default=0) + 1]
         for first, last in pairwise(ends):
             own = [run for run in runs if first <= run.seed < last]
             found += self._round(own, self.searches if first == 0 else [])
         found.append([Task("derived", (name,), claim) for name, claim in self.derived.items()])
-        return [stage for stage in found if stage]
+        found = [stage for stage in found if stage]
+        if self.searches or self.samples or not found:
+            return [stage for stage in [bases, *found] if stage]
+        return [[*bases, *found[0]], *found[1:]]
 
     def _round(self, runs: Sequence[PlannedRun], searches: Sequence[PlannedSearch]) -> list[list[Task]]:
         """Searches wave by wave, beside the first of them the runs that wait for none, then those that do."""
@@ -126,7 +137,7 @@ def schedule(
 def _place(
     stage: Sequence[Task], devices: Sequence[int], whole: Capacity, begin: float, number: int
 ) -> list[ScheduledJob]:
-    waiting = sorted(stage, key=lambda task: -task.claim.seconds)
+    waiting = sorted(stage, key=_turn)
     free, now = list(devices), begin
     running: list[tuple[float, int, Running, list[int]]] = []
     placed: list[ScheduledJob] = []
@@ -167,7 +178,7 @@ def _place_on_nodes(
 ) -> list[ScheduledJob]:
     """Strictly in order, as jobs are handed out on a cluster: who waits holds back those behind. A job is on one node,
     of those with room for it the one with the fewest free devices; what no node holds takes the whole of one."""
-    waiting = deque(sorted(stage, key=lambda task: -task.claim.seconds))
+    waiting = deque(sorted(stage, key=_turn))
     rooms, now = [_Room(list(node), host_bytes) for node in nodes], begin
     running: list[tuple[float, int, _Room, list[int], int]] = []
     placed: list[ScheduledJob] = []
