@@ -1,6 +1,6 @@
 """A whole study by `rankscope run` against the script that an engineer would write (study_script.py).
 
-    python benchmarks/study_speed.py [--quick] [--device cpu] [--json FILE] [--only WORD] [--gemma FOLDER]
+    python benchmarks/study_speed.py [--quick] [--json FILE] [--only WORD] [--gemma FOLDER] [--analysis WHICH]
 
 The same base, rows, seeds, rates, batches, adapters' starts and items on both sides, in fp32: wall time and peak
 memory of the whole process with its children, once each. Ours is everything that `rankscope run` does (planning, the
@@ -281,13 +281,17 @@ def measured(case: Case) -> tuple[Row, list[str]]:
 def main() -> None:
     parser = parser_of(__doc__, "fewer arms, rows and items: under six minutes on two cores")
     parser.add_argument("--gemma", type=Path, metavar="FOLDER", help="the folder that scripts/gemma_base.py made")
+    choices = ("off", "on", "both")
+    parser.add_argument("--analysis", choices=choices, help="looked inside or not; off with --quick, else both")
     arguments = parser.parse_args()
     cases = [bundled(arguments.quick)]
     if arguments.gemma is not None:
         cases.append(gemma(arguments.gemma, arguments.quick))
     table, said = Table(arguments), []
     for case in cases:
-        for one in (case,) if arguments.quick else (case, replace(case, analysis=True)):
+        wanted = arguments.analysis or ("off" if arguments.quick else "both")
+        looked_at = {"off": (False,), "on": (True,), "both": (False, True)}[wanted]
+        for one in (replace(case, analysis=inside) for inside in looked_at):
             if arguments.only in one.name:
                 row, lines = measured(one)
                 table.add(row)

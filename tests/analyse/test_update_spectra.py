@@ -109,6 +109,22 @@ def test_a_dense_change_gives_the_same_comparison_as_its_factors() -> None:
         assert one[name] == pytest.approx(other[name])
 
 
+@pytest.mark.parametrize("shape", [(40, 30), (30, 40)])
+@pytest.mark.parametrize("rank", [14, 15, 16, 30])
+def test_a_rank_that_is_not_low_is_decomposed_as_a_whole(
+    shape: tuple[int, int], rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above half of K, as the control of a full change has it; on either side of that the reference's values."""
+    weight, seen, whole = normal(*shape), [], merged_spectra._of_dense
+    delta = LowRank(b=normal(shape[0], rank, scale=0.3), a=normal(rank, shape[1], scale=0.3), scale=1.5)
+    monkeypatch.setattr(merged_spectra, "_of_dense", lambda *given: seen.append(1) or whole(*given))
+    found = merged_top(svd_of(weight), delta, 10)
+    assert bool(seen) == (rank > 15)
+    cosines, values = reference_cosines(weight, delta.dense(), 10)
+    torch.testing.assert_close(found.values, values, rtol=1e-9, atol=0)
+    torch.testing.assert_close(found.cosines.abs(), cosines, rtol=0, atol=1e-5)
+
+
 def test_the_base_against_itself_has_no_intruders_and_keeps_every_vector() -> None:
     weight = normal(30, 40)
     for zero in (

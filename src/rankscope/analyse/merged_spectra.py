@@ -32,6 +32,9 @@ _DENSE_BELOW = 160
 """At most this many coordinates, or half as many again as the iteration starts with, are decomposed densely: it is
 faster there."""
 
+_LOW_RANK = 0.5
+"""The share of K above which a rank is not low: the coordinates are then more than W has."""
+
 
 @dataclass(frozen=True)
 class MergedTop:
@@ -50,10 +53,11 @@ class MergedTop:
 def merged_top(base: Svd, delta: Delta, count: int, *, with_left: bool = False) -> MergedTop:
     """The `count` largest singular values of W0 + delta and their left vectors' cosines with those of W0.
 
-    `base` is the thin SVD of W0. W0 and a dense delta are decomposed as a whole, through W's fp64 Gram matrix.
+    `base` is the thin SVD of W0. W0 and a delta that is dense, or of a rank that leaves nothing of being low, are
+    decomposed as a whole, through W's fp64 Gram matrix.
     """
     count = min(count, len(base.values))
-    if isinstance(delta, DenseDelta):
+    if isinstance(delta, DenseDelta) or delta.rank > _LOW_RANK * len(base.values):
         return _of_dense(base, delta, count)
     problem = _Coordinates(base, delta)
     if problem.size <= max(_DENSE_BELOW, 1.5 * (count + 2 * delta.rank)):
@@ -85,7 +89,7 @@ def overlap(cosines: Tensor) -> float:
     return float(cosines[:count].double().square().sum()) / count
 
 
-def _of_dense(base: Svd, delta: DenseDelta, count: int) -> MergedTop:
+def _of_dense(base: Svd, delta: Delta, count: int) -> MergedTop:
     whole = (base.left * base.values) @ base.right + delta.dense().to(base.left.dtype)
     values, left = gram_left(whole, count)
     left = left.to(base.left.dtype)
