@@ -23,7 +23,7 @@ from rankscope.jobs.packing_job import ChoosePacking, undecided
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.jobs.replay_job import samples_to_write
 from rankscope.jobs.run_job import TrainRuns, training_jobs
-from rankscope.jobs.score_job import ScoreBase
+from rankscope.jobs.score_job import base_jobs
 from rankscope.jobs.search_job import further_jobs, search_waves
 from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun, RunStatus, Stage
 from rankscope.results.evidence import mark_unneeded, wanted_runs
@@ -191,14 +191,14 @@ class _Work:
 
     def do(self, what: str, jobs: Sequence[Job], first: Sequence[Job] = ()) -> None:
         """`first`, then the others, longest first; what fails is labelled, and the rest goes on. `what` is how the
-        progress calls these jobs."""
+        progress calls the others, which it counts."""
         began = time.time()
         ordered = [*first, *sorted(jobs, key=lambda job: -job.seconds)]
-        self.tell(what, 0, len(ordered), began)
+        self.tell(what, 0, len(jobs), began)
         for done, outcome in enumerate(self.executor.run(ordered, self.idle), start=1):
             if outcome.elsewhere:
                 self.folder.refresh(_REFRESH_SECONDS if outcome.error is None and done < len(ordered) else 0.0)
-            self.tell(what, done, len(ordered), began)
+            self.tell(what, max(0, done - len(first)), len(jobs), began)
             if outcome.error is not None:
                 details = outcome.details or outcome.error
                 self.failed.update(outcome.job.mark_failed(self.folder, outcome.error, details))
@@ -255,7 +255,7 @@ def _next(work: _Work, asked: set[str]) -> list[PlannedRun]:
 
 def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     """Bases, and how many arms train together; then searches, and beside the first of them the runs that wait for none;
-    then the runs whose rate was searched. Where nothing waits for the bases, runs begin beside them.
+    then the runs whose rate was searched. Where nothing waits for the bases or is measured, runs begin beside them.
 
     With `only` nothing is measured, and the bases come last where no search waits for them: another process may have
     scored them by then.
@@ -264,22 +264,21 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     runs = sorted(runs, key=lambda r: -r.seconds)
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
     waves = search_waves(folder, plan, searched)
-    bases = [ScoreBase(folder.url, id_, name, slots=plan.base_gang(name).size) for name, id_ in plan.base_ids.items()]
-
-    packs = [] if work.only else undecided(folder, runs, work.study, plan.resolved.device)
-    measured = [ChoosePacking(folder.url, ids) for ids in packs]
+    bases = base_jobs(folder, plan)
+    packs = [] if work.only else undecided(folder, plan, runs, auto=work.study.execution.arms_together == "auto")
     samples = samples_to_write(folder, plan, runs)
-    beside: list[ScoreBase] = []
-    if measured or searched or (samples and not work.only):
-        too = " and measuring how many arms train best together" if measured else ""
-        work.do(f"scoring the base{too}", [*bases, *measured])
-    elif not work.only:
-        beside = bases
-    work.do("writing samples to replay", samples)
-    what = "searching rates, training" if waves else "scoring the base, training" if beside else "training"
-    first = waves[0] if waves else []
     at_once = training_jobs(folder, [r for r in runs if r not in searched])
-    work.do(what, [*first, *at_once], first=beside)
+    beside = not (work.only or packs or searched or samples) and bool(at_once)
+    if packs:
+        measured = [ChoosePacking(folder.url, ids) for ids in packs]
+        work.do("scoring the base and measuring how many arms train best together", [*bases, *measured])
+        at_once = training_jobs(folder, [r for r in runs if r not in searched])
+    elif not beside and (searched or not work.only):
+        work.do("scoring the base", bases)
+    work.do("writing samples to replay", samples)
+    first = waves[0] if waves else []
+    what = "searching rates, training" if waves else "training"
+    work.do(what, [*first, *at_once], first=bases if beside else ())
     for wave in waves[1:]:
         work.do("searching rates", [job for job in wave if not work.failed.keys() & set(job.waits_for(plan))])
     if searched and not stop_requested():

@@ -17,11 +17,11 @@ import rankscope.evaluate.adapter_scoring as adapter_module
 import rankscope.jobs.run_job as run_module
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan
-from rankscope.jobs.packing_job import LIKELY_SAVED, groups_of, undecided
+from rankscope.jobs.packing_job import groups_of, undecided
 from rankscope.model.methods.attach import Pack
 from rankscope.pipeline import Outcome
+from rankscope.plan.packing_choice import LIKELY_SAVED
 from rankscope.records import Packing, PackMembers, RunStatus
-from rankscope.study.read_study import read_study
 
 ARMS = {"full": {"learning_rate": 1e-3}, "lora": {"ranks": [2, 4, 9], "learning_rate": 1e-2}}
 
@@ -119,13 +119,14 @@ def test_what_was_together_is_recorded(outs: dict[int, Path]) -> None:
 
 
 def test_a_pack_that_began_is_a_job_again_as_it_began(outs: dict[int, Path], tmp_path: Path) -> None:
-    runs = plan_of(outs[2]).runs
+    plan = plan_of(outs[2])
+    runs = plan.runs
     full, two, four, nine = (planned.run_id for planned in runs)
-    store, study = StudyFolder.open(tmp_path), read_study(outs[2].parent / "input2" / "study.yaml", [])
-    assert undecided(store, runs, study, "cpu") == [(two, four, nine)]
+    store = StudyFolder.open(tmp_path)
+    assert undecided(store, plan, runs, auto=False) == [(two, four, nine)]
     assert groups_of(store, runs) == [(full,), (two,), (four,), (nine,)], "undecided: one by one"
     store.write_packing(Packing(model="model", train_set="trees", arms_together=2, micro_batch_tokens=4096))
-    assert undecided(store, runs, study, "cpu") == []
+    assert undecided(store, plan, runs, auto=False) == []
     assert groups_of(store, runs) == [(full,), (two, four), (nine,)]
     with store.pack([four, nine]):
         pass
@@ -162,17 +163,6 @@ def test_small_batches_are_timed_in_whole_micro_batches_only(tmp_path: Path, mon
     found = StudyFolder.open(tmp_path / "out").read_packing("model", "trees")
     assert found is not None
     assert set(found.seconds_per_token) == {"1 x 4096", "2 x 4096"}, "three arms are not four"
-
-
-def test_nothing_is_measured_where_it_takes_longer_than_it_can_save(outs: dict[int, Path], tmp_path: Path) -> None:
-    """Fifteen steps of one arm against a tenth of those ahead on a CPU, and half of them on a GPU."""
-    runs, folder = plan_of(outs[2]).runs, StudyFolder.open(tmp_path)
-    _, two, four, nine = (planned.run_id for planned in runs)
-    auto = read_study(tiny_study(tmp_path / "input", arms=ARMS, seeds=[0]), [])
-    for steps, on_cpu, on_gpu in ((9, False, False), (10, False, True), (49, False, True), (50, True, True)):
-        long = [planned.model_copy(update={"step_count": steps}) for planned in runs]
-        for device, worth in (("cpu", on_cpu), ("cuda", on_gpu)):
-            assert undecided(folder, long, auto, device) == ([(two, four, nine)] if worth else []), (steps, device)
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ _DENSE_BELOW = 160
 faster there."""
 
 _LOW_RANK = 0.5
-"""The share of K above which a rank is not low: the coordinates are then more than W has."""
+"""The share of K above which a rank is not low: W's own Gram matrix is then the smaller work."""
 
 
 @dataclass(frozen=True)

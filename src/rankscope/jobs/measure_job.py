@@ -16,14 +16,12 @@ from rankscope.evaluate.score_suites import WRITTEN_FORMS, SuitePlan, score_suit
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.attach import NewAdapter, Pack, attach
+from rankscope.plan.packing_choice import TIMED_STEPS
 from rankscope.plan.run_time import DECODED_ROWS
 from rankscope.records import Example, Item, MeasuredSpeed, Plan, PlannedRun
 from rankscope.study.graders.words_grader import ContainsGrader
 from rankscope.train.fit import FitSettings, fit
 from rankscope.train.training_state import FitResult
-
-TIMED_STEPS = 4
-"""Timed steps, after one that is not: it allocates, and finds out what the model can do."""
 
 _ROWS = 64
 """Validation rows that are timed."""

@@ -12,13 +12,13 @@ from rankscope.data.training_batches import order
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.job_context import JobContext, job_context
-from rankscope.jobs.measure_job import SOME_RATE, TIMED_STEPS, time_steps
+from rankscope.jobs.measure_job import SOME_RATE, time_steps
 from rankscope.model.methods.attach import NewAdapter, attach
 from rankscope.plan.checkpointing_choice import CheckpointsBlocks
+from rankscope.plan.packing_choice import TIMED_STEPS, packing_measured
 from rankscope.plan.resolve import USABLE_MEMORY
-from rankscope.records import Gang, Packing, PlannedRun, Resolved
+from rankscope.records import Gang, Packing, Plan, PlannedRun, Resolved
 from rankscope.study.methods.remedy_settings import Replay
-from rankscope.study.study import Study
 
 MOST_TOGETHER = 16
 """Arms in a pack: beyond this no more time was ever saved, and all would be lost together."""
@@ -26,40 +26,21 @@ MOST_TOGETHER = 16
 WORTH_IT = 0.97
 """Another setting is taken where a step takes at most this share of the time: less is noise."""
 
-LIKELY_SAVED = {"cpu": 0.1, "cuda": 0.5}
-"""The share of training that packs are likely to save: on a CPU products bound all but small bases, and of these two
-arms save a sixth; a GPU mostly waits for the launching of its kernels."""
-
-_FIRST_TRIES = 3
-"""Steps of one arm, for each that is timed, before anything is known: of one arm, then of two."""
-
 _LEAST_TOKENS = 1024
 """Micro-batches are not tried smaller: the calls would cost more than the products."""
 
 
-def undecided(folder: StudyFolder, runs: Iterable[PlannedRun], study: Study, device: str) -> list[tuple[str, ...]]:
-    """Of each base and training set the LoRA runs of one seed, where there are several, nothing was decided, and
-    deciding takes less than packs are likely to save on such a device.
+def undecided(folder: StudyFolder, plan: Plan, runs: Iterable[PlannedRun], *, auto: bool) -> list[tuple[str, ...]]:
+    """Of each base and training set the LoRA runs of one seed for which it is to be decided, and is not, how they pack.
 
-    Arms pack that train on the same rows, those that they replay included.
+    `auto`: the study gives no number of arms.
     """
-    groups: dict[tuple[str, str], list[PlannedRun]] = {}
-    for run in runs:
-        if run.arm.given is None and run.arm.traits.can_pack(run.arm) and not folder.is_trained(run.run_id):
-            groups.setdefault((run.model, run.train_set), []).append(run)
-    found = []
-    for (model, train_set), group in groups.items():
-        own = [r.run_id for r in group if (r.seed, r.arm.replay) == (group[0].seed, group[0].arm.replay)]
-        known = len(own) < 2 or folder.read_packing(model, train_set) is not None
-        if not known and (study.execution.arms_together != "auto" or _pays(group, device)):
-            found.append(tuple(own))
-    return found
-
-
-def _pays(runs: Sequence[PlannedRun], device: str) -> bool:
-    """Whether it takes fewer steps to measure than packs are likely to save of those ahead."""
-    likely = LIKELY_SAVED["cuda" if device == "cuda" else "cpu"]
-    return likely * sum(run.step_count for run in runs) >= _FIRST_TRIES * (TIMED_STEPS + 1)
+    ahead = [run for run in runs if not folder.is_trained(run.run_id)]
+    return [
+        tuple(run.run_id for run in own)
+        for own in packing_measured(ahead, plan.searches, plan.resolved.device, auto=auto)
+        if folder.read_packing(own[0].model, own[0].train_set) is None
+    ]
 
 
 def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str, ...]]:

@@ -117,6 +117,7 @@ class ScoreBase:
     model: str
     seconds: float = 0.0
     slots: int = 1
+    host_bytes: int = 0
 
     def run(self, place: WorkPlace) -> None:
         context = job_context(self.folder, place)
@@ -133,6 +134,21 @@ class ScoreBase:
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
         """Label the base's run; what failed, and why, by run id."""
         return label_runs(folder, (self.run_id,), error, details)
+
+
+def base_jobs(folder: StudyFolder, plan: Plan) -> list[ScoreBase]:
+    """A job for each base of the plan, the longest first, which takes what its schedule has for it."""
+    placed = {
+        name: job for job in (plan.schedule.jobs if plan.schedule else ()) if job.what == "base" for name in job.ids
+    }
+    jobs = [
+        ScoreBase(
+            folder.url, run_id, model, placed[run_id].seconds if run_id in placed else 0.0,
+            slots=plan.base_gang(model).size, host_bytes=placed[run_id].host_bytes if run_id in placed else 0,
+        )
+        for model, run_id in plan.base_ids.items()
+    ]  # fmt: skip
+    return sorted(jobs, key=lambda job: -job.seconds)
 
 
 def score_base(context: JobContext, run_id: str, model: str) -> None:

@@ -128,8 +128,7 @@ def make_plan(
     machine = narrowed(machine, study.execution)
     resolved = resolve(study, study.expand_arms(), models, train_sets, machine, previous, file)
     specs = {spec.name: spec for spec in study.models}
-    together = study.execution.arms_together
-    work = Work(study.looks, 1 if together == "auto" else together)
+    work = Work(study.looks, study.execution.arms_together, resolved.device)
     choices: list[PlannedChoice] = []
     for facts in models:
         for train in train_sets[facts.name]:
@@ -139,7 +138,8 @@ def make_plan(
             _add(setting, work)
         replays = {r.samples_sha256: r for t in train_sets[facts.name] for r in t.replays if r.samples_sha256}
         gang = resolved.scoring_gangs.get(facts.name, Gang())
-        work.bases[facts.name] = Claim(gang.size, seconds=gang_seconds(setting.clock.scoring(None), gang))
+        host = min((run.host_bytes for run in work.runs if run.model == facts.name), default=0)
+        work.bases[facts.name] = Claim(gang.size, host, gang_seconds(setting.clock.scoring(None), gang))
         for sha256, replayed in replays.items():
             seconds = gang_seconds(setting.clock.sampling(replayed), gang)
             work.samples[f"{facts.name} {sha256}"] = Claim(gang.size, seconds=seconds)
@@ -162,8 +162,8 @@ def make_plan(
     places, host = one_node or list(range(resolved.worker_count)), int(machine.memory_bytes * USABLE_MEMORY)
     found = schedule(work.stages(plan.base_ids), resolved.device, places, host, resolved.node_count)
     plan = plan.model_copy(update={"schedule": found})
-    said = [*warnings, *study_warnings(study, plan, machine, plan_totals(plan)), *split_warnings(choices)]
-    return plan.model_copy(update={"warnings": said})
+    warnings += [*study_warnings(study, plan, machine, plan_totals(plan)), *split_warnings(choices)]
+    return plan.model_copy(update={"warnings": warnings})
 
 
 def _check_models(

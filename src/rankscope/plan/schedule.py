@@ -11,7 +11,9 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
+from rankscope.plan.packing_choice import packing_measured
 from rankscope.plan.placement import LOOK_AHEAD, Capacity, Claim, Running, next_to_begin
 from rankscope.records import PlannedRun, PlannedSearch, Schedule, ScheduledJob
 from rankscope.records.machine_facts import Device
@@ -37,12 +39,14 @@ def _turn(task: Task) -> tuple[bool, float]:
 class Work:
     """What a study does: bases (by model) and samples, then searches and runs, then derived runs.
 
-    `looks`: with adaptive seeds the numbers of seeds after which the verdict is asked. `arms_together`: arms of a pack.
+    `looks`: with adaptive seeds the numbers of seeds after which the verdict is asked. `arms_together`: arms of a pack;
+    `auto`: one by one, as far as a plan can know, and it may be measured on `device`.
     `own_derivations`: seconds that runs take beyond their own for what is made of their weights while these are there.
     """
 
     looks: Sequence[int] = ()
-    arms_together: int = 1
+    arms_together: int | Literal["auto"] = 1
+    device: Device = "cpu"
     bases: dict[str, Claim] = field(default_factory=dict)
     samples: dict[str, Claim] = field(default_factory=dict)
     searches: list[PlannedSearch] = field(default_factory=list)
@@ -53,7 +57,7 @@ class Work:
     def stages(self, base_ids: Mapping[str, str]) -> list[list[Task]]:
         """The jobs of each stage, those of one in no order. `base_ids` are the bases' run ids, by model.
 
-        Where neither searches nor samples wait for the bases, runs begin beside them.
+        Where neither searches nor samples wait for the bases, and packing is not measured beside them, runs are.
         """
         bases = [Task("base", (base_ids[model],), claim) for model, claim in self.bases.items()]
         found = [[Task("samples", (name,), claim) for name, claim in self.samples.items()]]
@@ -64,7 +68,9 @@ class Work:
             found += self._round(own, self.searches if first == 0 else [])
         found.append([Task("derived", (name,), claim) for name, claim in self.derived.items()])
         found = [stage for stage in found if stage]
-        if self.searches or self.samples or not found:
+        first_runs = [run for run in runs if run.seed < ends[1]]
+        measured = packing_measured(first_runs, self.searches, self.device, auto=self.arms_together == "auto")
+        if self.searches or self.samples or measured or not first_runs:
             return [stage for stage in [bases, *found] if stage]
         return [[*bases, *found[0]], *found[1:]]
 
@@ -82,11 +88,12 @@ class Work:
         """Runs as they are trained: in packs where the study gives a number of arms, else one by one."""
         packs: list[list[PlannedRun]] = []
         begun: dict[tuple[str, str, int, int, bool, Replay | None], list[PlannedRun]] = {}
+        together = 1 if self.arms_together == "auto" else self.arms_together
         for run in sorted(runs, key=lambda one: -one.seconds):
             key = (run.model, run.train_set, run.seed, run.gang, run.offload, run.arm.replay)
-            if self.arms_together == 1 or run.arm.given is not None or not run.arm.traits.can_pack(run.arm):
+            if together == 1 or run.arm.given is not None or not run.arm.traits.can_pack(run.arm):
                 packs.append([run])
-            elif key in begun and len(begun[key]) < self.arms_together:
+            elif key in begun and len(begun[key]) < together:
                 begun[key].append(run)
             else:
                 begun[key] = [run]

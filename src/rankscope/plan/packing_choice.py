@@ -1,0 +1,51 @@
+"""Of which runs it is measured, before any is trained, how many arms train best together.
+
+Packs form among the LoRA runs of one base, training set and seed. Where the study says `arms_together` that is written
+down for them; `auto` times a few steps, if that takes less than packs are likely to save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rankscope.records import PlannedRun, PlannedSearch
+from rankscope.records.machine_facts import Device
+
+TIMED_STEPS = 4
+"""Timed steps, after one that is not: it allocates, and finds out what the model can do."""
+
+LIKELY_SAVED: dict[Device, float] = {"cpu": 0.1, "mps": 0.1, "cuda": 0.5}
+"""The share of training that packs are likely to save: on a CPU products bound all but small bases; a GPU mostly waits
+for the launching of its kernels."""
+
+_FIRST_TRIES = 3
+"""Steps of one arm, for each that is timed, before anything is known: of one arm, then of two."""
+
+
+def packing_measured(
+    runs: Iterable[PlannedRun], searches: Sequence[PlannedSearch], device: Device, *, auto: bool
+) -> list[list[PlannedRun]]:
+    """Groups of runs that could train together, of one seed and the same replayed rows, for which it is decided.
+
+    `runs` are those ahead, `searches` those of the study: what they train counts as well. `auto`: nothing is given.
+    """
+    groups: dict[tuple[str, str], list[PlannedRun]] = {}
+    for run in runs:
+        if run.arm.given is None and run.arm.traits.can_pack(run.arm):
+            groups.setdefault((run.model, run.train_set), []).append(run)
+    found = []
+    for group in groups.values():
+        own = [r for r in group if (r.seed, r.arm.replay) == (group[0].seed, group[0].arm.replay)]
+        if len(own) > 1 and not (auto and _costs_more(group, searches, device)):
+            found.append(own)
+    return found
+
+
+def _costs_more(runs: Sequence[PlannedRun], searches: Sequence[PlannedSearch], device: Device) -> bool:
+    """Whether measuring takes more steps than packs are likely to save of those ahead."""
+    ahead = float(sum(run.step_count for run in runs))
+    for search in searches:
+        if (search.model, search.train_set) == (runs[0].model, runs[0].train_set):
+            packed = sum(arm.traits.can_pack(arm) for arm in search.arms)
+            ahead += search.step_count * search.runs * packed
+    return LIKELY_SAVED[device] * ahead < _FIRST_TRIES * (TIMED_STEPS + 1)
