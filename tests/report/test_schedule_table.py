@@ -27,9 +27,9 @@ def test_a_line_for_each_gpu() -> None:
         Task("base", ("base",), Claim(seconds=60)),
     )
     assert lines[0].split() == ["GPU", "jobs", "busy", "idle", "done", "after", "longest", "first"]
-    assert lines[1].endswith("lora-r4 seed 0 (gang of 2)")
-    assert lines[2].split()[:2] == ["1", "1"]
-    assert lines[3].endswith("search lora-r1, pack of 2, 1 more")
+    assert lines[1].endswith("search lora-r1, pack of 2, 1 more"), "and the base, which begins first"
+    assert lines[2].endswith("lora-r4 seed 0 (gang of 2)")
+    assert lines[3].split()[:2] == ["2", "1"]
     assert lines[4].startswith("8.1 % of the time of 3 GPUs is idle")
     assert max(map(len, lines)) <= 80
 
