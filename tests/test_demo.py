@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # beside another test a slow machine needs over ten minutes
+
 PAPER_CLAIMS = Path(__file__).resolve().parents[1] / "scripts" / "paper_claims.py"
 
 
@@ -26,7 +28,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return out, result.stdout
 
 
-@pytest.mark.slow
 def test_the_demo_prints_every_arm_and_a_verdict(demo: tuple[Path, str]) -> None:
     out, printed = demo
     plan = json.loads((out / "plan.json").read_text())
@@ -39,14 +40,12 @@ def test_the_demo_prints_every_arm_and_a_verdict(demo: tuple[Path, str]) -> None
     assert call("verdict", out).returncode == (0 if verdict["decided"] else 3)
 
 
-@pytest.mark.slow
 def test_the_demo_scores_a_thousand_items_for_every_arm(demo: tuple[Path, str]) -> None:
     out, _ = demo
     scores = pd.read_parquet(out / "tables" / "scores.parquet")
     assert (scores.groupby(["arm", "seed"], dropna=False)["n"].sum() >= 1000).all()
 
 
-@pytest.mark.slow
 def test_the_demo_writes_every_file_of_the_contract(demo: tuple[Path, str]) -> None:
     out, _ = demo
     for name in ("study.yaml", "plan.json", "verdict.json", "report.html", "base/predictions.parquet"):
@@ -60,7 +59,6 @@ def test_the_demo_writes_every_file_of_the_contract(demo: tuple[Path, str]) -> N
         assert f'id="{section}"' in page, section
 
 
-@pytest.mark.slow
 def test_what_the_demo_teaches_is_learned_and_the_base_knew_nothing_of_it(demo: tuple[Path, str]) -> None:
     out, _ = demo
     scores = pd.read_parquet(out / "tables" / "scores.parquet")
@@ -69,7 +67,6 @@ def test_what_the_demo_teaches_is_learned_and_the_base_knew_nothing_of_it(demo: 
     assert taught.drop("base").max() > 0.6
 
 
-@pytest.mark.slow
 def test_the_paper_s_claims_are_held_against_the_demo_in_the_report_s_own_numbers(demo: tuple[Path, str]) -> None:
     out, _ = demo
     result = subprocess.run(
@@ -92,7 +89,6 @@ def test_the_paper_s_claims_are_held_against_the_demo_in_the_report_s_own_number
         assert "not measured" not in text
 
 
-@pytest.mark.slow
 def test_the_demo_is_compared_with_itself_and_its_page_may_be_without_items(demo: tuple[Path, str]) -> None:
     out, _ = demo
     found = json.loads(call("compare", out, out, "--json").stdout)
@@ -108,7 +104,6 @@ def test_the_demo_is_compared_with_itself_and_its_page_may_be_without_items(demo
     assert not [answer for answer in answers if len(answer) > 8 and answer in page]
 
 
-@pytest.mark.slow
 def test_an_arm_of_the_demo_is_exported_with_its_card(demo: tuple[Path, str], tmp_path: Path) -> None:
     out, _ = demo
     label = next(
