@@ -281,8 +281,7 @@ def measured(case: Case) -> tuple[Row, list[str]]:
 def main() -> None:
     parser = parser_of(__doc__, "fewer arms, rows and items: under six minutes on two cores")
     parser.add_argument("--gemma", type=Path, metavar="FOLDER", help="the folder that scripts/gemma_base.py made")
-    choices = ("off", "on", "both")
-    parser.add_argument("--analysis", choices=choices, help="looked inside or not; off with --quick, else both")
+    parser.add_argument("--analysis", choices=("off", "on", "both"), help="off with --quick, else both")
     arguments = parser.parse_args()
     cases = [bundled(arguments.quick)]
     if arguments.gemma is not None:
@@ -290,10 +289,9 @@ def main() -> None:
     table, said = Table(arguments), []
     for case in cases:
         wanted = arguments.analysis or ("off" if arguments.quick else "both")
-        looked_at = {"off": (False,), "on": (True,), "both": (False, True)}[wanted]
-        for one in (replace(case, analysis=inside) for inside in looked_at):
-            if arguments.only in one.name:
-                row, lines = measured(one)
+        for inside in {"off": (False,), "on": (True,), "both": (False, True)}[wanted]:
+            if arguments.only in case.name:
+                row, lines = measured(replace(case, analysis=inside))
                 table.add(row)
                 said += lines
     print("\n" + "\n".join(said))

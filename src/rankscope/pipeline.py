@@ -267,16 +267,15 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     bases = base_jobs(folder, plan)
     packs = [] if work.only else undecided(folder, plan, runs, auto=work.study.execution.arms_together == "auto")
     samples = samples_to_write(folder, plan, runs)
-    at_once = training_jobs(folder, [r for r in runs if r not in searched])
-    beside = not (work.only or packs or searched or samples) and bool(at_once)
+    beside = bool(runs) and not (work.only or packs or searched or samples)
     if packs:
         measured = [ChoosePacking(folder.url, ids) for ids in packs]
         work.do("scoring the base and measuring how many arms train best together", [*bases, *measured])
-        at_once = training_jobs(folder, [r for r in runs if r not in searched])
     elif not beside and (searched or not work.only):
         work.do("scoring the base", bases)
     work.do("writing samples to replay", samples)
     first = waves[0] if waves else []
+    at_once = training_jobs(folder, [r for r in runs if r not in searched])
     what = "searching rates, training" if waves else "training"
     work.do(what, [*first, *at_once], first=bases if beside else ())
     for wave in waves[1:]:
