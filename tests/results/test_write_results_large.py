@@ -1,4 +1,4 @@
-"""A large study stays within the time and memory that the report, the verdict and the status may take."""
+"""A large study stays within the memory that the report, the verdict and the status may take."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEASURED = """
 import resource, subprocess, sys
 done = subprocess.run([sys.executable, "-m", "rankscope", *sys.argv[1:]], capture_output=True, text=True)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(done.returncode, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+print(done.returncode, used.ru_maxrss * 1024)
 print(done.stderr, file=sys.stderr)
 """
 
@@ -25,18 +25,17 @@ print(done.stderr, file=sys.stderr)
 def test_twenty_arms_of_five_seeds_and_ten_thousand_items(tmp_path: Path) -> None:
     folder = tmp_path / "large"
     subprocess.run([sys.executable, BENCHMARKS / "finished_study.py", folder], check=True)
-    # A third to a half more than a quiet machine takes: a guard, the figures stand in docs/benchmarks.md.
-    for command, seconds, mebibytes in (("report", 12.0, 800), ("verdict", 1.5, 200), ("status", 1.5, 200)):
-        code, used, peak = measured(command, str(folder))
+    # A third more than is measured: a guard. How long they take is in docs/benchmarks.md, and no test.
+    for command, mebibytes in (("report", 800), ("verdict", 200), ("status", 200)):
+        code, peak = measured(command, str(folder))
         assert code in (0, 3)
-        assert used < seconds, command
         assert peak < mebibytes * MEBIBYTE, command
 
 
-def measured(*words: str) -> tuple[int, float, float]:
-    """Exit code, seconds of CPU and peak bytes of a command in a process of its own."""
+def measured(*words: str) -> tuple[int, float]:
+    """Exit code and peak bytes of a command in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     call = [sys.executable, "-c", MEASURED, *words]
     done = subprocess.run(call, capture_output=True, text=True, check=True, env=environment)
-    code, seconds, peak = done.stdout.split()
-    return int(code), float(seconds), float(peak)
+    code, peak = done.stdout.split()
+    return int(code), float(peak)
