@@ -13,7 +13,7 @@ from pathlib import Path
 import portalocker
 import pytest
 
-from rankscope.edges.storages import Busy, open_storage
+from rankscope.edges.storages import Busy, local_disk, open_storage
 from rankscope.edges.storages.local_disk import LocalDisk
 from rankscope.study.problems import InputProblems
 
@@ -135,7 +135,10 @@ def test_who_only_looks_never_makes_a_beginner_busy_and_leaves_no_trace(tmp_path
         looking.join()
 
 
-def test_a_beginner_waits_for_one_that_looks_slowly_and_not_for_one_that_works(tmp_path: Path) -> None:
+def test_a_beginner_waits_for_one_that_looks_slowly_and_not_for_one_that_works(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(local_disk, "_PATIENCE_SECONDS", 60.0)
     disk = LocalDisk(tmp_path)
     with disk.lock("study"):
         pass
@@ -147,7 +150,7 @@ def test_a_beginner_waits_for_one_that_looks_slowly_and_not_for_one_that_works(t
         with pytest.raises(Busy, match=f"pid {os.getpid()}"), disk.lock("study"):
             pass
         assert disk.is_locked("study")
-        assert time.monotonic() - start < 10, "it waits for what is slow to let go, not for who works"
+        assert time.monotonic() - start < 30, "that process lives, and is not waited for"
 
 
 def test_array_jobs_share_a_study(tmp_path: Path) -> None:
