@@ -242,7 +242,10 @@ def agreement(case: Case, study: StudyFolder, items: dict[str, Any]) -> Iterator
                     right_here += best == record["answer_index"]
                     right_there += there == record["answer_index"]
                 else:
-                    same += str(row["predicted"]).strip() == theirs.strip()
+                    written = str(row["predicted"]).strip()
+                    same += written == theirs.strip()
+                    right_here += written == record["answer"]
+                    right_there += theirs.strip() == record["answer"]
             points = max(points, 100 * abs(right_here - right_there) / len(records))
         yield name, apart, same / count, points
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from tiny_study import choice_rows, tiny_study, write_rows
 
 from rankscope.edges.executors import Executor, Job, JobOutcome
 from rankscope.edges.executors.this_machine import InProcess
+from rankscope.edges.folder_upkeep import keep_best
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
@@ -230,8 +232,16 @@ def test_of_full_checkpoints_the_best_or_all_may_stay(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(study, out)
     store, ids = StudyFolder.open(out), [r.run_id for r in plan_of(out).runs]
-    assert all(store.has_weights(run_id, whole=True) for run_id in ids)
-    run(study, out, ["keep.full=best"])
+    kept = lambda: [run_id for run_id in ids if store.has_weights(run_id, whole=True)]  # noqa: E731
+    assert kept() == ids
     losses = {run_id: store.read_status(run_id).validation_loss for run_id in ids}  # type: ignore[union-attr]
-    kept = [run_id for run_id in ids if store.has_weights(run_id, whole=True)]
-    assert kept == [min(ids, key=lambda run_id: losses[run_id] or 0.0)]
+    best, *others = sorted(ids, key=lambda run_id: losses[run_id] or 0.0)
+    with ExitStack() as held:
+        for run_id in others:
+            held.enter_context(store.lock(run_id))
+        keep_best(store, plan_of(out), lambda _: True)
+    assert kept() == ids, "somebody works on the others"
+    keep_best(store, plan_of(out), lambda one: one.run_id != best)
+    assert set(kept()) == {best, others[0]}, "what is not finished stays, and is no reason to remove another"
+    run(study, out, ["keep.full=best"])
+    assert kept() == [best]

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from tempfile import TemporaryDirectory
 
 from rankscope.edges.executors import Executor, Job
@@ -23,7 +24,7 @@ from rankscope.jobs.packing_job import ChoosePacking, undecided
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.jobs.replay_job import samples_to_write
 from rankscope.jobs.run_job import TrainRuns, training_jobs
-from rankscope.jobs.score_job import base_jobs
+from rankscope.jobs.score_job import base_jobs, came_through
 from rankscope.jobs.search_job import further_jobs, search_waves
 from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun, RunStatus, Stage
 from rankscope.results.evidence import mark_unneeded, wanted_runs
@@ -203,7 +204,7 @@ class _Work:
                 details = outcome.details or outcome.error
                 self.failed.update(outcome.job.mark_failed(self.folder, outcome.error, details))
             if self.study.keep.full == "best" and isinstance(outcome.job, TrainRuns):
-                keep_best(self.folder, self.plan)
+                keep_best(self.folder, self.plan, partial(came_through, self.folder, self.plan))
 
     def tell(self, what: str, done: int, total: int, began: float) -> None:
         """Say in the folder what is being worked on; with `only` nobody does, as several processes would."""

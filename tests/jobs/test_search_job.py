@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -158,3 +159,20 @@ def test_the_next_rate_is_half_a_decade_on() -> None:
     assert rates[1:7] == [3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3]
     for above, below in zip(rates[1:], rates, strict=False):
         assert next_rate(above, up=False) == below
+
+
+def test_an_arm_that_is_renamed_keeps_what_its_search_found(done: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done[1], out)
+    renamed = {"full": ARMS["full"], "mine": {"method": "lora", **ARMS["lora"]}}
+    assert run(tiny_study(tmp_path / "input", arms=renamed, **SETTINGS), out) == Outcome()
+    before, after = (
+        {setting.arm: (setting.learning_rate, setting.dial, setting.how) for setting in settings_of(folder).settings}
+        for folder in (done[1], out)
+    )
+    assert after == {label.replace("lora", "mine"): found for label, found in before.items()}
+    assert None not in [rate for rate, *_ in after.values()]
+    for search, known in zip(plan_of(out).searches, plan_of(done[1]).searches, strict=True):
+        assert StudyFolder.open(out).read_search(search.search_id) == StudyFolder.open(done[1]).read_search(
+            known.search_id
+        ), "nothing was searched again"

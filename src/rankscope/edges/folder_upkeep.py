@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 
+from rankscope.edges.storages import Busy
 from rankscope.edges.study_folder import StudyFolder
-from rankscope.records import Plan
+from rankscope.records import Plan, PlannedRun
 from rankscope.study.problems import InputProblems
 
 
-def keep_best(folder: StudyFolder, plan: Plan) -> None:
-    """Of each arm's full checkpoints that are scored leave the one with the lowest validation loss."""
+def keep_best(folder: StudyFolder, plan: Plan, is_finished: Callable[[PlannedRun], bool]) -> None:
+    """Of each arm's full checkpoints of runs that are finished leave the one with the lowest validation loss.
+
+    A run that somebody works on keeps its weights: they are yet to be scored, at other dials too, or looked into.
+    """
     groups: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
     for run in plan.runs:
-        status = folder.read_status(run.run_id)
-        if run.arm.traits.whole and status is not None and status.validation_loss is not None:
+        status = folder.read_status(run.run_id) if run.arm.traits.whole else None
+        if status is not None and status.validation_loss is not None and is_finished(run):
             key = (run.model, run.train_set, run.arm.label)
             groups.setdefault(key, []).append((status.validation_loss, run.run_id))
     for run_id in _all_but_the_best(groups.values()):
-        folder.remove_weights(run_id)
+        with suppress(Busy), folder.lock(run_id):
+            folder.remove_weights(run_id)
 
 
 def set_aside_damaged(folder: StudyFolder, plan: Plan, bases: Collection[str]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from rankscope.records import PlannedRun, PlannedSearch
 from rankscope.records.machine_facts import Device
+from rankscope.study.methods.remedy_settings import Replay
 
 TIMED_STEPS = 4
 """Timed steps, after one that is not: it allocates, and finds out what the model can do."""
@@ -36,10 +37,18 @@ def packing_measured(
             groups.setdefault((run.model, run.train_set), []).append(run)
     found = []
     for group in groups.values():
-        own = [r for r in group if (r.seed, r.arm.replay) == (group[0].seed, group[0].arm.replay)]
+        own = max(_alike(group), key=len)  # the first of several that are as large
         if len(own) > 1 and not (auto and _costs_more(group, searches, device)):
             found.append(own)
     return found
+
+
+def _alike(runs: Iterable[PlannedRun]) -> list[list[PlannedRun]]:
+    """Runs of one seed and the same replayed rows, in whatever order they come, by seed."""
+    groups: dict[tuple[int, Replay | None], list[PlannedRun]] = {}
+    for run in runs:
+        groups.setdefault((run.seed, run.arm.replay), []).append(run)
+    return [group for _, group in sorted(groups.items(), key=lambda item: item[0][0])]
 
 
 def _costs_more(runs: Sequence[PlannedRun], searches: Sequence[PlannedSearch], device: Device) -> bool:

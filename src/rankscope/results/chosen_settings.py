@@ -74,17 +74,16 @@ def further_searches(folder: StudyFolder, plan: Plan, choice: PlannedChoice, sui
     limit at every dial, by the fit over what all arms' first two rates scored. None where rates are shared."""
     if choice.select == "loss":
         return []
-    records = {
-        s.search_id: folder.read_search(s.search_id) for s in planned_searches_of(plan, choice) if len(s.arms) == 1
-    }
-    first = {record.arms[0]: record.finals[:2] for record in records.values() if record is not None}
+    alone = [search for search in planned_searches_of(plan, choice) if len(search.arms) == 1]
+    records = {search.arms[0].label: (search, folder.read_search(search.search_id)) for search in alone}
+    first = {label: record.finals[:2] for label, (_, record) in records.items() if record is not None}
     points = search_points(folder, plan, choice, suites)
     kept = [p for label, own in points.items() for p in own if p.learning_rate in first.get(label, ())]
     fitted = _by_arm(with_fits(kept))
     return [
-        search_id
-        for search_id, record in records.items()
-        if record is not None and len(record.finals) == 2 and exceeds_everywhere(fitted.get(record.arms[0], []), choice)
+        search.search_id
+        for label, (search, record) in records.items()
+        if record is not None and len(record.finals) == 2 and exceeds_everywhere(fitted.get(label, []), choice)
     ]
 
 
@@ -174,24 +173,32 @@ def _at_dials(folder: StudyFolder, run: PlannedRun) -> list[tuple[float, pd.Data
 def search_points(
     folder: StudyFolder, plan: Plan, choice: PlannedChoice, suites: pd.DataFrame
 ) -> dict[str, list[SettingPoint]]:
-    """Points of the rates that searches trained to the end, by label; as of runs."""
+    """Points of the rates that searches trained to the end, by label; as of runs. An arm that was renamed since its
+    search has the name that it has now."""
     scores, moved, losses = [], [], []
     for search in planned_searches_of(plan, choice):
         record = folder.read_search(search.search_id)
         if record is None:
             continue
+        now = dict(zip(record.arms, (arm.label for arm in search.arms), strict=True))
         gave = {arm.label: plan.gave_prompts(search.model, search.train_set, arm) for arm in search.arms}
         selection = folder.read_selection(search.search_id)
         first = folder.read_first_tokens(f"searches/{search.search_id}")
-        scores += [] if selection is None else [_without(selection, gave).assign(seed=record.seed)]
-        moved += [] if first is None else [_without(first, gave).assign(seed=record.seed)]
+        scores += [] if selection is None else [_without(_renamed(selection, now), gave).assign(seed=record.seed)]
+        moved += [] if first is None else [_without(_renamed(first, now), gave).assign(seed=record.seed)]
         losses += [
-            (one.arm, one.learning_rate, one.dial, record.seed, one.validation_loss) for one in record.dial_losses
+            (now.get(one.arm, one.arm), one.learning_rate, one.dial, record.seed, one.validation_loss)
+            for one in record.dial_losses
         ]
     measured = SettingMeasurements(
         _joined(scores, _SCORES), _joined(moved, _MOVED), pd.DataFrame(losses, columns=_LOSSES)
     )
     return _by_arm(setting_points(measured, _base(folder, plan, choice), suites, "search"))
+
+
+def _renamed(frame: pd.DataFrame, now: Mapping[str, str]) -> pd.DataFrame:
+    """With the names that arms have now; a rate that was trained after the renaming has it already."""
+    return frame.assign(arm=[now.get(arm, arm) for arm in frame["arm"]])
 
 
 def _without(frame: pd.DataFrame, gave: Mapping[str, Sequence[str]]) -> pd.DataFrame:
