@@ -122,6 +122,8 @@ WRONG = [
     ("model: bundled", "model: 8", "line 2, model: found 8, expected `bundled`, a folder, a hub id, a mapping with `id`, "
      "or a list of these"),
     ("model: bundled", "model: {id: x, dtype: fp8}", 'line 2, model.dtype: found "fp8", expected auto, float32 or bfloat16'),
+    ("model: bundled", "model: {id: bundled, gguf_file: a.gguf}", "line 2, model.gguf_file: found `gguf_file` of the bundled "
+     "base, which comes with rankscope, expected a model of yours, or no `gguf_file`"),
     ("model: bundled", "model: {dtype: auto}", "line 2, model.id: found nothing, expected `bundled`, a folder, a hub id, or a store's URL"),
     ("path: train.jsonl", "path: gone.jsonl", 'line 4, train.medical.path: found "gone.jsonl", which does not exist, '
      "expected a file of rows; relative paths start at FOLDER"),

@@ -114,3 +114,12 @@ def test_our_own_file_is_read_back_as_the_model_that_it_was_made_of(tmp_path: Pa
         assert torch.allclose(read.model(ids).logits, made.model(ids).logits, atol=1e-4)
     weights = made.model.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in read.model.state_dict().items())
+
+
+def test_a_folder_that_holds_a_gguf_file_alone_says_how_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "small.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputProblems) as refused:
+        model_path(ModelSpec(id=str(tmp_path)), tmp_path)
+    (problem,) = refused.value.problems
+    assert problem.found == "no config.json"
+    assert problem.expected.endswith(f"of a GGUF file `model: {{id: {tmp_path}, gguf_file: small.gguf}}`")

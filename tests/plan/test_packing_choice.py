@@ -9,6 +9,7 @@ from made_facts import STUDY, planned_on_gpus
 from rankscope.plan.packing_choice import packing_measured
 from rankscope.records import Plan
 from rankscope.records.machine_facts import Device
+from rankscope.study.methods.remedy_settings import Replay
 from rankscope.study.study import Study
 
 Read = Callable[..., Study]
@@ -49,15 +50,15 @@ def test_seeds_and_searches_ahead_count_and_one_arm_alone_does_not_pack(read: Re
 
 
 def test_the_order_of_runs_and_one_arm_that_replays_change_nothing(read: Read) -> None:
-    plan = planned_on_gpus(
-        read(STUDY, *GIVEN, "arms.lora.ranks=[2,4,8]", "seeds=[0,1]",
-             "arms.again={method: lora, ranks: [16], learning_rate: 1e-3, replay: {self: 0.2}}")
-    )  # fmt: skip
-    assert [run.arm.label for run in plan.runs if run.arm.replay is not None][:1] == ["again-r16"]
-    group = {f"lora-r{rank} 0" for rank in (2, 4, 8)}
-    for runs in (plan.runs, plan.runs[::-1], sorted(plan.runs, key=lambda run: run.arm.replay is None)):
-        (found,) = measured(plan.model_copy(update={"runs": list(runs)}), "cuda", steps=10_000)
-        assert set(found) == group
+    plan = planned_on_gpus(read(STUDY, *GIVEN, "arms.lora.ranks=[2,4,8,16]", "seeds=[0,1]"))
+    replay = Replay.model_validate({"self": 0.2})
+    runs = [
+        run.model_copy(update={"arm": run.arm.model_copy(update={"replay": replay})}) if run.arm.rank == 16 else run
+        for run in plan.runs
+    ]
+    for ordered in (runs, runs[::-1], sorted(runs, key=lambda run: run.arm.rank != 16)):
+        (found,) = measured(plan.model_copy(update={"runs": ordered}), "cuda", steps=10_000)
+        assert set(found) == {"lora-r2 0", "lora-r4 0", "lora-r8 0"}
 
 
 def test_a_plan_places_runs_beside_the_base_where_nothing_waits_for_it(read: Read) -> None:

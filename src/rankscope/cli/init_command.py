@@ -21,14 +21,19 @@ def init(
         Path | None, typer.Argument(metavar="FILE", help="Your rows, or another tool's config; as --from.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")] = Path("study.yaml"),
-    name: Annotated[str, typer.Option("--name", help="The study's name, and its folder's.")] = "my-study",
+    name: Annotated[
+        str,
+        typer.Option("--name", help="The study's name, and its folder's.", show_default="that of FILE, else my-study"),
+    ] = "my-study",
     model: Annotated[str, typer.Option("--model", help="`bundled`, a folder, or a hub id.")] = "bundled",
     train: Annotated[Path | None, typer.Option("--train", metavar="FILE", help="Rows to train on.")] = None,
     test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="Questions on what they teach.")] = None,
     keep: Annotated[
         list[Path] | None, typer.Option("--keep", metavar="FILE", help="Questions it must not forget; repeatable.")
     ] = None,
-    domain: Annotated[str, typer.Option("--domain", help="What the training rows are about.")] = "mine",
+    domain: Annotated[
+        str, typer.Option("--domain", help="What the training rows are about.", show_default="FILE's name, else mine")
+    ] = "mine",
     kind: Annotated[
         str | None, typer.Option("--kind", help="recall or reasoning: are answers learned by heart or worked out?")
     ] = None,

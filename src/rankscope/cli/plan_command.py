@@ -39,7 +39,7 @@ def plan(
     \b
     Examples:
       rankscope plan study.yaml
-      rankscope plan study.yaml --set seeds=[0,1,2,3,4] --json
+      rankscope plan study.yaml --set 'seeds=[0,1,2,3,4]' --json
       rankscope plan study.yaml --gpus 8x80GB --price 2.5/gpu-hour
     """
     quiet()

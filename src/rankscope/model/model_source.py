@@ -53,7 +53,10 @@ def model_path(spec: ModelSpec, base: Path) -> str:
     if not folder.is_dir():
         raise InputProblems([Problem(str(folder), "model", "a file", "a model folder with config.json")])
     if not (folder / "config.json").is_file():
-        raise InputProblems([Problem(str(folder), "model", "no config.json", "a model folder saved by transformers")])
+        expected = "a model folder saved by transformers"
+        for file in sorted(folder.glob("*.gguf"))[:1]:
+            expected += f"; of a GGUF file `model: {{id: {spec.id}, gguf_file: {file.name}}}`"
+        raise InputProblems([Problem(str(folder), "model", "no config.json", expected)])
     if not list(folder.glob("*.safetensors")):
         other = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "no weights"
         raise InputProblems([Problem(str(folder), "model", other, "weights as *.safetensors (pickles are not opened)")])

@@ -215,6 +215,10 @@ def _check_models(document: Document, base: Path) -> list[Problem]:
         if id_.startswith((".", "/", "~")) and not os.path.isdir(os.path.join(base, os.path.expanduser(id_))):
             found = f"{show(id_)}, where no folder is"
             problems.append(document.problem(place, found, "a model folder, or a hub id"))
+        for key in ("gguf_file", "revision", "token_env"):
+            if id_ == "bundled" and model.get(key) is not None:
+                found = f"`{key}` of the bundled base, which comes with rankscope"
+                problems.append(document.problem((*place, key), found, f"a model of yours, or no `{key}`"))
         name = id_.rstrip("/").split("/")[-1]
         if name in names:
             expected = "models whose last part of the path or id differs: it names them in tables"
