@@ -112,8 +112,8 @@ def is_name(text: str) -> bool:
 
 
 class Validation(Frozen):
-    """Rows taken out of the training rows, never trained on. A search ranks rates by the loss on them; which of those that
-    were trained to the end is taken is a matter of `select`."""
+    """Rows taken out of the training rows, never trained on. A search ranks rates by the loss on them; `select` takes
+    one of those that were trained to the end."""
 
     fraction: Share = Field(
         default=0.1, description="a share of the training rows above 0 and below 1. The same rows for every arm."
