@@ -20,7 +20,11 @@ def test_what_was_forgotten_tells_sure_losses_from_noise() -> None:
     arms = {arm.label: arm for arm in make_verdict().arms}
     assert "It surely lost 7.1 points (3.9 to 10.2) on gsm8k" in forgotten_sentence(arms["full"])
     assert "No single suite's loss is beyond the noise" in forgotten_sentence(arms["lora-r16"])
-    assert "unknown" in forgotten_sentence(arms["lora-r256"])
+    assert forgotten_sentence(arms["lora-r256"]) == "lora-r256: forgetting was not measured (diverged)."
+    inside = [o.model_copy(update={"relation": "in-domain"}) for o in arms["full"].per_suite]
+    assert forgotten_sentence(arms["full"].model_copy(update={"per_suite": inside})) == (
+        "full: forgetting is unknown, because no suite lies outside the training domain."
+    )
     better = [
         o.model_copy(update={"change": Interval(mean=0.01, low=-0.01, high=0.03)}) for o in arms["lora-r1"].per_suite
     ]

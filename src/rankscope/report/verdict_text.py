@@ -108,9 +108,9 @@ def lost_on(outcome: SuiteOutcome) -> str:
 def forgotten_sentence(arm: ArmVerdict) -> str:
     """What an arm forgot, suite by suite, and which losses are surely losses."""
     others = [outcome for outcome in arm.per_suite if outcome.relation != "in-domain"]
-    if not others:
+    if arm.per_suite and not others:
         return f"{arm.label}: forgetting is unknown, because no suite lies outside the training domain."
-    if all(outcome.change.mean is None for outcome in others):
+    if all(outcome.change.mean is None for outcome in others):  # of an arm without a finished run there are none
         return f"{arm.label}: forgetting was not measured ({arm.status})."
     lost = lost_suites(arm)
     if not lost:
