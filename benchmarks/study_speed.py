@@ -237,15 +237,13 @@ def agreement(case: Case, study: StudyFolder, items: dict[str, Any]) -> Iterator
                 if "choices" in record:
                     mine = list(row["choice_logprobs"])
                     apart = max(apart, max(abs(a - b) for a, b in zip(mine, theirs, strict=True)))
-                    best, there = (max(range(len(mine)), key=one.__getitem__) for one in (mine, theirs))
-                    same += best == there
-                    right_here += best == record["answer_index"]
-                    right_there += there == record["answer_index"]
+                    here, there = (max(range(len(mine)), key=one.__getitem__) for one in (mine, theirs))
                 else:
-                    written = str(row["predicted"]).strip()
-                    same += written == theirs.strip()
-                    right_here += written == record["answer"]
-                    right_there += theirs.strip() == record["answer"]
+                    here, there = str(row["predicted"]).strip(), theirs.strip()
+                wanted = record["answer_index" if "choices" in record else "answer"]
+                same += here == there
+                right_here += here == wanted
+                right_there += there == wanted
             points = max(points, 100 * abs(right_here - right_there) / len(records))
         yield name, apart, same / count, points
 
