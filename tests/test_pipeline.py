@@ -20,6 +20,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.pipeline import Outcome, run_study
 from rankscope.records import Plan
+from rankscope.results.export_arm import chosen_run
 from rankscope.study.read_study import read_study
 
 
@@ -228,7 +229,9 @@ def test_only_does_one_run_and_leaves_the_verdict_to_report(tmp_path: Path) -> N
 
 
 def test_of_full_checkpoints_the_best_or_all_may_stay(tmp_path: Path) -> None:
-    study = tiny_study(tmp_path / "input", arms={"full": {"learning_rate": 1e-3}}, keep={"full": "all"})
+    study = tiny_study(
+        tmp_path / "input", arms={"full": {"learning_rate": 1e-3}}, keep={"full": "all"}, seeds=[0, 1, 2]
+    )
     out = tmp_path / "out"
     run(study, out)
     store, ids = StudyFolder.open(out), [r.run_id for r in plan_of(out).runs]
@@ -241,7 +244,14 @@ def test_of_full_checkpoints_the_best_or_all_may_stay(tmp_path: Path) -> None:
             held.enter_context(store.lock(run_id))
         keep_best(store, plan_of(out), lambda _: True)
     assert kept() == ids, "somebody works on the others"
+    was = store.read_status(best)
+    assert was is not None
+    store.write_status(was.model_copy(update={"state": "diverged"}))
+    keep_best(store, plan_of(out), lambda one: one.run_id in (best, others[0]))
+    assert kept() == ids, "what diverged while it was scored is no best one"
+    store.write_status(was)
     keep_best(store, plan_of(out), lambda one: one.run_id != best)
     assert set(kept()) == {best, others[0]}, "what is not finished stays, and is no reason to remove another"
     run(study, out, ["keep.full=best"])
     assert kept() == [best]
+    assert chosen_run(store, "full")[-1].run_id == best, "which is not the median: it is what can be exported"

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from tempfile import TemporaryDirectory
 
 from rankscope.edges.executors import Executor, Job
@@ -18,7 +17,7 @@ from rankscope.edges.folder_upkeep import keep_best, set_aside_damaged
 from rankscope.edges.machine import stop_requested
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.derive_job import Derive, derivations, derived_sources
-from rankscope.jobs.earlier_plan import same_work, unscorable
+from rankscope.jobs.earlier_plan import same_work, unscorable, why_unscored
 from rankscope.jobs.measure_job import Measure, measured_runs
 from rankscope.jobs.packing_job import ChoosePacking, undecided
 from rankscope.jobs.planning import StudyPlanner
@@ -28,12 +27,7 @@ from rankscope.jobs.score_job import base_jobs, came_through
 from rankscope.jobs.search_job import further_jobs, search_waves
 from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun, RunStatus, Stage
 from rankscope.results.evidence import mark_unneeded, wanted_runs
-from rankscope.results.searched_settings import (
-    further_rates,
-    runs_with_a_rate,
-    set_aside_other_rates,
-    settle_searched,
-)
+from rankscope.results.searched_settings import further_rates, runs_with_a_rate, set_aside_other_rates, settle_searched
 from rankscope.results.write_results import write_results
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Study
@@ -139,7 +133,7 @@ def _to_the_end(folder: StudyFolder, plan: Plan, work: Callable[[Plan], Outcome]
         folder.write_status(RunStatus(run_id=run_id, state="planned"))
     outcome = work(plan)
     if not retrain:
-        outcome = replace(outcome, left_out={**outcome.left_out, **_unasked(lacking)})
+        outcome = replace(outcome, left_out={**outcome.left_out, **why_unscored(lacking)})
     if not outcome.stopped:
         folder.write_stage(Stage(what="deciding and reporting", done=0, total=1, began_at=time.time()))
         write_results(folder)
@@ -157,14 +151,6 @@ def _set_aside_damaged(planner: StudyPlanner, folder: StudyFolder, notice: Calla
                 notice(told)
 
 
-def _unasked(lacking: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Why finished runs have no scores on suites that came later."""
-    return {
-        run_id: f"not scored on {', '.join(suites)}: its weights were not kept; `--retrain` trains it again"
-        for run_id, suites in lacking.items()
-    }
-
-
 def _check_only(only: Sequence[str], plan: Plan) -> None:
     known = {run.run_id for run in plan.runs}
     expected = "a run id that `rankscope plan` prints"
@@ -179,7 +165,8 @@ _REFRESH_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class _Work:
-    """One process's work on a study by its plan. `only` names its runs, else it does all; `failed` fills as it goes."""
+    """One process's work on a study by its plan. `only` names its runs, else it does all; `failed` and `ended`
+    (runs whose jobs ended) fill as it goes."""
 
     folder: StudyFolder
     study: Study
@@ -189,6 +176,7 @@ class _Work:
     idle: Callable[[], None]
     notice: Callable[[str], None] = lambda _: None
     failed: dict[str, str] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
 
     def do(self, what: str, jobs: Sequence[Job], first: Sequence[Job] = ()) -> None:
         """`first`, then the others, longest first; what fails is labelled, and the rest goes on. `what` is how the
@@ -203,8 +191,18 @@ class _Work:
             if outcome.error is not None:
                 details = outcome.details or outcome.error
                 self.failed.update(outcome.job.mark_failed(self.folder, outcome.error, details))
-            if self.study.keep.full == "best" and isinstance(outcome.job, TrainRuns):
-                keep_best(self.folder, self.plan, partial(came_through, self.folder, self.plan))
+            if isinstance(outcome.job, TrainRuns):
+                self.ended.update(outcome.job.run_ids)
+                self.drop_weights()
+
+    def drop_weights(self) -> None:
+        """Leave of each arm the best full model, if the study asks for that: of runs whose jobs have ended here, or,
+        with `only`, which cannot know of other processes' jobs, of runs whose scores are there."""
+        if self.study.keep.full == "best" and not stop_requested():
+            keep_best(self.folder, self.plan, self._is_finished)
+
+    def _is_finished(self, run: PlannedRun) -> bool:
+        return (bool(self.only) or run.run_id in self.ended) and came_through(self.folder, self.plan, run)
 
     def tell(self, what: str, done: int, total: int, began: float) -> None:
         """Say in the folder what is being worked on; with `only` nobody does, as several processes would."""
@@ -217,6 +215,7 @@ def _do_all(work: _Work) -> Outcome:
         outcome = _execute(work)
     finally:
         work.executor.close()
+    work.drop_weights()  # a run that was still locked when its job ended, as another node sees it
     work.idle()
     return outcome
 

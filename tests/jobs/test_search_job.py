@@ -176,3 +176,7 @@ def test_an_arm_that_is_renamed_keeps_what_its_search_found(done: tuple[Path, Pa
         assert StudyFolder.open(out).read_search(search.search_id) == StudyFolder.open(done[1]).read_search(
             known.search_id
         ), "nothing was searched again"
+    costs = pd.read_parquet(out / "tables" / "cost.parquet")
+    assert (costs["search_seconds"] > 0).all(), "and its cost is the arm's"
+    rates = pd.read_parquet(out / "tables" / "rates.parquet")
+    assert set(rates.loc[rates["chosen"], "arm"]) == set(after)

@@ -59,6 +59,13 @@ def test_the_order_of_runs_and_one_arm_that_replays_change_nothing(read: Read) -
     for ordered in (runs, runs[::-1], sorted(runs, key=lambda run: run.arm.rank != 16)):
         (found,) = measured(plan.model_copy(update={"runs": ordered}), "cuda", steps=10_000)
         assert set(found) == {"lora-r2 0", "lora-r4 0", "lora-r8 0"}
+    two_and_two = [run for run in runs if run.arm.rank in (2, 4)]
+    two_and_two += [
+        run.model_copy(update={"arm": run.arm.model_copy(update={"replay": replay})}) for run in two_and_two
+    ]
+    for ordered in (two_and_two, two_and_two[::-1]):
+        (found,) = packing_measured(ordered, [], "cuda", auto=False)
+        assert {(run.arm.rank, run.seed, run.arm.replay) for run in found} == {(2, 0, None), (4, 0, None)}
 
 
 def test_a_plan_places_runs_beside_the_base_where_nothing_waits_for_it(read: Read) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from rankscope.data.hub_data import is_commit
@@ -32,6 +32,14 @@ def unscorable(folder: StudyFolder, plan: Plan) -> dict[str, list[str]]:
         if missing:
             found[run.run_id] = missing
     return found
+
+
+def why_unscored(lacking: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Why finished runs have no scores on suites that came later, by run."""
+    return {
+        run_id: f"not scored on {', '.join(suites)}: its weights were not kept; `--retrain` trains it again"
+        for run_id, suites in lacking.items()
+    }
 
 
 def same_work(one: Plan, other: Plan) -> bool:

@@ -228,4 +228,7 @@ def came_through(folder: StudyFolder, plan: Plan | None, run: PlannedRun) -> boo
     wanted = {suite.name: suite.content_sha256 for suite in plan.suites if suite.model == run.model}
     if status.state == "diverged" or not folder.has_weights(run.run_id, whole=run.arm.traits.whole):
         return status.state == "diverged" or all(scored.get(name) == sha256 for name, sha256 in wanted.items())
-    return all(folder.suites_at_dial(run.run_id, dial) == wanted for dial in run.dials)
+    # A suite that the study no longer has may stay in the table of dial 1; at the other dials all is scored again.
+    return wanted.items() <= scored.items() and all(
+        folder.suites_at_dial(run.run_id, dial) == wanted for dial in run.dials if dial < 1
+    )

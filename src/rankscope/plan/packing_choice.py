@@ -44,11 +44,11 @@ def packing_measured(
 
 
 def _alike(runs: Iterable[PlannedRun]) -> list[list[PlannedRun]]:
-    """Runs of one seed and the same replayed rows, in whatever order they come, by seed."""
+    """Runs of one seed and the same replayed rows: by seed, those that replay nothing first, whatever their order."""
     groups: dict[tuple[int, Replay | None], list[PlannedRun]] = {}
     for run in runs:
         groups.setdefault((run.seed, run.arm.replay), []).append(run)
-    return [group for _, group in sorted(groups.items(), key=lambda item: item[0][0])]
+    return [groups[key] for key in sorted(groups, key=lambda key: (key[0], key[1] is not None, repr(key[1])))]
 
 
 def _costs_more(runs: Sequence[PlannedRun], searches: Sequence[PlannedSearch], device: Device) -> bool:

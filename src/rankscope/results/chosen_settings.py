@@ -20,6 +20,7 @@ from rankscope.records import (
     SettingsFile,
 )
 from rankscope.results.item_roles import Roles, chooses
+from rankscope.results.search_names import ended_search, present_label
 from rankscope.study.methods import Arm
 
 _WORTH = ["suite", "item_id", "score", "loss_nats", "scored_tokens"]
@@ -59,7 +60,7 @@ def searched_settings(folder: StudyFolder, plan: Plan, choice: PlannedChoice, su
     wanted: list[ArmPoints] = []
     ids: list[str] = []
     for search in planned_searches_of(plan, choice):
-        record = folder.read_search(search.search_id)
+        record = ended_search(folder, search)
         if record is None:
             continue
         shared = record.chosen if len(search.arms) > 1 else None
@@ -75,15 +76,15 @@ def further_searches(folder: StudyFolder, plan: Plan, choice: PlannedChoice, sui
     if choice.select == "loss":
         return []
     alone = [search for search in planned_searches_of(plan, choice) if len(search.arms) == 1]
-    records = {search.arms[0].label: (search, folder.read_search(search.search_id)) for search in alone}
-    first = {label: record.finals[:2] for label, (_, record) in records.items() if record is not None}
+    records = [record for record in (ended_search(folder, search) for search in alone) if record is not None]
+    first = {record.arms[0]: record.finals[:2] for record in records}
     points = search_points(folder, plan, choice, suites)
     kept = [p for label, own in points.items() for p in own if p.learning_rate in first.get(label, ())]
     fitted = _by_arm(with_fits(kept))
     return [
-        search.search_id
-        for label, (search, record) in records.items()
-        if record is not None and len(record.finals) == 2 and exceeds_everywhere(fitted.get(label, []), choice)
+        record.search_id
+        for record in records
+        if len(record.finals) == 2 and exceeds_everywhere(fitted.get(record.arms[0], []), choice)
     ]
 
 
@@ -173,22 +174,19 @@ def _at_dials(folder: StudyFolder, run: PlannedRun) -> list[tuple[float, pd.Data
 def search_points(
     folder: StudyFolder, plan: Plan, choice: PlannedChoice, suites: pd.DataFrame
 ) -> dict[str, list[SettingPoint]]:
-    """Points of the rates that searches trained to the end, by label; as of runs. An arm that was renamed since its
-    search has the name that it has now."""
+    """Points of the rates that searches trained to the end, by present label; as of runs."""
     scores, moved, losses = [], [], []
     for search in planned_searches_of(plan, choice):
-        record = folder.read_search(search.search_id)
+        record = ended_search(folder, search)
         if record is None:
             continue
-        now = dict(zip(record.arms, (arm.label for arm in search.arms), strict=True))
         gave = {arm.label: plan.gave_prompts(search.model, search.train_set, arm) for arm in search.arms}
         selection = folder.read_selection(search.search_id)
         first = folder.read_first_tokens(f"searches/{search.search_id}")
-        scores += [] if selection is None else [_without(_renamed(selection, now), gave).assign(seed=record.seed)]
-        moved += [] if first is None else [_without(_renamed(first, now), gave).assign(seed=record.seed)]
+        scores += [] if selection is None else [_without(_renamed(selection, search), gave).assign(seed=record.seed)]
+        moved += [] if first is None else [_without(_renamed(first, search), gave).assign(seed=record.seed)]
         losses += [
-            (now.get(one.arm, one.arm), one.learning_rate, one.dial, record.seed, one.validation_loss)
-            for one in record.dial_losses
+            (one.arm, one.learning_rate, one.dial, record.seed, one.validation_loss) for one in record.dial_losses
         ]
     measured = SettingMeasurements(
         _joined(scores, _SCORES), _joined(moved, _MOVED), pd.DataFrame(losses, columns=_LOSSES)
@@ -196,9 +194,9 @@ def search_points(
     return _by_arm(setting_points(measured, _base(folder, plan, choice), suites, "search"))
 
 
-def _renamed(frame: pd.DataFrame, now: Mapping[str, str]) -> pd.DataFrame:
-    """With the names that arms have now; a rate that was trained after the renaming has it already."""
-    return frame.assign(arm=[now.get(arm, arm) for arm in frame["arm"]])
+def _renamed(frame: pd.DataFrame, search: PlannedSearch) -> pd.DataFrame:
+    """With the labels that arms have now."""
+    return frame.assign(arm=[present_label(label, search) for label in frame["arm"]])
 
 
 def _without(frame: pd.DataFrame, gave: Mapping[str, Sequence[str]]) -> pd.DataFrame:

@@ -17,7 +17,8 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import DefaultArm, Defaults, Plan, PlannedRun, RunStatus, SettingsFile
 from rankscope.records.record_base import check_format
 from rankscope.results.chosen_settings import as_chosen
-from rankscope.results.frames import frames_of, planned_study, searches_of
+from rankscope.results.frames import frames_of, planned_study
+from rankscope.results.search_names import searches_of
 from rankscope.study.methods import METHODS
 from rankscope.study.problems import InputProblems, Problem
 from rankscope.study.study import Decision, Study

@@ -80,11 +80,14 @@ def export_arm(
 
 def chosen_run(folder: StudyFolder, arm: str | None) -> tuple[Study, Plan, Verdict, ArmVerdict, PlannedRun]:
     """The arm that is exported (None: the recommended one), with its verdict and the run of its median validation
-    loss. Raises InputProblems where there is none."""
+    loss, of those whose weights were kept if any were. Raises InputProblems where there is none."""
     study, plan = planned_study(folder)
     verdict, row = _choose(folder, folder.verdicts().verdicts, arm)
+    runs = runs_frame(folder, plan)
+    kept = {run.run_id for run in plan.runs if folder.has_weights(run.run_id, whole=run.arm.traits.whole)}
+    own = runs[(runs["arm"] == row.label) & runs["run_id"].isin(kept) & (runs["state"] == "done")]
     try:
-        seed = median_seed(runs_frame(folder, plan), verdict.model, verdict.train_set, row.label)
+        seed = median_seed(runs if own.empty else own, verdict.model, verdict.train_set, row.label)
     except LookupError:
         raise _nothing(folder, f"no finished run of {row.label}", "an arm that was trained") from None
     wanted = (verdict.model, verdict.train_set, row.label, seed)

@@ -13,6 +13,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.records import ArmSetting, Plan, PlannedRun, SearchRecord
 from rankscope.results.chosen_settings import dials_of, settings_of
 from rankscope.results.item_roles import Roles, chooses, roles_of
+from rankscope.results.search_names import searches_of
 from rankscope.study.read_study import study_of
 from rankscope.study.study import Study
 
@@ -178,9 +179,3 @@ def learning_frame(folder: StudyFolder, plan: Plan) -> pd.DataFrame:
         rows += own
     frame = pd.DataFrame(rows)
     return frame.astype({"validation_loss_nats_per_token": "Float64"}) if rows else frame
-
-
-def searches_of(folder: StudyFolder, plan: Plan) -> list[SearchRecord]:
-    """The searches of a learning rate that have ended, in the plan's order."""
-    found = (folder.read_search(search.search_id) for search in plan.searches)
-    return [record for record in found if record is not None]

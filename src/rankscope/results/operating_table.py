@@ -19,11 +19,13 @@ from rankscope.results.item_roles import roles_of
 def settled(folder: StudyFolder, plan: Plan) -> list[ArmSetting]:
     """Every arm's setting as the folder's records have it now, written to settings.json.
 
-    From reading to writing under the lock of the settings: a study that is at work may settle its searches meanwhile.
+    They are written where they changed, from reading to writing under the lock of the settings: a study that is at
+    work may settle its searches meanwhile.
     """
-    with folder.wait_lock("settings"):
-        settings = settings_of(folder, plan, suites_frame(plan), roles_of(folder, plan))
-        if settings:
+    settings = settings_of(folder, plan, suites_frame(plan), roles_of(folder, plan))
+    if settings and folder.read_settings() != SettingsFile(settings=settings):
+        with folder.wait_lock("settings"):
+            settings = settings_of(folder, plan, suites_frame(plan), roles_of(folder, plan))
             folder.write_settings(SettingsFile(settings=settings))
     return settings
 

@@ -26,9 +26,10 @@ from rankscope.records import ArmSetting, Plan, Verdict, VerdictFile
 from rankscope.report.flipped_items import sample_flips
 from rankscope.report.page import ReportData, render
 from rankscope.results.chosen_settings import as_chosen, dials_of
-from rankscope.results.frames import frames_of, learning_frame, planned_study, searches_of
+from rankscope.results.frames import frames_of, learning_frame, planned_study
 from rankscope.results.item_roles import Roles, chooses, roles_of
 from rankscope.results.operating_table import operating_table, settled
+from rankscope.results.search_names import searches_of
 from rankscope.results.suite_levels import context_warnings
 from rankscope.study.study import Study
 
