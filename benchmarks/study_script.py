@@ -39,14 +39,15 @@ def stage(name: str) -> Iterator[None]:
         STAGES[name] += time.perf_counter() - began
 
 
-def load(folder: str) -> Any:
+def load(folder: str, dtype: torch.dtype) -> Any:
     with stage("loading"):
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
 
 
 def train(job: dict[str, Any], arm: dict[str, Any], seed: int, out: Path) -> None:
     """One arm with one seed, saved as PEFT or transformers saves it."""
-    model = load(job["model"])
+    on_gpu = job["device"] == "cuda"
+    model = load(job["model"], torch.bfloat16 if on_gpu and arm["rank"] is not None else torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -61,8 +62,9 @@ def train(job: dict[str, Any], arm: dict[str, Any], seed: int, out: Path) -> Non
         config = SFTConfig(
             output_dir=str(out / "trainer"), num_train_epochs=1, learning_rate=arm["learning_rate"],
             lr_scheduler_type="cosine", per_device_train_batch_size=job["batch_size"], completion_only_loss=True,
-            max_length=None, gradient_checkpointing=False, bf16=False, seed=seed,
-            train_sampling_strategy="sequential", use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True,
+            max_length=None, gradient_checkpointing=False, bf16=on_gpu, seed=seed,
+            train_sampling_strategy="sequential", use_cpu=not on_gpu, report_to="none", save_strategy="no",
+            disable_tqdm=True,
         )  # fmt: skip
         trainer = SFTTrainer(
             model=model, args=config, train_dataset=Dataset.from_list(steps), processing_class=tokenizer
@@ -79,8 +81,8 @@ def evaluate(job: dict[str, Any], arm: dict[str, Any] | None, saved: Path | None
     where = {"peft": str(saved)} if saved is not None and not whole else {}
     with stage("loading"):
         model = HFLM(
-            pretrained=str(saved) if whole else job["model"], tokenizer=job["model"], dtype="float32", device="cpu",
-            batch_size=job["score_batch"], **where,
+            pretrained=str(saved) if whole else job["model"], tokenizer=job["model"], device=job["device"],
+            dtype="float32" if job["device"] == "cpu" else "bfloat16", batch_size=job["score_batch"], **where,
         )  # fmt: skip
     with stage("scoring"):
         found = simple_evaluate(

@@ -1,6 +1,7 @@
 """A whole study by `rankscope run` against the script that an engineer would write (study_script.py).
 
     python benchmarks/study_speed.py [--quick] [--json FILE] [--only WORD] [--gemma FOLDER] [--analysis WHICH]
+                                     [--device cpu|cuda]
 
 The same base, rows, seeds, rates, batches, adapters' starts and items on both sides, in fp32: wall time and peak
 memory of the whole process with its children, once each. Ours is everything that `rankscope run` does (planning, the
@@ -11,6 +12,9 @@ script's dense spectra of every change. Below the table stand the stages of both
 `max_difference` is the largest difference of a choice's log-likelihood between the two, in nats, over all arms and
 items; the share of items with the same answer (largest choice, or the same text) is printed below. `--gemma` names a
 folder that scripts/gemma_base.py made; its rows are those of public data sets beside the checkout.
+
+With `--device cuda` both sides work in bf16 as they come (TRL's bf16 autocast over a base in bf16, over fp32 weights
+where all are trained), where rounding moves answers that are near to one another, and memory is that of the host.
 """
 
 from __future__ import annotations
@@ -63,6 +67,11 @@ class Case:
     end: str = "<|end|>"
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     analysis: bool = False
+    device: str = "cpu"
+
+    @property
+    def dtype(self) -> str:
+        return "float32" if self.device == "cpu" else "bfloat16"
 
     def arms(self) -> Records:
         loras: Records = [
@@ -94,6 +103,21 @@ def bundled(quick: bool) -> Case:
 
 def gemma(folder: Path, quick: bool) -> Case:
     """Few rows of commonsense_qa and of suites whose base is above chance; FileNotFoundError without the data."""
+    return _gemma_case(
+        "Gemma 3 270M, few rows", folder, 53 if quick else 160, 20 if quick else 60, ranks=(4, 16), full=not quick
+    )
+
+
+def gemma_on_gpu(folder: Path, quick: bool) -> Case:
+    """The ranks of the paper and full fine-tuning."""
+    case = _gemma_case(
+        "Gemma 3 270M, ranks 8 to 128", folder, 336 if quick else 1_056, 100 if quick else 300,
+        ranks=(16, 64) if quick else (8, 16, 32, 64, 128), full=True,
+    )  # fmt: skip
+    return replace(case, score_batch=64)
+
+
+def _gemma_case(name: str, folder: Path, row_count: int, item_count: int, ranks: tuple[int, ...], full: bool) -> Case:
 
     def rows(file: str, count: int) -> Records:
         lines = (DATA / file).read_text(encoding="utf-8").splitlines()[:count]
@@ -103,9 +127,9 @@ def gemma(folder: Path, quick: bool) -> Case:
 
     suites = {"csqa": "commonsense_qa/validation.jsonl", "arc": "arc_easy/test.jsonl", "piqa": "piqa/validation.jsonl"}
     return Case(
-        "Gemma 3 270M, few rows", folder, rows("commonsense_qa/train.jsonl", 53 if quick else 160),
-        {name: rows(file, 20 if quick else 60) for name, file in suites.items()}, ranks=(4, 16), seeds=(0,),
-        full=not quick, epochs=1, score_batch=16, rates=(1e-5, 3e-4), end="<eos>",
+        name, folder, rows("commonsense_qa/train.jsonl", row_count),
+        {suite: rows(file, item_count) for suite, file in suites.items()}, ranks=ranks, seeds=(0,),
+        full=full, epochs=1, score_batch=16, rates=(1e-5, 3e-4), end="<eos>",
     )  # fmt: skip
 
 
@@ -152,7 +176,7 @@ def ours(case: Case, folder: Path) -> tuple[Watched, StudyFolder]:
     kinds = {name: "recall" if "choices" in records[0] else "reasoning" for name, records in case.suites.items()}
     study = {
         "name": "speed",
-        "model": {"id": str(case.model), "chat": "never", "dtype": "float32"},
+        "model": {"id": str(case.model), "chat": "never", "dtype": case.dtype},
         "train": {"mine": {"path": "train.jsonl", "domain": "mine"}},
         "suites": {
             name: {"path": f"{name}.jsonl", "kind": kinds[name]}
@@ -175,7 +199,7 @@ def ours(case: Case, folder: Path) -> tuple[Watched, StudyFolder]:
     }  # fmt: skip
     (folder / "study.yaml").write_text(json.dumps(study), encoding="utf-8")
     command = [sys.executable, "-m", "rankscope", "run", str(folder / "study.yaml"), "--out", str(folder / "out")]
-    watched = Watched(command, dict(os.environ))
+    watched = Watched(command, {**os.environ, **({"CUDA_VISIBLE_DEVICES": ""} if case.device == "cpu" else {})})
     return watched, StudyFolder.open(folder / "out")
 
 
@@ -204,7 +228,7 @@ def script(case: Case, folder: Path, study: StudyFolder) -> tuple[Watched, dict[
         ],
         "order": {str(seed): order(len(examples), case.batch_size, case.epochs, seed) for seed in case.seeds},
         "arms": case.arms(), "seeds": list(case.seeds), "suites": suites, "batch_size": case.batch_size,
-        "score_batch": case.score_batch, "analysis": case.analysis,
+        "score_batch": case.score_batch, "analysis": case.analysis, "device": case.device,
     }  # fmt: skip
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -286,13 +310,14 @@ def main() -> None:
     arguments = parser.parse_args()
     cases = [bundled(arguments.quick)]
     if arguments.gemma is not None:
-        cases.append(gemma(arguments.gemma, arguments.quick))
+        of_gemma = gemma if arguments.device == "cpu" else gemma_on_gpu
+        cases.append(of_gemma(arguments.gemma, arguments.quick))
     table, said = Table(arguments), []
     for case in cases:
         wanted = arguments.analysis or ("off" if arguments.quick else "both")
         for inside in {"off": (False,), "on": (True,), "both": (False, True)}[wanted]:
             if arguments.only in case.name:
-                row, lines = measured(replace(case, analysis=inside))
+                row, lines = measured(replace(case, analysis=inside, device=arguments.device))
                 table.add(row)
                 said += lines
     print("\n" + "\n".join(said))

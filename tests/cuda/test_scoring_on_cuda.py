@@ -13,12 +13,15 @@ from scoring_models import make_model, plain_logprobs, random_items
 from trained_on import loaded_on, lora
 
 from rankscope.analyse.capture import SideModel, capture
+from rankscope.analyse.update_spectra import module_rows
 from rankscope.evaluate.adapter_scoring import dialled_logprobs, suites_logprobs
 from rankscope.evaluate.choice_scoring import choice_logprobs
 from rankscope.evaluate.first_tokens import Side, first_logprobs
 from rankscope.evaluate.generation import greedy
 from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.model.weights.gram_spectrum import gram_values
+from rankscope.model.weights.svd_cache import SvdCache
+from rankscope.model.weights.weight_delta import LowRank
 from rankscope.records import Item, Suite
 
 ARMS = [lora(3), lora(16), lora(8)]
@@ -132,3 +135,22 @@ def test_spectra_of_full_changes(device: str) -> None:
     expected = torch.linalg.svdvals(matrix)
     found = gram_values(matrix.float().to(device)).cpu()
     assert float((found - expected).abs().max()) <= 1e-6 * float(expected[0])
+
+
+@pytest.mark.parametrize("rank", [4, 60])
+def test_measures_of_a_low_rank_change_beside_a_base_on_the_device(rank: int, device: str, tmp_path: Path) -> None:
+    """The control's factors are drawn on the CPU, the base's vectors lie on the device."""
+    dice = torch.Generator().manual_seed(1)
+    weight, b, a = (torch.randn(*shape, generator=dice) / 9 for shape in ((96, 80), (96, rank), (rank, 80)))
+
+    def row(where: str) -> dict[str, Any]:
+        delta, cache = {"m": LowRank(a=a.to(where), b=b.to(where), scale=0.5)}, SvdCache(tmp_path / where)
+        (found,) = module_rows(delta, {"m": weight.to(where)}, cache, model_sha256=None, seed=0, widest=None)
+        return found
+
+    found, expected = row(device), row("cpu")
+    assert found["intruders_random"] == expected["intruders_random"]
+    numbers = {key for key, value in expected.items() if isinstance(value, float)}
+    assert len(numbers) > 5
+    for key in numbers:
+        assert found[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-4), key

@@ -48,6 +48,12 @@ def test_an_adapter_in_the_bases_own_folder_is_no_part_of_the_base(tmp_path: Pat
     assert inspect_model(ModelSpec(id="./m"), tmp_path) == before
 
 
+def test_cudnn_plans_no_attention_for_every_new_shape(tmp_path: Path) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    load_model(ModelSpec(id=str(save_tiny_model(tmp_path / "base"))), tmp_path, "float32", "cpu")
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_chat_never_takes_the_template_away(tmp_path: Path) -> None:
     save_tiny_model(tmp_path / "m", chat=True)
     assert load_tokenizer(ModelSpec(id="./m"), tmp_path).chat_template

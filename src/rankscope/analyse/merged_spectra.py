@@ -90,7 +90,7 @@ def overlap(cosines: Tensor) -> float:
 
 
 def _of_dense(base: Svd, delta: Delta, count: int) -> MergedTop:
-    whole = (base.left * base.values) @ base.right + delta.dense().to(base.left.dtype)
+    whole = (base.left * base.values) @ base.right + delta.dense().to(base.left)  # a control's factors lie on the CPU
     values, left = gram_left(whole, count)
     left = left.to(base.left.dtype)
     return MergedTop(values, base.left.T @ left, float(whole.double().square().sum()), left=left)
@@ -100,7 +100,7 @@ class _Coordinates:
     """W W^T as `square` (M,) on the diagonal plus F G F^T, in double."""
 
     def __init__(self, base: Svd, delta: LowRank) -> None:
-        b, a = working(delta.b).to(base.left.dtype), working(delta.a).to(base.left.dtype)
+        b, a = working(delta.b).to(base.left), working(delta.a).to(base.left)
         left = base.left.T @ b
         right = (base.right @ a.T).double()
         self.outside: Tensor | None = None

@@ -46,7 +46,7 @@ from rankscope.study.study import Arm
 DEVICES = {"cuda"}
 """Where the calls cost more than the products: on a CPU adapters that take turns are as fast."""
 
-SHARE_OF_MISTAKE = {torch.float32: 1e-3}
+SHARE_OF_DISTANCE = {torch.float32: 1e-3}
 """Of the distance between two adapters' scores, how far one's may lie from its own alone; 0.25 in half precision."""
 
 TOLERANCE_NATS = 1e-3
@@ -232,7 +232,7 @@ def _compare_one_forward(base: LoadedModel, arms: Sequence[Arm], factors: Sequen
     found, own = (torch.tensor([[x for row in one or () for x in row] for one in side]) for side in (together, alone))
     apart = float(torch.pdist(own.double(), p=torch.inf).min())
     error = float((found - own).abs().max())
-    allowed = SHARE_OF_MISTAKE.get(base.model.dtype, 0.25) * apart
+    allowed = SHARE_OF_DISTANCE.get(base.model.dtype, 0.25) * apart
     return "" if error <= allowed else f"they differ by {error:.2g} nats, and two adapters by {apart:.2g}"
 
 

@@ -19,7 +19,7 @@ from rankscope.evaluate.answer_count import count_answers
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan, Reads, RowBatch, TreeBatch, prompt_tree, tree_batch
 from rankscope.model.attention.joined_attention import log_sums_by_kernel
 from rankscope.model.attention.kv_cache import prefix_kv
-from rankscope.model.attention.registration import LAYOUT_KEY, FastPathCheck, attention_installed
+from rankscope.model.attention.registration import LAYOUT_KEY, SHARE_OF_MISTAKE, FastPathCheck, attention_installed
 from rankscope.model.attention.scoring_layout import PrefixKV, TreeLayout, moved
 from rankscope.model.decoder_parts import text_config, window_that_matters
 from rankscope.model.forward import NotFinite, evaluating, forward_of, probe_ids
@@ -31,8 +31,6 @@ from rankscope.records import Item
 PROBE_PROMPT_TOKENS = 12
 PROBE_CHOICE_TOKENS = 5
 TOLERANCE_NATS = 1e-4
-SHARE_OF_MISTAKE = 0.25
-"""In half precision rounding hides small errors: the tree must be at least this much nearer than a known mistake."""
 
 
 def choice_logprobs(

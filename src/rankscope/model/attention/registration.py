@@ -115,6 +115,10 @@ REFUSALS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, No
 """An architecture refuses what it does not know in its own way."""
 
 
+SHARE_OF_MISTAKE = 0.25
+"""In half precision rounding hides small errors: a path must be at least this much nearer than a known mistake."""
+
+
 class FastPathCheck:
     """Decides once per model whether an optimised path reproduces the model's own forward, and caches the answer.
 

@@ -24,7 +24,13 @@ from transformers import PreTrainedModel
 from rankscope.data.training_batches import Batch
 from rankscope.model.attention.cpu_causal import Buckets, buckets_of, causal_attention
 from rankscope.model.attention.joined_attention import HALF
-from rankscope.model.attention.registration import LAYOUT_KEY, FastPathCheck, Scores, attention_installed
+from rankscope.model.attention.registration import (
+    LAYOUT_KEY,
+    SHARE_OF_MISTAKE,
+    FastPathCheck,
+    Scores,
+    attention_installed,
+)
 from rankscope.model.forward import hidden_states, last_feed_forward_at
 from rankscope.model.sharding.shard import compute_device, gathered
 
@@ -170,35 +176,53 @@ def _padded_states(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 def _compare_rows(model: PreTrainedModel, *, varlen: bool = False) -> str:
     """Why the states of rows without padding are not those of the model's own padded forward, or nothing."""
-    batch = _batch_of_random_tokens(model)
-    return _compare(model, batch, lambda: _unpadded_states(model, batch, varlen=varlen))
+    return _compare(model, _batch_of_random_tokens(model), partial(_unpadded_states, model, varlen=varlen))
 
 
 def _compare_skipping(model: PreTrainedModel) -> str:
     """The same where the last feed-forward runs at every third position only."""
     batch = _batch_of_random_tokens(model)
-    few = replace(batch, target_positions=batch.target_positions[1::3])
 
-    def states() -> Tensor:
+    def states(few: Batch) -> Tensor:
         with last_feed_forward_at(model, few.target_positions):
             return _unpadded_states(model, few, varlen=False).index_select(0, few.target_positions)
 
-    return _compare(model, few, states)
+    return _compare(model, replace(batch, target_positions=batch.target_positions[1::3]), states)
 
 
 @torch.no_grad()  # not inference_mode: masks that are kept for training are made here
-def _compare(model: PreTrainedModel, batch: Batch, states: Callable[[], Tensor]) -> str:
+def _compare(model: PreTrainedModel, batch: Batch, states: Callable[[Batch], Tensor]) -> str:
+    """Why `states` of a batch differ from the model's own, or nothing; each token's difference is of its own size.
+
+    In fp32 1e-4 is allowed. In half precision two right ways lie as far apart as each from the exact states, more in
+    some models than in others (a mean of 0.045 and at most 0.12 for Gemma 3 270M in bf16): there they must be far
+    nearer to its own than states of rows that see one another, as a whole and at the worst token.
+    """
     was_training = model.training
     model.eval()
     try:
         own = _padded_states(model, batch).index_select(0, batch.target_positions).float()
+
+        def apart(one: Batch) -> Tensor:
+            return (states(one).float() - own).abs().mean(-1) / own.abs().mean(-1).clamp_min(1e-6)
+
         with attention_installed(model):
-            found = states().float()
+            error = apart(batch)
+            if model.dtype == torch.float32:
+                allowed = error.new_full((2,), 1e-4)
+            else:
+                joined = replace(batch, lengths=(sum(batch.lengths),), starts=batch.starts[[0, -1]])
+                allowed = SHARE_OF_MISTAKE * _mean_and_largest(apart(joined))
     finally:
         model.train(was_training)
-    # By token, so that one wrong place among many right ones is found; a wrong mask moves a state by its own size.
-    error = ((found - own).abs().mean(-1) / own.abs().mean(-1).clamp_min(1e-6)).max().item()
-    return "" if error < (1e-4 if model.dtype == torch.float32 else 0.05) else f"states differ by {error:.2g} of them"
+    # By token, so that one wrong place among many right ones is found. Not "greater than": NaN must not pass.
+    if bool((_mean_and_largest(error) <= allowed).all()):
+        return ""
+    return f"states differ by {float(error.max()):.2g} of them"
+
+
+def _mean_and_largest(error: Tensor) -> Tensor:
+    return torch.stack([error.mean(), error.max()])
 
 
 def _batch_of_random_tokens(model: PreTrainedModel) -> Batch:
