@@ -127,7 +127,7 @@ def _change_colour(rows: list[Record], unit: Unit) -> alt.Color:
         type="symlog", constant=unit.reach, domain=[-reach, reach], domainMid=0, interpolate="rgb", clamp=True
     )
     said = "datum.value == 0 ? '0' : format(abs(datum.value), '') + (datum.value < 0 ? ' worse' : ' better')"
-    legend = alt.Legend(title=unit.short, gradientLength=100, values=[-reach, 0, reach], labelExpr=said)
+    legend = alt.Legend(title=unit.short, gradientLength=180, values=[-reach, 0, reach], labelExpr=said)
     return alt.Color("change:Q", scale=scale, legend=legend)
 
 
