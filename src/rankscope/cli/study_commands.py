@@ -130,7 +130,7 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
 def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
     """What failed, how to go on, and the verdict. Exits with 1 where something failed or was stopped."""
     for run_id, why in outcome.failed.items():
-        typer.echo(f"{run_id} failed: {why} (its traceback: error.txt in its folder)", err=True)
+        typer.echo(_failure(folder, run_id, why), err=True)
     for run_id, why in outcome.left_out.items():
         typer.echo(f"{run_id}: {why}", err=True)
     words = ["rankscope", "run", folder.url, *(word for run_id in only for word in ("--only", run_id))]
@@ -145,6 +145,16 @@ def _tell(outcome: Outcome, folder: StudyFolder, only: list[str]) -> None:
     if outcome.failed:
         typer.echo(f"{_others_done(outcome, folder, only)}to try again what failed: {again}", err=True)
         raise typer.Exit(1)
+
+
+def _failure(folder: StudyFolder, run_id: str, why: str) -> str:
+    """What failed, in a line; of a run that has its scores they count."""
+    run = next((run for run in folder.planned().runs if run.run_id == run_id), None)
+    status = folder.read_status(run_id) if run is not None else None
+    if run is None or status is None or status.state != "done":
+        return f"{run_id} failed: {why} (its traceback: error.txt in its folder)"
+    place = f"{folder.run_folder(run_id)}/error.txt"
+    return f"{run.arm.label} on {run.train_set}, seed {run.seed}: {why} (traceback: {place})"
 
 
 def _others_done(outcome: Outcome, folder: StudyFolder, only: list[str]) -> str:

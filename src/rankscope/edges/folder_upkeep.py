@@ -15,12 +15,13 @@ from rankscope.study.problems import InputProblems
 def keep_best(folder: StudyFolder, plan: Plan, is_finished: Callable[[PlannedRun], bool]) -> None:
     """Of each arm's full checkpoints of runs that are finished leave the one with the lowest validation loss.
 
-    A run that somebody works on keeps its weights: they are yet to be scored, at other dials too, or looked into.
+    A run that somebody works on keeps its weights: they are yet to be scored, at other dials too, or looked into. So
+    does one whose look inside failed (its reason says so), which is tried again.
     """
     groups: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
     for run in plan.runs:
         status = folder.read_status(run.run_id) if run.arm.traits.whole else None
-        if status is None or status.state != "done" or status.validation_loss is None:
+        if status is None or status.state != "done" or status.validation_loss is None or status.reason is not None:
             continue
         if folder.has_weights(run.run_id, whole=True) and is_finished(run):
             key = (run.model, run.train_set, run.arm.label)

@@ -92,7 +92,7 @@ def _search(context: GangContext, task: GangTask) -> GangOutcome:
 
 
 def _score(context: GangContext, task: GangTask) -> GangOutcome:
-    finish_runs(context, _runs(context, task))
+    finish_runs(context, _runs(context, task), [])
     return _done(task)
 
 

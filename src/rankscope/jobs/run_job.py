@@ -22,11 +22,26 @@ from rankscope.jobs.dial_scoring import (
     factors_at_dials,
     score_at_dials,
 )  # fmt: skip
+from rankscope.jobs.gang import GangFailed
 from rankscope.jobs.gang_work import score_in_gang
 from rankscope.jobs.job_context import JobContext, job_context
 from rankscope.jobs.packing_job import groups_of
+from rankscope.jobs.run_failures import (
+    DERIVES,
+    DIALS,
+    LOOKS,
+    Finishing,
+    RunsFailed,
+    forget_failure,
+    has_failed_at,
+    is_finishing,
+    label,
+    label_run,
+    labelling,
+    told,
+)  # fmt: skip
 from rankscope.jobs.run_training import rate_of, train_missing
-from rankscope.jobs.score_job import NOTHING, Known, came_through, label_runs, missing_suites, score_missing
+from rankscope.jobs.score_job import NOTHING, Known, came_through, missing_suites, score_missing
 from rankscope.model.methods.attach import SavedAdapter, attach
 from rankscope.records import PlannedRun, RunStatus
 
@@ -55,17 +70,36 @@ class TrainRuns:
             mine = [held.enter_context(lock) for lock in locks]
             if not all(mine):
                 return
+            failed: list[str] = []
             try:
                 train_missing(context, runs)
-            finally:  # what one arm of a pack could not do is no reason to leave the others unscored
-                _finish_where_it_fits(context, runs)
+            except Exception as error:  # what one arm of a pack could not do is no reason to leave the others unscored
+                _finish_where_it_fits(context, runs, failed)
+                if not failed:
+                    raise
+                for run in runs:
+                    if run.run_id not in failed and not came_through(context.folder, context.plan, run):
+                        label(context, run, error)
+                        failed.append(run.run_id)
+            else:
+                _finish_where_it_fits(context, runs, failed)
+            if failed:
+                raise RunsFailed(failed)
 
     def mark_failed(self, folder: StudyFolder, error: str, details: str) -> dict[str, str]:
-        """Label the runs that did not come through; what failed, and why, by run id."""
+        """Label the runs that did not come through, or that were still being looked into, unless they are labelled
+        already; what failed, and why, by run id."""
         plan = folder.read_plan()
         runs = [run for run in plan.runs if run.run_id in self.run_ids] if plan is not None else []
-        failed = [run.run_id for run in runs if not came_through(folder, plan, run)]
-        return label_runs(folder, tuple(failed), error, details)
+        if own := RunsFailed.named_in(error):
+            return {run.run_id: told(folder.read_status(run.run_id)) for run in runs if run.run_id in own}
+        found: dict[str, str] = {}
+        for run in runs:
+            scored = came_through(folder, plan, run)
+            if not scored or is_finishing(folder, run):
+                status = label_run(folder, run, (error, details), scored=scored, write=folder.write_status)
+                found[run.run_id] = told(status)
+        return found
 
 
 def training_jobs(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[TrainRuns]:
@@ -81,27 +115,51 @@ def training_jobs(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[Train
     ]  # fmt: skip
 
 
-def _finish_where_it_fits(context: JobContext, runs: Sequence[PlannedRun]) -> None:
-    """Score and look inside here, or in a gang where one device does not hold the largest of the runs."""
+def _finish_where_it_fits(context: JobContext, runs: Sequence[PlannedRun], failed: list[str]) -> None:
+    """Score and look inside here, or in a gang where one device does not hold the largest of the runs. `failed` gets
+    the ids of those of which something failed; each has its own error in its status then."""
+    for run in runs:
+        if not context.stop_requested():
+            forget_failure(context, run)
     largest = max(runs, key=lambda run: (run.scoring.size, run.scoring.offload))
     if largest.scoring.alone:
-        finish_runs(context, runs)
-    elif not context.stop_requested() and any(_left(context, run) for run in runs):
-        score_in_gang(context, largest, work="score", run_ids=[run.run_id for run in runs])
+        finish_runs(context, runs, failed)
+    else:
+        _finish_in_gang(context, runs, largest, failed)
 
 
-def finish_runs(context: JobContext, runs: Sequence[PlannedRun]) -> None:
-    """Score the trained ones of these and look inside, as far as it is missing; of a gang all processes call this.
+def _finish_in_gang(context: JobContext, runs: Sequence[PlannedRun], largest: PlannedRun, failed: list[str]) -> None:
+    """All in one gang; where that fails each in its own, as nobody says whose error it was. A run with scores is
+    finished without what failed of it."""
+    left = [run for run in runs if _left(context, run)]
+    if context.stop_requested() or not left:
+        return
+    try:
+        score_in_gang(context, largest, work="score", run_ids=[run.run_id for run in left])
+        return
+    except GangFailed as error:
+        if len(left) == 1:
+            goes_on = is_finishing(context.folder, left[0])
+            label(context, left[0], error)
+            failed.append(left[0].run_id)
+            left = left if goes_on else []
+    for run in left:
+        _finish_in_gang(context, [run], largest, failed)
 
-    Raises NotGraded for the first that could not be graded, when the others are done.
+
+def finish_runs(context: JobContext, runs: Sequence[PlannedRun], failed: list[str]) -> None:
+    """Score the trained ones of these and look inside, as far as it is missing: each by itself, and what fails of one
+    is in its own status, its id in `failed`.
+
+    Of a gang all processes call this, and an error ends it; NotGraded is raised when the others are done.
     """
     known = {} if context.stop_requested() else _known_logprobs(context, runs)
     at_dials = {} if context.stop_requested() else _known_at_dials(context, runs)
     ungraded: list[NotGraded] = []
     for run in runs:
         if not context.stop_requested():
-            with noting(ungraded):
-                _finish(context, run, known.get(run.run_id, NOTHING), at_dials.get(run.run_id, {}))
+            with noting(ungraded) if context.team.size > 1 else labelling(context, run, failed):
+                _finish(context, run, known.get(run.run_id, NOTHING), at_dials.get(run.run_id, {}), failed)
     for error in ungraded[:1]:
         raise error
 
@@ -111,8 +169,14 @@ def _left(context: JobContext, run: PlannedRun) -> bool:
     status = context.folder.read_status(run.run_id)
     if status is None or status.state == "diverged" or weights_of(context, run) is None:
         return False
-    looked = not analysis_missing(context, run) and not whole_derivations(context, run)
-    return not (_scored(context, run, status) and looked and not anything_missing(context, run))
+    return not _scored(context, run, status) or any(
+        is_missing and not has_failed_at(status, activity)
+        for activity, is_missing in (
+            (LOOKS, analysis_missing(context, run)),
+            (DIALS, anything_missing(context, run)),
+            (DERIVES, bool(whole_derivations(context, run))),
+        )
+    )
 
 
 def _scored(context: JobContext, run: PlannedRun, status: RunStatus) -> bool:
@@ -153,7 +217,7 @@ def _trained_together(context: JobContext, runs: Sequence[PlannedRun]) -> list[t
     return [(run, weights) for run in pack if (weights := weights_of(context, run)) is not None]
 
 
-def _finish(context: JobContext, run: PlannedRun, known: Known, at_dials: KnownAt) -> None:
+def _finish(context: JobContext, run: PlannedRun, known: Known, at_dials: KnownAt, failed: list[str]) -> None:
     """Score a trained run, of which some log-likelihoods may be known, at every dial, and look inside it."""
     status = context.folder.read_status(run.run_id)
     if status is None or status.state == "diverged":
@@ -163,39 +227,30 @@ def _finish(context: JobContext, run: PlannedRun, known: Known, at_dials: KnownA
     weights = weights_of(context, run)
     if weights is None or not _left(context, run):
         return
-    scored = _scored(context, run, status)
+    scored, left = _scored(context, run, status), Finishing(context, run, status, failed)
     with _trained(context, run, weights) as trained:
         if not scored:
-            status = score_missing(context, trained.model, run.model, status, known)
-        if status.state == "done" and analysis_missing(context, run):
-            context.write_status(status.model_copy(update={"activity": "looking inside"}))
-            look_inside(context, run, trained)
-            context.write_status(status)
+            left.status = score_missing(context, trained.model, run.model, status, known)
+        if left.wants(LOOKS) and analysis_missing(context, run):
+            with left.part(LOOKS):
+                look_inside(context, run, trained)
         if run.arm.traits.dial_by != "factors":
-            _score_dials(context, run, status, at_its_dials(context, run, trained.model, trained.off), at_dials)
+            _score_dials(left, at_its_dials(context, run, trained.model, trained.off), at_dials)
     if run.arm.traits.dial_by == "factors":  # put on once more: side by side at every dial
-        _score_dials(context, run, status, factors_at_dials(context, run, weights), at_dials)
-    if status.state == "done":
-        derive_whole(context, run, weights)
-    ended = status.state == "done" and not context.stop_requested()
+        _score_dials(left, factors_at_dials(context, run, weights), at_dials)
+    if left.wants(DERIVES) and whole_derivations(context, run):
+        with left.part(DERIVES):
+            derive_whole(context, run, weights)
+    ended = left.status.state == "done" and left.status.reason is None and not context.stop_requested()
     if run.arm.traits.whole and context.study.keep.full == "none" and ended:
         context.folder.remove_weights(run.run_id)
 
 
-def _score_dials(
-    context: JobContext,
-    run: PlannedRun,
-    status: RunStatus,
-    sides: AbstractContextManager[list[AtDial]],
-    known: KnownAt,
-) -> None:
+def _score_dials(left: Finishing, sides: AbstractContextManager[list[AtDial]], known: KnownAt) -> None:
     """Score a finished run at the dials that are missing; what is there costs nothing."""
-    if status.state != "done" or not anything_missing(context, run):
-        return
-    context.write_status(status.model_copy(update={"activity": "scoring at other dials"}))
-    with sides as found:
-        score_at_dials(context, run, found, known)
-    context.write_status(status)
+    if left.wants(DIALS) and anything_missing(left.context, left.run):
+        with left.part(DIALS), sides as found:
+            score_at_dials(left.context, left.run, found, known)
 
 
 @contextmanager

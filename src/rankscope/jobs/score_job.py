@@ -185,7 +185,7 @@ def label_runs(folder: StudyFolder, run_ids: tuple[str, ...], error: str, detail
     """Write `failed` with its reason into each run's status, and the traceback beside it."""
     for run_id in run_ids:
         before = folder.read_status(run_id) or RunStatus(run_id=run_id, state="planned")
-        folder.write_status(before.model_copy(update={"state": "failed", "reason": error}))
+        folder.write_status(before.model_copy(update={"state": "failed", "reason": error, "activity": None}))
         folder.write_error(folder.run_folder(run_id), details)
     return dict.fromkeys(run_ids, error)
 

@@ -271,7 +271,7 @@ def _ended(run: PlannedRun, status: RunStatus) -> str:
         return f"{status.state}: {status.reason}"
     parts = [f"done in {duration((status.train_seconds or 0.0) + (status.evaluate_seconds or 0.0))}"]
     parts += [f"loss {status.final_train_loss:.3f}"] if status.final_train_loss is not None else []
-    return ", ".join([*parts, *_measured(run, status)])
+    return ", ".join([*parts, *_measured(run, status), *([status.reason] if status.reason else [])])
 
 
 def _running(plan: Plan, run: PlannedRun, status: RunStatus) -> list[str]:

@@ -148,9 +148,11 @@ def warnings_of(folder: StudyFolder, plan: Plan) -> list[str]:
         found += [f"{suite.name}: {count} items left out ({why})" for why, count in suite.left_out.items()]
     for run in plan.runs:
         status = folder.read_status(run.run_id)
+        name = f"{run.arm.label} on {run.train_set}, seed {run.seed}"
         if status is not None and status.state in ("failed", "diverged"):
-            name = f"{run.arm.label} on {run.train_set}, seed {run.seed}"
             found.append(f"{name}: {status.state}, {status.reason}")
+        elif status is not None and status.state == "done" and status.reason is not None:
+            found.append(f"{name}: scored, but {status.reason}")
         if not run.fits:
             found.append(f"{run.arm.label} on {run.train_set} does not fit: {run.reason}")
     return list(dict.fromkeys([*found, *context_warnings(folder, plan)]))
