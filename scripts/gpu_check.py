@@ -62,6 +62,7 @@ BENCHMARKS = (
     _benchmark("analyse_speed", 60),
     _benchmark("remedies_cost", 45),
     _benchmark("plan_accuracy", 60, "--repeats", "1"),
+    _benchmark("study_speed", 180),
 )
 
 LEFT_OUT = {

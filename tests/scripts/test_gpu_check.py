@@ -52,7 +52,7 @@ def test_the_table_says_how_tests_ended_what_was_cut_and_every_row(check: Module
     (tmp_path / "tests-study.txt").write_text("collected 3 items\n")
     (tmp_path / "score_speed.json").write_text(json.dumps([ROW, {**ROW, "work": "more items", "reason": "no room"}]))
     (tmp_path / "analyse_speed.json").write_text('[{"work": "cut whi')
-    train, score, analyse, remedies, plan = check.BENCHMARKS
+    train, score, analyse, remedies, plan, _ = check.BENCHMARKS
     ended = [
         check.Ended(train, check.OVERRAN, 150.2), check.Ended(score, 0, 9.0), check.Ended(analyse, 1, 3.0),
         check.Ended(remedies, None, 0.0), check.Ended(plan, 0, 2.0),
