@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_pipeline import plan_of, run
 from tiny_study import tiny_study
 from typer import Exit
@@ -20,6 +21,8 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs import run_job
 from rankscope.jobs.analysis import TABLES, look_inside
 from rankscope.jobs.gang import GangFailed
+from rankscope.jobs.gang_context import GangContext
+from rankscope.jobs.job_context import JobContext
 from rankscope.jobs.run_job import TrainRuns
 from rankscope.pipeline import Outcome
 from rankscope.records import PlannedRun, RunStatus
@@ -246,8 +249,7 @@ def test_a_gang_that_fails_is_tried_for_each_run_and_without_what_failed(
                 raise GangFailed(ERROR)
         run_job.finish_runs(context, [context.runs[run_id] for run_id in run_ids], [])
 
-    ganged = [p.model_copy(update={"scoring": p.scoring.model_copy(update={"size": 2})}) for p in plan_of(out).runs]
-    folder.write_study(folder.read_study_text() or "", plan_of(out).model_copy(update={"runs": ganged}))
+    in_gangs(folder, out)
     monkeypatch.setattr(run_job, "score_in_gang", gang)
     job = TrainRuns(str(out), (bad.run_id, good.run_id))
     outcome: JobOutcome = perform(job, WorkPlace(lambda: False))
@@ -258,3 +260,91 @@ def test_a_gang_that_fails_is_tried_for_each_run_and_without_what_failed(
     assert (is_looked_into(out, bad), is_looked_into(out, good)) == (False, True)
     assert folder.read_dial_losses(bad.run_id) is not None
     assert status_of(out, bad).state == "done"
+
+
+def in_gangs(folder: StudyFolder, out: Path) -> None:
+    """The plan as of runs that are scored in gangs of two."""
+    ganged = [p.model_copy(update={"scoring": p.scoring.model_copy(update={"size": 2})}) for p in plan_of(out).runs]
+    folder.write_study(folder.read_study_text() or "", plan_of(out).model_copy(update={"runs": ganged}))
+
+
+def test_a_gang_that_fails_at_other_dials_is_not_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    dials = {"dial": [0.5, 1], "selection": {"min_items": 8, "share": 0.4}}
+    assert run(tiny_study(tmp_path / "input", arms=LORA, **SETTINGS, **dials), out) == Outcome()
+    folder, bad = StudyFolder.open(out), by_label(out)["lora-r2"]
+    (out / "runs" / bad.run_id / "dials.json").unlink()
+    shutil.rmtree(out / "runs" / bad.run_id / "dials")
+    gangs: list[list[str]] = []
+
+    def gang(context: Any, of: PlannedRun, *, work: str, run_ids: list[str]) -> None:
+        gangs.append(run_ids)
+        assert len(gangs) < 5
+        folder.write_status(status_of(out, bad).model_copy(update={"activity": "scoring at other dials"}))
+        raise GangFailed(ERROR)
+
+    in_gangs(folder, out)
+    monkeypatch.setattr(run_job, "score_in_gang", gang)
+    outcome: JobOutcome = perform(TrainRuns(str(out), (bad.run_id,)), WorkPlace(lambda: False))
+    assert outcome.error is not None
+    assert gangs == [[bad.run_id]]
+    assert status_of(out, bad).state == "failed"
+
+
+def test_a_gangs_own_attempts_do_not_supersede_the_job_that_began_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert run(tiny_study(tmp_path / "input", arms=LORA, **SETTINGS), out) == Outcome()
+    folder, bad = StudyFolder.open(out), by_label(out)["lora-r2"]
+    (out / "runs" / bad.run_id / "analysis" / "neurons.parquet").unlink()
+    folder.write_status(status_of(out, bad).model_copy(update={"reason": NOTE}))
+
+    def gang(context: Any, of: PlannedRun, *, work: str, run_ids: list[str]) -> None:
+        status = status_of(out, bad)
+        folder.write_status(status.model_copy(update={"activity": "looking inside", "attempt": status.attempt + 1}))
+        raise GangFailed(ERROR)
+
+    in_gangs(folder, out)
+    monkeypatch.setattr(run_job, "score_in_gang", gang)
+    outcome: JobOutcome = perform(TrainRuns(str(out), (bad.run_id,)), WorkPlace(lambda: False))
+    assert (outcome.error or "").startswith("RunsFailed")
+    assert status_of(out, bad).reason == f"the look inside failed: GangFailed: {ERROR}"
+
+
+def test_an_error_in_a_process_of_a_gang_is_its_parents_to_take_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a gang of one too, whose parent halves its batches where memory runs out."""
+    out = tmp_path / "out"
+    assert run(tiny_study(tmp_path / "input", arms=LORA, **SETTINGS), out) == Outcome()
+    folder, bad = StudyFolder.open(out), by_label(out)["lora-r2"]
+    (out / "runs" / bad.run_id / "analysis" / "neurons.parquet").unlink()
+
+    def full(*given: object) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(run_job, "look_inside", full)
+    context = JobContext(folder, folder.read_study_text() or "", plan_of(out))
+    monkeypatch.setattr(context, "in_gang", GangContext.in_gang, raising=False)
+    with pytest.raises(torch.OutOfMemoryError):
+        run_job.finish_runs(context, [context.runs[bad.run_id]], [])
+
+
+def test_a_job_that_dies_before_it_tries_again_what_failed_leaves_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert run(tiny_study(tmp_path / "input", arms=LORA, **SETTINGS), out) == Outcome()
+    folder, bad = StudyFolder.open(out), by_label(out)["lora-r2"]
+    (out / "runs" / bad.run_id / "analysis" / "neurons.parquet").unlink()
+    folder.write_status(status_of(out, bad).model_copy(update={"reason": NOTE}))
+
+    def dies(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_job, "_trained", dies)
+    job = TrainRuns(str(out), (bad.run_id,))
+    with pytest.raises(KeyboardInterrupt):
+        job.run(WorkPlace(lambda: False))
+    assert job.mark_failed(folder, "killed", "") == {bad.run_id: "scored, but the look inside failed: killed"}

@@ -21,7 +21,9 @@ def keep_best(folder: StudyFolder, plan: Plan, is_finished: Callable[[PlannedRun
     groups: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
     for run in plan.runs:
         status = folder.read_status(run.run_id) if run.arm.traits.whole else None
-        if status is None or status.state != "done" or status.validation_loss is None or status.reason is not None:
+        if status is None or status.state != "done" or status.validation_loss is None:
+            continue
+        if status.reason or status.activity:
             continue
         if folder.has_weights(run.run_id, whole=True) and is_finished(run):
             key = (run.model, run.train_set, run.arm.label)

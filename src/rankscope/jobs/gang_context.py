@@ -30,6 +30,8 @@ _NOWHERE = Path("/")
 class GangContext(JobContext):
     """A `JobContext` whose bases are sharded; only the first process's writes into the study folder count."""
 
+    in_gang = True
+
     def __init__(self, task: GangTask, stop_requested: Callable[[], bool]) -> None:
         folder = StudyFolder.open(task.folder)
         text, plan = folder.read_study_text(), folder.read_plan()

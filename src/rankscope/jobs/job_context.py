@@ -45,6 +45,9 @@ _NOWHERE = Path("/")  # what relative paths would start at: a study in its folde
 class JobContext:
     """What the jobs of one study share inside a process. `stop_requested` is asked between steps and items."""
 
+    in_gang = False
+    """Whether this is a process of a gang (it may be its only one): an error ends it, and its parent takes it up."""
+
     def __init__(self, folder: StudyFolder, text: str, plan: Plan) -> None:
         self.folder = folder
         self.study: Study = study_of(text)

@@ -63,7 +63,7 @@ class Finishing:
         except GradingStopped:
             raise
         except Exception as error:  # kept with its traceback, as of a whole job
-            if self.context.team.size > 1:
+            if self.context.in_gang:
                 raise
             self.status = label(self.context, self.run, error, self._details)
             self._details.append("".join(traceback.format_exception(error)))
@@ -84,16 +84,22 @@ def labelling(context: JobContext, run: PlannedRun, failed: list[str]) -> Iterat
         failed.append(run.run_id)
 
 
-def label(context: JobContext, run: PlannedRun, error: Exception, before: Sequence[str] = ()) -> RunStatus:
-    """Label a run whose job is still at work; its new status. `before`: tracebacks of what failed of it before. Raises
-    Superseded where another job has begun to work on it."""
+def label(
+    context: JobContext,
+    run: PlannedRun,
+    error: Exception,
+    before: Sequence[str] = (),
+    write: Callable[[RunStatus], None] | None = None,
+) -> RunStatus:
+    """Label a run whose job is still at work; its new status. `before`: tracebacks of what failed of it before. Without
+    `write` it is written as this job's, which raises Superseded where another job has begun to work on the run."""
     status = context.folder.read_status(run.run_id)
     # Of a run that is looked into dials may be missing: they come yet.
     scored = status is not None and status.state == "done" and status.activity in (LOOKS, DERIVES)
     scored = scored or came_through(context.folder, context.plan, run)
     text = without_secrets(f"{type(error).__name__}: {error}")
     details = "\n".join([*before, "".join(traceback.format_exception(error))])
-    return label_run(context.folder, run, (text, details), scored=scored, write=context.write_status)
+    return label_run(context.folder, run, (text, details), scored=scored, write=write or context.write_status)
 
 
 def label_run(
@@ -128,13 +134,23 @@ def has_failed_at(status: RunStatus, activity: str) -> bool:
     return status.state == "done" and f"{_CALLED[activity]} failed: " in (status.reason or "")
 
 
-def forget_failure(context: JobContext, run: PlannedRun) -> None:
-    """A job begins that tries again what failed of a run with scores, if its weights are there."""
+def try_again(context: JobContext, run: PlannedRun) -> None:
+    """A job begins that tries again what failed of a run with scores, if its weights are there. Until then what it is
+    at is the part that failed, so that a job that dies before it leaves a trace."""
     status = context.folder.read_status(run.run_id)
     if status is None or status.state != "done" or not (status.reason or status.activity):
         return
     if context.folder.has_weights(run.run_id, whole=run.arm.traits.whole):
-        context.write_status(status.model_copy(update={"reason": None, "activity": None}))
+        failed = (activity for activity in _CALLED if has_failed_at(status, activity))
+        update = {"reason": None, "activity": next(failed, status.activity)}
+        context.write_status(status.model_copy(update=update))
+
+
+def end_activity(folder: StudyFolder, run: PlannedRun) -> None:
+    """Nothing is left to do of a run with scores."""
+    status = folder.read_status(run.run_id)
+    if status is not None and status.state == "done" and status.activity is not None:
+        folder.write_status(status.model_copy(update={"activity": None}))
 
 
 def told(status: RunStatus | None) -> str:

@@ -32,13 +32,14 @@ from rankscope.jobs.run_failures import (
     LOOKS,
     Finishing,
     RunsFailed,
-    forget_failure,
+    end_activity,
     has_failed_at,
     is_finishing,
     label,
     label_run,
     labelling,
     told,
+    try_again,
 )  # fmt: skip
 from rankscope.jobs.run_training import rate_of, train_missing
 from rankscope.jobs.score_job import NOTHING, Known, came_through, missing_suites, score_missing
@@ -120,12 +121,15 @@ def _finish_where_it_fits(context: JobContext, runs: Sequence[PlannedRun], faile
     the ids of those of which something failed; each has its own error in its status then."""
     for run in runs:
         if not context.stop_requested():
-            forget_failure(context, run)
+            try_again(context, run)
     largest = max(runs, key=lambda run: (run.scoring.size, run.scoring.offload))
     if largest.scoring.alone:
         finish_runs(context, runs, failed)
     else:
         _finish_in_gang(context, runs, largest, failed)
+    for run in runs:
+        if is_finishing(context.folder, run) and not _left(context, run):
+            end_activity(context.folder, run)
 
 
 def _finish_in_gang(context: JobContext, runs: Sequence[PlannedRun], largest: PlannedRun, failed: list[str]) -> None:
@@ -140,9 +144,10 @@ def _finish_in_gang(context: JobContext, runs: Sequence[PlannedRun], largest: Pl
     except GangFailed as error:
         if len(left) == 1:
             goes_on = is_finishing(context.folder, left[0])
-            label(context, left[0], error)
+            # Written as the gang left it: its processes have made attempts of their own since this job began.
+            status = label(context, left[0], error, write=context.folder.write_status)
             failed.append(left[0].run_id)
-            left = left if goes_on else []
+            left = left if goes_on and status.state == "done" else []
     for run in left:
         _finish_in_gang(context, [run], largest, failed)
 
@@ -158,7 +163,7 @@ def finish_runs(context: JobContext, runs: Sequence[PlannedRun], failed: list[st
     ungraded: list[NotGraded] = []
     for run in runs:
         if not context.stop_requested():
-            with noting(ungraded) if context.team.size > 1 else labelling(context, run, failed):
+            with noting(ungraded) if context.in_gang else labelling(context, run, failed):
                 _finish(context, run, known.get(run.run_id, NOTHING), at_dials.get(run.run_id, {}), failed)
     for error in ungraded[:1]:
         raise error
@@ -227,7 +232,8 @@ def _finish(context: JobContext, run: PlannedRun, known: Known, at_dials: KnownA
     weights = weights_of(context, run)
     if weights is None or not _left(context, run):
         return
-    scored, left = _scored(context, run, status), Finishing(context, run, status, failed)
+    scored, status = _scored(context, run, status), status.model_copy(update={"activity": None})
+    left = Finishing(context, run, status, failed)
     with _trained(context, run, weights) as trained:
         if not scored:
             left.status = score_missing(context, trained.model, run.model, status, known)

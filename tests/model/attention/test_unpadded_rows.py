@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,6 +68,17 @@ def test_a_layout_that_mixes_rows_is_found_and_not_used(dtype: torch.dtype, monk
     monkeypatch.setattr(unpadded_rows, "causal_attention", mixed)
     model = make_model("Llama") if dtype == torch.float32 else rounding_model()
     assert not training_forward(model).unpadded
+
+
+def test_lost_positions_are_found_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = unpadded_rows._unpadded_states
+
+    def lost(model: PreTrainedModel, batch: Any, *, varlen: bool) -> Tensor:
+        return own(model, replace(batch, position_ids=torch.zeros_like(batch.position_ids)), varlen=varlen)
+
+    monkeypatch.setattr(unpadded_rows, "_unpadded_states", lost)
+    assert not training_forward(rounding_model()).unpadded
+    assert not training_forward(make_model("Llama", initializer_range=0.1).to(torch.bfloat16)).unpadded  # type: ignore[arg-type]
 
 
 # ---- torch's kernel, which runs on CUDA only: the choice of it -------------------------------------------------------

@@ -194,9 +194,9 @@ def _compare_skipping(model: PreTrainedModel) -> str:
 def _compare(model: PreTrainedModel, batch: Batch, states: Callable[[Batch], Tensor]) -> str:
     """Why `states` of a batch differ from the model's own, or nothing; each token's difference is of its own size.
 
-    In fp32 1e-4 is allowed. In half precision two right ways lie as far apart as each from the exact states, more in
-    some models than in others (a mean of 0.045 and at most 0.12 for Gemma 3 270M in bf16): there they must be far
-    nearer to its own than states of rows that see one another, as a whole and at the worst token.
+    In fp32 1e-4 is allowed, in half precision 0.05. There two right ways lie as far apart as each from the exact
+    states, and in some models further (a mean of 0.045 and at most 0.12 for Gemma 3 270M in bf16): beyond 0.05 they
+    must be far nearer to its own than what known mistakes give, as a whole and at the worst token.
     """
     was_training = model.training
     model.eval()
@@ -207,18 +207,23 @@ def _compare(model: PreTrainedModel, batch: Batch, states: Callable[[Batch], Ten
             return (states(one).float() - own).abs().mean(-1) / own.abs().mean(-1).clamp_min(1e-6)
 
         with attention_installed(model):
-            error = apart(batch)
-            if model.dtype == torch.float32:
-                allowed = error.new_full((2,), 1e-4)
-            else:
-                joined = replace(batch, lengths=(sum(batch.lengths),), starts=batch.starts[[0, -1]])
-                allowed = SHARE_OF_MISTAKE * _mean_and_largest(apart(joined))
+            error = _mean_and_largest(apart(batch))
+            # By token, so that one wrong place among many right ones is found. Not "greater than": NaN must not pass.
+            if bool(error[1] < (1e-4 if model.dtype == torch.float32 else 0.05)):
+                return ""
+            if model.dtype != torch.float32 and bool(torch.isfinite(error).all()):
+                wrong = torch.stack([_mean_and_largest(apart(one)) for one in _mistakes(batch)]).amin(0)
+                if bool((error <= SHARE_OF_MISTAKE * wrong).all()):
+                    return ""
     finally:
         model.train(was_training)
-    # By token, so that one wrong place among many right ones is found. Not "greater than": NaN must not pass.
-    if bool((_mean_and_largest(error) <= allowed).all()):
-        return ""
-    return f"states differ by {float(error.max()):.2g} of them"
+    return f"states differ by {float(error[1]):.2g} of them"
+
+
+def _mistakes(batch: Batch) -> list[Batch]:
+    """The batch with rows that see one another, and without positions."""
+    joined = replace(batch, lengths=(sum(batch.lengths),), starts=batch.starts[[0, -1]])
+    return [joined, replace(batch, position_ids=torch.zeros_like(batch.position_ids))]
 
 
 def _mean_and_largest(error: Tensor) -> Tensor:
