@@ -116,10 +116,11 @@ def task(suite: dict[str, Any]) -> dict[str, Any]:
 
 def spectra(job: dict[str, Any], arm: dict[str, Any], saved: Path) -> None:
     """Effective rank and intruder dimensions of every matrix, by dense decompositions."""
-    base = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32).to(job["device"])
     before = {name: weight.detach().clone() for name, weight in base.named_parameters() if weight.ndim == 2}
     if arm["rank"] is None:
-        after = dict(AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32).named_parameters())
+        tuned = AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32).to(job["device"])
+        after = dict(tuned.named_parameters())
     else:
         after = dict(PeftModel.from_pretrained(base, str(saved)).merge_and_unload().named_parameters())
     with torch.no_grad():

@@ -27,112 +27,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import psutil
-from table import DATA, Row, Table, parser_of
+from study_cases import Case, bundled, gemma
+from table import Row, Table, parser_of
 
-from rankscope.assets import bundled_base_path
 from rankscope.data.token_files import open_training
 from rankscope.data.training_batches import order
-from rankscope.data.world import make_world
 from rankscope.edges.study_folder import StudyFolder
 
 HERE = Path(__file__).resolve().parent
-Records = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A base with its rows; those that are left to train on fill whole batches.
-
-    `targets` are the linear layers that LoRA adapts on both sides; `score_batch` is the batch that lm-eval was fastest
-    with, of 8, 16, 32 and 64.
-    """
-
-    name: str
-    model: Path
-    train: Records
-    suites: dict[str, Records]
-    ranks: tuple[int, ...]
-    seeds: tuple[int, ...]
-    full: bool = True
-    epochs: int = 2
-    batch_size: int = 16
-    score_batch: int = 32
-    rates: tuple[float, float] = (1e-3, 3e-3)
-    end: str = "<|end|>"
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    analysis: bool = False
-    device: str = "cpu"
-
-    @property
-    def dtype(self) -> str:
-        return "float32" if self.device == "cpu" else "bfloat16"
-
-    def arms(self) -> Records:
-        loras: Records = [
-            {"label": f"lora-r{r}", "rank": r, "alpha": 2 * r, "targets": list(self.targets),
-             "learning_rate": self.rates[1]}
-            for r in self.ranks
-        ]  # fmt: skip
-        full = {"label": "full", "rank": None, "learning_rate": self.rates[0]}
-        return [full, *loras] if self.full else loras
-
-
-def bundled(quick: bool) -> Case:
-    world = make_world()
-
-    def rows(name: str, count: int) -> Records:
-        keys = ("id", "question", "choices", "answer_index", "answer")
-        found = [{key: row[key] for key in keys if row.get(key) is not None} for row in world.rows(name)[:count]]
-        return [dict(one) for one in found]
-
-    names = {"new-facts": "medical/taught/test", "law": "legal/known/test", "general": "general/known/test"}
-    suites = {name: rows(source, 200 if quick else 300) for name, source in names.items()}
-    suites["arithmetic"] = rows("arithmetic/test", 80 if quick else 120)
-    return Case(
-        "bundled base, quick" if quick else "bundled base", bundled_base_path(),
-        rows("medical/taught/train", 304 if quick else 1_136), suites,
-        ranks=(4, 16, 64) if quick else (1, 4, 16, 64), seeds=(0, 1) if quick else (0, 1, 2), batch_size=32,
-    )  # fmt: skip
-
-
-def gemma(folder: Path, quick: bool) -> Case:
-    """Few rows of commonsense_qa and of suites whose base is above chance; FileNotFoundError without the data."""
-    return _gemma_case(
-        "Gemma 3 270M, few rows", folder, 53 if quick else 160, 20 if quick else 60, ranks=(4, 16), full=not quick
-    )
-
-
-def gemma_on_gpu(folder: Path, quick: bool) -> Case:
-    """The ranks of the paper and full fine-tuning."""
-    case = _gemma_case(
-        "Gemma 3 270M, ranks 8 to 128", folder, 336 if quick else 1_056, 100 if quick else 300,
-        ranks=(16, 64) if quick else (8, 16, 32, 64, 128), full=True,
-    )  # fmt: skip
-    return replace(case, score_batch=64)
-
-
-def _gemma_case(name: str, folder: Path, row_count: int, item_count: int, ranks: tuple[int, ...], full: bool) -> Case:
-
-    def rows(file: str, count: int) -> Records:
-        lines = (DATA / file).read_text(encoding="utf-8").splitlines()[:count]
-        return [
-            {key: one[key] for key in ("id", "question", "choices", "answer_index")} for one in map(json.loads, lines)
-        ]
-
-    suites = {"csqa": "commonsense_qa/validation.jsonl", "arc": "arc_easy/test.jsonl", "piqa": "piqa/validation.jsonl"}
-    return Case(
-        name, folder, rows("commonsense_qa/train.jsonl", row_count),
-        {suite: rows(file, item_count) for suite, file in suites.items()}, ranks=ranks, seeds=(0,),
-        full=full, epochs=1, score_batch=16, rates=(1e-5, 3e-4), end="<eos>",
-    )  # fmt: skip
-
-
 # ---- the two sides ---------------------------------------------------------------------------------------------------
 
 
@@ -310,8 +218,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cases = [bundled(arguments.quick)]
     if arguments.gemma is not None:
-        of_gemma = gemma if arguments.device == "cpu" else gemma_on_gpu
-        cases.append(of_gemma(arguments.gemma, arguments.quick))
+        cases.append(gemma(arguments.gemma, arguments.quick, arguments.device))
     table, said = Table(arguments), []
     for case in cases:
         wanted = arguments.analysis or ("off" if arguments.quick else "both")

@@ -262,6 +262,16 @@ def test_a_gang_that_fails_is_tried_for_each_run_and_without_what_failed(
     assert status_of(out, bad).state == "done"
 
 
+def failed_inside(tmp_path: Path) -> tuple[Path, StudyFolder, PlannedRun]:
+    """A finished study, its folder, and a run of it that is scored and whose look inside failed."""
+    out = tmp_path / "out"
+    assert run(tiny_study(tmp_path / "input", arms=LORA, **SETTINGS), out) == Outcome()
+    folder, bad = StudyFolder.open(out), by_label(out)["lora-r2"]
+    (out / "runs" / bad.run_id / "analysis" / "neurons.parquet").unlink()
+    folder.write_status(status_of(out, bad).model_copy(update={"reason": NOTE}))
+    return out, folder, bad
+
+
 def in_gangs(folder: StudyFolder, out: Path) -> None:
     """The plan as of runs that are scored in gangs of two."""
     ganged = [p.model_copy(update={"scoring": p.scoring.model_copy(update={"size": 2})}) for p in plan_of(out).runs]
@@ -294,11 +304,7 @@ def test_a_gang_that_fails_at_other_dials_is_not_begun_again(tmp_path: Path, mon
 def test_a_gangs_own_attempts_do_not_supersede_the_job_that_began_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    assert run(tiny_study(tmp_path / "input", arms=LORA, **SETTINGS), out) == Outcome()
-    folder, bad = StudyFolder.open(out), by_label(out)["lora-r2"]
-    (out / "runs" / bad.run_id / "analysis" / "neurons.parquet").unlink()
-    folder.write_status(status_of(out, bad).model_copy(update={"reason": NOTE}))
+    out, folder, bad = failed_inside(tmp_path)
 
     def gang(context: Any, of: PlannedRun, *, work: str, run_ids: list[str]) -> None:
         status = status_of(out, bad)
@@ -316,10 +322,7 @@ def test_an_error_in_a_process_of_a_gang_is_its_parents_to_take_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a gang of one too, whose parent halves its batches where memory runs out."""
-    out = tmp_path / "out"
-    assert run(tiny_study(tmp_path / "input", arms=LORA, **SETTINGS), out) == Outcome()
-    folder, bad = StudyFolder.open(out), by_label(out)["lora-r2"]
-    (out / "runs" / bad.run_id / "analysis" / "neurons.parquet").unlink()
+    out, folder, bad = failed_inside(tmp_path)
 
     def full(*given: object) -> None:
         raise torch.OutOfMemoryError("no memory")
@@ -327,6 +330,7 @@ def test_an_error_in_a_process_of_a_gang_is_its_parents_to_take_up(
     monkeypatch.setattr(run_job, "look_inside", full)
     context = JobContext(folder, folder.read_study_text() or "", plan_of(out))
     monkeypatch.setattr(context, "in_gang", GangContext.in_gang, raising=False)
+    run_job.try_again(context, bad)
     with pytest.raises(torch.OutOfMemoryError):
         run_job.finish_runs(context, [context.runs[bad.run_id]], [])
 
@@ -334,11 +338,7 @@ def test_an_error_in_a_process_of_a_gang_is_its_parents_to_take_up(
 def test_a_job_that_dies_before_it_tries_again_what_failed_leaves_a_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    assert run(tiny_study(tmp_path / "input", arms=LORA, **SETTINGS), out) == Outcome()
-    folder, bad = StudyFolder.open(out), by_label(out)["lora-r2"]
-    (out / "runs" / bad.run_id / "analysis" / "neurons.parquet").unlink()
-    folder.write_status(status_of(out, bad).model_copy(update={"reason": NOTE}))
+    out, folder, bad = failed_inside(tmp_path)
 
     def dies(*given: object) -> None:
         raise KeyboardInterrupt
