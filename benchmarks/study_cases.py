@@ -19,8 +19,9 @@ Records = list[dict[str, Any]]
 class Case:
     """A base with its rows; those that are left to train on fill whole batches.
 
-    `targets` are the linear layers that LoRA adapts on both sides; `score_batch` is the batch that lm-eval was fastest
-    with on a CPU, of 8, 16, 32 and 64.
+    `targets` are the linear layers that LoRA adapts on both sides. `score_batch` is the batch that lm-eval was fastest
+    with on a CPU, of 8, 16, 32 and 64; `train_batch` the rows that TRL was fastest with at once, of the whole batch and
+    its half and quarter, the gradients of several added up.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Case:
     full: bool = True
     epochs: int = 2
     batch_size: int = 16
+    train_batch: int = 16
     score_batch: int = 32
     rates: tuple[float, float] = (1e-3, 3e-3)
     end: str = "<|end|>"

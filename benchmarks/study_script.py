@@ -44,8 +44,8 @@ def load(folder: str, dtype: torch.dtype) -> Any:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
 
 
-def train(job: dict[str, Any], arm: dict[str, Any], seed: int, out: Path) -> None:
-    """One arm with one seed, saved as PEFT or transformers saves it."""
+def train(job: dict[str, Any], arm: dict[str, Any], seed: int, out: Path) -> list[float]:
+    """One arm with one seed, saved as PEFT or transformers saves it: the loss of each step, in nats a token."""
     on_gpu = job["device"] == "cuda"
     model = load(job["model"], torch.bfloat16 if on_gpu and arm["rank"] is not None else torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
@@ -61,7 +61,9 @@ def train(job: dict[str, Any], arm: dict[str, Any], seed: int, out: Path) -> Non
     with stage("training"):
         config = SFTConfig(
             output_dir=str(out / "trainer"), num_train_epochs=1, learning_rate=arm["learning_rate"],
-            lr_scheduler_type="cosine", per_device_train_batch_size=job["batch_size"], completion_only_loss=True,
+            lr_scheduler_type="cosine", per_device_train_batch_size=job["train_batch"],
+            gradient_accumulation_steps=job["batch_size"] // job["train_batch"], logging_steps=1,
+            completion_only_loss=True,
             max_length=None, gradient_checkpointing=False, bf16=on_gpu, seed=seed,
             train_sampling_strategy="sequential", use_cpu=not on_gpu, report_to="none", save_strategy="no",
             disable_tqdm=True,
@@ -73,6 +75,7 @@ def train(job: dict[str, Any], arm: dict[str, Any], seed: int, out: Path) -> Non
         trainer.train()
     with stage("saving"):
         model.save_pretrained(out / "saved")
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def evaluate(job: dict[str, Any], arm: dict[str, Any] | None, saved: Path | None) -> dict[str, Any]:
@@ -138,16 +141,17 @@ def main() -> None:
     torch.set_num_threads(job["threads"])
     disable_progress_bars()
     out = Path(job["out"])
-    items = {"base": evaluate(job, None, None)}
+    items, losses = {"base": evaluate(job, None, None)}, {}
     for seed in job["seeds"]:
         for arm in job["arms"]:
-            place = out / f"{arm['label']}-{seed}"
-            train(job, arm, seed, place)
-            items[f"{arm['label']}-{seed}"] = evaluate(job, arm, place / "saved")
+            name = f"{arm['label']}-{seed}"
+            place = out / name
+            losses[name] = train(job, arm, seed, place)
+            items[name] = evaluate(job, arm, place / "saved")
             if job["analysis"]:
                 with stage("spectra"):
                     spectra(job, arm, place / "saved")
-    Path(job["found"]).write_text(json.dumps({"stages": STAGES, "items": items}), encoding="utf-8")
+    Path(job["found"]).write_text(json.dumps({"stages": STAGES, "items": items, "losses": losses}), encoding="utf-8")
 
 
 if __name__ == "__main__":

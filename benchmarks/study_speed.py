@@ -10,8 +10,9 @@ and writes its scores. `analysis off` is both sides without a look inside; with 
 script's dense spectra of every change. Below the table stand the stages of both.
 
 `max_difference` is the largest difference of a choice's log-likelihood between the two, in nats, over all arms and
-items; the share of items with the same answer (largest choice, or the same text) is printed below. `--gemma` names a
-folder that scripts/gemma_base.py made; its rows are those of public data sets beside the checkout.
+items; the share of items with the same answer (largest choice, or the same text) and the largest difference of a step's
+training loss are printed below. `--gemma` names a folder that scripts/gemma_base.py made; its rows are those of public
+data sets beside the checkout.
 
 With `--device cuda` both sides work in bf16 as they come (TRL's bf16 autocast over a base in bf16, over fp32 weights
 where all are trained), where rounding moves answers that are near to one another, and memory is that of the host.
@@ -27,7 +28,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,8 @@ def script(case: Case, folder: Path, study: StudyFolder) -> tuple[Watched, dict[
         ],
         "order": {str(seed): order(len(examples), case.batch_size, case.epochs, seed) for seed in case.seeds},
         "arms": case.arms(), "seeds": list(case.seeds), "suites": suites, "batch_size": case.batch_size,
-        "score_batch": case.score_batch, "analysis": case.analysis, "device": case.device,
+        "train_batch": case.train_batch, "score_batch": case.score_batch, "analysis": case.analysis,
+        "device": case.device,
     }  # fmt: skip
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -147,15 +149,36 @@ def script(case: Case, folder: Path, study: StudyFolder) -> tuple[Watched, dict[
 # ---- whether both found the same -------------------------------------------------------------------------------------
 
 
-def agreement(case: Case, study: StudyFolder, items: dict[str, Any]) -> Iterator[tuple[str, float, float, float]]:
-    """Of the base and each run: its name, the largest difference of a log-likelihood (nats), the share of items with
-    the same answer, the largest difference of a suite's accuracy (points)."""
+@dataclass(frozen=True)
+class Agreement:
+    """Of the base or of a run: the largest difference of a log-likelihood (nats), the share of items with the same
+    answer, the largest difference of a suite's accuracy (points) and of a step's loss (nats a token; of a base None).
+    """
+
+    name: str
+    nats: float
+    same: float
+    points: float
+    loss: float | None
+
+    def __str__(self) -> str:
+        losses = "" if self.loss is None else f", losses of steps within {self.loss:.1e} nats a token"
+        return (
+            f"{self.name}: log-likelihoods within {self.nats:.1e} nats, the same answer to {100 * self.same:.1f} % of "
+            f"items, accuracies within {self.points:.1f} points{losses}"
+        )
+
+
+def agreement(case: Case, study: StudyFolder, items: dict[str, Any], losses: dict[str, Any]) -> Iterator[Agreement]:
+    """Of the base and of each run."""
     plan = study.read_plan()
     assert plan is not None
     runs: dict[str, pd.DataFrame | None] = {"base": study.read_predictions(next(iter(plan.base_ids.values())))}
+    steps: dict[str, list[float]] = {}
     for run in plan.runs:
         label = "full" if run.arm.rank is None else f"lora-r{run.arm.rank}"
         runs[f"{label}-{run.seed}"] = study.read_predictions(run.run_id)
+        steps[f"{label}-{run.seed}"] = [float(one["loss_nats_per_token"]) for one in study.read_steps(run.run_id)]
     for name, frame in runs.items():
         assert frame is not None
         apart, same, count, points = 0.0, 0, 0, 0.0
@@ -164,6 +187,8 @@ def agreement(case: Case, study: StudyFolder, items: dict[str, Any]) -> Iterator
             right_here = right_there = 0
             for record, (_, row), theirs in zip(records, own.iterrows(), items[name][suite], strict=True):
                 count += 1
+                here: int | str
+                there: int | str
                 if "choices" in record:
                     mine = list(row["choice_logprobs"])
                     apart = max(apart, max(abs(a - b) for a, b in zip(mine, theirs, strict=True)))
@@ -175,14 +200,17 @@ def agreement(case: Case, study: StudyFolder, items: dict[str, Any]) -> Iterator
                 right_here += here == wanted
                 right_there += there == wanted
             points = max(points, 100 * abs(right_here - right_there) / len(records))
-        yield name, apart, same / count, points
+        pairs = zip(steps[name], losses[name], strict=True) if name in steps else None
+        yield Agreement(
+            name, apart, same / count, points, None if pairs is None else max(abs(a - b) for a, b in pairs)
+        )  # fmt: skip
 
 
 def measured(case: Case) -> tuple[Row, list[str]]:
     with tempfile.TemporaryDirectory() as temporary:
         mine, study = ours(case, Path(temporary) / "ours")
         theirs, found = script(case, Path(temporary) / "script", study)
-        apart = list(agreement(case, study, found["items"]))
+        apart = list(agreement(case, study, found["items"], found["losses"]))
         cost = study.read_table("cost")
         assert cost is not None
         plan = study.read_plan()
@@ -194,17 +222,13 @@ def measured(case: Case) -> tuple[Row, list[str]]:
         f"{case.name}: ours: training {train:.0f} s, scoring {score:.0f} s, over {workers} worker(s); the rest of "
         f"its {mine.seconds:.0f} s is start, plan, base, tables{', analysis' if case.analysis else ''} and report",
         f"{case.name}: the script: {stages}, the rest (start, tasks) {rest:.0f} s",
-        *(
-            f"{case.name}: {name}: log-likelihoods within {most:.1e} nats, the same answer to {100 * share:.1f} % of "
-            f"items, accuracies within {points:.1f} points"
-            for name, most, share, points in apart
-        ),
+        *(f"{case.name}: {one}" for one in apart),
     ]
     row = Row(
         f"{case.name}: {len(case.arms())} arms, {len(case.seeds)} seed(s), analysis {'on' if case.analysis else 'off'}",
         "TRL + PEFT, lm-eval hf" + (", dense SVD" if case.analysis else ""), mine.seconds, theirs.seconds,
         theirs.seconds / mine.seconds, mine.peak_bytes, theirs.peak_bytes,
-        max_difference=max(most for _, most, _, _ in apart),
+        max_difference=max(one.nats for one in apart),
     )  # fmt: skip
     return row, lines
 

@@ -257,7 +257,7 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     """Bases, and how many arms train together; then searches, and beside the first of them the runs that wait for none;
     then the runs whose rate was searched. Where nothing waits for the bases or is measured, runs begin beside them.
 
-    With `only` nothing is measured, and the bases come last where no search waits for them: another process may have
+    With `only` nothing is timed, and the bases come last where no search waits for them: another process may have
     scored them by then.
     """
     plan, folder = work.plan, work.folder
@@ -265,14 +265,20 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
     waves = search_waves(folder, plan, searched)
     bases = base_jobs(folder, plan)
-    packs = [] if work.only else undecided(folder, plan, runs, auto=work.study.execution.arms_together == "auto")
+    given = work.study.execution.arms_together
+    packs = [] if work.only and given == "auto" else undecided(folder, plan, runs, given)
     samples = samples_to_write(folder, plan, runs)
     beside = bool(runs) and not (work.only or packs or searched or samples)
+    before = bases if searched or not (work.only or beside) else []
+    measured = [ChoosePacking(folder.url, ids, timed=not work.only) for ids in packs]
+    what = "scoring the base"
     if packs:
-        measured = [ChoosePacking(folder.url, ids) for ids in packs]
-        work.do("scoring the base and measuring how many arms train best together", [*bases, *measured])
-    elif not beside and (searched or not work.only):
-        work.do("scoring the base", bases)
+        what = (
+            "deciding how many arms train together"
+            if not before
+            else f"{what} and deciding how many arms train together"
+        )
+    work.do(what, [*before, *measured])
     work.do("writing samples to replay", samples)
     first = waves[0] if waves else []
     at_once = training_jobs(folder, [r for r in runs if r not in searched])

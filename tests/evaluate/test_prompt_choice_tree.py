@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 from scoring_models import choice_item, random_items
 
-from rankscope.evaluate.prompt_choice_tree import ChoicePlan, PromptTree, RowBatch, TreeBatch, prompt_tree
+from rankscope.evaluate.prompt_choice_tree import (
+    SMALL_TREE_TOKENS,
+    ChoicePlan,
+    PromptTree,
+    RowBatch,
+    TreeBatch,
+    prompt_tree,
+)
 from rankscope.records import Item
 
 
@@ -55,10 +65,46 @@ def test_a_tree_without_forks_lengthens_the_row() -> None:
     assert tree == PromptTree(2, (1, 2, 5, 6), (), (), (), tree.targets)
 
 
+def sentence_items() -> list[Item]:
+    """Pairs of sentences, all after the one token that begins a text: more than one small tree holds."""
+    return [
+        choice_item(one.item_id, (1,), [(*one.prompt_ids, *c) for c in one.choices_ids])
+        for one in random_items(60, seed=3)
+    ]
+
+
+def test_texts_after_one_token_are_rows_of_their_own() -> None:
+    texts = [choice_item(f"text-{k}", (1,), [tuple(range(2 + k, 302 + k))]) for k in range(5)]
+    plan = ChoicePlan(texts, 1000)
+    for batch in (*plan.trees, *plan.trees_without_prefixes):
+        assert not len(batch.shape.owners)
+        assert len(batch.input_ids) <= 1000
+    assert sum(len(batch.shape.prompt_lengths) for batch in plan.trees) == 5
+
+
+def test_trees_below_a_short_prompt_stay_small_and_lose_little() -> None:
+    plan = ChoicePlan(sentence_items(), 2000)
+    trees = [int(size) for batch in plan.trees for size in batch.shape.tree_lengths]
+    assert len(trees) > 1
+    assert max(trees) <= SMALL_TREE_TOKENS
+    whole = prompt_tree((1,), [(c, k) for k, c in enumerate(c for one in sentence_items() for c in one.choices_ids)])
+    assert sum(len(batch.input_ids) for batch in plan.trees) < 1.1 * whole.size
+
+
+def test_a_long_prompt_is_shared_by_a_tree_of_its_size() -> None:
+    prompt = tuple(range(3, 503))
+    items = [choice_item(str(k), prompt, [tuple(range(600 + k, 650 + k))]) for k in range(60)]
+    sizes = [
+        int(size) for batch in ChoicePlan(items, 10_000).trees_without_prefixes for size in batch.shape.tree_lengths
+    ]
+    assert len(sizes) == 2
+    assert max(sizes) <= 4 * len(prompt)
+
+
 @pytest.mark.parametrize("kind", ["trees", "trees_without_prefixes", "rows"])
-@pytest.mark.parametrize("few_shot", [False, True])
-def test_each_scored_token_sees_its_prompt_and_its_own_choice(kind: str, few_shot: bool) -> None:
-    items = few_shot_items() if few_shot else random_items(20, seed=1)
+@pytest.mark.parametrize("made", [partial(random_items, 20, seed=1), few_shot_items, sentence_items])
+def test_each_scored_token_sees_its_prompt_and_its_own_choice(kind: str, made: Callable[[], list[Item]]) -> None:
+    items = made()
     plan = ChoicePlan(items, 200)
     wanted = {}
     for index, item in enumerate(items):

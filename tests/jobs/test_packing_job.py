@@ -123,10 +123,10 @@ def test_a_pack_that_began_is_a_job_again_as_it_began(outs: dict[int, Path], tmp
     runs = plan.runs
     full, two, four, nine = (planned.run_id for planned in runs)
     store = StudyFolder.open(tmp_path)
-    assert undecided(store, plan, runs, auto=False) == [(two, four, nine)]
+    assert undecided(store, plan, runs, 2) == [(two, four, nine)]
     assert groups_of(store, runs) == [(full,), (two,), (four,), (nine,)], "undecided: one by one"
     store.write_packing(Packing(model="model", train_set="trees", arms_together=2, micro_batch_tokens=4096))
-    assert undecided(store, plan, runs, auto=False) == []
+    assert undecided(store, plan, runs, 2) == []
     assert groups_of(store, runs) == [(full,), (two, four), (nine,)]
     with store.pack([four, nine]):
         pass
@@ -139,6 +139,27 @@ def test_a_pack_that_began_is_a_job_again_as_it_began(outs: dict[int, Path], tmp
         pass
     assert store.read_packs() == []
     assert groups_of(store, runs) == [(full,), (two,), (four,), (nine,)], "trained: nothing is left to do together"
+
+
+def test_a_given_number_goes_before_what_was_noted(outs: dict[int, Path], tmp_path: Path) -> None:
+    plan, store = plan_of(outs[2]), StudyFolder.open(tmp_path)
+    store.write_packing(Packing(model="model", train_set="trees", arms_together=2, micro_batch_tokens=4096))
+    ids = tuple(one.run_id for one in plan.runs if one.arm.rank)
+    assert undecided(store, plan, plan.runs, "auto") == []
+    assert undecided(store, plan, plan.runs, 3) == [ids]
+    assert undecided(store, plan, plan.runs, 1) == [ids]
+
+
+def test_runs_that_are_named_pack_as_the_study_says(outs: dict[int, Path], tmp_path: Path) -> None:
+    """With `--only` nothing is timed; a number that the study gives needs no timing."""
+    study = tiny_study(tmp_path / "input", arms=ARMS, seeds=[0], execution={"arms_together": 2})
+    out, ids = tmp_path / "out", [one.run_id for one in plan_of(outs[2]).runs if one.arm.rank in (2, 4)]
+    assert run(study, out, only=ids) == Outcome()
+    store = StudyFolder.open(out)
+    assert [status.arms_together for one in ids if (status := store.read_status(one))] == [2, 2]
+    noted = store.read_packing("model", "trees")
+    assert noted is not None
+    assert not noted.seconds_per_token
 
 
 def test_auto_measures_and_keeps_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,21 @@ def test_without_a_suite_to_split_rates_are_chosen_by_the_loss_and_it_is_said() 
     assert any("blind to forgetting (no suite outside the domain has the 32 items" in said for said in plan.warnings)
 
 
+def test_a_dial_that_is_given_is_a_search_of_its_own_though_the_loss_chooses() -> None:
+    """Without it the search has scored no dial, and a finished one has nothing to take from."""
+    from made_facts import STUDY
+
+    ids = []
+    for dial in ("", "dial: 0.7, ", "dial: 0.85, "):
+        study = study_of(STUDY.replace("full: {learning_rate: 1e-5", f"full: {{{dial}learning_rate: auto"))
+        suites = {"bundled": [suite_facts(), suite_facts("law", domain="legal", item_count=20)]}
+        plan = make_plan(study, [model_facts()], {"bundled": [train_facts()]}, suites, machine_facts())
+        assert plan.choices[0].select == "loss"
+        ids.append([search.search_id for search in plan.searches])
+    assert all(ids)
+    assert ids[0] != ids[1] != ids[2] != ids[0]
+
+
 def test_a_share_that_leaves_nobody_to_judge_is_one_line() -> None:
     with pytest.raises(InputProblems) as error:
         planned(suite_facts("law", domain="legal", item_count=50), selection=Selection(share=0.99))

@@ -2,7 +2,9 @@
 
 The requests are a prefix tree: a prefix that many prompts share (few-shot examples), the prompts, and the choices of
 each, what choices begin with in common once. A choice's last token is never an input, so a choice of one token costs
-nothing beyond the prompt, and items with the same prompt are one.
+nothing beyond the prompt, and items with so a choice of one token costs
+nothing beyond the prompt, and items with the same prompt are one, as far as that saves something: who sees whom in a
+tree costs the square of its tokens.
 
 Shapes: T tokens of a batch, B rows, Q positions read, M scored tokens.
 """
@@ -18,9 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rankscope.evaluate.shared_prefixes import shared_prefixes
+from rankscope.evaluate.shared_prefixes import common_tokens, shared_prefixes
 from rankscope.model.attention.scoring_layout import TreeShape
 from rankscope.records import Item
+
+SMALL_TREE_TOKENS = 256
+"""Trees up to here are cheap to attend in, however short the prompt is that they share."""
+
+TREE_OF_PROMPT = 4
+"""A larger tree has so many times the tokens of its prompt at most: to run the prompt again costs a quarter of it."""
 
 Ids = tuple[int, ...]
 Target = tuple[int, int, int]
@@ -135,7 +143,15 @@ class ChoicePlan:
         same: dict[Ids, list[tuple[Ids, int]]] = {}
         for (prompt, choices), first in zip(self.parts, self.first_choice, strict=False):
             same.setdefault(prompt, []).extend((choice, first + k) for k, choice in enumerate(choices))
-        return [prompt_tree(prompt, choices) for prompt, choices in same.items()]
+        return [
+            prompt_tree(prompt, part)
+            for prompt, choices in same.items()
+            for part in parted(choices, self._tree_limit(len(prompt)))
+        ]
+
+    def _tree_limit(self, prompt_tokens: int) -> int:
+        """Tokens that a tree below such a prompt should have at most."""
+        return min(max(SMALL_TREE_TOKENS, TREE_OF_PROMPT * prompt_tokens), max(1, self.token_budget - prompt_tokens))
 
 
 def split_item(item: Item) -> tuple[Ids, tuple[Ids, ...]]:
@@ -146,6 +162,21 @@ def split_item(item: Item) -> tuple[Ids, tuple[Ids, ...]]:
     if not prompt or not choices or not all(choices):
         raise ValueError(f"item {item.item_id}: a prompt and choices of at least one token each are needed")
     return prompt, choices
+
+
+def parted(choices: Sequence[tuple[Ids, int]], limit: int) -> Iterator[list[tuple[Ids, int]]]:
+    """Choices with their numbers in groups whose tree has at most `limit` tokens, or of one choice."""
+    group: list[tuple[Ids, int]] = []
+    size = 0
+    for choice, number in sorted(choices):
+        inner = len(choice) - 1
+        more = inner - (common_tokens(np.array(group[-1][0]), np.array(choice)) if group else 0)
+        if group and size + more > limit:
+            yield group
+            group, size, more = [], 0, inner
+        group.append((choice, number))
+        size += more
+    yield group
 
 
 def prompt_tree(prompt: Ids, choices: Sequence[tuple[Ids, int]]) -> PromptTree:

@@ -50,7 +50,7 @@ def _best_spans(prompts: Sequence[tuple[int, ...]], saving: int, shortest: int) 
     arrays, 2004), in time linear in the prompts once the common prefixes of neighbours are known.
     """
     rows = [np.asarray(prompt, np.int64) for prompt in prompts]
-    common = [_common(a, b) for a, b in pairwise(rows)]
+    common = [common_tokens(a, b) for a, b in pairwise(rows)]
     stack = [_Interval(0, 0)]
     for place, shared in enumerate([*common, 0]):  # `shared` by prompts `place` and `place + 1`
         first = place
@@ -71,7 +71,7 @@ def _best_spans(prompts: Sequence[tuple[int, ...]], saving: int, shortest: int) 
     return stack[0].spans
 
 
-def _common(left: NDArray[np.int64], right: NDArray[np.int64]) -> int:
+def common_tokens(left: NDArray[np.int64], right: NDArray[np.int64]) -> int:
     """How many tokens both begin with, leaving at least one of each."""
     size = min(len(left), len(right)) - 1
     different = np.flatnonzero(left[:size] != right[:size])

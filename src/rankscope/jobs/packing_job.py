@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import psutil
 import torch
@@ -30,16 +31,23 @@ _LEAST_TOKENS = 1024
 """Micro-batches are not tried smaller: the calls would cost more than the products."""
 
 
-def undecided(folder: StudyFolder, plan: Plan, runs: Iterable[PlannedRun], *, auto: bool) -> list[tuple[str, ...]]:
+def undecided(
+    folder: StudyFolder, plan: Plan, runs: Iterable[PlannedRun], together: int | Literal["auto"]
+) -> list[tuple[str, ...]]:
     """Of each base and training set the LoRA runs of one seed for which it is to be decided, and is not, how they pack.
 
-    `auto`: the study gives no number of arms.
+    `together` is what the study gives; a number goes before what was noted earlier, measured or given.
     """
+
+    def is_noted(run: PlannedRun) -> bool:
+        noted = folder.read_packing(run.model, run.train_set)
+        return noted is not None and together in ("auto", noted.arms_together)
+
     ahead = [run for run in runs if not folder.is_trained(run.run_id)]
     return [
         tuple(run.run_id for run in own)
-        for own in packing_measured(ahead, plan.searches, plan.resolved.device, auto=auto)
-        if folder.read_packing(own[0].model, own[0].train_set) is None
+        for own in packing_measured(ahead, plan.searches, plan.resolved.device, auto=together == "auto")
+        if not is_noted(own[0])
     ]
 
 
@@ -75,11 +83,13 @@ class ChoosePacking:
     """Decide how many arms train together, for runs that differ in nothing but their LoRA arms.
 
     What the study gives is taken. Else a few steps are timed: first by the tokens of a micro-batch, with one arm, then
-    with twice as many arms as long as a step of one arm gets cheaper and the memory holds them.
+    with twice as many arms as long as a step of one arm gets cheaper and the memory holds them. Without `timed` the
+    study gives the number of arms, and the tokens are the plan's.
     """
 
     folder: str
     run_ids: tuple[str, ...]
+    timed: bool = True
     seconds: float = 0.0
 
     def run(self, place: WorkPlace) -> None:
@@ -87,7 +97,7 @@ class ChoosePacking:
         runs = [context.runs[run_id] for run_id in self.run_ids]
         given, seconds = context.study.execution, Seconds()
         tokens = given.micro_batch_tokens
-        alone = not any(run.in_gang for run in runs)
+        alone = self.timed and not any(run.in_gang for run in runs)
         if tokens == "auto":
             tokens = _best_tokens(context, runs, seconds) if alone else context.plan.resolved.micro_batch_tokens
         count = given.arms_together

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rankscope.model.attention import joined_attention, scoring_layout
 from rankscope.model.attention.registration import Scores
 from rankscope.model.attention.scoring_layout import TreeLayout, TreeShape
 
@@ -102,6 +103,28 @@ def test_the_last_layer_leaves_out_what_is_not_read(read: list[int], scores: Sco
         if layer == 1:
             wanted[[place for place in range(13) if place not in read]] = 0
         torch.testing.assert_close(layout.attend(layer, query, key, value, scores), wanted, atol=1e-6, rtol=0)
+
+
+def test_a_long_prompt_in_a_window_makes_no_mask_of_all_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt of 200 tokens, beside one of 5: masks stay as small as the window."""
+    sizes: list[int] = []
+    honest = joined_attention.additive
+
+    def noted(seen: Tensor, dtype: torch.dtype) -> Tensor:
+        sizes.append(seen.numel())
+        return honest(seen, dtype)
+
+    for module in (joined_attention, scoring_layout):
+        monkeypatch.setattr(module, "additive", noted)
+    none, window, count = torch.empty(0, dtype=torch.long), 16, 200
+    query, key, value = states(count + 5)
+    layout = TreeLayout(TreeShape(torch.tensor([count, 5]), none, none, none, none))
+    found = layout.attend(0, query, key, value, Scores(0.3, window))
+    assert 0 < max(sizes) <= 2 * window * window
+    for place in range(count + 5):
+        sequence = slice(0 if place < count else count, place + 1)
+        wanted = reference(query[:, place], key[:, sequence], value[:, sequence], Scores(0.3, window))
+        torch.testing.assert_close(found[place].double(), wanted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("scores", SCORES)

@@ -34,6 +34,29 @@ def attend(
     return _plain_attention(query, key, value, scores, causal=causal, mask=mask)[0]
 
 
+def attend_in_window(query: Tensor, key: Tensor, value: Tensor, scores: Scores, window: int) -> Tensor:
+    """What causal `attend` gives with Q = S where each query sees `window` keys up to its own.
+
+    Queries go in blocks of a window's length, each against the keys that some query of it sees: what is computed and
+    held grows with the length, not with its square.
+    """
+    count, parts, mask = query.shape[2], [], None
+    for first in range(0, count, window):
+        end, start = min(first + window, count), max(0, first - window + 1)
+        if first and (mask is None or mask.shape[2] != end - first):
+            places = torch.arange(start, end, device=query.device)
+            distance = places[first - start :, None] - places
+            mask = additive(((distance >= 0) & (distance < window))[None, None], query.dtype)
+        block, keys = query[:, :, first:end], slice(start, end)
+        parts.append(attend(block, key[:, :, keys], value[:, :, keys], scores, causal=not first, mask=mask))
+    return torch.cat(parts, 2)
+
+
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to add to scores, 0 where a key is `seen` (bool)."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+
+
 def attend_with_log_sum(
     query: Tensor,
     key: Tensor,

@@ -21,7 +21,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rankscope.model.attention.joined_attention import attend, attend_with_log_sum, join_attention
+from rankscope.model.attention.joined_attention import (
+    additive,
+    attend,
+    attend_in_window,
+    attend_with_log_sum,
+    join_attention,
+)
 from rankscope.model.attention.registration import Scores
 
 PrefixKV = list[tuple[Tensor, Tensor]]
@@ -54,13 +60,13 @@ class TreeShape:
 @dataclass
 class _PaddedRows:
     """Rows of like size that are padded and attend together: which token stands at each place of queries (rows, Q) and
-    of keys (rows, S), and where a query is `real`. `sees` gives of a window and a device what a query sees, (rows or 1,
-    1, Q, S) in bool; None where all that is causal, with Q = S."""
+    of keys (rows, S), and where a query is `real`. `sees` gives of a window and a device what a query sees,
+    (rows, 1, Q, S) in bool; rows without it are causal, with Q = S."""
 
     queries: Tensor
     keys: Tensor
     real: Tensor
-    sees: Callable[[int | None, torch.device], Tensor | None]
+    sees: Callable[[int | None, torch.device], Tensor] | None = None
 
 
 class _RowsOfDevice:
@@ -69,16 +75,14 @@ class _RowsOfDevice:
     def __init__(self, rows: _PaddedRows, device: torch.device) -> None:
         self.queries, self.keys = moved(rows.queries, device), moved(rows.keys, device)
         self._sees, self._device = rows.sees, device
-        self._masks: dict[tuple[int | None, torch.dtype], Tensor | None] = {}
+        self._masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """Additive; kept for the other layers."""
+        """Additive, and kept for the other layers; None of causal rows."""
+        if self._sees is None:
+            return None
         if (window, dtype) not in self._masks:
-            mask, seen = None, self._sees(window, self._device)
-            if seen is not None:
-                mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-                mask.masked_fill_(~seen, torch.finfo(dtype).min)
-            self._masks[window, dtype] = mask
+            self._masks[window, dtype] = additive(self._sees(window, self._device), dtype)
         return self._masks[window, dtype]
 
 
@@ -153,10 +157,13 @@ class TreeLayout:
         q, k, v = to_rows(query, rows.queries), to_rows(key, rows.keys), to_rows(value, rows.keys)
         window = scores.window if scores.window is not None and scores.window < self._longest else None
         mask = rows.mask(window, query.dtype)
-        if self.prefix is None:
-            output, log_sum = attend(q, k, v, scores, causal=mask is None, mask=mask), None
+        causal = mask is None
+        if self.prefix is None and causal and window is not None:
+            output, log_sum = attend_in_window(q, k, v, scores, window), None
+        elif self.prefix is None:
+            output, log_sum = attend(q, k, v, scores, causal=causal, mask=mask), None
         else:
-            causal = mask is None
+            assert window is None, "a window ends inside a prefix, at another place for each token"
             output, log_sum = attend_with_log_sum(q, k, v, scores, causal=causal, mask=mask, kernel=self._kernel)
             log_sum = log_sum.transpose(1, 2).flatten(0, 1)
         return output.transpose(1, 2).flatten(0, 1).flatten(1), log_sum
@@ -168,14 +175,7 @@ def _prompt_rows(shape: TreeShape) -> Iterator[_PaddedRows]:
     starts = torch.cumsum(lengths, 0) - lengths
     for rows in _alike(lengths.tolist(), lengths.tolist()):
         places, real = padded_places(starts[rows], lengths[rows])
-        yield _PaddedRows(places, places, real, partial(_prompt_sees, places.shape[1]))
-
-
-def _prompt_sees(count: int, window: int | None, device: torch.device) -> Tensor | None:
-    if window is None:
-        return None
-    distance = torch.arange(count, device=device)[:, None] - torch.arange(count, device=device)
-    return ((distance >= 0) & (distance < window))[None, None]
+        yield _PaddedRows(places, places, real)
 
 
 def _read_rows(shape: TreeShape, read: Tensor) -> Iterator[_PaddedRows]:
