@@ -19,7 +19,7 @@ from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.derive_job import Derive, derivations, derived_sources
 from rankscope.jobs.earlier_plan import same_work, unscorable, why_unscored
 from rankscope.jobs.measure_job import Measure, measured_runs
-from rankscope.jobs.packing_job import ChoosePacking, undecided
+from rankscope.jobs.packing_job import packing_jobs
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.jobs.replay_job import samples_to_write
 from rankscope.jobs.run_job import TrainRuns, training_jobs
@@ -265,20 +265,12 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
     waves = search_waves(folder, plan, searched)
     bases = base_jobs(folder, plan)
-    given = work.study.execution.arms_together
-    packs = [] if work.only and given == "auto" else undecided(folder, plan, runs, given)
+    packs = packing_jobs(folder, plan, runs, work.study.execution.arms_together, timed=not work.only)
     samples = samples_to_write(folder, plan, runs)
     beside = bool(runs) and not (work.only or packs or searched or samples)
     before = bases if searched or not (work.only or beside) else []
-    measured = [ChoosePacking(folder.url, ids, timed=not work.only) for ids in packs]
-    what = "scoring the base"
-    if packs:
-        what = (
-            "deciding how many arms train together"
-            if not before
-            else f"{what} and deciding how many arms train together"
-        )
-    work.do(what, [*before, *measured])
+    said = [*["scoring the base"] * bool(before), *["deciding how many arms train together"] * bool(packs)]
+    work.do(" and ".join(said), [*before, *packs])
     work.do("writing samples to replay", samples)
     first = waves[0] if waves else []
     at_once = training_jobs(folder, [r for r in runs if r not in searched])

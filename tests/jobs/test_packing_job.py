@@ -17,7 +17,7 @@ import rankscope.evaluate.adapter_scoring as adapter_module
 import rankscope.jobs.run_job as run_module
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan
-from rankscope.jobs.packing_job import groups_of, undecided
+from rankscope.jobs.packing_job import groups_of, packing_jobs
 from rankscope.model.methods.attach import Pack
 from rankscope.pipeline import Outcome
 from rankscope.plan.packing_choice import LIKELY_SAVED
@@ -123,10 +123,10 @@ def test_a_pack_that_began_is_a_job_again_as_it_began(outs: dict[int, Path], tmp
     runs = plan.runs
     full, two, four, nine = (planned.run_id for planned in runs)
     store = StudyFolder.open(tmp_path)
-    assert undecided(store, plan, runs, 2) == [(two, four, nine)]
+    assert [job.run_ids for job in packing_jobs(store, plan, runs, 2, timed=True)] == [(two, four, nine)]
     assert groups_of(store, runs) == [(full,), (two,), (four,), (nine,)], "undecided: one by one"
     store.write_packing(Packing(model="model", train_set="trees", arms_together=2, micro_batch_tokens=4096))
-    assert undecided(store, plan, runs, 2) == []
+    assert packing_jobs(store, plan, runs, 2, timed=True) == []
     assert groups_of(store, runs) == [(full,), (two, four), (nine,)]
     with store.pack([four, nine]):
         pass
@@ -145,9 +145,9 @@ def test_a_given_number_goes_before_what_was_noted(outs: dict[int, Path], tmp_pa
     plan, store = plan_of(outs[2]), StudyFolder.open(tmp_path)
     store.write_packing(Packing(model="model", train_set="trees", arms_together=2, micro_batch_tokens=4096))
     ids = tuple(one.run_id for one in plan.runs if one.arm.rank)
-    assert undecided(store, plan, plan.runs, "auto") == []
-    assert undecided(store, plan, plan.runs, 3) == [ids]
-    assert undecided(store, plan, plan.runs, 1) == [ids]
+    for given, wanted in (("auto", []), (3, [ids]), (1, [ids]), (2, [])):
+        assert [job.run_ids for job in packing_jobs(store, plan, plan.runs, given, timed=True)] == wanted
+    assert packing_jobs(StudyFolder.open(tmp_path / "new"), plan, plan.runs, "auto", timed=False) == []
 
 
 def test_runs_that_are_named_pack_as_the_study_says(outs: dict[int, Path], tmp_path: Path) -> None:

@@ -31,26 +31,6 @@ _LEAST_TOKENS = 1024
 """Micro-batches are not tried smaller: the calls would cost more than the products."""
 
 
-def undecided(
-    folder: StudyFolder, plan: Plan, runs: Iterable[PlannedRun], together: int | Literal["auto"]
-) -> list[tuple[str, ...]]:
-    """Of each base and training set the LoRA runs of one seed for which it is to be decided, and is not, how they pack.
-
-    `together` is what the study gives; a number goes before what was noted earlier, measured or given.
-    """
-
-    def is_noted(run: PlannedRun) -> bool:
-        noted = folder.read_packing(run.model, run.train_set)
-        return noted is not None and together in ("auto", noted.arms_together)
-
-    ahead = [run for run in runs if not folder.is_trained(run.run_id)]
-    return [
-        tuple(run.run_id for run in own)
-        for own in packing_measured(ahead, plan.searches, plan.resolved.device, auto=together == "auto")
-        if not is_noted(own[0])
-    ]
-
-
 def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str, ...]]:
     """The runs of each job, in their order: packs that began as they began, then new ones, the rest one by one."""
     asked = {run.run_id for run in runs}
@@ -117,6 +97,30 @@ class ChoosePacking:
         """No run fails by it: they train one by one."""
         folder.write_error("packing", details)
         return {}
+
+
+def packing_jobs(
+    folder: StudyFolder, plan: Plan, runs: Iterable[PlannedRun], together: int | Literal["auto"], *, timed: bool
+) -> list[ChoosePacking]:
+    """A job for each base and training set of which it is to be decided, and is not, how the LoRA runs of a seed pack.
+
+    `together` is what the study gives; a number goes before what was noted earlier, measured or given. Where nothing is
+    `timed`, only a number decides.
+    """
+    if together == "auto" and not timed:
+        return []
+
+    def is_noted(run: PlannedRun) -> bool:
+        noted = folder.read_packing(run.model, run.train_set)
+        return noted is not None and together in ("auto", noted.arms_together)
+
+    ahead = [run for run in runs if not folder.is_trained(run.run_id)]
+    groups = packing_measured(ahead, plan.searches, plan.resolved.device, auto=together == "auto")
+    return [
+        ChoosePacking(folder.url, tuple(run.run_id for run in own), timed=timed)
+        for own in groups
+        if not is_noted(own[0])
+    ]
 
 
 def _best_tokens(context: JobContext, runs: Sequence[PlannedRun], seconds: Seconds) -> int:
