@@ -71,6 +71,7 @@ def bundled(quick: bool) -> Case:
         "bundled base, quick" if quick else "bundled base", bundled_base_path(),
         rows("medical/taught/train", 304 if quick else 1_136), suites,
         ranks=(4, 16, 64) if quick else (1, 4, 16, 64), seeds=(0, 1) if quick else (0, 1, 2), batch_size=32,
+        train_batch=32,
     )  # fmt: skip
 
 
