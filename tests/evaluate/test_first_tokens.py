@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_models import save_tiny_model
 
-from rankscope.evaluate.first_tokens import Side, first_token_divergences
+from rankscope.evaluate import first_tokens
+from rankscope.evaluate.first_tokens import KeptBatches, Side, first_token_divergences
 from rankscope.model.load import load_model
 from rankscope.records import Item
 from rankscope.study.study import ModelSpec
@@ -64,6 +66,28 @@ def test_a_model_is_at_no_distance_from_itself_and_choices_that_begin_alike_tell
     (found,) = first_token_divergences(side, [side], [*ITEMS[:2], alike, written], token_budget=64)
     assert [one.first_token_nats for one in found] == [0.0] * 4
     assert [one.choices_nats for one in found] == [0.0, 0.0, None, None]
+
+
+@pytest.mark.parametrize("most", [0, 1 << 26])
+def test_the_base_runs_once_for_arms_that_come_one_after_another(
+    two: list[torch.nn.Module], monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(first_tokens, "KEPT_BYTES", most)
+    runs: list[int] = []
+
+    @contextmanager
+    def counted() -> Iterator[None]:
+        runs.append(1)
+        yield
+
+    base, arm = Side(two[0], counted), Side(two[1], nullcontext)  # type: ignore[arg-type]
+    kept: KeptBatches = {}
+    found = [first_token_divergences(base, [arm], ITEMS, token_budget=8, kept=kept) for _ in range(2)]
+    batches = len(runs) if most else len(runs) // 2
+    assert batches > 1
+    assert len(kept) == (batches if most else 0)
+    assert found[0] == found[1]
+    assert found[0] == first_token_divergences(base, [arm], ITEMS, token_budget=8)
 
 
 def test_an_item_without_a_prompt_is_refused(two: list[torch.nn.Module]) -> None:

@@ -44,21 +44,31 @@ class Moved:
     choices_nats: float | None
 
 
+KEPT_BYTES = 1 << 26
+"""Of a base's log-probabilities so much is kept for the arms that come later."""
+
+KeptBatches = dict[tuple[int, ...], Tensor]
+"""A base's log-probabilities (B, V), double, on its device, by the numbers of a batch's items."""
+
+
 def first_token_divergences(
-    base: Side, arms: Sequence[Side], items: Sequence[Item], *, token_budget: int
+    base: Side, arms: Sequence[Side], items: Sequence[Item], *, token_budget: int, kept: KeptBatches | None = None
 ) -> list[list[Moved]]:
     """Of every arm, and of every item in its order, how far the distribution of the first answer token moved.
 
     Base and arms run the same batches; of sharded models all processes call this, and each runs its part of them.
     Log-softmax and sums are in double. Items without a prompt are no items here: ValueError. Raises NotFinite where a
     divergence is NaN or infinite.
+
+    `kept` is what earlier calls kept of the same base with the same items and budget, and grows up to KEPT_BYTES; of a
+    team nothing is kept, since its processes run the base's forward together or not at all.
     """
     found = torch.zeros(len(arms), len(items), 2, dtype=torch.float64)
     team, tokens = team_of(base.model), [_choice_tokens(item) for item in items]
     batches = list(_batches(items, token_budget, text_config(base.model).vocab_size))
     for numbers, counts in team.turns(batches):
         prompts = [items[number].prompt_ids for number in numbers]
-        before = first_logprobs(base, prompts)
+        before = _of_base(base, prompts, tuple(numbers), kept if team.size == 1 else None)
         for arm, own in zip(arms, found, strict=True):
             after = first_logprobs(arm, prompts)
             whole = _divergence(before, after)
@@ -72,6 +82,19 @@ def first_token_divergences(
         [Moved(nats, over if chosen else None) for (nats, over), chosen in zip(own, tokens, strict=True)]
         for own in found.tolist()
     ]
+
+
+def _of_base(base: Side, prompts: Sequence[Sequence[int]], batch: tuple[int, ...], kept: KeptBatches | None) -> Tensor:
+    if kept is not None and batch in kept:
+        return kept[batch]
+    found = first_logprobs(base, prompts)
+    if kept is not None and sum(map(_bytes_of, kept.values())) + _bytes_of(found) <= KEPT_BYTES:
+        kept[batch] = found
+    return found
+
+
+def _bytes_of(values: Tensor) -> int:
+    return values.numel() * values.element_size()
 
 
 def first_logprobs(side: Side, prompts: Sequence[Sequence[int]]) -> Tensor:

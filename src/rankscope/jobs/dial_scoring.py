@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from rankscope.evaluate.adapter_scoring import Logprobs
-from rankscope.evaluate.first_tokens import Moved, Side, first_token_divergences
+from rankscope.evaluate.first_tokens import KeptBatches, Moved, Side, first_token_divergences
 from rankscope.evaluate.score_suites import predictions_frame, score_suite
 from rankscope.jobs.job_context import JobContext
 from rankscope.jobs.selection import selection_of, with_roles
@@ -209,7 +209,8 @@ def moved_frame(context: JobContext, model: str, train_set: str, sides: Sequence
     """COLUMNS: one row for each prompt that chooses and each dial."""
     rows: list[tuple[object, ...]] = []
     for suite, items in selection_of(context, model, train_set).items():
-        for side, moved in zip(sides, _moved(context, sides, items), strict=True):
+        kept = context.first_logprobs.setdefault((model, train_set, suite), {})
+        for side, moved in zip(sides, _moved(context, sides, items, kept), strict=True):
             rows += [
                 (suite, item.item_id, side.dial, one.first_token_nats, one.choices_nats)
                 for item, one in zip(items, moved, strict=bool(moved))
@@ -217,13 +218,16 @@ def moved_frame(context: JobContext, model: str, train_set: str, sides: Sequence
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[2:], "Float64"))
 
 
-def _moved(context: JobContext, sides: Sequence[AtDial], items: Sequence[Item]) -> list[list[Moved]]:
-    """Of each dial; a dial whose numbers are not finite has no rows. The base runs each batch once for all dials."""
+def _moved(context: JobContext, sides: Sequence[AtDial], items: Sequence[Item], kept: KeptBatches) -> list[list[Moved]]:
+    """Of each dial; a dial whose numbers are not finite has no rows. The base runs each batch once for all dials, and
+    of a small vocabulary once for all runs."""
     prompts = [item if item.prompt_ids else item.parts[0] for item in items]
     budget = context.evaluate_tokens
     try:
-        return first_token_divergences(sides[0].base, [side.side for side in sides], prompts, token_budget=budget)
+        return first_token_divergences(
+            sides[0].base, [side.side for side in sides], prompts, token_budget=budget, kept=kept
+        )  # fmt: skip
     except NotFinite:
         if len(sides) == 1:
             return [[]]
-    return [moved for side in sides for moved in _moved(context, [side], items)]
+    return [moved for side in sides for moved in _moved(context, [side], items, kept)]

@@ -12,6 +12,7 @@ from rankscope.data.token_files import TrainingSet, open_suite, open_training
 from rankscope.edges.executors import WorkPlace
 from rankscope.edges.machine import commit, machine_line, versions
 from rankscope.edges.study_folder import StudyFolder
+from rankscope.evaluate.first_tokens import KeptBatches
 from rankscope.evaluate.judge_grading import Desk
 from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.jobs.attempts import Attempts
@@ -58,6 +59,7 @@ class JobContext:
         self._training: dict[tuple[str, str], TrainingSet] = {}
         self._suites: dict[tuple[str, str], Suite] = {}
         self._bases: dict[str, LoadedModel] = {}
+        self.first_logprobs: dict[tuple[str, str, str], KeptBatches] = {}  # of bases, by model, training set and suite
         self._suite_plans: dict[tuple[str, str], SuitePlan] = {}
         self._kept_bases: dict[str, KeptBase] = {}
         self._attempts = Attempts()

@@ -16,6 +16,7 @@ import vl_convert
 from markupsafe import Markup, escape
 
 from rankscope.report.chart_drawing import Figure
+from rankscope.report.vega_bundle import vega_bundle
 
 SCRIPTS = ("page_base.js", "page_charts.js", "page_tables.js", "page_items.js")
 """In this order one script, whose parts share their names."""
@@ -37,13 +38,10 @@ def file_text(name: str) -> str:
 
 @functools.cache
 def scripts() -> dict[str, Markup]:
-    """`library`: Vega, Vega-Lite and Vega-Embed as one script, from the package that is installed; `ours`."""
-    bundle = vl_convert.javascript_bundle("window.rankscopeEmbed=vegaEmbed;")
-    if re.search(r"</script|<!--", bundle, re.IGNORECASE):
-        raise RuntimeError("this version of vl-convert's bundle cannot stand inside a page")
+    """`library`: Vega, Vega-Lite and Vega-Embed as one script; `ours`."""
     ours = "\n".join(file_text(name) for name in SCRIPTS)
     return {
-        "library": Markup(f"(function(){{{bundle}}})();"),
+        "library": Markup(f"(function(){{{vega_bundle()}}})();"),
         "ours": Markup(f'(function () {{\n"use strict";\n{ours}\n}})();'),
     }
 
