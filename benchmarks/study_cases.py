@@ -73,8 +73,8 @@ def bundled(quick: bool) -> Case:
 
 
 def gemma(folder: Path, quick: bool, device: str) -> Case:
-    """Rows of commonsense_qa and of suites whose base is above chance: few, full and two ranks, on a CPU, on a GPU those of a
-    small study with the ranks of the paper. FileNotFoundError without the data."""
+    """Rows of commonsense_qa and of suites whose base is above chance: few, full and two ranks, on a CPU; on a GPU
+    those of a small study with the ranks of the paper. FileNotFoundError without the data."""
 
     def rows(file: str, count: int) -> Records:
         lines = (DATA / file).read_text(encoding="utf-8").splitlines()[:count]
