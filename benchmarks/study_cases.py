@@ -91,6 +91,6 @@ def gemma(folder: Path, quick: bool, device: str) -> Case:
         "Gemma 3 270M, few rows" if device == "cpu" else "Gemma 3 270M, on a GPU", folder,
         rows("commonsense_qa/train.jsonl", row_count),
         {name: rows(file, item_count) for name, file in suites.items()}, ranks=ranks, seeds=(0,),
-        epochs=1, score_batch=16 if device == "cpu" else 64, rates=(1e-5, 3e-4),
-        end="<eos>",
+        epochs=1, rates=(1e-5, 3e-4), end="<eos>", train_batch=4 if device == "cpu" else 16,
+        score_batch=16 if device == "cpu" else 64,
     )  # fmt: skip

@@ -235,7 +235,7 @@ def measured(case: Case) -> tuple[Row, list[str]]:
 
 def main() -> None:
     parser = parser_of(
-        __doc__, "fewer arms, seeds, rows and items: five minutes on two slow cores, as long again with --gemma"
+        __doc__, "fewer arms, rows and items: five minutes on two slow cores, as long again with --gemma"
     )
     parser.add_argument("--gemma", type=Path, metavar="FOLDER", help="the folder that scripts/gemma_base.py made")
     parser.add_argument("--analysis", choices=("off", "on", "both"), help="off with --quick, else both")

@@ -232,6 +232,23 @@ def test_one_forward_holds_on_this_device(
     assert adapter_module._compare_one_forward(base, ARMS, factors_of(base, adapters(family))) == ""
 
 
+def test_the_check_of_one_forward_runs_trees_that_fork(
+    adapters: Callable[[str], list[Path]], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[ChoicePlan] = []
+    honest = adapter_module.packed_logprobs
+
+    def noted(pack: Any, plan: ChoicePlan) -> Any:
+        plans.append(plan)
+        return honest(pack, plan)
+
+    monkeypatch.setattr(adapter_module, "packed_logprobs", noted)
+    base = loaded(make_model("Llama"), tokenizer)
+    assert adapter_module._compare_one_forward(base, ARMS, factors_of(base, adapters("Llama"))) == ""
+    (plan,) = plans
+    assert sum(len(batch.shape.owners) for batch in plan.trees) == 2
+
+
 def _turned(layout: Any, layer: int, query: Any, key: Any, value: Any, scores: Any) -> Any:
     """Every adapter's queries over the next one's keys."""
     return true_attend(layout, layer, query, key.roll(key.shape[1] // len(ARMS), 1), value, scores)

@@ -86,9 +86,25 @@ def test_trees_below_a_short_prompt_stay_small_and_lose_little() -> None:
     plan = ChoicePlan(sentence_items(), 2000)
     trees = [int(size) for batch in plan.trees for size in batch.shape.tree_lengths]
     assert len(trees) > 1
-    assert max(trees) <= SMALL_TREE_TOKENS
+    assert max(trees) <= 2 * SMALL_TREE_TOKENS, "a pair that is mostly alike is not cut"
     whole = prompt_tree((1,), [(c, k) for k, c in enumerate(c for one in sentence_items() for c in one.choices_ids)])
     assert sum(len(batch.input_ids) for batch in plan.trees) < 1.1 * whole.size
+
+
+@pytest.mark.parametrize("budget", [64, 500, 520, 4096])
+def test_an_item_is_one_tree_though_its_prompt_fills_the_budget(budget: int) -> None:
+    """Else its prompt is run once for each choice."""
+    choices = [tuple(range(600 + 20 * k, 615 + 20 * k)) for k in range(4)]
+    plan = ChoicePlan([choice_item("long", tuple(range(3, 503)), choices)], budget)
+    (batch,) = plan.trees
+    assert batch.shape.tree_lengths.tolist() == [4 * 14]
+
+
+def test_texts_that_are_mostly_alike_share_what_they_have_in_common() -> None:
+    start = tuple(range(2, 302))
+    items = [choice_item(str(k), (1,), [(*start, *range(400 + 20 * k, 415 + 20 * k))]) for k in range(10)]
+    (batch,) = ChoicePlan(items, 4096).trees
+    assert len(batch.input_ids) == 1 + 300 + 10 * 14
 
 
 def test_a_long_prompt_is_shared_by_a_tree_of_its_size() -> None:

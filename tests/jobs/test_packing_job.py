@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from test_pipeline import plan_of, run
 from tiny_study import choice_rows, tiny_study, write_rows
 
 import rankscope.evaluate.adapter_scoring as adapter_module
+import rankscope.jobs.packing_job as packing_module
 import rankscope.jobs.run_job as run_module
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.evaluate.prompt_choice_tree import ChoicePlan
@@ -160,6 +162,28 @@ def test_runs_that_are_named_pack_as_the_study_says(outs: dict[int, Path], tmp_p
     noted = store.read_packing("model", "trees")
     assert noted is not None
     assert not noted.seconds_per_token
+
+
+def test_a_run_that_began_alone_goes_on_alone(outs: dict[int, Path], tmp_path: Path) -> None:
+    plan, store = plan_of(outs[2]), StudyFolder.open(tmp_path)
+    full, two, four, nine = (planned.run_id for planned in plan.runs)
+    store.write_packing(Packing(model="model", train_set="trees", arms_together=3, micro_batch_tokens=4096))
+    assert groups_of(store, plan.runs) == [(full,), (two, four, nine)]
+    store.checkpoints(four).save({"weights": torch.zeros(1)}, {"step": "3"})
+    assert groups_of(store, plan.runs) == [(full,), (two, nine), (four,)]
+
+
+def test_batches_that_were_decided_stay_where_the_number_of_arms_is_given_later(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path / "input", arms=ARMS, seeds=[0], execution={"arms_together": 2})
+    store = StudyFolder.open(tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing_module, "_best_tokens", lambda context, runs, seconds: 1536)
+        assert run(study, tmp_path / "out") == Outcome()
+    for overrides in (["execution.arms_together=3"], ["execution.arms_together=3", "seeds=[0,1]"]):
+        assert run(study, tmp_path / "out", overrides) == Outcome()
+    noted = store.read_packing("model", "trees")
+    assert noted is not None
+    assert (noted.arms_together, noted.micro_batch_tokens) == (3, 1536)
 
 
 def test_auto_measures_and_keeps_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

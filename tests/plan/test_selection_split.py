@@ -137,7 +137,7 @@ def test_a_dial_that_is_given_is_a_search_of_its_own_though_the_loss_chooses() -
     from made_facts import STUDY
 
     ids = []
-    for dial in ("", "dial: 0.7, ", "dial: 0.85, "):
+    for dial in ("", "dial: 0.7, ", "dial: 0.85, ", "dial: 1, "):
         study = study_of(STUDY.replace("full: {learning_rate: 1e-5", f"full: {{{dial}learning_rate: auto"))
         suites = {"bundled": [suite_facts(), suite_facts("law", domain="legal", item_count=20)]}
         plan = make_plan(study, [model_facts()], {"bundled": [train_facts()]}, suites, machine_facts())
@@ -145,6 +145,7 @@ def test_a_dial_that_is_given_is_a_search_of_its_own_though_the_loss_chooses() -
         ids.append([search.search_id for search in plan.searches])
     assert all(ids)
     assert ids[0] != ids[1] != ids[2] != ids[0]
+    assert ids[3] == ids[0], "at dial 1 alone it has been scored"
 
 
 def test_a_share_that_leaves_nobody_to_judge_is_one_line() -> None:

@@ -33,6 +33,10 @@ class StoredCheckpoints:
         self.name = name
         self._now, self._before = f"{name}.safetensors", f"{name}.before.safetensors"
 
+    def exist(self) -> bool:
+        """Whether a state was saved, of one process or of a gang."""
+        return any(self._storage.exists(name) for name in (self._now, f"{self.name}.gang"))
+
     def load(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """(tensors, metadata) of the newest whole state; None where there is none."""
         for name in (self._now, self._before):

@@ -47,8 +47,8 @@ class Moved:
 KEPT_BYTES = 1 << 26
 """Of a base's log-probabilities so much is kept for the arms that come later."""
 
-KeptBatches = dict[tuple[int, ...], Tensor]
-"""A base's log-probabilities (B, V), double, on its device, by the numbers of a batch's items."""
+KeptBatches = dict[tuple[tuple[int, ...], ...], Tensor]
+"""A base's log-probabilities (B, V), double, on its device, by the prompts of a batch."""
 
 
 def first_token_divergences(
@@ -60,15 +60,15 @@ def first_token_divergences(
     Log-softmax and sums are in double. Items without a prompt are no items here: ValueError. Raises NotFinite where a
     divergence is NaN or infinite.
 
-    `kept` is what earlier calls kept of the same base with the same items and budget, and grows up to KEPT_BYTES; of a
-    team nothing is kept, since its processes run the base's forward together or not at all.
+    `kept` is what earlier calls kept of the same base, and grows up to KEPT_BYTES; of a team nothing is kept, since its
+    processes run the base's forward together or not at all.
     """
     found = torch.zeros(len(arms), len(items), 2, dtype=torch.float64)
     team, tokens = team_of(base.model), [_choice_tokens(item) for item in items]
     batches = list(_batches(items, token_budget, text_config(base.model).vocab_size))
     for numbers, counts in team.turns(batches):
         prompts = [items[number].prompt_ids for number in numbers]
-        before = _of_base(base, prompts, tuple(numbers), kept if team.size == 1 else None)
+        before = _of_base(base, prompts, kept if team.size == 1 else None)
         for arm, own in zip(arms, found, strict=True):
             after = first_logprobs(arm, prompts)
             whole = _divergence(before, after)
@@ -84,12 +84,15 @@ def first_token_divergences(
     ]
 
 
-def _of_base(base: Side, prompts: Sequence[Sequence[int]], batch: tuple[int, ...], kept: KeptBatches | None) -> Tensor:
-    if kept is not None and batch in kept:
-        return kept[batch]
-    found = first_logprobs(base, prompts)
-    if kept is not None and sum(map(_bytes_of, kept.values())) + _bytes_of(found) <= KEPT_BYTES:
-        kept[batch] = found
+def _of_base(base: Side, prompts: Sequence[Sequence[int]], kept: KeptBatches | None) -> Tensor:
+    if kept is None:
+        return first_logprobs(base, prompts)
+    batch = tuple(map(tuple, prompts))
+    found = kept.get(batch)
+    if found is None:
+        found = first_logprobs(base, prompts)
+        if sum(map(_bytes_of, kept.values())) + _bytes_of(found) <= KEPT_BYTES:
+            kept[batch] = found
     return found
 
 

@@ -2,9 +2,8 @@
 
 The requests are a prefix tree: a prefix that many prompts share (few-shot examples), the prompts, and the choices of
 each, what choices begin with in common once. A choice's last token is never an input, so a choice of one token costs
-nothing beyond the prompt, and items with so a choice of one token costs
-nothing beyond the prompt, and items with the same prompt are one, as far as that saves something: who sees whom in a
-tree costs the square of its tokens.
+nothing beyond the prompt. Items with the same prompt are one, as far as that saves something: who sees whom in a tree
+costs the square of its tokens.
 
 Shapes: T tokens of a batch, B rows, Q positions read, M scored tokens.
 """
@@ -29,6 +28,9 @@ SMALL_TREE_TOKENS = 256
 
 TREE_OF_PROMPT = 4
 """A larger tree has so many times the tokens of its prompt at most: to run the prompt again costs a quarter of it."""
+
+HARD_LIMIT = 4
+"""A tree is so many times larger than it should be at most, where choices have more in common than not."""
 
 Ids = tuple[int, ...]
 Target = tuple[int, int, int]
@@ -113,7 +115,7 @@ class ChoicePlan:
 
     @cached_property
     def trees(self) -> tuple[TreeBatch, ...]:
-        """One tree for each different prompt, shared prefixes that are worth it taken out."""
+        """A tree for each different prompt, or several, shared prefixes that are worth it taken out."""
         trees = self._prompt_trees()
         batches: list[TreeBatch] = []
         prompts = [tree.row[: tree.prompt_tokens] for tree in trees]
@@ -124,7 +126,7 @@ class ChoicePlan:
 
     @cached_property
     def trees_without_prefixes(self) -> tuple[TreeBatch, ...]:
-        """One tree for each different prompt, each from its first token."""
+        """A tree for each different prompt, or several, each from its first token."""
         return tuple(tree_batch(part, 0) for part in pack(self._prompt_trees(), self.token_budget))
 
     @cached_property
@@ -150,8 +152,8 @@ class ChoicePlan:
         ]
 
     def _tree_limit(self, prompt_tokens: int) -> int:
-        """Tokens that a tree below such a prompt should have at most."""
-        return min(max(SMALL_TREE_TOKENS, TREE_OF_PROMPT * prompt_tokens), max(1, self.token_budget - prompt_tokens))
+        """Tokens that a tree below such a prompt should have at most: beside it in the budget, but for small ones."""
+        return max(SMALL_TREE_TOKENS, min(TREE_OF_PROMPT * prompt_tokens, self.token_budget - prompt_tokens))
 
 
 def split_item(item: Item) -> tuple[Ids, tuple[Ids, ...]]:
@@ -165,13 +167,14 @@ def split_item(item: Item) -> tuple[Ids, tuple[Ids, ...]]:
 
 
 def parted(choices: Sequence[tuple[Ids, int]], limit: int) -> Iterator[list[tuple[Ids, int]]]:
-    """Choices with their numbers in groups whose tree has at most `limit` tokens, or of one choice."""
+    """Choices with their numbers in groups whose tree has at most `limit` tokens, or of one choice; larger ones where a
+    choice is mostly what the one before it is."""
     group: list[tuple[Ids, int]] = []
     size = 0
     for choice, number in sorted(choices):
         inner = len(choice) - 1
         more = inner - (common_tokens(np.array(group[-1][0]), np.array(choice)) if group else 0)
-        if group and size + more > limit:
+        if group and size + more > (limit if 2 * more > inner else HARD_LIMIT * limit):
             yield group
             group, size, more = [], 0, inner
         group.append((choice, number))

@@ -208,8 +208,8 @@ COLUMNS = ["suite", "item_id", "dial", "kl_first_token_nats", "kl_choices_nats"]
 def moved_frame(context: JobContext, model: str, train_set: str, sides: Sequence[AtDial]) -> pd.DataFrame:
     """COLUMNS: one row for each prompt that chooses and each dial."""
     rows: list[tuple[object, ...]] = []
+    kept = context.first_logprobs(model)
     for suite, items in selection_of(context, model, train_set).items():
-        kept = context.first_logprobs.setdefault((model, train_set, suite), {})
         for side, moved in zip(sides, _moved(context, sides, items, kept), strict=True):
             rows += [
                 (suite, item.item_id, side.dial, one.first_token_nats, one.choices_nats)

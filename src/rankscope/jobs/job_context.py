@@ -59,7 +59,7 @@ class JobContext:
         self._training: dict[tuple[str, str], TrainingSet] = {}
         self._suites: dict[tuple[str, str], Suite] = {}
         self._bases: dict[str, LoadedModel] = {}
-        self.first_logprobs: dict[tuple[str, str, str], KeptBatches] = {}  # of bases, by model, training set and suite
+        self._first_logprobs: tuple[str, KeptBatches] = ("", {})
         self._suite_plans: dict[tuple[str, str], SuitePlan] = {}
         self._kept_bases: dict[str, KeptBase] = {}
         self._attempts = Attempts()
@@ -151,6 +151,12 @@ class JobContext:
             self._kept_bases.clear()  # as for bases
             self._kept_bases[model] = KeptBase()
         return self._kept_bases[model]
+
+    def first_logprobs(self, model: str) -> KeptBatches:
+        """What a base says first after the prompts that choose, for the runs of this process."""
+        if self._first_logprobs[0] != model:
+            self._first_logprobs = (model, {})
+        return self._first_logprobs[1]
 
     def fine_tuned(self, model: str, weights: Path, *, beside: bool = False) -> LoadedModel:
         """A fully fine-tuned copy of the base, from the folder of its weights; `beside`: the base stays loaded."""

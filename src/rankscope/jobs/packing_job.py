@@ -32,7 +32,8 @@ _LEAST_TOKENS = 1024
 
 
 def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str, ...]]:
-    """The runs of each job, in their order: packs that began as they began, then new ones, the rest one by one."""
+    """The runs of each job, in their order: packs and runs that began as they began, then new packs, the rest one by
+    one."""
     asked = {run.run_id for run in runs}
     begun = [tuple(pack.run_ids) for pack in folder.read_packs() if asked.issuperset(pack.run_ids)]
     taken = {run_id for pack in begun for run_id in pack}
@@ -43,7 +44,8 @@ def groups_of(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[tuple[str
             continue
         packing = folder.read_packing(run.model, run.train_set)
         packs = run.arm.given is None and run.arm.traits.can_pack(run.arm) and not folder.is_trained(run.run_id)
-        if packing is None or packing.arms_together == 1 or not packs:
+        packs = packs and packing is not None and packing.arms_together > 1
+        if packing is None or not packs or folder.checkpoints(run.run_id).exist():
             found.append([run.run_id])
             continue
         key = (run.model, run.train_set, run.seed, run.training, run.arm.replay)
@@ -78,7 +80,10 @@ class ChoosePacking:
         given, seconds = context.study.execution, Seconds()
         tokens = given.micro_batch_tokens
         alone = self.timed and not any(run.in_gang for run in runs)
-        if tokens == "auto":
+        noted = context.folder.read_packing(runs[0].model, runs[0].train_set)
+        if tokens == "auto" and noted is not None:  # decided once: what began goes on with the same batches
+            tokens = noted.micro_batch_tokens
+        elif tokens == "auto":
             tokens = _best_tokens(context, runs, seconds) if alone else context.plan.resolved.micro_batch_tokens
         count = given.arms_together
         if count == "auto":  # what is shared out keeps its devices busy: packs are not tried

@@ -86,10 +86,10 @@ def planned_searches(
 
 def _choosing(study: Study, choice: PlannedChoice, suites: Sequence[SuiteFacts], arms: Sequence[Arm]) -> dict[str, Any]:
     """What decides which items a search scores, and at which dials; nothing where it goes by the loss alone and no arm
-    is given a dial."""
+    is given a dial below 1."""
     if choice.select == "loss":
-        given = [None if arm.dial is None else list(study.dials_of(arm)) for arm in arms]
-        return {"dials": given} if any(given) else {}
+        given = [(1.0,) if arm.dial is None else study.dials_of(arm) for arm in arms]
+        return {"dials": list(map(list, given))} if set(given) != {(1.0,)} else {}
     content = {suite.name: suite.content_sha256 for suite in suites}
     return {
         "items": {split.suite: [content[split.suite], _wanted(study, split)] for split in choice.splits},

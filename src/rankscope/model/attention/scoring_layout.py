@@ -163,7 +163,8 @@ class TreeLayout:
         elif self.prefix is None:
             output, log_sum = attend(q, k, v, scores, causal=causal, mask=mask), None
         else:
-            assert window is None, "a window ends inside a prefix, at another place for each token"
+            if window is not None:
+                raise ValueError("a window ends inside a prefix, at another place for each token")
             output, log_sum = attend_with_log_sum(q, k, v, scores, causal=causal, mask=mask, kernel=self._kernel)
             log_sum = log_sum.transpose(1, 2).flatten(0, 1)
         return output.transpose(1, 2).flatten(0, 1).flatten(1), log_sum
