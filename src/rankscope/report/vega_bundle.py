@@ -15,6 +15,8 @@ from pathlib import Path
 
 import vl_convert
 
+from rankscope.study.store_urls import cache_folder
+
 PACKAGE = "vl-convert-python"
 
 ENTRY = "window.rankscopeEmbed=vegaEmbed;"
@@ -24,24 +26,19 @@ ENTRY = "window.rankscopeEmbed=vegaEmbed;"
 def vega_bundle() -> str:
     """The script. Raises RuntimeError for one that could not stand inside a page."""
     kept = _kept_file()
-    script = _read(kept) if kept is not None else None
+    script = _read(kept)
     if script is None:
         script = vl_convert.javascript_bundle(ENTRY)
-        if kept is not None:
-            _keep(kept, script)
+        _keep(kept, script)
     if re.search(r"</script|<!--", script, re.IGNORECASE):
         raise RuntimeError("this version of vl-convert's bundle cannot stand inside a page")
     return script
 
 
-def _kept_file() -> Path | None:
-    """Where this version's script is kept: below $XDG_CACHE_HOME or ~/.cache; None for who has no home."""
+def _kept_file() -> Path:
+    """Where this version's script is kept."""
     own = hashlib.sha256(ENTRY.encode()).hexdigest()[:8]
-    try:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    return caches / "rankscope" / f"vega-{version(PACKAGE)}-{own}.js" if caches.is_absolute() else None
+    return cache_folder() / f"vega-{version(PACKAGE)}-{own}.js"
 
 
 def _read(kept: Path) -> str | None:
