@@ -45,7 +45,7 @@ class Moved:
 
 
 KEPT_BYTES = 1 << 26
-"""Of a base's log-probabilities so much is kept for the arms that come later."""
+"""So much of a base's log-probabilities is kept for the arms that are compared with it later: 67 MB."""
 
 KeptBatches = dict[tuple[tuple[int, ...], ...], Tensor]
 """A base's log-probabilities (B, V), double, on its device, by the prompts of a batch."""
@@ -85,6 +85,7 @@ def first_token_divergences(
 
 
 def _of_base(base: Side, prompts: Sequence[Sequence[int]], kept: KeptBatches | None) -> Tensor:
+    """The base's `first_logprobs`, computed or kept."""
     if kept is None:
         return first_logprobs(base, prompts)
     batch = tuple(map(tuple, prompts))

@@ -29,8 +29,8 @@ SMALL_TREE_TOKENS = 256
 TREE_OF_PROMPT = 4
 """A larger tree has so many times the tokens of its prompt at most: to run the prompt again costs a quarter of it."""
 
-HARD_LIMIT = 4
-"""A tree is so many times larger than it should be at most, where choices have more in common than not."""
+ALIKE_LIMIT_FACTOR = 4
+"""Where a choice is mostly what the one before it is, a tree may have so many times the tokens that it should have."""
 
 Ids = tuple[int, ...]
 Target = tuple[int, int, int]
@@ -174,7 +174,7 @@ def parted(choices: Sequence[tuple[Ids, int]], limit: int) -> Iterator[list[tupl
     for choice, number in sorted(choices):
         inner = len(choice) - 1
         more = inner - (common_tokens(np.array(group[-1][0]), np.array(choice)) if group else 0)
-        if group and size + more > (limit if 2 * more > inner else HARD_LIMIT * limit):
+        if group and size + more > (limit if 2 * more > inner else ALIKE_LIMIT_FACTOR * limit):
             yield group
             group, size, more = [], 0, inner
         group.append((choice, number))

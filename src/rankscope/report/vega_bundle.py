@@ -18,6 +18,7 @@ import vl_convert
 from rankscope.study.store_urls import cache_folder
 
 PACKAGE = "vl-convert-python"
+"""Whose version names the file: another version, another script."""
 
 ENTRY = "window.rankscopeEmbed=vegaEmbed;"
 """What the script does beside defining itself."""
