@@ -41,6 +41,7 @@ def ray_cluster(**head: Any) -> Iterator[Any]:
         try:
             yield cluster
         finally:
+            _print_client_logs(Path(cluster.head_node.get_logs_dir_path()))
             ray.shutdown()
             cluster.shutdown()
 
@@ -48,3 +49,9 @@ def ray_cluster(**head: Any) -> Iterator[Any]:
 def node(**more: Any) -> dict[str, Any]:
     """Arguments of a node; two CPUs, whatever this machine has, unless `more` says otherwise."""
     return {"num_cpus": 2, "num_gpus": 0, "object_store_memory": _STORE_BYTES, "include_dashboard": False, **more}
+
+
+def _print_client_logs(logs: Path) -> None:
+    """The ends of what the servers of Ray's clients wrote: the only place that says why one did not come up."""
+    for path in sorted(logs.glob("ray_client_server*.err")):
+        print(f"{path.name}: ...{path.read_text(errors='replace')[-2000:]}")

@@ -205,9 +205,10 @@ def test_no_cluster_at_an_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert "(connection refused), expected a running cluster: `ray start --head`" in said("auto")
 
 
+@pytest.mark.parametrize("words", ["Proxy failed to Connect to backend!", "Starting Ray client server failed. See x."])
 @pytest.mark.parametrize("failures", [2, 3])
 def test_a_head_node_that_is_too_busy_for_a_client_is_asked_again(
-    monkeypatch: pytest.MonkeyPatch, failures: int
+    monkeypatch: pytest.MonkeyPatch, failures: int, words: str
 ) -> None:
     import ray
 
@@ -217,7 +218,7 @@ def test_a_head_node_that_is_too_busy_for_a_client_is_asked_again(
     def init(address: str, **options: Any) -> None:
         asked.append(address)
         if len(asked) <= failures:
-            raise ConnectionAbortedError("Initialization failure from server: Proxy failed to Connect to backend!")
+            raise ConnectionAbortedError(f"Initialization failure from server: {words}")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)

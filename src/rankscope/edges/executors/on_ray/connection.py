@@ -27,8 +27,8 @@ CLIENT = "ray://"
 
 _REACH_SECONDS = 5.0
 _TRIES = 3
-_SERVER_DID_NOT_ANSWER = "Proxy failed to Connect to backend"
-"""Ray's words where the process that it started for a client was not ready in time."""
+_NO_SERVER_FOR_CLIENT = ("Proxy failed to Connect to backend", "Starting Ray client server failed")
+"""Ray's words where the process that it started for a client was not ready in time, or ended before it was."""
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Of a Ray of our own: jobs and their outcomes are a few kilobytes; weights never go through it."""
 
@@ -72,8 +72,8 @@ def connect(execution: Execution, study: str) -> Any:
 
 
 def _init_with_patience(ray: Any, address: str, options: dict[str, Any]) -> None:
-    """`ray.init`, again where the head node was too busy: it starts a process for each client and gives up on it after
-    half a minute, which says nothing about the next try."""
+    """`ray.init`, again where the head node was too busy: it starts a process for each client and gives up on it where
+    that ends or takes half a minute, which says nothing about the next try."""
     for last in [False] * (_TRIES - 1) + [True]:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
@@ -84,8 +84,8 @@ def _init_with_patience(ray: Any, address: str, options: dict[str, Any]) -> None
 
 
 def _head_was_busy(text: str) -> bool:
-    """Whether Ray's words say that a client's own server was not ready in time."""
-    return _SERVER_DID_NOT_ANSWER in text
+    """Whether Ray's words say that a client's own server did not come up."""
+    return any(words in text for words in _NO_SERVER_FOR_CLIENT)
 
 
 def disconnect() -> None:
