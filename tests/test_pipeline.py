@@ -165,11 +165,14 @@ def test_runs_begin_beside_the_base_where_nothing_waits_for_it(tmp_path: Path) -
     suites = {"taught": {"path": "taught.jsonl", "domain": "trees", "kind": "recall"}}
     few = {"seeds": [0], "suites": suites, "budget": {"epochs": 1, "batch_size": 8}}
     given = tiny_study(tmp_path / "given", **few)
-    assert run(given, tmp_path / "a", executor=(noted := Noting())) == Outcome()
-    assert noted.given == [["ScoreBase", "TrainRuns", "TrainRuns"]], "the base is short and first all the same"
+    noted = Noting()
+    assert run(given, tmp_path / "a", executor=noted) == Outcome()
+    (done,) = noted.given
+    assert done == ["ScoreBase", "TrainRuns", "TrainRuns", "ScoreBase"], "the base is short and first all the same"
     searched = tiny_study(tmp_path / "searched", arms={"lora": {"ranks": [2], "learning_rate": "auto"}}, **few)
-    assert run(searched, tmp_path / "b", executor=(noted := Noting())) == Outcome()
-    assert noted.given[:2] == [["ScoreBase"], ["SearchRate"]], "a rate is chosen by what the base can"
+    noted = Noting()
+    assert run(searched, tmp_path / "b", executor=noted) == Outcome()
+    assert noted.given[:2] == [["ScoreBase"], ["SearchRate", "ScoreBase"]], "a rate is chosen by what the base can"
     assert noted.given[-1] == ["TrainRuns"]
 
 

@@ -23,7 +23,7 @@ from rankscope.jobs.packing_job import packing_jobs
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.jobs.replay_job import samples_to_write
 from rankscope.jobs.run_job import TrainRuns, training_jobs
-from rankscope.jobs.score_job import base_jobs, came_through
+from rankscope.jobs.score_job import base_jobs, came_through, in_two_parts
 from rankscope.jobs.search_job import further_jobs, search_waves
 from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun, RunStatus, Stage
 from rankscope.results.evidence import mark_unneeded, wanted_runs
@@ -178,16 +178,17 @@ class _Work:
     failed: dict[str, str] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
 
-    def do(self, what: str, jobs: Sequence[Job], first: Sequence[Job] = ()) -> None:
-        """`first`, then the others, longest first; what fails is labelled, and the rest goes on. `what` is how the
-        progress calls the others, which it counts."""
+    def do(self, what: str, jobs: Sequence[Job], first: Sequence[Job] = (), last: Sequence[Job] = ()) -> None:
+        """`first`, then the others, longest first, then `last`; what fails is labelled, and the rest goes on. `what` is
+        how the progress calls the others, which it counts."""
         began = time.time()
-        ordered = [*first, *sorted(jobs, key=lambda job: -job.seconds)]
-        self.tell(what, 0, len(jobs), began)
+        ordered = [*first, *sorted(jobs, key=lambda job: -job.seconds), *last]
+        self.tell(what, counted := 0, len(jobs), began)
         for done, outcome in enumerate(self.executor.run(ordered, self.idle), start=1):
             if outcome.elsewhere:
                 self.folder.refresh(_REFRESH_SECONDS if outcome.error is None and done < len(ordered) else 0.0)
-            self.tell(what, max(0, done - len(first)), len(jobs), began)
+            counted += outcome.job in jobs
+            self.tell(what, counted, len(jobs), began)
             if outcome.error is not None:
                 details = outcome.details or outcome.error
                 self.failed.update(outcome.job.mark_failed(self.folder, outcome.error, details))
@@ -255,7 +256,8 @@ def _next(work: _Work, asked: set[str]) -> list[PlannedRun]:
 
 def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     """Bases, and how many arms train together; then searches, and beside the first of them the runs that wait for none;
-    then the runs whose rate was searched. Where nothing waits for the bases or is measured, runs begin beside them.
+    then the runs whose rate was searched. Where nothing waits for the bases or is measured, runs begin beside them; the
+    bases' second scoring, which nothing waits for, fills up the end of the first training.
 
     With `only` nothing is timed, and the bases come last where no search waits for them: another process may have
     scored them by then.
@@ -265,17 +267,18 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
     waves = search_waves(folder, plan, searched)
     bases = base_jobs(folder, plan)
+    once, again = in_two_parts(bases)
     packs = packing_jobs(folder, plan, runs, work.study.execution.arms_together, timed=not work.only)
     samples = samples_to_write(folder, plan, runs)
     beside = bool(runs) and not (work.only or packs or searched or samples)
-    before = bases if searched or not (work.only or beside) else []
+    before = once if searched or not (work.only or beside) else []
     said = [*["scoring the base"] * bool(before), *["deciding how many arms train together"] * bool(packs)]
     work.do(" and ".join(said), [*before, *packs])
     work.do("writing samples to replay", samples)
     first = waves[0] if waves else []
     at_once = training_jobs(folder, [r for r in runs if r not in searched])
     what = "searching rates, training" if waves else "training"
-    work.do(what, [*first, *at_once], first=bases if beside else ())
+    work.do(what, [*first, *at_once], first=once if beside else (), last=again if beside or before else ())
     for wave in waves[1:]:
         work.do("searching rates", [job for job in wave if not work.failed.keys() & set(job.waits_for(plan))])
     if searched and not stop_requested():

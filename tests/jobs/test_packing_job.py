@@ -22,7 +22,7 @@ from rankscope.evaluate.prompt_choice_tree import ChoicePlan
 from rankscope.jobs.packing_job import groups_of, packing_jobs
 from rankscope.model.methods.attach import Pack
 from rankscope.pipeline import Outcome
-from rankscope.plan.packing_choice import LIKELY_SAVED
+from rankscope.plan.packing_choice import SAVED_BY_FEW
 from rankscope.records import Packing, PackMembers, RunStatus
 
 ARMS = {"full": {"learning_rate": 1e-3}, "lora": {"ranks": [2, 4, 9], "learning_rate": 1e-2}}
@@ -188,7 +188,7 @@ def test_batches_that_were_decided_stay_where_the_number_of_arms_is_given_later(
 
 def test_auto_measures_and_keeps_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of more tokens than half a micro-batch has: the half is tried too."""
-    monkeypatch.setitem(LIKELY_SAVED, "cpu", 100.0)
+    monkeypatch.setitem(SAVED_BY_FEW, "cpu", 100.0)
     study = tiny_study(tmp_path / "input", arms=ARMS, seeds=[0], budget={"epochs": 1, "batch_size": 180}, suites={
         "taught": {"path": "taught.jsonl", "domain": "trees", "kind": "recall"}})  # fmt: skip
     write_rows(tmp_path / "input" / "train.jsonl", choice_rows(200, "m", 0))
@@ -201,7 +201,7 @@ def test_auto_measures_and_keeps_what_it_found(tmp_path: Path, monkeypatch: pyte
 
 
 def test_small_batches_are_timed_in_whole_micro_batches_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LIKELY_SAVED, "cpu", 100.0)
+    monkeypatch.setitem(SAVED_BY_FEW, "cpu", 100.0)
     study = tiny_study(tmp_path / "input", arms=ARMS, seeds=[0], budget={"epochs": 1, "batch_size": 8}, suites={
         "taught": {"path": "taught.jsonl", "domain": "trees", "kind": "recall"}})  # fmt: skip
     assert run(study, tmp_path / "out") == Outcome()

@@ -24,19 +24,21 @@ def measured(plan: Plan, device: Device, *, auto: bool = True, steps: int | None
 
 
 def test_nothing_is_measured_where_it_takes_longer_than_it_can_save(read: Read) -> None:
-    """Fifteen steps of one arm against a tenth of those ahead on a CPU, and half of them on a GPU."""
+    """Fifteen steps of one arm against half of those ahead on a GPU, and a tenth on a CPU, where three arms save less."""
     plan = planned_on_gpus(read(STUDY, *GIVEN, "arms.lora.ranks=[2,4,8]", "seeds=[0]"))
     group = [["lora-r2 0", "lora-r4 0", "lora-r8 0"]]
-    for steps, on_cpu, on_gpu in ((9, [], []), (10, [], group), (49, [], group), (50, group, group)):
+    for steps, on_cpu, on_gpu in ((9, [], []), (10, [], group), (166, [], group), (167, group, group)):
         assert measured(plan, "cpu", steps=steps) == on_cpu, steps
         assert measured(plan, "cuda", steps=steps) == on_gpu, steps
     assert measured(plan, "cpu", auto=False, steps=1) == group, "a number that is given is written down"
+    four = planned_on_gpus(read(STUDY, *GIVEN, "arms.lora.ranks=[2,4,8,16]", "seeds=[0]"))
+    assert [len(measured(four, "cpu", steps=steps)) for steps in (37, 38)] == [0, 1]
 
 
 def test_seeds_and_searches_ahead_count_and_one_arm_alone_does_not_pack(read: Read) -> None:
     seeds = planned_on_gpus(read(STUDY, *GIVEN, "arms.lora.ranks=[2,4]", "seeds=[0,1,2]"))
-    assert measured(seeds, "cpu", steps=25) == [["lora-r2 0", "lora-r4 0"]], "150 steps of three seeds"
-    assert measured(seeds, "cpu", steps=24) == []
+    assert measured(seeds, "cpu", steps=84) == [["lora-r2 0", "lora-r4 0"]], "504 steps of three seeds"
+    assert measured(seeds, "cpu", steps=83) == []
     searched = planned_on_gpus(read(STUDY, "arms.lora.learning_rate=auto", "arms.lora.ranks=[2,4]", "seeds=[0]"))
     ahead = sum(search.step_count * search.runs for search in searched.searches)
     assert ahead > 30, "what makes the next two lines true: an arm's search trains some runs of it"

@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_facts import machine_facts, model_facts, suite_facts, train_facts
+from made_facts import STUDY, machine_facts, model_facts, suite_facts, train_facts
 
 from rankscope.plan.make_plan import make_plan
 from rankscope.plan.selection_split import planned_choice, planned_count, selection_items, split_count
-from rankscope.records import Plan, SuiteFacts
+from rankscope.records import Plan, PlannedChoice, SuiteFacts
 from rankscope.study.problems import InputProblems
 from rankscope.study.read_study import study_of
 from rankscope.study.selection_order import in_order, unit_of
@@ -31,8 +31,6 @@ def clustered(name: str, clusters: list[str | None]) -> SuiteFacts:
 
 
 def planned(*suites: object, **changes: object) -> Plan:
-    from made_facts import STUDY
-
     study = study_of(STUDY).model_copy(update=changes)
     given = [suite_facts(), *suites]
     return make_plan(study, [model_facts()], {"bundled": [train_facts()]}, {"bundled": given}, machine_facts())  # type: ignore[list-item]
@@ -93,8 +91,6 @@ def test_a_suite_in_two_clusters_is_too_small_to_be_split_and_named_so() -> None
 
 def test_whole_clusters_of_a_few_more_items_leave_the_ids_of_searches_as_they_were() -> None:
     """The id has what was asked for: it is that of the plans that were made before the sizes of clusters were known."""
-    from made_facts import STUDY
-
     study = study_of(STUDY.replace("learning_rate: 2e-4", "learning_rate: auto"))
     whole = clustered("law", [f"text-{i // 30}" for i in range(200)])
     older = whole.model_copy(update={"cluster_sizes": None})
@@ -109,8 +105,6 @@ def test_whole_clusters_of_a_few_more_items_leave_the_ids_of_searches_as_they_we
 def test_a_suite_of_the_domain_is_whole_though_it_is_split_for_another_set() -> None:
     study = planned(LAW).study
     assert study == "small"
-    from made_facts import STUDY
-
     suites = [suite_facts("medqa", item_count=300), LAW]
     of = {d: planned_choice(study_of(STUDY), "m", "t", d, suites).select_counts for d in ("medical", "legal", None)}
     assert of == {"medical": {"law": 50}, "legal": {"medqa": 75}, None: {"medqa": 75, "law": 50}}
@@ -134,8 +128,6 @@ def test_without_a_suite_to_split_rates_are_chosen_by_the_loss_and_it_is_said() 
 
 def test_a_dial_that_is_given_is_a_search_of_its_own_though_the_loss_chooses() -> None:
     """Without it the search has scored no dial, and a finished one has nothing to take from."""
-    from made_facts import STUDY
-
     ids = []
     for dial in ("", "dial: 0.7, ", "dial: 0.85, ", "dial: 1, "):
         study = study_of(STUDY.replace("full: {learning_rate: 1e-5", f"full: {{{dial}learning_rate: auto"))
@@ -159,9 +151,31 @@ def test_a_share_that_leaves_nobody_to_judge_is_one_line() -> None:
 
 
 def test_a_dial_is_no_part_of_a_runs_id() -> None:
-    from made_facts import STUDY
-
     fixed = study_of(STUDY.replace("full: {", "full: {dial: 0.7, "))
     plan = make_plan(fixed, [model_facts()], {"bundled": [train_facts()]}, {"bundled": [suite_facts(), LAW]}, machine_facts())  # fmt: skip  # noqa: E501
     assert [run.run_id for run in plan.runs] == [run.run_id for run in planned(LAW).runs]
     assert [run.dials for run in plan.runs if run.arm.label == "full"] == [[0.7, 1.0]] * 3
+
+
+def test_where_every_rate_and_dial_is_given_all_items_judge() -> None:
+    def choice(text: str) -> PlannedChoice:
+        return planned_choice(study_of(text), "m", "t", "medical", [suite_facts("medqa", item_count=300), LAW])
+
+    given = choice(STUDY + "dial: [1]\n")
+    assert (given.select, given.select_counts, given.reason) == ("given", {}, None)
+    assert choice(STUDY.replace("1e-5", "1e-5, dial: 0.7").replace("2e-4", "2e-4, dial: 1")).select == "given"
+    assert choice(STUDY.replace("1e-5", "1e-5, dial: 0.7")).select == "retention", "the dials of lora are chosen"
+    assert choice(STUDY.replace("1e-5", "auto") + "dial: [1]\n").select == "retention", "a rate is"
+    asks = STUDY.replace("2e-4", "2e-4, replay: {self: 0.2, prompts: selection}") + "dial: [1]\n"
+    assert choice(asks).select_counts == {"law": 50}, "their prompts are used"
+    assert choice(STUDY + "dial: [1]\nselect: loss\n").select == "loss"
+
+
+def test_a_plan_where_all_is_given_warns_of_nothing_and_scores_at_the_dials_that_are_given() -> None:
+    study = study_of(STUDY.replace("1e-5", "1e-5, dial: 0.7") + "dial: [1]\n")
+    suites = [suite_facts(), LAW]
+    plan = make_plan(study, [model_facts()], {"bundled": [train_facts()]}, {"bundled": suites}, machine_facts())
+    assert not any("chosen" in said for said in plan.warnings)
+    assert {run.arm.label: tuple(run.dials) for run in plan.runs} == {
+        "full": (0.7, 1.0), "lora-r4": (1.0,), "lora-r8": (1.0,)
+    }  # fmt: skip

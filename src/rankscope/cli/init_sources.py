@@ -13,6 +13,7 @@ import typer
 
 from rankscope.cli.command_helpers import quiet
 from rankscope.cli.init_questions import ask_kind
+from rankscope.edges.heavy_imports import collector_rests
 from rankscope.plan.study_sizes import SIZES, StudySize, fitting_size, seconds_of, with_ranks_up_to
 from rankscope.records import MachineFacts
 from rankscope.records.readable_numbers import duration
@@ -156,7 +157,9 @@ def _size(
 def _planned_seconds(text: str, out: Path, machine: MachineFacts) -> float:
     """How long the plan says that the study takes on this machine. Raises InputProblems."""
     from rankscope.edges.study_folder import StudyFolder
-    from rankscope.pipeline import StudyPlanner
+
+    with collector_rests():
+        from rankscope.pipeline import StudyPlanner
     from rankscope.study.read_study import study_of
 
     study = study_of(text)

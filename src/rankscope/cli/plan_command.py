@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rankscope.cli.command_helpers import Json, RowsRead, quiet, site_of_study
+from rankscope.edges.heavy_imports import collector_rests
 from rankscope.study.problems import InputProblems, Problem
 
 if TYPE_CHECKING:
@@ -54,9 +55,10 @@ def plan(
         found = "--measure with --gpus"
         raise InputProblems([Problem("--gpus", "", found, "one of them: a described machine cannot be timed")])
     settings = read_study(study, set_ or [])
-    from rankscope.edges.executors import check_several_nodes
-    from rankscope.edges.study_folder import StudyFolder
-    from rankscope.pipeline import StudyPlanner, measure_study
+    with collector_rests():
+        from rankscope.edges.executors import check_several_nodes
+        from rankscope.edges.study_folder import StudyFolder
+        from rankscope.pipeline import StudyPlanner, measure_study
 
     check_several_nodes(settings, described)
     folder = StudyFolder.open(out or settings.name)

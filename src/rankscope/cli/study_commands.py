@@ -19,6 +19,7 @@ from rankscope.cli.command_helpers import (
     site_of_study,
 )
 from rankscope.cli.plan_command import Overrides
+from rankscope.edges.heavy_imports import collector_rests
 
 if TYPE_CHECKING:
     from rankscope.edges.study_folder import StudyFolder
@@ -100,11 +101,12 @@ def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: boo
     from rankscope.edges.executors import begin
 
     begin(settings)  # before the imports below, which take seconds
-    from rankscope.edges.machine import stop_on_signals
-    from rankscope.edges.study_folder import StudyFolder
-    from rankscope.pipeline import StudyPlanner, run_study
-    from rankscope.report.study_progress import Live
-    from rankscope.results.tracking import tracking_of
+    with collector_rests():
+        from rankscope.edges.machine import stop_on_signals
+        from rankscope.edges.study_folder import StudyFolder
+        from rankscope.pipeline import StudyPlanner, run_study
+        from rankscope.report.study_progress import Live
+        from rankscope.results.tracking import tracking_of
 
     folder = StudyFolder.open(out)
     folder.check_writable()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rankscope.cli.command_helpers import AnswersScored, Json, check_writable, quiet
+from rankscope.edges.heavy_imports import collector_rests
 
 if TYPE_CHECKING:
     from rankscope.tools.score import Scored
@@ -31,7 +32,8 @@ def audit(
       rankscope audit adapter --base ./my-model --json
     """
     quiet()
-    from rankscope.tools.adapter_audit import audit as audit_adapter
+    with collector_rests():
+        from rankscope.tools.adapter_audit import audit as audit_adapter
 
     found = audit_adapter(adapter, base)
     if json_:
@@ -59,7 +61,8 @@ def compress(
       rankscope compress adapter --energy 0.95 --out smaller
     """
     quiet()
-    from rankscope.tools.adapter_audit import compress as compress_adapter
+    with collector_rests():
+        from rankscope.tools.adapter_audit import compress as compress_adapter
 
     check_writable(out)
     done = compress_adapter(adapter, out, rank=rank, energy=energy)
@@ -80,7 +83,8 @@ def doctor(json_: Json = False) -> None:
       rankscope doctor --json
     """
     quiet()
-    from rankscope.tools.doctor import examine
+    with collector_rests():
+        from rankscope.tools.doctor import examine
 
     found = examine(Path.cwd())
     if json_:
@@ -137,8 +141,9 @@ def score(
       rankscope score ./my-model --suite law.jsonl --adapter ./adapter
     """
     quiet()
-    from rankscope.tools.score import as_json, score_models, summarise
-    from rankscope.tools.score_request import check_outputs, model_spec, suite_options
+    with collector_rests():
+        from rankscope.tools.score import as_json, score_models, summarise
+        from rankscope.tools.score_request import check_outputs, model_spec, suite_options
 
     spec = model_spec(model, dtype=dtype, chat=chat)
     options = suite_options(

@@ -33,10 +33,10 @@ def at_other_margins(
 
     `settings` hold every point that was measured, `points` (columns of tables/operating_points.parquet) what the
     study's seeds were judged to gain and forget. Limits in points and in nats grow in proportion to what is allowed.
-    Empty where settings were chosen by the loss alone.
+    Empty where settings were given or chosen by the loss alone.
     """
     mine = [s for s in settings if (s.model, s.train_set) == (choice.model, choice.train_set) and s.points]
-    if choice.select == "loss" or (choice.limit is None and choice.limit_nats is None) or not mine:
+    if choice.select != "retention" or (choice.limit is None and choice.limit_nats is None) or not mine:
         return []
     margin = decision.retention_margin
     forgot = [point for setting in mine for point in setting.points]

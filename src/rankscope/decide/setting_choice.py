@@ -53,7 +53,7 @@ def choose_settings(arms: Sequence[ArmPoints], choice: PlannedChoice) -> list[Ar
 
 
 def _setting(arm: ArmPoints, points: Sequence[SettingPoint], choice: PlannedChoice, predictor: Predictor) -> ArmSetting:
-    by_loss = choice.select == "loss"
+    by_loss = choice.select != "retention"
     dial = arm.dial if arm.dial is not None or not by_loss else 1.0
     open_points = [
         point
@@ -80,7 +80,7 @@ def _best(
     points: Sequence[SettingPoint], choice: PlannedChoice, predictor: Predictor
 ) -> tuple[SettingPoint | None, How]:
     """The point that is chosen, and by what."""
-    if choice.select == "loss" or not points:
+    if choice.select != "retention" or not points:
         return min(points, key=lambda point: _by_loss(point, predictor), default=None), "loss"
     place, how = choose([Rated(fitted_share(point, choice), *_by_loss(point, predictor)) for point in points])
     return points[place], how

@@ -27,7 +27,7 @@ from rankscope.edges.machine import end_with, quiet_libraries, stop_on, stop_req
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
-PRELOADED = ["rankscope.jobs.run_job", "rankscope.jobs.search_job"]
+PRELOADED = ["rankscope.jobs.preloaded"]
 """What the fork server imports once for all workers."""
 
 _NO_FORK_SERVER = 255

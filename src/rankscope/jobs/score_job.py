@@ -7,9 +7,10 @@ differences that numerics alone make.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import pandas as pd
 
@@ -110,7 +111,11 @@ OTHER_BATCHES = 3
 
 @dataclass(frozen=True)
 class ScoreBase:
-    """Score one base model on every suite, as far as scores are missing. `run_id` is `base`, or `base/NAME`."""
+    """Score one base model on every suite, as far as scores are missing. `run_id` is `base`, or `base/NAME`.
+
+    The second scoring, in other batches, is for the verdict alone: with `part` "first" it is left out, and "again" does
+    it where the first came through. A gang, which takes long to begin, does both for "first" and nothing for "again".
+    """
 
     folder: str
     run_id: str
@@ -118,6 +123,7 @@ class ScoreBase:
     seconds: float = 0.0
     slots: int = 1
     host_bytes: int = 0
+    part: Literal["both", "first", "again"] = "both"
 
     def run(self, place: WorkPlace) -> None:
         context = job_context(self.folder, place)
@@ -125,8 +131,10 @@ class ScoreBase:
         with context.folder.wait_lock(self.run_id, place.stop_requested) as mine:
             if not mine:
                 return
+            if self.part == "again" and (not gang.alone or missing_suites(context, self.run_id, self.model)):
+                return
             if gang.alone:
-                score_base(context, self.run_id, self.model)
+                score_base(context, self.run_id, self.model, again=self.part != "first")
             elif _base_missing(context, self.run_id, self.model):
                 tokens = context.plan.resolved.micro_batch_tokens
                 hand_to_gang(context, gang, tokens, work="base", run_ids=[self.run_id], model=self.model)
@@ -151,8 +159,14 @@ def base_jobs(folder: StudyFolder, plan: Plan) -> list[ScoreBase]:
     return sorted(jobs, key=lambda job: -job.seconds)
 
 
-def score_base(context: JobContext, run_id: str, model: str) -> None:
-    """Score a base on what is missing, then once more in other batches; of a gang all processes call this."""
+def in_two_parts(jobs: Sequence[ScoreBase]) -> tuple[list[ScoreBase], list[ScoreBase]]:
+    """What others wait for, or what is begun first, and what fills up the end: each base once, and each once more."""
+    halves = [replace(job, seconds=job.seconds / 2) for job in jobs]
+    return [replace(job, part="first") for job in halves], [replace(job, part="again") for job in halves]
+
+
+def score_base(context: JobContext, run_id: str, model: str, *, again: bool = True) -> None:
+    """Score a base on what is missing, then `again` in other batches; of a gang all processes call this."""
     folder, missing = context.folder, missing_suites(context, run_id, model)
     if missing or folder.read_run(run_id) is None:
         context.write_run(run_id, model, None, None)
@@ -164,7 +178,7 @@ def score_base(context: JobContext, run_id: str, model: str) -> None:
         elif (status := folder.read_status(run_id)) is None or status.state != "done":
             context.write_status(RunStatus(run_id=run_id, state="done"))
         # Asked once: what the first process of a gang wrote just now another may not see yet.
-        if not context.team.told(lambda: missing_suites(context, run_id, model)):
+        if again and not context.team.told(lambda: missing_suites(context, run_id, model)):
             _score_again(context, run_id, model)
 
 

@@ -17,8 +17,13 @@ TIMED_STEPS = 4
 
 LIKELY_SAVED: dict[Device, float] = {"cpu": 0.1, "mps": 0.1, "cuda": 0.5}
 """The share of training that packs are likely to save. On a CPU eight arms saved 0.41 on a base of 2.5 million
-parameters, two arms nothing on one of 268 million; on a GPU, which mostly waits for kernels to be launched, eight saved
-0.72 (docs/benchmarks.md, docs/log.md)."""
+parameters; on a GPU, which mostly waits for kernels to be launched, eight saved 0.72 (docs/benchmarks.md, docs/log.md).
+"""
+
+FEW_ARMS = 3
+SAVED_BY_FEW: dict[Device, float] = {"cpu": 0.03, "mps": 0.03, "cuda": 0.5}
+"""The same where at most `FEW_ARMS` could train together. On a CPU three arms saved 0.03 and two 0.1 on the same base,
+single steps differing by a fifth, and two arms nothing on a base of 268 million parameters."""
 
 _FIRST_TRIES = 3
 """Steps of one arm, for each that is timed, before anything is known: of one arm, then of two."""
@@ -38,7 +43,8 @@ def packing_measured(
     found = []
     for group in groups.values():
         own = max(_alike(group), key=len)  # the first of several that are as large
-        if len(own) > 1 and not (auto and _costs_more(group, searches, device)):
+        saved = (SAVED_BY_FEW if len(own) <= FEW_ARMS else LIKELY_SAVED)[device]
+        if len(own) > 1 and not (auto and _costs_more(group, searches, saved)):
             found.append(own)
     return found
 
@@ -51,11 +57,11 @@ def _alike(runs: Iterable[PlannedRun]) -> list[list[PlannedRun]]:
     return [groups[key] for key in sorted(groups, key=lambda key: (key[0], key[1] is not None, repr(key[1])))]
 
 
-def _costs_more(runs: Sequence[PlannedRun], searches: Sequence[PlannedSearch], device: Device) -> bool:
-    """Whether measuring takes more steps than packs are likely to save of those ahead."""
+def _costs_more(runs: Sequence[PlannedRun], searches: Sequence[PlannedSearch], likely_saved: float) -> bool:
+    """Whether measuring takes more steps than packs are likely to save of those ahead, which is this share of them."""
     ahead = float(sum(run.step_count for run in runs))
     for search in searches:
         if (search.model, search.train_set) == (runs[0].model, runs[0].train_set):
             packed = sum(arm.traits.can_pack(arm) for arm in search.arms)
             ahead += search.step_count * search.runs * packed
-    return LIKELY_SAVED[device] * ahead < _FIRST_TRIES * (TIMED_STEPS + 1)
+    return likely_saved * ahead < _FIRST_TRIES * (TIMED_STEPS + 1)

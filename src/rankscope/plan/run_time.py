@@ -47,7 +47,7 @@ On CUDA an assumption."""
 SCORING_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 4096}
 """Tokens in one scoring batch of a run, by device; fixed, since another batching may round differently."""
 
-DECODED_ROWS = {"cpu": 32, "cuda": 128, "mps": 64}
+DECODED_ROWS = {"cpu": 64, "cuda": 128, "mps": 64}
 """Answers that a run writes at once: beyond, a step is hardly cheaper by row, and memory grows."""
 
 _VALIDATION_BATCH_TOKENS = 8192

@@ -60,6 +60,8 @@ def planned_choice(
 
     Suites of the domain are whole, and so is every suite where nothing is chosen for retention.
     """
+    if study.select == "retention" and _all_given(study):
+        return PlannedChoice(model=model, train_set=train_set, select="given")
     outside = [suite for suite in suites if judged(suite) and (suite.domain is None or suite.domain != domain)]
     counts = {suite.name: planned_count(suite, study.selection) for suite in outside}
     select, reason = study.select, None
@@ -84,6 +86,16 @@ def planned_choice(
         model=model, train_set=train_set, select=select, reason=reason, splits=splits, limit=limits[0],
         limit_nats=limits[1],
     )  # fmt: skip
+
+
+def _all_given(study: Study) -> bool:
+    """Whether no arm has anything that is chosen, and none replays prompts of items that choose."""
+    return not any(
+        isinstance(arm.learning_rate, str)
+        or (arm.dial is None and len(study.dials_of(arm)) > 1)
+        or (arm.replay is not None and arm.replay.asks_suites)
+        for arm in study.expand_arms()
+    )
 
 
 def split_problems(choices: Iterable[PlannedChoice], file: str) -> list[Problem]:

@@ -22,13 +22,14 @@ class PlannedChoice(Record):
     """How the settings (rate, dial) of the arms of one base model and training set are chosen.
 
     `retention`: the lowest validation loss of those that keep the margin on the items that choose; `loss`: the lowest
-    validation loss, every dial 1. `reason`: why it is `loss` though the study does not say so. `limit` (a share of
+    validation loss, every dial 1; `given`: the study gives every rate and dial, nothing is chosen and all items judge.
+    `reason`: why it is `loss` though the study does not say so. `limit` (a share of
     accuracy) and `limit_nats` are what fitted forgetting is held to: two thirds of the retention margins.
     """
 
     model: str
     train_set: str
-    select: Literal["retention", "loss"]
+    select: Literal["retention", "loss", "given"]
     reason: str | None = None
     limit: float | None = None
     limit_nats: float | None = None

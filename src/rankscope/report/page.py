@@ -7,7 +7,8 @@ of `make_sections`; what stands in the file is written by `page_parts.py`.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,10 +80,18 @@ class Sections:
 def render(report: ReportData) -> str:
     """The page as HTML text. Everything that is not ours (prompts, answers, names) is escaped."""
     pairs = make_pairs(report.verdicts, report.tables, report.study)
+    first = first_screens(pairs, report.tables, report.place, report.study["keep"]["full"])
+    pictures = [screen.picture for screen in first if screen.picture is not None]
+    with ThreadPoolExecutor(1) as beside:  # outside of Python, by an engine that takes half a second to begin
+        still = beside.submit(still_picture, pictures[0][1]) if pictures else None
+        return _page(report, pairs, first, lambda: still.result() if still is not None else None)
+
+
+def _page(report: ReportData, pairs: list[Pair], first: list[FirstScreen], still: Callable[[], Markup | None]) -> str:
+    """`still` gives the first screen's picture as markup."""
     sections = make_sections(pairs, report.verdicts, report.tables, report.searches)
     confidence = Decision.model_validate(report.study.get("decision", {})).confidence
     interval = f"{100 * confidence:g} % interval"
-    first = first_screens(pairs, report.tables, report.place, report.study["keep"]["full"])
     tables = _tables_of(report, pairs, interval)
     with_table = (("rates", "rates"), ("cost", "costs"))  # a section and the table that stands in it
     kept = sections.drawn([section for section, table in with_table if tables[table].rows])
@@ -97,7 +106,7 @@ def render(report: ReportData) -> str:
         study=report.study,
         name=report.study.get("name") or (report.plan.study if report.plan else "study"),
         first=first,
-        still=still_picture(pictures[0][1]) if pictures else None,
+        still=still(),
         answers=answers,
         has_items=has_items,
         has_suites=bool(tables["suites"].rows or tables["texts"].rows or any(one["suites"] for one in answers)),

@@ -13,7 +13,7 @@ def setting_lines(plan: Plan) -> Iterator[str]:
     one for each remedy with its price."""
     several = len({choice.model for choice in plan.choices}) > 1
     for choice in plan.choices:
-        if choice.select == "loss":
+        if choice.select != "retention":
             continue
         name = f"{choice.model}, {choice.train_set}" if several else choice.train_set
         counts = [f"{s.suite} {s.select_count} of {s.item_count}" for s in choice.splits if s.select_count]
