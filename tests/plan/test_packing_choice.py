@@ -24,7 +24,7 @@ def measured(plan: Plan, device: Device, *, auto: bool = True, steps: int | None
 
 
 def test_nothing_is_measured_where_it_takes_longer_than_it_can_save(read: Read) -> None:
-    """Fifteen steps of one arm against half of those ahead on a GPU, and a tenth on a CPU, where three arms save less."""
+    """Fifteen steps of one arm against half of those ahead on a GPU; on a CPU a tenth, and less of three arms."""
     plan = planned_on_gpus(read(STUDY, *GIVEN, "arms.lora.ranks=[2,4,8]", "seeds=[0]"))
     group = [["lora-r2 0", "lora-r4 0", "lora-r8 0"]]
     for steps, on_cpu, on_gpu in ((9, [], []), (10, [], group), (166, [], group), (167, group, group)):
