@@ -20,6 +20,7 @@ where all are trained), where rounding moves answers that are near to one anothe
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import subprocess
@@ -37,6 +38,7 @@ import psutil
 from study_cases import Case, bundled, gemma
 from table import Row, Table, parser_of
 
+import rankscope
 from rankscope.data.token_files import open_training
 from rankscope.data.training_batches import order
 from rankscope.edges.study_folder import StudyFolder
@@ -238,6 +240,7 @@ def main() -> None:
     parser.add_argument("--gemma", type=Path, metavar="FOLDER", help="the folder that scripts/gemma_base.py made")
     parser.add_argument("--analysis", choices=("off", "on", "both"), help="off with --quick, else both")
     arguments = parser.parse_args()
+    compileall.compile_dir(str(Path(rankscope.__file__).parent), quiet=1)  # as pip does with what it installs
     cases = [bundled(arguments.quick)]
     if arguments.gemma is not None:
         cases.append(gemma(arguments.gemma, arguments.quick, arguments.device))

@@ -98,16 +98,15 @@ def run(
 
 def _run(settings: Study, base: Path, out: str, only: list[str], *, retrain: bool = False) -> None:
     quiet()
-    from rankscope.edges.executors import begin
-
-    begin(settings)  # before the imports below, which take seconds
     with collector_rests():
+        from rankscope.edges.executors import begin
         from rankscope.edges.machine import stop_on_signals
         from rankscope.edges.study_folder import StudyFolder
         from rankscope.pipeline import StudyPlanner, run_study
         from rankscope.report.study_progress import Live
         from rankscope.results.tracking import tracking_of
 
+    begin(settings)
     folder = StudyFolder.open(out)
     folder.check_writable()
     site = site_of_study(settings, folder)

@@ -2,7 +2,8 @@
 
 A worker with GPUs is a program of its own (`python -m rankscope.edges.worker_process FD`), so that CUDA_VISIBLE_DEVICES
 stands in its environment before anything is imported. One without comes from a fork server that has imported torch and
-the jobs once for all; that server never touches CUDA, and no worker with GPUs comes from it.
+the jobs once for all, or was forked from a process that has; that server never touches CUDA, and no worker with GPUs
+comes from it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection
-from typing import Protocol
+from typing import Any, Protocol
 
 from rankscope.edges.executors import JobOutcome, WorkPlace, perform
 from rankscope.edges.freed_memory import keep_freed_memory
@@ -136,11 +138,43 @@ def _start_program(task: WorkerTask) -> tuple[Process, Connection]:
     return Program(popen), ours
 
 
-def begin_fork_server() -> None:
-    """Start the fork server where it does not run: it imports what workers need while this process goes on."""
+def begin_fork_server(*, from_here: bool = False) -> None:
+    """Start the fork server where it does not run: a program that imports what workers need while this process goes on.
+    `from_here`: a fork of this one, which has imported that already, where it may be forked (on Linux, and it has no
+    threads of Python's own); it begins at once, and its workers share the pages of what was imported."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
-    with _without_ctrl_c():
+    may_fork = sys.platform == "linux" and threading.active_count() == 1
+    with _without_ctrl_c(), _forks_itself() if from_here and may_fork else contextlib.nullcontext():
         forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _forks_itself() -> Iterator[None]:
+    """Inside, multiprocessing starts a program of its own by forking this process and running the program's text."""
+    resource_tracker.ensure_running()  # the other one that it starts so, which stays small
+    as_ever, util.spawnv_passfds = util.spawnv_passfds, _fork_and_run
+    try:
+        yield
+    finally:
+        util.spawnv_passfds = as_ever
+
+
+def _fork_and_run(_: object, arguments: Sequence[Any], descriptors: Sequence[int]) -> int:
+    """As multiprocessing's `spawnv_passfds`, of `python -c TEXT`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which numpy's library has and knows to end
+        pid = os.fork()
+    if pid:
+        return pid
+    try:
+        low = 3
+        for descriptor in sorted(descriptors):
+            os.closerange(low, descriptor)
+            low = descriptor + 1
+        os.closerange(low, os.sysconf("SC_OPEN_MAX"))
+        exec(arguments[-1], {})
+    finally:
+        os._exit(0)
 
 
 @contextlib.contextmanager

@@ -40,11 +40,13 @@ _WIDEST = {"cpu": 2048, "cuda": None, "mps": 2048}
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's trained model, what switches its adapter off (None: it is a model of its own), and its saved weights."""
+    """A run's trained model, what switches its adapter off (None: it is a model of its own), its saved weights, and
+    what makes its scoring faster, as `Pack.summed`."""
 
     model: LoadedModel
     off: Callable[[], AbstractContextManager[Any]] | None
     weights: Path
+    summed: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 def analysis_missing(context: JobContext, run: PlannedRun) -> bool:

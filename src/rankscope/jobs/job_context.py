@@ -16,6 +16,7 @@ from rankscope.evaluate.first_tokens import KeptBatches
 from rankscope.evaluate.judge_grading import Desk
 from rankscope.evaluate.score_suites import SuitePlan
 from rankscope.jobs.attempts import Attempts
+from rankscope.model.attention.registration import HeldPaths, share_answers
 from rankscope.model.load import LoadedModel, load_model
 from rankscope.model.model_checks import check_model_files
 from rankscope.model.sharding.team import SOLO, Team
@@ -62,6 +63,7 @@ class JobContext:
         self._first_logprobs: tuple[str, KeptBatches] = ("", {})
         self._suite_plans: dict[tuple[str, str], SuitePlan] = {}
         self._kept_bases: dict[str, KeptBase] = {}
+        self._held_paths: dict[str, HeldPaths] = {}
         self._attempts = Attempts()
 
     def begin(self, place: WorkPlace) -> None:
@@ -172,7 +174,9 @@ class JobContext:
     def _load(self, model: str, weights: Path | None = None) -> LoadedModel:
         spec, resolved = self.spec(model), self.plan.resolved
         check_model_files([state for state in self.plan.model_files if state.name == model])
-        return load_model(spec, _NOWHERE, dtype_of(spec, resolved), resolved.device, weights=weights)
+        loaded = load_model(spec, _NOWHERE, dtype_of(spec, resolved), resolved.device, weights=weights)
+        share_answers(loaded.model, self._held_paths.setdefault(model, {}))
+        return loaded
 
     # ---- settings ----
 
@@ -217,17 +221,11 @@ class JobContext:
     ) -> FitSettings:
         """The settings of one training run."""
         return FitSettings(
-            learning_rate=learning_rate,
-            seed=seed,
-            budget=self.study.budget,
-            optimizer=self.study.optimizer,
-            micro_batch_tokens=micro_batch_tokens,
-            checkpoint_seconds=60.0 * self.study.checkpoint.minutes,
-            objective=self.objective,
-            remedies=remedies,
-            checkpointing=checkpointing.planned,
+            learning_rate=learning_rate, seed=seed, budget=self.study.budget, optimizer=self.study.optimizer,
+            micro_batch_tokens=micro_batch_tokens, checkpoint_seconds=60.0 * self.study.checkpoint.minutes,
+            objective=self.objective, remedies=remedies, checkpointing=checkpointing.planned,
             may_checkpoint=checkpointing.allowed,
-        )
+        )  # fmt: skip
 
     def checkpointing(self, model: str, train_set: str, arm: Arm) -> CheckpointsBlocks:
         """Of an arm's training."""

@@ -236,7 +236,8 @@ def _finish(context: JobContext, run: PlannedRun, known: Known, at_dials: KnownA
     left = Finishing(context, run, status, failed)
     with _trained(context, run, weights) as trained:
         if not scored:
-            left.status = score_missing(context, trained.model, run.model, status, known)
+            with trained.summed():
+                left.status = score_missing(context, trained.model, run.model, status, known)
         if left.wants(LOOKS) and analysis_missing(context, run):
             with left.part(LOOKS):
                 look_inside(context, run, trained)
@@ -267,4 +268,4 @@ def _trained(context: JobContext, run: PlannedRun, weights: Path) -> Iterator[Tr
         return
     base = context.base(run.model)
     with attach(base, SavedAdapter(weights, run.arm)) as pack:
-        yield Trained(base, pack.members[0].off, weights)
+        yield Trained(base, pack.members[0].off, weights, pack.summed)

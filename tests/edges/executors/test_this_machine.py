@@ -5,13 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -145,6 +147,60 @@ def test_a_fork_server_that_is_killed_costs_the_jobs_at_work_and_says_so(tmp_pat
     assert errors == {"b": "its worker process ended with the fork server that had started it", "c": None}
 
 
+FORKED_FROM_HERE = """
+import sys, threading
+from pathlib import Path
+from test_this_machine import Mark
+import rankscope.pipeline
+from rankscope.edges.executors.this_machine import Workers
+from rankscope.edges.worker_process import begin_fork_server
+import psutil
+
+if __name__ == "__main__":
+    folder, thread = sys.argv[1:]
+    Mark.here = True
+    if thread:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    begin_fork_server(from_here=True)
+    workers = Workers(1, 1)
+    try:
+        for name in ("a", "b"):
+            for outcome in workers.run([Mark(folder, name)], lambda: None):
+                assert outcome.error is None, outcome.details
+            worker = psutil.Process(int((Path(folder) / name).read_text()))
+            worker.parent().kill()
+            psutil.wait_procs([worker], timeout=10)
+    finally:
+        workers.close()
+"""
+
+
+@dataclass(frozen=True)
+class Mark(Touch):
+    """Says besides whether it is in a process that has what the first one set."""
+
+    here: ClassVar[bool] = False
+
+    def run(self, place: WorkPlace) -> None:
+        super().run(place)
+        print(self.here, flush=True)
+
+
+@pytest.mark.parametrize("thread", [False, True])
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked from a process that has begun")
+def test_a_fork_server_that_is_forked_from_here_has_what_is_here_and_is_replaced_when_it_is_killed(
+    tmp_path: Path, thread: bool
+) -> None:
+    """In a program of its own; one that has a thread gets a server that imports for itself."""
+    script = tmp_path / "program.py"
+    script.write_text(FORKED_FROM_HERE)
+    words = [sys.executable, str(script), str(tmp_path), "thread" * thread]
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == (["False"] if thread else ["True"]) + ["False"]
+
+
 @pytest.mark.parametrize(
     ("settings", "cores", "driver", "begun"),
     [
@@ -157,11 +213,11 @@ def test_a_fork_server_that_is_killed_costs_the_jobs_at_work_and_says_so(tmp_pat
         ({"on": "ray"}, 8, False, False),
     ],
 )
-def test_what_workers_import_is_begun_early_where_several_on_a_cpu_are_to_be_expected(
+def test_workers_are_forked_from_here_where_several_on_a_cpu_are_to_be_expected(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: dict[str, Any], cores: int, driver: bool, begun: bool
 ) -> None:
     found: list[bool] = []
-    monkeypatch.setattr(this_machine, "begin_fork_server", lambda: found.append(True))
+    monkeypatch.setattr(this_machine, "begin_fork_server", lambda from_here: found.append(from_here))
     monkeypatch.setattr(this_machine, "core_count", lambda: cores)
     monkeypatch.setattr(this_machine, "_GPU_DRIVERS", (str(tmp_path / "none"), str(tmp_path if driver else "none")))
     begin(SimpleNamespace(execution=Execution(**settings)))  # type: ignore[arg-type]

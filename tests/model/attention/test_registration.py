@@ -19,8 +19,10 @@ from rankscope.model.attention.registration import (
     ATTENTION_NAME,
     LAYOUT_KEY,
     FastPathCheck,
+    HeldPaths,
     Scores,
     attention_installed,
+    share_answers,
     why_different,
 )
 
@@ -126,6 +128,26 @@ def test_a_path_is_compared_once_for_each_model_and_condition(caplog: pytest.Log
         "LlamaForCausalLM: slowly, because the window is lost",
         "GPT2LMHeadModel: slowly, because it is GPT-2",
     ]
+
+
+def test_what_held_for_a_model_holds_for_its_copies_and_what_did_not_is_asked_of_each() -> None:
+    path, other, held, asked = check(), check(), HeldPaths(), []
+    one, copy, stranger = (make_model("Llama") for _ in range(3))
+
+    def compare(reason: str) -> str:
+        asked.append(reason)
+        return reason
+
+    share_answers(one, held)
+    assert path.holds(one, lambda: compare(""))
+    assert not path.holds(one, lambda: compare("NaN"), 9)
+    share_answers(copy, held)
+    assert path.holds(copy, lambda: compare("not asked"))
+    assert path.holds(copy, lambda: compare(""), 9), "the first model's numbers were its own"
+    assert not path.holds(one, lambda: compare("not asked"), 9)
+    assert other.holds(copy, lambda: compare("")), "another path"
+    assert path.holds(stranger, lambda: compare(""))
+    assert asked == ["", "NaN", "", "", ""]
 
 
 def test_another_check_has_its_own_answers() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from one_adapter import adapt, load_adapter
+from one_adapter import adapt, load_adapter, open_pack
 from own_forward import (
     assert_same_step,
     choice_items,
@@ -299,3 +299,34 @@ def test_bfloat16(folder_of: Folders, method: str, tmp_path: Path) -> None:
     with torch.no_grad(), load_adapter(base, ARMS[method], tmp_path) as loaded:
         difference = (loaded.model(ids).logits - expected).float().abs().mean() / expected.float().abs().mean()
     assert difference <= (0.05 if method == "pissa" else 0.0), "PiSSA's halves are one product once saved, and round so"
+
+
+def test_one_low_rank_update_is_added_for_scoring_on_a_small_model_and_nothing_stays(
+    base_of: Bases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, items = base_of("Llama"), choice_items()
+
+    def logprobs() -> list[float]:
+        return [value for item in choice_logprobs(base.model, items, token_budget=4096) for value in item]
+
+    before = logprobs()
+    with open_pack(base, [ARMS["lora"]], 0) as pack:
+        shake(pack.members[0])
+        own = logprobs()
+        with pack.summed():
+            summed = logprobs()
+            with pack.members[0].off():
+                assert logprobs() == before
+        assert logprobs() == own
+        monkeypatch.setattr("rankscope.model.methods.attach.SUMMED_BYTES", 0)
+        with pack.summed():
+            assert logprobs() == own, "too large to be copied"
+    assert summed == pytest.approx(own, abs=1e-5)
+    assert summed != own, "the products were others"
+    assert own != pytest.approx(before, abs=1e-2)
+    monkeypatch.undo()
+    with open_pack(base, [ARMS["lora"], ARMS["rslora"]], 0) as pack, pack.running([0]):
+        shake(pack.members[0])
+        own = logprobs()
+        with pack.summed():
+            assert logprobs() == own, "of several arms nothing changes"

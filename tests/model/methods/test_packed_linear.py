@@ -186,3 +186,29 @@ def test_what_the_base_and_the_caller_hold_is_not_written_over(kind: str, groupe
     assert torch.equal(x.detach(), before[0])
     assert torch.equal(layer.base_layer(x).detach(), before[1])
     assert torch.equal(dy, kept)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_sum_of_weight_and_update_is_one_product_and_only_for_the_first_arm_alone(kind: str) -> None:
+    layer, factors = make(kind, [4, 3], torch.float32, grouped=False)
+    x, weight = torch.randn(6, IN), layer.sum_bytes
+    if kind in ("Conv1D", "few bits"):
+        assert weight is None, "only a plain weight has a sum"
+        return
+    assert weight == IN * OUT * 4
+    with torch.no_grad(), layer.summed():
+        together = layer(x)
+        with layer.running.only([0]):
+            found, wanted = layer(x.view(2, 3, IN)), plain(layer, factors, x).view(2, 3, OUT)
+        with layer.running.only([]):
+            assert torch.equal(layer(x), layer.base_layer(x)), "switched off it is the base, bit for bit"
+    torch.testing.assert_close(found, wanted, **SINGLE)
+    assert not torch.equal(found, wanted), "it was one product"
+    torch.testing.assert_close(together, plain(layer, factors, x), **SINGLE)
+    with torch.no_grad(), layer.running.only([0]):
+        torch.testing.assert_close(layer(x), plain(layer, factors, x), rtol=1e-6, atol=1e-6)
+
+
+def test_there_is_no_sum_in_other_than_single_precision() -> None:
+    assert make("bias", [4], torch.bfloat16, grouped=False)[0].sum_bytes is None
+    assert make("bias", [4], torch.float64, grouped=False)[0].sum_bytes is None

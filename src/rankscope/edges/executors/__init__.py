@@ -88,8 +88,9 @@ class Site:
 
 
 def begin(study: Study) -> None:
-    """Start what the study's executor will probably need and what takes seconds, beside the looking and planning that
-    come first. Nothing depends on it, and an executor that there is not is told of by `site_of`."""
+    """Start what the study's executor will probably need, to be called when the jobs are imported and before anything
+    else is done: the process has no threads yet. Nothing depends on it, and an executor that there is not is told of by
+    `site_of`."""
     begin_own = getattr(named_in(__name__, study.execution.on), "begin", None)
     if begin_own is not None:
         begin_own(study.execution)

@@ -59,11 +59,11 @@ def make(plan: Plan) -> Executor:
 
 
 def begin(execution: Execution) -> None:
-    """Where several workers on a CPU are to be expected: let what they need be imported while this process imports what
-    planning needs, and looks at the machine. Whether there is a GPU only torch knows; a driver's file tells enough."""
+    """Where several workers on a CPU are to be expected: let them be forked from here, where all that they need is
+    imported and nothing has begun. Whether there is a GPU only torch knows; a driver's file tells enough."""
     most = core_count() if execution.workers == "auto" else execution.workers
     if execution.device == "auto" and most > 1 and not any(Path(driver).exists() for driver in _GPU_DRIVERS):
-        begin_fork_server()
+        begin_fork_server(from_here=True)
 
 
 class InProcess:

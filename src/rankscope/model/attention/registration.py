@@ -119,6 +119,20 @@ SHARE_OF_MISTAKE = 0.25
 """In half precision rounding hides small errors: a path must be at least this much nearer than a known mistake."""
 
 
+_CHECKS: list[FastPathCheck] = []
+
+HeldPaths = dict[int, set[Hashable]]
+"""By path, the conditions under which it held for some model."""
+
+
+def share_answers(model: PreTrainedModel, held: HeldPaths) -> None:
+    """Take for `model` the paths in `held`, which held for another model of the same architecture, dtype and device,
+    and note in it what is found of this one: a copy with other weights need not be asked again. What did not hold is
+    asked of each."""
+    for number, check in enumerate(_CHECKS):
+        check.remember(model, held.setdefault(number, set()))
+
+
 class FastPathCheck:
     """Decides once per model whether an optimised path reproduces the model's own forward, and caches the answer.
 
@@ -139,6 +153,8 @@ class FastPathCheck:
         self._fast, self._slow, self._slow_level, self._refusals = fast, slow, slow_level, refusals
         # The answers only: what refers to a model would keep it in memory for good.
         self._known: WeakKeyDictionary[PreTrainedModel, dict[Hashable, bool]] = WeakKeyDictionary()
+        self._held_before: WeakKeyDictionary[PreTrainedModel, set[Hashable]] = WeakKeyDictionary()
+        _CHECKS.append(self)
 
     def holds(self, model: PreTrainedModel, compare: Callable[[], str], *conditions: Hashable) -> bool:
         """Whether the path may be used for this model under these `conditions`.
@@ -146,15 +162,23 @@ class FastPathCheck:
         `compare` is asked the first time: it runs both ways on a few tokens, on the model's own device, and returns why
         they differ, or nothing. What `compare` needs must be in `conditions` where it may change between calls.
         """
-        known = self._known.setdefault(model, {})
+        known, before = self._known.setdefault(model, {}), self._held_before.get(model, set())
+        if conditions not in known and conditions in before:
+            return True
         if conditions not in known:
             reason = self._reason(compare)
             (elsewhere,) = team_of(model).any(bool(reason))  # its processes must take the same path
             reason = reason or ("another process finds a difference" if elsewhere else "")
             known[conditions] = not reason
+            if not reason:
+                before.add(conditions)
             note = f"{self._slow}, because {reason}" if reason else self._fast
             logger.log(self._slow_level if reason else logging.INFO, "%s: %s", type(model).__name__, note)
         return known[conditions]
+
+    def remember(self, model: PreTrainedModel, held: set[Hashable]) -> None:
+        """The path is used for this model under the conditions in `held`, which grows by those under which it holds."""
+        self._held_before[model] = held
 
     def _reason(self, compare: Callable[[], str]) -> str:
         try:

@@ -14,7 +14,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from rankscope.model import methods
 from rankscope.model.attention.unpadded_rows import TrainingForward, padded_forward, training_forward
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.installed import Installed, MethodModules, PlainBase, plain_again
-from rankscope.model.methods.packed_linear import Running
+from rankscope.model.methods.packed_linear import PackedLinear, Running
 from rankscope.model.methods.packed_lora import new_factors, put_factors_on, save_packed
 from rankscope.model.methods.peft_folder import Factors, plain_factors, read_peft_config
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
@@ -61,6 +61,10 @@ class GivenFactors:
     factors: Factors
     arm: Arm | None = None
 
+
+SUMMED_BYTES = 64 << 20
+"""Of weights that are copied with an update added, at most: on larger models the update's products are a small share,
+and no plan counts the copies."""
 
 AnyAdapter = NewAdapter | SavedAdapter | GivenFactors
 
@@ -141,6 +145,20 @@ class Pack:
     def training_forward(self) -> TrainingForward:
         """As the members' own."""
         return self.members[0].training_forward()
+
+    @contextmanager
+    def summed(self) -> Iterator[None]:
+        """Inside, where nothing is trained, one low-rank update on a small model in single precision is added to copies
+        of the weights that it changes, and every forward is the plain model's: with many small batches the two narrow
+        products of each layer take up to a fifth of the time. Of anything else nothing changes."""
+        layers = [module for module in self.model.modules() if isinstance(module, PackedLinear)]
+        sizes = [layer.sum_bytes for layer in layers if layer.by_arm[0] is not None]
+        small = len(self.members) == 1 and None not in sizes and sum(filter(None, sizes)) <= SUMMED_BYTES
+        with ExitStack() as held:
+            for layer in layers if small else ():
+                if layer.by_arm[0] is not None:
+                    held.enter_context(layer.summed())
+            yield
 
     @contextmanager
     def running(self, arms: Sequence[int]) -> Iterator[None]:

@@ -86,6 +86,7 @@ class PackedLinear(nn.Module):
         self._down, self._up = a.new_zeros(total, a.shape[1]), b.new_zeros(total, b.shape[0])
         self.by_arm: list[ArmFactors | None] = []
         self._groups_of: dict[tuple[tuple[int, ...], torch.device], Groups] = {}
+        self._summed: Tensor | None = None
         start = 0
         for factor in factors:
             self.by_arm.append(None if factor is None else self._hold(start, factor))
@@ -104,6 +105,8 @@ class PackedLinear(nn.Module):
         if not own:
             out: Tensor = self.base_layer(x)
             return out
+        if self._summed is not None and self.running.arms == (0,):
+            return nn.functional.linear(x, self._summed, self.base_layer.bias)  # type: ignore[arg-type]
         rows = x.reshape(-1, x.shape[-1])
         if rows.shape[0] % len(by_arm):
             raise RuntimeError(f"{rows.shape[0]} rows cannot be shared out among {len(by_arm)} arms")
@@ -112,6 +115,28 @@ class PackedLinear(nn.Module):
         shared = (self._down, self._up, self._groups(by_arm)) if self.running.grouped else None
         y: Tensor = _LowRank.apply(rows, weight, bias, before, by_arm, shared, *own)
         return y.view(*x.shape[:-1], y.shape[-1])
+
+    @property
+    def sum_bytes(self) -> int | None:
+        """What the weight with the first arm's update added takes; None of what is no weight in single precision."""
+        base = self.base_layer
+        if type(base) is not nn.Linear or type(base.weight.data) is not Tensor or base.weight.dtype != torch.float32:
+            return None  # more than a weight, or a part of one that is sharded
+        return base.weight.nbytes
+
+    @contextmanager
+    def summed(self) -> Iterator[None]:
+        """Inside, the first arm alone is one product with W + scale B A, which is held beside W."""
+        weight, _ = plain_weight(self.base_layer)
+        held = self.by_arm[0]
+        assert weight is not None
+        assert held is not None
+        with torch.no_grad():
+            self._summed = torch.addmm(weight, held.up.T, held.down, alpha=held.scale)
+        try:
+            yield
+        finally:
+            self._summed = None
 
     def _groups(self, by_arm: list[ArmFactors | None]) -> Groups:
         """Made once for each set of arms that runs: a tensor from a Python list makes the device wait."""
