@@ -152,7 +152,8 @@ def begin_fork_server(*, from_here: bool = False) -> None:
 def _forks_itself() -> Iterator[None]:
     """Inside, multiprocessing starts a program of its own by forking this process and running the program's text."""
     resource_tracker.ensure_running()  # the other one that it starts so, which stays small
-    as_ever, util.spawnv_passfds = util.spawnv_passfds, _fork_and_run
+    as_ever = util.spawnv_passfds
+    util.spawnv_passfds = _fork_and_run  # type: ignore[assignment]
     try:
         yield
     finally:
