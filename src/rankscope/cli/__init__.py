@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import sys
 from typing import Annotated
 
@@ -21,7 +22,6 @@ from rankscope.cli.view_command import view
 from rankscope.edges.cores import share_cores
 from rankscope.edges.freed_memory import keep_freed_memory
 from rankscope.edges.gpu_memory import let_segments_grow
-from rankscope.edges.heavy_imports import leave_modules_alone
 from rankscope.study.problems import Problem
 
 app = typer.Typer(
@@ -57,7 +57,7 @@ def main() -> None:
         )
         typer.echo(str(problem), err=True)
         sys.exit(2)
-    atexit.register(leave_modules_alone)  # or the collector looks through them all once more, for a second
+    atexit.register(gc.freeze)  # or the collector looks through all of torch and pandas once more, for a second
     share_cores()
     let_segments_grow()
     keep_freed_memory()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from altair.utils.schemapi import debug_mode
 from markupsafe import Markup
 
 from rankscope import __version__
@@ -82,7 +83,11 @@ def render(report: ReportData) -> str:
     pairs = make_pairs(report.verdicts, report.tables, report.study)
     first = first_screens(pairs, report.tables, report.place, report.study["keep"]["full"])
     pictures = [screen.picture for screen in first if screen.picture is not None]
-    with ThreadPoolExecutor(1) as beside:  # outside of Python, by an engine that takes half a second to begin
+    # Charts are checked against Vega-Lite's schema by the tests, not again for each reader.
+    with (
+        debug_mode(False),
+        ThreadPoolExecutor(1) as beside,
+    ):  # outside of Python, by an engine that takes half a second to begin
         still = beside.submit(still_picture, pictures[0][1]) if pictures else None
         return _page(report, pairs, first, lambda: still.result() if still is not None else None)
 
