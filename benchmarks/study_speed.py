@@ -4,10 +4,11 @@
                                      [--device cpu|cuda]
 
 The same base, rows, seeds, rates, batches, adapters' starts and items on both sides, in fp32: wall time and peak
-memory of the whole process with its children; ours before and after the script, the mean of both. Ours is everything that `rankscope run` does (planning, the
-base, the noise floor, tables, the verdict, the report); the script trains with TRL and PEFT, scores with lm-eval's `hf`
-and writes its scores. `analysis off` is both sides without a look inside; with it on ours is the whole of it, the
-script's dense spectra of every change. Below the table stand the stages of both.
+memory of the whole process with its children; ours before and after the script, the mean of both. Ours is everything
+that `rankscope run` does (planning, the base, the noise floor, tables, the verdict, the report); the script trains
+with TRL and PEFT, scores with lm-eval's `hf` and writes its scores. `analysis off` is both sides without a look
+inside; with it on ours is the whole of it, the script's dense spectra of every change. Below the table stand the
+stages of both.
 
 `max_difference` is the largest difference of a choice's log-likelihood between the two, in nats, over all arms and
 items; the share of items with the same answer (largest choice, or the same text) and the largest difference of a step's
@@ -224,8 +225,8 @@ def measured(case: Case) -> tuple[Row, list[str]]:
     seconds = (mine.seconds + again.seconds) / 2
     lines = [
         f"{case.name}: ours: training {train:.0f} s, scoring {score:.0f} s, over {workers} worker(s); the rest of "
-        f"its {mine.seconds:.0f} s is start, plan, base, tables{', analysis' if case.analysis else ''} and report; after "
-        f"the script {again.seconds:.0f} s in all",
+        f"its {mine.seconds:.0f} s is start, plan, base, tables{', analysis' if case.analysis else ''} and report",
+        f"{case.name}: ours once more, after the script: {again.seconds:.0f} s",
         f"{case.name}: the script: {stages}, the rest (start, tasks) {rest:.0f} s",
         *(f"{case.name}: {one}" for one in apart),
     ]
