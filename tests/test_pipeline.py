@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,14 +13,15 @@ import pandas as pd
 import pytest
 from tiny_study import choice_rows, tiny_study, write_rows
 
-from rankscope.edges.executors import Executor, Job, JobOutcome
+from rankscope.edges.executors import Executor, Job, JobOutcome, WorkPlace
 from rankscope.edges.executors.this_machine import InProcess
 from rankscope.edges.folder_upkeep import keep_best
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
+from rankscope.jobs.score_job import ScoreBase, base_jobs, in_two_parts
 from rankscope.pipeline import Outcome, run_study
-from rankscope.records import Plan
+from rankscope.records import Plan, RunStatus
 from rankscope.results.export_arm import chosen_run
 from rankscope.study.read_study import read_study
 
@@ -174,6 +176,30 @@ def test_runs_begin_beside_the_base_where_nothing_waits_for_it(tmp_path: Path) -
     assert run(searched, tmp_path / "b", executor=noted) == Outcome()
     assert noted.given[:2] == [["ScoreBase"], ["SearchRate", "ScoreBase"]], "a rate is chosen by what the base can"
     assert noted.given[-1] == ["TrainRuns"]
+
+
+def test_a_second_scoring_that_comes_before_the_first_does_both_and_none_where_the_first_failed(tmp_path: Path) -> None:
+    study, out = tiny_study(tmp_path / "input", seeds=[0]), tmp_path / "out"
+    store = StudyFolder.open(out)
+    with StudyPlanner(read_study(study, []), study.parent) as planner:
+        plan = planner.plan(look_at_machine(out, measure=False), store)
+        planner.settle(store, plan)
+    (once,), (again,) = in_two_parts(base_jobs(store, plan), plan, 2)
+    assert (once.part, again.part) == ("first", "again")
+    assert in_two_parts(base_jobs(store, plan), plan, 0) == (base_jobs(store, plan), []), "a worker would wait"
+
+    def done(job: ScoreBase) -> tuple[bool, bool]:
+        job.run(WorkPlace(lambda: False))
+        return store.has_predictions("base"), bool(store.suites_scored_again("base"))
+
+    store.write_status(RunStatus(run_id="base", state="failed"))
+    assert done(again) == (False, False)
+    assert done(once) == (True, False)
+    shutil.rmtree(out / "base")
+    assert done(again) == (True, True)
+    written = (out / "base" / "predictions.parquet").stat().st_mtime_ns
+    assert done(once) == (True, True)
+    assert (out / "base" / "predictions.parquet").stat().st_mtime_ns == written
 
 
 def test_an_automatic_rate_is_searched_once_and_used(tmp_path: Path) -> None:

@@ -257,7 +257,7 @@ def _next(work: _Work, asked: set[str]) -> list[PlannedRun]:
 def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     """Bases, and how many arms train together; then searches, and beside the first of them the runs that wait for none;
     then the runs whose rate was searched. Where nothing waits for the bases or is measured, runs begin beside them; the
-    bases' second scoring, which nothing waits for, fills up the end of the first training.
+    bases' second scoring, which nothing waits for, fills up the end of that where it keeps all workers busy.
 
     With `only` nothing is timed, and the bases come last where no search waits for them: another process may have
     scored them by then.
@@ -266,26 +266,26 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     runs = sorted(runs, key=lambda r: -r.seconds)
     searched = [r for r in runs if isinstance(r.arm.learning_rate, str)]
     waves = search_waves(folder, plan, searched)
-    bases = base_jobs(folder, plan)
-    once, again = in_two_parts(bases)
     packs = packing_jobs(folder, plan, runs, work.study.execution.arms_together, timed=not work.only)
     samples = samples_to_write(folder, plan, runs)
     beside = bool(runs) and not (work.only or packs or searched or samples)
+    ready = [r for r in runs if r not in searched]
+    first = waves[0] if waves else []
+    once, again = in_two_parts(base_jobs(folder, plan), plan, len(first) + len(ready))
     before = once if searched or not (work.only or beside) else []
     said = [*["scoring the base"] * bool(before), *["deciding how many arms train together"] * bool(packs)]
     work.do(" and ".join(said), [*before, *packs])
     work.do("writing samples to replay", samples)
-    first = waves[0] if waves else []
-    at_once = training_jobs(folder, [r for r in runs if r not in searched])
     what = "searching rates, training" if waves else "training"
-    work.do(what, [*first, *at_once], first=once if beside else (), last=again if beside or before else ())
+    begun: list[Job] = [*first, *training_jobs(folder, ready)]
+    work.do(what, begun, first=once if beside else (), last=again if beside or before else ())
     for wave in waves[1:]:
         work.do("searching rates", [job for job in wave if not work.failed.keys() & set(job.waits_for(plan))])
     if searched and not stop_requested():
         _settle(work, searched)
         work.do("training", training_jobs(folder, runs_with_a_rate(folder, searched)))
     if work.only and not searched:
-        work.do("scoring the base", bases)
+        work.do("scoring the base", base_jobs(folder, plan))
 
 
 def _settle(work: _Work, searched: Sequence[PlannedRun]) -> None:

@@ -24,9 +24,8 @@ Predictor = Literal["kl_first_token_nats", "kl_choices_nats"]
 
 
 class ArmPoints(NamedTuple):
-    """An arm with all points that were measured of it. `rate`: the study's own, None where it is chosen (or not
-    known, of an arm that was trained elsewhere); `dial`: the
-    one that the study fixes, None where it is chosen."""
+    """An arm with all points that were measured of it. `rate`: the study's own, None where it is chosen (or not known,
+    of an arm that was trained elsewhere); `dial`: the one that the study fixes, None where it is chosen."""
 
     arm: str
     points: Sequence[SettingPoint]
@@ -38,9 +37,9 @@ def choose_settings(arms: Sequence[ArmPoints], choice: PlannedChoice) -> list[Ar
     """The setting of each arm of one base model and training set, in their order.
 
     Of the points whose fitted forgetting is at most the limit, in points and in nats, the one with the lowest
-    validation loss; ties go to the one that moves less. Where there is none, the one whose fitted
-    forgetting is least. With `select: loss` the lowest validation loss at dial 1. An arm without any point has its own
-    rate, and its own dial or 1.
+    validation loss; ties go to the one that moves less. Where there is none, the one whose fitted forgetting is least.
+    With `loss` the lowest validation loss at dial 1, as with `given`, where there is one. An arm without any point has
+    its own rate, and its own dial or 1.
     """
     fitted = with_fits([point for arm in arms for point in arm.points])
     predictor = predictor_of(fitted)

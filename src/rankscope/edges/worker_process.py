@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -162,20 +163,27 @@ def _forks_itself() -> Iterator[None]:
 
 def _fork_and_run(_: object, arguments: Sequence[Any], descriptors: Sequence[int]) -> int:
     """As multiprocessing's `spawnv_passfds`, of `python -c TEXT`."""
+    sys.stdout.flush()
+    sys.stderr.flush()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which numpy's library has and knows to end
         pid = os.fork()
     if pid:
         return pid
     try:
-        low = 3
-        for descriptor in sorted(descriptors):
-            os.closerange(low, descriptor)
-            low = descriptor + 1
-        os.closerange(low, os.sysconf("SC_OPEN_MAX"))
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
+            if descriptor > 2 and descriptor not in descriptors:
+                with contextlib.suppress(OSError):  # that of the listing
+                    os.close(descriptor)
+        # Of multiprocessing's own, which this process held while it was forked.
+        forkserver._forkserver._lock = threading.Lock()  # type: ignore[attr-defined]
         exec(arguments[-1], {})
-    finally:
+    except SystemExit:
         os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
 
 
 @contextlib.contextmanager

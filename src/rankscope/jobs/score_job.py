@@ -113,8 +113,8 @@ OTHER_BATCHES = 3
 class ScoreBase:
     """Score one base model on every suite, as far as scores are missing. `run_id` is `base`, or `base/NAME`.
 
-    The second scoring, in other batches, is for the verdict alone: with `part` "first" it is left out, and "again" does
-    it where the first came through. A gang, which takes long to begin, does both for "first" and nothing for "again".
+    The second scoring, in other batches, is for the verdict alone: with `part` "first" it is left out. "again" is both,
+    but nothing where the first one failed.
     """
 
     folder: str
@@ -131,7 +131,8 @@ class ScoreBase:
         with context.folder.wait_lock(self.run_id, place.stop_requested) as mine:
             if not mine:
                 return
-            if self.part == "again" and (not gang.alone or missing_suites(context, self.run_id, self.model)):
+            status = context.folder.read_status(self.run_id)
+            if self.part == "again" and status is not None and status.state == "failed":
                 return
             if gang.alone:
                 score_base(context, self.run_id, self.model, again=self.part != "first")
@@ -159,10 +160,12 @@ def base_jobs(folder: StudyFolder, plan: Plan) -> list[ScoreBase]:
     return sorted(jobs, key=lambda job: -job.seconds)
 
 
-def in_two_parts(jobs: Sequence[ScoreBase]) -> tuple[list[ScoreBase], list[ScoreBase]]:
-    """What others wait for, or what is begun first, and what fills up the end: each base once, and each once more."""
-    halves = [replace(job, seconds=job.seconds / 2) for job in jobs]
-    return [replace(job, part="first") for job in halves], [replace(job, part="again") for job in halves]
+def in_two_parts(jobs: Sequence[ScoreBase], plan: Plan, others: int) -> tuple[list[ScoreBase], list[ScoreBase]]:
+    """What others wait for, or what is begun first, and what fills up the end: each base once, and each once more. Both
+    at first where it takes a gang, which is long to begin, and where the `others` do not keep all workers busy."""
+    whole = [job for job in jobs if others < plan.resolved.worker_count or not plan.base_gang(job.model).alone]
+    halves = [replace(job, seconds=job.seconds / 2) for job in jobs if job not in whole]
+    return [*whole, *(replace(job, part="first") for job in halves)], [replace(job, part="again") for job in halves]
 
 
 def score_base(context: JobContext, run_id: str, model: str, *, again: bool = True) -> None:

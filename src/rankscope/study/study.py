@@ -186,7 +186,9 @@ class Study(Frozen):
         "shares of a trained change, W0 + s (W - W0), of which one is chosen for each arm.",
     )
     selection: Selection = Field(
-        default=Selection(), description=f"{_SETTINGS} The items that choose settings and never judge."
+        default=Selection(),
+        description=f"{_SETTINGS} The items that choose settings and never judge; none do "
+        "where every rate and dial is given.",
     )
     decision: Decision = Field(default=Decision(), description=f"{_SETTINGS} The margins of the verdict.")
     checkpoint: Checkpoint = Field(default=Checkpoint(), description=f"{_SETTINGS} When a run is saved.")
