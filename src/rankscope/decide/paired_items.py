@@ -133,10 +133,7 @@ def pair(frames: Frames, *, model: str, train_set: str, only: Sequence[str] | No
     )
     train_domain = text_or_none(mine["train_domain"].iloc[0])
     columns = [(label, seed) for label in labels for seed in seeds]
-    predictions = frames.predictions
-    if only is not None:  # few of many rows, which are all looked through
-        predictions = predictions[predictions["arm"].isin([*labels, "base"])]
-    rows_of = _scored_rows(predictions, model, train_set, columns)
+    rows_of = _scored_rows(frames.predictions, model, train_set, columns)
     paired: list[SuiteScores] = []
     gone: list[str] = []
     for row in frames.suites.sort_values("suite").to_dict("records"):
