@@ -19,7 +19,7 @@ from rankscope.edges.folder_upkeep import keep_best
 from rankscope.edges.machine import look_at_machine
 from rankscope.edges.study_folder import StudyFolder
 from rankscope.jobs.planning import StudyPlanner
-from rankscope.jobs.score_job import ScoreBase, base_jobs, in_two_parts
+from rankscope.jobs.score_job import ScoreBase, base_jobs, split_base_scoring
 from rankscope.pipeline import Outcome, run_study
 from rankscope.records import Plan, RunStatus
 from rankscope.results.export_arm import chosen_run
@@ -184,9 +184,9 @@ def test_a_second_scoring_that_comes_before_the_first_does_both_and_none_where_t
     with StudyPlanner(read_study(study, []), study.parent) as planner:
         plan = planner.plan(look_at_machine(out, measure=False), store)
         planner.settle(store, plan)
-    (once,), (again,) = in_two_parts(base_jobs(store, plan), plan, 2)
+    (once,), (again,) = split_base_scoring(base_jobs(store, plan), plan, 2)
     assert (once.part, again.part) == ("first", "again")
-    assert in_two_parts(base_jobs(store, plan), plan, 0) == (base_jobs(store, plan), []), "a worker would wait"
+    assert split_base_scoring(base_jobs(store, plan), plan, 0) == (base_jobs(store, plan), []), "a worker would wait"
 
     def done(job: ScoreBase) -> tuple[bool, bool]:
         job.run(WorkPlace(lambda: False))

@@ -23,7 +23,7 @@ from rankscope.jobs.packing_job import packing_jobs
 from rankscope.jobs.planning import StudyPlanner
 from rankscope.jobs.replay_job import samples_to_write
 from rankscope.jobs.run_job import TrainRuns, training_jobs
-from rankscope.jobs.score_job import base_jobs, came_through, in_two_parts
+from rankscope.jobs.score_job import base_jobs, came_through, split_base_scoring
 from rankscope.jobs.search_job import further_jobs, search_waves
 from rankscope.records import MachineFacts, MeasuredSpeed, Plan, PlannedRun, RunStatus, Stage
 from rankscope.results.evidence import mark_unneeded, wanted_runs
@@ -271,14 +271,14 @@ def _round(work: _Work, runs: Sequence[PlannedRun]) -> None:
     beside = bool(runs) and not (work.only or packs or searched or samples)
     ready = [r for r in runs if r not in searched]
     first = waves[0] if waves else []
-    once, again = in_two_parts(base_jobs(folder, plan), plan, len(first) + len(ready))
+    once, again = split_base_scoring(base_jobs(folder, plan), plan, len(first) + len(ready))
     before = once if searched or not (work.only or beside) else []
     said = [*["scoring the base"] * bool(before), *["deciding how many arms train together"] * bool(packs)]
     work.do(" and ".join(said), [*before, *packs])
     work.do("writing samples to replay", samples)
     what = "searching rates, training" if waves else "training"
-    begun: list[Job] = [*first, *training_jobs(folder, ready)]
-    work.do(what, begun, first=once if beside else (), last=again if beside or before else ())
+    training: list[Job] = [*first, *training_jobs(folder, ready)]
+    work.do(what, training, first=once if beside else (), last=again if beside or before else ())
     for wave in waves[1:]:
         work.do("searching rates", [job for job in wave if not work.failed.keys() & set(job.waits_for(plan))])
     if searched and not stop_requested():

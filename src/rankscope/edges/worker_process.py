@@ -162,7 +162,8 @@ def _forks_itself() -> Iterator[None]:
 
 
 def _fork_and_run(_: object, arguments: Sequence[Any], descriptors: Sequence[int]) -> int:
-    """As multiprocessing's `spawnv_passfds`, of `python -c TEXT`."""
+    """Instead of multiprocessing's `spawnv_passfds` of `python -c TEXT`: fork this process and run TEXT there, with no
+    other descriptors open than these and the first three. Gives the fork's process id."""
     sys.stdout.flush()
     sys.stderr.flush()
     with warnings.catch_warnings():
@@ -180,7 +181,7 @@ def _fork_and_run(_: object, arguments: Sequence[Any], descriptors: Sequence[int
         exec(arguments[-1], {})
     except SystemExit:
         os._exit(0)
-    except BaseException:
+    except BaseException:  # nothing of the fork may go on into the code that is this process's own
         traceback.print_exc()
     finally:
         os._exit(1)

@@ -160,7 +160,7 @@ def base_jobs(folder: StudyFolder, plan: Plan) -> list[ScoreBase]:
     return sorted(jobs, key=lambda job: -job.seconds)
 
 
-def in_two_parts(jobs: Sequence[ScoreBase], plan: Plan, others: int) -> tuple[list[ScoreBase], list[ScoreBase]]:
+def split_base_scoring(jobs: Sequence[ScoreBase], plan: Plan, others: int) -> tuple[list[ScoreBase], list[ScoreBase]]:
     """What others wait for, or what is begun first, and what fills up the end: each base once, and each once more. Both
     at first where it takes a gang, which is long to begin, and where the `others` do not keep all workers busy."""
     whole = [job for job in jobs if others < plan.resolved.worker_count or not plan.base_gang(job.model).alone]

@@ -23,8 +23,8 @@ class PlannedChoice(Record):
 
     `retention`: the lowest validation loss of those that keep the margin on the items that choose; `loss`: the lowest
     validation loss, every dial 1; `given`: the study gives every rate and dial, nothing is chosen and all items judge.
-    `reason`: why it is `loss` though the study does not say so. `limit` (a share of
-    accuracy) and `limit_nats` are what fitted forgetting is held to: two thirds of the retention margins.
+    `reason`: why it is `loss` though the study does not say so. `limit` (a share of accuracy) and `limit_nats` are what
+    fitted forgetting is held to: two thirds of the retention margins.
     """
 
     model: str

@@ -82,18 +82,15 @@ def render(report: ReportData) -> str:
     """The page as HTML text. Everything that is not ours (prompts, answers, names) is escaped."""
     pairs = make_pairs(report.verdicts, report.tables, report.study)
     first = first_screens(pairs, report.tables, report.place, report.study["keep"]["full"])
-    pictures = [screen.picture for screen in first if screen.picture is not None]
-    # Charts are checked against Vega-Lite's schema by the tests, not again for each reader.
-    with (
-        debug_mode(False),
-        ThreadPoolExecutor(1) as beside,
-    ):  # outside of Python, by an engine that takes half a second to begin
-        still = beside.submit(still_picture, pictures[0][1]) if pictures else None
+    picture = next((screen.picture[1] for screen in first if screen.picture is not None), None)
+    # Vega's engine, outside of Python, takes half a second to begin. That charts are Vega-Lite the tests check.
+    with debug_mode(False), ThreadPoolExecutor(1) as engine:
+        still = engine.submit(still_picture, picture) if picture is not None else None
         return _page(report, pairs, first, lambda: still.result() if still is not None else None)
 
 
 def _page(report: ReportData, pairs: list[Pair], first: list[FirstScreen], still: Callable[[], Markup | None]) -> str:
-    """`still` gives the first screen's picture as markup."""
+    """The page's HTML text. `still` gives the first screen's picture as SVG, for a reader without scripts."""
     sections = make_sections(pairs, report.verdicts, report.tables, report.searches)
     confidence = Decision.model_validate(report.study.get("decision", {})).confidence
     interval = f"{100 * confidence:g} % interval"

@@ -165,9 +165,9 @@ class FastPathCheck:
         they differ, or nothing. What `compare` needs must be in `conditions` where it may change between calls.
         """
         known, before = self._known.setdefault(model, {}), self._held_before.get(model, set())
-        if conditions not in known and conditions in before:
-            return True
         if conditions not in known:
+            if conditions in before:
+                return True
             reason = self._reason(compare)
             (elsewhere,) = team_of(model).any(bool(reason))  # its processes must take the same path
             reason = reason or ("another process finds a difference" if elsewhere else "")
