@@ -1,5 +1,6 @@
-"""studies/gemma.yaml, and for two cores gemma-cpu.yaml and gemma-cpu-facts.yaml: they ask the same of the same suites,
-enough items judge, and they can be planned where the public data lie beside the checkout."""
+"""studies/gemma.yaml, for two cores gemma-cpu.yaml and gemma-cpu-facts.yaml, and gemma-ranks.yaml with every rank at one
+rate: they ask the same of the same suites, enough items judge, and they can be planned where the public data lie beside
+the checkout."""
 
 from __future__ import annotations
 
@@ -23,22 +24,35 @@ def named(name: str) -> Study:
     return read_study(STUDIES / f"{name}.yaml", files=False)
 
 
-PARTS = ["gemma-cpu", "gemma-cpu-facts"]
+TWO_CORES = ["gemma-cpu", "gemma-cpu-facts"]
+PARTS = [*TWO_CORES, "gemma-ranks"]
 
 
 @pytest.mark.parametrize("name", PARTS)
+def test_a_part_asks_the_same_of_the_same_model(name: str) -> None:
+    whole, part = named("gemma"), named(name)
+    assert (part.models, part.seeds, part.decision) == (whole.models, whole.seeds, whole.decision)
+    for ours, theirs in ((part.suites, whole.suites), (part.train, whole.train)):
+        for own, source in ours.items():
+            assert source.model_copy(update={"limit": None}) == theirs[own].model_copy(update={"limit": None}), own
+
+
+@pytest.mark.parametrize("name", TWO_CORES)
 def test_what_two_cores_can_train_is_a_part_of_the_other(name: str) -> None:
     whole, part = named("gemma"), named(name)
     every, some = ({arm.label: arm for arm in study.expand_arms()} for study in (whole, part))
     assert [arm.rank for arm in every.values() if arm.method == "lora"] == RANKS
     assert set(some) == {"full", "lora-r4", "lora-r16", "lora-r64"}
     assert some.items() <= every.items()
-    assert (part.models, part.seeds, part.select, part.decision) == (
-        whole.models, whole.seeds, whole.select, whole.decision,
-    )  # fmt: skip
-    for ours, theirs in ((part.suites, whole.suites), (part.train, whole.train)):
-        for own, source in ours.items():
-            assert source.model_copy(update={"limit": None}) == theirs[own].model_copy(update={"limit": None}), own
+    assert part.select == whole.select
+
+
+def test_at_one_rate_the_arms_differ_by_their_rank_alone() -> None:
+    every, whole = named("gemma-ranks").expand_arms(), named("gemma").expand_arms()
+    assert [arm.rank for arm in every if arm.method == "lora"] == RANKS
+    assert {arm.learning_rate for arm in every if arm.method == "lora"} == {3e-4}
+    for ours, theirs in zip(every, whole, strict=True):
+        assert ours.model_copy(update={"learning_rate": theirs.learning_rate, "dial": theirs.dial}) == theirs
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -115,16 +116,24 @@ def test_killed_and_run_again(never_killed: tuple[Path, Path, float], tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_polite_signal_stops_with_exit_1_and_resumes(never_killed: tuple[Path, Path, float], tmp_path: Path) -> None:
+@pytest.mark.parametrize("to_all", [False, True], ids=["to-the-command", "to-every-process"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
+def test_a_polite_signal_stops_with_exit_1_and_resumes(
+    never_killed: tuple[Path, Path, float], tmp_path: Path, number: signal.Signals, to_all: bool
+) -> None:
+    """`timeout` and schedulers send it to every process of a study."""
     study, expected, _ = never_killed
     out = tmp_path / "out"
     process = start(study, out)
     while process.poll() is None and not any(out.glob("runs/*/status.json")):
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    (os.killpg if to_all else os.kill)(process.pid, number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1, errors
     assert "To go on: rankscope run" in errors
+    assert "failed" not in errors
+    statuses = [json.loads(path.read_text()) for path in out.glob("runs/*/status.json")]
+    assert "failed" not in {status["state"] for status in statuses}
     finish(start(study, out))
     assert_same(out, expected)
 

@@ -97,6 +97,8 @@ WRONG = [
     ("full: {learning_rate: 1e-5}", "full: 3", "line 10, arms.full: found 3, expected a mapping of an arm's settings"),
     ("full: {", "a b: {method: full, ", 'line 10, arms.a b: found the name "a b", expected a name of letters, digits, '
      "`.`, `_` or `-` that begins with a letter or digit (at most 64)"),
+    ("seeds: [", "sedes: [", "line 12, sedes: found the unknown key `sedes`, expected one of name, model, train, suites, "
+     "arms, validation, budget, optimizer, seeds, select, dial, selection, decision, checkpoint, keep, analysis, track, execution; did you mean `seeds`?"),
     ("[0, 1, 2]", "[]", "line 12, seeds: found an empty list, expected a list of different whole numbers of 0 or more, "
      "such as [0, 1, 2], or {start: 3, max: 8}"),
     ("[0, 1, 2]", "3", "line 12, seeds: found 3, expected a list of different whole numbers of 0 or more, such as "

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 
 from rankscope.data.row_shapes import FIELDS, SHAPES
-from rankscope.study.problems import Problem, nearest, show
+from rankscope.study.problems import Problem, did_you_mean, show
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "question": ("question", "q", "query", "problem", "ask", "question_text", "input_text"),
@@ -111,7 +111,7 @@ def column_problems(
     that no row of the file has. `known`: the columns that there are, where rows were read."""
     problems = []
     if unread := [field for field in given if field not in FIELDS]:
-        expected = f"one of {', '.join(FIELDS)}{nearest(unread[0], FIELDS)}"
+        expected = f"one of {', '.join(FIELDS)}{did_you_mean(unread[0], FIELDS)}"
         problems.append(Problem(name, "columns", " and ".join(map(show, unread)), expected))
     listed = [field for field, column in given.items() if not isinstance(column, str) and field != "choices"]
     problems += [

@@ -33,6 +33,9 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 PRELOADED = ["rankscope.jobs.preloaded"]
 """What the fork server imports once for all workers."""
 
+_STOPS = (signal.SIGTERM, signal.SIGUSR1)
+"""Signals that ask a worker to save its state and return."""
+
 _NO_FORK_SERVER = 255
 """The exit code that multiprocessing gives a worker whose fork server is gone, and with it how the worker ended."""
 
@@ -129,9 +132,10 @@ def _start_program(task: WorkerTask) -> tuple[Process, Connection]:
     environment = {**os.environ, VISIBLE: ",".join(task.gpus), "OMP_NUM_THREADS": str(task.thread_count)}
     command = [sys.executable, "-m", "rankscope.edges.worker_process", str(theirs.fileno())]
     try:
-        popen = subprocess.Popen(
-            command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
-        )  # fmt: skip
+        with _children_ignore_stops():
+            popen = subprocess.Popen(
+                command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )  # fmt: skip
     finally:
         theirs.close()
     with contextlib.suppress(OSError):  # it died at once: its pipe says so
@@ -145,7 +149,7 @@ def begin_fork_server(*, from_here: bool = False) -> None:
     threads of Python's own); it begins at once, and its workers share the pages of what was imported."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     may_fork = sys.platform == "linux" and threading.active_count() == 1
-    with _without_ctrl_c(), _forks_itself() if from_here and may_fork else contextlib.nullcontext():
+    with _children_ignore_stops(), _forks_itself() if from_here and may_fork else contextlib.nullcontext():
         forkserver.ensure_running()
 
 
@@ -188,16 +192,21 @@ def _fork_and_run(_: object, arguments: Sequence[Any], descriptors: Sequence[int
 
 
 @contextlib.contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """What is started here never hears of the terminal's Ctrl-C, in the middle of its imports either."""
+def _children_ignore_stops() -> Iterator[None]:
+    """What is started here ignores the signals that end a study, in the middle of its imports too.
+
+    A terminal's Ctrl-C, a scheduler and `timeout` send them to every process of the study: the command answers for all,
+    and without the fork server no worker could save what it has.
+    """
     if threading.current_thread() is not threading.main_thread():  # only that one may say so
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *_STOPS)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _start_forked(task: WorkerTask) -> tuple[Process, Connection]:
@@ -232,16 +241,18 @@ def how_it_ended(process: Process) -> str:
 
 
 def work(pipe: Connection, task: WorkerTask) -> None:
-    """Do the jobs that come through the pipe, until it is closed: None when one has begun, then its outcome."""
-    quiet_libraries()
+    """Do the jobs that come through the pipe, until it is closed: None when one has begun, then its outcome.
+
+    Whoever says that one has begun hears the signals that ask for a stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to handle
+    stop_on(_STOPS)
+    quiet_libraries()
     if task.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, task.cores)
     import torch
 
     keep_freed_memory()
     torch.set_num_threads(task.thread_count)
-    stop_on((signal.SIGTERM, signal.SIGUSR1))
     end_with(task.parent)
     while True:
         try:

@@ -12,7 +12,7 @@ from rankscope.records import ArmVerdict, Plan, PlannedRun, TrainFacts
 from rankscope.results.export_arm import chosen_run
 from rankscope.results.tool_configs import tool_writers
 from rankscope.results.tool_configs.trained_arm import TrainedArm
-from rankscope.study.problems import InputProblems, Problem, nearest, show
+from rankscope.study.problems import InputProblems, Problem, did_you_mean, show
 from rankscope.study.study import Study
 
 WriteRows = Callable[[Path, Sequence[Path], bool], object]
@@ -27,7 +27,7 @@ def export_config(folder: StudyFolder, out: str | Path, *, arm: str | None, tool
     """
     writer = tool_writers().get(tool)
     if writer is None:
-        expected = f"one of {', '.join(tool_writers())}{nearest(tool, list(tool_writers()))}"
+        expected = f"one of {', '.join(tool_writers())}{did_you_mean(tool, list(tool_writers()))}"
         raise InputProblems([Problem("export", "--config", show(tool), expected)])
     study, plan, _, row, run = chosen_run(folder, arm)
     check_out(out)

@@ -61,10 +61,15 @@ def show(value: object, depth: int = 0) -> str:
     return _short(str(value))
 
 
-def nearest(text: str, known: Sequence[str]) -> str:
+def nearest(text: str, known: Sequence[str]) -> str | None:
+    """The nearest of the known words; None where none is near."""
+    return next(iter(get_close_matches(text, known, n=1)), None)
+
+
+def did_you_mean(text: str, known: Sequence[str]) -> str:
     """`; did you mean ...?` with the nearest of the known words; empty where none is near."""
-    near = get_close_matches(text, known, n=1)
-    return f"; did you mean `{near[0]}`?" if near else ""
+    near = nearest(text, known)
+    return "" if near is None else f"; did you mean `{near}`?"
 
 
 def _one_line(text: str) -> str:

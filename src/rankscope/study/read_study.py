@@ -16,7 +16,7 @@ from rankscope.study.graders import Grader
 from rankscope.study.json_schema import expected_at, known_keys
 from rankscope.study.methods import Entry
 from rankscope.study.methods.given_method import GivenEntry
-from rankscope.study.problems import Document, InputProblems, Place, Problem, dotted, holds, nearest, show
+from rankscope.study.problems import Document, InputProblems, Place, Problem, did_you_mean, dotted, holds, nearest, show
 from rankscope.study.study import ModelSpec, Source, Study, SuiteSource, is_task_file
 from rankscope.study.study_checks import check_arms, check_values
 from rankscope.study.study_settings import NAME
@@ -75,10 +75,17 @@ def to_study(document: Document) -> tuple[Study | None, list[Problem]]:
         return Study.model_validate(_with_tuples(document.value), strict=True), []
     except ValidationError as error:
         found: dict[Place, Problem] = {}
+        missing: set[Place] = set()
         for details in error.errors(include_url=False):
             place = _place(document, details)
+            if details["type"] == "missing":
+                missing.add(place)
             if place not in found:  # a union fails once for each of its branches
                 found[place] = _problem(document, details, place)
+    for place in [place for place in found if place and place not in missing]:
+        near = nearest(str(place[-1]), known_keys(document, place[:-1]))
+        if near is not None and (meant := (*place[:-1], near)) in missing:
+            found.pop(meant, None)  # it stands there misspelt, and the line of that key says so
     around = {place[:end] for place in (*found, *document.refused) for end in range(len(place))}
     return None, [
         problem
@@ -116,7 +123,7 @@ def _problem(document: Document, details: ErrorDetails, place: Place) -> Problem
     value, kind = document.get(*place), details["type"]
     if kind == "extra_forbidden":
         known = known_keys(document, place[:-1])
-        expected = f"one of {', '.join(known)}{nearest(str(place[-1]), known)}"
+        expected = f"one of {', '.join(known)}{did_you_mean(str(place[-1]), known)}"
         return document.problem(place, f"the unknown key `{place[-1]}`", expected)
     if details["loc"] and details["loc"][-1] == "[key]":
         return document.problem(place, f"the name {show(place[-1])}", NAME)

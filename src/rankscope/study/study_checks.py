@@ -10,7 +10,7 @@ from typing import Any
 from rankscope.study.graders import read_grade
 from rankscope.study.json_schema import expected_at
 from rankscope.study.methods import METHODS, Method, arm_label, method_named
-from rankscope.study.problems import Document, Place, Problem, nearest, show
+from rankscope.study.problems import Document, Place, Problem, did_you_mean, show
 from rankscope.study.remedy_checks import check_remedies
 from rankscope.study.source_settings import as_its_set
 from rankscope.study.study import Arm, Study, is_task_file
@@ -101,7 +101,7 @@ def _check_methods(document: Document) -> list[Problem]:
             problems.append(document.problem(place, f"the method {method}, {_NOT_BUILT}", words))
             continue
         found = f"no method, and the label `{label}` is not the name of one" if is_label else show(method)
-        problems.append(document.problem(place, found, "`method:` " * is_label + words + nearest(plain, list(METHODS))))
+        problems.append(document.problem(place, found, "`method:` " * is_label + words + did_you_mean(plain, list(METHODS))))
     return problems
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rankscope.study.problems import Document, Problem, nearest, show
+from rankscope.study.problems import Document, Problem, did_you_mean, show
 from rankscope.study.source_settings import AUTO, READY
 
 _OF_THE_ROWS = {"columns": None, "bad_rows": "refuse", "world_seed": 0}
@@ -22,7 +22,7 @@ def check_held_out(document: Document) -> list[Problem]:
         if not isinstance(asked, str):
             continue
         if asked not in sets:
-            expected = f"a training set of the study: {', '.join(sets) or 'none'}{nearest(asked, list(sets))}"
+            expected = f"a training set of the study: {', '.join(sets) or 'none'}{did_you_mean(asked, list(sets))}"
             problems.append(document.refuse(("suites", name, "held_out"), show(asked), expected))
             continue
         for key, default in _OF_THE_ROWS.items():

@@ -141,6 +141,8 @@ class Workers:
                 news = _receive(at_work)
                 if news is None:
                     at_work.begun = True
+                    if told_to_stop:  # it may have begun after that, and not heard of it
+                        at_work.worker.process.terminate()
                     continue
                 self._take_back(at_work.worker)
                 if news.error is not None and not at_work.begun:

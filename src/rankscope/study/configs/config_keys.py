@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rankscope.study.problems import InputProblems, Problem, nearest, show
+from rankscope.study.problems import InputProblems, Problem, did_you_mean, show
 
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off", "none", "null", "")
 
@@ -148,7 +148,7 @@ class ConfigKeys:
                 if _is_among(key, names):
                     plain.append(keys.name(key))
                 else:
-                    unknown.append(f"{keys.name(key)}: not known here{nearest(key, asked)}")
+                    unknown.append(f"{keys.name(key)}: not known here{did_you_mean(key, asked)}")
         if plain:
             self.not_carried.append(f"of no effect on what a study measures: {', '.join(plain)}")
         self.not_carried += unknown

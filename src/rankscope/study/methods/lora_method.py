@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from rankscope.study.methods.arm import Arm, Entry, Method
 from rankscope.study.methods.method_types import Fraction, Matrix, ModelShape, Size, Sizes, Unfit
+from rankscope.study.problems import did_you_mean
 
 _MULTIPLE_OF_RANK = r"^([0-9]{1,6}(\.[0-9]{1,6})?)?r$"
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Annotated[str, Field(pattern=_MULTIPLE_OF_RANK)]
@@ -201,8 +201,7 @@ def _missing_targets(arm: Arm, model: ModelShape) -> list[str]:
 def _module_names(target: str, model: ModelShape) -> str:
     """The last parts of the linear modules' paths, and the nearest to what was asked for."""
     names = list(dict.fromkeys(module.rsplit(".", 1)[-1] for module in model.linear_shapes))
-    near = get_close_matches(target, names, n=1, cutoff=0.6)
-    return f"all-linear or some of {', '.join(names)}" + (f"; did you mean `{near[0]}`?" if near else "")
+    return f"all-linear or some of {', '.join(names)}{did_you_mean(target, names)}"
 
 
 METHODS = (
