@@ -1,6 +1,6 @@
-"""studies/gemma.yaml, for two cores gemma-cpu.yaml and gemma-cpu-facts.yaml, and gemma-ranks.yaml with every rank at one
-rate: they ask the same of the same suites, enough items judge, and they can be planned where the public data lie beside
-the checkout."""
+"""studies/gemma.yaml, for two cores gemma-cpu.yaml and gemma-cpu-facts.yaml, and gemma-ranks.yaml with every rank at
+one rate: they ask the same of the same suites, enough items judge, and they can be planned where the public data lie
+beside the checkout."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ from math import ceil
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rankscope.data.training_batches import collate, order, repeated, split_micro
 from rankscope.plan.run_cost import step_count
@@ -45,6 +47,51 @@ def test_fractions_of_an_epoch(rows: int, size: int, epochs: float, seen: int) -
         assert step_count(rows, Budget(epochs=epochs, batch_size=size)) == len(steps)
     assert max(Counter(flat).values()) <= ceil(Fraction(epochs))
     assert all(0 < len(step) <= size for step in steps)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    rows=st.lists(
+        st.tuples(*(st.lists(st.integers(0, 2), min_size=1, max_size=longest) for longest in (8, 3))),
+        min_size=1, max_size=9,
+    )
+)  # fmt: skip
+def test_shared_prefixes_give_every_row_its_tokens(rows: list[tuple[list[int], list[int]]]) -> None:
+    examples = [Example(f"{i}", tuple(prompt), tuple(answer)) for i, (prompt, answer) in enumerate(rows)]
+    plain, shared = collate(examples), collate(examples, share_prefixes=True)
+    assert (shared.lengths, shared.starts.tolist()) == (plain.lengths, plain.starts.tolist())
+    assert shared.target_ids.tolist() == plain.target_ids.tolist()
+    places = torch.arange(len(plain.input_ids)) if shared.row_tokens is None else shared.row_tokens
+    assert shared.input_ids[places].tolist() == plain.input_ids.tolist()
+    assert shared.position_ids[places].tolist() == plain.position_ids.tolist()
+    assert places[plain.target_positions].tolist() == shared.target_positions.tolist()
+    assert len(set(shared.target_positions.tolist())) == len(plain.target_positions), "each is read once"
+    inputs = [part.tolist() for part in plain.input_ids.split(plain.lengths)]
+    of_token: dict[int, set[tuple[int, ...]]] = {}
+    for start, ids in zip(plain.starts.tolist(), inputs, strict=False):
+        for place in range(len(ids)):
+            of_token.setdefault(int(places[start + place]), set()).add(tuple(ids[: place + 1]))
+    assert all(len(prefixes) == 1 for prefixes in of_token.values()), "a token stands for one prefix"
+    assert (shared.row_tokens is None) == (len(shared.input_ids) == len(plain.input_ids))
+    if shared.row_tokens is not None:
+        assert len(shared.input_ids) <= 0.95 * len(plain.input_ids)
+
+
+def test_a_system_prompt_stands_once_and_little_in_common_is_not_worth_it() -> None:
+    system = tuple(range(10, 40))
+    rows = [Example(f"{i}", (*system, 100 + i, 5), (7, 8)) for i in range(6)]
+    batch = collate(rows, share_prefixes=True)
+    assert len(batch.input_ids) == 30 + 6 * 3
+    assert batch.row_tokens is not None
+    assert collate(rows).row_tokens is None
+    few = [Example(f"{i}", (1, *range(100 * i, 100 * i + 40)), (7, 8)) for i in range(1, 7)]
+    assert collate(few, share_prefixes=True).row_tokens is None
+    twice = repeated(batch, 2)
+    assert twice.row_tokens is not None
+    own = twice.input_ids[twice.row_tokens]
+    assert own.tolist() == 2 * collate(rows).input_ids.tolist()
+    assert twice.starts.tolist() == repeated(collate(rows), 2).starts.tolist()
+    assert twice.input_ids[twice.target_positions].tolist() == 2 * batch.input_ids[batch.target_positions].tolist()
 
 
 def test_order_is_the_same_in_every_process() -> None:

@@ -1,4 +1,4 @@
-"""The order in which rows are trained on, and rows -> tensors without padding."""
+"""The order in which rows are trained on, and rows -> tensors without padding, common prefixes once."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from rankscope.records import Example
 from rankscope.study.study import Budget
 
+WORTH_SHARING = 0.95
+"""Prefixes are shared where at most this share of a batch's tokens is left: attention has to add gradients up then."""
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows one after another in one flat sequence; T tokens, B rows, P completion tokens. All tensors are int64.
+    """Rows in one flat sequence of T tokens; B rows, whose inputs are R together, P completion tokens. All tensors are
+    int64.
 
-    A row's last token is only ever a target, never an input, so T is the sum of (token count - 1) over the rows. How
-    long rows are is known on the host too: to read it back from a GPU would wait for all that the GPU has to do.
+    A row's last token is only ever a target, never an input, so R is the sum of (token count - 1) over the rows. Tokens
+    that begin several rows alike may stand once for all of them; else T is R, one row after another. How long rows are
+    is known on the host too: to read it back from a GPU would wait for all that the GPU has to do.
     """
 
     input_ids: torch.Tensor
@@ -27,57 +34,90 @@ class Batch:
     position_ids: torch.Tensor
     """(T,), from 0 in each row"""
     lengths: tuple[int, ...]
-    """Inputs of each of the B rows; they sum to T"""
+    """Inputs of each of the B rows; they sum to R"""
     starts: torch.Tensor
-    """(B + 1,): where in T each row begins, and T"""
+    """(B + 1,): where in R each row begins, and R"""
     target_positions: torch.Tensor
-    """(P,): where in T the logits stand that predict a token with loss"""
+    """(P,): where in T the logits stand that predict a token with loss; each once"""
     target_ids: torch.Tensor
     """(P,): the tokens with loss: the completions, or what the rows' masks leave of them"""
+    row_tokens: torch.Tensor | None = None
+    """(R,): where in T each input of each row stands, one row after another; None where nothing is shared"""
 
 
-def collate(examples: Sequence[Example], device: torch.device | str | None = None) -> Batch:
-    """The examples as one Batch, in their order. Raises ValueError for no example or one without prompt or completion:
-    a first token has nothing to be predicted from."""
+def collate(
+    examples: Sequence[Example], device: torch.device | str | None = None, *, share_prefixes: bool = False
+) -> Batch:
+    """The examples as one Batch, in their order. `share_prefixes`: what several begin with, before the first token that
+    predicts one with loss, stands in it once, where that leaves out enough.
+
+    Raises ValueError for no example or one without prompt or completion: a first token has nothing to be predicted
+    from."""
     if not examples:
         raise ValueError("no examples to collate")
-    inputs, positions, lengths, target_positions, targets = [], [], [], [], []
+    inputs, lengths, target_positions, targets, prefixes = [], [], [], [], []
     start = 0
     for example in examples:
         prompt_count, count = len(example.prompt_ids), example.token_count
         if prompt_count == 0 or count == prompt_count:
             raise ValueError(f"example {example.item_id} has an empty prompt or completion")
-        positions.append(np.arange(count - 1, dtype=np.int64))
         lengths.append(count - 1)
         ids = np.array(example.prompt_ids + example.completion_ids, dtype=np.int64)
         inputs.append(ids[:-1])
         predicted = np.arange(prompt_count, count) if example.loss_mask is None else np.flatnonzero(example.loss_mask)
         if len(predicted) == 0 or predicted[0] == 0:
             raise ValueError(f"example {example.item_id} has no loss, or loss on its first token")
+        prefixes.append(int(predicted[0]) - 1)
         target_positions.append(start + predicted.astype(np.int64) - 1)
         targets.append(ids[predicted])
         start += count - 1
 
-    parts = [np.concatenate(part) for part in (inputs, positions, target_positions, targets)]
+    parts = [np.concatenate(part) for part in (inputs, [np.arange(n) for n in lengths], target_positions, targets)]
     parts.append(np.cumsum([0, *lengths], dtype=np.int64))
+    if share_prefixes and (shared := _shared_tokens(inputs, prefixes)) is not None:
+        kept, row_tokens = shared
+        parts[:3] = parts[0][kept], parts[1][kept], row_tokens[parts[2]]
+        parts.append(row_tokens)
     # One copy to the device, which does not wait for it: memory of the host that is not pinned is staged at once.
     moved = torch.from_numpy(np.concatenate(parts)).to(device, non_blocking=True)
-    input_ids, position_ids, read, target_ids, starts = moved.split([len(part) for part in parts])
-    return Batch(input_ids, position_ids, tuple(lengths), starts, target_positions=read, target_ids=target_ids)
+    input_ids, position_ids, read, target_ids, starts, *rest = moved.split([len(part) for part in parts])
+    return Batch(input_ids, position_ids, tuple(lengths), starts, read, target_ids, *rest)
+
+
+def _shared_tokens(
+    inputs: Sequence[npt.NDArray[np.int64]], prefixes: Sequence[int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
+    """Of rows' inputs, of which so many first ones may be shared: which of all R are kept (T,), and where among those
+    each of the R stands. None where too few would be left out.
+
+    In alphabetical order a row has most in common with the one before it.
+    """
+    ordered = sorted(range(len(inputs)), key=lambda i: inputs[i].astype(">i8").tobytes())
+    starts = np.cumsum([0, *map(len, inputs)])
+    stands = np.arange(starts[-1])
+    for before, row in pairwise(ordered):
+        count = min(prefixes[before], prefixes[row])
+        differs = np.flatnonzero(inputs[before][:count] != inputs[row][:count])
+        count = int(differs[0]) if len(differs) else count
+        stands[starts[row] : starts[row] + count] = stands[starts[before] : starts[before] + count]
+    kept, row_tokens = np.unique(stands, return_inverse=True)
+    return (kept, row_tokens) if len(kept) <= WORTH_SHARING * len(stands) else None
 
 
 def repeated(batch: Batch, count: int) -> Batch:
     """The same rows `count` times, one copy after another: a batch for so many arms."""
     if count == 1:
         return batch
-    firsts = torch.arange(count, device=batch.input_ids.device)[:, None] * len(batch.input_ids)
+    copies = torch.arange(count, device=batch.input_ids.device)[:, None]
+    firsts, shared = copies * len(batch.input_ids), batch.row_tokens
     return Batch(
         input_ids=batch.input_ids.repeat(count),
         position_ids=batch.position_ids.repeat(count),
         lengths=batch.lengths * count,
-        starts=torch.cat([(firsts + batch.starts[:-1]).flatten(), batch.starts[-1:] * count]),
+        starts=torch.cat([(copies * batch.starts[-1] + batch.starts[:-1]).flatten(), batch.starts[-1:] * count]),
         target_positions=(firsts + batch.target_positions).flatten(),
         target_ids=batch.target_ids.repeat(count),
+        row_tokens=None if shared is None else (firsts + shared).flatten(),
     )
 
 

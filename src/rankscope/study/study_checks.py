@@ -101,7 +101,9 @@ def _check_methods(document: Document) -> list[Problem]:
             problems.append(document.problem(place, f"the method {method}, {_NOT_BUILT}", words))
             continue
         found = f"no method, and the label `{label}` is not the name of one" if is_label else show(method)
-        problems.append(document.problem(place, found, "`method:` " * is_label + words + did_you_mean(plain, list(METHODS))))
+        problems.append(
+            document.problem(place, found, "`method:` " * is_label + words + did_you_mean(plain, list(METHODS)))
+        )
     return problems
 
 

@@ -108,7 +108,7 @@ class SupervisedFineTuning:
     def summed_losses(self, forward: TrainingForward, rows: Sequence[Example], arms: int = 1) -> Tensor:
         """(N,): cross-entropy summed over each arm's tokens with loss, in nats."""
         model = forward.model
-        batch = repeated(collate(rows, device=compute_device(model)), arms)
+        batch = repeated(collate(rows, compute_device(model), share_prefixes=forward.shares), arms)
         return in_forward(
             model, lambda: summed_cross_entropy(model, forward.target_states(batch), batch.target_ids, arms)
         )
@@ -118,7 +118,7 @@ class SupervisedFineTuning:
     ) -> LossSums:
         """(N,) each: cross-entropy and divergence over each arm's tokens with loss, in nats, and what is minimised."""
         model = forward.model
-        batch = collate(rows, device=compute_device(model))
+        batch = collate(rows, compute_device(model), share_prefixes=forward.shares)
 
         def sums() -> LossSums:
             states = forward.target_states(repeated(batch, len(weights)))

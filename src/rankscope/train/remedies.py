@@ -93,13 +93,13 @@ class BaseForward:
     @torch.no_grad()
     def states(self, rows: Sequence[Example]) -> BaseStates:
         """Those that predict the rows' tokens with loss. Called where the pack's training forward is ready."""
-        batch = collate(rows, device=compute_device(self._pack.model))
+        forward = self._forward if self._own is None else training_forward(self._own)
+        batch = collate(rows, compute_device(self._pack.model), share_prefixes=forward.shares)
         if self._own is not None:
-            forward = training_forward(self._own)
             with forward.ready(), gathered(self._own):
                 return BaseStates(self._own, forward.target_states(batch))
         with self._pack.members[0].off(), _evaluating(self._pack.model), gathered(self._pack.model):
-            return BaseStates(self._pack.model, self._forward.target_states(batch))
+            return BaseStates(self._pack.model, forward.target_states(batch))
 
 
 @contextmanager

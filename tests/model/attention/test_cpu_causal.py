@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rankscope.model.attention import cpu_causal
-from rankscope.model.attention.cpu_causal import buckets_of, causal_attention
+from rankscope.model.attention import cpu_causal, sequence_buckets
+from rankscope.model.attention.cpu_causal import causal_attention
 from rankscope.model.attention.registration import Scores
+from rankscope.model.attention.sequence_buckets import buckets_of
 
 CPU = torch.device("cpu")
 MIXES = {
@@ -98,10 +99,44 @@ def test_gradients_are_those_of_small_steps(scores: Scores, monkeypatch: pytest.
     """Also over the edges of blocks, which are made small here."""
     monkeypatch.setattr(cpu_causal, "_BLOCK", 2)
     monkeypatch.setattr(cpu_causal, "_FUSED", 0)
-    monkeypatch.setattr(cpu_causal, "_SHORT", 2)
+    monkeypatch.setattr(sequence_buckets, "_SHORT", 2)
     lengths = [1, 5, 3]
     *given, _ = drawn(lengths, 2, 1, width=2)
     assert torch.autograd.gradcheck(lambda *g: causal_attention(*g, buckets_of(lengths, CPU), scores), given)
+
+
+SHARED = {
+    "short": ([5, 5, 9, 3], [(1, 0, 3), (2, 1, 5)]),
+    "all of a prompt": ([4, 4, 4], [(1, 0, 4), (2, 0, 4)]),
+    "over buckets": ([60, 12, 200, 140], [(1, 0, 12), (2, 0, 50), (3, 2, 130)]),
+}
+"""Lengths, and of which row so many first tokens are those of which earlier one."""
+
+
+@pytest.mark.parametrize(("lengths", "alike"), SHARED.values(), ids=SHARED)
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (4, None), (None, 2.0)])
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 2), (2, 2)])
+def test_tokens_that_stand_in_several_sequences(
+    lengths: list[int], alike: list[tuple[int, int, int]], window: int | None, softcap: float | None,
+    heads: int, key_heads: int,
+) -> None:  # fmt: skip
+    """As if each sequence had tokens of its own, with gradients added up."""
+    starts = [sum(lengths[:row]) for row in range(len(lengths))]
+    stands = torch.arange(sum(lengths))
+    for row, before, count in alike:
+        stands[starts[row] : starts[row] + count] = stands[starts[before] : starts[before] + count]
+    kept, row_tokens = torch.unique(stands, return_inverse=True)
+    *given, d_out = drawn([len(kept)], heads, key_heads)
+    scores = Scores(0.7, window, softcap)
+    found = causal_attention(*given, buckets_of(lengths, CPU, row_tokens), scores)
+    whole = dense(*(part[row_tokens] for part in given), lengths, scores)
+    expected = whole[kept]
+    torch.testing.assert_close(whole, expected[row_tokens], rtol=1e-10, atol=1e-11)  # alike in each sequence
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, given, d_out), torch.autograd.grad(expected, given, d_out), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("block", [1, 3, 64])
@@ -118,7 +153,7 @@ def test_every_token_has_one_place_and_little_is_padding(lengths: list[int]) -> 
     assert gathered[buckets.places].tolist() == list(range(sum(lengths)))
     assert sum(bucket.count for bucket in buckets.parts) == len(lengths)
     for bucket in buckets.parts:
-        real = bucket.count * bucket.longest if bucket.padding is None else int((~bucket.padding).sum())
+        real = bucket.count * bucket.longest if bucket.unread is None else int((~bucket.unread).sum())
         if bucket.longest > 60:  # the longest that may share a bucket with the short ones is 1.2 times 48
             assert bucket.count * bucket.longest <= 1.2 * real + 1e-9
     places = sum(len(bucket.gather) for bucket in buckets.parts)

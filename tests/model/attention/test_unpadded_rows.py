@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from rankscope.data.training_batches import collate, repeated
 from rankscope.model.attention import unpadded_rows
 from rankscope.model.attention.unpadded_rows import RowLayout, TrainingForward, padded_forward, training_forward
+from rankscope.records import Example
 
 Kernel = Callable[..., Tensor]
 
@@ -39,6 +40,53 @@ def test_a_model_that_does_not_pass_the_layout_on_pads(family: str, caplog: pyte
     caplog.set_level(logging.INFO)
     assert not training_forward(make_model(family)).unpadded
     assert "training rows are padded, because" in caplog.text
+
+
+def alike() -> list[Example]:
+    """Rows that begin alike: two prompts that are the same, one that goes on, and one longer than a small window."""
+    start = tuple(range(3, 23))
+    prompts = [start, start, (*start, 30, 31), (*start[:12], *range(40, 80))]
+    return [Example(f"{i}", prompt, (50 + i, 60, 2)) for i, prompt in enumerate(prompts)]
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Gemma2", "Gemma3", "GPTNeoX"])
+@pytest.mark.parametrize("twice", [False, True], ids=["", "checkpointing"])
+def test_shared_prefixes_change_neither_states_nor_gradients(family: str, twice: bool) -> None:
+    model = make_model(family).train()
+    forward = training_forward(model)
+    assert forward.shares
+    if twice:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    found = []
+    for share in (True, False):
+        batch = repeated(collate(alike(), share_prefixes=share), 2)
+        assert (batch.row_tokens is not None) == share
+        with forward.ready():
+            states = forward.target_states(batch)
+            weights = torch.arange(states.numel(), dtype=states.dtype).view_as(states).sin()
+            gradients = torch.autograd.grad((states * weights).sum(), [*model.parameters()], allow_unused=True)
+        found.append([states, *gradients])
+    for shared, plain in zip(*found, strict=True):
+        if plain is not None:
+            torch.testing.assert_close(shared, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_where_a_dropout_draws_nothing_is_shared() -> None:
+    assert training_forward(make_model("Llama")).shares
+    assert not training_forward(make_model("Llama", attention_dropout=0.1)).shares
+    assert not training_forward(make_model("GPT2", resid_pdrop=0.1)).shares
+
+
+def test_a_sharing_that_mixes_tokens_up_is_found_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = unpadded_rows.buckets_of
+
+    def wrong(lengths: list[int], device: torch.device, row_tokens: Tensor | None = None) -> Any:
+        return own(lengths, device, row_tokens if row_tokens is None else row_tokens.roll(1))
+
+    monkeypatch.setattr(unpadded_rows, "buckets_of", wrong)
+    forward = training_forward(make_model("Llama"))
+    assert forward.unpadded
+    assert not forward.shares
 
 
 def rounding_model() -> PreTrainedModel:

@@ -2,7 +2,8 @@
 
 Sequences of nearly the same length are laid side by side in a bucket, so that little is computed for padding, and
 queries go in blocks against the keys that they may see, so that little is computed above the diagonal. torch's fused
-kernel, whose backward pass is slow on a CPU, knows neither buckets nor soft-capping.
+kernel, whose backward pass is slow on a CPU, knows neither buckets nor soft-capping. A token that begins several
+sequences alike stands in each; what it gives is taken from one, and the gradients of its key and value are added up.
 
 Shapes: T tokens of all sequences one after another; H query heads, K key heads, G = H / K; in a bucket b sequences,
 n tokens of the longest; d head width.
@@ -12,73 +13,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rankscope.model.attention.registration import Scores
-
-_SHORT = 48
-"""Sequences up to here share a bucket whatever their length: the calls cost more than the padding."""
-
-_SPREAD = 1.2
-"""Longest over shortest in a bucket of longer sequences."""
+from rankscope.model.attention.sequence_buckets import Bucket, Buckets, Repeats
 
 _BLOCK = 128
 """Queries in a block: its scores against all keys should stay in a core's cache."""
 
 _FUSED = 64
 """Up to here torch's fused kernel is faster, where all sequences are as short."""
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Sequences of nearly the same length laid side by side: `count` of them, the longest of `longest` tokens.
-
-    `gather` (b n,): the token of each place, where padding points at the first token of its own sequence, so that what
-    is not finite stays in its sequence. `padding` (b, 1, n, 1): True where no token stands, None where one stands
-    everywhere.
-    """
-
-    count: int
-    longest: int
-    gather: Tensor
-    padding: Tensor | None
-
-
-@dataclass(frozen=True)
-class Buckets:
-    """All sequences of a flat row, bucket by bucket. `places` (T,): where each token stands among the places of all."""
-
-    parts: tuple[Bucket, ...]
-    places: Tensor
-
-
-def buckets_of(lengths: list[int], device: torch.device) -> Buckets:
-    """Sorts sequences of these lengths in tokens, which stand one after another in a row, into buckets."""
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if groups and lengths[i] <= max(_SHORT, _SPREAD * lengths[groups[-1][0]]):
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    count = np.array(lengths)
-    starts = np.cumsum(count) - count
-    parts, places, before = [], np.empty(int(count.sum()), dtype=np.int64), 0
-    for group in groups:
-        longest = int(count[group].max())
-        column = np.arange(longest)
-        real = column < count[group][:, None]
-        token = starts[group][:, None] + np.where(real, column, 0)
-        places[token[real]] = before + np.flatnonzero(real)
-        before += token.size
-        padding = None if real.all() else torch.from_numpy(~real[:, None, :, None]).to(device)
-        parts.append(Bucket(len(group), longest, torch.from_numpy(token.ravel()).to(device), padding))
-    return Buckets(tuple(parts), torch.from_numpy(places).to(device))
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, buckets: Buckets, scores: Scores) -> Tensor:
@@ -105,12 +53,12 @@ def _short_attention(query: Tensor, key: Tensor, value: Tensor, buckets: Buckets
     """torch's fused kernel: its two passes take less than the calls that blocks of products would need."""
     (bucket,) = buckets.parts
 
-    def padded(tokens: Tensor) -> Tensor:
-        places: Tensor = _ToPlaces.apply(tokens.flatten(1), bucket, buckets.places)
+    def padded(tokens: Tensor, repeats: Repeats | None = buckets.repeats) -> Tensor:
+        places: Tensor = _ToPlaces.apply(tokens.flatten(1), bucket, buckets.places, repeats)
         return places.view(bucket.count, bucket.longest, *tokens.shape[1:]).transpose(1, 2)
 
     out = nn.functional.scaled_dot_product_attention(
-        padded(query), padded(key), padded(value), is_causal=True, dropout_p=scores.dropout, scale=scores.scale,
+        padded(query, None), padded(key), padded(value), is_causal=True, dropout_p=scores.dropout, scale=scores.scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )  # fmt: skip
     tokens: Tensor = _ToTokens.apply(out.transpose(1, 2).flatten(2).flatten(0, 1), bucket, buckets.places)
@@ -118,17 +66,25 @@ def _short_attention(query: Tensor, key: Tensor, value: Tensor, buckets: Buckets
 
 
 class _ToPlaces(torch.autograd.Function):
-    """Tokens (T, X) to places (b n, X); backward picks, where autograd would scatter. Padding has no gradient: no real
-    query sees it, and what it gives is dropped."""
+    """Tokens (T, X) to places (b n, X); backward picks, where autograd would scatter, and adds what `repeats` has.
+    Padding has no gradient: no real query sees it, and what it gives is dropped; queries have none where theirs is."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, bucket: Bucket, places: Tensor) -> Tensor:
-        ctx.places = places
+    def forward(ctx: Any, tokens: Tensor, bucket: Bucket, places: Tensor, repeats: Repeats | None) -> Tensor:
+        ctx.given = places, repeats
         return tokens.index_select(0, bucket.gather)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return gradients[0].index_select(0, ctx.places), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return _at_tokens(gradients[0], *ctx.given), None, None, None
+
+
+def _at_tokens(by_place: Tensor, places: Tensor, repeats: Repeats | None) -> Tensor:
+    """(T, X) of (b n, X): each token's own place, with the sum over its further ones."""
+    picked = by_place.index_select(0, places)
+    if repeats is not None:
+        picked.index_add_(0, repeats.tokens, by_place.index_select(0, repeats.places))
+    return picked
 
 
 class _ToTokens(torch.autograd.Function):
@@ -143,8 +99,8 @@ class _ToTokens(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         bucket: Bucket = ctx.bucket
         made = gradients[0].index_select(0, bucket.gather)
-        if bucket.padding is not None:
-            made.masked_fill_(bucket.padding.view(-1, 1), 0.0)
+        if bucket.unread is not None:
+            made.masked_fill_(bucket.unread.view(-1, 1), 0.0)
         return made, None, None
 
 
@@ -181,14 +137,15 @@ class _Attention(torch.autograd.Function):
         for bucket in buckets.parts:
             q, k, v, d_out = (_lay_out(t, bucket, key.shape[1]) for t in (query, key, value, gradients[0]))
             q *= scores.scale
-            if bucket.padding is not None:  # padded places point at a real token, whose gradient is not theirs
-                d_out.view(bucket.count, -1, bucket.longest, d_out.shape[3]).masked_fill_(bucket.padding, 0.0)
+            if bucket.unread is not None:  # they point at a token whose gradient is another place's
+                d_out.view(bucket.count, -1, bucket.longest, d_out.shape[3]).masked_fill_(bucket.unread, 0.0)
             made.append((torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)))
             for queries, keys in _blocks(bucket.longest, scores.window):
                 dropout = kept.pop() if scores.dropout else None
                 _add_gradients(made[-1], (q, k, v, d_out), queries, keys, scores, dropout)
             made[-1][0].mul_(scores.scale)
-        d_query, d_key, d_value = (_take_back([part[i] for part in made], buckets) for i in range(3))
+        d_query = _take_back([part[0] for part in made], buckets)
+        d_key, d_value = (_take_back([part[i] for part in made], buckets, buckets.repeats) for i in (1, 2))
         return d_query, d_key, d_value, None, None
 
 
@@ -265,11 +222,11 @@ def _lay_out(tokens: Tensor, bucket: Bucket, key_heads: int) -> Tensor:
     return padded.reshape(bucket.count * key_heads, -1, bucket.longest, width)
 
 
-def _take_back(laid: list[Tensor], buckets: Buckets) -> Tensor:
-    """(T, heads, d) from (b K, heads / K, n, d) of every bucket."""
+def _take_back(laid: list[Tensor], buckets: Buckets, repeats: Repeats | None = None) -> Tensor:
+    """(T, heads, d) from (b K, heads / K, n, d) of every bucket, with the sum over `repeats`."""
     flat = []
     for bucket, part in zip(buckets.parts, laid, strict=True):
         by_head = part.view(bucket.count, -1, bucket.longest, part.shape[3])
         flat.append(by_head.transpose(1, 2).flatten(2).flatten(0, 1))
     width = laid[0].shape[3]
-    return torch.cat(flat).index_select(0, buckets.places).view(len(buckets.places), -1, width)
+    return _at_tokens(torch.cat(flat), buckets.places, repeats).view(len(buckets.places), -1, width)

@@ -1,4 +1,5 @@
-"""Training rows without padding: linear layers, norms and the loss see real tokens only.
+"""Training rows without padding: linear layers, norms and the loss see real tokens only, and on a CPU what several rows
+begin with once.
 
 A batch is one long row of T tokens, its B sequences one after another. Only inside attention are sequences laid side by
 side, those of nearly the same length together; on CUDA torch's kernel for sequences of unequal length takes the row as
@@ -21,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers import PreTrainedModel
 
-from rankscope.data.training_batches import Batch
-from rankscope.model.attention.cpu_causal import Buckets, buckets_of, causal_attention
+from rankscope.data.training_batches import Batch, collate
+from rankscope.model.attention.cpu_causal import causal_attention
 from rankscope.model.attention.joined_attention import HALF
 from rankscope.model.attention.registration import (
     LAYOUT_KEY,
@@ -31,8 +32,10 @@ from rankscope.model.attention.registration import (
     Scores,
     attention_installed,
 )
+from rankscope.model.attention.sequence_buckets import Buckets, buckets_of
 from rankscope.model.forward import hidden_states, last_feed_forward_at
 from rankscope.model.sharding.shard import compute_device, gathered
+from rankscope.records import Example
 
 _UNPADDED = FastPathCheck(
     fast="training rows run without padding",
@@ -48,6 +51,10 @@ _LAST_FEED_FORWARD = FastPathCheck(
     fast="in training the last feed-forward runs where states are read",
     slow="in training the last feed-forward runs at every position",
 )
+_SHARED = FastPathCheck(
+    fast="training rows that begin alike share their prefix",
+    slow="every training row has its prefix for itself",
+)
 
 
 @dataclass(frozen=True)
@@ -56,16 +63,20 @@ class RowLayout:
 
     `starts` (B + 1,) in int32: where they begin, and the end; `lengths` of them in tokens. `varlen`: torch's kernel for
     sequences of unequal length is used where it can be (half precision, no soft cap, no dropout), else `buckets`.
+    `row_tokens`: as of a Batch that shares prefixes, which only `buckets` know.
     """
 
     starts: Tensor
     lengths: tuple[int, ...]
     varlen: bool = False
+    row_tokens: Tensor | None = None
 
     @staticmethod
     def of(batch: Batch, *, varlen: bool = False) -> RowLayout:
         """The layout of a batch's rows; nothing is read back from its device."""
-        return RowLayout(batch.starts.to(torch.int32), batch.lengths, varlen)
+        return RowLayout(
+            batch.starts.to(torch.int32), batch.lengths, varlen and batch.row_tokens is None, batch.row_tokens
+        )  # fmt: skip
 
     @cached_property
     def longest(self) -> int:
@@ -75,7 +86,7 @@ class RowLayout:
     @cached_property
     def buckets(self) -> Buckets:
         """Made at first use, on the device of `starts`: the kernel never asks for them."""
-        return buckets_of(list(self.lengths), self.starts.device)
+        return buckets_of(list(self.lengths), self.starts.device, self.row_tokens)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
         """As `registration.Layout`: query (H, T, d), key and value (K, T, d) to (T, H, d)."""
@@ -99,14 +110,18 @@ class RowLayout:
 class TrainingForward:
     """How a model computes the states that predict completions: from rows without padding, or from padded ones.
 
-    `skips`: of rows without padding, the last feed-forward runs at the positions that are read only.
+    `skips`: of rows without padding, the last feed-forward runs at the positions that are read only. `shares`: batches
+    may share prefixes.
     """
 
-    def __init__(self, model: PreTrainedModel, *, unpadded: bool, varlen: bool = False, skips: bool = False) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, unpadded: bool, varlen: bool = False, skips: bool = False, shares: bool = False
+    ) -> None:
         self.model = model
         self.unpadded = unpadded
         self.varlen = unpadded and varlen
         self.skips = unpadded and skips
+        self.shares = unpadded and shares
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -135,7 +150,11 @@ def training_forward(model: PreTrainedModel) -> TrainingForward:
             model, partial(_compare_rows, model, varlen=True), model.dtype
         )
         skips = _LAST_FEED_FORWARD.holds(model, partial(_compare_skipping, model))
-    return TrainingForward(model, unpadded=True, varlen=varlen, skips=skips and not _drops_out(model))
+        shares = compute_device(model).type == "cpu" and _SHARED.holds(model, partial(_compare_sharing, model))
+    draws = _drops_out(model)
+    return TrainingForward(
+        model, unpadded=True, varlen=varlen, skips=skips and not draws, shares=shares and not draws
+    )  # fmt: skip
 
 
 def padded_forward(model: PreTrainedModel) -> TrainingForward:
@@ -148,8 +167,14 @@ def _may_use_varlen(model: PreTrainedModel) -> bool:
 
 
 def _drops_out(model: PreTrainedModel) -> bool:
-    """Whether some dropout draws: for fewer positions it would draw others than for all."""
-    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    """Whether some dropout draws: for fewer positions it would draw others than for all. That of attention weights is
+    mostly no module, but a number that a module holds."""
+
+    def draws(module: nn.Module) -> bool:
+        numbers = (value for name, value in vars(module).items() if "drop" in name and isinstance(value, float))
+        return any(value > 0 for value in numbers) or (isinstance(module, nn.Dropout) and module.p > 0)
+
+    return any(map(draws, model.modules()))
 
 
 def _unpadded_states(model: PreTrainedModel, batch: Batch, *, varlen: bool) -> Tensor:
@@ -190,9 +215,24 @@ def _compare_skipping(model: PreTrainedModel) -> str:
     return _compare(model, replace(batch, target_positions=batch.target_positions[1::3]), states)
 
 
+def _compare_sharing(model: PreTrainedModel) -> str:
+    """The same where sequences share the nine tokens that they begin with."""
+    ids = tuple(_batch_of_random_tokens(model).input_ids.tolist())
+    rows = [Example(f"{start}", ids[:9], ids[start : start + count]) for start, count in ((9, 21), (30, 4), (34, 33))]
+    plain, shared = (collate(rows, compute_device(model), share_prefixes=share) for share in (False, True))
+
+    def states(one: Batch) -> Tensor:
+        return _unpadded_states(model, one, varlen=False).index_select(0, one.target_positions)
+
+    return _compare(model, shared, states, plain)
+
+
 @torch.no_grad()  # not inference_mode: masks that are kept for training are made here
-def _compare(model: PreTrainedModel, batch: Batch, states: Callable[[Batch], Tensor]) -> str:
+def _compare(
+    model: PreTrainedModel, batch: Batch, states: Callable[[Batch], Tensor], plain: Batch | None = None
+) -> str:
     """Why `states` of a batch differ from the model's own, or nothing; each token's difference is of its own size.
+    `plain`: the same rows without shared prefixes, where the batch has such.
 
     In fp32 1e-4 is allowed, in half precision 0.05. There two right ways lie as far apart as each from the exact
     states, and in some models further (a mean of 0.045 and at most 0.12 for Gemma 3 270M in bf16): beyond 0.05 they
@@ -201,7 +241,8 @@ def _compare(model: PreTrainedModel, batch: Batch, states: Callable[[Batch], Ten
     was_training = model.training
     model.eval()
     try:
-        own = _padded_states(model, batch).index_select(0, batch.target_positions).float()
+        rows = batch if plain is None else plain
+        own = _padded_states(model, rows).index_select(0, rows.target_positions).float()
 
         def apart(one: Batch) -> Tensor:
             return (states(one).float() - own).abs().mean(-1) / own.abs().mean(-1).clamp_min(1e-6)
