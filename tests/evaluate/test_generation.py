@@ -9,8 +9,10 @@ import torch
 from scoring_models import VOCABULARY, make_model, random_items
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from rankscope.evaluate.generation import IDLE_SHARE, greedy
+from rankscope.evaluate.continuous_batching import IDLE_SHARE
+from rankscope.evaluate.generation import greedy
 from rankscope.evaluate.stop_strings import StopStrings
+from rankscope.model.attention.cached_decoder import Decoder
 from rankscope.model.attention.kv_cache import KVCache
 from rankscope.model.forward import NotFinite
 from rankscope.plan.run_time import DECODED_ROWS
@@ -44,6 +46,79 @@ def test_same_tokens_as_generate(family: str, model_of: Callable[[str], PreTrain
     found = greedy(model, given, max_new_tokens=limit, eos_ids=EOS, token_budget=100)
     assert found == [own(model, prompt, limit) for prompt in given]
     assert len({len(tokens) for tokens in found}) > 1
+
+
+def drafted(found: list[list[int]], kind: str) -> list[tuple[int, ...]]:
+    """Drafts of what was found: right ones, half of each right, wrong ones, none, and ones that go on too long."""
+    if kind == "right":
+        return [tuple(tokens) for tokens in found]
+    if kind == "half":
+        return [(*tokens[: len(tokens) // 2], 299, 298, 297) for tokens in found]
+    if kind == "wrong":
+        return [(299,) * (1 + i % 7) for i in range(len(found))]
+    if kind == "long":
+        return [(*tokens, 2, *range(100, 180)) for tokens in found]
+    return [tuple(tokens[: i % 3]) if i % 2 else () for i, tokens in enumerate(found)]
+
+
+@pytest.mark.parametrize("kind", ["right", "half", "wrong", "long", "some"])
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Gemma2", "GPT2", "Bloom"])
+def test_drafts_change_no_token(family: str, kind: str, model_of: Callable[[str], PreTrainedModel]) -> None:
+    model, given = model_of(family), prompts(9, seed=2)
+    found = greedy(model, given, max_new_tokens=20, eos_ids=EOS, token_budget=100)
+    again = greedy(model, given, max_new_tokens=20, eos_ids=EOS, token_budget=100, drafts=drafted(found, kind))
+    assert again == found
+
+
+def test_a_right_draft_saves_its_steps_and_wrong_ones_are_given_up(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, entered = 0, []
+    step, prefill = Decoder.step, Decoder.prefill_drafts
+
+    def counted(self: Decoder, tokens: torch.Tensor) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        return step(self, tokens)
+
+    def noted(self: Decoder, rows: object, drafts: list[tuple[int, ...]]) -> object:
+        entered.append(sum(map(len, drafts)))
+        return prefill(self, rows, drafts)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Decoder, "step", counted)
+    monkeypatch.setattr(Decoder, "prefill_drafts", noted)
+    given = prompts(12, seed=3)
+    found = greedy(llama, given, max_new_tokens=60, eos_ids=EOS, token_budget=200)
+    undrafted, steps = steps, 0
+    right = [tuple(tokens) for tokens in found]
+    assert greedy(llama, given, max_new_tokens=60, eos_ids=EOS, token_budget=200, drafts=right) == found
+    assert steps == 0
+    assert undrafted > 20
+    entered.clear()
+    wrong = [(299,) * 5] * 12
+    assert greedy(llama, given, max_new_tokens=60, eos_ids=EOS, token_budget=100, drafts=wrong) == found
+    assert entered[0] > 0
+    assert set(entered[1:]) == {0}
+
+
+def test_only_what_is_read_of_a_draft_must_be_finite(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows a wrong token says nothing of the model."""
+    given = prompts(3, seed=5)
+    found = greedy(llama, given, max_new_tokens=10, eos_ids=EOS, token_budget=200)
+    prefill = Decoder.prefill_drafts
+
+    def broken(self: Decoder, rows: object, drafts: list[tuple[int, ...]]) -> object:
+        for logits in prefill(self, rows, drafts):  # type: ignore[arg-type]
+            logits[1 : len(drafts[0]) + 1] = torch.nan
+            yield logits
+
+    monkeypatch.setattr(Decoder, "prefill_drafts", broken)
+    longest = max(range(3), key=lambda i: len(given[i]))  # it enters first
+    drafts = [(299, 298) if i == longest else () for i in range(3)]
+    assert greedy(llama, given, max_new_tokens=10, eos_ids=EOS, token_budget=200, drafts=drafts) == found
+    drafts[longest] = (found[longest][0], 298)
+    with pytest.raises(NotFinite):
+        greedy(llama, given, max_new_tokens=10, eos_ids=EOS, token_budget=200, drafts=drafts)
 
 
 def test_caches_grow_and_rows_leave(llama: PreTrainedModel) -> None:

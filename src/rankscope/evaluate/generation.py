@@ -1,12 +1,11 @@
-"""Decoding of many rows at once (continuous batching): finished rows leave and waiting rows enter.
+"""What a model writes after prompts: in a KV cache, many rows at once, or by its own `generate`.
 
 Shapes: n rows that are decoded now, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -20,26 +19,17 @@ from transformers import (
 )
 
 from rankscope.evaluate.answer_count import count_answers
+from rankscope.evaluate.continuous_batching import Choose, Ending, WrittenRow, decode, most_likely, read_tokens
 from rankscope.evaluate.stop_strings import FirstStop, StopStrings
-from rankscope.model.attention.kv_cache import Decoder, decodes_in_cache
-from rankscope.model.attention.scoring_layout import moved
+from rankscope.model.attention.cached_decoder import Decoder, decodes_in_cache
 from rankscope.model.decoder_parts import key_value_width, text_config
-from rankscope.model.forward import NotFinite, evaluating
+from rankscope.model.forward import evaluating
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
 from rankscope.model.sharding.shard import compute_device, team_of
 from rankscope.model.sharding.team import Team
 from rankscope.plan.run_time import DECODED_ROWS
 
 CPU_CACHE_BYTES = 1 << 30
-
-IDLE_SHARE = {"cpu": 0.0}
-"""By device, the share of the decoded rows that may have ended before the others move together. On a CPU a row that is
-run in vain costs more than to move the rest."""
-
-_IDLE_SHARE_ELSE = 0.25
-
-NOT_FINITE = -1
-"""Stands for a token where a logit was NaN or infinite: who reads the tokens finds it, without another wait."""
 
 
 def greedy(
@@ -52,6 +42,7 @@ def greedy(
     stop: StopStrings | None = None,
     context_tokens: int | None = None,
     cache_bytes: int | None = None,
+    drafts: Sequence[tuple[int, ...]] | None = None,
 ) -> list[list[int]]:
     """The most likely token, again and again, after each prompt: new token ids in the order of `prompts`.
 
@@ -60,17 +51,16 @@ def greedy(
     enter in batches of at most `token_budget` padded tokens, the longest first; at most `DECODED_ROWS` rows are decoded
     at once, and no more than fit `cache_bytes` of keys and values (by default `cache_bytes_of`), one row at least. A
     model that keeps anything but keys and values, or has an attention of its own, is run by its own `generate`.
+    `drafts`: of each prompt what may follow it, right or wrong; they change the time that it takes, and rounding.
 
     Raises NotFinite where logits are not finite, and ValueError for an empty prompt.
     """
     ending = Ending(frozenset(eos_ids), stop)
     rows = rows_to_write(model, prompts, max_new_tokens, context_tokens)
+    for row, draft in zip(rows, drafts or (), strict=drafts is not None):
+        row.draft = draft[: max(0, row.room - 1)]
     write(model, rows, ending, most_likely_of, token_budget=token_budget, cache_bytes=cache_bytes)
     return [row.tokens for row in rows]
-
-
-Choose = Callable[[Tensor, "Sequence[WrittenRow]"], Tensor]
-"""Picks the next tokens (n,) of so many rows from their logits (n, V): NOT_FINITE where one is NaN or infinite."""
 
 
 def rows_to_write(
@@ -96,7 +86,7 @@ def write(
 ) -> None:
     """Let the model write every row to its end, in batches as `greedy` has them. Of a sharded model all processes call
     this; in a KV cache each decodes its part of the rows."""
-    waiting = sorted((row for row in rows if row.room > 0), key=lambda row: -len(row.prompt))
+    waiting = sorted((row for row in rows if row.room > 0), key=lambda row: -row.entering_tokens)
     if not waiting:
         return
     longest, team = max(len(row.prompt) + row.room for row in waiting) + virtual_tokens(model), team_of(model)
@@ -106,7 +96,7 @@ def write(
             most = DECODED_ROWS.get(compute_device(model).type, 128)
             decoder = Decoder(model, max(1, min(most, len(waiting), fitting)), longest)
             with decoder.ready():
-                _decode(decoder, waiting[team.rank :: team.size], ending, choose, token_budget, team)
+                decode(decoder, waiting[team.rank :: team.size], ending, choose, token_budget, team)
             _share(waiting, team)
         else:
             for row in waiting:
@@ -117,23 +107,6 @@ def write(
 def most_likely_of(logits: Tensor, rows: Sequence[WrittenRow]) -> Tensor:
     """As `most_likely`, whatever the rows."""
     return most_likely(logits)
-
-
-def most_likely(logits: Tensor) -> Tensor:
-    """The most likely tokens (n,) of logits (n, V), as `Choose`."""
-    largest, tokens = logits.max(-1)
-    return torch.where(torch.isfinite(largest), tokens, NOT_FINITE)
-
-
-def read_tokens(chosen: Tensor) -> list[int]:
-    """The tokens that were chosen; the one time that a step waits for the device.
-
-    Raises NotFinite where a logit was NaN or infinite.
-    """
-    tokens: list[int] = chosen.tolist()
-    if NOT_FINITE in tokens:
-        raise NotFinite("a logit is not finite")
-    return tokens
 
 
 def cache_bytes_per_token(model: PreTrainedModel) -> int:
@@ -148,87 +121,6 @@ def cache_bytes_of(model: PreTrainedModel) -> int:
         return CPU_CACHE_BYTES
     free, _ = torch.cuda.mem_get_info(device)
     return int(free) // 4
-
-
-@dataclass(eq=False)
-class WrittenRow:
-    """A prompt and what followed it so far: at most `room` tokens, and the token that ended it, which is none of them.
-
-    `draws` are a row's own random numbers in [0, 1), one for each token, where tokens are drawn.
-    """
-
-    prompt: tuple[int, ...]
-    room: int
-    tokens: list[int] = field(default_factory=list)
-    ended_by: int | None = None
-    draws: Iterator[float] = field(default_factory=lambda: iter(()))
-
-
-@dataclass(frozen=True)
-class Ending:
-    """What ends a row: a token of `eos_ids`, or the token that completes a stop string."""
-
-    eos_ids: frozenset[int]
-    stop: StopStrings | None = None
-
-    def take(self, row: WrittenRow, token: int) -> bool:
-        """Gives the row its next token; says whether that was its last."""
-        if token in self.eos_ids:
-            row.ended_by = token
-            return True
-        row.tokens.append(token)
-        return len(row.tokens) >= row.room or (self.stop is not None and self.stop(row.tokens))
-
-
-def _decode(
-    decoder: Decoder, waiting: list[WrittenRow], ending: Ending, choose: Choose, token_budget: int, team: Team
-) -> None:
-    """Decodes all of `waiting`, which are in order of their length, the longest first.
-
-    The processes of a team run as many forwards; all raise NotFinite where one's numbers are not finite.
-    """
-    cache = decoder.cache
-    idle = IDLE_SHARE.get(cache.device.type, _IDLE_SHARE_ELSE)
-    active: list[WrittenRow] = []
-    ended: set[int] = set()  # of `active`, the rows that are run along until the others move together
-    following = torch.zeros(0, dtype=torch.int64, device=cache.device)
-    problem: NotFinite | None = None
-    while True:
-        going, failed = team.any(bool(waiting) or len(ended) < len(active), problem is not None)
-        if failed:
-            raise problem or NotFinite("a logit is not finite")
-        if not going:
-            return
-        if not waiting and len(ended) == len(active):
-            decoder.idle()
-            continue
-        free = cache.slot_count - len(active) + len(ended)
-        enters = bool(waiting) and (len(ended) == len(active) or free >= max(1, cache.slot_count // 4))
-        if ended and (enters or len(ended) >= idle * len(active)):
-            order = cache.keep([index for index in range(len(active)) if index not in ended])
-            active, ended = [active[index] for index in order], set()
-            following = following[moved(torch.tensor(order, dtype=torch.int64), cache.device)]
-        old = len(active)
-        if enters:
-            size = max(1, min(free, token_budget // len(waiting[0].prompt)))
-            entering, waiting = waiting[:size], waiting[size:]
-            active += entering
-            logits = decoder.prefill([row.prompt for row in entering])
-            following = torch.cat([following, choose(logits, entering)])
-            fresh = range(old, len(active))
-        else:
-            following = choose(decoder.step(following), active)
-            fresh = range(old)
-        try:
-            tokens = read_tokens(following)
-        except NotFinite as error:  # told to the team, which raises it together
-            problem = error
-            continue
-        done = {index for index in fresh if index not in ended and ending.take(active[index], tokens[index])}
-        if done:
-            count_answers(len(done))
-            cache.end(done)
-            ended |= done
 
 
 def _share(rows: Sequence[WrittenRow], team: Team) -> None:
@@ -278,10 +170,10 @@ def written_texts(
     Raises NotFinite where logits are not finite.
     """
 
-    def decode(tokens: list[int]) -> str:
+    def text_of(tokens: list[int]) -> str:
         return str(tokenizer.decode(tokens, skip_special_tokens=True))
 
-    stop = FirstStop([text for text in until if text], decode)
+    stop = FirstStop([text for text in until if text], text_of)
     found = greedy(model, prompts, max_new_tokens=max_new_tokens, eos_ids=eos_ids, token_budget=token_budget, stop=stop)
-    texts = [decode(tokens) for tokens in found]
+    texts = [text_of(tokens) for tokens in found]
     return [text if (cut := stop.cut(text)) is None else cut for text in texts]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rankscope.evaluate.generation import NOT_FINITE, Ending, WrittenRow, most_likely, rows_to_write, write
+from rankscope.evaluate.continuous_batching import NOT_FINITE, Ending, WrittenRow, most_likely
+from rankscope.evaluate.generation import rows_to_write, write
 from rankscope.model.attention.scoring_layout import moved
 
 

@@ -10,8 +10,9 @@ from scoring_models import make_model
 from test_scoring_layout import SCORES, reference, states
 from torch import Tensor
 
-from rankscope.model.attention import kv_cache
-from rankscope.model.attention.kv_cache import DecodeLayout, Decoder, KVCache, PrefillLayout, decodes_in_cache
+from rankscope.model.attention import cached_decoder, kv_cache
+from rankscope.model.attention.cached_decoder import Decoder, decodes_in_cache
+from rankscope.model.attention.kv_cache import DecodeLayout, KVCache, PrefillLayout
 from rankscope.model.attention.registration import Scores
 from rankscope.model.forward import Forward
 
@@ -77,7 +78,7 @@ def test_a_row_that_has_ended_is_run_along_and_disturbs_no_other(scores: Scores)
 
 def test_a_step_reads_nothing_back_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """On torch's meta device, where nothing has a value: reading one is an error."""
-    monkeypatch.setattr(kv_cache, "forward_of", lambda model: Forward(model, direct=True, skips=True))
+    monkeypatch.setattr(cached_decoder, "forward_of", lambda model: Forward(model, direct=True, skips=True))
     with torch.device("meta"):
         model = make_model("Mistral").to("meta")
     decoder = Decoder(model, 4, 30)

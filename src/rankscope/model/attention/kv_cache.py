@@ -1,4 +1,4 @@
-"""A KV cache for rows that are decoded together, and the decoder that fills it and appends a token to every row.
+"""A KV cache for rows that are decoded together, and the attention that fills it and appends a token to every row.
 
 Each row has a slot of the cache, with room for the longest row there may be. The rows decoded now fill the first slots
 without a gap, so a step runs one token of each row as one flat row, without padding and without copying what is kept. A
@@ -10,23 +10,14 @@ Shapes as in `registration.py`; n rows that are decoded now, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from rankscope.model.attention.joined_attention import attend, log_sums_by_kernel
-from rankscope.model.attention.registration import (
-    LAYOUT_KEY,
-    FastPathCheck,
-    Scores,
-    attention_installed,
-    why_different,
-)
+from rankscope.model.attention.joined_attention import attend
+from rankscope.model.attention.registration import Scores
 from rankscope.model.attention.scoring_layout import (
     PrefixKV,
     TreeLayout,
@@ -35,13 +26,9 @@ from rankscope.model.attention.scoring_layout import (
     padded_places,
     to_rows,
 )
-from rankscope.model.decoder_parts import key_value_width, text_config, window_that_matters
-from rankscope.model.forward import forward_of, hidden_states, probe_ids
-from rankscope.model.methods.virtual_tokens_modules import virtual_tokens, without_virtual_tokens
+from rankscope.model.forward import hidden_states
+from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
 from rankscope.model.sharding.shard import compute_device
-
-PROBE_PROMPT_TOKENS = 12
-PROBE_STEPS = 4
 
 
 def prefix_kv(model: PreTrainedModel, ids: tuple[int, ...]) -> PrefixKV | None:
@@ -128,8 +115,8 @@ class PrefillLayout:
     """The attention of prefill: prompts one after another in a flat row, whose keys and values go into the next slots.
 
     `lengths` (rows,) in tokens, on the host; each comes after `prefix`. The model's last layer, number `last`, is asked
-    for their last tokens only; `kernel` as in `joined_attention.attend_with_log_sum`. Afterwards, `commit` makes them
-    rows of the cache.
+    for the tokens at flat positions `read` only, ascending, by default each row's last; `kernel` as in
+    `joined_attention.attend_with_log_sum`. Afterwards, `commit` makes them rows of the cache.
     """
 
     def __init__(
@@ -139,12 +126,13 @@ class PrefillLayout:
         prefix: PrefixKV | None,
         last: int | None = None,
         *,
+        read: Tensor | None = None,
         kernel: bool = False,
     ) -> None:
         none = torch.zeros(0, dtype=torch.int64)
         ends = torch.cumsum(lengths, 0)
-        shape = TreeShape(lengths, none, none, none, none)
-        self._prompts = TreeLayout(shape, prefix, read=ends - 1, last=last, device=cache.device, kernel=kernel)
+        shape, read = TreeShape(lengths, none, none, none, none), ends - 1 if read is None else read
+        self._prompts = TreeLayout(shape, prefix, read=read, last=last, device=cache.device, kernel=kernel)
         self._cache, self._lengths = cache, lengths
         self._places = moved(padded_places(ends - lengths, lengths)[0], cache.device)
         self._prefix_tokens = 0 if prefix is None else prefix[0][0].shape[1]
@@ -160,9 +148,10 @@ class PrefillLayout:
                 buffer[first : first + rows, :, :start] = self._prompts.prefix[layer][index]
         return self._prompts.attend(layer, query, key, value, scores)
 
-    def commit(self) -> None:
-        """Counts the new rows, when every layer has run."""
-        self._cache.add((self._lengths + self._prefix_tokens).tolist())
+    def commit(self, dropped: Sequence[int] | None = None) -> None:
+        """Counts the new rows, when every layer has run; of each the last `dropped` tokens are no part of it."""
+        lengths = self._lengths if dropped is None else self._lengths - torch.tensor(dropped)
+        self._cache.add((lengths + self._prefix_tokens).tolist())
 
 
 class DecodeLayout:
@@ -206,87 +195,3 @@ class DecodeLayout:
     def commit(self) -> None:
         """Counts the new tokens, when every layer has run."""
         self._cache.grow()
-
-
-class Decoder:
-    """A model that decodes up to `slot_count` rows at once, each of at most `room_tokens`, in a KV cache."""
-
-    def __init__(self, model: PreTrainedModel, slot_count: int, room_tokens: int) -> None:
-        self.cache = KVCache(slot_count, room_tokens, compute_device(model))
-        self._model, self._forward = model, forward_of(model)
-        self._prefix = prefix_kv(model, ())
-        self._kernel = self._prefix is not None and log_sums_by_kernel(model)
-
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Rows are prefilled and stepped inside."""
-        with without_virtual_tokens(self._model), attention_installed(self._model):
-            yield
-
-    def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Tensor:
-        """Puts prompts into the next slots; logits (prompts, V) of what follows each."""
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        ids = torch.tensor([token for prompt in prompts for token in prompt])
-        ends = lengths.cumsum(0)
-        before = 0 if self._prefix is None else self._prefix[0][0].shape[1]
-        positions = torch.arange(before, before + len(ids)) - (ends - lengths).repeat_interleave(lengths)
-        last = text_config(self._model).num_hidden_layers - 1
-        layout = PrefillLayout(self.cache, lengths, self._prefix, last, kernel=self._kernel)
-        given = [moved(values, self.cache.device) for values in (ids, ends - 1, positions)]
-        return self._logits(given[0], given[1], given[2], layout)
-
-    def idle(self) -> None:
-        """A forward of which nothing is kept: of a process without rows, while others of its team have some."""
-        cache, self.cache = self.cache, KVCache(1, 1, self.cache.device)
-        try:
-            self.prefill([(0,)])
-        finally:
-            self.cache = cache
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Appends tokens (n,) to the rows; logits (n, V) of what follows each."""
-        everywhere = torch.arange(len(tokens), device=tokens.device)
-        return self._logits(tokens, everywhere, self.cache.lengths, DecodeLayout(self.cache))
-
-    def _logits(self, ids: Tensor, read: Tensor, positions: Tensor, layout: PrefillLayout | DecodeLayout) -> Tensor:
-        arguments: dict[str, Any] = {"position_ids": positions[None], LAYOUT_KEY: layout}
-        logits = torch.cat(list(self._forward.logits_at(ids[None], read, **arguments)))
-        layout.commit()
-        return logits
-
-
-# ---- may this model be decoded in a KV cache? ------------------------------------------------------------------------
-
-_CACHED = FastPathCheck(fast="rows are decoded together in a KV cache", slow="rows are decoded by its own generate")
-
-
-def decodes_in_cache(model: PreTrainedModel, longest_tokens: int) -> bool:
-    """Whether a `Decoder` gives the model's own logits for rows of at most `longest_tokens`; found out once."""
-    window, virtual = window_that_matters(model, longest_tokens), virtual_tokens(model)
-    conditions = (model.config._attn_implementation, window, model.dtype, virtual)
-    return _CACHED.holds(model, partial(_compare_cached, model, window), *conditions)
-
-
-def _compare_cached(model: PreTrainedModel, window: int | None) -> str:
-    """Runs two rows of random tokens, of unlike lengths, in a KV cache and alone: why logits differ, or nothing.
-
-    A key in the wrong place, a wrong position or a lost window moves logits by their own size.
-    """
-    if virtual_tokens(model) and window is not None:
-        return "virtual tokens stand before a window"
-    if not key_value_width(model):
-        return "it keeps more than keys and values"
-    long = PROBE_PROMPT_TOKENS if window is None else window + 2
-    tokens = probe_ids(model, long + PROBE_STEPS)
-    own: list[Tensor] = []
-    forward = forward_of(model)
-    starts = [long, long // 2]
-    for start in starts:
-        read = torch.arange(start - 1, start + PROBE_STEPS, device=compute_device(model))
-        own.append(torch.cat(list(forward.logits_at(tokens[None, : start + PROBE_STEPS], read))))
-    decoder = Decoder(model, len(starts), long + PROBE_STEPS)
-    with decoder.ready():
-        found = [decoder.prefill([tuple(tokens[:start].tolist()) for start in starts])]
-        for step in range(PROBE_STEPS):
-            found.append(decoder.step(torch.stack([tokens[start + step] for start in starts])))
-    return why_different(torch.stack(found, 1), torch.stack(own), 1e-4 if model.dtype == torch.float32 else 5e-2)
