@@ -158,9 +158,10 @@ def test_rows_that_have_ended_may_be_run_along(
     assert 0 < len(moves) < often
 
 
-def test_ends_at_the_context(llama: PreTrainedModel) -> None:
+def test_ends_at_the_context(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     given = [(3,) * 10, (4,) * 14, (5,) * 16, (6,) * 20]
-    found = greedy(llama, given, max_new_tokens=5, eos_ids=(), token_budget=100, context_tokens=16)
+    monkeypatch.setattr(llama.config, "max_position_embeddings", 16)
+    found = greedy(llama, given, max_new_tokens=5, eos_ids=(), token_budget=100)
     assert [len(tokens) for tokens in found] == [5, 2, 0, 0]
 
 

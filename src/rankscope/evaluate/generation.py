@@ -40,14 +40,13 @@ def greedy(
     eos_ids: Collection[int],
     token_budget: int,
     stop: StopStrings | None = None,
-    context_tokens: int | None = None,
     cache_bytes: int | None = None,
     drafts: Sequence[tuple[int, ...]] | None = None,
 ) -> list[list[int]]:
     """The most likely token, again and again, after each prompt: new token ids in the order of `prompts`.
 
     A row ends before a token of `eos_ids` (which is not returned), after the token that completes a stop string, after
-    `max_new_tokens`, or at the end of the context (`context_tokens`, by default the config's position limit). Prompts
+    `max_new_tokens`, or at the end of the context (the config's position limit). Prompts
     enter in batches of at most `token_budget` padded tokens, the longest first; at most `DECODED_ROWS` rows are decoded
     at once, and no more than fit `cache_bytes` of keys and values (by default `cache_bytes_of`), one row at least. A
     model that keeps anything but keys and values, or has an attention of its own, is run by its own `generate`.
@@ -56,20 +55,18 @@ def greedy(
     Raises NotFinite where logits are not finite, and ValueError for an empty prompt.
     """
     ending = Ending(frozenset(eos_ids), stop)
-    rows = rows_to_write(model, prompts, max_new_tokens, context_tokens)
+    rows = rows_to_write(model, prompts, max_new_tokens)
     for row, draft in zip(rows, drafts or (), strict=drafts is not None):
         row.draft = draft[: max(0, row.room - 1)]
     write(model, rows, ending, most_likely_of, token_budget=token_budget, cache_bytes=cache_bytes)
     return [row.tokens for row in rows]
 
 
-def rows_to_write(
-    model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, context_tokens: int | None = None
-) -> list[WrittenRow]:
+def rows_to_write(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> list[WrittenRow]:
     """A row of each prompt with the room that the context leaves it. Raises ValueError for an empty prompt."""
     if not all(prompts):
         raise ValueError("an empty prompt cannot be continued")
-    limit = context_tokens or getattr(text_config(model), "max_position_embeddings", None)
+    limit = getattr(text_config(model), "max_position_embeddings", None)
     limit = limit - virtual_tokens(model) if isinstance(limit, int) else None
     room = [max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt)) for prompt in prompts]
     return [WrittenRow(prompt, space) for prompt, space in zip(prompts, room, strict=True)]

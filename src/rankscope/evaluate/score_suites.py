@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -11,6 +11,7 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rankscope.data.encoder import answer_end
+from rankscope.evaluate.answer_drafts import draft_ids
 from rankscope.evaluate.answer_grading import grade_answers
 from rankscope.evaluate.choice_scoring import choice_logprobs, choices_with_greedy
 from rankscope.evaluate.generation import greedy, written_texts
@@ -74,11 +75,13 @@ def score_suite(
     token_budget: int,
     logprobs: Sequence[tuple[float, ...]] | None = None,
     desk: Desk | None = None,
+    answers: Mapping[str, str] | None = None,
 ) -> list[Prediction]:
     """Every item's prediction, in the suite's order. A `SuitePlan` saves planning the batches for each arm again.
 
     `logprobs`: what `choice_logprobs` gives for the plan's `scored`, where that is known already. `desk`: where replies
-    of a judge are kept, which only a suite with a judge needs.
+    of a judge are kept, which only a suite with a judge needs. `answers`: by item id what another model wrote, which
+    saves time where this one writes the same (but for suites of lm-eval).
 
     choices: score 1 or 0 for the largest summed log-likelihood, `score_normalized` for the largest per character of the
     choice (lm-eval's acc and acc_norm); among equals the first. open: exact match, and token F1, or what the suite's
@@ -104,7 +107,7 @@ def score_suite(
     for form in WRITTEN_FORMS:
         items = [item for item in plan.items if item.form == form]
         longer = suite.grader is not None and not suite.grader.one_line
-        texts = generate_answers(model, tokenizer, items, form, suite.max_new_tokens, token_budget, longer)
+        texts = generate_answers(model, tokenizer, items, form, suite.max_new_tokens, token_budget, longer, answers)
         # A judge is asked once, whoever else holds the model.
         grades = team_of(model).told(partial(grade_texts, suite, items, texts, desk))
         written[form] = iter(grades)
@@ -239,8 +242,10 @@ def generate_answers(
     max_new_tokens: int,
     token_budget: int,
     longer: bool = False,
+    known: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """The text that the model writes after each prompt, without the stop and without white space around it."""
+    """The text that the model writes after each prompt, without the stop and without white space around it. `known`:
+    what another model wrote, by item id."""
     if not items:
         return []
 
@@ -261,6 +266,7 @@ def generate_answers(
         eos_ids=eos_ids(model, tokenizer),
         token_budget=token_budget,
         stop=stop,
+        drafts=draft_ids(tokenizer, items, known) if known else None,
     )
     texts = [decode(tokens) for tokens in written]
     return [(text if (cut := stop.cut(text)) is None else cut).strip().removesuffix(end).strip() for text in texts]

@@ -24,6 +24,7 @@ from rankscope.jobs.dial_scoring import (
 )
 from rankscope.jobs.gang_work import score_in_gang
 from rankscope.jobs.job_context import JobContext
+from rankscope.jobs.known_answers import base_answers
 from rankscope.jobs.selection import selected
 from rankscope.model.forward import NotFinite
 from rankscope.model.methods.attach import NewAdapter, Pack, attach
@@ -96,7 +97,7 @@ def _scored(
     for side in sides:
         loss = validation_loss_at(context, search.model, search.train_set, side, tokens)
         losses.append(DialLoss(arm=arm.label, learning_rate=rate, dial=side.dial, validation_loss=loss))
-        frames.append(_selection(context, suites, side))
+        frames.append(_selection(context, search.model, suites, side))
     moved = moved_frame(context, search.model, search.train_set, sides)
     return ScoredCandidate(arm.label, rate, pd.concat(frames, ignore_index=True), moved, losses)
 
@@ -132,15 +133,17 @@ def _suites_that_choose(context: JobContext, search: PlannedSearch) -> list[Suit
     return found
 
 
-def _selection(context: JobContext, suites: Sequence[Suite], side: AtDial) -> pd.DataFrame:
+def _selection(context: JobContext, model: str, suites: Sequence[Suite], side: AtDial) -> pd.DataFrame:
     """What the model at one dial scores; nothing where its numbers are not finite."""
     found: list[Prediction] = []
     budget = context.evaluate_tokens
     try:
         with side.on():
             for suite in suites:
-                plan = SuitePlan(suite, budget)
-                found += score_suite(side.model.model, side.model.tokenizer, plan, token_budget=budget)
+                plan, answers = SuitePlan(suite, budget), base_answers(context, model, suite)
+                found += score_suite(
+                    side.model.model, side.model.tokenizer, plan, token_budget=budget, answers=answers
+                )  # fmt: skip
     except NotFinite:
         found = []
     return predictions_frame("", found)[_SELECTION].assign(dial=side.dial)

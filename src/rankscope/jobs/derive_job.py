@@ -16,6 +16,7 @@ from rankscope.evaluate.judge_client import GradingStopped
 from rankscope.evaluate.score_suites import predictions_frame, score_suite
 from rankscope.jobs.gang_work import score_in_gang
 from rankscope.jobs.job_context import JobContext, job_context
+from rankscope.jobs.known_answers import run_answers
 from rankscope.model.load import LoadedModel
 from rankscope.model.methods.attach import GivenFactors, attach
 from rankscope.model.sharding.shard import whole_tensor
@@ -160,8 +161,9 @@ def keep_derived(
     for suite in context.suite_facts(run.model):
         plan = context.suite_plan(run.model, suite)
         predictions += score_suite(
-            model.model, model.tokenizer, plan, token_budget=context.evaluate_tokens, desk=context.desk()
-        )
+            model.model, model.tokenizer, plan, token_budget=context.evaluate_tokens, desk=context.desk(),
+            answers=run_answers(context, run, plan.suite),
+        )  # fmt: skip
     metadata = {k: str(v) for k, v in {**asdict(wanted), **facts}.items() if v is not None}
     frame = predictions_frame(run.run_id, predictions)
     context.folder.write_derived(run.run_id, wanted.name, frame, metadata | _suite_hashes(context, run))

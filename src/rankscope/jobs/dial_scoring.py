@@ -19,6 +19,7 @@ from rankscope.evaluate.adapter_scoring import Logprobs
 from rankscope.evaluate.first_tokens import KeptBatches, Moved, Side, first_token_divergences
 from rankscope.evaluate.score_suites import predictions_frame, score_suite
 from rankscope.jobs.job_context import JobContext
+from rankscope.jobs.known_answers import run_answers
 from rankscope.jobs.selection import selection_of, with_roles
 from rankscope.model.attention.unpadded_rows import TrainingForward, padded_forward, training_forward
 from rankscope.model.forward import NotFinite
@@ -179,7 +180,7 @@ def _score(context: JobContext, run: PlannedRun, side: AtDial, known: Mapping[st
                 plan = context.suite_plan(run.model, name)
                 found += score_suite(
                     side.model.model, side.model.tokenizer, plan, token_budget=context.evaluate_tokens,
-                    logprobs=known.get(name), desk=context.desk(),
+                    logprobs=known.get(name), desk=context.desk(), answers=run_answers(context, run, plan.suite),
                 )  # fmt: skip
         status = context.folder.read_status(run.run_id)
         tokens = (status.micro_batch_tokens if status is not None else None) or context.micro_batch_tokens(run)

@@ -22,6 +22,7 @@ from rankscope.evaluate.judge_client import GradingStopped
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
 from rankscope.jobs.gang_work import hand_to_gang
 from rankscope.jobs.job_context import JobContext, job_context
+from rankscope.jobs.known_answers import base_answers
 from rankscope.jobs.selection import with_roles
 from rankscope.model.forward import NotFinite
 from rankscope.model.load import LoadedModel
@@ -64,9 +65,11 @@ def score_missing(
     try:
         for suite in missing:
             try:
+                plan = context.suite_plan(name, suite)
+                answers = base_answers(context, name, plan.suite) if run_id in context.runs else None
                 predictions += score_suite(
-                    model.model, model.tokenizer, context.suite_plan(name, suite),
-                    token_budget=context.evaluate_tokens, logprobs=known.logprobs.get(suite), desk=desk,
+                    model.model, model.tokenizer, plan, token_budget=context.evaluate_tokens,
+                    logprobs=known.logprobs.get(suite), desk=desk, answers=answers,
                 )  # fmt: skip
             except (NotGraded, GradingStopped) as error:  # the other suites' predictions are kept all the same
                 ungraded[suite] = error
@@ -228,7 +231,10 @@ def _score_again(context: JobContext, run_id: str, model: str) -> None:
     found: list[Prediction] = []
     for name in wanted:
         plan = SuitePlan(context.suite(model, name), budget)
-        found += score_suite(base.model, base.tokenizer, plan, token_budget=budget, desk=context.desk())
+        found += score_suite(
+            base.model, base.tokenizer, plan, token_budget=budget, desk=context.desk(),
+            answers=base_answers(context, model, plan.suite),
+        )  # fmt: skip
     context.folder.write_second_predictions(run_id, predictions_frame(run_id, found), wanted)
     context.write_status(status.model_copy(update={"activity": None}))
 

@@ -14,6 +14,7 @@ import torch
 
 from rankscope.data.encoder import Encoder
 from rankscope.decide.retention_rule import over_choices
+from rankscope.evaluate.answer_drafts import answers_in
 from rankscope.evaluate.first_tokens import Moved, first_token_divergences
 from rankscope.evaluate.score_suites import SuitePlan, score_suite
 from rankscope.model.load import LoadedModel, inspect_model, load_model
@@ -98,7 +99,7 @@ def repair(request: Request, progress: Callable[[str, int, int], None] = lambda 
     for done, name in enumerate(made.names):
         progress(name, done, len(made.names))
         with made.applied(name) as (model, plain, own):
-            scores[name] = _scores(model, plans)
+            scores[name] = _scores(model, plans, before)
             moved.append([])
             for suite in keeps:
                 chosen = [item for item in suites[suite].items if item.item_id in selected[suite] and item.prompt_ids]
@@ -184,11 +185,17 @@ def choosing_items(suite: Suite) -> frozenset[str]:
     return selection_items([item.item_id for item in suite.items], [item.cluster for item in suite.items], chosen)
 
 
-def _scores(model: LoadedModel, plans: Mapping[str, SuitePlan]) -> dict[str, list[Prediction]]:
+def _scores(
+    model: LoadedModel, plans: Mapping[str, SuitePlan], base: Mapping[str, list[Prediction]] | None = None
+) -> dict[str, list[Prediction]]:
+    """`base`: its scores, where it is not what is scored."""
     return {
-        name: score_suite(model.model, model.tokenizer, plan, token_budget=plan.token_budget)
+        name: score_suite(
+            model.model, model.tokenizer, plan, token_budget=plan.token_budget,
+            answers=answers_in(base[name], name) if base is not None else None,
+        )
         for name, plan in plans.items()
-    }
+    }  # fmt: skip
 
 
 def _arrays(

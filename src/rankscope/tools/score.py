@@ -22,6 +22,7 @@ from rankscope.decide.gain_and_forgetting import intervals
 from rankscope.decide.paired_items import cluster_numbers
 from rankscope.evaluate.adapter_scoring import Logprobs, suites_logprobs
 from rankscope.evaluate.answer_count import AnswerProgress, answers_asked, counting_answers
+from rankscope.evaluate.answer_drafts import answers_in
 from rankscope.evaluate.lm_eval.load_task import run_lm_eval
 from rankscope.evaluate.lm_eval.result_files import ScoredModel, write_result_files
 from rankscope.evaluate.score_suites import SuitePlan, predictions_frame, score_suite
@@ -123,7 +124,7 @@ def score_models(
             told.what = arm or "the base"
             try:
                 with attach(loaded, SavedAdapter(Path(arm))) if arm is not None else nullcontext():
-                    predictions[arm] = _score(loaded, plans, known.get(arm, {}))
+                    predictions[arm] = _score(loaded, plans, known.get(arm, {}), predictions.get(None, ()))
             except NotFinite as error:
                 failed[arm] = str(error)
     notes = [
@@ -146,14 +147,18 @@ def _known(
     return dict(zip(adapters, suites_logprobs(loaded, arms, folders, plans), strict=True))
 
 
-def _score(loaded: LoadedModel, plans: Sequence[SuitePlan], known: Mapping[str, Logprobs]) -> list[Prediction]:
+def _score(
+    loaded: LoadedModel, plans: Sequence[SuitePlan], known: Mapping[str, Logprobs], base: Sequence[Prediction]
+) -> list[Prediction]:
+    """`base`: its predictions, where it is not what is scored."""
     return [
         prediction
         for plan in plans
         for prediction in score_suite(
-            loaded.model, loaded.tokenizer, plan, token_budget=plan.token_budget, logprobs=known.get(plan.suite.name)
+            loaded.model, loaded.tokenizer, plan, token_budget=plan.token_budget, logprobs=known.get(plan.suite.name),
+            answers=answers_in(base, plan.suite.name),
         )
-    ]
+    ]  # fmt: skip
 
 
 def _notes(asked: dict[str, tuple[Suite, SuiteFacts]], predictions: dict[str | None, list[Prediction]]) -> list[str]:
