@@ -127,6 +127,7 @@ def test_a_polite_signal_stops_with_exit_1_and_resumes(
     process = start(study, out)
     while process.poll() is None and not any(out.glob("runs/*/status.json")):
         time.sleep(0.02)
+    assert process.poll() is None, "it ended before it could be stopped"
     (os.killpg if to_all else os.kill)(process.pid, number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1, errors

@@ -101,6 +101,22 @@ def test_a_right_draft_saves_its_steps_and_wrong_ones_are_given_up(
     assert set(entered[1:]) == {0}
 
 
+def test_no_batch_is_larger_than_its_budget_once_drafts_are_given_up(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, prefill = [], Decoder.prefill_drafts
+
+    def noted(self: Decoder, rows: list[tuple[int, ...]], drafts: list[tuple[int, ...]]) -> object:
+        entered.append(max(map(len, rows)) * len(rows))
+        return prefill(self, rows, drafts)
+
+    monkeypatch.setattr(Decoder, "prefill_drafts", noted)
+    given = [(3 + i,) * (4 if i < 6 else 40) for i in range(12)]
+    drafts = [(299,) * (58 if i < 6 else 1) for i in range(12)]
+    greedy(llama, given, max_new_tokens=60, eos_ids=EOS, token_budget=130, drafts=drafts)
+    assert max(entered[1:]) <= 130
+
+
 def test_only_what_is_read_of_a_draft_must_be_finite(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """What follows a wrong token says nothing of the model."""
     given = prompts(3, seed=5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,13 +28,22 @@ def frame(**predicted: str | None) -> pd.DataFrame:
     return pd.DataFrame({**columns, "predicted": [predicted.get("a"), predicted.get("b"), "of another suite"]})
 
 
-def context(**frames: pd.DataFrame) -> Any:
+def context(later: dict[str, pd.DataFrame] = {}, **frames: pd.DataFrame) -> Any:  # noqa: B006
+    """`later`: what is there once the base's lock was waited for."""
+
     def read(run_id: str, columns: list[str]) -> pd.DataFrame | None:
         return frames[run_id][columns] if run_id in frames else None
 
-    return SimpleNamespace(
-        team=SOLO, plan=SimpleNamespace(base_ids={"m": "base"}), folder=SimpleNamespace(read_predictions=read)
-    )
+    @contextmanager
+    def wait_lock(name: str, should_stop: Any, *, quietly: bool) -> Iterator[bool]:
+        waited.append(name)
+        frames.update(later)
+        yield True
+
+    waited: list[str] = []
+    folder = SimpleNamespace(read_predictions=read, wait_lock=wait_lock)
+    plan = SimpleNamespace(base_ids={"m": "base"})
+    return SimpleNamespace(team=SOLO, plan=plan, folder=folder, stop_requested=lambda: False, waited=waited)
 
 
 def test_those_of_the_base_and_of_the_run_where_it_has_any() -> None:
@@ -43,6 +54,16 @@ def test_those_of_the_base_and_of_the_run_where_it_has_any() -> None:
     assert run_answers(both, mine, WRITTEN) == {"a": "3"}
     assert run_answers(both, other, WRITTEN) == {"a": "1", "b": "2"}
     assert run_answers(context(), mine, WRITTEN) == {}
+    assert both.waited == []
+
+
+def test_a_base_that_is_being_scored_is_waited_for() -> None:
+    soon = context(later={"base": frame(a="1")})
+    assert base_answers(soon, "m", WRITTEN) == {"a": "1"}
+    assert soon.waited == ["base"]
+    nothing = context(base=frame())  # scored, and nothing was written: a base that asks itself would wait for ever
+    assert base_answers(nothing, "m", WRITTEN) == {}
+    assert nothing.waited == []
 
 
 def test_nothing_is_read_where_nothing_is_written_or_a_task_grades() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from test_fit_packed import MIXED, lora
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, get_cosine_schedule_with_warmup
 
-from rankscope.data.training_batches import order
+from rankscope.data.training_batches import collate, order
 from rankscope.model.methods.peft_modules import lora_config
 from rankscope.records import Example
 from rankscope.study.methods.remedy_settings import Retain
@@ -153,6 +154,26 @@ def test_full_fine_tuning_is_kept_near_a_second_model(tiny_folder: Path, kept: R
     given = with_remedies(FULL, remedies)
     (result,) = train(tiny_folder, [FULL], [given])
     check(result, two_models(tiny_folder, FULL, given))
+
+
+@pytest.mark.parametrize("arms", [[FULL], MIXED], ids=["full", "a pack"])
+def test_rows_that_begin_alike_are_trained_and_kept_near_as_well(
+    tiny_folder: Path, arms: Sequence[Arm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their common prefix is run once, for the base too."""
+    plain, start = examples, tuple(range(20, 35))
+
+    def alike() -> list[Example]:
+        return [replace(row, prompt_ids=(*start[: 8 + i % 8], *row.prompt_ids)) for i, row in enumerate(plain())]
+
+    monkeypatch.setitem(globals(), "examples", alike)
+    batch = collate(alike()[:8], share_prefixes=True)
+    assert len(batch.input_ids) < 0.8 * sum(batch.lengths)
+    kept = Retain(kl=0.5)
+    own_base = base(tiny_folder).model if arms == [FULL] else None
+    given = [with_remedies(arm, Remedies(kept, base=own_base)) for arm in arms]
+    for arm, own, result in zip(arms, given, train(tiny_folder, arms, given), strict=True):
+        check(result, two_models(tiny_folder, arm, own))
 
 
 @pytest.mark.parametrize("remedies", CASES.values(), ids=CASES)

@@ -264,15 +264,18 @@ class StudyFolder(JudgeReplies, DialTables):
             self.storage.refresh()
 
     @contextmanager
-    def wait_lock(self, name: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:
-        """Hold the named lock, waiting for whoever has it. Gives False where `should_stop` comes first."""
+    def wait_lock(
+        self, name: str, should_stop: Callable[[], bool] = lambda: False, *, quietly: bool = False
+    ) -> Iterator[bool]:
+        """Hold the named lock, waiting for whoever has it, and saying so unless `quietly`. Gives False where
+        `should_stop` comes first."""
         told = False
         while not should_stop():
             with ExitStack() as held:
                 try:
                     held.enter_context(self.lock(name))
                 except Busy:
-                    if not told:
+                    if not told and not quietly:
                         told = True
                         logger.warning("%s: another process works on %s; waiting for it", self.url, name)
                 else:

@@ -132,7 +132,7 @@ def _start_program(task: WorkerTask) -> tuple[Process, Connection]:
     environment = {**os.environ, VISIBLE: ",".join(task.gpus), "OMP_NUM_THREADS": str(task.thread_count)}
     command = [sys.executable, "-m", "rankscope.edges.worker_process", str(theirs.fileno())]
     try:
-        with _children_ignore_stops():
+        with _stops_held_back():
             popen = subprocess.Popen(
                 command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
             )  # fmt: skip
@@ -149,14 +149,13 @@ def begin_fork_server(*, from_here: bool = False) -> None:
     threads of Python's own); it begins at once, and its workers share the pages of what was imported."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     may_fork = sys.platform == "linux" and threading.active_count() == 1
-    with _children_ignore_stops(), _forks_itself() if from_here and may_fork else contextlib.nullcontext():
+    with _stops_held_back(), _forks_itself() if from_here and may_fork else contextlib.nullcontext():
         forkserver.ensure_running()
 
 
 @contextlib.contextmanager
 def _forks_itself() -> Iterator[None]:
     """Inside, multiprocessing starts a program of its own by forking this process and running the program's text."""
-    resource_tracker.ensure_running()  # the other one that it starts so, which stays small
     as_ever = util.spawnv_passfds
     util.spawnv_passfds = _fork_and_run  # type: ignore[assignment]
     try:
@@ -192,21 +191,19 @@ def _fork_and_run(_: object, arguments: Sequence[Any], descriptors: Sequence[int
 
 
 @contextlib.contextmanager
-def _children_ignore_stops() -> Iterator[None]:
-    """What is started here ignores the signals that end a study, in the middle of its imports too.
+def _stops_held_back() -> Iterator[None]:
+    """What is started here is deaf to the signals that end a study, in the middle of its imports too, until a worker
+    hears them; what comes meanwhile reaches it then, and this process afterwards.
 
     A terminal's Ctrl-C, a scheduler and `timeout` send them to every process of the study: the command answers for all,
     and without the fork server no worker could save what it has.
     """
-    if threading.current_thread() is not threading.main_thread():  # only that one may say so
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *_STOPS)}
+    resource_tracker.ensure_running()  # multiprocessing's own helper, whose start would end the holding back
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *_STOPS})
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_forked(task: WorkerTask) -> tuple[Process, Connection]:
@@ -246,6 +243,7 @@ def work(pipe: Connection, task: WorkerTask) -> None:
     Whoever says that one has begun hears the signals that ask for a stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to handle
     stop_on(_STOPS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, *_STOPS})
     quiet_libraries()
     if task.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, task.cores)

@@ -140,6 +140,7 @@ def decode(
                 if wrong > (1 - RIGHT_SHARE) * sum(len(row.draft) for row in entering):
                     for row in waiting:
                         row.draft = ()
+                    waiting.sort(key=lambda row: -row.entering_tokens)
             else:
                 tokens = read_tokens(following)
                 done = {

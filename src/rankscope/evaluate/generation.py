@@ -23,7 +23,7 @@ from rankscope.evaluate.continuous_batching import Choose, Ending, WrittenRow, d
 from rankscope.evaluate.stop_strings import FirstStop, StopStrings
 from rankscope.model.attention.cached_decoder import Decoder, decodes_in_cache
 from rankscope.model.decoder_parts import key_value_width, text_config
-from rankscope.model.forward import evaluating
+from rankscope.model.forward import evaluating, forward_of
 from rankscope.model.methods.virtual_tokens_modules import virtual_tokens
 from rankscope.model.sharding.shard import compute_device, team_of
 from rankscope.model.sharding.team import Team
@@ -83,6 +83,9 @@ def write(
 ) -> None:
     """Let the model write every row to its end, in batches as `greedy` has them. Of a sharded model all processes call
     this; in a KV cache each decodes its part of the rows."""
+    if any(row.draft for row in rows) and not forward_of(model).direct:
+        for row in rows:  # a draft's logits would be made with those of every other token
+            row.draft = ()
     waiting = sorted((row for row in rows if row.room > 0), key=lambda row: -row.entering_tokens)
     if not waiting:
         return

@@ -71,7 +71,7 @@ def _draws(seed: int, prompt: tuple[int, ...], copy: int) -> Iterator[float]:
 
 
 def _drawn(logits: Tensor, rows: Sequence[WrittenRow]) -> Tensor:
-    """(n,), as `generation.Choose`: cumulated in double, since a large vocabulary has many small probabilities."""
+    """(n,), as `continuous_batching.Choose`: cumulated in double: large vocabularies have many small ones."""
     device = logits.device
     logits = logits.cpu() if device.type == "mps" else logits  # which has no double
     cumulated = torch.softmax(logits.float(), -1).cumsum(-1, dtype=torch.float64)  # (n, V)

@@ -216,7 +216,7 @@ def _compare_skipping(model: PreTrainedModel) -> str:
 
 
 def _compare_sharing(model: PreTrainedModel) -> str:
-    """The same where sequences share the nine tokens that they begin with."""
+    """The same where sequences share the eight tokens that they begin with."""
     ids = tuple(_batch_of_random_tokens(model).input_ids.tolist())
     rows = [Example(f"{start}", ids[:9], ids[start : start + count]) for start, count in ((9, 21), (30, 4), (34, 33))]
     plain, shared = (collate(rows, compute_device(model), share_prefixes=share) for share in (False, True))
