@@ -240,7 +240,7 @@ def measured(case: Case) -> tuple[Row, list[str]]:
 
 
 def main() -> None:
-    parser = parser_of(__doc__, "fewer arms, rows and items: five minutes on two slow cores, twelve with --gemma")
+    parser = parser_of(__doc__, "fewer arms, rows and items: five minutes on two slow cores, fourteen with --gemma")
     parser.add_argument("--gemma", type=Path, metavar="FOLDER", help="the folder that scripts/gemma_base.py made")
     parser.add_argument("--analysis", choices=("off", "on", "both"), help="off with --quick, else both")
     arguments = parser.parse_args()

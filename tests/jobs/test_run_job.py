@@ -24,6 +24,7 @@ from rankscope.jobs.gang import GangFailed
 from rankscope.jobs.gang_context import GangContext
 from rankscope.jobs.job_context import JobContext
 from rankscope.jobs.run_job import TrainRuns
+from rankscope.model import load
 from rankscope.pipeline import Outcome
 from rankscope.records import PlannedRun, RunStatus
 
@@ -348,3 +349,17 @@ def test_a_job_that_dies_before_it_tries_again_what_failed_leaves_a_trace(
     with pytest.raises(KeyboardInterrupt):
         job.run(WorkPlace(lambda: False))
     assert job.mark_failed(folder, "killed", "") == {bad.run_id: "scored, but the look inside failed: killed"}
+
+
+def test_a_bases_tokenizer_is_read_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fully trained run loads a model of its own; a vocabulary of a quarter million tokens takes seconds."""
+    read, real = [], load.load_tokenizer
+    monkeypatch.setattr(load, "load_tokenizer", lambda *given: read.append(given) or real(*given))
+    models, plain = [], load.AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        load.AutoModelForCausalLM, "from_pretrained", lambda *given, **named: models.append(1) or plain(*given, **named)
+    )
+    arms = {"full": {"learning_rate": 1e-3}, "lora": {"ranks": [2], "learning_rate": 1e-2}}
+    run(tiny_study(tmp_path / "input", arms=arms, **SETTINGS | {"analysis": {"enabled": False}}), tmp_path / "out")
+    assert len(models) > 1
+    assert len(read) == 1

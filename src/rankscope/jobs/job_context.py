@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from rankscope.analyse.kept_base import KeptBase
 from rankscope.data.token_files import TrainingSet, open_suite, open_training
 from rankscope.edges.executors import WorkPlace
@@ -64,6 +66,7 @@ class JobContext:
         self._suite_plans: dict[tuple[str, str], SuitePlan] = {}
         self._kept_bases: dict[str, KeptBase] = {}
         self._held_paths: dict[str, HeldPaths] = {}
+        self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}  # a large vocabulary takes seconds to read
         self._attempts = Attempts()
 
     def begin(self, place: WorkPlace) -> None:
@@ -174,7 +177,11 @@ class JobContext:
     def _load(self, model: str, weights: Path | None = None) -> LoadedModel:
         spec, resolved = self.spec(model), self.plan.resolved
         check_model_files([state for state in self.plan.model_files if state.name == model])
-        loaded = load_model(spec, _NOWHERE, dtype_of(spec, resolved), resolved.device, weights=weights)
+        known = self._tokenizers.get(model)
+        loaded = load_model(
+            spec, _NOWHERE, dtype_of(spec, resolved), resolved.device, weights=weights, tokenizer=known
+        )  # fmt: skip
+        self._tokenizers[model] = loaded.tokenizer
         share_answers(loaded.model, self._held_paths.setdefault(model, {}))
         return loaded
 
@@ -261,24 +268,18 @@ class JobContext:
         dump = self.study.model_dump(mode="json", by_alias=True)
         self.folder.write_run(
             RunRecord(
-                run_id=run_id,
-                model=model,
-                train_set=run.train_set if run is not None else None,
-                arm=run.arm if run is not None else None,
-                seed=run.seed if run is not None else None,
-                learning_rate=learning_rate,
-                resolved=self.plan.resolved,
+                run_id=run_id, model=model, train_set=run.train_set if run is not None else None,
+                arm=run.arm if run is not None else None, seed=run.seed if run is not None else None,
+                learning_rate=learning_rate, resolved=self.plan.resolved,
                 settings={key: dump[key] for key in ("budget", "optimizer", "validation")},
                 provenance=Provenance(
-                    commit=commit(),
-                    versions=versions(),
-                    machine=machine_line(self.plan.resolved.device),
+                    commit=commit(), versions=versions(), machine=machine_line(self.plan.resolved.device),
                     model_sha256=self.facts(model).content_sha256,
                     train_sha256=train.content_sha256 if train is not None else None,
                     suites_sha256=self.suite_hashes(model),
                 ),
             )
-        )
+        )  # fmt: skip
 
 
 _CONTEXTS: dict[tuple[str, str, str], JobContext] = {}

@@ -188,12 +188,18 @@ def without_cudnn_attention() -> None:
 
 
 def load_model(
-    spec: ModelSpec, base: Path, dtype: Literal["float32", "bfloat16"], device: str, *, weights: Path | None = None
+    spec: ModelSpec,
+    base: Path,
+    dtype: Literal["float32", "bfloat16"],
+    device: str,
+    *,
+    weights: Path | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> LoadedModel:
     """The base model, held once in the compute dtype or as the spec quantizes it, frozen.
 
-    `weights` is a folder with a fully fine-tuned copy of it, which is loaded in its place. Raises InputProblems where
-    it cannot be loaded.
+    `weights` is a folder with a fully fine-tuned copy of it, which is loaded in its place. `tokenizer`: the base's,
+    where it was read before. Raises InputProblems where it cannot be loaded.
     """
     without_cudnn_attention()
     path = str(weights) if weights is not None else model_path(spec, base)
@@ -211,7 +217,7 @@ def load_model(
         model = model.to(device)
     model = model.eval()
     model.requires_grad_(False)
-    return LoadedModel(model=model, tokenizer=load_tokenizer(spec, base))
+    return LoadedModel(model=model, tokenizer=load_tokenizer(spec, base) if tokenizer is None else tokenizer)
 
 
 def load_skeleton(
